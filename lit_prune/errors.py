@@ -1,0 +1,31 @@
+"""The one way in which lit-prune says that an input is wrong.
+
+Every floor of the package may import this module; it imports nothing.
+"""
+
+from typing import Any
+
+__all__ = ["InputError", "expected"]
+
+
+class InputError(ValueError):
+    """Something that the user gave cannot be used.
+
+    The message is one sentence for a person: what was expected, what was found, and a hint.
+    The command line prints it without a traceback; in Python it is a `ValueError`.
+    """
+
+
+def expected(what: str, found: Any, hint: str) -> InputError:
+    """Build the error of the house's one pattern.
+
+    Args:
+        what: What was expected, for example "`amount` in [0, 1)".
+        found: What was found; strings are taken as they are, other values by their `repr`.
+        hint: What the user can do about it, a phrase without a full stop at its end.
+
+    Returns:
+        The error, to be raised by the caller: "Expected {what}, but got {found}. HINT: {hint}."
+    """
+    shown = found if isinstance(found, str) else repr(found)
+    return InputError(f"Expected {what}, but got {shown}. HINT: {hint}.")
