@@ -1,0 +1,200 @@
+"""Which weights a model has, and which of them are meant by a name."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from lit_prune.errors import InputError, expected
+
+__all__ = ["WeightRef", "modules_matching", "weight_layers"]
+
+_WEIGHT_LAYERS = (
+    nn.Conv1d,
+    nn.Conv2d,
+    nn.Conv3d,
+    nn.ConvTranspose1d,
+    nn.ConvTranspose2d,
+    nn.ConvTranspose3d,
+    nn.Linear,
+)
+
+
+class WeightRef(NamedTuple):
+    """One weight of a model: where it is and what it is called.
+
+    Attributes:
+        name: Qualified name of the module, for example "backbone.layer4.0.conv1"; "" for the model itself.
+        module: The convolution or linear layer.
+        parameter: Name of the weight in the module: "weight", also while it is masked.
+    """
+
+    name: str
+    module: nn.Module
+    parameter: str
+
+    @property
+    def tensor(self) -> nn.Parameter:
+        """The parameter that an optimizer holds: `weight`, or `weight_orig` while the layer is masked."""
+        parameter = _stored(self.module, self.parameter)
+        if parameter is None:
+            raise _reparametrised(self.name)
+        return parameter
+
+
+def weight_layers(
+    model: nn.Module, layers: Sequence[str] | str | None = None, exclude: Sequence[str] | str = ()
+) -> list[WeightRef]:
+    """Choose weights of a model.
+
+    These are the `weight` of every convolution (transposed ones too) and of every `nn.Linear`, subclasses
+    included, whether or not it is masked by `torch.nn.utils.prune`. Biases, norms and embeddings are
+    never chosen, nor is the weight of an output layer that is tied to an embedding.
+    A weight that several layers share counts once, under its first name; it is chosen
+    if any of its layers is, and left out if any of them is excluded.
+
+    Args:
+        model: Any module.
+        layers: Globs on qualified module names, case-sensitive as in `fnmatch.fnmatchcase`. One that matches
+            a container takes every layer in it: "backbone.layer4" means the same as "backbone.layer4.*".
+            None takes all layers.
+        exclude: Globs of what is to be left out.
+
+    Returns:
+        The weights in the order in which the model registers its modules.
+
+    Raises:
+        InputError: If a pattern matches nothing, if nothing is left to choose, or if a chosen weight has no
+            values yet (lazy modules) or is computed from other parameters (`torch.nn.utils.parametrize`,
+            weight or spectral norm).
+    """
+    candidates = _by_parameter(model)
+    layer_names = [name for refs in candidates for name, _, _ in refs]
+    if layers is not None:
+        chosen = set[nn.Module]()
+        for pattern in _patterns("layers", layers):
+            found = _inside(model, pattern)
+            if not any(ref.module in found for refs in candidates for ref in refs):
+                raise _no_match(
+                    "layers", "a convolution or linear layer", pattern, _with_parents(layer_names)
+                )
+            chosen |= found
+        candidates = [refs for refs in candidates if any(ref.module in chosen for ref in refs)]
+    if _patterns("exclude", exclude):
+        dropped = {module for _, module in modules_matching(model, exclude, argument="exclude")}
+        candidates = [refs for refs in candidates if not any(ref.module in dropped for ref in refs)]
+
+    if not candidates:
+        raise expected(
+            "at least one convolution or linear layer to choose",
+            f"none in {type(model).__name__}",
+            "`layers` and `exclude` leave nothing over, or the model has no such layer",
+        )
+    selection = [refs[0] for refs in candidates]
+    for ref in selection:
+        if is_lazy(ref.tensor):
+            raise expected(
+                f"a weight with values in layer `{ref.name}`",
+                "a lazy one that has no shape yet",
+                "run one batch through the model first, or leave the layer out with `exclude`",
+            )
+    return selection
+
+
+def modules_matching(
+    model: nn.Module, patterns: Sequence[str] | str, argument: str = "layers"
+) -> list[tuple[str, nn.Module]]:
+    """Find the modules that globs match, together with everything inside them.
+
+    Args:
+        model: Any module.
+        patterns: Globs on qualified module names, case-sensitive as in `fnmatch.fnmatchcase`.
+        argument: What the caller's user calls the patterns; used in messages.
+
+    Returns:
+        Name and module, each module once under its first name, in the order of registration.
+
+    Raises:
+        InputError: If a pattern matches no module; the message names close matches.
+    """
+    chosen = set[nn.Module]()
+    for pattern in _patterns(argument, patterns):
+        found = _inside(model, pattern)
+        if not found:
+            names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
+            raise _no_match(argument, "a module", pattern, names)
+        chosen |= found
+    return [(name, module) for name, module in model.named_modules() if module in chosen]
+
+
+def _patterns(argument: str, value: Sequence[str] | str) -> list[str]:
+    patterns = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [value]
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise expected(
+            f"`{argument}` to be a glob or a list of globs",
+            value,
+            'give module names like "backbone.layer4.*"',
+        )
+    return patterns
+
+
+def _inside(model: nn.Module, pattern: str) -> set[nn.Module]:
+    """Modules under any of their names matched by the pattern, and their descendants."""
+    # the model itself is called "", which only a wildcard should mean
+    matched = [
+        module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if pattern and fnmatchcase(name, pattern)
+    ]
+    return {inner for module in matched for inner in module.modules()}
+
+
+def _by_parameter(model: nn.Module) -> list[list[WeightRef]]:
+    """Weight layers grouped by the parameter that they hold, without those tied to anything else."""
+    groups: dict[int, list[WeightRef]] = {}
+    foreign = set[int]()
+    for name, module in model.named_modules():
+        if not isinstance(module, _WEIGHT_LAYERS):
+            foreign.update(map(id, module.parameters(recurse=False)))
+        elif (parameter := _stored(module, "weight")) is not None:
+            groups.setdefault(id(parameter), []).append(WeightRef(name, module, "weight"))
+        elif getattr(module, "weight", None) is not None:
+            groups[id(module)] = [WeightRef(name, module, "weight")]
+    return [refs for key, refs in groups.items() if key not in foreign]
+
+
+def _stored(module: nn.Module, parameter: str) -> nn.Parameter | None:
+    """The parameter behind a weight, if it is plain or masked."""
+    parameters = dict(module.named_parameters(recurse=False))
+    masked = any(name == f"{parameter}_mask" for name, _ in module.named_buffers(recurse=False))
+    return parameters.get(f"{parameter}_orig" if masked else parameter)
+
+
+def _reparametrised(name: str) -> InputError:
+    return expected(
+        f"layer `{name}` to store its weight",
+        "one that is computed from other parameters (parametrize, weight norm or spectral norm)",
+        "remove the parametrisation, or leave the layer out with `exclude`",
+    )
+
+
+def _with_parents(names: Iterable[str]) -> list[str]:
+    parts = (name.split(".") for name in names)
+    prefixes = (".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
+    return [prefix for prefix in dict.fromkeys(prefixes) if prefix]
+
+
+def _no_match(argument: str, kind: str, pattern: str, names: Sequence[str]) -> InputError:
+    wanted = pattern.replace("*", "").rstrip(".")
+    close = get_close_matches(wanted, names, n=3, cutoff=0.5)
+    shown = ", ".join(f"`{name}`" for name in close or names[:3])
+    return expected(
+        f"every pattern in `{argument}` to match {kind}",
+        f"`{pattern}`, which matches none",
+        f"{'close matches are' if close else 'names in this model are, for example,'} {shown}"
+        if shown
+        else "this model has none",
+    )
