@@ -1,0 +1,22 @@
+"""How a failure reaches the person at the terminal: one sentence on stderr, and an exit status."""
+
+import os
+import sys
+
+__all__ = ["complain"]
+
+
+def complain(error: BaseException, status: int) -> int:
+    """Print an error as one sentence.
+
+    Args:
+        error: What went wrong. It is raised again if `LIT_PRUNE_TRACEBACK` is set, for those who debug.
+        status: The exit status to return: 2 for input that cannot be used, 1 for a run that could not end.
+
+    Returns:
+        `status`.
+    """
+    if os.environ.get("LIT_PRUNE_TRACEBACK"):
+        raise error
+    print(f"lit-prune: error: {' '.join(str(error).split())}", file=sys.stderr)
+    return status

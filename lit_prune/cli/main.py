@@ -1,0 +1,70 @@
+"""Which command goes where. Nothing heavy is imported before a command is known."""
+
+import difflib
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from lit_prune import __version__
+from lit_prune.cli.complaint import complain
+from lit_prune.errors import InputError, expected
+
+__all__ = ["main"]
+
+# command -> (module with `main(args)`, one line of help)
+COMMANDS = {
+    "fit": ("lit_prune.cli.training", "train, with freezing, pruning and fine-tuning as callbacks"),
+    "validate": ("lit_prune.cli.training", "score a checkpoint on the validation images"),
+    "test": ("lit_prune.cli.training", "score a checkpoint on the test images"),
+    "predict": ("lit_prune.cli.training", "name the class of your own images, or of the test images"),
+}
+
+USAGE = "\n".join(
+    [
+        "usage: lit-prune COMMAND [options]",
+        "",
+        "Freeze, prune, fine-tune and unfreeze networks with PyTorch Lightning.",
+        "",
+        "commands:",
+        *(f"  {name:10s} {help_}" for name, (_, help_) in COMMANDS.items()),
+        "",
+        "options:",
+        "  -h, --help   show this text; `lit-prune COMMAND --help` lists the options of a command",
+        "  --version    print the version",
+        "",
+        "start here:  lit-prune fit --config quick",
+    ]
+)
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        args: The command and its options; `sys.argv[1:]` when None.
+
+    Returns:
+        The exit status: 0, 1 for a run that could not be finished, 2 for input that cannot be used. A wrong
+        input prints one sentence on stderr, and its traceback too if `LIT_PRUNE_TRACEBACK` is set.
+    """
+    words = list(sys.argv[1:] if args is None else args)
+    try:
+        return _dispatch(words)
+    except InputError as error:
+        return complain(error, 2)
+
+
+def _dispatch(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"lit-prune {__version__}")
+        return 0
+    if words[0] not in COMMANDS:
+        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+        hint = f"did you mean `lit-prune {near[0]}`" if near else "`lit-prune --help` says what each does"
+        raise expected(f"a command ({', '.join(COMMANDS)})", f"`{words[0]}`", hint)
+    module, _ = COMMANDS[words[0]]
+    status: int = import_module(module).main(words)
+    return status

@@ -1,0 +1,71 @@
+"""One folder a run, `lightning_logs/<name>/<version>/`, for every logger and checkpoint."""
+
+import os
+import re
+from pathlib import Path
+
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_prune.errors import expected
+
+__all__ = ["claim_version", "default_loggers"]
+
+_CLAIMED = "LIT_PRUNE_CLAIMED_VERSION"
+
+
+def claim_version(folder: Path) -> str:
+    """Make the next free `version_<n>` folder, and own it.
+
+    The folder's creation is the claim, so two runs that start at once never share one. Processes that a
+    strategy launches on the same machine inherit the claim of the process that launched them.
+
+    Args:
+        folder: Where the versions of a run's name are.
+
+    Returns:
+        The claimed name, for example "version_3".
+
+    Raises:
+        InputError: If the folder cannot be written.
+    """
+    if rank_zero_only.rank != 0:
+        # only rank zero writes; where no claim was inherited (another node), the name is never used
+        return os.environ.get(_CLAIMED, "version_0")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        taken = [int(m[1]) for path in folder.iterdir() if (m := re.fullmatch(r"version_(\d+)", path.name))]
+        number = max(taken, default=-1) + 1
+        while True:
+            try:
+                (folder / f"version_{number}").mkdir()
+                break
+            except FileExistsError:
+                number += 1
+    except OSError as error:
+        raise expected(
+            "a log folder that can be written",
+            f"`{folder}` ({error.strerror})",
+            "give another with `--trainer.default_root_dir`, or free this one",
+        ) from error
+    os.environ[_CLAIMED] = f"version_{number}"
+    return f"version_{number}"
+
+
+def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
+    """Make the TensorBoard and CSV loggers of one run, both in one folder.
+
+    Args:
+        root: The folder that holds `lightning_logs`.
+        name: The run's name, a folder below `lightning_logs`.
+
+    Returns:
+        The two loggers; the first decides where checkpoints and `config.yaml` go.
+    """
+    logs = root / "lightning_logs"
+    version = claim_version(logs / name)
+    return [
+        # hp_metric = -1 would be the only metric of the HParams tab; the summary logs the real ones at the end
+        TensorBoardLogger(logs, name=name, version=version, default_hp_metric=False),
+        CSVLogger(logs, name=name, version=version),
+    ]
