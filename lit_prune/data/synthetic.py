@@ -1,0 +1,89 @@
+"""Drawn images of ten classes: what CIFAR-10 is to the demanding, without a file or a network.
+
+Each image shows one figure at a random place, in a random size and slightly turned, in one random colour upon another,
+under slanting light and noise. The two colours are interchangeable, so on average all classes have the same pixels:
+a linear classifier learns next to nothing from them, a convolutional network has to see the figure.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lit_prune.data.arrays import Split, SplitName
+from lit_prune.data.draws import Purpose, generator, permutation
+
+__all__ = ["CLASS_NAMES", "SIZES", "draw_split"]
+
+SIZES = {"train": 10_000, "test": 2_000}
+SIDE = 32
+NOISE = 24  # each pixel's channels are off by up to this much
+
+_Plane = NDArray[np.float32]
+
+
+def _radius(u: _Plane, v: _Plane) -> _Plane:
+    return np.hypot(u, v)
+
+
+def _reach(u: _Plane, v: _Plane) -> _Plane:
+    return np.maximum(np.abs(u), np.abs(v))
+
+
+def _plus(u: _Plane, v: _Plane) -> _Plane:
+    return np.maximum(_reach(u, v) - 1, np.minimum(np.abs(u), np.abs(v)) - 0.28)
+
+
+# How far a point lies outside the figure (negative: inside), the figure's size being 1; u points right and v down.
+_FIGURES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {
+    "disc": lambda u, v: _radius(u, v) - 0.95,
+    "square": lambda u, v: _reach(u, v) - 0.85,
+    "triangle": lambda u, v: np.maximum(v - 0.7, 0.87 * np.abs(u) - 0.5 * v - 0.5),
+    "ring": lambda u, v: np.abs(_radius(u, v) - 0.75) - 0.22,
+    "frame": lambda u, v: np.abs(_reach(u, v) - 0.7) - 0.2,
+    "plus": _plus,
+    "saltire": lambda u, v: _plus((u + v) * np.float32(0.71), (u - v) * np.float32(0.71)),
+    "horizontal stripes": lambda u, v: np.maximum(_reach(u, v) - 1, 0.25 * np.sin(7 * v)),
+    "vertical stripes": lambda u, v: np.maximum(_reach(u, v) - 1, 0.25 * np.sin(7 * u)),
+    "checkerboard": lambda u, v: np.maximum(_reach(u, v) - 1, 0.25 * np.sin(5 * u) * np.sin(5 * v)),
+}
+CLASS_NAMES = tuple(_FIGURES)
+
+
+def draw_split(split: SplitName) -> Split:
+    """Draw the synthetic training or test set, always the same.
+
+    Args:
+        split: `"train"` (10,000 images) or `"test"` (2,000).
+
+    Returns:
+        Images and labels, as many of each class, in random order.
+    """
+    count, part = SIZES[split], list(SIZES).index(split)
+    images = np.empty((count, SIDE, SIDE, 3), np.uint8)
+    labels = np.empty(count, np.int64)
+    places = permutation(count, Purpose.SYNTHETIC, part, len(CLASS_NAMES))
+    for label, rows in enumerate(np.split(places, len(CLASS_NAMES))):
+        rng = np.random.Generator(generator(Purpose.SYNTHETIC, part, label))
+        images[rows] = _draw(_FIGURES[CLASS_NAMES[label]], len(rows), rng)
+        labels[rows] = label
+    return Split(images, labels)
+
+
+def _draw(figure: Callable[[_Plane, _Plane], _Plane], count: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    def uniform(low: float, high: float, *shape: int) -> _Plane:
+        return rng.uniform(low, high, (count, *shape)).astype(np.float32)
+
+    size = uniform(7, 13, 1, 1)
+    turn = uniform(-0.3, 0.3, 1, 1)
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32) - (SIDE - 1) / 2
+    x, y = (x - uniform(-5, 5, 1, 1)) / size, (y - uniform(-5, 5, 1, 1)) / size
+    outside = figure(x * np.cos(turn) + y * np.sin(turn), y * np.cos(turn) - x * np.sin(turn))
+    coverage = np.clip(0.5 - outside * size, 0, 1)[..., None]
+
+    ground = uniform(40, 215, 1, 1, 3)
+    contrast = uniform(60, 130, 1, 1, 3) * np.where(uniform(-1, 1, 1, 1, 3) > 0, 1, -1).astype(np.float32)
+    light = uniform(-1.5, 1.5, 1, 1) * x * size + uniform(-1.5, 1.5, 1, 1) * y * size
+    pixels = ground + contrast * (coverage - 0.5) + light[..., None]
+    pixels += rng.integers(-NOISE, NOISE, pixels.shape, np.int8, endpoint=True)
+    return np.asarray(np.clip(pixels, 0, 255), dtype=np.uint8)
