@@ -1,6 +1,8 @@
 """An argument parser that answers a mistake with one sentence."""
 
 import argparse
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 from jsonargparse import ActionConfigFile, ArgumentParser
@@ -8,8 +10,17 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_prune.cli.configs import find_config
 from lit_prune.cli.explain import explain
+from lit_prune.errors import expected
 
-__all__ = ["NamedConfig", "OneLineParser"]
+__all__ = ["NamedConfig", "OneLineParser", "explained"]
+
+
+class _ParseError(Exception):
+    """What a parser complained about, and which options it knows."""
+
+    def __init__(self, message: str, options: Sequence[str]) -> None:
+        super().__init__(message)
+        self.options = options
 
 
 class NamedConfig(ActionConfigFile):  # type: ignore[misc]
@@ -17,28 +28,47 @@ class NamedConfig(ActionConfigFile):  # type: ignore[misc]
 
     def __call__(self, parser: ArgumentParser, cfg: Any, values: str, option_string: str | None = None) -> None:
         """Read one configuration into what was parsed before it."""
-        super().__call__(parser, cfg, find_config(values), option_string)
+        path = find_config(values)
+        try:
+            super().__call__(parser, cfg, path, option_string)
+        except (OSError, UnicodeDecodeError) as error:
+            raise expected("`--config` to hold YAML that can be read", str(error), f"check `{path}`") from error
 
 
 class OneLineParser(LightningArgumentParser):  # type: ignore[misc]
-    """A `LightningArgumentParser` whose errors are one sentence, not a page of usage."""
+    """A `LightningArgumentParser` whose errors can be explained in one sentence, not a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise the sentence that a person can act on.
+        """Leave parsing, with what `explained` needs to build the sentence."""
+        if not self.exit_on_error:  # a parser inside the parser, whose failure may be one of several tries
+            super().error(message, ex)
+        raise _ParseError(message, self._known_options()) from ex
 
-        Raises:
-            InputError: Always.
-        """
-        raise explain(message, self.args or [], self.known_options()) from ex
-
-    def known_options(self) -> list[str]:
+    def _known_options(self) -> list[str]:
         """List every option that this parser and its subcommands take, nested defaults included."""
         names: list[str] = []
         for action in self._actions:
             names += [name for name in action.option_strings if name.startswith("--")]
             if isinstance(action, argparse._SubParsersAction):
                 for parser in action.choices.values():
-                    names += parser.known_options()
+                    names += parser._known_options()
         # an option such as --model.optimizer.lr exists through the default of --model.optimizer alone
-        names += [f"--{key.replace('.init_args.', '.')}" for key in self.get_defaults().keys() if ".init_args." in key]
+        defaults = vars(self.get_defaults().as_flat())
+        names += [f"--{key.replace('.init_args.', '.')}" for key in defaults if ".init_args." in key]
         return sorted(set(names))
+
+
+@contextmanager
+def explained(words: Sequence[str]) -> Iterator[None]:
+    """Turn what a `OneLineParser` complains about into one sentence.
+
+    Args:
+        words: The words that are parsed inside.
+
+    Raises:
+        InputError: If they cannot be parsed.
+    """
+    try:
+        yield
+    except _ParseError as error:
+        raise explain(str(error), words, error.options) from error

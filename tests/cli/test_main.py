@@ -1,0 +1,57 @@
+"""The door: commands, version, help."""
+
+import subprocess
+import sys
+import time
+
+import pytest
+
+import lit_prune
+
+
+def test_version_needs_no_torch():
+    code = (
+        "import sys; from lit_prune.cli.main import main; status = main(['--version']); "
+        "sys.exit(status or any(m in sys.modules for m in ('torch', 'lightning', 'numpy', 'jsonargparse')))"
+    )
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (0, f"lit-prune {lit_prune.__version__}\n")
+
+
+def test_version_answers_at_once():
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-m", "lit_prune", "--version"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 0.5
+
+
+def test_help_lists_every_command(run):
+    answer = run("--help")
+    assert answer.status == 0
+    assert all(command in answer.out for command in ("fit", "validate", "test", "predict"))
+
+
+def test_no_command_prints_the_usage_and_fails(run):
+    answer = run()
+    assert answer.status == 2
+    assert answer.out.startswith("usage: lit-prune COMMAND")
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [("ft", "did you mean `lit-prune fit`"), ("xyzzy", "`lit-prune --help` says what each does")],
+)
+def test_an_unknown_command_is_one_sentence(run, word, hint):
+    answer = run(word, "--data.val_size=3")
+    assert answer.status == 2
+    assert answer.complaint == (
+        f"Expected a command (fit, validate, test, predict), but got `{word}`. HINT: {hint}."
+    )
+
+
+def test_a_traceback_is_there_for_those_who_ask(run, monkeypatch):
+    monkeypatch.setenv("LIT_PRUNE_TRACEBACK", "1")
+    with pytest.raises(lit_prune.errors.InputError, match="Expected a command"):
+        run("xyzzy")

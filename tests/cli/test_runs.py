@@ -1,0 +1,38 @@
+"""Every run has a folder of its own, also when several start at once."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from lit_prune.cli.runs import claim_version, default_loggers
+from lit_prune.errors import InputError
+
+
+def test_runs_that_start_at_once_never_share_a_folder(tmp_path):
+    folder = tmp_path / "deep" / "name"
+    with ThreadPoolExecutor(8) as pool:
+        claimed = list(pool.map(lambda _: claim_version(folder), range(24)))
+    assert sorted(claimed, key=lambda name: int(name.split("_")[1])) == [f"version_{n}" for n in range(24)]
+    assert {path.name for path in folder.iterdir()} == set(claimed)
+
+
+def test_a_new_version_follows_the_last_one_and_other_files_do_not_count(tmp_path):
+    (tmp_path / "version_7").mkdir()
+    (tmp_path / "version_x").mkdir()
+    (tmp_path / "notes.txt").touch()
+    assert claim_version(tmp_path) == "version_8"
+
+
+def test_both_loggers_write_into_one_folder(tmp_path):
+    first, second = default_loggers(tmp_path, "name")
+    assert first.log_dir == second.log_dir == str(tmp_path / "lightning_logs" / "name" / "version_0")
+
+
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "lightning_logs").touch()
+    with pytest.raises(InputError) as error:
+        default_loggers(tmp_path, "name")
+    assert str(error.value) == (
+        f"Expected a log folder that can be written, but got `{tmp_path}/lightning_logs/name` (Not a directory). "
+        "HINT: give another with `--trainer.default_root_dir`, or free this one."
+    )
