@@ -75,15 +75,13 @@ def weight_layers(
     layer_names = [name for refs in candidates for name, _, _ in refs]
     if layers is not None:
         chosen = set[nn.Module]()
-        for pattern in _patterns("layers", layers):
+        for pattern in as_patterns("layers", layers):
             found = _inside(model, pattern)
             if not any(ref.module in found for refs in candidates for ref in refs):
-                raise _no_match(
-                    "layers", "a convolution or linear layer", pattern, _with_parents(layer_names)
-                )
+                raise _no_match("layers", "a convolution or linear layer", pattern, _with_parents(layer_names))
             chosen |= found
         candidates = [refs for refs in candidates if any(ref.module in chosen for ref in refs)]
-    if _patterns("exclude", exclude):
+    if as_patterns("exclude", exclude):
         dropped = {module for _, module in modules_matching(model, exclude, argument="exclude")}
         candidates = [refs for refs in candidates if not any(ref.module in dropped for ref in refs)]
 
@@ -121,7 +119,7 @@ def modules_matching(
         InputError: If a pattern matches no module; the message names close matches.
     """
     chosen = set[nn.Module]()
-    for pattern in _patterns(argument, patterns):
+    for pattern in as_patterns(argument, patterns):
         found = _inside(model, pattern)
         if not found:
             names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
@@ -130,7 +128,7 @@ def modules_matching(
     return [(name, module) for name, module in model.named_modules() if module in chosen]
 
 
-def _patterns(argument: str, value: Sequence[str] | str) -> list[str]:
+def as_patterns(argument: str, value: Sequence[str] | str) -> list[str]:
     patterns = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [value]
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise expected(
@@ -145,9 +143,7 @@ def _inside(model: nn.Module, pattern: str) -> set[nn.Module]:
     """Modules under any of their names matched by the pattern, and their descendants."""
     # the model itself is called "", which only a wildcard should mean
     matched = [
-        module
-        for name, module in model.named_modules(remove_duplicate=False)
-        if pattern and fnmatchcase(name, pattern)
+        module for name, module in model.named_modules(remove_duplicate=False) if pattern and fnmatchcase(name, pattern)
     ]
     return {inner for module in matched for inner in module.modules()}
 

@@ -1,0 +1,193 @@
+"""When a part of a model is frozen."""
+
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from lit_prune.callbacks._checks import check_epoch, refuse_sharded_parameters
+from lit_prune.errors import expected
+from lit_prune.functional.freezing import Frozen, check_choice, modules_to_freeze
+
+__all__ = ["LayerFreezing"]
+
+
+class LayerFreezing(Callback):
+    """Freeze the first layers of a model, or those that are named, for all of `fit` or until an epoch.
+
+    Frozen tensors do not change by a bit, running statistics of norms included, whatever the optimizer does;
+    frozen norms and dropouts compute as in eval mode, whoever calls `train()`. Gradients of frozen parameters do not
+    count when gradients are clipped. Optimizers keep their groups and may hold frozen parameters or not.
+
+    A permanent freeze takes the layers out of the backward pass, which saves its time. One that ends cannot:
+    DistributedDataParallel decides once which gradients it synchronises. Their gradients are
+    computed and dropped before each step, so an optimizer has no state for them until they are unfrozen.
+
+    What is frozen follows from the arguments and the epoch alone. Nothing is kept in checkpoints, a resumed run goes
+    on exactly, and `validate`, `test` and `predict` do nothing. When `fit` ends, however it ends, the module is
+    as it was: `requires_grad`, hooks and modes. Freezes of several callbacks add up; gradual unfreezing
+    is a list of them. Nothing is logged.
+
+    Args:
+        fraction: In (0, 1]: freeze the first `ceil(fraction * L)` of the L convolutions and linear layers, in the
+            order in which the model registers them. Exactly one of `fraction` and `layers` is to be given.
+        layers: Freeze exactly the modules that these globs on qualified names match, for example
+            "backbone.layer1", together with everything inside them.
+        by: What `fraction` counts: "layers", or "parameters" for the fewest first layers that hold at least
+            this fraction of all their weights.
+        freeze_norm: With `fraction`, also freeze every norm and dropout of `torch.nn` that is registered before the
+            first weight layer that stays trainable. False leaves norms and dropouts training, also inside `layers`.
+        unfreeze_epoch: The first epoch, counted from 0, in which the frozen layers train. None never unfreezes.
+
+    Raises:
+        InputError: At construction, if an argument cannot be used; in `setup`, if a pattern matches nothing, if
+            nothing would be left to train, under strategies that shard parameters, and beside
+            `StochasticWeightAveraging` if batch norms are frozen, because it resets their statistics.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=LayerFreezing(fraction=0.3, unfreeze_epoch=5), logger=False)
+    """
+
+    def __init__(
+        self,
+        fraction: float | None = None,
+        layers: list[str] | str | None = None,
+        by: str = "layers",
+        freeze_norm: bool = True,
+        unfreeze_epoch: int | None = None,
+    ) -> None:
+        check_choice(fraction, layers, by)
+        if unfreeze_epoch is not None:
+            check_epoch("unfreeze_epoch", unfreeze_epoch)
+        self.fraction = fraction
+        self.layers = layers
+        self.by = by
+        self.freeze_norm = freeze_norm
+        self.unfreeze_epoch = unfreeze_epoch
+        self._frozen: Frozen | None = None
+        self._handles: list[RemovableHandle] = []
+        self._unhook: Callable[[], None] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Differs between freezes of one trainer."""
+        return self._generate_state_key(
+            fraction=self.fraction,
+            layers=self.layers,
+            by=self.by,
+            freeze_norm=self.freeze_norm,
+            unfreeze_epoch=self.unfreeze_epoch,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Freeze as soon as the layers exist, so that DDP and optimizers see what is frozen."""
+        if stage != "fit":
+            return
+        refuse_sharded_parameters(trainer, self)
+        self._release()
+        # callbacks are set up before the module's own hooks have made its layers
+        hook = next((hook for hook in ("configure_model", "setup") if _overrides(pl_module, hook)), None)
+        if hook is None:
+            self._freeze(trainer, pl_module)
+        else:
+            self._unhook = _after(pl_module, hook, lambda: self._freeze(trainer, pl_module))
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Freeze again, because a strategy may have replaced modules (synchronised batch norms)."""
+        self._release()
+        self._freeze(trainer, pl_module)
+        # optimizers that are stepped behind Lightning's back do not call `on_before_optimizer_step`
+        self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in trainer.optimizers]
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Unfreeze if a resumed run is past the epoch."""
+        self._reconcile(trainer)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Unfreeze if this is the epoch."""
+        self._reconcile(trainer)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Unfreeze if this is the epoch: a resumed run may skip the start of an epoch."""
+        self._reconcile(trainer)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Drop the gradients of frozen parameters, before gradients are clipped."""
+        self._before_step()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leave the module as it was."""
+        self._release()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Leave the module as it was."""
+        self._release()
+
+    def _freeze(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        modules = [
+            module for _, module in modules_to_freeze(pl_module, self.fraction, self.layers, self.by, self.freeze_norm)
+        ]
+        _refuse_reset_statistics(trainer, modules)
+        if self._frozen is not None:
+            self._frozen.thaw()
+        self._frozen = Frozen(modules, keep_backward=self.unfreeze_epoch is not None)
+        if not any(parameter.requires_grad for parameter in pl_module.parameters()):
+            raise expected(
+                "something left to train",
+                f"every parameter of {type(pl_module).__name__} frozen",
+                "freeze less, or give an `unfreeze_epoch`",
+            )
+
+    def _reconcile(self, trainer: Trainer) -> None:
+        if self.unfreeze_epoch is not None and trainer.current_epoch >= self.unfreeze_epoch:
+            self._release()
+
+    def _before_step(self, *_: Any) -> None:
+        if self._frozen is not None:
+            self._frozen.drop_gradients()
+
+    def _release(self) -> None:
+        if self._unhook is not None:
+            self._unhook()
+        for handle in self._handles:
+            handle.remove()
+        if self._frozen is not None:
+            self._frozen.thaw()
+        self._unhook, self._handles, self._frozen = None, [], None
+
+
+def _overrides(pl_module: LightningModule, hook: str) -> bool:
+    # the base class may be the one of lightning.pytorch or of pytorch_lightning
+    base = next(cls for cls in type(pl_module).__mro__ if cls.__name__ == "LightningModule")
+    return getattr(type(pl_module), hook) is not getattr(base, hook)
+
+
+def _after(pl_module: LightningModule, hook: str, action: Callable[[], None]) -> Callable[[], None]:
+    """Run an action after each call of a module's hook; returns what ends this."""
+    original = getattr(pl_module, hook)
+
+    @wraps(original)
+    def hook_then_action(*args: Any, **kwargs: Any) -> None:
+        original(*args, **kwargs)
+        action()
+
+    setattr(pl_module, hook, hook_then_action)
+    return lambda: delattr(pl_module, hook)
+
+
+def _refuse_reset_statistics(trainer: Trainer, modules: list[nn.Module]) -> None:
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    names = {base.__name__ for callback in callbacks for base in type(callback).__mro__}
+    if "StochasticWeightAveraging" in names and any(
+        getattr(module, "running_mean", None) is not None for module in modules
+    ):
+        raise expected(
+            "no StochasticWeightAveraging beside frozen batch norms",
+            "both",
+            "it resets their statistics at the end; use WeightAveraging, or `freeze_norm=False`",
+        )
