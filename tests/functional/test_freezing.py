@@ -1,0 +1,221 @@
+import pickle
+import re
+from copy import deepcopy
+from math import nan
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from lit_prune.errors import InputError
+from lit_prune.functional import first_layers, freeze, modules_to_freeze
+
+
+def linears(count: int) -> nn.Sequential:
+    return nn.Sequential(*(nn.Linear(1, 1) for _ in range(count)))
+
+
+def net() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(4, 4),
+        nn.BatchNorm1d(4),
+        nn.Dropout(0.5),
+        nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4)),
+        nn.Linear(4, 2),
+        nn.LayerNorm(2),
+    )
+
+
+@pytest.mark.parametrize(
+    ("fraction", "layers", "count"),
+    [
+        (0.1, 22, 3),
+        (0.2, 22, 5),
+        (0.3, 22, 7),
+        (0.1, 30, 3),  # 0.1 * 30 rounds to 3.0000000000000004 in places
+        (0.07, 100, 7),  # 0.07 * 100 is 7.000000000000001
+        (0.1 + 0.2, 10, 3),
+        (1 / 3, 3, 1),
+        (2 / 3, 3, 2),
+        (1, 5, 5),
+        (1.0, 5, 5),
+        (1e-9, 5, 1),
+    ],
+)
+def test_fraction_of_layers(fraction, layers, count):
+    assert [ref.name for ref in first_layers(linears(layers), fraction)] == [str(i) for i in range(count)]
+
+
+@given(st.integers(1, 1000), st.integers(1, 1000))
+def test_whole_products_are_whole(count, total):
+    count = min(count, total)
+    for fraction in (count / total, 1 / total * count, 1 - (total - count) / total):
+        assert len(first_layers(_Many(total), fraction)) == count
+
+
+class _Many(nn.Module):
+    """Looks like a model with many layers, without the time that building them takes."""
+
+    layers = [nn.Linear(1, 1) for _ in range(1000)]  # noqa: RUF012
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self._modules = {str(i): layer for i, layer in enumerate(self.layers[:count])}
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=8), st.floats(1e-3, 1))
+def test_fraction_of_parameters_is_reached_and_not_without_the_last(widths, fraction):
+    model = nn.Sequential(*(nn.Linear(1, width) for width in widths))
+    chosen = len(first_layers(model, fraction, by="parameters"))
+    assert sum(widths[:chosen]) >= fraction * sum(widths) * (1 - 1e-5)
+    assert sum(widths[: chosen - 1]) < fraction * sum(widths) * (1 + 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({"fraction": 0.3}, ["0", "1", "2"]),
+        ({"fraction": 0.3, "freeze_norm": False}, ["0"]),
+        ({"fraction": 0.5}, ["0", "1", "2", "3.0", "3.1"]),
+        ({"fraction": 1.0}, ["0", "1", "2", "3.0", "3.1", "4", "5"]),
+        ({"layers": "3"}, ["3", "3.0", "3.1"]),
+        ({"layers": "3", "freeze_norm": False}, ["3", "3.0"]),
+        ({"layers": ["4", "1"]}, ["1", "4"]),
+        ({"layers": "2"}, ["2"]),
+        ({"fraction": 0.4, "by": "parameters"}, ["0", "1", "2"]),
+    ],
+)
+def test_modules_to_freeze(arguments, names):
+    assert [name for name, _ in modules_to_freeze(net(), **arguments)] == names
+
+
+def test_frozen_modules_compute_as_in_eval_mode_and_others_do_not():
+    model = net().train()
+    inputs = torch.randn(8, 4)
+    expected = deepcopy(model[:3]).eval()(inputs)
+    frozen = freeze(model, fraction=0.3)
+    before = deepcopy(model.state_dict())
+
+    model.eval().train()
+    out = model[:3](inputs)
+    model(inputs)
+    torch.testing.assert_close(out, expected, rtol=0, atol=0)
+    changed = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"3.1.running_mean", "3.1.running_var", "3.1.num_batches_tracked"}
+    assert all(module.training for module in model.modules())
+
+    frozen.thaw()
+    model(inputs)
+    assert model[1].num_batches_tracked == 1
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_mode_survives_an_error_in_the_forward_pass():
+    model = net()
+    freeze(model, layers="1")
+    with pytest.raises(RuntimeError, match="running_mean should contain 5 elements"):
+        model[1](torch.randn(2, 5))
+    assert all(module.training for module in model.modules())
+
+
+def test_thaw_returns_only_what_was_taken():
+    model = net()
+    model[0].bias.requires_grad_(False)
+    model[0].weight.grad = torch.ones(4, 4)
+    frozen = freeze(model, fraction=0.3)
+    assert all(p.grad is None for p in model.parameters()), "an optimizer would follow it"
+    assert [p.requires_grad for p in model[:2].parameters()] == [False] * 4
+    assert all(p.requires_grad for p in model[3:].parameters())
+    frozen.thaw()
+    assert [p.requires_grad for p in model[:2].parameters()] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_overlapping_freezes_last_as_long_as_one_of_them(first):
+    model = net()
+    freezes = [freeze(model, fraction=0.3), freeze(model, layers="1")]
+    assert not model[1].weight.requires_grad
+    model(torch.randn(8, 4))
+    assert model[1].training
+    assert model[1].num_batches_tracked == 0
+    freezes.pop(first).thaw()
+    model(torch.randn(8, 4))
+    assert model[1].num_batches_tracked == 0
+    freezes.pop().thaw()
+    model(torch.randn(8, 4))
+    assert model[1].num_batches_tracked == 1
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("duplicate", [deepcopy, lambda model: pickle.loads(pickle.dumps(model))])  # noqa: S301
+def test_frozen_models_can_be_copied_and_pickled(duplicate):
+    model = net()
+    frozen = freeze(model, fraction=0.3)
+    model(torch.randn(8, 4))
+    copied = duplicate(model)
+    copied(torch.randn(8, 4))
+    assert copied[1].num_batches_tracked == 0
+    assert all(module.training for module in copied.modules())
+    frozen.thaw()
+    model(torch.randn(8, 4))
+    assert model[1].num_batches_tracked == 1
+
+
+@pytest.mark.parametrize("compile_first", [True, False])
+def test_compiled_models_agree_with_eager_ones(compile_first):
+    model = net()
+    model[2] = nn.Dropout(0.0)
+    eager = deepcopy(model)
+    inputs = torch.randn(8, 4)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    if compile_first:
+        compiled(inputs)
+        eager(inputs)
+    freezes = [freeze(model, fraction=0.3), freeze(eager, fraction=0.3)]
+    torch.testing.assert_close(compiled(inputs), eager(inputs))
+    torch.testing.assert_close(model.state_dict(), eager.state_dict())
+    for frozen in freezes:
+        frozen.thaw()
+    torch.testing.assert_close(compiled(inputs), eager(inputs))
+    torch.testing.assert_close(model.state_dict(), eager.state_dict())
+    assert model[1].num_batches_tracked == (2 if compile_first else 1)
+
+
+IN_RANGE = "HINT: 0.3 freezes the first 30%; leave the callback out to freeze nothing."
+ONE_OF = "HINT: `fraction` counts layers from the input on, `layers` names them."
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"fraction": 0}, f"Expected `fraction` in (0, 1], but got 0. {IN_RANGE}"),
+        ({"fraction": 2}, f"Expected `fraction` in (0, 1], but got 2. {IN_RANGE}"),
+        ({"fraction": -0.1}, f"Expected `fraction` in (0, 1], but got -0.1. {IN_RANGE}"),
+        ({"fraction": nan}, f"Expected `fraction` in (0, 1], but got nan. {IN_RANGE}"),
+        ({"fraction": True}, f"Expected `fraction` in (0, 1], but got True. {IN_RANGE}"),
+        ({"fraction": "a"}, f"Expected `fraction` in (0, 1], but got a. {IN_RANGE}"),
+        ({}, f"Expected exactly one of `fraction` and `layers`, but got neither. {ONE_OF}"),
+        ({"fraction": 0.1, "layers": "0"}, f"Expected exactly one of `fraction` and `layers`, but got both. {ONE_OF}"),
+        (
+            {"fraction": 0.1, "by": "depth"},
+            'Expected `by` to be "layers" or "parameters", but got depth. '
+            "HINT: it says what `fraction` is a fraction of.",
+        ),
+        ({"layers": []}, 'Expected `layers` to name something, but got []. HINT: give globs like "backbone.layer1".'),
+        (
+            {"layers": ["0", "33"]},
+            "Expected every pattern in `layers` to match a module, but got `33`, which matches none. "
+            "HINT: close matches are `3`.",
+        ),
+        (
+            {"layers": "1", "freeze_norm": False},
+            "Expected `layers` to match something that can be frozen, but got ['1']. "
+            "HINT: what it matches has no parameters; `freeze_norm=False` leaves out norms and dropouts.",
+        ),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+        freeze(net(), **arguments)
