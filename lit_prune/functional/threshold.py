@@ -1,0 +1,100 @@
+"""The lowest of many scores, in little time and memory."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from math import inf, sqrt
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["kth_smallest", "lowest"]
+
+_STRIDE = 97
+
+
+def lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: int) -> Iterator[Tensor]:
+    """Mark the lowest scores of all layers together.
+
+    Ties are taken in the order of the layers and, within a layer, of its elements.
+
+    Args:
+        scores: Gives the scores of each layer, flat, all of one dtype, float32 or float64, without NaN. It is called
+            twice, so that only one copy of all scores is held.
+        room: How many each layer may give at most.
+        wanted: How many to mark in all, from 1 to the sum of `room`.
+
+    Yields:
+        For each layer a bool tensor, true for the scores that are among the lowest.
+    """
+    # a layer without room for all its scores competes with its lowest only
+    pool = _concatenate(
+        (
+            values if most == len(values) else values[_own_lowest(values, most)]
+            for values, most in zip(scores(), room, strict=True)
+        ),
+        sum(room),
+    )
+    threshold, ties = kth_smallest(pool, wanted)
+    del pool
+    for values, most in zip(scores(), room, strict=True):
+        marked = values < threshold
+        below = int(marked.count_nonzero())
+        if below > most:
+            marked = _own_lowest(values, most)
+        elif ties:
+            tied = (values == threshold).nonzero().flatten()[: min(ties, most - below)]
+            marked[tied] = True
+            ties -= len(tied)
+        yield marked
+
+
+def kth_smallest(values: Tensor, k: int) -> tuple[float, int]:
+    """Find the k-th smallest value exactly, on any device, and how many equal to it are among the k smallest.
+
+    The same rank in a small sample brackets the value, so that only a few values need sorting (Floyd & Rivest,
+    "Expected time bounds for selection", 1975). The result does not depend on the luck of the sample, only the time.
+
+    Args:
+        values: Flat, float32 or float64, without NaN. They are not changed.
+        k: From 1 to the number of values.
+    """
+    on_cpu = values.device.type == "cpu"
+    # NumPy's sorting and counting are several times faster than torch's on a CPU
+    array: Any = values.numpy() if on_cpu else values
+    sort, count = (np.sort, np.count_nonzero) if on_cpu else (torch.msort, torch.count_nonzero)
+
+    sample = sort(array[::_STRIDE])
+    share = k / len(array)
+    rank = int(share * len(sample))
+    margin = 2 + int(5 * sqrt(len(sample) * share * (1 - share)))
+    low = float(sample[rank - margin]) if rank >= margin else -inf
+    high = float(sample[rank + margin]) if rank + margin < len(sample) else inf
+    below = int(count(array < low))
+    band = array[(array >= low) & (array <= high)]
+    if not below < k <= below + len(band):
+        below, band = 0, array
+    band = sort(band)
+    value = float(band[k - 1 - below])
+    return value, k - below - int(count(band < value))
+
+
+def _concatenate(parts: Iterator[Tensor], total: int) -> Tensor:
+    """Join tensors without ever holding all of them beside the result, as `torch.cat` would."""
+    first = next(parts)
+    joined = first.new_empty(total)
+    end = 0
+    for part in chain([first], parts):
+        joined[end : end + len(part)] = part
+        end += len(part)
+    return joined
+
+
+def _own_lowest(values: Tensor, wanted: int) -> Tensor:
+    if wanted == 0:
+        return torch.zeros_like(values, dtype=torch.bool)
+    threshold, ties = kth_smallest(values, wanted)
+    marked = values < threshold
+    marked[(values == threshold).nonzero().flatten()[:ties]] = True
+    return marked
