@@ -136,7 +136,7 @@ def _mask(module: nn.Module, mask: Tensor) -> None:
         _rename_parameter(module, "weight", "weight_orig")
         # the dtype and memory format of the weight: their product is ten times slower otherwise
         module.register_buffer("weight_mask", torch.empty_like(parameter, requires_grad=False))
-        module.__class__ = _masked_class(type(module))
+        module.__class__ = _masked_class(type(module))  # type: ignore[arg-type]
         module.register_forward_pre_hook(Masked())
     with torch.no_grad():
         module.get_buffer("weight_mask").copy_(mask != 0)
@@ -234,7 +234,7 @@ class _Masked(nn.Module):
 
 def _revive(function: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
     module = function(*arguments)
-    module.__class__ = _masked_class(type(module))
+    module.__class__ = _masked_class(type(module))  # type: ignore[arg-type]
     return module
 
 

@@ -105,7 +105,11 @@ def global_masks(
     if not weights:
         raise expected("at least one weight to prune", "none", "choose them with `weight_layers`")
     for ref in weights:
-        _check_finite(f"the weight of layer `{ref.name}`", ref.tensor.detach())
+        # one pass, where `isfinite` would take three; NaN reaches both ends
+        if ref.tensor.numel() and not all(end.isfinite() for end in torch.aminmax(ref.tensor.detach())):
+            raise expected(
+                f"the weight of layer `{ref.name}` to be finite", "NaN or infinity", "find out where training diverged"
+            )
     kept = {ref.name: current_mask(ref) for ref in weights}
     sizes = [ref.tensor.numel() for ref in weights]
     left = [
@@ -191,12 +195,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _check_finite(what: str, values: Tensor) -> None:
-    # one pass, where `isfinite` would take three; NaN reaches both ends
-    if values.numel() and not all(end.isfinite() for end in torch.aminmax(values)):
-        raise expected(f"{what} to be finite", "NaN or infinity", "find out where the training diverged")
-
-
 def _scores(weights: Sequence[WeightRef], kept: dict[str, Tensor | None], score: Score) -> Iterator[Tensor]:
     """Scores of what is not pruned yet, one layer after the other, each flat in the order of its elements."""
     tensors = [ref.tensor.detach() for ref in weights]
@@ -211,7 +209,6 @@ def _scores(weights: Sequence[WeightRef], kept: dict[str, Tensor | None], score:
             )
         mask = kept[ref.name]
         values = scores.flatten() if mask is None else scores[mask]
-        _check_finite(f"the scores of layer `{ref.name}`", values)
         yield values.to(dtype)
 
 

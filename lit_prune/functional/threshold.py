@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_prune.errors import expected
+
 __all__ = ["kth_smallest", "lowest"]
 
 _STRIDE = 97
@@ -20,13 +22,16 @@ def lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: 
     Ties are taken in the order of the layers and, within a layer, of its elements.
 
     Args:
-        scores: Gives the scores of each layer, flat, all of one dtype, float32 or float64, without NaN. It is called
+        scores: Gives the scores of each layer, flat, all of one dtype, float32 or float64. It is called
             twice, so that only one copy of all scores is held.
         room: How many each layer may give at most.
         wanted: How many to mark in all, from 1 to the sum of `room`.
 
     Yields:
         For each layer a bool tensor, true for the scores that are among the lowest.
+
+    Raises:
+        InputError: If a score is NaN or infinite.
     """
     # a layer without room for all its scores competes with its lowest only
     pool = _concatenate(
@@ -36,6 +41,8 @@ def lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: 
         ),
         sum(room),
     )
+    if not all(end.isfinite() for end in torch.aminmax(pool)):
+        raise expected("finite scores", "NaN or infinity", "repair the function that computes them")
     threshold, ties = kth_smallest(pool, wanted)
     del pool
     for values, most in zip(scores(), room, strict=True):
@@ -63,6 +70,7 @@ def kth_smallest(values: Tensor, k: int) -> tuple[float, int]:
     on_cpu = values.device.type == "cpu"
     # NumPy's sorting and counting are several times faster than torch's on a CPU
     array: Any = values.numpy() if on_cpu else values
+    count: Callable[[Any], Any]
     sort, count = (np.sort, np.count_nonzero) if on_cpu else (torch.msort, torch.count_nonzero)
 
     sample = sort(array[::_STRIDE])
