@@ -134,8 +134,10 @@ def _fault(path: Path) -> str | None:
         return f"a file that cannot be read ({error.strerror})"
     except (ValueError, EOFError):
         return "a file that is no complete NumPy array"
-    if array.shape != shape or array.dtype != np.dtype(kind) or not array.flags.c_contiguous:
+    if array.shape != shape or array.dtype != np.dtype(kind):
         return f"an array of shape {array.shape} and type {array.dtype}"
+    if not array.flags.c_contiguous:
+        return "an array in column order"
     found = _sha256(array)
     return None if found == SHA256[path.stem] else f"the SHA-256 {found}"
 

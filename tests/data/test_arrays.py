@@ -1,0 +1,231 @@
+"""The cache holds CIFAR-10's very bytes, or is not used."""
+
+import functools
+import http.server
+import os
+import pickle
+import re
+import shutil
+import subprocess
+import sys
+import threading
+
+import numpy as np
+import pytest
+from torchvision.datasets import CIFAR10
+
+from lit_prune.data import arrays
+from lit_prune.errors import InputError
+from tests.data import fake
+
+
+def cache_of(folder):
+    return {path.stem: path for path in (folder / "cifar10-arrays").iterdir()}
+
+
+def assert_right(folder, archive):
+    for split in ("train", "test"):
+        wanted, found = fake.expected_arrays(archive.parent), arrays.open_split(folder, split)
+        np.testing.assert_array_equal(found.images, wanted[f"{split}_images"])
+        np.testing.assert_array_equal(found.labels, wanted[f"{split}_labels"])
+    assert set(cache_of(folder)) == set(wanted)  # and nothing half-written beside them
+
+
+@pytest.fixture
+def ready(fake_cifar10, tmp_path):
+    """A data folder with a complete cache and nothing to make another one from."""
+    shutil.copytree(fake_cifar10.parent / CIFAR10.base_folder, tmp_path / CIFAR10.base_folder)
+    arrays.prepare(tmp_path, ["train", "test"])
+    shutil.rmtree(tmp_path / CIFAR10.base_folder)
+    return tmp_path
+
+
+def truncate(path):
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def empty(path):
+    path.write_bytes(b"")
+
+
+def flip_a_bit(path):
+    content = bytearray(path.read_bytes())
+    content[np.random.default_rng().integers(128, len(content))] ^= 1 << np.random.default_rng().integers(8)
+    path.write_bytes(content)
+
+
+def pickle_it(path):
+    path.write_bytes(pickle.dumps(np.load(path)))
+
+
+def pickle_inside(path):
+    np.save(path, np.array([Bomb()], dtype=object))
+
+
+def archive_it(path):
+    array = np.load(path)
+    with path.open("wb") as file:
+        np.savez(file, array)
+
+
+def reshape(path):
+    np.save(path, np.load(path)[1:])
+
+
+def retype(path):
+    np.save(path, np.load(path).astype(np.int32))
+
+
+def turn(path):
+    np.save(path, np.asfortranarray(np.load(path)[::-1]))
+
+
+class Bomb:
+    def __reduce__(self):
+        return pytest.fail, ("an array was unpickled",)
+
+
+FAULTS = [truncate, empty, flip_a_bit, pickle_it, pickle_inside, archive_it, reshape, retype, turn]
+
+
+def test_the_constants_are_torchvisions():
+    assert (CIFAR10.filename, CIFAR10.tgz_md5) == (arrays.ARCHIVE, arrays.ARCHIVE_MD5)
+
+
+def test_real_arrays_are_accepted(cifar10_dir):
+    arrays.prepare(cifar10_dir, ["train", "test"])
+    for split, size in arrays.SIZES.items():
+        found = arrays.open_split(cifar10_dir, split)
+        assert found.images.shape == (size, 32, 32, 3)
+        np.testing.assert_array_equal(np.bincount(found.labels), [size // 10] * 10)
+        assert isinstance(found.images.base, np.memmap)
+        assert not found.images.flags.writeable
+
+
+def test_the_cache_is_made_from_the_unpacked_folder(fake_cifar10, tmp_path):
+    shutil.copytree(fake_cifar10.parent / CIFAR10.base_folder, tmp_path / CIFAR10.base_folder)
+    arrays.prepare(tmp_path, ["train", "test"])
+    assert_right(tmp_path, fake_cifar10)
+
+
+def test_the_cache_is_made_from_the_archive(fake_cifar10, tmp_path):
+    shutil.copy(fake_cifar10, tmp_path)
+    arrays.prepare(tmp_path, ["train", "test"])
+    assert_right(tmp_path, fake_cifar10)
+    assert {path.name for path in tmp_path.iterdir()} == {"cifar10-arrays", fake_cifar10.name}
+
+
+def test_the_cache_is_made_from_a_download(fake_cifar10, tmp_path, monkeypatch, capfd):
+    class Silent(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    handler = functools.partial(Silent, directory=str(fake_cifar10.parent))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{fake_cifar10.name}")
+        arrays.prepare(tmp_path, ["test", "train"])
+        server.shutdown()
+    assert_right(tmp_path, fake_cifar10)
+    assert [path.name for path in tmp_path.iterdir()] == ["cifar10-arrays"]
+    assert capfd.readouterr().out == ""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize("name", ["train_images", "test_labels"])
+def test_a_damaged_array_is_refused(ready, name, fault):
+    path = cache_of(ready)[name]
+    fault(path)
+    split, other = name.split("_")[0], "test" if name.startswith("train") else "train"
+    wanted = re.escape(f"Expected {str(path)!r} with the SHA-256 {arrays.SHA256[name]}, ")
+    with pytest.raises(InputError, match=f"^{wanted}or CIFAR-10 .*, but got (a file|an array|the SHA-256) .*, and CIFAR"):
+        arrays.prepare(ready, [split])
+    with pytest.raises(InputError, match=f"^{wanted}but got (a file|an array|the SHA-256) .*HINT: let `prepare_data`"):
+        arrays.open_split(ready, split)
+    arrays.prepare(ready, [other])
+    assert len(arrays.open_split(ready, other).labels) == fake.SIZES[other]
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_damaged_array_is_made_anew_and_the_others_are_left_alone(ready, fake_cifar10, fault):
+    shutil.copy(fake_cifar10, ready)
+    damaged = cache_of(ready).pop("train_images")
+    before = {path: path.stat().st_ino for path in cache_of(ready).values()}
+    fault(damaged)
+    arrays.prepare(ready, ["train", "test"])
+    assert_right(ready, fake_cifar10)
+    assert {path for path, inode in before.items() if path.stat().st_ino != inode} == {damaged}
+
+
+def test_a_damaged_archive_is_not_used(fake_cifar10, tmp_path):
+    shutil.copy(fake_cifar10, tmp_path)
+    truncate(tmp_path / fake_cifar10.name)
+    with pytest.raises(InputError, match="and CIFAR-10 could not be downloaded"):
+        arrays.prepare(tmp_path, ["train"])
+
+
+def test_other_pixels_under_the_right_md5_are_not_used(fake_cifar10, tmp_path, monkeypatch):
+    shutil.copy(fake_cifar10, tmp_path)
+    monkeypatch.setitem(arrays.SHA256, "test_images", "0" * 64)
+    with pytest.raises(InputError, match="but got no such file, .*its test_images have the SHA-256 [0-9a-f]{64}"):
+        arrays.prepare(tmp_path, ["test"])
+    assert cache_of(tmp_path) == {}
+
+
+def test_missing_data_without_a_network_say_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.setattr(CIFAR10, "url", fake.NO_NETWORK)
+    with pytest.raises(InputError) as error:
+        arrays.prepare(tmp_path / "new", ["train", "test"])
+    assert str(error.value) == (
+        f"Expected '{tmp_path}/new/cifar10-arrays/train_images.npy' with the SHA-256 "
+        "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a, or CIFAR-10 itself to make it from "
+        f"('{tmp_path}/new/cifar-10-python.tar.gz' with the MD5 c58f30108f718f92721af3b95e74349a), but got no such file, "
+        "and CIFAR-10 could not be downloaded: <urlopen error [Errno 111] Connection refused>. HINT: name the folder that "
+        "holds it with `--data.data_dir`, put the archive there by hand, or use `--data.source synthetic`."
+    )
+    assert [path.name for path in (tmp_path / "new").rglob("*")] == ["cifar10-arrays"]
+
+
+def test_a_folder_that_cannot_be_written_to_says_so(fake_cifar10, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError) as error:
+        arrays.prepare(tmp_path / "file" / "data", ["train"])
+    assert str(error.value) == (
+        f"Expected a data folder '{tmp_path}/file/data' that can be written to, but got NotADirectoryError (Not a "
+        "directory). HINT: name another one with `--data.data_dir`, or use `--data.source synthetic`."
+    )
+
+
+def test_a_complete_cache_is_only_read(ready):
+    before = {path: path.stat().st_mtime_ns for path in [ready, *ready.rglob("*")]}
+    arrays.prepare(ready, ["train", "test"])
+    assert {path: path.stat().st_mtime_ns for path in [ready, *ready.rglob("*")]} == before
+
+
+def test_a_full_disk_leaves_nothing_behind(fake_cifar10, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    shutil.copy(fake_cifar10, tmp_path)
+    monkeypatch.setattr(np, "save", fail)
+    with pytest.raises(InputError) as error:
+        arrays.prepare(tmp_path, ["test"])
+    assert str(error.value) == (
+        f"Expected to write '{tmp_path}/cifar10-arrays/test_images.npy', but got OSError (No space left on device). "
+        "HINT: make room or name another folder with `--data.data_dir`."
+    )
+    assert cache_of(tmp_path) == {}
+
+
+def test_two_processes_may_prepare_at_once(fake_cifar10, tmp_path):
+    shutil.copy(fake_cifar10, tmp_path)
+    command = [sys.executable, "-m", "tests.data.fake", str(fake_cifar10), str(tmp_path)]
+    processes = [subprocess.Popen(command) for _ in range(2)]
+    assert [process.wait() for process in processes] == [0, 0]
+    assert_right(tmp_path, fake_cifar10)
+
+
+def test_the_usual_mask_applies_to_the_files(ready):
+    mask = os.umask(0o022)
+    os.umask(mask)
+    assert {path.stat().st_mode & 0o777 for path in cache_of(ready).values()} == {0o666 & ~mask}
