@@ -1,7 +1,7 @@
 """When a part of a model is frozen."""
 
 from collections.abc import Callable
-from functools import wraps
+from functools import update_wrapper
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -95,7 +95,7 @@ class LayerFreezing(Callback):
         if hook is None:
             self._freeze(trainer, pl_module)
         else:
-            self._unhook = _after(pl_module, hook, lambda: self._freeze(trainer, pl_module))
+            self._unhook = _HookThenActions.add(pl_module, hook, lambda: self._freeze(trainer, pl_module))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze again, because a strategy may have replaced modules (synchronised batch norms)."""
@@ -167,19 +167,6 @@ def _overrides(pl_module: LightningModule, hook: str) -> bool:
     return getattr(type(pl_module), hook) is not getattr(base, hook)
 
 
-def _after(pl_module: LightningModule, hook: str, action: Callable[[], None]) -> Callable[[], None]:
-    """Run an action after each call of a module's hook; returns what ends this."""
-    original = getattr(pl_module, hook)
-
-    @wraps(original)
-    def hook_then_action(*args: Any, **kwargs: Any) -> None:
-        original(*args, **kwargs)
-        action()
-
-    setattr(pl_module, hook, hook_then_action)
-    return lambda: delattr(pl_module, hook)
-
-
 def _refuse_reset_statistics(trainer: Trainer, modules: list[nn.Module]) -> None:
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     names = {base.__name__ for callback in callbacks for base in type(callback).__mro__}
@@ -191,3 +178,33 @@ def _refuse_reset_statistics(trainer: Trainer, modules: list[nn.Module]) -> None
             "both",
             "it resets their statistics at the end; use WeightAveraging, or `freeze_norm=False`",
         )
+
+
+class _HookThenActions:
+    """Stands in for a hook of a module and runs actions of our callbacks after each of its calls."""
+
+    def __init__(self, module: nn.Module, hook: str) -> None:
+        self.actions: list[Callable[[], None]] = []
+        self._module, self._hook = module, hook
+        self._original = getattr(module, hook)
+        update_wrapper(self, self._original)
+
+    @classmethod
+    def add(cls, module: nn.Module, hook: str, action: Callable[[], None]) -> Callable[[], None]:
+        """Have an action run after a hook; returns what takes it away again."""
+        standin = vars(module).get(hook)
+        if not isinstance(standin, cls):
+            standin = cls(module, hook)
+            setattr(module, hook, standin)
+        standin.actions.append(action)
+        return lambda: standin.remove(action)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> None:
+        self._original(*args, **kwargs)
+        for action in self.actions:
+            action()
+
+    def remove(self, action: Callable[[], None]) -> None:
+        self.actions.remove(action)
+        if not self.actions:
+            delattr(self._module, self._hook)

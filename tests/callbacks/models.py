@@ -4,13 +4,14 @@ Build them under a fixed `torch.manual_seed` where two runs are to be compared.
 """
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR, OneCycleLR
@@ -208,18 +209,19 @@ class Batches:
         self.position = state["position"]
 
 
-def quiet_trainer(**kwargs: Any) -> Trainer:
+def quiet_trainer(callbacks: Callback | Sequence[Callback] = (), **kwargs: Any) -> Trainer:
     """A CPU Trainer that writes nothing but what it is asked for."""
+    callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
         "devices": 1,
         "max_epochs": 2,
         "logger": False,
-        "enable_checkpointing": False,
+        "enable_checkpointing": any(isinstance(callback, Checkpoint) for callback in callbacks),
         "enable_progress_bar": False,
         "enable_model_summary": False,
     }
-    return Trainer(**(defaults | kwargs))
+    return Trainer(callbacks=callbacks, **(defaults | kwargs))
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
