@@ -85,7 +85,8 @@ def kth_smallest(values: Tensor, k: int) -> tuple[float, int]:
         below, band = 0, array
     band = sort(band)
     value = float(band[k - 1 - below])
-    return value, k - below - int(count(band < value))
+    less: Any = band < value
+    return value, k - below - int(count(less))
 
 
 def _concatenate(parts: Iterator[Tensor], total: int) -> Tensor:

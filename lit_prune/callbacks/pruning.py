@@ -1,0 +1,271 @@
+"""When weights are pruned."""
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lit_prune.callbacks._checks import check_epoch, refuse_sharded_parameters
+from lit_prune.callbacks._fit import builds_late, callbacks_of, continues, refuse_averaging
+from lit_prune.errors import InputError, expected
+from lit_prune.functional.masking import apply_masks, current_mask, remove_masks, zero_pruned
+from lit_prune.functional.optimizer_state import clear_pruned_state, leaves_zeros_alone
+from lit_prune.functional.packing import pack_bits, unpack_bits
+from lit_prune.functional.pruning import (
+    SCHEDULES,
+    RandomScore,
+    Score,
+    check_amount,
+    check_cap,
+    global_masks,
+    magnitude,
+    sparsity_at,
+)
+from lit_prune.functional.selection import WeightRef, weight_layers
+
+__all__ = ["GlobalL1Pruning", "GlobalRandomPruning"]
+
+
+class GlobalPruning(Callback):
+    """Prunes over all chosen layers together, by any score.
+
+    The masks are on the model; the callback remembers which sparsity it has reached and, before each batch, prunes
+    if the epoch calls for more. So it does not matter which hooks a resumed run skips.
+    """
+
+    def __init__(
+        self,
+        score: Score,
+        amount: float,
+        start_epoch: int,
+        end_epoch: int | None,
+        schedule: str,
+        layers: list[str] | str | None,
+        exclude: list[str] | tuple[str, ...] | str,
+        max_layer_sparsity: float | None,
+    ) -> None:
+        check_amount(amount)
+        check_cap(max_layer_sparsity)
+        check_epoch("start_epoch", start_epoch)
+        if end_epoch is not None:
+            check_epoch("end_epoch", end_epoch)
+            if end_epoch < start_epoch:
+                raise expected(
+                    f"`end_epoch` not to be before `start_epoch`, which is {start_epoch}",
+                    end_epoch,
+                    "leave it out to prune once, at `start_epoch`",
+                )
+        if schedule not in SCHEDULES:
+            raise expected('`schedule` to be "cubic" or "linear"', schedule, "leave out `end_epoch` to prune once")
+        self.amount = amount
+        self.start_epoch = start_epoch
+        self.end_epoch = end_epoch
+        self.schedule = schedule
+        self.layers = layers
+        self.exclude = exclude
+        self.max_layer_sparsity = max_layer_sparsity
+        self._score = score
+        self._module: LightningModule | None = None
+        self._weights: list[WeightRef] = []
+        self._reached = 0.0
+        # masks that wait for the optimizers: those are to be built on a plain model, whose parameters have plain names
+        self._waiting: dict[str, Tensor] = {}
+
+    @property
+    def state_key(self) -> str:
+        """Differs between pruners of one trainer, which may not overlap; other arguments may change on resume."""
+        exclude = [self.exclude] if isinstance(self.exclude, str) else list(self.exclude)
+        return self._generate_state_key(layers=self.layers, exclude=exclude)
+
+    @property
+    def last_epoch(self) -> int:
+        """The epoch at whose start the last weights are pruned."""
+        return self.start_epoch if self.end_epoch is None else self.end_epoch
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check what needs the trainer, and make the model plain until the optimizers are built."""
+        if stage != "fit":
+            return
+        refuse_sharded_parameters(trainer, self)
+        refuse_averaging(trainer, self, {"WeightAveraging", "StochasticWeightAveraging"})
+        if not continues(trainer, pl_module, self._module):
+            self._reached = 0.0
+        self._module = pl_module
+        self._waiting = {}
+        try:
+            self._choose(trainer, pl_module)
+        except InputError:
+            if not builds_late(pl_module):
+                raise
+            return  # the layers may not be there yet
+        self._waiting = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
+        remove_masks(pl_module, self._weights)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Put the masks on: those that were there before, or those of the checkpoint."""
+        self._choose(trainer, pl_module)
+        self._mask_again(pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Put back masks that were still waiting for the optimizers."""
+        if trainer.state.fn == "fit":
+            self._mask_again(pl_module)
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune if the epoch calls for it."""
+        self.catch_up(trainer, pl_module)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Prune if a resumed run has skipped the start of its epoch."""
+        self.catch_up(trainer, pl_module)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the values behind the masks at zero where the optimizer does not."""
+        if not all(map(leaves_zeros_alone, trainer.optimizers)):
+            for ref in self._weights:
+                zero_pruned(ref.module)
+
+    def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prune to the sparsity that the current epoch calls for, if that is more than what has been reached."""
+        target = sparsity_at(trainer.current_epoch, self.amount, self.start_epoch, self.end_epoch, self.schedule)
+        if target <= self._reached:
+            return
+        apply_masks(pl_module, global_masks(self._weights, target, self._score, self.max_layer_sparsity))
+        for optimizer in trainer.optimizers:
+            clear_pruned_state(optimizer, pl_module)
+        self._reached = target
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the masks as packed bits, by layer, and the sparsity that has been reached."""
+        masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
+        return {
+            "reached": self._reached,
+            "masks": {
+                name: {"shape": list(mask.shape), "bits": pack_bits(mask)}
+                for name, mask in (masks | self._waiting).items()
+            },
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over the masks of a checkpoint; they are put on when `fit` starts."""
+        self._reached = state_dict["reached"]
+        self._waiting = {
+            name: unpack_bits(packed["bits"], packed["shape"]) for name, packed in state_dict["masks"].items()
+        }
+
+    def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._weights = weight_layers(pl_module, self.layers, self.exclude)
+        mine = {id(ref.tensor): ref.name for ref in self._weights}
+        for other in callbacks_of(trainer):
+            if isinstance(other, GlobalPruning) and other is not self:
+                shared = [
+                    ref.name for ref in weight_layers(pl_module, other.layers, other.exclude) if id(ref.tensor) in mine
+                ]
+                if shared:
+                    raise expected(
+                        "pruning callbacks that choose different weights",
+                        f"two that both choose layer `{shared[0]}`",
+                        "separate them with `layers` and `exclude`",
+                    )
+
+    def _mask_again(self, pl_module: LightningModule) -> None:
+        weights = {ref.name: ref.tensor for ref in self._weights}
+        for name, mask in self._waiting.items():
+            if name not in weights or weights[name].shape != mask.shape:
+                raise expected(
+                    f"the weight of `{name}` to be among the chosen ones, with the shape {tuple(mask.shape)}",
+                    f"{tuple(weights[name].shape)}" if name in weights else "no such weight",
+                    "resume with the model, `layers` and `exclude` that the checkpoint was made with",
+                )
+        # a weight that is not zero is not pruned: it was loaded from a checkpoint that knows nothing of these masks
+        apply_masks(
+            pl_module,
+            {name: mask.to(weights[name].device) | (weights[name] != 0) for name, mask in self._waiting.items()},
+        )
+        self._waiting = {}
+
+
+class GlobalL1Pruning(GlobalPruning):
+    """Prune the weights of the smallest magnitude, over all chosen layers together, once or step by step.
+
+    Pruning happens before the first training batch of its epoch, so that the training, validation, metrics and
+    checkpoint of that epoch see one model. Pruned weights are exactly zero from then on, whatever the optimizer does,
+    and stay pruned; a `PruningRemoval` lets them train again. `validate`, `test` and `predict` prune nothing.
+    Only weights are pruned, never norms, biases or embeddings. Under DDP all processes compute the same masks.
+
+    A state dict or checkpoint has the keys of a model that was never pruned, with the zeros in it, and loads
+    without this package. The masks are in the callback's state; a resumed run goes on exactly. After `fit` the model
+    keeps its masks. Nothing is logged; see `SparsityMonitor`.
+
+    Args:
+        amount: In [0, 1): the fraction of all chosen weights that is to be zero, exact to one weight.
+        start_epoch: The epoch, counted from 0, in which all is pruned, or, with `end_epoch`, the rise begins.
+        end_epoch: The epoch in which a gradual rise reaches `amount`. None prunes once.
+        schedule: How it rises: "cubic" (Zhu & Gupta 2017) or "linear". It does not matter without `end_epoch`.
+        layers: Globs on qualified names of what to prune, for example "backbone.layer4". None takes the
+            `weight` of every convolution and linear layer.
+        exclude: Globs of what to leave out.
+        max_layer_sparsity: In (0, 1]: prune at most this fraction of any layer and take the rest elsewhere.
+
+    Raises:
+        InputError: At construction, if an argument cannot be used; when `fit` starts, if a pattern matches nothing,
+            if two pruning callbacks choose the same weight, under strategies that shard parameters, and beside
+            callbacks that average weights; when it prunes, if a weight is NaN or infinite.
+
+    Example:
+        >>> from lightning.pytorch import Trainer
+        >>> trainer = Trainer(callbacks=GlobalL1Pruning(0.8, start_epoch=2, end_epoch=8), logger=False)
+    """
+
+    def __init__(
+        self,
+        amount: float,
+        start_epoch: int = 0,
+        end_epoch: int | None = None,
+        schedule: str = "cubic",
+        layers: list[str] | str | None = None,
+        exclude: list[str] | tuple[str, ...] | str = (),
+        max_layer_sparsity: float | None = None,
+    ) -> None:
+        super().__init__(magnitude, amount, start_epoch, end_epoch, schedule, layers, exclude, max_layer_sparsity)
+
+
+class GlobalRandomPruning(GlobalPruning):
+    """Prune weights at random, the control of every pruning study.
+
+    In everything but the choice of weights this is `GlobalL1Pruning`, with the same guarantees. The choice
+    depends on the seed and the shapes of the weights alone, not on the global random state, which is left alone.
+
+    Args:
+        amount: As in `GlobalL1Pruning`, like all arguments but the seed.
+        seed: Of the choice.
+        start_epoch: When all is pruned or the rise begins.
+        end_epoch: When the rise ends.
+        schedule: "cubic" or "linear".
+        layers: Globs of what to prune.
+        exclude: Globs of what to leave out.
+        max_layer_sparsity: The largest fraction to prune of any layer.
+
+    Raises:
+        InputError: As in `GlobalL1Pruning`, and if the seed is not a whole number.
+    """
+
+    def __init__(
+        self,
+        amount: float,
+        seed: int = 0,
+        start_epoch: int = 0,
+        end_epoch: int | None = None,
+        schedule: str = "cubic",
+        layers: list[str] | str | None = None,
+        exclude: list[str] | tuple[str, ...] | str = (),
+        max_layer_sparsity: float | None = None,
+    ) -> None:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise expected("`seed` to be a whole number", seed, "the choice depends on nothing else")
+        super().__init__(
+            RandomScore(seed), amount, start_epoch, end_epoch, schedule, layers, exclude, max_layer_sparsity
+        )
+        self.seed = seed
