@@ -138,7 +138,9 @@ def test_a_damaged_array_is_refused(ready, name, fault):
     fault(path)
     split, other = name.split("_")[0], "test" if name.startswith("train") else "train"
     wanted = re.escape(f"Expected {str(path)!r} with the SHA-256 {arrays.SHA256[name]}, ")
-    with pytest.raises(InputError, match=f"^{wanted}or CIFAR-10 .*, but got (a file|an array|the SHA-256) .*, and CIFAR"):
+    with pytest.raises(
+        InputError, match=f"^{wanted}or CIFAR-10 .*, but got (a file|an array|the SHA-256) .*, and CIFAR"
+    ):
         arrays.prepare(ready, [split])
     with pytest.raises(InputError, match=f"^{wanted}but got (a file|an array|the SHA-256) .*HINT: let `prepare_data`"):
         arrays.open_split(ready, split)

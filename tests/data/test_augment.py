@@ -73,7 +73,9 @@ def test_standard_uses_all_81_places_mirrored_or_not():
 def test_normalise_is_the_usual_formula_in_channels_last():
     images = random_images(5)
     found = normalise(images)
-    wanted = (images.permute(0, 3, 1, 2).double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    wanted = (images.permute(0, 3, 1, 2).double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(
+        3, 1, 1
+    )
     torch.testing.assert_close(found, wanted.float(), rtol=0, atol=2e-6)
     assert found.is_contiguous(memory_format=torch.channels_last)
 

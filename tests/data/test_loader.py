@@ -137,7 +137,9 @@ def test_a_state_of_another_epoch_starts_from_the_beginning():
 
 
 @pytest.mark.parametrize(
-    "change", [{"batch_size": 9}, {"seed": 4}, {"replicas": 2}, {"images": numbered(42)}], ids=lambda change: next(iter(change))
+    "change",
+    [{"batch_size": 9}, {"seed": 4}, {"replicas": 2}, {"images": numbered(42)}],
+    ids=lambda change: next(iter(change)),
 )
 def test_another_plan_cannot_go_on_within_an_epoch(change):
     arguments = {"images": numbered(41), "batch_size": 8, "seed": 3}

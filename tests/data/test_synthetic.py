@@ -47,7 +47,9 @@ def test_they_are_drawn_quickly():
 
 def linear_accuracy(train, test, labels, test_labels):
     """Ridge regression on one-hot labels, exactly solved."""
-    inputs, test_inputs = (np.c_[features / 255 - 0.5, np.ones(len(features))] for features in (train, test))
+    inputs, test_inputs = (
+        np.c_[features / 255 - 0.5, np.ones(len(features))].astype("f4") for features in (train, test)
+    )
     gram = inputs.T @ inputs + 10 * np.eye(inputs.shape[1])
     weights = np.linalg.solve(gram, inputs.T @ np.eye(10)[labels])
     return (np.argmax(test_inputs @ weights, 1) == test_labels).mean()
@@ -64,19 +66,19 @@ def test_neither_mean_colour_nor_pixels_give_the_class_away(drawn):
 def test_a_small_convolutional_network_learns_them(drawn):
     torch.manual_seed(0)
     net = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 24, 5, stride=2, padding=2), torch.nn.BatchNorm2d(24), torch.nn.ReLU(),
-        torch.nn.Conv2d(24, 48, 3, stride=2, padding=1), torch.nn.BatchNorm2d(48), torch.nn.ReLU(),
+        torch.nn.Conv2d(3, 16, 5, stride=2, padding=2), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),
+        torch.nn.Conv2d(16, 48, 3, stride=2, padding=1), torch.nn.BatchNorm2d(48), torch.nn.ReLU(),
         torch.nn.Conv2d(48, 96, 3, stride=2, padding=1), torch.nn.BatchNorm2d(96), torch.nn.ReLU(),
         torch.nn.AdaptiveMaxPool2d(1), torch.nn.Flatten(), torch.nn.Linear(96, 10),
     )  # fmt: skip
     inputs = {split: torch.from_numpy(part.images).permute(0, 3, 1, 2) / 127.5 - 1 for split, part in drawn.items()}
     labels = {split: torch.from_numpy(part.labels) for split, part in drawn.items()}
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
-    for rows in torch.arange(10_000).split(64):
+    for rows in torch.arange(6_000).split(50):
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(net(inputs["train"][rows]), labels["train"][rows]).backward()
         optimizer.step()
     net.eval()
     with torch.no_grad():
         accuracy = (net(inputs["test"]).argmax(1) == labels["test"]).float().mean()
-    assert accuracy > 0.5
+    assert accuracy > 0.4
