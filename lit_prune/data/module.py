@@ -90,7 +90,7 @@ class CIFAR10DataModule(LightningDataModule):
         _check_whole("num_workers", num_workers, 0, None, "give 0 to read batches in the main process")
         self.save_hyperparameters()
 
-        self.data_dir = Path(data_dir)
+        self.data_dir = Path(data_dir).expanduser()
         self.source = source
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
@@ -99,7 +99,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.limit_train = limit_train
         self.augment = augment
         self.seed = seed
-        self.predict_path = None if predict_path is None else Path(predict_path)
+        self.predict_path = None if predict_path is None else Path(predict_path).expanduser()
         self.num_workers = num_workers
         # Fewer images than processes is odd, but predicting a single one on two devices must not fail.
         self.allow_zero_length_dataloader_with_multiple_devices = True

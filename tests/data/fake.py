@@ -34,7 +34,7 @@ def make(folder: Path) -> Path:
         pixels = rng.integers(0, 256, (10, 3072), np.uint8)
         (batches / name).write_bytes(pickle.dumps({"data": pixels, "labels": rng.permutation(10).tolist()}))
     (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": list(arrays.CLASS_NAMES)}))
-    archive = folder / CIFAR10.filename
+    archive = folder / arrays.ARCHIVE
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(batches, CIFAR10.base_folder)
     return archive

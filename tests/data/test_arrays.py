@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -94,7 +95,8 @@ def test_the_constants_are_torchvisions():
 
 def test_real_arrays_are_accepted(cifar10_dir):
     arrays.prepare(cifar10_dir, ["train", "test"])
-    for split, size in arrays.SIZES.items():
+    for split in get_args(arrays.SplitName):
+        size = arrays.SIZES[split]
         found = arrays.open_split(cifar10_dir, split)
         assert found.images.shape == (size, 32, 32, 3)
         np.testing.assert_array_equal(np.bincount(found.labels), [size // 10] * 10)
@@ -136,7 +138,8 @@ def test_the_cache_is_made_from_a_download(fake_cifar10, tmp_path, monkeypatch, 
 def test_a_damaged_array_is_refused(ready, name, fault):
     path = cache_of(ready)[name]
     fault(path)
-    split, other = name.split("_")[0], "test" if name.startswith("train") else "train"
+    split: arrays.SplitName = "train" if name.startswith("train") else "test"
+    other: arrays.SplitName = "test" if split == "train" else "train"
     wanted = re.escape(f"Expected {str(path)!r} with the SHA-256 {arrays.SHA256[name]}, ")
     with pytest.raises(
         InputError, match=f"^{wanted}or CIFAR-10 .*, but got (a file|an array|the SHA-256) .*, and CIFAR"
@@ -169,7 +172,7 @@ def test_a_damaged_archive_is_not_used(fake_cifar10, tmp_path):
 def test_other_pixels_under_the_right_md5_are_not_used(fake_cifar10, tmp_path, monkeypatch):
     shutil.copy(fake_cifar10, tmp_path)
     monkeypatch.setitem(arrays.SHA256, "test_images", "0" * 64)
-    with pytest.raises(InputError, match="but got no such file, .*its test_images have the SHA-256 [0-9a-f]{64}"):
+    with pytest.raises(InputError, match=r"but got no such file, .*its test_images have the SHA-256 [0-9a-f]{64}"):
         arrays.prepare(tmp_path, ["test"])
     assert cache_of(tmp_path) == {}
 
@@ -181,9 +184,9 @@ def test_missing_data_without_a_network_say_what_to_do(tmp_path, monkeypatch):
     assert str(error.value) == (
         f"Expected '{tmp_path}/new/cifar10-arrays/train_images.npy' with the SHA-256 "
         "47af8b02cfcfb6cdf3dbbd1969ad7f1b70f4413f6f80f437b020ee4e5bc8304a, or CIFAR-10 itself to make it from "
-        f"('{tmp_path}/new/cifar-10-python.tar.gz' with the MD5 c58f30108f718f92721af3b95e74349a), but got no such file, "
-        "and CIFAR-10 could not be downloaded: <urlopen error [Errno 111] Connection refused>. HINT: name the folder that "
-        "holds it with `--data.data_dir`, put the archive there by hand, or use `--data.source synthetic`."
+        f"('{tmp_path}/new/cifar-10-python.tar.gz' with the MD5 c58f30108f718f92721af3b95e74349a), but got no such "
+        "file, and CIFAR-10 could not be downloaded: <urlopen error [Errno 111] Connection refused>. HINT: name the "
+        "folder that holds it with `--data.data_dir`, put the archive there by hand, or use `--data.source synthetic`."
     )
     assert [path.name for path in (tmp_path / "new").rglob("*")] == ["cifar10-arrays"]
 

@@ -1,5 +1,7 @@
 """Loaders hand out each image as often as they should, in an order that (seed, epoch) decides."""
 
+from itertools import chain
+
 import numpy as np
 import pytest
 import torch
@@ -20,6 +22,14 @@ def rows(batches):
     return [batch.labels.tolist() for batch in batches]
 
 
+def flat(lists):
+    return list(chain.from_iterable(lists))
+
+
+def keyed(batches):
+    return [(batch.key, batch.labels.tolist()) for batch in batches]
+
+
 def epoch_of(loader, epoch):
     loader.set_epoch(epoch)
     return rows(loader)
@@ -33,10 +43,10 @@ def test_evaluation_shares_are_exact(case):
     count, batch_size, replicas = case
     loaders = [Loader(numbered(count), batch_size, replicas, rank) for rank in range(replicas)]
     found = [rows(loader) for loader in loaders]
-    assert sorted(sum((sum(batches, []) for batches in found), [])) == list(range(count))
+    assert sorted(flat(flat(found))) == list(range(count))
     for loader, batches in zip(loaders, found, strict=True):
         assert len(loader) == len(batches)
-        assert sum(batches, []) == loader.share.tolist() == sorted(loader.share)
+        assert flat(batches) == loader.share.tolist() == sorted(loader.share)
         assert all(len(batch) == batch_size for batch in batches[:-1])
 
 
@@ -53,7 +63,7 @@ def test_training_shares_are_equal_and_hold_no_image_twice(case, seed, epoch):
     assert [len(loader) for loader in loaders] == [len(sizes[0])] * replicas
     assert all(size == batch_size for size in sizes[0][:-1])
     assert 2 <= sizes[0][-1] <= batch_size + 1
-    seen = sum((sum(batches, []) for batches in found), [])
+    seen = flat(flat(found))
     assert len(set(seen)) == len(seen) == count // replicas * replicas
     assert set(seen) <= set(range(count))
 
@@ -62,12 +72,12 @@ def test_all_processes_together_see_what_one_would_see():
     images = numbered(96)
     alone = epoch_of(TrainLoader(images, 16, seed=5), 3)
     shared = [epoch_of(TrainLoader(images, 4, 5, 4, rank), 3) for rank in range(4)]
-    assert [sorted(sum(step, [])) for step in zip(*shared, strict=True)] == [sorted(batch) for batch in alone]
+    assert [sorted(flat(step)) for step in zip(*shared, strict=True)] == [sorted(batch) for batch in alone]
 
 
 def test_images_that_rest_take_turns():
     images = numbered(11)
-    seen = [set(sum((sum(epoch_of(TrainLoader(images, 4, 0, 2, r), e), []) for r in range(2)), [])) for e in range(60)]
+    seen = [set(flat(flat(epoch_of(TrainLoader(images, 4, 0, 2, rank), e) for rank in range(2)))) for e in range(60)]
     assert all(len(epoch) == 10 for epoch in seen)
     assert set.union(*(set(range(11)) - epoch for epoch in seen)) == set(range(11))
 
@@ -100,6 +110,7 @@ def test_batches_carry_the_images_of_their_labels_and_the_key_of_their_draws():
     loader = TrainLoader(images, 6, seed=3, replicas=2, rank=1)
     loader.set_epoch(2)
     for number, batch in enumerate(loader):
+        assert batch.labels is not None
         np.testing.assert_array_equal(batch.images, images.images[batch.labels])
         assert (batch.images.dtype, batch.labels.dtype) == (torch.uint8, torch.int64)
         assert batch.key == (3, 2, number, 1)
@@ -110,7 +121,7 @@ def test_batches_carry_the_images_of_their_labels_and_the_key_of_their_draws():
 def test_a_loader_goes_on_where_its_state_was_taken(workers):
     loader = TrainLoader(numbered(41), 8, seed=3, num_workers=workers)
     loader.set_epoch(6)
-    whole = [(batch.key, batch.labels.tolist()) for batch in loader]
+    whole = keyed(loader)
     assert len(whole) == len(loader) == 5
     for stop in range(1, 5):
         batches = iter(loader)
@@ -123,7 +134,7 @@ def test_a_loader_goes_on_where_its_state_was_taken(workers):
         assert len(resumed) == 5
         iterator = iter(resumed)
         resumed.set_epoch(6)
-        assert [(batch.key, batch.labels.tolist()) for batch in iterator] == whole[stop:]
+        assert keyed(iterator) == whole[stop:]
         assert rows(resumed) == [labels for _, labels in whole]  # the next time from the beginning
 
 
@@ -147,7 +158,9 @@ def test_another_plan_cannot_go_on_within_an_epoch(change):
     next(iter(loader))
     resumed = TrainLoader(**(arguments | change))
     resumed.load_state_dict(loader.state_dict())
-    with pytest.raises(InputError, match="^Expected the checkpoint's .* to go on after batch 1 of epoch 0, but got {"):
+    with pytest.raises(
+        InputError, match=r"^Expected the checkpoint's .* to go on after batch 1 of epoch 0, but got \{"
+    ):
         next(iter(resumed))
 
 

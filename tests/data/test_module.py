@@ -1,6 +1,7 @@
 """The data module gives each task its own images, and nothing else."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from lit_prune.data.augment import normalise
 from lit_prune.data.loader import Batch
 from lit_prune.errors import InputError
 
-QUIET = {
+QUIET: dict[str, Any] = {
     "accelerator": "cpu",
     "logger": False,
     "enable_checkpointing": False,
@@ -102,7 +103,7 @@ def test_a_damaged_test_set_does_not_concern_training(data_dir):
     (data_dir / "cifar10-arrays" / "test_images.npy").write_bytes(b"")
     module.setup("fit")
     module.setup("validate")
-    with pytest.raises(InputError, match="test_images.npy' with the SHA-256 .*, but got a file that is no complete"):
+    with pytest.raises(InputError, match=r"test_images\.npy' with the SHA-256 .*, but got a file that is no complete"):
         module.setup("test")
 
 
@@ -166,6 +167,10 @@ class Probe(LightningModule):
         return torch.optim.SGD(self.parameters(), 0.01)
 
 
+def predict(module):
+    return Trainer(**QUIET).predict(Probe(), datamodule=module)
+
+
 @pytest.mark.parametrize(("precision", "dtype"), [("32-true", torch.float32), ("64-true", torch.float64)])
 def test_images_come_in_the_trainers_precision(data_dir, precision, dtype):
     probe, trainer = Probe(), Trainer(max_epochs=1, precision=precision, **QUIET)
@@ -199,7 +204,7 @@ def test_fit_does_not_need_the_test_set_nor_test_the_training_set(data_dir):
 
 def test_predictions_of_the_test_set_are_named(data_dir):
     module = make(data_dir)
-    found = Trainer(**QUIET).predict(Probe(), datamodule=module)
+    found = predict(module)
     assert torch.equal(torch.cat(found), normalise(torch.from_numpy(arrays.open_split(data_dir, "test").images.copy())))
     assert module.predict_names == [f"test/{number:05d}" for number in range(10)]
 
@@ -210,7 +215,7 @@ def test_own_images_need_no_data_set(tmp_path, monkeypatch):
     for number, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{9 - number}.png")
     module = CIFAR10DataModule(tmp_path / "none", predict_path=tmp_path, eval_batch_size=2)
-    found = Trainer(**QUIET).predict(Probe(), datamodule=module)
+    found = predict(module)
     assert [len(batch) for batch in found] == [2, 2, 1]
     assert torch.equal(torch.cat(found), normalise(torch.from_numpy(pixels[::-1].copy())))
     assert module.predict_names == ["5.png", "6.png", "7.png", "8.png", "9.png"]

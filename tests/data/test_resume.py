@@ -120,7 +120,7 @@ def test_the_checkpoints_seed_is_adopted_and_a_contradiction_refused(fit, tmp_pa
     whole = fit(max_epochs=2)
     assert fit(checkpoint(tmp_path, 5), data={"seed": None}, max_epochs=2).batches == whole.batches[5:]
     with pytest.raises(
-        InputError, match="^Expected the data's `seed` to be the checkpoint's 3 when training is resumed"
+        InputError, match=r"^Expected the data's `seed` to be the checkpoint's 3 when training is resumed"
     ):
         fit(checkpoint(tmp_path, 5), data={"seed": 4}, max_epochs=2)
 
