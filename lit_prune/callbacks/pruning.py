@@ -10,7 +10,7 @@ from lit_prune.callbacks._fit import builds_late, callbacks_of, continues, refus
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import apply_masks, current_mask, remove_masks, zero_pruned
 from lit_prune.functional.optimizer_state import clear_pruned_state, leaves_zeros_alone
-from lit_prune.functional.packing import pack_bits, unpack_bits
+from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.pruning import (
     SCHEDULES,
     RandomScore,
@@ -68,6 +68,7 @@ class GlobalPruning(Callback):
         self._module: LightningModule | None = None
         self._weights: list[WeightRef] = []
         self._reached = 0.0
+        self._ever_pruned: dict[str, Tensor] = {}
         # masks that wait for the optimizers: those are to be built on a plain model, whose parameters have plain names
         self._waiting: dict[str, Tensor] = {}
 
@@ -78,9 +79,14 @@ class GlobalPruning(Callback):
         return self._generate_state_key(layers=self.layers, exclude=exclude)
 
     @property
-    def last_epoch(self) -> int:
-        """The epoch at whose start the last weights are pruned."""
-        return self.start_epoch if self.end_epoch is None else self.end_epoch
+    def weights(self) -> list[WeightRef]:
+        """The chosen weights of the model in `fit`, or of the last one."""
+        return self._weights
+
+    @property
+    def ever_pruned(self) -> dict[str, Tensor]:
+        """For each layer, by name, what was pruned at any time, also if its masks have been removed since."""
+        return self._ever_pruned
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check what needs the trainer, and make the model plain until the optimizers are built."""
@@ -90,6 +96,7 @@ class GlobalPruning(Callback):
         refuse_averaging(trainer, self, {"WeightAveraging", "StochasticWeightAveraging"})
         if not continues(trainer, pl_module, self._module):
             self._reached = 0.0
+            self._ever_pruned = {}
         self._module = pl_module
         self._waiting = {}
         try:
@@ -132,7 +139,11 @@ class GlobalPruning(Callback):
         target = sparsity_at(trainer.current_epoch, self.amount, self.start_epoch, self.end_epoch, self.schedule)
         if target <= self._reached:
             return
-        apply_masks(pl_module, global_masks(self._weights, target, self._score, self.max_layer_sparsity))
+        masks = global_masks(self._weights, target, self._score, self.max_layer_sparsity)
+        apply_masks(pl_module, masks)
+        for name, mask in masks.items():
+            before = self._ever_pruned.get(name)
+            self._ever_pruned[name] = ~mask if before is None else before.to(mask.device) | ~mask
         for optimizer in trainer.optimizers:
             clear_pruned_state(optimizer, pl_module)
         self._reached = target
@@ -142,18 +153,15 @@ class GlobalPruning(Callback):
         masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         return {
             "reached": self._reached,
-            "masks": {
-                name: {"shape": list(mask.shape), "bits": pack_bits(mask)}
-                for name, mask in (masks | self._waiting).items()
-            },
+            "masks": pack_masks(masks | self._waiting),
+            "ever_pruned": pack_masks(self._ever_pruned),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take over the masks of a checkpoint; they are put on when `fit` starts."""
         self._reached = state_dict["reached"]
-        self._waiting = {
-            name: unpack_bits(packed["bits"], packed["shape"]) for name, packed in state_dict["masks"].items()
-        }
+        self._waiting = unpack_masks(state_dict["masks"])
+        self._ever_pruned = unpack_masks(state_dict["ever_pruned"])
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._weights = weight_layers(pl_module, self.layers, self.exclude)

@@ -1,6 +1,38 @@
 """Pure functions on any `nn.Module`, for those without a Trainer."""
 
+from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.freezing import Frozen, first_layers, freeze, modules_to_freeze
+from lit_prune.functional.masking import apply_masks, remove_masks
+from lit_prune.functional.optimizer_state import clear_pruned_state
+from lit_prune.functional.pruning import (
+    RandomScore,
+    Score,
+    global_l1_masks,
+    global_masks,
+    global_random_masks,
+    magnitude,
+)
 from lit_prune.functional.selection import WeightRef, weight_layers
+from lit_prune.functional.sparsity import LayerSparsity, SparsityReport, sparsity_report
 
-__all__ = ["Frozen", "WeightRef", "first_layers", "freeze", "modules_to_freeze", "weight_layers"]
+__all__ = [
+    "Frozen",
+    "GradientCoverage",
+    "LayerSparsity",
+    "RandomScore",
+    "Score",
+    "SparsityReport",
+    "WeightRef",
+    "apply_masks",
+    "clear_pruned_state",
+    "first_layers",
+    "freeze",
+    "global_l1_masks",
+    "global_masks",
+    "global_random_masks",
+    "magnitude",
+    "modules_to_freeze",
+    "remove_masks",
+    "sparsity_report",
+    "weight_layers",
+]

@@ -1,25 +1,36 @@
 """Masks as packed bits: an eighth of a byte for each weight, in tensors that any checkpoint may hold."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping
+from math import prod
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["pack_bits", "unpack_bits"]
+__all__ = ["pack_masks", "unpack_masks"]
 
 
-def pack_bits(mask: Tensor) -> Tensor:
-    """Pack a bool tensor of any shape and device into a flat uint8 tensor on the CPU, eight elements in a byte."""
-    return torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))
-
-
-def unpack_bits(bits: Tensor, shape: Sequence[int]) -> Tensor:
-    """Undo `pack_bits`.
+def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """Pack bool tensors into what `torch.load(weights_only=True)` reads.
 
     Args:
-        bits: What `pack_bits` returned.
-        shape: Of the mask that was packed.
+        masks: Bool tensors of any shape and on any device, by name.
+
+    Returns:
+        For each name its "shape", a list, and its "bits", a flat uint8 tensor on the CPU with eight elements a byte.
     """
-    count = int(np.prod(shape))
-    return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count).astype(bool)).reshape(tuple(shape))
+    return {
+        name: {"shape": list(mask.shape), "bits": torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))}
+        for name, mask in masks.items()
+    }
+
+
+def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """Undo `pack_masks`; the masks are on the CPU."""
+    return {
+        name: torch.from_numpy(
+            np.unpackbits(entry["bits"].cpu().numpy(), count=prod(entry["shape"])).astype(bool)
+        ).reshape(entry["shape"])
+        for name, entry in packed.items()
+    }

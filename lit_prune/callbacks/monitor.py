@@ -1,0 +1,157 @@
+"""What is logged about sparsity."""
+
+from itertools import chain
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lit_prune.callbacks._fit import callbacks_of, continues
+from lit_prune.callbacks._sparsity_board import draw_histograms, draw_sparsity
+from lit_prune.callbacks.pruning import GlobalPruning
+from lit_prune.errors import expected
+from lit_prune.functional.coverage import GradientCoverage
+from lit_prune.functional.packing import pack_masks, unpack_masks
+from lit_prune.functional.selection import WeightRef, weight_layers
+from lit_prune.functional.sparsity import sparsity_report
+
+__all__ = ["SparsityMonitor"]
+
+
+class SparsityMonitor(Callback):
+    """Log how sparse a model is and whether its weights can learn, to any logger.
+
+    The chosen weights are those of the pruning callbacks of the same trainer or, without any, of every convolution and
+    linear layer. Logged at the end of training epochs, all fractions in [0, 1]:
+
+    - `sparsity/global`: of the chosen weights, those that are exactly zero.
+    - `sparsity/masked`: of the chosen weights, those that a mask holds at zero.
+    - `sparsity/regrown`: of the weights that these callbacks have ever pruned, those that are not zero now.
+    - `sparsity/layer/<name>`: of a layer's weights, those that are exactly zero.
+    - `gradient/untouched`: of the chosen weights, those that have not received one non-zero gradient since training
+      began. It is sampled, to cost far less than 2% of a step: gradients are looked at before the optimizer
+      steps 0, 1, 2, 4, 8, 16, 32 and every 64th. So it is an upper bound, and exact for what can never learn.
+
+    To TensorBoard it also draws the sparsity of all layers as one figure and, on request, histograms, at the epoch as
+    their step. Other loggers do not get these. A resumed run goes on counting.
+
+    Args:
+        every_n_epochs: Log at the end of every n-th epoch.
+        per_layer: Log each layer too, and draw the figure.
+        histograms: Draw histograms of each layer's weights, `weights/<name>`, and of those that are not zero,
+            `weights_nonzero/<name>`.
+        gradient_coverage: Log `gradient/untouched`; it needs a byte for each weight.
+
+    Raises:
+        InputError: At construction, if `every_n_epochs` is not a whole number from 1 on.
+    """
+
+    def __init__(
+        self,
+        every_n_epochs: int = 1,
+        per_layer: bool = True,
+        histograms: bool = False,
+        gradient_coverage: bool = True,
+    ) -> None:
+        if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int) or every_n_epochs < 1:
+            raise expected("`every_n_epochs` to be a whole number from 1 on", every_n_epochs, "1 logs every epoch")
+        self.every_n_epochs = every_n_epochs
+        self.per_layer = per_layer
+        self.histograms = histograms
+        self.gradient_coverage = gradient_coverage
+        self._module: LightningModule | None = None
+        self._weights: list[WeightRef] = []
+        self._pruners: list[GlobalPruning] = []
+        self._coverage: GradientCoverage | None = None
+        self._touched: dict[str, Tensor] = {}
+        self._steps: list[int] = []
+
+    @property
+    def state_key(self) -> str:
+        """Differs between monitors of one trainer."""
+        return self._generate_state_key(
+            every_n_epochs=self.every_n_epochs,
+            per_layer=self.per_layer,
+            histograms=self.histograms,
+            gradient_coverage=self.gradient_coverage,
+        )
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Begin anew, unless the trainer goes on with the same model."""
+        if stage != "fit":
+            return
+        if not continues(trainer, pl_module, self._module):
+            self._touched, self._steps = {}, []
+        elif self._coverage is not None:
+            self._touched = self._coverage.touched()
+        self._module, self._coverage = pl_module, None
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the weights, now that they are there."""
+        pruners = [callback for callback in callbacks_of(trainer) if isinstance(callback, GlobalPruning)]
+        chosen = chain.from_iterable(weight_layers(pl_module, pruner.layers, pruner.exclude) for pruner in pruners)
+        self._weights = list(chosen) or weight_layers(pl_module)
+        self._pruners = pruners
+        if self.gradient_coverage:
+            self._coverage = GradientCoverage(self._weights)
+            if self._touched:
+                self._coverage.restore(self._touched)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Look at the gradients, at some of the steps."""
+        if self._coverage is None:
+            return
+        index = trainer.optimizers.index(optimizer)
+        self._steps += [0] * (index + 1 - len(self._steps))
+        if _is_sampled(self._steps[index]):
+            self._coverage.update()
+        self._steps[index] += 1
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log and draw."""
+        if (trainer.current_epoch + 1) % self.every_n_epochs:
+            return
+        report = sparsity_report(self._weights)
+        metrics = {
+            "sparsity/global": report.sparsity,
+            "sparsity/masked": report.masked / report.weights,
+            "sparsity/regrown": self._regrown(),
+        }
+        if self.per_layer:
+            metrics |= {f"sparsity/layer/{layer.name}": layer.sparsity for layer in report.layers}
+        if self._coverage is not None:
+            metrics["gradient/untouched"] = self._coverage.untouched
+        pl_module.log_dict(metrics)
+        loggers: list[Any] = trainer.loggers
+        for logger in loggers:
+            # by name, because lightning.pytorch and pytorch_lightning each have their own classes
+            if trainer.is_global_zero and "TensorBoardLogger" in {base.__name__ for base in type(logger).__mro__}:
+                if self.per_layer:
+                    draw_sparsity(logger.experiment, report, trainer.current_epoch)
+                if self.histograms:
+                    draw_histograms(logger.experiment, self._weights, trainer.current_epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return which weights have received a gradient, as packed bits by layer, and the steps taken."""
+        touched = self._touched if self._coverage is None else self._coverage.touched()
+        return {"touched": pack_masks(touched), "steps": list(self._steps)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over what a checkpoint knows; it is used when `fit` starts."""
+        self._touched = unpack_masks(state_dict["touched"])
+        self._steps = list(state_dict["steps"])
+
+    def _regrown(self) -> float:
+        pruned = {name: mask for pruner in self._pruners for name, mask in pruner.ever_pruned.items()}
+        total = alive = 0
+        for ref in self._weights:
+            if (mask := pruned.get(ref.name)) is not None:
+                weight = getattr(ref.module, ref.parameter).detach()
+                total += int(mask.count_nonzero())
+                alive += int(weight[mask.to(weight.device)].count_nonzero())
+        return alive / total if total else 0.0
+
+
+def _is_sampled(step: int) -> bool:
+    return step & (step - 1) == 0 or step % 64 == 0

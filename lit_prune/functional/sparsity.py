@@ -1,0 +1,118 @@
+"""How sparse a model is."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from lit_prune.errors import expected
+from lit_prune.functional.masking import current_mask
+from lit_prune.functional.selection import WeightRef
+
+__all__ = ["LayerSparsity", "SparsityReport", "sparsity_report"]
+
+
+@dataclass(frozen=True)
+class LayerSparsity:
+    """How sparse one layer is.
+
+    Attributes:
+        name: Qualified name of the layer.
+        weights: How many weights it has.
+        zeros: How many of them are exactly zero.
+        masked: How many of them are held at zero by a mask.
+
+    Raises:
+        InputError: If not 0 <= masked <= zeros <= weights.
+    """
+
+    name: str
+    weights: int
+    zeros: int
+    masked: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.masked <= self.zeros <= self.weights:
+            raise expected(
+                f"0 <= masked <= zeros <= weights in layer `{self.name}`",
+                f"{self.masked}, {self.zeros}, {self.weights}",
+                "masked weights are zeros, and zeros are weights",
+            )
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of the weights that are exactly zero."""
+        return self.zeros / self.weights if self.weights else 0.0
+
+
+@dataclass(frozen=True)
+class SparsityReport:
+    """How sparse a model is; `str` makes a table of it.
+
+    Attributes:
+        layers: The chosen layers in the order of the model; at least one.
+
+    Raises:
+        InputError: If there is no layer, or two have one name.
+    """
+
+    layers: tuple[LayerSparsity, ...]
+
+    def __post_init__(self) -> None:
+        if not self.layers:
+            raise expected("at least one layer in a report", "none", "choose weights with `weight_layers`")
+        if len({layer.name for layer in self.layers}) < len(self.layers):
+            raise expected("each layer once in a report", "a name that occurs twice", "choose weights of one model")
+
+    @property
+    def weights(self) -> int:
+        """Number of weights."""
+        return sum(layer.weights for layer in self.layers)
+
+    @property
+    def zeros(self) -> int:
+        """Number of weights that are exactly zero."""
+        return sum(layer.zeros for layer in self.layers)
+
+    @property
+    def masked(self) -> int:
+        """Number of weights that masks hold at zero."""
+        return sum(layer.masked for layer in self.layers)
+
+    @property
+    def sparsity(self) -> float:
+        """Fraction of all weights that are exactly zero."""
+        return LayerSparsity("", self.weights, self.zeros, self.masked).sparsity
+
+    def __str__(self) -> str:
+        rows = [("layer", "weights", "zeros", "masked", "sparsity")]
+        for layer in (*self.layers, LayerSparsity("all", self.weights, self.zeros, self.masked)):
+            rows.append(
+                (layer.name, f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.masked:,}", f"{layer.sparsity:.2%}")
+            )
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = [
+            "  ".join(
+                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
+            )
+            for row in rows
+        ]
+        rule = "-" * len(lines[0])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def sparsity_report(weights: Sequence[WeightRef]) -> SparsityReport:
+    """Count the zeros of weights as the next forward sees them.
+
+    Args:
+        weights: For example from `weight_layers`.
+    """
+    layers = []
+    with torch.no_grad():
+        for ref in weights:
+            mask = current_mask(ref)
+            effective = getattr(ref.module, ref.parameter)
+            zeros = effective.numel() - int(effective.count_nonzero())
+            masked = 0 if mask is None else mask.numel() - int(mask.count_nonzero())
+            layers.append(LayerSparsity(ref.name, effective.numel(), zeros, masked))
+    return SparsityReport(tuple(layers))

@@ -1,0 +1,141 @@
+"""A pruned run that is resumed is the run that was never stopped."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint
+from torch.nn.utils import prune
+
+from lit_prune.callbacks.pruning import GlobalL1Pruning, GlobalRandomPruning
+from lit_prune.callbacks.removal import PruningRemoval
+from lit_prune.functional.selection import weight_layers
+from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, quiet_trainer, snapshot
+
+EPOCHS = 5
+BATCHES = 4
+
+
+def zeros(model: torch.nn.Module) -> int:
+    return sum(int((getattr(ref.module, ref.parameter) == 0).sum()) for ref in weight_layers(model))
+
+
+def count(model: torch.nn.Module) -> int:
+    return sum(ref.tensor.numel() for ref in weight_layers(model))
+
+
+def callbacks(kind: str) -> list[Callback]:
+    match kind:
+        case "once":
+            return [GlobalL1Pruning(0.4, start_epoch=1)]
+        case "gradual":
+            return [GlobalL1Pruning(0.7, start_epoch=0, end_epoch=4)]
+        case "random":
+            return [GlobalRandomPruning(0.6, seed=3, start_epoch=1, end_epoch=3, schedule="linear")]
+        case "removed":
+            return [PruningRemoval(2), GlobalL1Pruning(0.5, start_epoch=1)]
+        case _:
+            raise ValueError(kind)
+
+
+class Crash(Callback):
+    """Raises in the middle of an epoch."""
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if (trainer.current_epoch, batch_idx) == (3, 1):
+            raise RuntimeError("power cut")
+
+
+def final(trainer: Any, model: Classifier) -> dict[str, Any]:
+    optimizer = trainer.optimizers[0].state_dict()
+    return {"weights": snapshot(model), "optimizer": optimizer}
+
+
+def assert_same(left: Any, right: Any) -> None:
+    assert type(left) is type(right)
+    if isinstance(left, dict):
+        assert list(left) == list(right)
+        for key in left:
+            assert_same(left[key], right[key])
+    elif isinstance(left, list):
+        for a, b in zip(left, right, strict=True):
+            assert_same(a, b)
+    elif isinstance(left, torch.Tensor):
+        # bits, so that -0.0 is not 0.0
+        assert left.dtype == right.dtype
+        assert left.numpy().tobytes() == right.numpy().tobytes()
+    else:
+        assert left == right
+
+
+def fit(model: Classifier, extra: list[Callback], ckpt_path: Path | None = None, **kwargs: Any) -> Any:
+    trainer = quiet_trainer(max_epochs=EPOCHS, callbacks=extra, **kwargs)
+    trainer.fit(model, Batches(BATCHES), Batches(2, seed=1), ckpt_path=ckpt_path, weights_only=True)
+    return trainer
+
+
+class Saver(Checkpoint):
+    """Keeps a checkpoint of every batch and of every epoch's end."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        trainer.save_checkpoint(self.folder / f"step-{trainer.global_step}.ckpt")
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.save_checkpoint(self.folder / f"epoch-{trainer.current_epoch}.ckpt")
+
+
+@pytest.mark.parametrize("kind", ["once", "gradual", "random", "removed"])
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path: Path, kind: str, optimizer: str) -> None:
+    def build() -> Classifier:
+        torch.manual_seed(5)
+        net = conv_net()
+        net.drop.p = 0.0  # a resumed process does not have the random state of the one that was stopped
+        return Classifier(net, optimizer)
+
+    model = build()
+    whole = fit(model, [*callbacks(kind), Saver(tmp_path)])
+    expected = final(whole, model)
+    expected_zeros = zeros(model)
+    assert expected_zeros > 0 or kind == "removed"
+    # mid-epoch before and after the events, last batches of epochs, epoch ends
+    for name in ["step-2", "step-4", "step-6", "step-8", "step-12", "step-18", "epoch-0", "epoch-1", "epoch-2", "epoch-3"]:
+        resumed = build()
+        trainer = fit(resumed, callbacks(kind), tmp_path / f"{name}.ckpt")
+        assert zeros(resumed) == expected_zeros, name
+        assert_same(final(trainer, resumed), expected)
+
+
+@pytest.mark.parametrize("kind", ["once", "gradual", "removed"])
+def test_resuming_in_the_same_process_after_a_crash_is_bit_identical(tmp_path: Path, kind: str) -> None:
+    def build() -> Classifier:
+        torch.manual_seed(5)
+        net = conv_net()
+        net.drop.p = 0.0
+        return Classifier(net)
+
+    model = build()
+    expected = final(fit(model, callbacks(kind)), model)
+
+    model, used = build(), callbacks(kind)
+    with pytest.raises(RuntimeError, match="power cut"):
+        fit(model, [*used, Saver(tmp_path), Crash()])
+    for name in ["step-13", "step-9", "step-3"]:
+        trainer = fit(model, used, tmp_path / f"{name}.ckpt")
+        assert_same(final(trainer, model), expected)
+
+
+def test_resume_keeps_sparsity_and_masks(tmp_path: Path) -> None:
+    model = Classifier(conv_net())
+    fit(model, [GlobalL1Pruning(0.4), Saver(tmp_path)])
+    resumed = Classifier(conv_net())
+    fit(resumed, [GlobalL1Pruning(0.4)], tmp_path / "epoch-0.ckpt")
+    assert zeros(resumed) == round(0.4 * count(resumed))
+    assert prune.is_pruned(resumed)
+    for mine, theirs in zip(weight_layers(model), weight_layers(resumed), strict=True):
+        assert torch.equal(mine.module.weight_mask, theirs.module.weight_mask)  # type: ignore[arg-type]
