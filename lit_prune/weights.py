@@ -1,0 +1,141 @@
+"""Reading weights from files, safely, and saying in one sentence why a file cannot be used."""
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.serialization import get_unsafe_globals_in_checkpoint
+
+from lit_prune.errors import InputError, expected
+
+__all__ = ["check_fit", "read_checkpoint", "read_state_dict"]
+
+_NAMED = 3
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint that a Trainer wrote.
+
+    Args:
+        path: The file. It is read with `weights_only=True`: nothing in it can run code.
+
+    Returns:
+        The checkpoint, its tensors on the CPU.
+
+    Raises:
+        InputError: If the file is missing, damaged, unsafe, or no checkpoint of a Trainer.
+    """
+    content = _read(path)
+    if not isinstance(content, dict) or not {"state_dict", "pytorch-lightning_version"} <= content.keys():
+        raise expected(
+            "a checkpoint that a Trainer wrote",
+            f"`{path}`, which holds something else",
+            "bare weights go into `--model.weights`",
+        )
+    _check_tensors(content["state_dict"], path)
+    return content
+
+
+def read_state_dict(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights in a file.
+
+    Args:
+        path: A checkpoint of a Trainer, or a state dict written by `torch.save`. It is read with `weights_only=True`.
+
+    Returns:
+        The weights by name, on the CPU.
+
+    Raises:
+        InputError: If the file is missing, damaged, unsafe, or holds no weights.
+    """
+    content = _read(path)
+    weights = content.get("state_dict", content) if isinstance(content, dict) else content
+    _check_tensors(weights, path)
+    return dict(weights)
+
+
+def check_fit(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Check that weights are those of a module, one for one.
+
+    Args:
+        module: The module that they shall be loaded into.
+        weights: Weights by name. The counters of batch norms may be missing, as in files of old.
+        path: Where the weights come from, for the message.
+
+    Raises:
+        InputError: If a weight is missing, has no place, or has another shape.
+    """
+    own = module.state_dict()
+    missing = [n for n in own if n not in weights and not n.endswith("num_batches_tracked")]
+    unexpected = [n for n in weights if n not in own]
+    reshaped = [n for n in own if n in weights and own[n].shape != weights[n].shape]
+    faults = []
+    if missing:
+        faults.append(f"one without {_some(missing)}")
+    if unexpected:
+        faults.append(f"one with {_some(unexpected)} as well")
+    if reshaped:
+        name = reshaped[0]
+        faults.append(f"`{name}` of shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}")
+    if faults:
+        raise expected(
+            f"the weights of a {type(module).__name__} in `{path}`",
+            ", and ".join(faults),
+            "these are weights of another architecture; `stem` changes the shape of the first convolution",
+        )
+
+
+def _read(path: str | Path) -> Any:
+    """Load a file that is not trusted."""
+    path = Path(path)
+    if not path.is_file():
+        raise expected("the path of a file with weights", f"`{path}`, where there is no file", "check the path")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise expected("a file that can be read", f"`{path}` ({error.strerror})", "check its permissions") from error
+    except Exception as error:  # damaged bytes make the unpickler raise anything
+        raise _explain(path, error) from error
+
+
+def _explain(path: Path, error: Exception) -> InputError:
+    """Say why `torch.load` failed."""
+    if zipfile.is_zipfile(path) and isinstance(error, pickle.UnpicklingError):
+        names = ", ".join(sorted(get_unsafe_globals_in_checkpoint(path))) or "objects"
+        return expected(
+            "a file with nothing but weights and plain values",
+            f"`{path}`, which asks for {names}",
+            "loading it could run code; save the `state_dict` alone",
+        )
+    with path.open("rb") as file:
+        archive = file.read(2) == b"PK"
+    if archive:
+        return expected("a whole checkpoint", f"`{path}`, which is truncated or damaged", "copy or write it again")
+    return expected(
+        "a checkpoint or a state dict",
+        f"`{path}`, which is neither",
+        "give a file that a Trainer or `torch.save` wrote",
+    )
+
+
+def _check_tensors(weights: Any, path: str | Path) -> None:
+    if (
+        not isinstance(weights, Mapping)
+        or not weights
+        or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items())
+    ):
+        raise expected(
+            "tensors by name",
+            f"`{path}`, which holds something else",
+            "save `module.state_dict()`, or give a checkpoint of a Trainer",
+        )
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(f"`{name}`" for name in names[:_NAMED])
+    more = len(names) - _NAMED
+    return f"{shown} and {more} more" if more > 0 else shown
