@@ -55,14 +55,29 @@ def linear_accuracy(train, test, labels, test_labels):
     return (np.argmax(test_inputs @ weights, 1) == test_labels).mean()
 
 
+def halved(images):
+    """Average squares of 2x2 pixels, so that the linear classifier is solved in a second."""
+    return images.reshape(len(images), 16, 2, 16, 2, 3).mean((2, 4)).reshape(len(images), -1)
+
+
 def test_neither_mean_colour_nor_pixels_give_the_class_away(drawn):
     (images, labels), (test_images, test_labels) = drawn["train"], drawn["test"]
     colours, test_colours = images.mean((1, 2)), test_images.mean((1, 2))
     assert linear_accuracy(colours, test_colours, labels, test_labels) < 0.15
-    pixels, test_pixels = images.reshape(len(images), -1), test_images.reshape(len(test_images), -1)
+    pixels, test_pixels = halved(images), halved(test_images)
     assert linear_accuracy(pixels, test_pixels, labels, test_labels) < 0.2
 
 
+@pytest.fixture
+def one_thread():
+    """Small layers gain nothing from threads, and lose much on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("one_thread")
 def test_a_small_convolutional_network_learns_them(drawn):
     torch.manual_seed(0)
     net = torch.nn.Sequential(
