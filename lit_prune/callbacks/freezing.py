@@ -32,6 +32,9 @@ class LayerFreezing(Callback):
     as it was: `requires_grad`, hooks and modes. Freezes of several callbacks add up; gradual unfreezing
     is a list of them. Nothing is logged.
 
+    Weight averaging averages frozen tensors too. Averages by `lerp` (torch's `multi_avg_fn`s) return them exactly;
+    `get_ema_avg_fn`, and so Lightning's `EMAWeightAveraging`, rounds, and the averaged model ends beside them by that.
+
     Args:
         fraction: In (0, 1]: freeze the first `ceil(fraction * L)` of the L convolutions and linear layers, in the
             order in which the model registers them. Exactly one of `fraction` and `layers` is to be given.
