@@ -1,0 +1,81 @@
+"""Nothing moves behind a mask, and nothing pushes after its removal."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import nn, optim
+
+from lit_prune.functional.masking import apply_masks, remove_masks
+from lit_prune.functional.optimizer_state import clear_pruned_state, leaves_zeros_alone
+from lit_prune.functional.pruning import global_l1_masks
+from lit_prune.functional.selection import weight_layers
+
+OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
+    "sgd": lambda p: optim.SGD(p, 0.1),
+    "nesterov": lambda p: optim.SGD(p, 0.1, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "maximize": lambda p: optim.SGD(p, 0.1, momentum=0.9, maximize=True),
+    "adam": lambda p: optim.Adam(p, 0.1, weight_decay=0.1),
+    "amsgrad": lambda p: optim.Adam(p, 0.1, amsgrad=True),
+    "fused": lambda p: optim.Adam(p, 0.1, fused=True),
+    "foreach": lambda p: optim.Adam(p, 0.1, foreach=True),
+    "adamw": lambda p: optim.AdamW(p, 0.1),
+    "adamax": lambda p: optim.Adamax(p, 0.1),
+    "nadam": lambda p: optim.NAdam(p, 0.1),
+    "radam": lambda p: optim.RAdam(p, 0.1),
+    "rmsprop": lambda p: optim.RMSprop(p, 0.1, momentum=0.9, centered=True),
+    "adagrad": lambda p: optim.Adagrad(p, 0.1),
+    "adadelta": lambda p: optim.Adadelta(p, 1.0),
+    "rprop": lambda p: optim.Rprop(p, 0.1),
+}
+
+
+@pytest.mark.parametrize("name", list(OPTIMIZERS))
+def test_pruned_weights_stay_zero_and_grow_only_by_new_gradients(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 5)
+    optimizer = OPTIMIZERS[name](model.parameters())
+    assert leaves_zeros_alone(optimizer)
+
+    def train(steps: int) -> None:
+        for _ in range(steps):
+            optimizer.zero_grad(set_to_none=False)
+            model(torch.randn(8, 6)).square().sum().backward()
+            optimizer.step()
+
+    train(4)
+    apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
+    clear_pruned_state(optimizer, model)
+    pruned = model.weight_mask == 0
+    before = model.weight_orig.detach().clone()
+    train(4)
+    # bits: neither drift nor -0.0
+    assert not model.weight_orig[pruned].view(torch.int32).any()
+    assert (model.weight_orig[~pruned] != before[~pruned]).all()
+
+    clear_pruned_state(optimizer, model)
+    remove_masks(model)
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step()
+    assert not model.weight[pruned].any()
+    train(3)
+    assert (model.weight[pruned] != 0).all()
+
+
+def test_without_clearing_momentum_would_push_at_once() -> None:
+    model = nn.Linear(6, 5)
+    optimizer = optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    model(torch.randn(8, 6)).square().sum().backward()
+    optimizer.step()
+    apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
+    pruned = model.weight_mask == 0
+    remove_masks(model)
+    optimizer.zero_grad(set_to_none=False)
+    optimizer.step()
+    assert model.weight[pruned].any()
+
+
+def test_optimizers_that_mix_weights_are_not_trusted() -> None:
+    parameters = nn.Linear(2, 2).parameters()
+    assert not leaves_zeros_alone(optim.LBFGS(parameters))

@@ -1,0 +1,227 @@
+"""Which weights the global masks prune."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+from lit_prune.errors import InputError
+from lit_prune.functional.masking import apply_masks
+from lit_prune.functional.pruning import RandomScore, global_l1_masks, global_masks, global_random_masks, sparsity_at
+from lit_prune.functional.selection import weight_layers
+
+DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+
+
+@st.composite
+def models(draw: st.DrawFn, dtypes: list[torch.dtype] = DTYPES) -> nn.Sequential:
+    """Models of one to four layers of random shapes and a random dtype, in either memory format."""
+    torch.manual_seed(draw(st.integers(0, 2**31)))
+    model = nn.Sequential()
+    for _ in range(draw(st.integers(1, 4))):
+        a, b, k = draw(st.tuples(st.integers(1, 7), st.integers(1, 7), st.integers(1, 3)))
+        model.append(nn.Conv2d(a, b, k) if draw(st.booleans()) else nn.Linear(a, b))
+    model.to(draw(st.sampled_from(dtypes)))
+    if draw(st.booleans()):
+        model.to(memory_format=torch.channels_last)
+    if draw(st.booleans()):  # many ties
+        for ref in weight_layers(model):
+            ref.tensor.data = (ref.tensor.data * 8).round()
+    return model
+
+
+AMOUNTS = st.floats(0, 1, exclude_max=True)
+
+
+def quietly(function: Callable[..., dict[str, Tensor]], *args: Any) -> dict[str, Tensor]:
+    """Call without the warning about layers that become zero, which small random models earn often."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Layer .* is about to become entirely zero")
+        return function(*args)
+
+
+def flat(tensors: list[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+@settings(max_examples=60, deadline=None)
+@given(models(), AMOUNTS)
+def test_counts_are_exact_and_kept_magnitudes_at_least_the_pruned_ones(model: nn.Sequential, amount: float) -> None:
+    weights = weight_layers(model)
+    before = [ref.tensor.detach().clone() for ref in weights]
+    masks = quietly(global_l1_masks, weights, amount)
+    kept = flat([masks[ref.name] for ref in weights])
+    magnitudes = flat([tensor.double().abs() for tensor in before])
+    assert int((~kept).sum()) == round(amount * len(kept))
+    if kept.any() and not kept.all():
+        assert magnitudes[kept].min() >= magnitudes[~kept].max()
+        # ties go in the order of the layers and their elements
+        threshold = magnitudes[~kept].max()
+        tied = kept[magnitudes == threshold]
+        assert torch.equal(tied, tied.sort().values)
+    assert all(torch.equal(ref.tensor, old) for ref, old in zip(weights, before, strict=True))
+
+
+@settings(max_examples=40, deadline=None)
+@given(models(), st.lists(AMOUNTS, min_size=2, max_size=4), st.booleans())
+def test_masks_only_shrink(model: nn.Sequential, amounts: list[float], at_random: bool) -> None:
+    weights = weight_layers(model)
+    total = sum(ref.tensor.numel() for ref in weights)
+    kept = torch.ones(total, dtype=torch.bool)
+    most = 0
+    for amount in amounts:
+        masks = quietly(global_random_masks if at_random else global_l1_masks, weights, amount)
+        apply_masks(model, masks)
+        now = flat([masks[ref.name] for ref in weights])
+        assert not (now & ~kept).any()
+        most = max(most, round(amount * total))
+        assert int((~now).sum()) == most
+        kept = now
+        for ref in weights:  # the survivors train on
+            ref.tensor.data += ref.module.weight_mask * torch.randn_like(ref.tensor)  # type: ignore[operator]
+
+
+@settings(max_examples=30, deadline=None)
+@given(models([torch.float32, torch.float64]), AMOUNTS)
+def test_one_shot_is_that_of_torch(model: nn.Sequential, amount: float) -> None:
+    weights = weight_layers(model)
+    for ref in weights:  # distinct magnitudes and a layout that torch can flatten
+        ref.tensor.data = torch.randn_like(ref.tensor).contiguous()
+    masks = quietly(global_l1_masks, weights, amount)
+    layers = [(ref.module, "weight") for ref in weights]
+    prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=amount)
+    for ref in weights:
+        assert torch.equal(masks[ref.name], ref.module.weight_mask.bool())  # type: ignore[operator, union-attr]
+
+
+@settings(max_examples=40, deadline=None)
+@given(models(), AMOUNTS, st.floats(0.05, 1))
+def test_max_layer_sparsity_caps_each_layer_and_takes_the_rest_elsewhere(
+    model: nn.Sequential, amount: float, cap: float
+) -> None:
+    weights = weight_layers(model)
+    sizes = [ref.tensor.numel() for ref in weights]
+    wanted = round(amount * sum(sizes))
+    room = [int(cap * size) for size in sizes]
+    if wanted > sum(room):
+        with pytest.raises(InputError, match="Expected `max_layer_sparsity` to leave room for an `amount` of"):
+            global_l1_masks(weights, amount, cap)
+        return
+    masks = quietly(global_l1_masks, weights, amount, cap)
+    gone = [int((~masks[ref.name]).sum()) for ref in weights]
+    assert sum(gone) == wanted
+    assert all(count <= most for count, most in zip(gone, room, strict=True))
+    # a layer that is not full gives everything below what any layer keeps for another reason than its cap
+    open_layers = [ref for ref, count, most in zip(weights, gone, room, strict=True) if count < most]
+    if open_layers and wanted:
+        least_kept = min(
+            (
+                float(ref.tensor.detach().double().abs()[masks[ref.name]].min())
+                for ref in open_layers
+                if masks[ref.name].any()
+            ),
+            default=float("inf"),
+        )
+        for ref in weights:
+            if not masks[ref.name].all():
+                assert float(ref.tensor.detach().double().abs()[~masks[ref.name]].max()) <= least_kept
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("make", [global_l1_masks, global_random_masks])
+def test_nan_and_inf_weights_are_refused_by_name(bad: float, dtype: torch.dtype, make: Any) -> None:
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype)
+    model[1].weight.data[1, 2] = bad
+    message = "Expected the weight of layer `1` to be finite, but got NaN or infinity. HINT: find out where training diverged."
+    with pytest.raises(InputError, match=f"^{message}$"):
+        make(weight_layers(model), 0.5)
+
+
+def test_an_empty_selection_is_refused() -> None:
+    with pytest.raises(
+        InputError,
+        match="^Expected at least one weight to prune, but got none. HINT: choose them with `weight_layers`.$",
+    ):
+        global_l1_masks([], 0.5)
+
+
+@pytest.mark.parametrize("amount", [-0.1, 1.0, 1.5, float("nan"), "a", True, None])
+def test_bad_amounts_are_refused(amount: Any) -> None:
+    with pytest.raises(InputError) as error:
+        global_l1_masks(weight_layers(nn.Linear(3, 4)), amount)
+    shown = amount if isinstance(amount, str) else repr(amount)
+    assert str(error.value) == (
+        f"Expected `amount` in [0, 1), but got {shown}. HINT: give the fraction of the chosen weights that is to be zero."
+    )
+
+
+@pytest.mark.parametrize("cap", [0, -1, 1.1, float("nan"), "a", True])
+def test_bad_caps_are_refused(cap: Any) -> None:
+    with pytest.raises(InputError, match=r"^Expected `max_layer_sparsity` in \(0, 1\], but got "):
+        global_l1_masks(weight_layers(nn.Linear(3, 4)), 0.1, cap)
+
+
+def test_a_layer_about_to_become_zero_is_a_warning_that_names_it() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(4, 4))
+    model[0].weight.data.fill_(1e-6)
+    with pytest.warns(UserWarning, match="^Layer `0` is about to become entirely zero"):
+        masks = global_l1_masks(weight_layers(model), 0.5)
+    apply_masks(model, masks)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it is not about to become zero any more
+        global_l1_masks(weight_layers(model), 0.6)
+
+
+def test_random_masks_depend_on_the_seed_alone_and_leave_the_random_state() -> None:
+    weights = weight_layers(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 20)))
+    state = torch.get_rng_state()
+    first = global_random_masks(weights, 0.5, seed=1)
+    assert torch.equal(state, torch.get_rng_state())
+    torch.rand(3)
+    again = global_random_masks(weights, 0.5, seed=1)
+    other = global_random_masks(weights, 0.5, seed=2)
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+    # not by magnitude
+    assert not torch.equal(first["0"], global_l1_masks(weights, 0.5)["0"])
+
+
+def test_scores_are_checked() -> None:
+    weights = weight_layers(nn.Linear(2, 2))
+    with pytest.raises(InputError, match="^Expected finite scores, but got NaN or infinity."):
+        global_masks(weights, 0.5, lambda tensors: [tensor * torch.nan for tensor in tensors])
+    with pytest.raises(InputError, match=r"^Expected scores of shape \(2, 2\) for layer ``, but got \(2,\)."):
+        global_masks(weights, 0.5, lambda tensors: [tensor[0] for tensor in tensors])
+
+
+@pytest.mark.parametrize("score", [RandomScore(0), lambda tensors: tensors])
+def test_own_scores_do_not_change_the_weights(score: Any) -> None:
+    model = nn.Linear(30, 30)
+    before = model.weight.detach().clone()
+    masks = global_masks(weight_layers(model), 0.25, score)
+    assert torch.equal(model.weight, before)
+    assert int((~masks[""]).sum()) == 225
+
+
+@pytest.mark.parametrize(
+    ("schedule", "levels"),
+    [("linear", [0.0, 0.0, 0.2, 0.4, 0.6, 0.8, 0.8]), ("cubic", [0.0, 0.0, 0.4625, 0.7, 0.7875, 0.8, 0.8])],
+)
+def test_schedules(schedule: str, levels: list[float]) -> None:
+    assert [sparsity_at(epoch, 0.8, 1, 5, schedule) for epoch in range(7)] == pytest.approx(levels)
+    assert sparsity_at(5, 0.8, 1, 5, schedule) == 0.8
+    assert [sparsity_at(epoch, 0.3, 2) for epoch in range(4)] == [0.0, 0.0, 0.3, 0.3]
+
+
+def test_no_global_sort_of_all_scores_is_needed_to_be_exact() -> None:
+    weights = weight_layers(nn.Linear(700, 900))
+    for amount in (1e-6, 0.01, 0.5, 0.99, 0.999999):
+        masks = global_l1_masks(weights, amount)
+        assert int((~masks[""]).sum()) == round(amount * 630_000)

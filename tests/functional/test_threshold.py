@@ -1,0 +1,36 @@
+"""The k-th smallest value and the lowest scores."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lit_prune.functional.threshold import kth_smallest
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(1, 30_000),
+    st.floats(0, 1),
+    st.sampled_from(["normal", "ties", "equal", "sorted", "reversed"]),
+    st.data(),
+)
+def test_kth_smallest_is_that_of_a_sort(size: int, share: float, kind: str, data: st.DataObject) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 2**31)))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
+    values = torch.randn(size, dtype=dtype)
+    match kind:
+        case "ties":
+            values = values.round()
+        case "equal":
+            values = torch.full_like(values, 0.5)
+        case "sorted":
+            values = values.sort().values
+        case "reversed":
+            values = values.sort(descending=True).values
+    before = values.clone()
+    k = max(1, round(share * size))
+    value, ties = kth_smallest(values, k)
+    expected = values.sort().values[k - 1]
+    assert value == float(expected)
+    assert ties == k - int((values < expected).sum())
+    assert torch.equal(values, before)
