@@ -179,8 +179,9 @@ class GlobalPruning(Callback):
                     )
 
     def _mask_again(self, pl_module: LightningModule) -> None:
+        waiting, self._waiting = self._waiting, {}
         weights = {ref.name: ref.tensor for ref in self._weights}
-        for name, mask in self._waiting.items():
+        for name, mask in waiting.items():
             if name not in weights or weights[name].shape != mask.shape:
                 raise expected(
                     f"the weight of `{name}` to be among the chosen ones, with the shape {tuple(mask.shape)}",
@@ -188,11 +189,8 @@ class GlobalPruning(Callback):
                     "resume with the model, `layers` and `exclude` that the checkpoint was made with",
                 )
         # a weight that is not zero is not pruned: it was loaded from a checkpoint that knows nothing of these masks
-        apply_masks(
-            pl_module,
-            {name: mask.to(weights[name].device) | (weights[name] != 0) for name, mask in self._waiting.items()},
-        )
-        self._waiting = {}
+        masks = {name: mask.to(weights[name].device) | (weights[name] != 0) for name, mask in waiting.items()}
+        apply_masks(pl_module, masks)
 
 
 class GlobalL1Pruning(GlobalPruning):

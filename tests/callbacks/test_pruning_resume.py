@@ -104,7 +104,7 @@ def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path: Path, kind: str
     expected_zeros = zeros(model)
     assert expected_zeros > 0 or kind == "removed"
     # mid-epoch before and after the events, last batches of epochs, epoch ends
-    for name in ["step-2", "step-4", "step-6", "step-8", "step-12", "step-18", "epoch-0", "epoch-1", "epoch-2", "epoch-3"]:
+    for name in ["step-4", "step-6", "step-8", "step-18", "epoch-0", "epoch-2"]:
         resumed = build()
         trainer = fit(resumed, callbacks(kind), tmp_path / f"{name}.ckpt")
         assert zeros(resumed) == expected_zeros, name
@@ -125,7 +125,7 @@ def test_resuming_in_the_same_process_after_a_crash_is_bit_identical(tmp_path: P
     model, used = build(), callbacks(kind)
     with pytest.raises(RuntimeError, match="power cut"):
         fit(model, [*used, Saver(tmp_path), Crash()])
-    for name in ["step-13", "step-9", "step-3"]:
+    for name in ["step-13", "step-3"]:
         trainer = fit(model, used, tmp_path / f"{name}.ckpt")
         assert_same(final(trainer, model), expected)
 

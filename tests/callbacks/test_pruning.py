@@ -1,0 +1,434 @@
+"""Pruning callbacks in a Trainer."""
+
+import copy
+import pickle
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytorch_lightning
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.demos.boring_classes import BoringModel
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.utils.data import DataLoader
+
+from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval, SparsityMonitor
+from lit_prune.errors import InputError
+from lit_prune.functional import weight_layers
+from tests.callbacks.models import (
+    Batches,
+    Classifier,
+    MisleadingNames,
+    Tied,
+    Transformer,
+    TwoOptimizers,
+    conv_net,
+    mlp,
+    moved,
+    quiet_trainer,
+    snapshot,
+)
+
+PRUNERS = [GlobalL1Pruning, GlobalRandomPruning]
+
+
+def zeros(model: nn.Module) -> int:
+    return sum(int((getattr(ref.module, "weight") == 0).sum()) for ref in weight_layers(model))  # noqa: B009
+
+
+def count(model: nn.Module) -> int:
+    return sum(ref.tensor.numel() for ref in weight_layers(model))
+
+
+class Watch(Callback):
+    """Notes how many weights are zero in every batch, training or validation."""
+
+    def __init__(self) -> None:
+        self.training: list[tuple[int, int]] = []
+        self.validation: list[tuple[int, int]] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.training.append((trainer.current_epoch, zeros(pl_module)))
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        if not trainer.sanity_checking:
+            self.validation.append((trainer.current_epoch, zeros(pl_module)))
+
+
+def fit(model: LightningModule, *callbacks: Callback, **kwargs: Any) -> Any:
+    trainer = quiet_trainer(callbacks=list(callbacks), **kwargs)
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    return trainer
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+@pytest.mark.parametrize("first", [True, False])
+def test_every_batch_of_an_epoch_sees_the_sparsity_of_that_epoch(pruner: Any, first: bool) -> None:
+    model, watch = Classifier(conv_net()), Watch()
+    pruning = pruner(0.8, start_epoch=1, end_epoch=3, schedule="linear")
+    fit(model, *((pruning, watch) if first else (watch, pruning)), max_epochs=5)
+    levels = [round(level * count(model)) for level in (0.0, 0.0, 0.4, 0.8, 0.8)]
+    assert watch.validation == [(epoch, levels[epoch]) for epoch in range(5) for _ in range(2)]
+    assert watch.training == [(epoch, levels[epoch]) for epoch in range(5) for _ in range(4)]
+    assert zeros(model) == levels[-1]
+    assert prune.is_pruned(model)
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_only_weights_of_convolutions_and_linear_layers_are_pruned(pruner: Any) -> None:
+    model = Classifier(conv_net())
+    fit(model, pruner(0.6))
+    for name, tensor in model.state_dict().items():
+        if name in {"net.conv1.weight", "net.conv2.weight", "net.fc.weight"}:
+            assert (tensor == 0).any()
+        elif name.endswith(("bn1.weight", "bn2.weight", "conv2.bias", "fc.bias")):
+            assert (tensor != 0).all()
+    assert [name for name, _ in model.named_buffers() if "mask" in name] == [
+        "net.conv1.weight_mask",
+        "net.conv2.weight_mask",
+        "net.fc.weight_mask",
+    ]
+
+
+def test_layers_and_exclude_choose() -> None:
+    model = Classifier(conv_net())
+    fit(model, GlobalL1Pruning(0.5, layers=["*.conv*"], exclude=["*.conv2"]))
+    assert int((model.net.conv1.weight == 0).sum()) == 81
+    assert not (model.net.conv2.weight == 0).any()
+    assert not (model.net.fc.weight == 0).any()
+
+
+def test_two_pruners_share_a_model() -> None:
+    model = Classifier(conv_net())
+    fit(model, GlobalL1Pruning(0.5, layers=["*.conv*"]), GlobalRandomPruning(0.25, exclude=["*.conv*"]))
+    assert int((model.net.fc.weight == 0).sum()) == 8
+    assert int((model.net.conv1.weight == 0).sum() + (model.net.conv2.weight == 0).sum()) == (162 + 432) // 2
+
+
+@pytest.mark.parametrize("stage", ["validate", "test"])
+def test_evaluation_changes_nothing(stage: str) -> None:
+    model = Classifier(conv_net())
+    before = snapshot(model)
+    trainer = quiet_trainer(callbacks=[GlobalL1Pruning(0.5), PruningRemoval(0)])
+    getattr(trainer, stage)(model, Batches(2), verbose=False)
+    assert not moved(before, snapshot(model))
+    assert not prune.is_pruned(model)
+
+
+@pytest.mark.parametrize("weights_only", [True, False])
+def test_checkpoints_are_portable(tmp_path: Path, weights_only: bool) -> None:
+    model = Classifier(conv_net())
+    saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_weights_only=weights_only)
+    pruning = GlobalL1Pruning(0.8, end_epoch=2)
+    trainer = quiet_trainer(callbacks=[pruning, saver], enable_checkpointing=True, max_epochs=3)
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    last = torch.load(tmp_path / "epoch=2.ckpt", weights_only=True)
+    assert list(last["state_dict"]) == list(Classifier(conv_net()).state_dict())
+    plain = Classifier(conv_net())
+    plain.load_state_dict(last["state_dict"], strict=True)
+    assert zeros(plain) == round(0.8 * count(plain))
+    assert not prune.is_pruned(plain)
+    bare = Classifier.load_from_checkpoint(tmp_path / "epoch=2.ckpt", net=conv_net())
+    assert not moved(snapshot(plain), snapshot(bare))
+
+    # an older, less sparse checkpoint in the same process, with the masked model and the same trainer
+    for epoch in (0, 1, 2):
+        file = tmp_path / f"epoch={epoch}.ckpt"
+        expected = Classifier(conv_net())
+        expected.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
+        got = trainer.test(model, Batches(3), ckpt_path=file, verbose=False, weights_only=True)
+        assert zeros(model) == zeros(expected)
+        assert got == quiet_trainer().test(expected, Batches(3), verbose=False)
+
+
+def test_the_score_of_the_best_checkpoint_is_that_of_its_validation(tmp_path: Path) -> None:
+    model = Classifier(conv_net())
+    saver = ModelCheckpoint(tmp_path, monitor="val_loss")
+    trainer = quiet_trainer(
+        callbacks=[saver, GlobalL1Pruning(0.8, end_epoch=3)], enable_checkpointing=True, max_epochs=4
+    )
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    fresh = Classifier(conv_net())
+    fresh.load_state_dict(torch.load(saver.best_model_path, weights_only=True)["state_dict"])
+    (result,) = quiet_trainer().validate(fresh, Batches(2, seed=1), verbose=False)
+    assert result["val_loss"] == pytest.approx(float(saver.best_model_score), abs=1e-7)  # type: ignore[arg-type]
+
+
+def test_a_dense_checkpoint_can_be_pruned_and_trained_on(tmp_path: Path) -> None:
+    dense = Classifier(conv_net())
+    fit(dense).save_checkpoint(tmp_path / "dense.ckpt")
+    model, watch = Classifier(conv_net()), Watch()
+    trainer = quiet_trainer(max_epochs=4, callbacks=[GlobalL1Pruning(0.3), watch])
+    trainer.fit(model, Batches(), Batches(2, seed=1), ckpt_path=tmp_path / "dense.ckpt", weights_only=True)
+    assert watch.training == [(epoch, round(0.3 * count(model))) for epoch in (2, 3) for _ in range(4)]
+
+
+@pytest.mark.parametrize(
+    "net", [MisleadingNames, Tied, Transformer, mlp, conv_net, lambda: conv_net().to(memory_format=torch.channels_last)]
+)
+def test_any_net_keeps_its_sparsity_and_trains(net: Any) -> None:
+    model, watch = Classifier(net()), Watch()
+    before = snapshot(model)
+    fit(model, GlobalL1Pruning(0.5), watch)
+    assert {value for _, value in watch.training} == {round(0.5 * count(model))}
+    weights = {f"{ref.name}.weight" for ref in weight_layers(model)}
+    assert weights <= moved(before, snapshot(model))
+    twin = copy.deepcopy(model.net)
+    images = torch.randn(2, 3, 8, 8)
+    assert torch.equal(twin.eval()(images), model.net.eval()(images))  # type: ignore[union-attr]
+    pickle.dumps(model.net)
+
+
+def test_layers_from_configure_model_are_found() -> None:
+    model = Classifier(net_in_hook=conv_net)
+    fit(model, GlobalL1Pruning(0.5))
+    assert zeros(model) == round(0.5 * count(model))
+    with pytest.raises(InputError, match="^Expected every pattern in `layers` to match a convolution or linear layer"):
+        fit(Classifier(net_in_hook=conv_net), GlobalL1Pruning(0.5, layers=["*.conv3"]))
+
+
+def test_one_callback_prunes_two_models_in_turn() -> None:
+    pruning = GlobalL1Pruning(0.5)
+    first, second = Classifier(conv_net()), Classifier(mlp())
+    fit(first, pruning)
+    kept = snapshot(first)
+    fit(second, pruning)
+    assert zeros(first) == round(0.5 * count(first))
+    assert zeros(second) == round(0.5 * count(second))
+    assert not moved(kept, snapshot(first))
+
+
+def test_a_second_fit_of_the_same_trainer_goes_on() -> None:
+    model, pruning = Classifier(conv_net()), GlobalL1Pruning(0.8, end_epoch=4, schedule="linear")
+    trainer = fit(model, pruning, max_epochs=3)
+    assert zeros(model) == round(0.4 * count(model))
+    trainer.fit_loop.max_epochs = 6
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    assert zeros(model) == round(0.8 * count(model))
+
+
+def test_optimizers_are_built_on_plain_names(tmp_path: Path) -> None:
+    names: list[list[str]] = []
+
+    class Named(Classifier):
+        def configure_optimizers(self) -> Any:
+            names.append([name for name, _ in self.named_parameters()])
+            return super().configure_optimizers()
+
+    model = Named(conv_net())
+    fit(model, GlobalL1Pruning(0.5))
+    assert prune.is_pruned(model)
+    masks = {ref.name: ref.module.weight_mask.clone() for ref in weight_layers(model)}  # type: ignore[operator]
+    fit(model, GlobalL1Pruning(0.5))
+    assert names[0] == names[1]
+    assert all(torch.equal(ref.module.weight_mask, masks[ref.name]) for ref in weight_layers(model))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "kwargs",
+    [
+        {"precision": "bf16-mixed"},
+        {"precision": "bf16-true"},
+        {"precision": "64-true"},
+        {"accumulate_grad_batches": 3, "gradient_clip_val": 0.1},
+    ],
+)
+def test_precision_accumulation_and_clipping(kwargs: dict[str, Any]) -> None:
+    model, watch = Classifier(mlp()), Watch()
+    before = snapshot(model)
+    fit(model, GlobalL1Pruning(0.6, end_epoch=1), watch, **kwargs)
+    assert zeros(model) == round(0.6 * count(model))
+    assert {value for epoch, value in watch.training if epoch == 1} == {zeros(model)}
+    assert moved({k: v.float() for k, v in before.items()}, {k: v.float() for k, v in snapshot(model).items()})
+
+
+def test_two_optimizers() -> None:
+    model, watch = TwoOptimizers(), Watch()
+    fit(model, GlobalL1Pruning(0.6, start_epoch=1), SparsityMonitor(), watch, max_epochs=3)
+    assert {value for epoch, value in watch.training if epoch > 0} == {round(0.6 * count(model))}
+    for optimizer in model.trainer.optimizers:
+        for ref in weight_layers(model):
+            pruned = ref.module.weight_mask == 0  # type: ignore[union-attr]
+            for value in optimizer.state.get(ref.tensor, {}).values():
+                if value.shape == pruned.shape:
+                    assert not value[pruned].any()
+
+
+def test_an_optimizer_that_moves_zeros_does_not_move_what_is_hidden() -> None:
+    class Restless(torch.optim.SGD):
+        def step(self, closure: Any = None) -> Any:
+            loss = super().step(closure)
+            for parameter in self.param_groups[0]["params"]:
+                parameter.data.add_(0.01)
+            return loss
+
+    class Model(Classifier):
+        def configure_optimizers(self) -> Any:
+            return Restless(self.parameters(), lr=0.1)
+
+    model = Model(mlp())
+    fit(model, GlobalL1Pruning(0.6))
+    assert zeros(model) == round(0.6 * count(model))
+    for ref in weight_layers(model):
+        assert not ref.tensor[ref.module.weight_mask == 0].any()  # type: ignore[union-attr]
+
+
+def test_a_compiled_module_trains_as_an_eager_one() -> None:
+    def run(compiled: bool) -> dict[str, Tensor]:
+        torch._dynamo.reset()
+        torch.manual_seed(3)
+        model = Classifier(mlp())
+        if compiled:
+            model.net.compile(backend="aot_eager")  # type: ignore[union-attr]
+        fit(model, GlobalL1Pruning(0.6, start_epoch=1, end_epoch=2), max_epochs=3)
+        assert zeros(model) == round(0.6 * count(model))
+        return snapshot(model)
+
+    torch.testing.assert_close(run(True), run(False))
+
+
+def test_a_layer_about_to_become_zero_is_a_warning() -> None:
+    model = Classifier(mlp())
+    model.net[1].weight.data.mul_(1e-9)  # type: ignore[index, operator]
+    with pytest.warns(UserWarning, match=r"^Layer `net\.1` is about to become entirely zero"):
+        fit(model, GlobalL1Pruning(0.95))
+    model = Classifier(mlp())
+    model.net[1].weight.data.mul_(1e-9)  # type: ignore[index, operator]
+    fit(model, GlobalL1Pruning(0.9, max_layer_sparsity=0.95))
+    assert zeros(model) == round(0.9 * count(model))
+
+
+@pytest.mark.parametrize("pruner", PRUNERS)
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        *(
+            ({"amount": amount}, f"Expected `amount` in [0, 1), but got {shown}. HINT: give the fraction of the chosen")
+            for amount, shown in [(-0.1, "-0.1"), (1.0, "1.0"), (1.5, "1.5"), (float("nan"), "nan"), ("a", "a")]
+        ),
+        (
+            {"start_epoch": 3, "end_epoch": 2},
+            "Expected `end_epoch` not to be before `start_epoch`, which is 3, but got 2. HINT: leave it out to prune once",
+        ),
+        ({"start_epoch": -1}, "Expected `start_epoch` to be a whole number from 0 on, but got -1. HINT: "),
+        ({"end_epoch": -1}, "Expected `end_epoch` to be a whole number from 0 on, but got -1. HINT: "),
+        ({"schedule": "exp"}, 'Expected `schedule` to be "cubic" or "linear", but got exp. HINT: '),
+        ({"max_layer_sparsity": 0}, "Expected `max_layer_sparsity` in (0, 1], but got 0. HINT: "),
+    ],
+)
+def test_bad_arguments_are_refused(pruner: Any, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError) as error:
+        pruner(**({"amount": 0.5} | arguments))
+    assert str(error.value).startswith(message)
+
+
+def test_bad_selections_are_refused_before_training() -> None:
+    model = Classifier(conv_net())
+    for callbacks, message in [
+        ([GlobalL1Pruning(0.5, layers=["net.conv9"])], "Expected every pattern in `layers` to match a convolution"),
+        ([GlobalL1Pruning(0.5, exclude=["*"])], "Expected at least one convolution or linear layer to choose"),
+        (
+            [GlobalL1Pruning(0.5), GlobalRandomPruning(0.5, layers=["*.fc"])],
+            "Expected pruning callbacks that choose different weights, but got two that both choose layer `net.fc`.",
+        ),
+        ([GlobalL1Pruning(0.5), StochasticWeightAveraging(0.1)], "Expected no StochasticWeightAveraging beside Global"),
+        ([GlobalL1Pruning(0.5), WeightAveraging()], "Expected no WeightAveraging beside GlobalL1Pruning, but got both."),
+        ([PruningRemoval(1), WeightAveraging()], "Expected no WeightAveraging beside PruningRemoval, but got both."),
+    ]:
+        before = snapshot(model)
+        with pytest.raises(InputError) as error:
+            fit(model, *callbacks)  # type: ignore[arg-type]
+        assert str(error.value).startswith(message)
+        assert not moved(before, snapshot(model))
+
+
+def test_strategies_that_shard_parameters_are_refused() -> None:
+    class FSDPStrategy:
+        pass
+
+    class Trainer:
+        strategy = FSDPStrategy()
+        callbacks: tuple[Callback, ...] = ()
+
+    for callback in (GlobalL1Pruning(0.5), PruningRemoval(0)):
+        with pytest.raises(InputError, match="^Expected a strategy that keeps parameters whole for .*, but got FSDPStrategy"):
+            callback.setup(Trainer(), Classifier(conv_net()), "fit")  # type: ignore[arg-type]
+
+
+def test_a_checkpoint_of_another_selection_is_refused(tmp_path: Path) -> None:
+    fit(Classifier(conv_net()), GlobalL1Pruning(0.5)).save_checkpoint(tmp_path / "a.ckpt")
+    state = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    (key,) = (key for key in state["callbacks"] if key.startswith("GlobalL1Pruning"))
+    masks = state["callbacks"][key]["masks"]
+    masks["net.conv9"] = masks.pop("net.conv1")
+    torch.save(state, tmp_path / "a.ckpt")
+    trainer = quiet_trainer(max_epochs=4, callbacks=[GlobalL1Pruning(0.5)])
+    with pytest.raises(InputError, match=r"^Expected the weight of `net.conv9` to be among the chosen ones, with the shape"):
+        trainer.fit(Classifier(conv_net()), Batches(), Batches(2), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
+
+
+def test_the_global_random_state_is_left_alone() -> None:
+    model, states = Classifier(mlp()), []
+
+    class Note(Callback):
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            states.append(torch.get_rng_state())
+
+    fit(model, Note(), GlobalRandomPruning(0.5), Note(), max_epochs=1)
+    assert torch.equal(states[0], states[1])
+
+
+def test_lightnings_own_demo_module_and_all_callbacks() -> None:
+    class Demo(BoringModel):
+        def train_dataloader(self) -> Any:
+            return DataLoader(torch.randn(8, 32), batch_size=2)
+
+    model, watch = Demo(), Watch()
+    everything = [PruningRemoval(2), SparsityMonitor(), watch, GlobalL1Pruning(0.5, start_epoch=1)]
+    trainer = quiet_trainer(max_epochs=3, callbacks=everything)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The '.*' does not have many workers")
+        trainer.fit(model)
+    assert {value for epoch, value in watch.training if epoch == 1} == {32}
+    assert not prune.is_pruned(model)
+    assert "sparsity/global" in trainer.callback_metrics
+
+
+def test_the_trainer_of_pytorch_lightning() -> None:
+    class Model(pytorch_lightning.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = conv_net()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            return F.cross_entropy(self.net(batch[0]), batch[1])
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters())
+
+    def run(*callbacks: Any) -> tuple[Model, Any]:
+        model = Model()
+        trainer = pytorch_lightning.Trainer(
+            accelerator="cpu",
+            max_epochs=2,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            callbacks=list(callbacks),
+        )
+        trainer.fit(model, Batches())
+        return model, trainer
+
+    model, trainer = run(SparsityMonitor(), GlobalRandomPruning(0.5))
+    assert zeros(model) == round(0.5 * count(model))
+    assert float(trainer.callback_metrics["sparsity/global"]) == pytest.approx(0.5, abs=1e-3)
+    model, _ = run(PruningRemoval(1), GlobalL1Pruning(0.5))
+    assert not prune.is_pruned(model)
+    with pytest.raises(InputError, match="^Expected no WeightAveraging beside GlobalL1Pruning"):
+        run(GlobalL1Pruning(0.5), pytorch_lightning.callbacks.WeightAveraging())
