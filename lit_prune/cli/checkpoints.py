@@ -6,46 +6,51 @@ an error where it would change what is resumed or scored.
 """
 
 from collections.abc import Mapping
+from inspect import signature
 from typing import Any
 
 from lit_prune.errors import expected
 
-__all__ = ["check_seed", "stored_settings", "take_stored"]
+__all__ = ["KEY", "Settings", "flat", "stored_settings", "take_stored"]
+
+# where a checkpoint keeps what the command line knew about its run
+KEY = "lit_prune"
+
+# "model" and "data": arguments of the classes, as a configuration holds them; "run": seed_everything and name
+Settings = dict[str, dict[str, Any]]
 
 # where the images are and how they are loaded has no part in which numbers come out
-_FREE_DATA_SETTINGS = {"data_dir", "num_workers", "predict_path"}
+_FREE_DATA_SETTINGS = {"data_dir", "eval_batch_size", "num_workers", "predict_path"}
+# a checkpoint holds its weights; the files that they were first read from are history
+_ORIGINS = {"weights", "init_from"}
 
 
-def stored_settings(checkpoint: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Read the model and data settings out of a checkpoint.
+def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type]) -> Settings:
+    """Read the settings of the run that wrote a checkpoint.
 
     Args:
-        checkpoint: A Lightning checkpoint.
+        checkpoint: A Lightning checkpoint, of our command line or of a Trainer in somebody's script.
+        classes: What takes the settings of the groups "model" and "data".
 
     Returns:
-        The settings by group, "model" and "data"; without the marks that Lightning adds, and without the files
-        that weights were first read from, because the checkpoint holds the weights.
+        The settings by group, as far as the checkpoint tells.
     """
+    if KEY in checkpoint:
+        settings: Settings = checkpoint[KEY]["settings"]
+        return settings
     groups = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
     return {
-        group: {
-            name: value
-            for name, value in checkpoint.get(key, {}).items()
-            if not name.startswith("_") and name not in ("initial_weights", "weights", "init_from")
-        }
+        group: {n: v for n, v in checkpoint.get(key, {}).items() if n in signature(classes[group]).parameters}
         for group, key in groups.items()
     }
 
 
-def take_stored(
-    stored: Mapping[str, dict[str, Any]], typed: Mapping[str, dict[str, Any]], command: str, path: str
-) -> dict[str, dict[str, Any]]:
+def take_stored(stored: Settings, typed: Settings, command: str, path: str) -> Settings:
     """Choose the settings that a checkpoint decides.
 
     Args:
         stored: What `stored_settings` returned.
-        typed: What the user gave on the command line, in a configuration or in the environment, by group and
-            dotted name.
+        typed: What the user gave on the command line, in a configuration or in the environment, by group.
         command: "fit", "validate", "test" or "predict".
         path: The checkpoint's path, for the message.
 
@@ -55,58 +60,48 @@ def take_stored(
     Raises:
         InputError: If a typed value contradicts the checkpoint.
     """
-    chosen: dict[str, dict[str, Any]] = {}
+    chosen: Settings = {}
     for group, settings in stored.items():
+        if group == "run" and command != "fit":
+            continue
         given = typed.get(group, {})
-        known = _flat(settings)
-        for name, value in given.items():
-            free = group == "data" and (command != "fit" or name in _FREE_DATA_SETTINGS)
-            if not free and name in known and known[name] != value:
-                shown = f"--{group}.{name.replace('init_args.', '').removesuffix('.class_path')}"
-                raise expected(
-                    f"`{shown}` to be {known[name]!r} as in `{path}`",
-                    value,
-                    _hint(command),
+        free = _free(group, settings, command)
+        known = flat(settings)
+        for name, value in flat(given).items():
+            if name.split(".")[0] not in free and known.get(name) != value:
+                option = (
+                    f"--{group}.{name}".removeprefix("--run.").replace(".init_args.", ".").removesuffix(".class_path")
                 )
-        free_names = {name.split(".")[0] for name in given} if command != "fit" else _FREE_DATA_SETTINGS
-        chosen[group] = {name: value for name, value in settings.items() if group == "model" or name not in free_names}
-    for name in ("weights", "init_from"):
-        if typed.get("model", {}).get(name) is not None:
-            chosen["model"][name] = None
+                raise expected(
+                    f"`--{option.lstrip('-')}` to be {known.get(name)!r} as in `{path}`", value, _hint(command)
+                )
+        chosen[group] = {name: value for name, value in settings.items() if name not in free or name not in given}
+    for name in _ORIGINS & set(chosen.get("model", {})):
+        chosen["model"][name] = None
     return chosen
 
 
-def check_seed(checkpoint: Mapping[str, Any], typed: Any, path: str) -> int | None:
-    """Find the seed that a resumed run has to go on with.
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Name what is nested by dots: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    leaves: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{name}.")
+        else:
+            leaves[prefix + name] = value
+    return leaves
 
-    Args:
-        checkpoint: A Lightning checkpoint.
-        typed: The seed that the user gave, or None.
-        path: The checkpoint's path, for the message.
 
-    Returns:
-        The seed of the run that wrote the checkpoint, None if it does not tell.
-
-    Raises:
-        InputError: If the user gave another seed.
-    """
-    stored: int | None = checkpoint.get("CIFAR10DataModule", {}).get("seed")
-    if stored is not None and typed is not None and typed != stored:
-        raise expected(f"`--seed_everything` to be {stored} as in `{path}`", typed, _hint("fit"))
-    return stored
+def _free(group: str, settings: Mapping[str, Any], command: str) -> set[str]:
+    """Settings that the user may give anew without contradicting the checkpoint."""
+    if group == "run":
+        return {"name"}
+    if group == "data":
+        return _FREE_DATA_SETTINGS if command == "fit" else set(settings)
+    return set()
 
 
 def _hint(command: str) -> str:
     if command == "fit":
         return "`--ckpt_path` goes on with a run as it was; to start anew from its weights, give `--model.init_from`"
     return "leave the option out: the checkpoint knows how its model was built"
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

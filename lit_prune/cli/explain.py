@@ -98,7 +98,9 @@ def _bad_value(key: str, rest: str) -> InputError:
         return expected(f"`--{key}` to name {kind}", f"`{found}`", hint)
     if match := re.search(r"File does not exist: '([^']*)'", rest):
         return expected(f"`--{key}` to name a file", f"`{match[1]}`, which does not exist", "check the path")
-    if choices := [value for group in re.findall(r"Literal\[([^]]*)\]", rest) for value in re.findall(r"'(.*?)'", group)]:
+    if choices := [
+        value for group in re.findall(r"Literal\[([^]]*)\]", rest) for value in re.findall(r"'(.*?)'", group)
+    ]:
         choices = list(dict.fromkeys(choices))
         near = difflib.get_close_matches(found, choices, n=1)
         hint = f"did you mean `{near[0]}`" if near else "choose one of them"
@@ -121,6 +123,7 @@ def _subclasses(base: type) -> dict[str, type]:
 
 
 def _descend(base: type) -> Iterator[type]:
+    child: type
     for child in base.__subclasses__():
         yield child
         yield from _descend(child)

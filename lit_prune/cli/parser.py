@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile, ArgumentParser
+from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # public, by its documentation
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_prune.cli.configs import find_config
@@ -23,19 +23,21 @@ class _ParseError(Exception):
         self.options = options
 
 
-class NamedConfig(ActionConfigFile):  # type: ignore[misc]
+class NamedConfig(ActionConfigFile):
     """`--config`, which also takes the name of a configuration that ships."""
 
-    def __call__(self, parser: ArgumentParser, cfg: Any, values: str, option_string: str | None = None) -> None:
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
         """Read one configuration into what was parsed before it."""
         path = find_config(values)
         try:
-            super().__call__(parser, cfg, path, option_string)
+            super().__call__(parser, namespace, path, option_string)  # type: ignore[no-untyped-call]
         except (OSError, UnicodeDecodeError) as error:
             raise expected("`--config` to hold YAML that can be read", str(error), f"check `{path}`") from error
 
 
-class OneLineParser(LightningArgumentParser):  # type: ignore[misc]
+class OneLineParser(LightningArgumentParser):
     """A `LightningArgumentParser` whose errors can be explained in one sentence, not a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:

@@ -14,7 +14,7 @@ __all__ = ["claim_version", "default_loggers"]
 _CLAIMED = "LIT_PRUNE_CLAIMED_VERSION"
 
 
-def claim_version(folder: Path) -> str:
+def claim_version(folder: Path) -> int:
     """Make the next free `version_<n>` folder, and own it.
 
     The folder's creation is the claim, so two runs that start at once never share one. Processes that a
@@ -24,14 +24,14 @@ def claim_version(folder: Path) -> str:
         folder: Where the versions of a run's name are.
 
     Returns:
-        The claimed name, for example "version_3".
+        The claimed number.
 
     Raises:
         InputError: If the folder cannot be written.
     """
-    if rank_zero_only.rank != 0:
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # an attribute that Lightning sets on the function
         # only rank zero writes; where no claim was inherited (another node), the name is never used
-        return os.environ.get(_CLAIMED, "version_0")
+        return int(os.environ.get(_CLAIMED, "0"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
         taken = [int(m[1]) for path in folder.iterdir() if (m := re.fullmatch(r"version_(\d+)", path.name))]
@@ -48,8 +48,8 @@ def claim_version(folder: Path) -> str:
             f"`{folder}` ({error.strerror})",
             "give another with `--trainer.default_root_dir`, or free this one",
         ) from error
-    os.environ[_CLAIMED] = f"version_{number}"
-    return f"version_{number}"
+    os.environ[_CLAIMED] = str(number)
+    return number
 
 
 def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
@@ -61,7 +61,12 @@ def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger
 
     Returns:
         The two loggers; the first decides where checkpoints and `config.yaml` go.
+
+    Raises:
+        InputError: If the name leaves the folder, or the folder cannot be written.
     """
+    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise expected("`--name` to be a folder below lightning_logs", f"`{name}`", "give a plain name")
     logs = root / "lightning_logs"
     version = claim_version(logs / name)
     return [

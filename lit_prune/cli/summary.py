@@ -10,33 +10,40 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_prune.cli.checkpoints import KEY, Settings
+
 __all__ = ["RunSummary"]
 
 
 class RunSummary(Callback):
-    """Prints a few lines when `fit` ends and fills TensorBoard's HParams tab.
+    """Follows a training: keeps its settings in every checkpoint, fills TensorBoard's HParams tab, and sums it up.
 
-    Logged once, at the end: `best/val_acc`, `best/val_loss`, `final/train_loss`, `final/train_acc`,
+    Logged once, when `fit` ends: `best/val_acc`, `best/val_loss`, `final/train_loss`, `final/train_acc`,
     `final/val_loss`, `final/val_acc` (accuracies are fractions; the best epoch is the one of highest `val/acc`),
     beside the hyper-parameters. They have names of their own because HParams writes its metrics as scalars: under
     the name of a curve they would add a false point to it.
 
     Args:
+        settings: What to keep in checkpoints, for those who resume or score them.
         hyperparameters: Flat names and plain values, the same names in all runs.
     """
 
-    def __init__(self, hyperparameters: Mapping[str, bool | int | float | str]) -> None:
+    def __init__(self, settings: Settings, hyperparameters: Mapping[str, bool | int | float | str]) -> None:
+        self._settings = settings
         self._hyperparameters = dict(hyperparameters)
-        self._best: dict[str, float] = {}
+        # the best epoch so far, also of the runs that this one goes on from: val_acc, val_loss, epoch, checkpoint
+        self._best: dict[str, Any] = {}
+        self._final: dict[str, float] = {}
         self._began = 0.0
 
-    def state_dict(self) -> dict[str, Any]:
-        """Keep the best epoch, so that a resumed run still knows it."""
-        return {"best": self._best}
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep what a resumed or scored checkpoint has to know."""
+        self._note_path(trainer)
+        checkpoint[KEY] = {"settings": self._settings, "best": dict(self._best)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on from the best epoch so far."""
-        self._best = dict(state_dict["best"])
+        self._best = dict(checkpoint.get(KEY, {}).get("best", {}))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock."""
@@ -49,41 +56,49 @@ class RunSummary(Callback):
             return
         accuracy = float(metrics["val/acc"])
         if not self._best or accuracy > self._best["val_acc"]:
-            self._best = {
-                "val_acc": accuracy,
-                "val_loss": float(metrics["val/loss"]),
-                "epoch": trainer.current_epoch,
-            }
+            loss, epoch = float(metrics["val/loss"]), trainer.current_epoch
+            self._best = {"val_acc": accuracy, "val_loss": loss, "epoch": epoch, "checkpoint": ""}
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the hyper-parameters with their real metrics, and print the summary."""
+        """Log the hyper-parameters with the metrics that they led to."""
+        self._note_path(trainer)
         names = ("train/loss", "train/acc", "val/loss", "val/acc")
-        final = {n: float(trainer.callback_metrics[n]) for n in names if n in trainer.callback_metrics}
-        metrics = {f"best/{name}": value for name, value in self._best.items() if name != "epoch"}
-        metrics |= {f"final/{name.replace('/', '_')}": value for name, value in final.items()}
+        self._final = {n: float(trainer.callback_metrics[n]) for n in names if n in trainer.callback_metrics}
+        metrics = {f"best/{name}": self._best[name] for name in ("val_acc", "val_loss") if self._best}
+        metrics |= {f"final/{name.replace('/', '_')}": value for name, value in self._final.items()}
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and metrics:
                 logger.log_hyperparams(self._hyperparameters, metrics, step=trainer.current_epoch)
                 logger.save()
-        self._print(trainer, final)
 
-    def _print(self, trainer: Trainer, final: Mapping[str, float]) -> None:
+    def text(self, trainer: Trainer) -> str:
+        """Sum up a training that has ended, in a few lines for a person."""
         seconds = time.monotonic() - self._began
-        print(f"\nTrained to epoch {trainer.current_epoch} of {trainer.max_epochs} in {seconds:.0f} s.")
-        if self._best:
-            best = self._best
-            print(
-                f"  best        val/acc {best['val_acc']:.4f}, val/loss {best['val_loss']:.4f} (epoch {best['epoch']:.0f})"
+        lines = [f"Trained to epoch {trainer.current_epoch} of {trainer.max_epochs} in {seconds:.0f} s."]
+        if best := self._best:
+            line = (
+                f"  best        val/acc {best['val_acc']:.4f}, val/loss {best['val_loss']:.4f} (epoch {best['epoch']})"
             )
-        if final:
-            print("  final       " + ", ".join(f"{name} {value:.4f}" for name, value in final.items()))
-        if isinstance(trainer.checkpoint_callback, ModelCheckpoint):
-            path = trainer.checkpoint_callback.best_model_path
-            if path:
-                print(f"  checkpoint  {_near(path)}")
+            lines.append(line)
+        if self._final:
+            lines.append("  final       " + ", ".join(f"{name} {value:.4f}" for name, value in self._final.items()))
+        if best and best["checkpoint"]:
+            lines.append(f"  checkpoint  {_near(best['checkpoint'])}")
         if isinstance(trainer.logger, TensorBoardLogger):
-            print(f"  dashboard   tensorboard --logdir {_near(trainer.logger.root_dir)}")
+            lines.append(f"  dashboard   tensorboard --logdir {_near(trainer.logger.root_dir)}")
+        return "\n".join(lines)
+
+    def _note_path(self, trainer: Trainer) -> None:
+        """Remember where the best epoch's checkpoint is, as soon as it is there."""
+        for callback in trainer.checkpoint_callbacks:
+            if (
+                isinstance(callback, ModelCheckpoint)
+                and callback.monitor == "val/acc"
+                and callback.best_model_score is not None
+                and float(callback.best_model_score) == self._best.get("val_acc")
+            ):
+                self._best["checkpoint"] = callback.best_model_path
 
 
 def _near(path: str) -> str:

@@ -1,7 +1,8 @@
 """`lit-prune fit`, `validate`, `test` and `predict`: a LightningCLI over our model and our data."""
 
+import logging
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import lit_prune.callbacks  # noqa: F401  # a callback's short name works once its class exists
-from lit_prune.cli.checkpoints import check_seed, stored_settings, take_stored
+from lit_prune.cli.checkpoints import Settings, stored_settings, take_stored
 from lit_prune.cli.complaint import complain
-from lit_prune.cli.parser import NamedConfig, OneLineParser
+from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
 from lit_prune.cli.predictions import PredictionTable
 from lit_prune.cli.runs import default_loggers
 from lit_prune.cli.summary import RunSummary
@@ -25,8 +26,19 @@ from lit_prune.weights import check_fit, read_checkpoint
 
 __all__ = ["TrainingCLI", "main"]
 
-# not false, but not for us: our loader indexes whole batches of a memory-mapped array, so workers would slow it
-_UNHELPFUL = [".*does not have many workers.*", ".*No negative.*"]
+# true of other projects, not of this one
+_UNHELPFUL_WARNINGS = [
+    # our loader indexes whole batches of a memory-mapped array: workers would slow it
+    ".*does not have many workers.*",
+    # two loggers and config.yaml share the run's own new folder on purpose
+    "Experiment logs directory .* exists and is not empty",
+    # a resumed run has a new folder, so the best checkpoint of the old one is not overwritten
+    "The dirpath has changed from .*",
+    # Lightning 2.6 on torch 2.13 and later: nothing that a user could change
+    ".*isinstance\\(treespec, LeafSpec\\).*",
+]
+# callbacks that have a state matter when a run is resumed, not when its model is scored
+_SCORING_WARNINGS = ["Be aware that when using `ckpt_path`"]
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
@@ -37,7 +49,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 }
 
 
-class _RunConfig(SaveConfigCallback):  # type: ignore[misc]
+class _RunConfig(SaveConfigCallback):
     """Saves `config.yaml` in the run folder, and nowhere else: without a logger there is no such folder."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -45,7 +57,7 @@ class _RunConfig(SaveConfigCallback):  # type: ignore[misc]
             super().setup(trainer, pl_module, stage)
 
 
-class TrainingCLI(LightningCLI):  # type: ignore[misc]
+class TrainingCLI(LightningCLI):
     """A LightningCLI with fixed classes, one folder a run, and no typed word ignored.
 
     Args:
@@ -58,21 +70,22 @@ class TrainingCLI(LightningCLI):  # type: ignore[misc]
     def __init__(self, words: Sequence[str]) -> None:
         self._words = list(words)
         self._checkpoint: dict[str, Any] | None = None
+        self._origin: Settings = {}
         super().__init__(
             LitResNet18,
             CIFAR10DataModule,
             save_config_callback=_RunConfig,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,
-            parser_kwargs={"prog": "lit-prune", "default_env": True, "env_prefix": "LIT_PRUNE"},
-            parser_class=OneLineParser,
+            parser_kwargs={"prog": "lit-prune"},
             # the optimizer is an argument of the model; a second place for it would be ignored in silence
             auto_configure_optimizers=False,
         )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser whose `--config` knows the configurations that ship."""
-        parser = OneLineParser(**{"default_env": True, "env_prefix": "LIT_PRUNE"} | kwargs)
+        # an abbreviation is a typo that happens to fit
+        parser = OneLineParser(default_env=True, env_prefix="LIT_PRUNE", allow_abbrev=False, **kwargs)
         parser.add_argument(
             "-c",
             "--config",
@@ -92,23 +105,28 @@ class TrainingCLI(LightningCLI):  # type: ignore[misc]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words that were given, not what else is on this process's command line."""
-        self.config = parser.parse_args(self._words)
+        with explained(self._words):
+            self.config = parser.parse_args(self._words)
 
     def _parse_ckpt_path(self) -> None:
         """Take the settings of the checkpoint; LightningCLI's own would drop what was typed."""
         command = self.config.subcommand
         path = self.config[command].get("ckpt_path")
-        if path is None:
-            return
-        self._checkpoint = read_checkpoint(path)
-        typed = self.parser.parse_args(self._words, defaults=False)[command]
-        groups = {group: _leaves(typed.get(group)) for group in ("model", "data")}
-        chosen = take_stored(stored_settings(self._checkpoint), groups, command, path)
-        self.config = self.parser.parse_object({command: chosen}, self.config)
-        if command == "fit":
-            seed = check_seed(self._checkpoint, typed.get("seed_everything"), path)
-            if seed is not None:
-                self.config[command].seed_everything = seed
+        if path is not None:
+            self._checkpoint = read_checkpoint(path)
+            self._origin = stored_settings(self._checkpoint, {"model": LitResNet18, "data": CIFAR10DataModule})
+            typed = _settings(self.parser.parse_args(self._words, defaults=False)[command])
+            chosen = take_stored(self._origin, typed, command, path)
+            with explained(self._words):
+                self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
+        if self.config[command].name is None:
+            self.config[command].name = self._default_name(command)
+
+    def _default_name(self, command: str) -> str:
+        if command != "fit":
+            return command
+        configs = [Path(str(config)) for config in self.config[command].get("config") or []]
+        return "-".join(config.stem for config in configs) or "resnet18"
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what a class rejects becomes one sentence."""
@@ -127,69 +145,60 @@ class TrainingCLI(LightningCLI):  # type: ignore[misc]
         """Add the loggers and callbacks of every run, except those that the user replaced."""
         settings = self._get(self.config_init, "trainer")
         if settings.logger is None and not settings.fast_dev_run:
-            root = Path(settings.default_root_dir or ".")
-            kwargs["logger"] = default_loggers(root, self._run_name())
+            kwargs["logger"] = default_loggers(Path(settings.default_root_dir or "."), self._get(self.config, "name"))
         given = settings.callbacks
         callbacks = [] if given is None else given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*callbacks, *self._own_callbacks(callbacks)]
         return super().instantiate_trainer(**kwargs)
 
+    def after_fit(self) -> None:
+        """Sum up, once the progress bar is gone."""
+        if self.trainer.is_global_zero:
+            print(f"\n{self._summary.text(self.trainer)}")
+
     def _own_callbacks(self, given: list[Callback]) -> list[Callback]:
-        own: list[Callback] = []
-        settings = self._get(self.config_init, "trainer")
         if self.subcommand == "predict":
-            own.append(PredictionTable())
-        if self.subcommand == "fit":
-            own.append(RunSummary(self._hyperparameters()))
-            checkpoint = ModelCheckpoint(
-                monitor="val/acc",
-                mode="max",
-                filename="best-epoch={epoch:03d}-val_acc={val/acc:.4f}",
-                auto_insert_metric_name=False,
-                save_last=True,
-                # after validation and at a clean end of the epoch, so that a resumed run starts the next one whole
-                save_on_train_epoch_end=True,
-            )
-            taken = {callback.state_key for callback in given}
-            if settings.enable_checkpointing is not False and checkpoint.state_key not in taken:
-                own.append(checkpoint)
-        return own
-
-    def _run_name(self) -> str:
-        name: str | None = self._get(self.config, "name")
-        if name is not None:
-            if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-                raise expected("`--name` to be a folder below lightning_logs", f"`{name}`", "give a plain name")
-            return name
+            return [PredictionTable()]
         if self.subcommand != "fit":
-            return str(self.subcommand)
-        configs = self._get(self.config, "config") or []
-        # a run repeated from its own config.yaml is not called "config"
-        stems = [Path(str(config)).stem for config in configs]
-        return "-".join(stem for stem in stems if stem != "config") or "resnet18"
+            return []
+        settings = _settings(self.config["fit"])
+        # a resumed run still knows where its first weights came from
+        settings["model"] |= {k: v for k, v in self._origin.get("model", {}).items() if k in ("weights", "init_from")}
+        self._summary = RunSummary(settings, self._hyperparameters(settings))
+        checkpoint = ModelCheckpoint(
+            monitor="val/acc",
+            mode="max",
+            filename="best-epoch={epoch:03d}-val_acc={val/acc:.4f}",
+            auto_insert_metric_name=False,
+            save_last=True,
+            # after validation and at a clean end of the epoch, so that a resumed run starts the next one whole
+            save_on_train_epoch_end=True,
+        )
+        wanted = self.config["fit"].trainer.enable_checkpointing is not False
+        replaced = checkpoint.state_key in {callback.state_key for callback in given}
+        return [self._summary, checkpoint] if wanted and not replaced else [self._summary]
 
-    def _hyperparameters(self) -> dict[str, bool | int | float | str]:
+    def _hyperparameters(self, settings: Settings) -> dict[str, bool | int | float | str]:
         """What the HParams tab compares: the same names, each of one type, in every run."""
-        config = self.config[self.subcommand]
-        optimizer, scheduler = config.model.optimizer, config.model.lr_scheduler
-        callbacks = config.trainer.callbacks or []
+        model, data, trainer = settings["model"], settings["data"], self.config["fit"].trainer
+        callbacks = trainer.callbacks or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         return {
-            "optimizer": _class_name(optimizer),
-            "lr": float(optimizer.init_args.get("lr", float("nan"))),
-            "lr_scheduler": _class_name(scheduler),
-            "output": config.model.output,
-            "batch_norm": config.model.batch_norm,
-            "stem": config.model.stem,
-            "weights": str(config.model.init_from or config.model.weights or "random"),
-            "source": config.data.source,
-            "augment": config.data.augment,
-            "batch_size": config.data.batch_size,
-            "limit_train": config.data.limit_train or 0,
-            "max_epochs": config.trainer.max_epochs or 0,
-            "precision": str(config.trainer.precision or "32-true"),
+            "optimizer": _class_name(model["optimizer"]),
+            "lr": float(model["optimizer"]["init_args"].get("lr", float("nan"))),
+            "lr_scheduler": _class_name(model["lr_scheduler"]),
+            "output": model["output"],
+            "batch_norm": model["batch_norm"],
+            "stem": model["stem"],
+            "weights": str(model["init_from"] or model["weights"] or "random"),
+            "source": data["source"],
+            "augment": data["augment"],
+            "batch_size": data["batch_size"],
+            "limit_train": data["limit_train"] or 0,
+            "max_epochs": trainer.max_epochs or 0,
+            "precision": str(trainer.precision or "32-true"),
             "callbacks": ", ".join(_class_name(callback) for callback in callbacks) or "none",
-            "seed": int(config.seed_everything),
+            "seed": int(settings["run"]["seed_everything"]),
         }
 
 
@@ -205,24 +214,30 @@ def main(words: Sequence[str]) -> int:
     Raises:
         InputError: If the input cannot be used.
     """
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     with warnings.catch_warnings():
-        for message in _UNHELPFUL:
+        for message in _UNHELPFUL_WARNINGS + (_SCORING_WARNINGS if words[0] != "fit" else []):
             warnings.filterwarnings("ignore", message)
         try:
             TrainingCLI(words)
+        except SystemExit as leave:  # --help and --print_config end here
+            return int(leave.code or 0)
         except (MisconfigurationException, OSError) as error:
             return complain(error, 1)
     return 0
 
 
-def _leaves(group: Namespace | None) -> dict[str, Any]:
-    """What is in a group by dotted name."""
-    return {} if group is None else dict(vars(group.as_flat()))
+def _no_advertisement(record: logging.LogRecord) -> bool:
+    return "Tip: " not in record.getMessage()
+
+
+def _settings(config: Namespace) -> Settings:
+    """What decides a run's numbers, and its name, as plain values by group."""
+    groups = {group: config[group].as_dict() for group in ("model", "data") if group in config}
+    return groups | {"run": {name: config[name] for name in ("seed_everything", "name") if name in config}}
 
 
 def _class_name(config: Any) -> str:
     if config is None:
         return "none"
-    if isinstance(config, Mapping | Namespace) and "class_path" in config:
-        return str(config["class_path"]).rsplit(".", 1)[-1]
-    return type(config).__name__
+    return str(config["class_path"]).rsplit(".", 1)[-1]

@@ -46,9 +46,7 @@ def test_no_command_prints_the_usage_and_fails(run):
 def test_an_unknown_command_is_one_sentence(run, word, hint):
     answer = run(word, "--data.val_size=3")
     assert answer.status == 2
-    assert answer.complaint == (
-        f"Expected a command (fit, validate, test, predict), but got `{word}`. HINT: {hint}."
-    )
+    assert answer.complaint == (f"Expected a command (fit, validate, test, predict), but got `{word}`. HINT: {hint}.")
 
 
 def test_a_traceback_is_there_for_those_who_ask(run, monkeypatch):

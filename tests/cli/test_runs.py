@@ -12,15 +12,15 @@ def test_runs_that_start_at_once_never_share_a_folder(tmp_path):
     folder = tmp_path / "deep" / "name"
     with ThreadPoolExecutor(8) as pool:
         claimed = list(pool.map(lambda _: claim_version(folder), range(24)))
-    assert sorted(claimed, key=lambda name: int(name.split("_")[1])) == [f"version_{n}" for n in range(24)]
-    assert {path.name for path in folder.iterdir()} == set(claimed)
+    assert sorted(claimed) == list(range(24))
+    assert {path.name for path in folder.iterdir()} == {f"version_{number}" for number in claimed}
 
 
 def test_a_new_version_follows_the_last_one_and_other_files_do_not_count(tmp_path):
     (tmp_path / "version_7").mkdir()
     (tmp_path / "version_x").mkdir()
     (tmp_path / "notes.txt").touch()
-    assert claim_version(tmp_path) == "version_8"
+    assert claim_version(tmp_path) == 8
 
 
 def test_both_loggers_write_into_one_folder(tmp_path):
