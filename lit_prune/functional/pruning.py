@@ -135,7 +135,7 @@ def global_masks(
         mask = kept[ref.name]
         keep = ~marked
         masks[ref.name] = keep.view(ref.tensor.shape) if mask is None else mask.masked_scatter(mask, keep)
-        if count and not keep.any():
+        if count and int(marked.count_nonzero()) == count:
             warnings.warn(
                 f"Layer `{ref.name}` is about to become entirely zero, so that nothing passes through it any more."
                 " HINT: limit `max_layer_sparsity`, or leave the layer out with `exclude`.",

@@ -337,7 +337,10 @@ def test_bad_selections_are_refused_before_training() -> None:
             "Expected pruning callbacks that choose different weights, but got two that both choose layer `net.fc`.",
         ),
         ([GlobalL1Pruning(0.5), StochasticWeightAveraging(0.1)], "Expected no StochasticWeightAveraging beside Global"),
-        ([GlobalL1Pruning(0.5), WeightAveraging()], "Expected no WeightAveraging beside GlobalL1Pruning, but got both."),
+        (
+            [GlobalL1Pruning(0.5), WeightAveraging()],
+            "Expected no WeightAveraging beside GlobalL1Pruning, but got both.",
+        ),
         ([PruningRemoval(1), WeightAveraging()], "Expected no WeightAveraging beside PruningRemoval, but got both."),
     ]:
         before = snapshot(model)
@@ -356,7 +359,9 @@ def test_strategies_that_shard_parameters_are_refused() -> None:
         callbacks: tuple[Callback, ...] = ()
 
     for callback in (GlobalL1Pruning(0.5), PruningRemoval(0)):
-        with pytest.raises(InputError, match="^Expected a strategy that keeps parameters whole for .*, but got FSDPStrategy"):
+        with pytest.raises(
+            InputError, match="^Expected a strategy that keeps parameters whole for .*, but got FSDPStrategy"
+        ):
             callback.setup(Trainer(), Classifier(conv_net()), "fit")  # type: ignore[arg-type]
 
 
@@ -368,7 +373,9 @@ def test_a_checkpoint_of_another_selection_is_refused(tmp_path: Path) -> None:
     masks["net.conv9"] = masks.pop("net.conv1")
     torch.save(state, tmp_path / "a.ckpt")
     trainer = quiet_trainer(max_epochs=4, callbacks=[GlobalL1Pruning(0.5)])
-    with pytest.raises(InputError, match=r"^Expected the weight of `net.conv9` to be among the chosen ones, with the shape"):
+    with pytest.raises(
+        InputError, match=r"^Expected the weight of `net.conv9` to be among the chosen ones, with the shape"
+    ):
         trainer.fit(Classifier(conv_net()), Batches(), Batches(2), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
 
 

@@ -1,0 +1,148 @@
+"""What the monitor logs is what is there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from torch import nn
+
+from lit_prune.callbacks import GlobalL1Pruning, PruningRemoval, SparsityMonitor
+from lit_prune.callbacks.monitor import _is_sampled
+from lit_prune.errors import InputError
+from lit_prune.functional import weight_layers
+from tests.callbacks.models import Batches, Classifier, TwoOptimizers, mlp, quiet_trainer
+
+
+class Metrics(Callback):
+    """Notes the metrics at the end of each epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.epochs.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+
+class Dead(nn.Module):
+    """The second half of the inputs is always zero, so its weights can never learn."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(192, 4)
+        self.register_buffer("alive", torch.arange(192) < 96)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(images.flatten(1) * self.alive)
+        return out
+
+
+def run(model: Classifier, *callbacks: Callback, ckpt_path: Path | None = None, **kwargs: Any) -> tuple[Any, Metrics]:
+    metrics = Metrics()
+    trainer = quiet_trainer(callbacks=[*callbacks, metrics], **({"max_epochs": 4} | kwargs))
+    trainer.fit(model, Batches(), Batches(2, seed=1), ckpt_path=ckpt_path, weights_only=True)
+    return trainer, metrics
+
+
+def test_every_number_is_the_fraction_it_says() -> None:
+    model = Classifier(mlp())
+    total = sum(ref.tensor.numel() for ref in weight_layers(model))
+    sparse = round(0.3 * total) / total
+    _, metrics = run(model, SparsityMonitor(), PruningRemoval(3), GlobalL1Pruning(0.3, start_epoch=1))
+    column = {name: [epoch[name] for epoch in metrics.epochs] for name in metrics.epochs[0]}
+    assert column["sparsity/global"][:3] == pytest.approx([0, sparse, sparse])
+    assert column["sparsity/masked"] == pytest.approx([0, sparse, sparse, 0])
+    left = sum(int((ref.tensor == 0).sum()) for ref in weight_layers(model))
+    assert column["sparsity/global"][3] == pytest.approx(left / total)
+    assert column["sparsity/regrown"] == pytest.approx([0, 0, 0, 1 - left / (sparse * total)])
+    for ref in weight_layers(model):
+        now = float((ref.tensor == 0).float().mean())
+        assert column[f"sparsity/layer/{ref.name}"][3] == pytest.approx(now)
+    assert column["gradient/untouched"][-1] < 0.05
+
+
+def test_untouched_weights_are_those_that_can_never_learn() -> None:
+    _, metrics = run(Classifier(Dead()), SparsityMonitor())
+    assert [epoch["gradient/untouched"] for epoch in metrics.epochs] == [0.5] * 4
+
+
+def test_options_leave_things_out() -> None:
+    _, metrics = run(Classifier(mlp()), SparsityMonitor(2, per_layer=False, gradient_coverage=False))
+    assert metrics.epochs[0].keys() == {"val_loss"}
+    assert metrics.epochs[1].keys() == {"val_loss", "sparsity/global", "sparsity/masked", "sparsity/regrown"}
+
+
+def test_the_chosen_weights_are_those_of_the_pruners() -> None:
+    model = Classifier(mlp())
+    _, metrics = run(model, SparsityMonitor(), GlobalL1Pruning(0.5, layers=["net.1"]))
+    assert metrics.epochs[0]["sparsity/global"] == 0.5
+    assert [name for name in metrics.epochs[0] if name.startswith("sparsity/layer")] == ["sparsity/layer/net.1"]
+
+
+def test_monitoring_changes_nothing() -> None:
+    weights = []
+    for callbacks in ([], [SparsityMonitor()]):
+        torch.manual_seed(0)
+        model = Classifier(mlp())
+        run(model, *callbacks, GlobalL1Pruning(0.5))
+        weights.append([parameter.detach() for parameter in model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_counting_goes_on_when_a_run_is_resumed(tmp_path: Path) -> None:
+    class Fades(Classifier):
+        """Only the first epoch has gradients for the weights of the second half of the inputs."""
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            images = batch[0].clone()
+            if self.current_epoch > 0:
+                images.flatten(1)[:, 96:] = 0
+            return self.loss((images, batch[1]))
+
+    def callbacks() -> list[Callback]:
+        return [SparsityMonitor(), GlobalL1Pruning(0.25), PruningRemoval(1)]
+
+    whole, expected = run(Fades(mlp()), *callbacks(), max_epochs=2)
+    whole.save_checkpoint(tmp_path / "two.ckpt")
+    torch.load(tmp_path / "two.ckpt", weights_only=True)
+    _, metrics = run(Fades(mlp()), *callbacks(), ckpt_path=tmp_path / "two.ckpt", max_epochs=3)
+    assert metrics.epochs[0]["gradient/untouched"] <= expected.epochs[-1]["gradient/untouched"] < 0.3
+    assert metrics.epochs[0]["sparsity/regrown"] > 0
+
+
+def test_both_of_two_optimizers_are_watched() -> None:
+    _, metrics = run(TwoOptimizers(), SparsityMonitor())
+    assert metrics.epochs[-1]["gradient/untouched"] < 0.1
+
+
+def test_sampling_is_dense_first_and_rare_later() -> None:
+    sampled = [step for step in range(1000) if _is_sampled(step)]
+    assert sampled[:9] == [0, 1, 2, 4, 8, 16, 32, 64, 128]
+    assert max(b - a for a, b in zip(sampled, sampled[1:], strict=False)) == 64
+
+
+@pytest.mark.filterwarnings("ignore:The number of training batches")
+def test_loggers_get_it(tmp_path: Path) -> None:
+    model = Classifier(mlp())
+    model.net[1].weight.data.zero_()  # type: ignore[index, operator, union-attr]
+    board, csv = TensorBoardLogger(tmp_path, "board", version=0), CSVLogger(tmp_path, "csv", version=0)
+    run(model, SparsityMonitor(histograms=True), GlobalL1Pruning(0.1), logger=[board, csv], max_epochs=2)
+    events = EventAccumulator(
+        str(tmp_path / "board/version_0"), size_guidance={"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
+    )
+    events.Reload()
+    assert {"sparsity/global", "sparsity/layer/net.1", "gradient/untouched"} <= set(events.Tags()["scalars"])
+    images = events.Images("sparsity/layers")
+    assert [image.step for image in images] == [0, 1]
+    assert images[0].width > 400
+    assert {"weights/net.1", "weights/net.3", "weights_nonzero/net.3"} <= set(events.Tags()["histograms"])
+    assert "sparsity/global" in (tmp_path / "csv/version_0/metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, "a"])
+def test_bad_intervals_are_refused(value: Any) -> None:
+    with pytest.raises(InputError, match="^Expected `every_n_epochs` to be a whole number from 1 on, but got "):
+        SparsityMonitor(every_n_epochs=value)
