@@ -1,5 +1,6 @@
 """What the monitor logs is what is there."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,11 @@ from torch import nn
 from lit_prune.callbacks import GlobalL1Pruning, PruningRemoval, SparsityMonitor
 from lit_prune.callbacks.monitor import _is_sampled
 from lit_prune.errors import InputError
-from lit_prune.functional import weight_layers
+from lit_prune.functional import selection
 from tests.callbacks.models import Batches, Classifier, TwoOptimizers, mlp, quiet_trainer
+
+# what modules hold is of any type
+weight_layers: Any = selection.weight_layers
 
 
 class Metrics(Callback):
@@ -36,7 +40,7 @@ class Dead(nn.Module):
         self.register_buffer("alive", torch.arange(192) < 96)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = self.fc(images.flatten(1) * self.alive)
+        out: torch.Tensor = self.fc(images.flatten(1) * self.get_buffer("alive"))
         return out
 
 
@@ -48,7 +52,7 @@ def run(model: Classifier, *callbacks: Callback, ckpt_path: Path | None = None, 
 
 
 def test_every_number_is_the_fraction_it_says() -> None:
-    model = Classifier(mlp())
+    model: Any = Classifier(mlp())
     total = sum(ref.tensor.numel() for ref in weight_layers(model))
     sparse = round(0.3 * total) / total
     _, metrics = run(model, SparsityMonitor(), PruningRemoval(3), GlobalL1Pruning(0.3, start_epoch=1))
@@ -76,7 +80,7 @@ def test_options_leave_things_out() -> None:
 
 
 def test_the_chosen_weights_are_those_of_the_pruners() -> None:
-    model = Classifier(mlp())
+    model: Any = Classifier(mlp())
     _, metrics = run(model, SparsityMonitor(), GlobalL1Pruning(0.5, layers=["net.1"]))
     assert metrics.epochs[0]["sparsity/global"] == 0.5
     assert [name for name in metrics.epochs[0] if name.startswith("sparsity/layer")] == ["sparsity/layer/net.1"]
@@ -86,7 +90,7 @@ def test_monitoring_changes_nothing() -> None:
     weights = []
     for callbacks in ([], [SparsityMonitor()]):
         torch.manual_seed(0)
-        model = Classifier(mlp())
+        model: Any = Classifier(mlp())
         run(model, *callbacks, GlobalL1Pruning(0.5))
         weights.append([parameter.detach() for parameter in model.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
@@ -121,13 +125,13 @@ def test_both_of_two_optimizers_are_watched() -> None:
 def test_sampling_is_dense_first_and_rare_later() -> None:
     sampled = [step for step in range(1000) if _is_sampled(step)]
     assert sampled[:9] == [0, 1, 2, 4, 8, 16, 32, 64, 128]
-    assert max(b - a for a, b in zip(sampled, sampled[1:], strict=False)) == 64
+    assert max(b - a for a, b in pairwise(sampled)) == 64
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
 def test_loggers_get_it(tmp_path: Path) -> None:
-    model = Classifier(mlp())
-    model.net[1].weight.data.zero_()  # type: ignore[index, operator, union-attr]
+    model: Any = Classifier(mlp())
+    model.net[1].weight.data.zero_()
     board, csv = TensorBoardLogger(tmp_path, "board", version=0), CSVLogger(tmp_path, "csv", version=0)
     run(model, SparsityMonitor(histograms=True), GlobalL1Pruning(0.1), logger=[board, csv], max_epochs=2)
     events = EventAccumulator(
@@ -144,5 +148,5 @@ def test_loggers_get_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "a"])
 def test_bad_intervals_are_refused(value: Any) -> None:
-    with pytest.raises(InputError, match="^Expected `every_n_epochs` to be a whole number from 1 on, but got "):
+    with pytest.raises(InputError, match=r"^Expected `every_n_epochs` to be a whole number from 1 on, but got "):
         SparsityMonitor(every_n_epochs=value)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval, SparsityMonitor
 from lit_prune.errors import InputError
-from lit_prune.functional import weight_layers
+from lit_prune.functional import selection
 from tests.callbacks.models import (
     Batches,
     Classifier,
@@ -33,6 +33,9 @@ from tests.callbacks.models import (
     quiet_trainer,
     snapshot,
 )
+
+# what modules hold is of any type
+weight_layers: Any = selection.weight_layers
 
 PRUNERS = [GlobalL1Pruning, GlobalRandomPruning]
 
@@ -81,7 +84,7 @@ def test_every_batch_of_an_epoch_sees_the_sparsity_of_that_epoch(pruner: Any, fi
 
 @pytest.mark.parametrize("pruner", PRUNERS)
 def test_only_weights_of_convolutions_and_linear_layers_are_pruned(pruner: Any) -> None:
-    model = Classifier(conv_net())
+    model: Any = Classifier(conv_net())
     fit(model, pruner(0.6))
     for name, tensor in model.state_dict().items():
         if name in {"net.conv1.weight", "net.conv2.weight", "net.fc.weight"}:
@@ -96,7 +99,7 @@ def test_only_weights_of_convolutions_and_linear_layers_are_pruned(pruner: Any) 
 
 
 def test_layers_and_exclude_choose() -> None:
-    model = Classifier(conv_net())
+    model: Any = Classifier(conv_net())
     fit(model, GlobalL1Pruning(0.5, layers=["*.conv*"], exclude=["*.conv2"]))
     assert int((model.net.conv1.weight == 0).sum()) == 81
     assert not (model.net.conv2.weight == 0).any()
@@ -104,7 +107,7 @@ def test_layers_and_exclude_choose() -> None:
 
 
 def test_two_pruners_share_a_model() -> None:
-    model = Classifier(conv_net())
+    model: Any = Classifier(conv_net())
     fit(model, GlobalL1Pruning(0.5, layers=["*.conv*"]), GlobalRandomPruning(0.25, exclude=["*.conv*"]))
     assert int((model.net.fc.weight == 0).sum()) == 8
     assert int((model.net.conv1.weight == 0).sum() + (model.net.conv2.weight == 0).sum()) == (162 + 432) // 2
@@ -112,7 +115,7 @@ def test_two_pruners_share_a_model() -> None:
 
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_evaluation_changes_nothing(stage: str) -> None:
-    model = Classifier(conv_net())
+    model: Any = Classifier(conv_net())
     before = snapshot(model)
     trainer = quiet_trainer(callbacks=[GlobalL1Pruning(0.5), PruningRemoval(0)])
     getattr(trainer, stage)(model, Batches(2), verbose=False)
@@ -122,7 +125,7 @@ def test_evaluation_changes_nothing(stage: str) -> None:
 
 @pytest.mark.parametrize("weights_only", [True, False])
 def test_checkpoints_are_portable(tmp_path: Path, weights_only: bool) -> None:
-    model = Classifier(conv_net())
+    model: Any = Classifier(conv_net())
     saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_weights_only=weights_only)
     pruning = GlobalL1Pruning(0.8, end_epoch=2)
     trainer = quiet_trainer(callbacks=[pruning, saver], enable_checkpointing=True, max_epochs=3)
@@ -147,8 +150,8 @@ def test_checkpoints_are_portable(tmp_path: Path, weights_only: bool) -> None:
 
 
 def test_the_score_of_the_best_checkpoint_is_that_of_its_validation(tmp_path: Path) -> None:
-    model = Classifier(conv_net())
-    saver = ModelCheckpoint(tmp_path, monitor="val_loss")
+    model: Any = Classifier(conv_net())
+    saver: Any = ModelCheckpoint(tmp_path, monitor="val_loss")
     trainer = quiet_trainer(
         callbacks=[saver, GlobalL1Pruning(0.8, end_epoch=3)], enable_checkpointing=True, max_epochs=4
     )
@@ -156,7 +159,7 @@ def test_the_score_of_the_best_checkpoint_is_that_of_its_validation(tmp_path: Pa
     fresh = Classifier(conv_net())
     fresh.load_state_dict(torch.load(saver.best_model_path, weights_only=True)["state_dict"])
     (result,) = quiet_trainer().validate(fresh, Batches(2, seed=1), verbose=False)
-    assert result["val_loss"] == pytest.approx(float(saver.best_model_score), abs=1e-7)  # type: ignore[arg-type]
+    assert result["val_loss"] == pytest.approx(float(saver.best_model_score), abs=1e-7)
 
 
 def test_a_dense_checkpoint_can_be_pruned_and_trained_on(tmp_path: Path) -> None:
@@ -180,15 +183,15 @@ def test_any_net_keeps_its_sparsity_and_trains(net: Any) -> None:
     assert weights <= moved(before, snapshot(model))
     twin = copy.deepcopy(model.net)
     images = torch.randn(2, 3, 8, 8)
-    assert torch.equal(twin.eval()(images), model.net.eval()(images))  # type: ignore[union-attr]
+    assert torch.equal(twin.eval()(images), model.net.eval()(images))
     pickle.dumps(model.net)
 
 
 def test_layers_from_configure_model_are_found() -> None:
-    model = Classifier(net_in_hook=conv_net)
+    model: Any = Classifier(net_in_hook=conv_net)
     fit(model, GlobalL1Pruning(0.5))
     assert zeros(model) == round(0.5 * count(model))
-    with pytest.raises(InputError, match="^Expected every pattern in `layers` to match a convolution or linear layer"):
+    with pytest.raises(InputError, match=r"^Expected every pattern in `layers` to match a convolution or linear layer"):
         fit(Classifier(net_in_hook=conv_net), GlobalL1Pruning(0.5, layers=["*.conv3"]))
 
 
@@ -220,13 +223,13 @@ def test_optimizers_are_built_on_plain_names(tmp_path: Path) -> None:
             names.append([name for name, _ in self.named_parameters()])
             return super().configure_optimizers()
 
-    model = Named(conv_net())
+    model: Any = Named(conv_net())
     fit(model, GlobalL1Pruning(0.5))
     assert prune.is_pruned(model)
-    masks = {ref.name: ref.module.weight_mask.clone() for ref in weight_layers(model)}  # type: ignore[operator]
+    masks = {ref.name: ref.module.weight_mask.clone() for ref in weight_layers(model)}
     fit(model, GlobalL1Pruning(0.5))
     assert names[0] == names[1]
-    assert all(torch.equal(ref.module.weight_mask, masks[ref.name]) for ref in weight_layers(model))  # type: ignore[arg-type]
+    assert all(torch.equal(ref.module.weight_mask, masks[ref.name]) for ref in weight_layers(model))
 
 
 @pytest.mark.parametrize(
@@ -253,7 +256,7 @@ def test_two_optimizers() -> None:
     assert {value for epoch, value in watch.training if epoch > 0} == {round(0.6 * count(model))}
     for optimizer in model.trainer.optimizers:
         for ref in weight_layers(model):
-            pruned = ref.module.weight_mask == 0  # type: ignore[union-attr]
+            pruned = ref.module.weight_mask == 0
             for value in optimizer.state.get(ref.tensor, {}).values():
                 if value.shape == pruned.shape:
                     assert not value[pruned].any()
@@ -271,20 +274,20 @@ def test_an_optimizer_that_moves_zeros_does_not_move_what_is_hidden() -> None:
         def configure_optimizers(self) -> Any:
             return Restless(self.parameters(), lr=0.1)
 
-    model = Model(mlp())
+    model: Any = Model(mlp())
     fit(model, GlobalL1Pruning(0.6))
     assert zeros(model) == round(0.6 * count(model))
     for ref in weight_layers(model):
-        assert not ref.tensor[ref.module.weight_mask == 0].any()  # type: ignore[union-attr]
+        assert not ref.tensor[ref.module.weight_mask == 0].any()
 
 
 def test_a_compiled_module_trains_as_an_eager_one() -> None:
     def run(compiled: bool) -> dict[str, Tensor]:
         torch._dynamo.reset()
         torch.manual_seed(3)
-        model = Classifier(mlp())
+        model: Any = Classifier(mlp())
         if compiled:
-            model.net.compile(backend="aot_eager")  # type: ignore[union-attr]
+            model.net.compile(backend="aot_eager")
         fit(model, GlobalL1Pruning(0.6, start_epoch=1, end_epoch=2), max_epochs=3)
         assert zeros(model) == round(0.6 * count(model))
         return snapshot(model)
@@ -293,12 +296,12 @@ def test_a_compiled_module_trains_as_an_eager_one() -> None:
 
 
 def test_a_layer_about_to_become_zero_is_a_warning() -> None:
-    model = Classifier(mlp())
-    model.net[1].weight.data.mul_(1e-9)  # type: ignore[index, operator]
+    model: Any = Classifier(mlp())
+    model.net[1].weight.data.mul_(1e-9)
     with pytest.warns(UserWarning, match=r"^Layer `net\.1` is about to become entirely zero"):
         fit(model, GlobalL1Pruning(0.95))
     model = Classifier(mlp())
-    model.net[1].weight.data.mul_(1e-9)  # type: ignore[index, operator]
+    model.net[1].weight.data.mul_(1e-9)
     fit(model, GlobalL1Pruning(0.9, max_layer_sparsity=0.95))
     assert zeros(model) == round(0.9 * count(model))
 
@@ -328,7 +331,7 @@ def test_bad_arguments_are_refused(pruner: Any, arguments: dict[str, Any], messa
 
 
 def test_bad_selections_are_refused_before_training() -> None:
-    model = Classifier(conv_net())
+    model: Any = Classifier(conv_net())
     for callbacks, message in [
         ([GlobalL1Pruning(0.5, layers=["net.conv9"])], "Expected every pattern in `layers` to match a convolution"),
         ([GlobalL1Pruning(0.5, exclude=["*"])], "Expected at least one convolution or linear layer to choose"),
@@ -345,7 +348,7 @@ def test_bad_selections_are_refused_before_training() -> None:
     ]:
         before = snapshot(model)
         with pytest.raises(InputError) as error:
-            fit(model, *callbacks)  # type: ignore[arg-type]
+            fit(model, *callbacks)
         assert str(error.value).startswith(message)
         assert not moved(before, snapshot(model))
 
@@ -358,11 +361,12 @@ def test_strategies_that_shard_parameters_are_refused() -> None:
         strategy = FSDPStrategy()
         callbacks: tuple[Callback, ...] = ()
 
+    trainer: Any = Trainer()
     for callback in (GlobalL1Pruning(0.5), PruningRemoval(0)):
         with pytest.raises(
-            InputError, match="^Expected a strategy that keeps parameters whole for .*, but got FSDPStrategy"
+            InputError, match=r"^Expected a strategy that keeps parameters whole for .*, but got FSDPStrategy"
         ):
-            callback.setup(Trainer(), Classifier(conv_net()), "fit")  # type: ignore[arg-type]
+            callback.setup(trainer, Classifier(conv_net()), "fit")
 
 
 def test_a_checkpoint_of_another_selection_is_refused(tmp_path: Path) -> None:
@@ -393,7 +397,8 @@ def test_the_global_random_state_is_left_alone() -> None:
 def test_lightnings_own_demo_module_and_all_callbacks() -> None:
     class Demo(BoringModel):
         def train_dataloader(self) -> Any:
-            return DataLoader(torch.randn(8, 32), batch_size=2)
+            data: Any = torch.randn(8, 32)
+            return DataLoader(data, batch_size=2)
 
     model, watch = Demo(), Watch()
     everything = [PruningRemoval(2), SparsityMonitor(), watch, GlobalL1Pruning(0.5, start_epoch=1)]
@@ -419,7 +424,7 @@ def test_the_trainer_of_pytorch_lightning() -> None:
             return torch.optim.Adam(self.parameters())
 
     def run(*callbacks: Any) -> tuple[Model, Any]:
-        model = Model()
+        model: Any = Model()
         trainer = pytorch_lightning.Trainer(
             accelerator="cpu",
             max_epochs=2,
@@ -437,5 +442,5 @@ def test_the_trainer_of_pytorch_lightning() -> None:
     assert float(trainer.callback_metrics["sparsity/global"]) == pytest.approx(0.5, abs=1e-3)
     model, _ = run(PruningRemoval(1), GlobalL1Pruning(0.5))
     assert not prune.is_pruned(model)
-    with pytest.raises(InputError, match="^Expected no WeightAveraging beside GlobalL1Pruning"):
+    with pytest.raises(InputError, match=r"^Expected no WeightAveraging beside GlobalL1Pruning"):
         run(GlobalL1Pruning(0.5), pytorch_lightning.callbacks.WeightAveraging())

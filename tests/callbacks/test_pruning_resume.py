@@ -11,8 +11,11 @@ from torch.nn.utils import prune
 
 from lit_prune.callbacks.pruning import GlobalL1Pruning, GlobalRandomPruning
 from lit_prune.callbacks.removal import PruningRemoval
-from lit_prune.functional.selection import weight_layers
+from lit_prune.functional import selection
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, quiet_trainer, snapshot
+
+# what modules hold is of any type
+weight_layers: Any = selection.weight_layers
 
 EPOCHS = 5
 BATCHES = 4
@@ -94,7 +97,7 @@ class Saver(Checkpoint):
 def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path: Path, kind: str, optimizer: str) -> None:
     def build() -> Classifier:
         torch.manual_seed(5)
-        net = conv_net()
+        net: Any = conv_net()
         net.drop.p = 0.0  # a resumed process does not have the random state of the one that was stopped
         return Classifier(net, optimizer)
 
@@ -115,7 +118,7 @@ def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path: Path, kind: str
 def test_resuming_in_the_same_process_after_a_crash_is_bit_identical(tmp_path: Path, kind: str) -> None:
     def build() -> Classifier:
         torch.manual_seed(5)
-        net = conv_net()
+        net: Any = conv_net()
         net.drop.p = 0.0
         return Classifier(net)
 
@@ -131,11 +134,11 @@ def test_resuming_in_the_same_process_after_a_crash_is_bit_identical(tmp_path: P
 
 
 def test_resume_keeps_sparsity_and_masks(tmp_path: Path) -> None:
-    model = Classifier(conv_net())
+    model: Any = Classifier(conv_net())
     fit(model, [GlobalL1Pruning(0.4), Saver(tmp_path)])
     resumed = Classifier(conv_net())
     fit(resumed, [GlobalL1Pruning(0.4)], tmp_path / "epoch-0.ckpt")
     assert zeros(resumed) == round(0.4 * count(resumed))
     assert prune.is_pruned(resumed)
     for mine, theirs in zip(weight_layers(model), weight_layers(resumed), strict=True):
-        assert torch.equal(mine.module.weight_mask, theirs.module.weight_mask)  # type: ignore[arg-type]
+        assert torch.equal(mine.module.weight_mask, theirs.module.weight_mask)

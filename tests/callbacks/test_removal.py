@@ -8,12 +8,16 @@ import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging
 from torch import nn
-from torch.nn.utils import prune
+from torch.nn import utils
 
 from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval
 from lit_prune.errors import InputError
-from lit_prune.functional import apply_masks, global_l1_masks, weight_layers
-from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, mlp, quiet_trainer
+from lit_prune.functional import apply_masks, global_l1_masks, selection
+from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, mlp, quiet_trainer
+
+# what modules hold is of any type
+weight_layers: Any = selection.weight_layers
+prune: Any = utils.prune
 
 
 class Watch(Callback):
@@ -27,7 +31,7 @@ class Watch(Callback):
 
 
 def zeros(model: nn.Module) -> int:
-    return sum(int((ref.module.weight == 0).sum()) for ref in weight_layers(model))  # type: ignore[arg-type]
+    return sum(int((ref.module.weight == 0).sum()) for ref in weight_layers(model))
 
 
 def count(model: nn.Module) -> int:
@@ -75,11 +79,11 @@ def test_what_is_zero_after_the_removal_is_what_never_received_a_gradient() -> N
             self.register_buffer("alive", torch.arange(192) < 96)
 
         def forward(self, images: torch.Tensor) -> torch.Tensor:
-            out: torch.Tensor = self.fc(images.flatten(1) * self.alive)
+            out: torch.Tensor = self.fc(images.flatten(1) * self.get_buffer("alive"))
             return out
 
     # weight decay leaves zeros at zero
-    model = Classifier(Dead())
+    model: Any = Classifier(Dead())
     pruned: list[torch.Tensor] = []
 
     class Note(Callback):
@@ -116,7 +120,7 @@ def test_a_gradual_schedule_prunes_again_after_the_removal() -> None:
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_end_leaves_a_plain_model_with_the_zeros(tmp_path: Path) -> None:
-    model = Classifier(mlp())
+    model: Any = Classifier(mlp())
     saver = ModelCheckpoint(tmp_path, save_last=True)
     trainer = fit(model, PruningRemoval("end"), GlobalL1Pruning(0.4), saver, enable_checkpointing=True)
     assert not prune.is_pruned(model)
@@ -131,7 +135,7 @@ def test_end_leaves_a_plain_model_with_the_zeros(tmp_path: Path) -> None:
 
 
 def test_end_leaves_a_plain_model_when_swa_averages() -> None:
-    model = Classifier(mlp())
+    model: Any = Classifier(mlp())
     apply_masks(model, global_l1_masks(weight_layers(model), 0.4))
     fit(model, PruningRemoval("end"), StochasticWeightAveraging(0.01, swa_epoch_start=1), max_epochs=4)
     assert not prune.is_pruned(model)
@@ -156,5 +160,5 @@ def test_one_callback_serves_two_models_in_turn() -> None:
 
 @pytest.mark.parametrize("epoch", [-1, 1.5, True, "start", None])
 def test_bad_epochs_are_refused(epoch: Any) -> None:
-    with pytest.raises(InputError, match="^Expected `epoch` to be a whole number from 0 on, but got "):
+    with pytest.raises(InputError, match=r"^Expected `epoch` to be a whole number from 0 on, but got "):
         PruningRemoval(epoch)

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn, optim
 
+from lit_prune.functional import selection
 from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, leaves_zeros_alone
 from lit_prune.functional.pruning import global_l1_masks
-from lit_prune.functional.selection import weight_layers
+
+# what modules hold is of any type
+weight_layers: Any = selection.weight_layers
 
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "sgd": lambda p: optim.SGD(p, 0.1),

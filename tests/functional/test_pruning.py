@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from lit_prune.errors import InputError
+from lit_prune.functional import selection
 from lit_prune.functional.masking import apply_masks
 from lit_prune.functional.pruning import RandomScore, global_l1_masks, global_masks, global_random_masks, sparsity_at
-from lit_prune.functional.selection import weight_layers
+
+# what modules hold is of any type
+weight_layers: Any = selection.weight_layers
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -84,7 +87,7 @@ def test_masks_only_shrink(model: nn.Sequential, amounts: list[float], at_random
         assert int((~now).sum()) == most
         kept = now
         for ref in weights:  # the survivors train on
-            ref.tensor.data += ref.module.weight_mask * torch.randn_like(ref.tensor)  # type: ignore[operator]
+            ref.tensor.data += ref.module.weight_mask * torch.randn_like(ref.tensor)
 
 
 @settings(max_examples=30, deadline=None)
@@ -97,7 +100,7 @@ def test_one_shot_is_that_of_torch(model: nn.Sequential, amount: float) -> None:
     layers = [(ref.module, "weight") for ref in weights]
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=amount)
     for ref in weights:
-        assert torch.equal(masks[ref.name], ref.module.weight_mask.bool())  # type: ignore[operator, union-attr]
+        assert torch.equal(masks[ref.name], ref.module.weight_mask.bool())
 
 
 @settings(max_examples=40, deadline=None)
@@ -147,7 +150,7 @@ def test_nan_and_inf_weights_are_refused_by_name(bad: float, dtype: torch.dtype,
 def test_an_empty_selection_is_refused() -> None:
     with pytest.raises(
         InputError,
-        match="^Expected at least one weight to prune, but got none. HINT: choose them with `weight_layers`.$",
+        match=r"^Expected at least one weight to prune, but got none. HINT: choose them with `weight_layers`.$",
     ):
         global_l1_masks([], 0.5)
 
@@ -171,7 +174,7 @@ def test_bad_caps_are_refused(cap: Any) -> None:
 def test_a_layer_about_to_become_zero_is_a_warning_that_names_it() -> None:
     model = nn.Sequential(nn.Linear(2, 2), nn.Linear(4, 4))
     model[0].weight.data.fill_(1e-6)
-    with pytest.warns(UserWarning, match="^Layer `0` is about to become entirely zero"):
+    with pytest.warns(UserWarning, match=r"^Layer `0` is about to become entirely zero"):
         masks = global_l1_masks(weight_layers(model), 0.5)
     apply_masks(model, masks)
     with warnings.catch_warnings():
@@ -195,7 +198,7 @@ def test_random_masks_depend_on_the_seed_alone_and_leave_the_random_state() -> N
 
 def test_scores_are_checked() -> None:
     weights = weight_layers(nn.Linear(2, 2))
-    with pytest.raises(InputError, match="^Expected finite scores, but got NaN or infinity."):
+    with pytest.raises(InputError, match=r"^Expected finite scores, but got NaN or infinity."):
         global_masks(weights, 0.5, lambda tensors: [tensor * torch.nan for tensor in tensors])
     with pytest.raises(InputError, match=r"^Expected scores of shape \(2, 2\) for layer ``, but got \(2,\)."):
         global_masks(weights, 0.5, lambda tensors: [tensor[0] for tensor in tensors])
