@@ -8,8 +8,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_prune.callbacks._fit import callbacks_of, continues
+from lit_prune.callbacks._global_pruning import GlobalPruning
 from lit_prune.callbacks._sparsity_board import draw_histograms, draw_sparsity
-from lit_prune.callbacks.pruning import GlobalPruning
 from lit_prune.errors import expected
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.packing import pack_masks, unpack_masks

@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_prune.callbacks._checks import check_epoch, refuse_sharded_parameters
 from lit_prune.callbacks._fit import callbacks_of, continues, refuse_averaging
-from lit_prune.callbacks.pruning import GlobalPruning
+from lit_prune.callbacks._global_pruning import GlobalPruning
 from lit_prune.functional.masking import remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 

@@ -11,7 +11,7 @@ import pytorch_lightning
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -175,13 +175,14 @@ def test_a_dense_checkpoint_can_be_pruned_and_trained_on(tmp_path: Path) -> None
     "net", [MisleadingNames, Tied, Transformer, mlp, conv_net, lambda: conv_net().to(memory_format=torch.channels_last)]
 )
 def test_any_net_keeps_its_sparsity_and_trains(net: Any) -> None:
-    model, watch = Classifier(net()), Watch()
+    model: Any = Classifier(net())
+    watch = Watch()
     before = snapshot(model)
     fit(model, GlobalL1Pruning(0.5), watch)
     assert {value for _, value in watch.training} == {round(0.5 * count(model))}
     weights = {f"{ref.name}.weight" for ref in weight_layers(model)}
     assert weights <= moved(before, snapshot(model))
-    twin = copy.deepcopy(model.net)
+    twin: Any = copy.deepcopy(model.net)
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(twin.eval()(images), model.net.eval()(images))
     pickle.dumps(model.net)
@@ -316,7 +317,7 @@ def test_a_layer_about_to_become_zero_is_a_warning() -> None:
         ),
         (
             {"start_epoch": 3, "end_epoch": 2},
-            "Expected `end_epoch` not to be before `start_epoch`, which is 3, but got 2. HINT: leave it out to prune once",
+            "Expected `end_epoch` not to be before `start_epoch`, which is 3, but got 2. HINT: leave it out",
         ),
         ({"start_epoch": -1}, "Expected `start_epoch` to be a whole number from 0 on, but got -1. HINT: "),
         ({"end_epoch": -1}, "Expected `end_epoch` to be a whole number from 0 on, but got -1. HINT: "),
@@ -332,7 +333,7 @@ def test_bad_arguments_are_refused(pruner: Any, arguments: dict[str, Any], messa
 
 def test_bad_selections_are_refused_before_training() -> None:
     model: Any = Classifier(conv_net())
-    for callbacks, message in [
+    cases: list[tuple[list[Callback], str]] = [
         ([GlobalL1Pruning(0.5, layers=["net.conv9"])], "Expected every pattern in `layers` to match a convolution"),
         ([GlobalL1Pruning(0.5, exclude=["*"])], "Expected at least one convolution or linear layer to choose"),
         (
@@ -345,7 +346,8 @@ def test_bad_selections_are_refused_before_training() -> None:
             "Expected no WeightAveraging beside GlobalL1Pruning, but got both.",
         ),
         ([PruningRemoval(1), WeightAveraging()], "Expected no WeightAveraging beside PruningRemoval, but got both."),
-    ]:
+    ]
+    for callbacks, message in cases:
         before = snapshot(model)
         with pytest.raises(InputError) as error:
             fit(model, *callbacks)
@@ -444,3 +446,19 @@ def test_the_trainer_of_pytorch_lightning() -> None:
     assert not prune.is_pruned(model)
     with pytest.raises(InputError, match=r"^Expected no WeightAveraging beside GlobalL1Pruning"):
         run(GlobalL1Pruning(0.5), pytorch_lightning.callbacks.WeightAveraging())
+
+
+def test_a_learning_rate_finder_leaves_the_masks_right(tmp_path: Path) -> None:
+    class Tunable(Classifier):
+        lr = 0.01
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    model, watch = Tunable(mlp()), Watch()
+    finder = LearningRateFinder(num_training_steps=6)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        fit(model, GlobalL1Pruning(0.5, start_epoch=1), finder, watch, default_root_dir=tmp_path, max_epochs=3)
+    levels = [value for epoch, value in watch.training][-12:]
+    assert levels == [0] * 4 + [round(0.5 * count(model))] * 8

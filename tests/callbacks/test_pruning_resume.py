@@ -9,8 +9,7 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
 from torch.nn.utils import prune
 
-from lit_prune.callbacks.pruning import GlobalL1Pruning, GlobalRandomPruning
-from lit_prune.callbacks.removal import PruningRemoval
+from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, LayerFreezing, PruningRemoval, SparsityMonitor
 from lit_prune.functional import selection
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, quiet_trainer, snapshot
 
@@ -39,6 +38,9 @@ def callbacks(kind: str) -> list[Callback]:
             return [GlobalRandomPruning(0.6, seed=3, start_epoch=1, end_epoch=3, schedule="linear")]
         case "removed":
             return [PruningRemoval(2), GlobalL1Pruning(0.5, start_epoch=1)]
+        case "frozen":
+            frozen = LayerFreezing(0.3, unfreeze_epoch=2, freeze_norm=False)
+            return [SparsityMonitor(), GlobalL1Pruning(0.5, end_epoch=3), frozen]
         case _:
             raise ValueError(kind)
 
@@ -92,7 +94,7 @@ class Saver(Checkpoint):
         trainer.save_checkpoint(self.folder / f"epoch-{trainer.current_epoch}.ckpt")
 
 
-@pytest.mark.parametrize("kind", ["once", "gradual", "random", "removed"])
+@pytest.mark.parametrize("kind", ["once", "gradual", "random", "removed", "frozen"])
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path: Path, kind: str, optimizer: str) -> None:
     def build() -> Classifier:

@@ -152,7 +152,8 @@ def test_masked_models_can_be_copied_and_pickled_after_a_backward() -> None:
 def test_a_pickled_model_opens_in_another_process(tmp_path: Any) -> None:
     model = masked()
     torch.save(model, tmp_path / "model.pt")
-    code = f"import torch; print((torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)[0].weight == 0).sum().item())"
+    load = f"torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)"
+    code = f"import torch; print(({load}[0].weight == 0).sum().item())"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert int(done.stdout) == int((model[0].weight == 0).sum())
 
@@ -219,7 +220,7 @@ def test_the_fast_path_of_a_transformer_sees_the_masks() -> None:
 
 
 def test_tied_weights_are_masked_wherever_they_are() -> None:
-    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     assert [ref.name for ref in weight_layers(model)] == ["0"]
     apply_masks(model, global_l1_masks(weight_layers(model), 0.5))

@@ -37,7 +37,7 @@ OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
 @pytest.mark.parametrize("name", list(OPTIMIZERS))
 def test_pruned_weights_stay_zero_and_grow_only_by_new_gradients(name: str) -> None:
     torch.manual_seed(0)
-    model = nn.Linear(6, 5)
+    model: Any = nn.Linear(6, 5)
     optimizer = OPTIMIZERS[name](model.parameters())
     assert leaves_zeros_alone(optimizer)
 
@@ -67,7 +67,7 @@ def test_pruned_weights_stay_zero_and_grow_only_by_new_gradients(name: str) -> N
 
 
 def test_without_clearing_momentum_would_push_at_once() -> None:
-    model = nn.Linear(6, 5)
+    model: Any = nn.Linear(6, 5)
     optimizer = optim.SGD(model.parameters(), 0.1, momentum=0.9)
     model(torch.randn(8, 6)).square().sum().backward()
     optimizer.step()

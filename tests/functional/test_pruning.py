@@ -140,19 +140,22 @@ def test_max_layer_sparsity_caps_each_layer_and_takes_the_rest_elsewhere(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("make", [global_l1_masks, global_random_masks])
 def test_nan_and_inf_weights_are_refused_by_name(bad: float, dtype: torch.dtype, make: Any) -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype)
+    model: Any = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype)
     model[1].weight.data[1, 2] = bad
-    message = "Expected the weight of layer `1` to be finite, but got NaN or infinity. HINT: find out where training diverged."
-    with pytest.raises(InputError, match=f"^{message}$"):
+    with pytest.raises(InputError) as error:
         make(weight_layers(model), 0.5)
+    assert str(error.value) == (
+        "Expected the weight of layer `1` to be finite, but got NaN or infinity."
+        " HINT: find out where training diverged."
+    )
 
 
 def test_an_empty_selection_is_refused() -> None:
-    with pytest.raises(
-        InputError,
-        match=r"^Expected at least one weight to prune, but got none. HINT: choose them with `weight_layers`.$",
-    ):
+    with pytest.raises(InputError) as error:
         global_l1_masks([], 0.5)
+    assert str(error.value) == (
+        "Expected at least one weight to prune, but got none. HINT: choose them with `weight_layers`."
+    )
 
 
 @pytest.mark.parametrize("amount", [-0.1, 1.0, 1.5, float("nan"), "a", True, None])
@@ -161,7 +164,8 @@ def test_bad_amounts_are_refused(amount: Any) -> None:
         global_l1_masks(weight_layers(nn.Linear(3, 4)), amount)
     shown = amount if isinstance(amount, str) else repr(amount)
     assert str(error.value) == (
-        f"Expected `amount` in [0, 1), but got {shown}. HINT: give the fraction of the chosen weights that is to be zero."
+        f"Expected `amount` in [0, 1), but got {shown}."
+        " HINT: give the fraction of the chosen weights that is to be zero."
     )
 
 
@@ -172,7 +176,7 @@ def test_bad_caps_are_refused(cap: Any) -> None:
 
 
 def test_a_layer_about_to_become_zero_is_a_warning_that_names_it() -> None:
-    model = nn.Sequential(nn.Linear(2, 2), nn.Linear(4, 4))
+    model: Any = nn.Sequential(nn.Linear(2, 2), nn.Linear(4, 4))
     model[0].weight.data.fill_(1e-6)
     with pytest.warns(UserWarning, match=r"^Layer `0` is about to become entirely zero"):
         masks = global_l1_masks(weight_layers(model), 0.5)

@@ -21,7 +21,7 @@ weight_layers: Any = selection.weight_layers
 
 
 def test_a_report_counts_zeros_and_masks() -> None:
-    model = nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5))
+    model: Any = nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5))
     apply_masks(model, global_l1_masks(weight_layers(model), 0.25))
     report = sparsity_report(weight_layers(model))
     assert (report.weights, report.zeros, report.masked, report.sparsity) == (300, 75, 75, 0.25)
