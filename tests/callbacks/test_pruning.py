@@ -460,5 +460,4 @@ def test_a_learning_rate_finder_leaves_the_masks_right(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=FutureWarning)
         fit(model, GlobalL1Pruning(0.5, start_epoch=1), finder, watch, default_root_dir=tmp_path, max_epochs=3)
-    levels = [value for epoch, value in watch.training][-12:]
-    assert levels == [0] * 4 + [round(0.5 * count(model))] * 8
+    assert set(watch.training) == {(0, 0), (1, round(0.5 * count(model))), (2, round(0.5 * count(model)))}
