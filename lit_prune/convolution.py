@@ -71,6 +71,18 @@ def live_span(size: int, kernel: int, stride: int, padding: int, dilation: int) 
     return Span(taps, cropped, pixels, tuple(slice(start, start + pixels) for start in starts) if whole else ())
 
 
+def _windows(weight: Tensor, *windows: Window) -> Tensor:
+    """Copy windows of a kernel (outputs, inputs, rows, columns) to (windows, outputs, rows, columns, inputs)."""
+    if torch.compiler.is_compiling():  # compilers see through slices, less well through a backward of our own
+        return _stack(weight, windows)
+    stacked: Tensor = _Windows.apply(weight, windows)
+    return stacked
+
+
+def _stack(weight: Tensor, windows: tuple[Window, ...]) -> Tensor:
+    return torch.stack([weight[:, :, rows, columns].permute(0, 2, 3, 1) for rows, columns in windows])
+
+
 class _Windows(torch.autograd.Function):
     """`_stack` with a gradient that has the weight's own layout in memory.
 
@@ -101,11 +113,6 @@ class _Windows(torch.autograd.Function):
         return _stack(tangent, ctx.windows)
 
 
-def _stack(weight: Tensor, windows: tuple[Window, ...]) -> Tensor:
-    """Copy windows of a kernel (outputs, inputs, rows, columns) to (windows, outputs, rows, columns, inputs)."""
-    return torch.stack([weight[:, :, rows, columns].permute(0, 2, 3, 1) for rows, columns in windows])
-
-
 class CroppedConv2d(nn.Conv2d):
     """A convolution that computes with the taps of its kernel that can touch a real pixel at the input's size.
 
@@ -119,26 +126,36 @@ class CroppedConv2d(nn.Conv2d):
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
-        if rows is None or columns is None:
-            return super()._conv_forward(input, weight, bias)
-        # compilers see through slices, but not as well through a function with a backward of its own
-        stack = _stack if torch.compiler.is_compiling() else _Windows.apply
-        if rows.windows and columns.windows and self.groups == 1 and input.dim() == 4:
-            matrices = stack(weight, tuple(product(rows.windows, columns.windows)))
-            pixels = input[:, :, : rows.pixels, : columns.pixels].permute(0, 2, 3, 1)
-            output = F.linear(pixels.flatten(1), matrices.flatten(2).flatten(0, 1))
-            output = output.unflatten(1, (len(rows.windows), len(columns.windows), self.out_channels))
-            return (output if bias is None else output + bias).permute(0, 3, 1, 2)
-        if (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start) == self.kernel_size:
-            return super()._conv_forward(input, weight, bias)
-        cropped = stack(weight, ((rows.taps, columns.taps),))[0].permute(0, 3, 1, 2)
-        padding = (rows.padding, columns.padding)
-        return F.conv2d(input, cropped, bias, self.stride, padding, self.dilation, self.groups)
+        if rows is not None and columns is not None:
+            if self._is_product(rows, columns) and input.dim() == 4:
+                return self._multiply(input, weight, bias, rows, columns)
+            if (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start) != self.kernel_size:
+                (cropped,) = _windows(weight, (rows.taps, columns.taps)).permute(0, 1, 4, 2, 3)
+                padding = (rows.padding, columns.padding)
+                return F.conv2d(input, cropped, bias, self.stride, padding, self.dilation, self.groups)
+        ordinary: Tensor = super()._conv_forward(input, weight, bias)
+        return ordinary
+
+    def _is_product(self, rows: Span, columns: Span) -> bool:
+        """Tell whether the convolution is better computed as one matrix product."""
+        # the matrix repeats taps, once per output that uses them: to copy many times the kernel would not pay
+        entries = len(rows.windows) * len(columns.windows) * rows.pixels * columns.pixels
+        return self.groups == 1 and 0 < entries <= 2 * self.kernel_size[0] * self.kernel_size[1]
+
+    def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
+        matrices = _windows(weight, *product(rows.windows, columns.windows))
+        pixels = input[:, :, : rows.pixels, : columns.pixels].permute(0, 2, 3, 1)
+        biases = None if bias is None else bias.repeat(len(matrices))
+        output = F.linear(pixels.flatten(1), matrices.flatten(2).flatten(0, 1), biases)
+        shape = (len(input), len(rows.windows), len(columns.windows), self.out_channels)
+        return output.view(shape).permute(0, 3, 1, 2)
 
     def _span(self, dimension: int, size: int) -> Span | None:
         """Find the span along rows (0) or columns (1); None asks for the ordinary convolution."""
-        # under a tracer a size is something else than an int, and to compute with it would fix it
-        if self.padding_mode != "zeros" or isinstance(self.padding, str) or type(size) is not int:
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            return None
+        # a tracer's sizes are no plain ints; to compute with them would fix the size of what is traced or exported
+        if type(size) is not int or torch.compiler.is_exporting():
             return None
         return live_span(
             size,
