@@ -68,7 +68,8 @@ def take_stored(stored: Settings, typed: Settings, command: str, path: str) -> S
         free = _free(group, settings, command)
         known = flat(settings)
         for name, value in flat(given).items():
-            if name.split(".")[0] not in free and known.get(name) != value:
+            top = name.split(".")[0]
+            if top in settings and top not in free and known.get(name) != value:
                 option = (
                     f"--{group}.{name}".removeprefix("--run.").replace(".init_args.", ".").removesuffix(".class_path")
                 )

@@ -42,6 +42,10 @@ def explain(message: str, words: Sequence[str], options: Sequence[str]) -> Input
         return expected(f"a value after `{match[1]}`", "none", "give it as the next word")
     if match := re.search(r"class_path '([^']+)':\s*the following arguments are required: ([\w, ]+)", message):
         return _missing_argument(match[1], match[2])
+    if match := re.search(r"are required: ([\w, ]+).*class_path='([^']+)'", message, re.DOTALL):
+        return _missing_argument(match[2], match[1])
+    if match := re.search(r"class_path '([^']+)':\s*Parser key \"([^\"]+)\":(.*?)(?:\n    - |\Z)", message, re.DOTALL):
+        return _bad_value(f"{_option_of(match[1])}.{match[2]}", match[3])
     if match := re.search(r"class_path '([^']+)':\s*Option '([^']+)' is not accepted", message):
         return _unknown_argument(match[1], match[2], words)
     if match := re.search(r"Option '([^']+)' is not accepted.*class_path='([^']+)'", message, re.DOTALL):
@@ -74,9 +78,14 @@ def _closest_option(name: str, options: Sequence[str]) -> str | None:
 
 def _missing_argument(owner: str, names: str) -> InputError:
     """A class that an option chose needs an argument that no option gave."""
-    key = next(key for key, (base, _) in _CLASS_OPTIONS.items() if _leaf(owner) in _subclasses(base))
     first = names.split(",")[0]
-    return expected(f"`{first}` for {_leaf(owner)}", "no value for it", f"add `--{key}.{first} VALUE`")
+    hint = f"add `--{_option_of(owner)}.{first} VALUE`"
+    return expected(f"`{first}` for {_leaf(owner)}", "no value for it", hint)
+
+
+def _option_of(owner: str) -> str:
+    """The option that a class can be a value of."""
+    return next(key for key, (base, _) in _CLASS_OPTIONS.items() if _leaf(owner) in _subclasses(base))
 
 
 def _unknown_argument(owner: str, name: str, words: Sequence[str]) -> InputError:
@@ -96,6 +105,8 @@ def _bad_value(key: str, rest: str) -> InputError:
         near = difflib.get_close_matches(found, sorted(_subclasses(base)), n=1)
         hint = f"did you mean `{near[0]}`" if near else "give a class name, or module.Class for your own"
         return expected(f"`--{key}` to name {kind}", f"`{found}`", hint)
+    if match := re.search(r"Multiple subclasses with name (\w+).*ambiguity: (.*)\.", rest):
+        return expected(f"`--{key}` to name one class", f"`{match[1]}`, the name of several", f"give one of {match[2]}")
     if match := re.search(r"File does not exist: '([^']*)'", rest):
         return expected(f"`--{key}` to name a file", f"`{match[1]}`, which does not exist", "check the path")
     if choices := [

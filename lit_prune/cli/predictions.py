@@ -61,8 +61,10 @@ class PredictionTable(Callback):
             writer = csv.writer(file)
             writer.writerow(["image", "class", "probability"])
             writer.writerows((name, label, f"{probability:.6f}") for name, label, probability in self._rows)
-        width = max((len(name) for name, _, _ in self._rows[:_PRINTED]), default=0)
-        for name, label, probability in self._rows[:_PRINTED]:
-            print(f"{name:{width}s}  {label:10s}  {probability:.3f}")
+        shown = self._rows[:_PRINTED]
+        name_width = max((len(name) for name, _, _ in shown), default=0)
+        label_width = max((len(label) for _, label, _ in shown), default=0)
+        for name, label, probability in shown:
+            print(f"{name:{name_width}s}  {label:{label_width}s}  {probability:.3f}")
         more = len(self._rows) - _PRINTED
         print(f"{f'and {more} more; ' if more > 0 else ''}all {len(self._rows)} in {path}")

@@ -2,14 +2,17 @@
 
 import os
 import re
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_prune.errors import expected
 
-__all__ = ["claim_version", "default_loggers"]
+__all__ = ["abandon", "claim_version", "default_loggers"]
 
 _CLAIMED = "LIT_PRUNE_CLAIMED_VERSION"
 
@@ -52,6 +55,43 @@ def claim_version(folder: Path) -> int:
     return number
 
 
+def abandon(folder: Path) -> None:
+    """Take back the folder of a run that never began, so that a mistake leaves no trace.
+
+    Args:
+        folder: The run's folder. It is left alone as soon as it holds a metric, a checkpoint or a prediction.
+    """
+    begun = ("metrics.csv", "checkpoints", "predictions.csv")
+    if not folder.is_dir() or any((folder / name).exists() for name in begun):
+        return
+    shutil.rmtree(folder)
+    for parent in (folder.parent, folder.parent.parent):  # the run's name, and lightning_logs
+        if any(parent.iterdir()):
+            break
+        parent.rmdir()
+
+
+class _EpochAxis:
+    """Puts what a Trainer logs once an epoch at its epoch; Lightning would put it at the batch it had come to.
+
+    Lightning's own way, a metric called `step`, also renames every checkpoint that has `{step}` in its file name.
+    """
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        # the Trainer adds "epoch" to what modules and callbacks `log`; what is logged at batches ends in "_step"
+        if "epoch" in metrics and not any(name.endswith("_step") for name in metrics):
+            step = int(metrics["epoch"])
+        super().log_metrics(metrics, step)  # type: ignore[misc]
+
+
+class _TensorBoard(_EpochAxis, TensorBoardLogger):
+    pass
+
+
+class _CSV(_EpochAxis, CSVLogger):
+    pass
+
+
 def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
     """Make the TensorBoard and CSV loggers of one run, both in one folder.
 
@@ -71,6 +111,6 @@ def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger
     version = claim_version(logs / name)
     return [
         # hp_metric = -1 would be the only metric of the HParams tab; the summary logs the real ones at the end
-        TensorBoardLogger(logs, name=name, version=version, default_hp_metric=False),
-        CSVLogger(logs, name=name, version=version),
+        _TensorBoard(logs, name=name, version=version, default_hp_metric=False),
+        _CSV(logs, name=name, version=version),
     ]

@@ -17,7 +17,7 @@ from lit_prune.cli.checkpoints import Settings, stored_settings, take_stored
 from lit_prune.cli.complaint import complain
 from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
 from lit_prune.cli.predictions import PredictionTable
-from lit_prune.cli.runs import default_loggers
+from lit_prune.cli.runs import abandon, default_loggers
 from lit_prune.cli.summary import RunSummary
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
@@ -39,6 +39,9 @@ _UNHELPFUL_WARNINGS = [
 ]
 # callbacks that have a state matter when a run is resumed, not when its model is scored
 _SCORING_WARNINGS = ["Be aware that when using `ckpt_path`"]
+
+# what a person can act on; anything else is a bug and shows its traceback
+_COMPLAINTS = (InputError, MisconfigurationException, OSError)
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
@@ -71,16 +74,22 @@ class TrainingCLI(LightningCLI):
         self._words = list(words)
         self._checkpoint: dict[str, Any] | None = None
         self._origin: Settings = {}
-        super().__init__(
-            LitResNet18,
-            CIFAR10DataModule,
-            save_config_callback=_RunConfig,
-            trainer_defaults=TRAINER_DEFAULTS,
-            seed_everything_default=0,
-            parser_kwargs={"prog": "lit-prune"},
-            # the optimizer is an argument of the model; a second place for it would be ignored in silence
-            auto_configure_optimizers=False,
-        )
+        self._folders: list[Path] = []
+        try:
+            super().__init__(
+                LitResNet18,
+                CIFAR10DataModule,
+                save_config_callback=_RunConfig,
+                trainer_defaults=TRAINER_DEFAULTS,
+                seed_everything_default=0,
+                parser_kwargs={"prog": "lit-prune"},
+                # the optimizer is an argument of the model; a second place for it would be ignored in silence
+                auto_configure_optimizers=False,
+            )
+        except _COMPLAINTS:
+            for folder in self._folders:
+                abandon(folder)
+            raise
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser whose `--config` knows the configurations that ship."""
@@ -128,16 +137,25 @@ class TrainingCLI(LightningCLI):
         configs = [Path(str(config)) for config in self.config[command].get("config") or []]
         return "-".join(config.stem for config in configs) or "resnet18"
 
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            seed = self._get(self.config, "seed_everything")
+            raise expected("`--seed_everything` in [0, 4294967295]", seed, "give a number in this range") from error
+
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what a class rejects becomes one sentence."""
         try:
             super().instantiate_classes()
-        except InputError:
+        except _COMPLAINTS:
             raise
-        except (ValueError, TypeError, MisconfigurationException, RuntimeError) as error:
-            raise expected(
-                "settings that the classes accept", str(error), "see `--help` for what each setting takes"
-            ) from error
+        except (ValueError, TypeError, RuntimeError) as error:
+            root = _root(error)  # the parser wraps what a class says in all that it tried itself
+            if isinstance(root, InputError):
+                raise root from error
+            found = str(root).rstrip(".")
+            raise expected("settings that the classes accept", found, "`--help` shows what each takes") from error
         if self._checkpoint is not None:
             check_fit(self.model, self._checkpoint["state_dict"], self._get(self.config, "ckpt_path"))
 
@@ -145,7 +163,9 @@ class TrainingCLI(LightningCLI):
         """Add the loggers and callbacks of every run, except those that the user replaced."""
         settings = self._get(self.config_init, "trainer")
         if settings.logger is None and not settings.fast_dev_run:
-            kwargs["logger"] = default_loggers(Path(settings.default_root_dir or "."), self._get(self.config, "name"))
+            loggers = default_loggers(Path(settings.default_root_dir or "."), self._get(self.config, "name"))
+            kwargs["logger"] = loggers
+            self._folders.append(Path(loggers[0].log_dir))
         given = settings.callbacks
         callbacks = [] if given is None else given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*callbacks, *self._own_callbacks(callbacks)]
@@ -209,10 +229,7 @@ def main(words: Sequence[str]) -> int:
         words: The command and its options.
 
     Returns:
-        The exit status.
-
-    Raises:
-        InputError: If the input cannot be used.
+        The exit status: 0, 1 if files could not be written or read on the way, 2 for input that cannot be used.
     """
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
     with warnings.catch_warnings():
@@ -222,9 +239,15 @@ def main(words: Sequence[str]) -> int:
             TrainingCLI(words)
         except SystemExit as leave:  # --help and --print_config end here
             return int(leave.code or 0)
-        except (MisconfigurationException, OSError) as error:
-            return complain(error, 1)
+        except _COMPLAINTS as error:
+            return complain(error, 1 if isinstance(error, OSError) else 2)
     return 0
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return error
 
 
 def _no_advertisement(record: logging.LogRecord) -> bool:
