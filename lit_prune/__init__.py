@@ -7,6 +7,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lit_prune.callbacks import (
+        GlobalL1Pruning,
+        GlobalRandomPruning,
+        LayerFreezing,
+        PruningRemoval,
+        SparsityMonitor,
+    )
     from lit_prune.data import CIFAR10DataModule
     from lit_prune.model import LitResNet18
 
@@ -14,10 +21,24 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "CIFAR10DataModule": "lit_prune.data",
+    "GlobalL1Pruning": "lit_prune.callbacks",
+    "GlobalRandomPruning": "lit_prune.callbacks",
+    "LayerFreezing": "lit_prune.callbacks",
     "LitResNet18": "lit_prune.model",
+    "PruningRemoval": "lit_prune.callbacks",
+    "SparsityMonitor": "lit_prune.callbacks",
 }
 
-__all__ = ["CIFAR10DataModule", "LitResNet18", "__version__"]
+__all__ = [
+    "CIFAR10DataModule",
+    "GlobalL1Pruning",
+    "GlobalRandomPruning",
+    "LayerFreezing",
+    "LitResNet18",
+    "PruningRemoval",
+    "SparsityMonitor",
+    "__version__",
+]
 
 
 def __getattr__(name: str) -> Any:
