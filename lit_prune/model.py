@@ -85,7 +85,6 @@ class LitResNet18(LightningModule):
         self.hparams.update(weights=None, init_from=None, initial_weights=init_from or weights)
         self.output = output
         self.softmax_scale = softmax_scale
-        self.batch_norm = batch_norm
         self._make_optimizer = optimizer
         self._make_scheduler: Callable[[Optimizer], Any] | None = lr_scheduler
 
@@ -97,6 +96,10 @@ class LitResNet18(LightningModule):
             self.backbone.maxpool = nn.Identity()
         self.head = nn.Sequential(nn.Linear(512, 100), nn.ReLU(inplace=True), nn.Linear(100, CLASSES))
         crop_convolutions(self.backbone)
+        if batch_norm == "frozen":
+            for module in self.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.__class__ = _FrozenBatchNorm2d
         self.to(memory_format=torch.channels_last)
         self._load(weights, init_from, stem)
 
@@ -117,15 +120,6 @@ class LitResNet18(LightningModule):
         """
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return self.head(features)  # type: ignore[no-any-return]
-
-    def train(self, mode: bool = True) -> "LitResNet18":
-        """Switch to training; frozen batch norms stay as in evaluation."""
-        super().train(mode)
-        if self.batch_norm == "frozen":
-            for module in self.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
-        return self
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch `(images, labels)`."""
@@ -207,7 +201,9 @@ class LitResNet18(LightningModule):
             raise expected("one of `weights` and `init_from`", "both", "give `init_from` alone to take a whole model")
         if weights == _IMAGENET:
             if stem != "imagenet":
-                raise expected(f"`stem` 'imagenet' with {_IMAGENET} weights", stem, "other stems have other shapes")
+                raise expected(
+                    f"`stem` 'imagenet' with {_IMAGENET} weights", repr(stem), "other stems have other shapes"
+                )
             self.backbone.load_state_dict(_without_classifier(_download()))
             return
         path = weights or init_from
@@ -219,6 +215,16 @@ class LitResNet18(LightningModule):
             module, state = self.backbone, _without_classifier(state)
         check_fit(module, state, path)
         module.load_state_dict(state)
+
+
+class _FrozenBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that normalises by its running statistics in training too.
+
+    To put an ordinary one into evaluation mode would not last: Trainers and callbacks set the modes of modules.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 def _accuracy() -> MulticlassAccuracy:
@@ -248,4 +254,4 @@ def _download() -> Mapping[str, Tensor]:
 def _check_choice(name: str, value: Any, choices: Any) -> None:
     names = get_args(choices)
     if value not in names:
-        raise expected(f"`{name}` to be one of {', '.join(map(repr, names))}", value, "choose one of these")
+        raise expected(f"`{name}` to be one of {', '.join(map(repr, names))}", repr(value), "choose one of these")

@@ -75,16 +75,16 @@ def check_fit(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path
     reshaped = [n for n in own if n in weights and own[n].shape != weights[n].shape]
     faults = []
     if missing:
-        faults.append(f"one without {_some(missing)}")
+        faults.append(f"without {_some(missing)}")
     if unexpected:
-        faults.append(f"one with {_some(unexpected)} as well")
+        faults.append(f"with {_some(unexpected)} as well")
     if reshaped:
         name = reshaped[0]
-        faults.append(f"`{name}` of shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}")
+        faults.append(f"with `{name}` of shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}")
     if faults:
         raise expected(
             f"the weights of a {type(module).__name__} in `{path}`",
-            ", and ".join(faults),
+            f"weights {' and '.join(faults)}",
             "these are weights of another architecture; `stem` changes the shape of the first convolution",
         )
 
