@@ -31,9 +31,9 @@ _IMAGENET = "IMAGENET1K_V1"
 class LitResNet18(LightningModule):
     """ResNet-18 for images of ten classes, trained with cross entropy.
 
-    Logged once an epoch, with the epoch as step: `train/loss`, `train/acc`, `val/loss`, `val/acc` and `lr` (the first
-    parameter group's, the highest of the epoch). At test: `test/loss`, `test/acc`, and `test/acc/<class>` for every
-    class that occurs. Losses are in nats per image, accuracies are fractions of images whose highest output is right.
+    Logged once an epoch: `train/loss`, `train/acc`, `val/loss`, `val/acc` and `lr` (the first parameter group's, the
+    highest of the epoch). At test: `test/loss`, `test/acc`, and `test/acc/<class>` for every class that occurs.
+    Losses are in nats per image, accuracies are fractions of images whose highest output is right.
     The progress bar also shows the `loss` of the current batch.
 
     Args:
@@ -128,13 +128,11 @@ class LitResNet18(LightningModule):
         self.log(
             "lr", float(self.trainer.optimizers[0].param_groups[0]["lr"]), on_step=False, on_epoch=True, reduce_fx="max"
         )
-        self._log_step()
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Score a batch `(images, labels)`."""
         self._score("val", batch, self.val_acc)
-        self._log_step()
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Score a batch `(images, labels)`."""
@@ -156,15 +154,25 @@ class LitResNet18(LightningModule):
         return F.softmax(self(images), dim=1)
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer, and the scheduler if there is one."""
-        optimizer = self._make_optimizer(self.parameters())
+        """Make the optimizer, and the scheduler if there is one.
+
+        Raises:
+            InputError: If one of them rejects its settings.
+        """
+        try:
+            optimizer = self._make_optimizer(self.parameters())
+            scheduler = None if self._make_scheduler is None else self._make_scheduler(optimizer)
+        except (ValueError, TypeError) as error:
+            found = str(error).rstrip(".")
+            raise expected(
+                "settings that the optimizer and scheduler accept", found, "see their documentation"
+            ) from error
         if self.trainer.gradient_clip_val:
             # A fused optimizer unscales gradients by itself in mixed precision, too late for clipping, so Lightning
             # refuses the two together. Without this mark it is handled, and works, like any other optimizer.
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
-        if self._make_scheduler is None:
+        if scheduler is None:
             return optimizer
-        scheduler = self._make_scheduler(optimizer)
         config: dict[str, Any] = {"scheduler": scheduler}
         if isinstance(scheduler, OneCycleLR | CyclicLR):
             config["interval"] = "step"
@@ -191,10 +199,6 @@ class LitResNet18(LightningModule):
         elif self.output == "scaled_softmax":
             logits = self.softmax_scale * F.softmax(logits, dim=1)
         return F.cross_entropy(logits, labels)
-
-    def _log_step(self) -> None:
-        """Make the epoch the axis of what is logged at its end; Lightning reads it from a metric called `step`."""
-        self.log("step", float(self.current_epoch), on_step=False, on_epoch=True, reduce_fx="max")
 
     def _load(self, weights: str | None, init_from: str | None, stem: Stem) -> None:
         if weights is not None and init_from is not None:
