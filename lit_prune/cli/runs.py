@@ -112,5 +112,6 @@ def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger
     return [
         # hp_metric = -1 would be the only metric of the HParams tab; the summary logs the real ones at the end
         _TensorBoard(logs, name=name, version=version, default_hp_metric=False),
-        _CSV(logs, name=name, version=version),
+        # what an epoch logged is on disk when it ends, not after a hundred epochs
+        _CSV(logs, name=name, version=version, flush_logs_every_n_steps=1),
     ]
