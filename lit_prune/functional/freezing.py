@@ -1,11 +1,13 @@
 """What freezing a part of a model means, and how it is undone."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from math import ceil
 from numbers import Real
 from typing import Any
 
+import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
@@ -156,6 +158,7 @@ class Frozen:
         for parameter in self._taken:
             parameter.requires_grad_(False)
         self.drop_gradients()
+        _recompile()
 
     def drop_gradients(self) -> None:
         """Set the gradients of the frozen parameters to None, which optimizers pass over.
@@ -173,6 +176,7 @@ class Frozen:
         for hold in self._holds:
             hold.remove()
         self._taken, self._holds = [], []
+        _recompile()
 
 
 def freeze(
@@ -200,6 +204,12 @@ def freeze(
         True
     """
     return Frozen(module for _, module in modules_to_freeze(model, fraction, layers, by, freeze_norm))
+
+
+def _recompile() -> None:
+    # compiled code does not notice hooks that come or go (`torch._dynamo.config.skip_nnmodule_hook_guards`)
+    if "torch._dynamo" in sys.modules:
+        torch.compiler.reset()
 
 
 class _EvalHold:

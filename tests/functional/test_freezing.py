@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lit_prune.errors import InputError
-from lit_prune.functional import first_layers, freeze, modules_to_freeze
+from lit_prune.functional import Frozen, first_layers, freeze, modules_to_freeze
 
 
 def linears(count: int) -> nn.Sequential:
@@ -163,8 +163,9 @@ def test_frozen_models_can_be_copied_and_pickled(duplicate):
     assert model[1].num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("keep_backward", [True, False])
 @pytest.mark.parametrize("compile_first", [True, False])
-def test_compiled_models_agree_with_eager_ones(compile_first):
+def test_compiled_models_agree_with_eager_ones(compile_first, keep_backward):
     model = net()
     model[2] = nn.Dropout(0.0)
     eager = deepcopy(model)
@@ -173,7 +174,10 @@ def test_compiled_models_agree_with_eager_ones(compile_first):
     if compile_first:
         compiled(inputs)
         eager(inputs)
-    freezes = [freeze(model, fraction=0.3), freeze(eager, fraction=0.3)]
+    freezes = [
+        Frozen([module for _, module in modules_to_freeze(each, fraction=0.3)], keep_backward)
+        for each in (model, eager)
+    ]
     torch.testing.assert_close(compiled(inputs), eager(inputs))
     torch.testing.assert_close(model.state_dict(), eager.state_dict())
     for frozen in freezes:
