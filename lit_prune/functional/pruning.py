@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_prune.errors import expected
+from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.threshold import lowest
@@ -20,6 +20,7 @@ __all__ = [
     "Score",
     "check_amount",
     "check_cap",
+    "check_room",
     "global_l1_masks",
     "global_masks",
     "global_random_masks",
@@ -57,7 +58,8 @@ class RandomScore:
         """Draw a score in [0, 1) for each weight."""
         generator = torch.Generator().manual_seed(self.seed)
         for weight in weights:
-            yield torch.rand(weight.shape, generator=generator).to(weight.device)
+            scores = torch.rand(weight.shape, generator=generator, dtype=torch.float32, device="cpu")
+            yield scores.to(weight.device)
 
 
 def global_l1_masks(
@@ -123,12 +125,7 @@ def global_masks(
     if wanted <= 0:
         return {ref.name: _or_ones(kept[ref.name], ref) for ref in weights}
     if wanted > sum(room):
-        raise expected(
-            f"`max_layer_sparsity` to leave room for an `amount` of {amount}",
-            max_layer_sparsity,
-            "raise the limit or prune less",
-        )
-
+        raise _no_room(amount, max_layer_sparsity)
     masks = {}
     marks = lowest(lambda: _scores(weights, kept, score), room, wanted)
     for ref, marked, count in zip(weights, marks, left, strict=True):
@@ -189,6 +186,27 @@ def check_cap(max_layer_sparsity: Any) -> None:
             max_layer_sparsity,
             "give the largest fraction of a layer that may be zero, or leave it out",
         )
+
+
+def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: float | None) -> None:
+    """Refuse a limit under which an amount can never be reached, before hours of training meet it.
+
+    Raises:
+        InputError: If all layers at their limit together are less sparse than `amount`.
+    """
+    sizes = [ref.tensor.numel() for ref in weights]
+    if max_layer_sparsity is not None and round(amount * sum(sizes)) > sum(
+        math.floor(max_layer_sparsity * size) for size in sizes
+    ):
+        raise _no_room(amount, max_layer_sparsity)
+
+
+def _no_room(amount: float, max_layer_sparsity: float | None) -> InputError:
+    return expected(
+        f"`max_layer_sparsity` to leave room for an `amount` of {amount}",
+        max_layer_sparsity,
+        "raise the limit or prune less",
+    )
 
 
 def _is_number(value: Any) -> bool:

@@ -193,8 +193,15 @@ def test_random_masks_depend_on_the_seed_alone_and_leave_the_random_state() -> N
     assert torch.equal(state, torch.get_rng_state())
     torch.rand(3)
     again = global_random_masks(weights, 0.5, seed=1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            elsewhere = global_random_masks(weights, 0.5, seed=1)
+    finally:
+        torch.set_default_dtype(torch.float32)
     other = global_random_masks(weights, 0.5, seed=2)
     assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(torch.equal(first[name], elsewhere[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
     # not by magnitude
     assert not torch.equal(first["0"], global_l1_masks(weights, 0.5)["0"])
