@@ -16,6 +16,7 @@ from lit_prune.functional.pruning import (
     Score,
     check_amount,
     check_cap,
+    check_room,
     global_masks,
     sparsity_at,
 )
@@ -109,6 +110,7 @@ class GlobalPruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Put the masks on: those that were there before, or those of the checkpoint."""
         self._choose(trainer, pl_module)
+        check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._mask_again(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -149,6 +151,11 @@ class GlobalPruning(Callback):
         for optimizer in trainer.optimizers:
             clear_pruned_state(optimizer, pl_module)
         self._reached = target
+
+    def expect_removal(self) -> None:
+        """Be ready to prune again, should training go on after an end at which the masks come off."""
+        if any(current_mask(ref) is not None for ref in self._weights):
+            self._reached = 0.0
 
     def state_dict(self) -> dict[str, Any]:
         """Return the masks as packed bits, by layer, and the sparsity that has been reached."""
@@ -193,3 +200,9 @@ class GlobalPruning(Callback):
         # a weight that is not zero is not pruned: it was loaded from a checkpoint that knows nothing of these masks
         masks = {name: mask.to(weights[name].device) | (weights[name] != 0) for name, mask in waiting.items()}
         apply_masks(pl_module, masks)
+        if masks:
+            pruned = sum(int((~mask).count_nonzero()) for mask in masks.values())
+            total = sum(weight.numel() for weight in weights.values())
+            # those of a denser checkpoint, loaded without our state: what is missing will be pruned again
+            if pruned < round(self._reached * total):
+                self._reached = pruned / total

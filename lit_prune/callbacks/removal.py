@@ -24,7 +24,7 @@ class PruningRemoval(Callback):
 
     Args:
         epoch: The epoch, counted from 0. "end" takes the masks off when `fit` has ended and every other
-            callback has seen the masked model.
+            callback has seen the masked model; should the same trainer go on, its pruners prune again.
 
     Raises:
         InputError: At construction, if `epoch` is neither a whole number from 0 on nor "end"; in `setup`, under
@@ -69,6 +69,8 @@ class PruningRemoval(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the masks off at the end, if that is when; checkpoints and averages are done by now."""
         if self.epoch == "end":
+            for pruner in _pruners(trainer):
+                pruner.expect_removal()
             remove_masks(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
@@ -82,10 +84,13 @@ class PruningRemoval(Callback):
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._done or isinstance(self.epoch, str) or trainer.current_epoch < self.epoch:
             return
-        for callback in callbacks_of(trainer):
-            if isinstance(callback, GlobalPruning):
-                callback.catch_up(trainer, pl_module)
+        for pruner in _pruners(trainer):
+            pruner.catch_up(trainer, pl_module)
         for optimizer in trainer.optimizers:
             clear_pruned_state(optimizer, pl_module)
         remove_masks(pl_module)
         self._done = True
+
+
+def _pruners(trainer: Trainer) -> list[GlobalPruning]:
+    return [callback for callback in callbacks_of(trainer) if isinstance(callback, GlobalPruning)]

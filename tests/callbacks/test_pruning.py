@@ -12,10 +12,8 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
-from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor, nn
 from torch.nn.utils import prune
-from torch.utils.data import DataLoader
 
 from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval, SparsityMonitor
 from lit_prune.errors import InputError
@@ -162,15 +160,6 @@ def test_the_score_of_the_best_checkpoint_is_that_of_its_validation(tmp_path: Pa
     assert result["val_loss"] == pytest.approx(float(saver.best_model_score), abs=1e-7)
 
 
-def test_a_dense_checkpoint_can_be_pruned_and_trained_on(tmp_path: Path) -> None:
-    dense = Classifier(conv_net())
-    fit(dense).save_checkpoint(tmp_path / "dense.ckpt")
-    model, watch = Classifier(conv_net()), Watch()
-    trainer = quiet_trainer(max_epochs=4, callbacks=[GlobalL1Pruning(0.3), watch])
-    trainer.fit(model, Batches(), Batches(2, seed=1), ckpt_path=tmp_path / "dense.ckpt", weights_only=True)
-    assert watch.training == [(epoch, round(0.3 * count(model))) for epoch in (2, 3) for _ in range(4)]
-
-
 @pytest.mark.parametrize(
     "net", [MisleadingNames, Tied, Transformer, mlp, conv_net, lambda: conv_net().to(memory_format=torch.channels_last)]
 )
@@ -194,26 +183,6 @@ def test_layers_from_configure_model_are_found() -> None:
     assert zeros(model) == round(0.5 * count(model))
     with pytest.raises(InputError, match=r"^Expected every pattern in `layers` to match a convolution or linear layer"):
         fit(Classifier(net_in_hook=conv_net), GlobalL1Pruning(0.5, layers=["*.conv3"]))
-
-
-def test_one_callback_prunes_two_models_in_turn() -> None:
-    pruning = GlobalL1Pruning(0.5)
-    first, second = Classifier(conv_net()), Classifier(mlp())
-    fit(first, pruning)
-    kept = snapshot(first)
-    fit(second, pruning)
-    assert zeros(first) == round(0.5 * count(first))
-    assert zeros(second) == round(0.5 * count(second))
-    assert not moved(kept, snapshot(first))
-
-
-def test_a_second_fit_of_the_same_trainer_goes_on() -> None:
-    model, pruning = Classifier(conv_net()), GlobalL1Pruning(0.8, end_epoch=4, schedule="linear")
-    trainer = fit(model, pruning, max_epochs=3)
-    assert zeros(model) == round(0.4 * count(model))
-    trainer.fit_loop.max_epochs = 6
-    trainer.fit(model, Batches(), Batches(2, seed=1))
-    assert zeros(model) == round(0.8 * count(model))
 
 
 def test_optimizers_are_built_on_plain_names(tmp_path: Path) -> None:
@@ -345,6 +314,10 @@ def test_bad_selections_are_refused_before_training() -> None:
             [GlobalL1Pruning(0.5), WeightAveraging()],
             "Expected no WeightAveraging beside GlobalL1Pruning, but got both.",
         ),
+        (
+            [GlobalL1Pruning(0.5, start_epoch=1, max_layer_sparsity=0.4)],
+            "Expected `max_layer_sparsity` to leave room for an `amount` of 0.5, but got 0.4.",
+        ),
         ([PruningRemoval(1), WeightAveraging()], "Expected no WeightAveraging beside PruningRemoval, but got both."),
     ]
     for callbacks, message in cases:
@@ -364,7 +337,7 @@ def test_strategies_that_shard_parameters_are_refused() -> None:
         callbacks: tuple[Callback, ...] = ()
 
     trainer: Any = Trainer()
-    for callback in (GlobalL1Pruning(0.5), PruningRemoval(0)):
+    for callback in (GlobalL1Pruning(0.5), PruningRemoval(0), SparsityMonitor()):
         with pytest.raises(
             InputError, match=r"^Expected a strategy that keeps parameters whole for .*, but got FSDPStrategy"
         ):
@@ -394,23 +367,6 @@ def test_the_global_random_state_is_left_alone() -> None:
 
     fit(model, Note(), GlobalRandomPruning(0.5), Note(), max_epochs=1)
     assert torch.equal(states[0], states[1])
-
-
-def test_lightnings_own_demo_module_and_all_callbacks() -> None:
-    class Demo(BoringModel):
-        def train_dataloader(self) -> Any:
-            data: Any = torch.randn(8, 32)
-            return DataLoader(data, batch_size=2)
-
-    model, watch = Demo(), Watch()
-    everything = [PruningRemoval(2), SparsityMonitor(), watch, GlobalL1Pruning(0.5, start_epoch=1)]
-    trainer = quiet_trainer(max_epochs=3, callbacks=everything)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The '.*' does not have many workers")
-        trainer.fit(model)
-    assert {value for epoch, value in watch.training if epoch == 1} == {32}
-    assert not prune.is_pruned(model)
-    assert "sparsity/global" in trainer.callback_metrics
 
 
 def test_the_trainer_of_pytorch_lightning() -> None:

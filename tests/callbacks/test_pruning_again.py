@@ -1,0 +1,93 @@
+"""Pruned models that are trained on: another fit, another checkpoint, another model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.nn.utils import prune
+
+from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval
+from tests.callbacks.models import Batches, Classifier, conv_net, mlp, moved, quiet_trainer, snapshot
+from tests.callbacks.test_pruning import Watch, count, fit, zeros
+
+
+def test_a_dense_checkpoint_can_be_pruned_and_trained_on(tmp_path: Path) -> None:
+    dense = Classifier(conv_net())
+    fit(dense).save_checkpoint(tmp_path / "dense.ckpt")
+    model, watch = Classifier(conv_net()), Watch()
+    trainer = quiet_trainer(max_epochs=4, callbacks=[GlobalL1Pruning(0.3), watch])
+    trainer.fit(model, Batches(), Batches(2, seed=1), ckpt_path=tmp_path / "dense.ckpt", weights_only=True)
+    assert watch.training == [(epoch, round(0.3 * count(model))) for epoch in (2, 3) for _ in range(4)]
+
+
+def test_one_callback_prunes_two_models_in_turn() -> None:
+    pruning = GlobalL1Pruning(0.5)
+    first, second = Classifier(conv_net()), Classifier(mlp())
+    fit(first, pruning)
+    kept = snapshot(first)
+    fit(second, pruning)
+    assert zeros(first) == round(0.5 * count(first))
+    assert zeros(second) == round(0.5 * count(second))
+    assert not moved(kept, snapshot(first))
+
+
+def test_a_second_fit_of_the_same_trainer_goes_on() -> None:
+    model, pruning = Classifier(conv_net()), GlobalL1Pruning(0.8, end_epoch=4, schedule="linear")
+    trainer = fit(model, pruning, max_epochs=3)
+    assert zeros(model) == round(0.4 * count(model))
+    trainer.fit_loop.max_epochs = 6
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    assert zeros(model) == round(0.8 * count(model))
+
+
+@pytest.mark.parametrize("pruner", [GlobalL1Pruning, GlobalRandomPruning])
+def test_a_second_fit_prunes_again_what_came_off_at_the_end(pruner: Any) -> None:
+    model, watch = Classifier(conv_net()), Watch()
+    trainer = fit(model, pruner(0.5), PruningRemoval("end"), watch)
+    first = {name for name, weight in snapshot(model).items() if (weight == 0).any()}
+    pruned = {name: snapshot(model)[name] == 0 for name in first}
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    assert set(watch.training) == {(epoch, round(0.5 * count(model))) for epoch in range(4)}
+    assert all(torch.equal(snapshot(model)[name] == 0, pruned[name]) for name in first)
+    assert not prune.is_pruned(model)
+
+
+def test_a_second_fit_leaves_removed_what_came_off_at_an_epoch() -> None:
+    model, watch = Classifier(mlp()), Watch()
+    trainer = fit(model, GlobalL1Pruning(0.5), PruningRemoval(1), PruningRemoval("end"), watch)
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    assert [number for epoch, number in watch.training if epoch == 2] == [0] * 4
+
+
+@pytest.mark.parametrize("evaluate", [True, False])
+def test_a_denser_checkpoint_of_another_run_is_pruned_again(tmp_path: Path, evaluate: bool) -> None:
+    dense = fit(Classifier(conv_net()), max_epochs=1)
+    dense.save_checkpoint(tmp_path / "dense.ckpt")
+    model, watch = Classifier(conv_net()), Watch()
+    trainer = fit(model, GlobalL1Pruning(0.5), watch)
+    trainer.fit_loop.max_epochs = 3
+    if evaluate:
+        trainer.test(model, Batches(2), ckpt_path=tmp_path / "dense.ckpt", verbose=False, weights_only=True)
+        assert zeros(model) == 0
+        trainer.fit(model, Batches(), Batches(2, seed=1))
+    else:
+        trainer.fit(model, Batches(), Batches(2, seed=1), ckpt_path=tmp_path / "dense.ckpt", weights_only=True)
+    assert {number for _, number in watch.training} == {round(0.5 * count(model))}
+    assert prune.is_pruned(model)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_testing_an_older_checkpoint_and_training_on(tmp_path: Path) -> None:
+    model, watch = Classifier(conv_net()), Watch()
+    saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
+    pruning = GlobalL1Pruning(0.8, end_epoch=2, schedule="linear")
+    trainer = fit(model, pruning, saver, watch, enable_checkpointing=True, max_epochs=3)
+    trainer.test(model, Batches(2), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False, weights_only=True)
+    assert zeros(model) == round(0.4 * count(model))
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    assert {number for epoch, number in watch.training if epoch == 3} == {round(0.8 * count(model))}
