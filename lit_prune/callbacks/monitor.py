@@ -1,12 +1,14 @@
 """What is logged about sparsity."""
 
+from functools import partial
 from itertools import chain
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
 
+from lit_prune.callbacks._checks import refuse_sharded_parameters
 from lit_prune.callbacks._fit import callbacks_of, continues
 from lit_prune.callbacks._global_pruning import GlobalPruning
 from lit_prune.callbacks._sparsity_board import draw_histograms, draw_sparsity
@@ -30,8 +32,9 @@ class SparsityMonitor(Callback):
     - `sparsity/regrown`: of the weights that these callbacks have ever pruned, those that are not zero now.
     - `sparsity/layer/<name>`: of a layer's weights, those that are exactly zero.
     - `gradient/untouched`: of the chosen weights, those that have not received one non-zero gradient since training
-      began. It is sampled, to cost far less than 2% of a step: gradients are looked at before the optimizer
-      steps 0, 1, 2, 4, 8, 16, 32 and every 64th. So it is an upper bound, and exact for what can never learn.
+      began; gradients that `LayerFreezing` drops are not received. It is sampled, to cost far less than 2% of a
+      step: gradients are looked at after the optimizer steps 0, 1, 2, 4, 8, 16, 32 and every 64th. So it is an
+      upper bound, and exact for what can never learn.
 
     To TensorBoard it also draws the sparsity of all layers as one figure and, on request, histograms, at the epoch as
     their step. Other loggers do not get these. A resumed run goes on counting.
@@ -44,7 +47,8 @@ class SparsityMonitor(Callback):
         gradient_coverage: Log `gradient/untouched`; it needs a byte for each weight.
 
     Raises:
-        InputError: At construction, if `every_n_epochs` is not a whole number from 1 on.
+        InputError: At construction, if `every_n_epochs` is not a whole number from 1 on; in `setup`, under strategies
+            that shard parameters; when `fit` starts, if there is no weight to watch.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class SparsityMonitor(Callback):
         self._coverage: GradientCoverage | None = None
         self._touched: dict[str, Tensor] = {}
         self._steps: list[int] = []
+        self._handles: list[RemovableHandle] = []
 
     @property
     def state_key(self) -> str:
@@ -81,6 +86,7 @@ class SparsityMonitor(Callback):
         """Begin anew, unless the trainer goes on with the same model."""
         if stage != "fit":
             return
+        refuse_sharded_parameters(trainer, self)
         if not continues(trainer, pl_module, self._module):
             self._touched, self._steps = {}, []
         elif self._coverage is not None:
@@ -97,16 +103,12 @@ class SparsityMonitor(Callback):
             self._coverage = GradientCoverage(self._weights)
             if self._touched:
                 self._coverage.restore(self._touched)
-
-    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Look at the gradients, at some of the steps."""
-        if self._coverage is None:
-            return
-        index = trainer.optimizers.index(optimizer)
-        self._steps += [0] * (index + 1 - len(self._steps))
-        if _is_sampled(self._steps[index]):
-            self._coverage.update()
-        self._steps[index] += 1
+            self._steps += [0] * (len(trainer.optimizers) - len(self._steps))
+            # after the steps, when every other callback has done to the gradients what it does
+            self._handles = [
+                optimizer.register_step_post_hook(partial(self._look, index))
+                for index, optimizer in enumerate(trainer.optimizers)
+            ]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log and draw."""
@@ -132,6 +134,14 @@ class SparsityMonitor(Callback):
                 if self.histograms:
                     draw_histograms(logger.experiment, self._weights, trainer.current_epoch)
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Look no longer."""
+        self._stop_looking()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Look no longer."""
+        self._stop_looking()
+
     def state_dict(self) -> dict[str, Any]:
         """Return which weights have received a gradient, as packed bits by layer, and the steps taken."""
         touched = self._touched if self._coverage is None else self._coverage.touched()
@@ -141,6 +151,16 @@ class SparsityMonitor(Callback):
         """Take over what a checkpoint knows; it is used when `fit` starts."""
         self._touched = unpack_masks(state_dict["touched"])
         self._steps = list(state_dict["steps"])
+
+    def _look(self, index: int, *_: Any) -> None:
+        if self._coverage is not None and _is_sampled(self._steps[index]):
+            self._coverage.update()
+        self._steps[index] += 1
+
+    def _stop_looking(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def _regrown(self) -> float:
         pruned = {name: mask for pruner in self._pruners for name, mask in pruner.ever_pruned.items()}

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from lit_prune.callbacks import GlobalL1Pruning, PruningRemoval, SparsityMonitor
+from lit_prune.callbacks import GlobalL1Pruning, LayerFreezing, PruningRemoval, SparsityMonitor
 from lit_prune.callbacks.monitor import _is_sampled
 from lit_prune.errors import InputError
 from lit_prune.functional import selection
@@ -120,6 +120,17 @@ def test_counting_goes_on_when_a_run_is_resumed(tmp_path: Path) -> None:
 def test_both_of_two_optimizers_are_watched() -> None:
     _, metrics = run(TwoOptimizers(), SparsityMonitor())
     assert metrics.epochs[-1]["gradient/untouched"] < 0.1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_gradients_that_a_freeze_drops_are_not_received(order: int) -> None:
+    model: Any = Classifier(mlp())
+    callbacks = [SparsityMonitor(), LayerFreezing(layers="net.1", unfreeze_epoch=1)][::order]
+    _, metrics = run(model, *callbacks, max_epochs=2)
+    total = sum(ref.tensor.numel() for ref in weight_layers(model))
+    untouched = [epoch["gradient/untouched"] for epoch in metrics.epochs]
+    assert untouched == pytest.approx([model.net[1].weight.numel() / total, 0])
+    assert not any(optimizer._optimizer_step_post_hooks for optimizer in model.trainer.optimizers)
 
 
 def test_sampling_is_dense_first_and_rare_later() -> None:
