@@ -1,0 +1,115 @@
+"""All callbacks at once on modules and in a Trainer that know nothing of this package."""
+
+from typing import Any
+
+import pytest
+import pytorch_lightning
+import torch
+from lightning import pytorch as lightning
+from lightning.pytorch.demos import boring_classes
+from pytorch_lightning.demos import boring_classes as old_boring_classes
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.utils.data import DataLoader
+
+from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, LayerFreezing, PruningRemoval, SparsityMonitor
+
+PACKAGES: Any = [(lightning, boring_classes), (pytorch_lightning, old_boring_classes)]
+
+
+class Watch(lightning.Callback):
+    """Notes at the start of every batch which weights are zero, by name, and what all of them are."""
+
+    def __init__(self) -> None:
+        self.epochs: list[int] = []
+        self.weights: list[dict[str, Tensor]] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.epochs.append(trainer.current_epoch)
+        self.weights.append({key: value.clone() for key, value in pl_module.state_dict().items()})
+
+    def of(self, epoch: int) -> list[dict[str, Tensor]]:
+        return [weights for seen, weights in zip(self.epochs, self.weights, strict=True) if seen == epoch]
+
+
+def transformer(base: Any) -> Any:
+    """A small encoder over tokens, as somebody else would write it."""
+
+    class Tokens(base):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Embedding(10, 8)
+            self.encoder = nn.TransformerEncoderLayer(8, nhead=2, dim_feedforward=16, dropout=0.1, batch_first=True)
+            self.head = nn.Linear(8, 10)
+
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            logits = self.head(self.encoder(self.embed(batch)))
+            return nn.functional.cross_entropy(logits.flatten(0, 1), batch.roll(-1, dims=1).flatten())
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.AdamW(self.parameters(), lr=0.01)
+
+        def train_dataloader(self) -> Any:
+            tokens: Any = torch.randint(10, (6, 5))
+            return DataLoader(tokens, batch_size=2)
+
+    return Tokens()
+
+
+def fit(package: Any, model: Any, *callbacks: Any, **kwargs: Any) -> Any:
+    trainer = package.Trainer(
+        accelerator="cpu",
+        max_epochs=4,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        callbacks=list(callbacks),
+        **kwargs,
+    )
+    trainer.fit(model)
+    return trainer
+
+
+@pytest.mark.filterwarnings("ignore:The '.*' does not have many workers")
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize("pruner", [GlobalL1Pruning, GlobalRandomPruning])
+@pytest.mark.parametrize(("package", "demos"), PACKAGES)
+def test_the_demo_module(package: Any, demos: Any, pruner: Any, order: int) -> None:
+    model, watch = demos.BoringModel(), Watch()
+    freezing = LayerFreezing(layers="layer", unfreeze_epoch=1)
+    callbacks = [freezing, pruner(0.5, start_epoch=2), PruningRemoval(3), SparsityMonitor(), watch][::order]
+    trainer = fit(package, model, *callbacks, limit_train_batches=3, limit_val_batches=1)
+    frozen, free = watch.of(0)[-1], watch.of(1)[-1]
+    assert all(torch.equal(frozen[name], watch.of(0)[0][name]) for name in frozen)
+    assert not any(torch.equal(frozen[name], free[name]) for name in frozen)
+    assert [int((seen["layer.weight"] == 0).sum()) for seen in watch.of(2)[1:]] == [32] * 2
+    assert int((watch.of(3)[-1]["layer.weight"] == 0).sum()) < 32
+    assert not prune.is_pruned(model)
+    assert trainer.callback_metrics["sparsity/global"] == (model.layer.weight == 0).float().mean()
+    assert trainer.callback_metrics["gradient/untouched"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:The '.*' does not have many workers", "ignore:The number of training batches")
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(("package", "demos"), PACKAGES)
+def test_a_small_transformer(package: Any, demos: Any, order: int) -> None:
+    model, watch = transformer(package.LightningModule), Watch()
+    callbacks = [
+        LayerFreezing(layers="embed"),
+        GlobalL1Pruning(0.6, end_epoch=2, exclude=["head"]),
+        GlobalRandomPruning(0.25, layers=["head"]),
+        PruningRemoval("end"),
+        SparsityMonitor(),
+        watch,
+    ][::order]
+    trainer = fit(package, model, *callbacks)
+    chosen = ["encoder.self_attn.out_proj.weight", "encoder.linear1.weight", "encoder.linear2.weight"]
+    for epoch, amount in enumerate([0.0, 0.525, 0.6, 0.6]):
+        for seen in watch.of(epoch)[1:]:
+            assert sum(int((seen[name] == 0).sum()) for name in chosen) == round(amount * (64 + 128 + 128))
+            assert int((seen["head.weight"] == 0).sum()) == 20
+    first, last = watch.weights[0], watch.weights[-1]
+    assert {name for name in first if torch.equal(first[name], last[name])} == {"embed.weight"}
+    assert not prune.is_pruned(model)
+    assert float(trainer.callback_metrics["sparsity/masked"]) == pytest.approx((192 + 20) / 400)
