@@ -1,0 +1,52 @@
+"""The benchmark runs, and writes what it measured."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
+RATIOS = {
+    "training": {"epoch: plain loop / ours", "step: plain step / ours"},
+    "overhead": {"data and Lightning / step"},
+}
+
+
+def run(*words):
+    return subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=False)
+
+
+def test_it_measures_and_writes(tmp_path):
+    path = tmp_path / "result.json"
+    done = run("--source", "synthetic", "--rounds", "2", "--steps", "1", "--json", str(path))
+    assert done.returncode == 0, done.stderr
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content.keys() == {"machine", "settings", "measurements"}
+    assert content["settings"] == {"source": "synthetic", "data_dir": "data", "rounds": 2, "steps": 1}
+    found = {name: set(measurement["ratios"]) for name, measurement in content["measurements"].items()}
+    assert found == RATIOS
+    for measurement in content["measurements"].values():
+        for kind in ("seconds_per_step", "ratios"):
+            for name, values in measurement[kind].items():
+                assert name in done.stdout
+                assert len(values["rounds"]) == 2
+                assert values["low"] <= values["median"] <= values["high"]
+        assert all(values["low"] > 0 for values in measurement["seconds_per_step"].values())
+    seconds = content["measurements"]["training"]["seconds_per_step"]
+    wanted = [a / b for a, b in zip(seconds["plain loop"]["rounds"], seconds["trainer"]["rounds"], strict=True)]
+    assert content["measurements"]["training"]["ratios"]["epoch: plain loop / ours"]["rounds"] == wanted
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        (["--only", "speed"], "argument --only: invalid choice: 'speed'"),
+        (["--rounds", "0"], "--rounds and --steps are at least 1"),
+    ],
+)
+def test_it_refuses_what_it_cannot_measure(words, complaint):
+    done = run(*words)
+    assert done.returncode == 2
+    assert complaint in done.stderr
