@@ -20,7 +20,7 @@ from lit_prune.functional.pruning import (
     global_masks,
     sparsity_at,
 )
-from lit_prune.functional.selection import WeightRef, weight_layers
+from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
 
 __all__ = ["GlobalPruning"]
 
@@ -74,8 +74,8 @@ class GlobalPruning(Callback):
     @property
     def state_key(self) -> str:
         """Differs between pruners of one trainer, which may not overlap; other arguments may change on resume."""
-        exclude = [self.exclude] if isinstance(self.exclude, str) else list(self.exclude)
-        return self._generate_state_key(layers=self.layers, exclude=exclude)
+        layers = None if self.layers is None else as_patterns("layers", self.layers)
+        return self._generate_state_key(layers=layers, exclude=as_patterns("exclude", self.exclude))
 
     @property
     def weights(self) -> list[WeightRef]:

@@ -80,6 +80,13 @@ def test_a_denser_checkpoint_of_another_run_is_pruned_again(tmp_path: Path, eval
     assert prune.is_pruned(model)
 
 
+@pytest.mark.parametrize("written", ["*.fc", ["*.fc"], ("*.fc",)])
+def test_one_choice_has_one_key_however_it_is_written(written: Any) -> None:
+    for argument in ("layers", "exclude"):
+        keys = {GlobalL1Pruning(0.5, **{argument: value}).state_key for value in (written, ["*.fc"])}
+        assert len(keys) == 1
+
+
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_testing_an_older_checkpoint_and_training_on(tmp_path: Path) -> None:
     model, watch = Classifier(conv_net()), Watch()
