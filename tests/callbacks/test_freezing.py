@@ -1,6 +1,4 @@
-import os
 import re
-import socket
 from collections import OrderedDict
 from copy import deepcopy
 from math import nan
@@ -15,7 +13,6 @@ from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveragi
 from lightning.pytorch.strategies import FSDPStrategy
 from pytorch_lightning.demos.boring_classes import BoringModel
 from torch import distributed, nn
-from torch.multiprocessing.spawn import spawn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from lit_prune.callbacks import LayerFreezing
@@ -34,6 +31,7 @@ from tests.callbacks.models import (
     quiet_trainer,
     snapshot,
 )
+from tests.processes import run_ddp
 
 FROZEN = {
     "net.conv1.weight",
@@ -366,7 +364,7 @@ def test_norms_with_equal_values_are_told_apart():
 def test_modules_that_a_strategy_replaces():
     class Synchronises(Callback):
         def on_fit_start(self, trainer, pl_module) -> None:
-            pl_module.net = nn.SyncBatchNorm.convert_sync_batchnorm(pl_module.net)  # type: ignore[no-untyped-call]
+            pl_module.net = nn.SyncBatchNorm.convert_sync_batchnorm(pl_module.net)
 
     module = Classifier(conv_net())
     everything = set(snapshot(module))
@@ -393,7 +391,7 @@ def test_frozen_copies_can_be_made_during_training():
 def test_weight_averaging_keeps_frozen_tensors(order):
     module = Classifier(conv_net())
     before = snapshot(module)
-    averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.9))  # type: ignore[no-untyped-call]
+    averaging = WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(0.9))
     quiet_trainer(callbacks=[averaging, LayerFreezing(0.3)][::order]).fit(module, Batches(), Batches(seed=1))
     assert moved(before, snapshot(module)) == before.keys() - FROZEN
     assert untouched(module)
@@ -526,18 +524,7 @@ class ReplicasAgree(Callback):
         assert torch.equal(*all_of_them)
 
 
-def _ddp_worker(rank: int, port: int, path: str) -> None:
-    torch.set_num_threads(1)
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "WORLD_SIZE": "2",
-        "RANK": str(rank),
-        "LOCAL_RANK": str(rank),
-        "GROUP_RANK": "0",
-        "LOCAL_WORLD_SIZE": "2",
-        "TORCHELASTIC_RUN_ID": "test",
-    }
+def _ddp_worker(rank: int, path: str) -> None:
     results = {}
     for unfreeze_epoch in (1, None):
         torch.manual_seed(0)
@@ -561,10 +548,7 @@ class Halves:
 
 
 def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    spawn(_ddp_worker, (port, str(tmp_path / "results.pt")), nprocs=2)  # type: ignore[no-untyped-call]
+    run_ddp(_ddp_worker, str(tmp_path / "results.pt"))
     results = torch.load(tmp_path / "results.pt")
 
     starts = []

@@ -1,34 +1,72 @@
 """Processes that see different data prune the same weights."""
 
-import subprocess
-import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
-ROOT = Path(__file__).parents[2]
+from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval, SparsityMonitor
+from tests.callbacks.models import Batches, Classifier, conv_net, quiet_trainer
+from tests.processes import run_ddp
+
+EPOCHS = 4
 
 
-def train(folder: Path, *ckpt_path: Path) -> list[list[dict[str, object]]]:
-    folder.mkdir()
-    command = [sys.executable, "-m", "tests.callbacks.ddp_pruning", str(folder), *map(str, ckpt_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    epochs = sorted({int(file.name[5]) for file in folder.glob("epoch*")})
-    return [[torch.load(folder / f"epoch{epoch}-rank{rank}.pt") for rank in range(2)] for epoch in epochs]
+class OwnData(Classifier):
+    """Each process sees other images."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.loss((batch[0] + self.global_rank, batch[1]))
+
+
+class Save(Callback):
+    """Keeps weights, masks and metrics of each epoch and process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        state = {
+            "parameters": {name: value.detach().clone() for name, value in pl_module.named_parameters()},
+            "masks": {name: value.clone() for name, value in pl_module.named_buffers() if name.endswith("weight_mask")},
+            "sparsity": float(trainer.callback_metrics["sparsity/global"]),
+        }
+        torch.save(state, self.folder / f"epoch{trainer.current_epoch}-rank{trainer.global_rank}.pt")
+
+
+def train(rank: int, folder: Path) -> None:
+    warnings.simplefilter("ignore")
+    torch.manual_seed(0)
+    trainer = quiet_trainer(
+        strategy="ddp",
+        devices=2,
+        max_epochs=EPOCHS,
+        callbacks=[
+            SparsityMonitor(),
+            Save(folder),
+            PruningRemoval(3),
+            GlobalL1Pruning(0.6, start_epoch=0, end_epoch=2, exclude=["*.fc"]),
+            GlobalRandomPruning(0.5, start_epoch=1, layers=["*.fc"]),
+        ],
+    )
+    trainer.fit(OwnData(conv_net()), Batches())
 
 
 def test_replicas_stay_bit_identical_and_masks_equal(tmp_path: Path) -> None:
-    epochs = train(tmp_path / "whole")
+    run_ddp(train, tmp_path)
     # convolutions have 594 weights, the head 32: pruned by two callbacks, one gradual; all is removed at epoch 3
-    for (ours, theirs), zeros in zip(epochs, (0, round(0.525 * 594) + 16, round(0.6 * 594) + 16, None), strict=True):
+    zeros = (0, round(0.525 * 594) + 16, round(0.6 * 594) + 16, None)
+    for epoch, expected in zip(range(EPOCHS), zeros, strict=True):
+        ours, theirs = (torch.load(tmp_path / f"epoch{epoch}-rank{rank}.pt") for rank in range(2))
         for kind in ("parameters", "masks"):
-            assert ours[kind].keys() == theirs[kind].keys()  # type: ignore[attr-defined]
-            for name, tensor in ours[kind].items():  # type: ignore[attr-defined]
-                assert torch.equal(tensor, theirs[kind][name])  # type: ignore[index]
+            assert ours[kind].keys() == theirs[kind].keys()
+            for name, tensor in ours[kind].items():
+                assert torch.equal(tensor, theirs[kind][name])
         assert ours["sparsity"] == theirs["sparsity"]
-        if zeros is None:
+        if expected is None:
             assert not ours["masks"]
         else:
-            assert ours["sparsity"] == pytest.approx(zeros / 626)
+            assert ours["sparsity"] == pytest.approx(expected / 626)

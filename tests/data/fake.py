@@ -1,11 +1,7 @@
-"""A CIFAR-10 of sixty images: an archive, a folder of pickles and checksums, in the shape of the original.
-
-As a script, `python -m tests.data.fake ARCHIVE DATA_DIR` prepares the cache from it, in a process of its own.
-"""
+"""A CIFAR-10 of sixty images: an archive, a folder of pickles and checksums, in the shape of the original."""
 
 import hashlib
 import pickle
-import sys
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +62,7 @@ def install(archive: Path, put: Callable[[Any, str, Any], None]) -> None:
     put(arrays, "SHA256", {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in found.items()})
 
 
-if __name__ == "__main__":
-    install(Path(sys.argv[1]), setattr)
-    arrays.prepare(Path(sys.argv[2]), ["train", "test"])
+def prepare(rank: int, archive: Path, folder: Path) -> None:
+    """Prepare the arrays in a process of its own, which the fixtures of the tests do not reach."""
+    install(archive, setattr)
+    arrays.prepare(folder, ["train", "test"])

@@ -6,8 +6,6 @@ import os
 import pickle
 import re
 import shutil
-import subprocess
-import sys
 import threading
 from typing import get_args
 
@@ -18,6 +16,7 @@ from torchvision.datasets import CIFAR10
 from lit_prune.data import arrays
 from lit_prune.errors import InputError
 from tests.data import fake
+from tests.processes import run_two
 
 
 def cache_of(folder):
@@ -224,9 +223,7 @@ def test_a_full_disk_leaves_nothing_behind(fake_cifar10, tmp_path, monkeypatch):
 
 def test_two_processes_may_prepare_at_once(fake_cifar10, tmp_path):
     shutil.copy(fake_cifar10, tmp_path)
-    command = [sys.executable, "-m", "tests.data.fake", str(fake_cifar10), str(tmp_path)]
-    processes = [subprocess.Popen(command) for _ in range(2)]
-    assert [process.wait() for process in processes] == [0, 0]
+    run_two(fake.prepare, fake_cifar10, tmp_path)
     assert_right(tmp_path, fake_cifar10)
 
 

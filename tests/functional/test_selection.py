@@ -85,7 +85,7 @@ def test_tied_weights_count_once_also_while_masked():
         assert names(model) == ["0", "3"]
         assert names(model, layers="2") == ["0"]
         assert names(model, exclude="2") == ["3"]
-        prune.identity(model[2], "weight")  # type: ignore[no-untyped-call] # second round: one of the two is masked
+        prune.identity(model[2], "weight")  # second round: one of the two is masked
 
 
 def test_equal_values_are_not_tied():
@@ -109,7 +109,7 @@ def test_a_module_is_found_under_each_of_its_names(model):
 def test_masked_layers_are_found_where_they_were(model):
     kept = dict(model.named_parameters())
     layer = model.get_submodule("backbone.layer1.0")
-    prune.random_unstructured(layer, "weight", amount=0.5)  # type: ignore[no-untyped-call]
+    prune.random_unstructured(layer, "weight", amount=0.5)
     refs = weight_layers(model)
     assert [ref.name for ref in refs] == ALL
     assert all(ref.tensor is kept[f"{ref.name}.weight"] for ref in refs)
