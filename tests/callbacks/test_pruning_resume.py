@@ -81,6 +81,16 @@ def fit(model: Classifier, extra: list[Callback], ckpt_path: Path | None = None,
     return trainer
 
 
+class Metrics(Callback):
+    """Notes the metrics of each epoch."""
+
+    def __init__(self) -> None:
+        self.epochs: dict[int, dict[str, float]] = {}
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self.epochs[trainer.current_epoch] = {name: float(value) for name, value in trainer.callback_metrics.items()}
+
+
 class Saver(Checkpoint):
     """Keeps a checkpoint of every batch and of every epoch's end."""
 
@@ -116,13 +126,37 @@ def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path: Path, kind: str
         assert_same(final(trainer, resumed), expected)
 
 
-@pytest.mark.parametrize("kind", ["once", "gradual", "removed"])
-def test_resuming_in_the_same_process_after_a_crash_is_bit_identical(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize("order", [1, -1])
+def test_all_callbacks_together_resume_with_their_metrics(tmp_path: Path, order: int) -> None:
     def build() -> Classifier:
         torch.manual_seed(5)
         net: Any = conv_net()
         net.drop.p = 0.0
-        return Classifier(net)
+        return Classifier(net, scheduler="onecycle")
+
+    def everything(order: int) -> list[Callback]:
+        freezing, pruning = LayerFreezing(0.3, unfreeze_epoch=2), GlobalL1Pruning(0.7, end_epoch=4)
+        return [freezing, pruning, PruningRemoval(3), SparsityMonitor()][::order]
+
+    model, seen = build(), Metrics()
+    expected = final(fit(model, [*everything(order), seen, Saver(tmp_path)]), model)
+    # before, at and after the epochs of the unfreezing and of the removal
+    for name in ["step-7", "step-8", "step-9", "step-12", "step-13", "epoch-1", "epoch-2", "epoch-3"]:
+        resumed, again = build(), Metrics()
+        trainer = fit(resumed, [*everything(-order), again], tmp_path / f"{name}.ckpt")
+        assert_same(final(trainer, resumed), expected)
+        assert again.epochs == {epoch: seen.epochs[epoch] for epoch in again.epochs}, name
+        assert 4 in again.epochs
+
+
+@pytest.mark.parametrize("kind", ["once", "gradual", "removed"])
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+def test_resuming_in_the_same_process_after_a_crash_is_bit_identical(tmp_path: Path, kind: str, optimizer: str) -> None:
+    def build() -> Classifier:
+        torch.manual_seed(5)
+        net: Any = conv_net()
+        net.drop.p = 0.0
+        return Classifier(net, optimizer)
 
     model = build()
     expected = final(fit(model, callbacks(kind)), model)
