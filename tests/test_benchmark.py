@@ -11,6 +11,10 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 RATIOS = {
     "training": {"epoch: plain loop / ours", "step: plain step / ours"},
     "overhead": {"data and Lightning / step"},
+    "masks": {"masked / dense", "our masks / ModelPruning"},
+    "threshold": {"torch / threshold", "torch / masks"},
+    "freezing": {"30% frozen / none frozen"},
+    "monitor": {"monitor on / off"},
 }
 
 

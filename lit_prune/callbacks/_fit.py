@@ -4,14 +4,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_prune.errors import expected
 
-__all__ = ["builds_late", "callbacks_of", "continues", "refuse_averaging"]
+__all__ = ["builds_late", "callbacks_of", "continues", "overrides", "refuse_averaging"]
+
+
+def overrides(pl_module: LightningModule, hook: str) -> bool:
+    """Say whether a module defines a hook that its base class leaves empty."""
+    # the base class may be the one of lightning.pytorch or of pytorch_lightning
+    base = next(cls for cls in type(pl_module).__mro__ if cls.__name__ == "LightningModule")
+    return getattr(type(pl_module), hook) is not getattr(base, hook)
 
 
 def builds_late(pl_module: LightningModule) -> bool:
     """Say whether layers may be missing in a callback's `setup`, which comes before the module's own hooks."""
-    # the base class may be the one of lightning.pytorch or of pytorch_lightning
-    base = next(cls for cls in type(pl_module).__mro__ if cls.__name__ == "LightningModule")
-    return any(getattr(type(pl_module), hook) is not getattr(base, hook) for hook in ("setup", "configure_model"))
+    return any(overrides(pl_module, hook) for hook in ("setup", "configure_model"))
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lit_prune.callbacks._checks import check_epoch, refuse_sharded_parameters
+from lit_prune.callbacks._fit import callbacks_of, overrides
 from lit_prune.errors import expected
 from lit_prune.functional.freezing import Frozen, check_choice, modules_to_freeze
 
@@ -94,7 +95,7 @@ class LayerFreezing(Callback):
         refuse_sharded_parameters(trainer, self)
         self._release()
         # callbacks are set up before the module's own hooks have made its layers
-        hook = next((hook for hook in ("configure_model", "setup") if _overrides(pl_module, hook)), None)
+        hook = next((hook for hook in ("configure_model", "setup") if overrides(pl_module, hook)), None)
         if hook is None:
             self._freeze(trainer, pl_module)
         else:
@@ -164,15 +165,8 @@ class LayerFreezing(Callback):
         self._unhook, self._handles, self._frozen = None, [], None
 
 
-def _overrides(pl_module: LightningModule, hook: str) -> bool:
-    # the base class may be the one of lightning.pytorch or of pytorch_lightning
-    base = next(cls for cls in type(pl_module).__mro__ if cls.__name__ == "LightningModule")
-    return getattr(type(pl_module), hook) is not getattr(base, hook)
-
-
 def _refuse_reset_statistics(trainer: Trainer, modules: list[nn.Module]) -> None:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    names = {base.__name__ for callback in callbacks for base in type(callback).__mro__}
+    names = {base.__name__ for callback in callbacks_of(trainer) for base in type(callback).__mro__}
     if "StochasticWeightAveraging" in names and any(
         getattr(module, "running_mean", None) is not None for module in modules
     ):

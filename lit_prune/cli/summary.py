@@ -39,7 +39,8 @@ class RunSummary(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep what a resumed or scored checkpoint has to know."""
         self._note_path(trainer)
-        checkpoint[KEY] = {"settings": self._settings, "best": dict(self._best)}
+        names = [type(callback).__name__ for callback in trainer.callbacks]  # type: ignore[attr-defined]
+        checkpoint[KEY] = {"settings": self._settings, "best": dict(self._best), "callbacks": names}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Go on from the best epoch so far."""

@@ -12,8 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-import lit_prune.callbacks  # noqa: F401  # a callback's short name works once its class exists
-from lit_prune.cli.checkpoints import Settings, stored_settings, take_stored
+import lit_prune.callbacks  # a callback's short name works once its class exists
+from lit_prune.cli.checkpoints import KEY, Settings, stored_settings, take_stored
 from lit_prune.cli.complaint import complain
 from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
 from lit_prune.cli.predictions import PredictionTable
@@ -162,14 +162,28 @@ class TrainingCLI(LightningCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Add the loggers and callbacks of every run, except those that the user replaced."""
         settings = self._get(self.config_init, "trainer")
+        given = settings.callbacks
+        callbacks = [] if given is None else given if isinstance(given, list) else [given]
+        self._refuse_missing(callbacks)
         if settings.logger is None and not settings.fast_dev_run:
             loggers = default_loggers(Path(settings.default_root_dir or "."), self._get(self.config, "name"))
             kwargs["logger"] = loggers
             self._folders.append(Path(loggers[0].log_dir))
-        given = settings.callbacks
-        callbacks = [] if given is None else given if isinstance(given, list) else [given]
         kwargs["callbacks"] = [*callbacks, *self._own_callbacks(callbacks)]
         return super().instantiate_trainer(**kwargs)
+
+    def _refuse_missing(self, given: list[Callback]) -> None:
+        """Refuse to go on without the callbacks that freeze and prune: the run would become another one in silence."""
+        if self.subcommand != "fit" or self._checkpoint is None:
+            return
+        had = self._checkpoint.get(KEY, {}).get("callbacks", [])
+        needed = {name for name in had if name in lit_prune.callbacks.__all__ and name != "SparsityMonitor"}
+        if missing := sorted(needed - {type(callback).__name__ for callback in given}):
+            raise expected(
+                f"the callbacks of the run that wrote `{self._get(self.config, 'ckpt_path')}`",
+                f"none called {missing[0]}",
+                f"add `--trainer.callbacks+={missing[0]}` with its arguments, or resume with the run's `config.yaml`",
+            )
 
     def after_fit(self) -> None:
         """Sum up, once the progress bar is gone."""

@@ -164,6 +164,13 @@ def test_what_contradicts_a_resumed_checkpoint_is_refused(run, files, checkpoint
     )
 
 
+def test_a_pruned_run_does_not_go_on_without_its_pruning(run, files, checkpoint):
+    assert refused(run, files, "fit", *QUIET, f"--ckpt_path={checkpoint}") == (
+        f"Expected the callbacks of the run that wrote `{checkpoint}`, but got none called GlobalL1Pruning. HINT: add "
+        "`--trainer.callbacks+=GlobalL1Pruning` with its arguments, or resume with the run's `config.yaml`."
+    )
+
+
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
 def test_what_contradicts_a_scored_checkpoint_is_refused(run, files, checkpoint, command):
     assert refused(run, files, command, *QUIET, f"--ckpt_path={checkpoint}", "--model.output=softmax") == (
@@ -178,5 +185,6 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("run"))
-        assert main(["fit", *TINY, "--trainer.max_epochs=1", "--name=base"]) == 0
+        pruning = ["--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.2"]
+        assert main(["fit", *TINY, "--trainer.max_epochs=1", "--name=base", *pruning]) == 0
         return Path("lightning_logs/base/version_0/checkpoints/last.ckpt").absolute()

@@ -1,0 +1,138 @@
+"""What pruning, freezing and monitoring cost."""
+
+import time
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelPruning
+from torch import nn
+from torch.nn.utils import prune
+from torchvision.models import resnet18
+
+from lit_prune import LitResNet18, SparsityMonitor
+from lit_prune.functional import apply_masks, freeze, global_l1_masks, weight_layers
+from lit_prune.functional.threshold import lowest
+from measurements.common import BareStep, Measurement, Settings, take_turns, time_trainer
+
+AMOUNT = 0.3
+
+
+def measure_masks(settings: Settings) -> Measurement:
+    """A training step with 30% of the weights masked against the dense one, and against `ModelPruning`."""
+    masked = LitResNet18().train()
+    apply_masks(masked, global_l1_masks(weight_layers(masked), AMOUNT))
+    # ModelPruning cannot prune channels_last weights, so the two meet on torchvision's own network
+    ours, theirs = resnet18(num_classes=10), resnet18(num_classes=10)
+    apply_masks(ours, global_l1_masks(weight_layers(ours), AMOUNT))
+    prune_as_lightning_does(theirs)
+    measurement = Measurement(
+        take_turns(
+            settings,
+            {
+                "dense": BareStep(LitResNet18().train()).run,
+                "masked": BareStep(masked).run,
+                "torchvision, our masks": BareStep(ours).run,
+                "torchvision, ModelPruning": BareStep(theirs).run,
+            },
+        )
+    )
+    measurement.compare("masked / dense", "masked", "dense")
+    measurement.compare("our masks / ModelPruning", "torchvision, our masks", "torchvision, ModelPruning")
+    return measurement
+
+
+def measure_threshold(settings: Settings) -> Measurement:
+    """Finding 30% of 11.2 million weights, against `torch.nn.utils.prune.global_unstructured`."""
+    model = LitResNet18()
+    weights = weight_layers(model)
+    total = sum(ref.tensor.numel() for ref in weights)
+    scores = [ref.tensor.detach().abs().flatten() for ref in weights]
+
+    def threshold(steps: int) -> None:
+        for _ in range(steps):
+            list(lowest(lambda: scores, [len(s) for s in scores], round(AMOUNT * total)))
+
+    def masks(steps: int) -> None:
+        for _ in range(steps):
+            global_l1_masks(weights, AMOUNT)
+
+    def torchs(steps: int) -> None:
+        for _ in range(steps):
+            plain = resnet18(num_classes=10)
+            began = time.perf_counter()
+            prune_globally(plain)
+            spent.append(time.perf_counter() - began)
+
+    spent: list[float] = []
+    few = Settings(settings.source, settings.data_dir, settings.rounds, steps=2)
+    measurement = Measurement(take_turns(few, {"threshold": threshold, "masks": masks, "torch": torchs}))
+    # building the network that torch prunes is not part of it
+    spent = spent[few.steps :]
+    measurement.seconds["torch"] = [sum(spent[i : i + few.steps]) / few.steps for i in range(0, len(spent), few.steps)]
+    measurement.compare("torch / threshold", "torch", "threshold")
+    measurement.compare("torch / masks", "torch", "masks")
+    return measurement
+
+
+def measure_freezing(settings: Settings) -> Measurement:
+    """A training step with the first 30% of the layers frozen for good against one with none frozen."""
+    frozen = LitResNet18().train()
+    freeze(frozen, fraction=0.3)
+    measurement = Measurement(
+        take_turns(settings, {"none frozen": BareStep(LitResNet18().train()).run, "30% frozen": BareStep(frozen).run})
+    )
+    measurement.compare("30% frozen / none frozen", "30% frozen", "none frozen")
+    return measurement
+
+
+def measure_monitor(settings: Settings) -> Measurement:
+    """What `SparsityMonitor` adds to an epoch: the time inside its hooks against the rest, in one run."""
+    monitor = TimedMonitor()
+    # against it: it looks at gradients more often in the first steps, and the study's epochs have 352 steps
+    seconds = time_trainer(settings, LitResNet18(), {}, [monitor])["trainer"]
+    inside = [spent / settings.steps for spent in monitor.epochs[1:]]
+    measurement = Measurement({"trainer with monitor": seconds, "inside the monitor": inside})
+    pairs = zip(seconds, inside, strict=True)
+    measurement.ratios["monitor on / off"] = [whole / (whole - part) for whole, part in pairs]
+    return measurement
+
+
+class TimedMonitor(SparsityMonitor):
+    """A `SparsityMonitor` that knows how long its hooks take in each epoch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.epochs: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin a new sum."""
+        self.epochs.append(0.0)
+
+    def _look(self, index: int, *args: Any) -> None:
+        self._timed(lambda: super(TimedMonitor, self)._look(index, *args))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Time the logging."""
+        self._timed(lambda: super(TimedMonitor, self).on_train_epoch_end(trainer, pl_module))
+
+    def _timed(self, action: Callable[[], Any]) -> None:
+        began = time.perf_counter()
+        action()
+        self.epochs[-1] += time.perf_counter() - began
+
+
+def prune_globally(model: nn.Module) -> None:
+    """Prune as the seed did."""
+    pairs = [(ref.module, ref.parameter) for ref in weight_layers(model)]
+    prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=AMOUNT)
+
+
+def prune_as_lightning_does(model: nn.Module) -> None:
+    """Leave a model as Lightning's `ModelPruning` leaves it."""
+    pairs = [(ref.module, ref.parameter) for ref in weight_layers(model)]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        callback = ModelPruning("l1_unstructured", parameters_to_prune=pairs, use_global_unstructured=True)
+        callback.apply_pruning(AMOUNT)

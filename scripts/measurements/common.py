@@ -1,0 +1,163 @@
+"""What the measurements share: settings, results, our step, and taking turns."""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from lit_prune import CIFAR10DataModule, LitResNet18
+from lit_prune.cli.runs import default_loggers
+from lit_prune.cli.training import TRAINER_DEFAULTS
+
+BATCH_SIZE = 128
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What to measure on, and how long.
+
+    Attributes:
+        source: "synthetic" or "cifar10".
+        data_dir: Folder of CIFAR-10's arrays.
+        rounds: Turns that each contender takes.
+        steps: Training steps in a turn.
+    """
+
+    source: Literal["synthetic", "cifar10"]
+    data_dir: Path
+    rounds: int
+    steps: int
+
+
+@dataclass
+class Measurement:
+    """Seconds per step of each contender, by round, and what follows from them.
+
+    Attributes:
+        seconds: By contender, one entry a round.
+        ratios: By name, one entry a round.
+    """
+
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    ratios: dict[str, list[float]] = field(default_factory=dict)
+
+    def compare(self, name: str, over: str, under: str) -> None:
+        """Add the ratio of two contenders, round by round."""
+        pairs = zip(self.seconds[over], self.seconds[under], strict=True)
+        self.ratios[name] = [above / below for above, below in pairs]
+
+
+class BareStep:
+    """A network's training step on one batch that is there already, without Lightning.
+
+    Args:
+        model: The network.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        images = torch.randn(BATCH_SIZE, 3, 32, 32)
+        self.images = images.contiguous(memory_format=torch.channels_last)
+        self.labels = torch.randint(0, 10, (BATCH_SIZE,))
+
+    def run(self, steps: int) -> None:
+        """Train for some steps."""
+        for _ in range(steps):
+            self.optimizer.zero_grad()
+            F.cross_entropy(self.model(self.images), self.labels).backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step()
+
+
+class Turns(Callback):
+    """Times the epochs of a Trainer, and lets the other contenders run between them.
+
+    Args:
+        steps: Training steps in an epoch, and in a turn of each other contender.
+        others: What runs between the epochs, by name: trains for the given number of steps.
+    """
+
+    def __init__(self, steps: int, others: Mapping[str, Callable[[int], None]]) -> None:
+        self.steps = steps
+        self.others = others
+        self.seconds: dict[str, list[float]] = {"trainer": [], **{name: [] for name in others}}
+        self._began = 0.0
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the clock."""
+        self._began = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Note the Trainer's time, then that of each other contender."""
+        self._note("trainer")
+        for name, run in self.others.items():
+            self._began = time.perf_counter()
+            run(self.steps)
+            self._note(name)
+
+    def _note(self, name: str) -> None:
+        self.seconds[name].append((time.perf_counter() - self._began) / self.steps)
+
+
+def take_turns(settings: Settings, contenders: Mapping[str, Callable[[int], None]]) -> dict[str, list[float]]:
+    """Let contenders train in turn.
+
+    Args:
+        settings: How long.
+        contenders: By name: trains for the given number of steps.
+
+    Returns:
+        Seconds per step by contender, one entry a round, the first left out.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    for _ in range(settings.rounds + 1):
+        for name, run in contenders.items():
+            began = time.perf_counter()
+            run(settings.steps)
+            seconds[name].append((time.perf_counter() - began) / settings.steps)
+    return {name: values[1:] for name, values in seconds.items()}
+
+
+def time_trainer(
+    settings: Settings,
+    model: LitResNet18,
+    others: Mapping[str, Callable[[int], None]],
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, list[float]]:
+    """Train a model as the command line would, and others in turn with it.
+
+    Args:
+        settings: What to measure on, and how long.
+        model: The model to train.
+        others: The other contenders.
+        callbacks: More callbacks for the Trainer.
+
+    Returns:
+        Seconds per step by contender ("trainer" and the others' names), one entry a round, the first left out.
+    """
+    turns = Turns(settings.steps, others)
+    data = CIFAR10DataModule(settings.data_dir, source=settings.source, batch_size=BATCH_SIZE, augment="flip")
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+        trainer = Trainer(
+            **TRAINER_DEFAULTS
+            | {
+                "accelerator": "cpu",
+                "max_epochs": settings.rounds + 1,
+                "limit_train_batches": settings.steps,
+                "limit_val_batches": 0,
+                "enable_checkpointing": False,
+                "logger": default_loggers(Path(folder), "benchmark"),
+                "callbacks": [*callbacks, turns],
+            }
+        )
+        trainer.fit(model, data)
+    return {name: seconds[1:] for name, seconds in turns.seconds.items()}

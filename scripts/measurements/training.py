@@ -1,0 +1,126 @@
+"""Our training against a plain PyTorch loop, and what data and Lightning add to a step."""
+
+from collections.abc import Iterator
+from itertools import islice
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.models import resnet18
+from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
+
+from lit_prune import LitResNet18
+from lit_prune.data import arrays, synthetic
+from lit_prune.data.arrays import Split
+from lit_prune.data.augment import MEAN, STD
+from measurements.common import BATCH_SIZE, BareStep, Measurement, Settings, time_trainer
+
+
+def measure_training(settings: Settings) -> Measurement:
+    """Our training through the Trainer, with data and logging, against the plain loop; and the bare steps of both."""
+    others = {
+        "plain loop": PlainLoop(settings).run,
+        "bare step": BareStep(LitResNet18().train()).run,
+        "plain step": FixedLoop(settings).run,
+    }
+    measurement = Measurement(time_trainer(settings, LitResNet18(), others))
+    measurement.compare("epoch: plain loop / ours", "plain loop", "trainer")
+    measurement.compare("step: plain step / ours", "plain step", "bare step")
+    return measurement
+
+
+def measure_overhead(settings: Settings) -> Measurement:
+    """What data and Lightning add to a step of ours: the time of a Trainer whose network costs next to nothing."""
+    stub, bare_stub = LitResNet18(), LitResNet18()
+    stub.backbone = bare_stub.backbone = Stub()
+    others = {"bare stub": BareStep(bare_stub).run, "bare step": BareStep(LitResNet18().train()).run}
+    measurement = Measurement(time_trainer(settings, stub, others))
+    measurement.seconds["stub trainer"] = measurement.seconds.pop("trainer")
+    rows = zip(*(measurement.seconds[name] for name in ("stub trainer", "bare stub", "bare step")), strict=True)
+    measurement.ratios["data and Lightning / step"] = [
+        (with_trainer - without) / (step + with_trainer - without) for with_trainer, without, step in rows
+    ]
+    return measurement
+
+
+class PlainResNet(nn.Module):
+    """The seed's network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(*list(resnet18().children())[:-1])
+        self.fc1 = nn.Linear(512, 100)
+        self.relu = nn.ReLU(inplace=True)
+        self.fc2 = nn.Linear(100, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score images."""
+        features: Tensor = self.model(images).squeeze(-1).squeeze(-1)
+        logits: Tensor = self.fc2(self.relu(self.fc1(features)))
+        return logits
+
+
+class PlainImages(Dataset[tuple[Tensor, int]]):
+    """Images one by one, each transformed by itself, as torchvision's CIFAR10 gives them."""
+
+    def __init__(self, split: Split) -> None:
+        self.split = split
+        self.transform = Compose([RandomHorizontalFlip(), ToTensor(), Normalize(MEAN, STD)])
+
+    def __len__(self) -> int:
+        return len(self.split.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.transform(Image.fromarray(self.split.images[index])), int(self.split.labels[index])
+
+
+class PlainLoop:
+    """A plain PyTorch training loop, written as the seed's."""
+
+    def __init__(self, settings: Settings) -> None:
+        is_synthetic = settings.source == "synthetic"
+        split = synthetic.draw_split("train") if is_synthetic else arrays.open_split(settings.data_dir, "train")
+        self.batches = self._batches(
+            DataLoader(PlainImages(split), batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
+        )
+        self.net = PlainResNet()
+        self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
+
+    def run(self, steps: int) -> None:
+        """Train for some steps."""
+        for images, labels in islice(self.batches, steps):
+            self.step(images, labels)
+
+    def step(self, images: Tensor, labels: Tensor) -> float:
+        """Train on one batch."""
+        self.optimizer.zero_grad()
+        loss = F.cross_entropy(self.net(images), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step()
+        return loss.item()
+
+    @staticmethod
+    def _batches(loader: DataLoader[tuple[Tensor, int]]) -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield from loader
+
+
+class FixedLoop(PlainLoop):
+    """The plain loop's step on one batch that is there already."""
+
+    def run(self, steps: int) -> None:
+        """Train for some steps."""
+        if not hasattr(self, "batch"):
+            self.batch = next(self.batches)
+        for _ in range(steps):
+            self.step(*self.batch)
+
+
+class Stub(nn.Module):
+    """In the place of a backbone: features that cost next to nothing."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Take the first 512 values of each image."""
+        return images.permute(0, 2, 3, 1).flatten(1)[:, :512]
