@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lit_prune.callbacks._checks import refuse_sharded_parameters
@@ -32,9 +33,11 @@ class SparsityMonitor(Callback):
     - `sparsity/regrown`: of the weights that these callbacks have ever pruned, those that are not zero now.
     - `sparsity/layer/<name>`: of a layer's weights, those that are exactly zero.
     - `gradient/untouched`: of the chosen weights, those that have not received one non-zero gradient since training
-      began; gradients that `LayerFreezing` drops are not received. It is sampled, to cost far less than 2% of a
-      step: gradients are looked at after the optimizer steps 0, 1, 2, 4, 8, 16, 32 and every 64th. So it is an
-      upper bound, and exact for what can never learn.
+      began; gradients that `LayerFreezing` drops are not received. To cost far less than 2% of a step it is
+      sampled: it looks after the optimizer steps 0, 1, 2, 4, 8, 16, 32, after every 64th, and at the end of an epoch,
+      also at what the optimizer remembers of the steps between. So it is exact for torch's optimizers with a memory
+      (momentum, Adam, AdamW, RMSprop ...) and otherwise an upper bound: for SGD without momentum, and under weight
+      decay that counts as a gradient.
 
     To TensorBoard it also draws the sparsity of all layers as one figure and, on request, histograms, at the epoch as
     their step. Other loggers do not get these. A resumed run goes on counting.
@@ -112,6 +115,9 @@ class SparsityMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log and draw."""
+        if self._coverage is not None:
+            # every epoch, because pruning clears what optimizers remember
+            self._coverage.update(trainer.optimizers)
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         report = sparsity_report(self._weights)
@@ -152,9 +158,9 @@ class SparsityMonitor(Callback):
         self._touched = unpack_masks(state_dict["touched"])
         self._steps = list(state_dict["steps"])
 
-    def _look(self, index: int, *_: Any) -> None:
+    def _look(self, index: int, optimizer: Optimizer, *_: Any) -> None:
         if self._coverage is not None and _is_sampled(self._steps[index]):
-            self._coverage.update()
+            self._coverage.update([optimizer])
         self._steps[index] += 1
 
     def _stop_looking(self) -> None:

@@ -1,6 +1,7 @@
 """`lit-prune fit`, `validate`, `test` and `predict`: a LightningCLI over our model and our data."""
 
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 import lit_prune.callbacks  # a callback's short name works once its class exists
 from lit_prune.cli.checkpoints import KEY, Settings, stored_settings, take_stored
 from lit_prune.cli.complaint import complain
+from lit_prune.cli.configs import find_config
 from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
 from lit_prune.cli.predictions import PredictionTable
 from lit_prune.cli.runs import abandon, default_loggers
@@ -114,6 +116,9 @@ class TrainingCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words that were given, not what else is on this process's command line."""
+        variable = f"LIT_PRUNE_{self._words[0].upper()}__CONFIG"
+        if variable in os.environ:  # the parser takes paths there; a name works here as it does for --config
+            os.environ[variable] = find_config(os.environ[variable])
         with explained(self._words):
             self.config = parser.parse_args(self._words)
 

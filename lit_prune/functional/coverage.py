@@ -1,11 +1,13 @@
 """Which weights have ever been given a gradient."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lit_prune.errors import expected
+from lit_prune.functional.optimizer_state import remembered_gradients
 from lit_prune.functional.selection import WeightRef
 
 __all__ = ["GradientCoverage"]
@@ -37,12 +39,17 @@ class GradientCoverage:
         self._weights = list(weights)
         self._touched = [torch.zeros_like(ref.tensor, dtype=torch.bool, requires_grad=False) for ref in weights]
 
-    def update(self) -> None:
-        """Take note of the gradients that the weights have now: call it after a backward pass."""
+    def update(self, optimizers: Iterable[Optimizer] = ()) -> None:
+        """Take note of the gradients that the weights have now: call it after a backward pass.
+
+        Args:
+            optimizers: What these remember of earlier gradients counts too, so that not every step has to be looked at.
+        """
+        seen = [remembered_gradients(optimizer) for optimizer in optimizers]
         for ref, touched in zip(self._weights, self._touched, strict=True):
-            gradient = ref.tensor.grad
-            if gradient is not None:
-                touched.logical_or_(gradient)
+            for gradient in [ref.tensor.grad, *(remembered.get(ref.tensor) for remembered in seen)]:
+                if gradient is not None:
+                    touched.logical_or_(gradient)
 
     @property
     def untouched(self) -> float:

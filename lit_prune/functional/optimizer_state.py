@@ -1,12 +1,12 @@
 """What an optimizer remembers of weights that are pruned."""
 
 import torch
-from torch import nn, optim
+from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
 from lit_prune.functional.masking import masked_parameters
 
-__all__ = ["clear_pruned_state", "leaves_zeros_alone"]
+__all__ = ["clear_pruned_state", "leaves_zeros_alone", "remembered_gradients"]
 
 # a weight, a gradient and a state of zero stay zero under these, decay and momentum included
 _ELEMENTWISE = {
@@ -20,6 +20,19 @@ _ELEMENTWISE = {
     optim.Adagrad,
     optim.Adadelta,
     optim.Rprop,
+}
+
+# what each keeps of past gradients, and of nothing else: not zero where one of them was not, until it fades out
+_MEMORIES = {
+    optim.SGD: "momentum_buffer",
+    optim.Adam: "exp_avg",
+    optim.AdamW: "exp_avg",
+    optim.Adamax: "exp_avg",
+    optim.NAdam: "exp_avg",
+    optim.RAdam: "exp_avg",
+    optim.RMSprop: "square_avg",
+    optim.Adagrad: "sum",
+    optim.Adadelta: "square_avg",
 }
 
 
@@ -47,3 +60,28 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
 def leaves_zeros_alone(optimizer: Optimizer) -> bool:
     """Say whether a zero weight with a zero gradient and a cleared state is known to stay zero under an optimizer."""
     return type(optimizer) in _ELEMENTWISE
+
+
+def remembered_gradients(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
+    """Return what an optimizer remembers of the gradients that its parameters have had.
+
+    Args:
+        optimizer: Any optimizer.
+
+    Returns:
+        For each parameter of which it keeps such a memory, a tensor of its shape: not zero where a gradient of the
+        last steps was not. There is none under weight decay that counts as a gradient, as in Adam but not in AdamW.
+    """
+    memory = _MEMORIES.get(type(optimizer))
+    if memory is None:
+        return {}
+    remembered = {}
+    for group in optimizer.param_groups:
+        decoupled = isinstance(optimizer, optim.AdamW) or group.get("decoupled_weight_decay", False)
+        if group.get("weight_decay", 0) and not decoupled:
+            continue
+        for parameter in group["params"]:
+            value = optimizer.state.get(parameter, {}).get(memory)
+            if value is not None:
+                remembered[parameter] = value
+    return remembered

@@ -196,6 +196,18 @@ def test_the_environment_and_several_configs_are_read_in_order(run, tmp_path, mo
     assert config["data"]["val_size"] == 30  # the command line beats all
 
 
+def test_the_environment_can_name_a_shipped_configuration(run, monkeypatch):
+    monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", "quick")
+    answer = run("fit", "--print_config")
+    assert answer.status == 0, answer.err
+    assert yaml.safe_load(answer.out)["data"]["source"] == "synthetic"
+    monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", "quik")
+    assert run("fit", "--print_config").complaint == (
+        "Expected `--config` to name a YAML file or a shipped configuration, but got `quik`. "
+        "HINT: did you mean `--config quick`."
+    )
+
+
 @pytest.mark.parametrize("name", shipped_configs())
 def test_every_shipped_configuration_is_whole(run, name):
     answer = run("fit", "--config", name, "--print_config")

@@ -8,6 +8,7 @@ import torch
 from torch import nn, optim
 
 from lit_prune.functional import selection
+from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, leaves_zeros_alone
 from lit_prune.functional.pruning import global_l1_masks
@@ -82,3 +83,31 @@ def test_without_clearing_momentum_would_push_at_once() -> None:
 def test_optimizers_that_mix_weights_are_not_trusted() -> None:
     parameters = nn.Linear(2, 2).parameters()
     assert not leaves_zeros_alone(optim.LBFGS(parameters))
+
+
+@pytest.mark.parametrize(
+    ("make", "remembers"),
+    [
+        (lambda p: optim.Adam(p, lr=0.1), True),
+        (lambda p: optim.AdamW(p, lr=0.1, weight_decay=0.1), True),
+        (lambda p: optim.SGD(p, lr=0.1, momentum=0.9), True),
+        (lambda p: optim.RMSprop(p, lr=0.1), True),
+        (lambda p: optim.Adagrad(p, lr=0.1), True),
+        # nothing is kept
+        (lambda p: optim.SGD(p, lr=0.1), False),
+        # decay counts as a gradient there, so that every weight would seem to have had one
+        (lambda p: optim.Adam(p, lr=0.1, weight_decay=0.1), False),
+        (lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1), False),
+    ],
+)
+def test_coverage_learns_of_gradients_between_two_looks(make, remembers):
+    layer = nn.Linear(6, 4)
+    optimizer = make(layer.parameters())
+    given = torch.rand(20, 4, 6) < 0.05
+    for now in given:
+        layer.weight.grad = torch.where(now, torch.randn(4, 6), 0.0)
+        optimizer.step()
+    coverage = GradientCoverage(weight_layers(layer))
+    coverage.update([optimizer])
+    expected = given.any(0) if remembers else given[-1]
+    assert torch.equal(coverage.touched()[""], expected)
