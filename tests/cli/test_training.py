@@ -111,6 +111,8 @@ def test_a_run_can_be_repeated_from_its_own_config(run):
     assert_same(folder / "checkpoints" / "last.ckpt", LOGS / "origin" / "version_1" / "checkpoints" / "last.ckpt")
 
 
+# the checkpoints that were asked for beside the default ones are not asked for again
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_resuming_is_bit_identical(run):
     """From an epoch's end, from the middle of an epoch and from an epoch's last batch."""
     words = ["--seed_everything=11", "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"]
