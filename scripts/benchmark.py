@@ -12,7 +12,6 @@ import os
 import platform
 import statistics
 import sys
-import warnings
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +23,7 @@ from measurements.callbacks import measure_freezing, measure_masks, measure_moni
 from measurements.common import Measurement, Settings
 from measurements.training import measure_overhead, measure_training
 
+from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError
 
 MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
@@ -93,5 +93,5 @@ def main(words: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")
-    sys.exit(main())
+    with quiet():
+        sys.exit(main())

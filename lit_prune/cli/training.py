@@ -1,8 +1,6 @@
 """`lit-prune fit`, `validate`, `test` and `predict`: a LightningCLI over our model and our data."""
 
-import logging
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from lit_prune.cli.complaint import complain
 from lit_prune.cli.configs import find_config
 from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
 from lit_prune.cli.predictions import PredictionTable
+from lit_prune.cli.quiet import quiet
 from lit_prune.cli.runs import abandon, default_loggers
 from lit_prune.cli.summary import RunSummary
 from lit_prune.data import CIFAR10DataModule
@@ -27,20 +26,6 @@ from lit_prune.model import LitResNet18
 from lit_prune.weights import check_fit, read_checkpoint
 
 __all__ = ["TrainingCLI", "main"]
-
-# true of other projects, not of this one
-_UNHELPFUL_WARNINGS = [
-    # our loader indexes whole batches of a memory-mapped array: workers would slow it
-    ".*does not have many workers.*",
-    # two loggers and config.yaml share the run's own new folder on purpose
-    "Experiment logs directory .* exists and is not empty",
-    # a resumed run has a new folder, so the best checkpoint of the old one is not overwritten
-    "The dirpath has changed from .*",
-    # Lightning 2.6 on torch 2.13 and later: nothing that a user could change
-    ".*isinstance\\(treespec, LeafSpec\\).*",
-]
-# callbacks that have a state matter when a run is resumed, not when its model is scored
-_SCORING_WARNINGS = ["Be aware that when using `ckpt_path`"]
 
 # what a person can act on; anything else is a bug and shows its traceback
 _COMPLAINTS = (InputError, MisconfigurationException, OSError)
@@ -250,10 +235,7 @@ def main(words: Sequence[str]) -> int:
     Returns:
         The exit status: 0, 1 if files could not be written or read on the way, 2 for input that cannot be used.
     """
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_no_advertisement)
-    with warnings.catch_warnings():
-        for message in _UNHELPFUL_WARNINGS + (_SCORING_WARNINGS if words[0] != "fit" else []):
-            warnings.filterwarnings("ignore", message)
+    with quiet(scoring=words[0] != "fit"):
         try:
             TrainingCLI(words)
         except SystemExit as leave:  # --help and --print_config end here
@@ -267,10 +249,6 @@ def _root(error: BaseException) -> BaseException:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return error
-
-
-def _no_advertisement(record: logging.LogRecord) -> bool:
-    return "Tip: " not in record.getMessage()
 
 
 def _settings(config: Namespace) -> Settings:

@@ -3,6 +3,7 @@
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -66,7 +67,7 @@ def measure_threshold(settings: Settings) -> Measurement:
             spent.append(time.perf_counter() - began)
 
     spent: list[float] = []
-    few = Settings(settings.source, settings.data_dir, settings.rounds, steps=2)
+    few = replace(settings, steps=2)
     measurement = Measurement(take_turns(few, {"threshold": threshold, "masks": masks, "torch": torchs}))
     # building the network that torch prunes is not part of it
     spent = spent[few.steps :]
@@ -90,7 +91,8 @@ def measure_freezing(settings: Settings) -> Measurement:
 def measure_monitor(settings: Settings) -> Measurement:
     """What `SparsityMonitor` adds to an epoch: the time inside its hooks against the rest, in one run."""
     monitor = TimedMonitor()
-    # against it: it looks at gradients more often in the first steps, and the study's epochs have 352 steps
+    settings = replace(settings, steps=10 * settings.steps)
+    # it draws at the end of an epoch; the study's have 352 steps
     seconds = time_trainer(settings, LitResNet18(), {}, [monitor])["trainer"]
     inside = [spent / settings.steps for spent in monitor.epochs[1:]]
     measurement = Measurement({"trainer with monitor": seconds, "inside the monitor": inside})
