@@ -196,7 +196,12 @@ def test_compiled(dynamic):
         assert_same_training(plain, compiled, random(2, 3, size, size))
 
 
-@pytest.mark.parametrize("strict", [False, True])
+OLD_EXPORT = pytest.mark.skipif(
+    torch.__version__.startswith("2.9."), reason="torch 2.9 cannot run such a program of its own Conv2d either"
+)
+
+
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=OLD_EXPORT)])
 def test_exported_programs_hold_for_other_sizes(strict):
     plain, cropped = pair(3, 5, 3, padding=1)
     auto = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
