@@ -124,11 +124,26 @@ class CroppedConv2d(nn.Conv2d):
     dynamic sizes).
     """
 
+    def forward(self, input: Tensor) -> Tensor:
+        """Convolve `(batch, inputs, height, width)`, as `torch.nn.Conv2d` does."""
+        original, mask = self._parameters.get("weight_orig"), self._buffers.get("weight_mask")
+        rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
+        if original is None or mask is None or rows is None or columns is None or input.dim() != 4:
+            return self._conv_forward(input, self.weight, self.bias)
+        if self.groups != 1 or not 0 < 2 * self._entries(rows, columns) <= self.kernel_size[0] * self.kernel_size[1]:
+            return self._conv_forward(input, self.weight, self.bias)
+        # masked in the way of `torch.nn.utils.prune`: to multiply after cropping spares most of the product
+        windows = list(product(rows.windows, columns.windows))
+        return self._multiply(
+            input, _windows(original, *windows) * _stack(mask, tuple(windows)), self.bias, rows, columns
+        )
+
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
         if rows is not None and columns is not None:
             if self._is_product(rows, columns) and input.dim() == 4:
-                return self._multiply(input, weight, bias, rows, columns)
+                matrices = _windows(weight, *product(rows.windows, columns.windows))
+                return self._multiply(input, matrices, bias, rows, columns)
             if (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start) != self.kernel_size:
                 (cropped,) = _windows(weight, (rows.taps, columns.taps)).permute(0, 1, 4, 2, 3)
                 padding = (rows.padding, columns.padding)
@@ -139,11 +154,14 @@ class CroppedConv2d(nn.Conv2d):
     def _is_product(self, rows: Span, columns: Span) -> bool:
         """Tell whether the convolution is better computed as one matrix product."""
         # the matrix repeats taps, once per output that uses them: to copy many times the kernel would not pay
-        entries = len(rows.windows) * len(columns.windows) * rows.pixels * columns.pixels
+        entries = self._entries(rows, columns)
         return self.groups == 1 and 0 < entries <= 2 * self.kernel_size[0] * self.kernel_size[1]
 
-    def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
-        matrices = _windows(weight, *product(rows.windows, columns.windows))
+    def _entries(self, rows: Span, columns: Span) -> int:
+        """Count the taps in the matrix of the one product, repeated ones too; 0 where it is not possible."""
+        return len(rows.windows) * len(columns.windows) * rows.pixels * columns.pixels
+
+    def _multiply(self, input: Tensor, matrices: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
         pixels = input[:, :, : rows.pixels, : columns.pixels].permute(0, 2, 3, 1)
         biases = None if bias is None else bias.repeat(len(matrices))
         output = F.linear(pixels.flatten(1), matrices.flatten(2).flatten(0, 1), biases)

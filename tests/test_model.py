@@ -1,5 +1,6 @@
 """The model: its parts, its losses, its weights, and what a Trainer makes of it."""
 
+import copy
 import functools
 import math
 from typing import Any
@@ -20,6 +21,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from lit_prune.convolution import CroppedConv2d
 from lit_prune.errors import InputError
+from lit_prune.functional import apply_masks, global_l1_masks, remove_masks, weight_layers
 from lit_prune.model import LitResNet18
 
 # our loader is no concern of these tests, and Lightning's advice about workers no concern of a batch of four
@@ -437,3 +439,19 @@ def test_imagenet_weights_without_a_network(tmp_path, monkeypatch):
 )
 def test_arguments_that_cannot_be_used(arguments, sentence):
     assert refusal(**arguments) == sentence
+
+
+def test_masks_change_no_output_and_hold_the_gradients_of_what_they_prune():
+    """The network crops the factors of a masked weight; their product must stay what it was."""
+    model = LitResNet18().eval()
+    apply_masks(model, global_l1_masks(weight_layers(model), 0.3))
+    plain = copy.deepcopy(model)
+    remove_masks(plain)
+    images = torch.randn(3, 3, 32, 32)
+    for network in (model, plain):
+        network(images).square().sum().backward()
+    torch.testing.assert_close(model(images), plain(images))
+    for masked, ref in zip(weight_layers(model), weight_layers(plain), strict=True):
+        kept = masked.module.get_buffer("weight_mask") != 0
+        assert ref.tensor.grad is not None
+        torch.testing.assert_close(masked.tensor.grad, torch.where(kept, ref.tensor.grad, 0.0))
