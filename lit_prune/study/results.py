@@ -1,7 +1,7 @@
 """A study's folder, complete or not, as values."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from lit_prune.study.measuring import measure
 from lit_prune.study.plan import Experiment, Plan, read_plan
 from lit_prune.study.run_files import Ended, Logged, UnreadableError, is_broken, read_ended, read_error, read_logged
 
-__all__ = ["Results", "Run", "read_results"]
+__all__ = ["Results", "Run", "read_results", "seeds_text"]
 
 _LOSSES = ("train_loss", "val_loss")
 
@@ -101,15 +101,21 @@ def read_results(folder: str | Path) -> Results:
     return Results(folder, plan, tuple(runs))
 
 
+def seeds_text(seeds: Iterable[int]) -> str:
+    """Name seeds: "seed 1", "seeds 0, 2"."""
+    names = [str(seed) for seed in seeds]
+    return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
+
+
 def _read_plan(folder: Path) -> Plan:
     hint = "give the folder that `lit-prune study` wrote"
     if not folder.is_dir():
         raise expected("the folder of a study", f"`{folder}`, which is not a folder", hint)
     path = folder / "plan.yaml"
-    if not path.is_file():
-        what = "holds no plan.yaml" if any(folder.iterdir()) else "is empty"
-        raise expected("the folder of a study", f"`{folder}`, which {what}", hint)
     try:
+        if not path.is_file():
+            what = "holds no plan.yaml" if any(folder.iterdir()) else "is empty"
+            raise expected("the folder of a study", f"`{folder}`, which {what}", hint)
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         found = " ".join(str(error).split())
