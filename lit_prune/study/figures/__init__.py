@@ -1,0 +1,67 @@
+"""The pictures of a report."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib as mpl
+
+from lit_prune.files import replacing
+from lit_prune.study.figures.curves import curve_figures
+from lit_prune.study.figures.scores import score_figures
+from lit_prune.study.figures.sparsity import layers_figure, plateau_figure, sparsity_figure
+from lit_prune.study.figures.style import RC, Drawing, png
+from lit_prune.study.figures.tradeoff import tradeoff_figure
+from lit_prune.study.results import Results
+
+__all__ = ["Figure", "draw", "drawings"]
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture in a file.
+
+    Attributes:
+        path: A PNG file.
+        title: What it shows.
+        caption: How to read it, one to three sentences.
+        group: First part of the names of its experiments, if it is about one group of a study.
+    """
+
+    path: Path
+    title: str
+    caption: str
+    group: str | None
+
+
+def draw(results: Results, folder: Path) -> list[Figure]:
+    """Draw whatever a study has to show.
+
+    Args:
+        results: A study, complete or not.
+        folder: Where the PNG files go; it is made if need be, and files of the same names are replaced.
+
+    Returns:
+        The figures, in the order in which a report shows them; none that would be empty.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    figures = []
+    with mpl.rc_context(RC):
+        for drawing in drawings(results):
+            folder.mkdir(parents=True, exist_ok=True)
+            path = folder / f"{drawing.name}.png"
+            with replacing(path) as part:
+                part.write_bytes(png(drawing.canvas))
+            figures.append(Figure(path, drawing.title, drawing.caption, drawing.group))
+    return figures
+
+
+def drawings(results: Results) -> Iterator[Drawing]:
+    """Build the figures, one after the other."""
+    yield from curve_figures(results)
+    yield from score_figures(results)
+    for build in (tradeoff_figure, sparsity_figure, plateau_figure, layers_figure):
+        if (drawing := build(results)) is not None:
+            yield drawing

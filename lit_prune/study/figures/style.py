@@ -1,0 +1,160 @@
+"""How figures look: panels placed by hand, and lines that can be told apart without colours."""
+
+import io
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure as Canvas
+from matplotlib.font_manager import FontProperties
+from matplotlib.textpath import text_to_path
+from matplotlib.ticker import MaxNLocator
+
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "GREY",
+    "LINES",
+    "MARKERS",
+    "ORANGE",
+    "RC",
+    "SERIES",
+    "SMALL",
+    "Drawing",
+    "count_epochs",
+    "legend",
+    "new_canvas",
+    "panel",
+    "png",
+    "spread",
+    "text_width",
+]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; from dark to light, without the yellow
+BLACK, BLUE, ORANGE, GREY = "#000000", "#0072B2", "#E69F00", "#777777"
+SERIES = ("#0072B2", "#D55E00", "#009E73", "#000000", "#CC79A7", "#56B4E9", "#E69F00")
+LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
+SMALL = 8.5
+DPI = 110
+# whatever somebody's matplotlibrc says; and names are text, no formulas, where they hold a $
+RC = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 9,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.use_mathtext": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "figure.facecolor": "white",
+    "axes.facecolor": "white",
+    "text.usetex": False,
+    "text.parse_math": False,
+    "path.simplify": True,
+}
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure before it is a file.
+
+    Attributes:
+        name: Of the file, without its suffix.
+        title: What it shows.
+        caption: How to read it, one or two sentences.
+        group: First part of the names of its experiments, if it is about one group.
+        canvas: matplotlib's figure.
+    """
+
+    name: str
+    title: str
+    caption: str
+    group: str | None
+    canvas: Canvas
+
+
+def new_canvas(width: float, height: float, title: str) -> Canvas:
+    """Make an empty figure of a size in inches, with a title at its top left."""
+    canvas = Canvas(figsize=(width, height), dpi=DPI)
+    FigureCanvasAgg(canvas)
+    canvas.text(0.1 / width, 1 - 0.08 / height, title, fontsize=11, fontweight="bold", va="top", ha="left")
+    return canvas
+
+
+def panel(canvas: Canvas, left: float, top: float, width: float, height: float, **options: Any) -> Axes:
+    """Place a panel by the inches of its frame from the figure's left and top; layout engines take seconds."""
+    across, down = canvas.get_size_inches()
+    axes: Axes = canvas.add_axes((left / across, 1 - (top + height) / down, width / across, height / down), **options)
+    axes.tick_params(length=2.5, pad=2)
+    return axes
+
+
+def legend(canvas: Canvas, handles: Sequence[Any], top: float, columns: int, **options: Any) -> None:
+    """Draw a legend without a frame, its top so many inches below the figure's."""
+    across, down = canvas.get_size_inches()
+    place = (options.pop("left", 0.1) / across, 1 - top / down)
+    settings: dict[str, Any] = {"frameon": False, "borderaxespad": 0, "borderpad": 0, "handlelength": 2.6} | options
+    canvas.legend(handles=handles, loc="upper left", bbox_to_anchor=place, ncols=columns, **settings)
+
+
+def count_epochs(axes: Axes, last: int) -> None:
+    """Put whole epochs, counted from 1 to `last`, on the x axis."""
+    axes.set_xlim(1 - 0.03 * max(last - 1, 1), last + 0.03 * max(last - 1, 1))
+    if last <= 6:
+        axes.set_xticks(range(1, last + 1))
+    else:
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+
+
+def text_width(texts: Iterable[str], size: float = SMALL) -> float:
+    """Measure the longest line of texts, in inches."""
+    font = FontProperties(family=["DejaVu Sans"], size=size)
+    lines = [line for text in texts for line in text.split("\n")]
+    return max((text_to_path.get_text_width_height_descent(line, font, False)[0] / 72 for line in lines), default=0.0)
+
+
+def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
+    """Move labels apart so that they do not overlap.
+
+    Args:
+        wanted: The middle of each, in any order.
+        heights: How much room each takes.
+        low: Where the room for all of them begins.
+        high: Where it ends; crossed only if they do not fit.
+
+    Returns:
+        A middle for each, in the order of `wanted`, as near to it as a single pass up and one down bring it.
+    """
+    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
+    middles = list(wanted)
+    edge = low
+    for index in order:
+        middles[index] = max(middles[index], edge + heights[index] / 2)
+        edge = middles[index] + heights[index] / 2
+    edge = max(high, low + sum(heights))
+    for index in reversed(order):
+        middles[index] = min(middles[index], edge - heights[index] / 2)
+        edge = middles[index] - heights[index] / 2
+    return middles
+
+
+def png(canvas: Canvas) -> bytes:
+    """Draw a figure as the bytes of a PNG file."""
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        # a title in a script that DejaVu Sans lacks shows boxes, which is no reason to fail or to complain
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        canvas.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+    return buffer.getvalue()
