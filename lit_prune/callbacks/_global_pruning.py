@@ -143,14 +143,24 @@ class GlobalPruning(Callback):
         target = sparsity_at(trainer.current_epoch, self.amount, self.start_epoch, self.end_epoch, self.schedule)
         if target <= self._reached:
             return
-        masks = global_masks(self._weights, target, self._score, self.max_layer_sparsity)
-        apply_masks(pl_module, masks)
-        for name, mask in masks.items():
-            before = self._ever_pruned.get(name)
-            self._ever_pruned[name] = ~mask if before is None else before.to(mask.device) | ~mask
+        self._prune(pl_module, target)
         for optimizer in trainer.optimizers:
             clear_pruned_state(optimizer, pl_module)
         self._reached = target
+
+    def prune(self, model: LightningModule) -> None:
+        """Prune a model to `amount` at once, without training.
+
+        Args:
+            model: It keeps its masks.
+
+        Raises:
+            InputError: As when `fit` starts and when it prunes.
+        """
+        self._weights = weight_layers(model, self.layers, self.exclude)
+        check_room(self._weights, self.amount, self.max_layer_sparsity)
+        self._ever_pruned = {}
+        self._prune(model, self.amount)
 
     def expect_removal(self) -> None:
         """Be ready to prune again, should training go on after an end at which the masks come off."""
@@ -171,6 +181,13 @@ class GlobalPruning(Callback):
         self._reached = state_dict["reached"]
         self._waiting = unpack_masks(state_dict["masks"])
         self._ever_pruned = unpack_masks(state_dict["ever_pruned"])
+
+    def _prune(self, model: LightningModule, target: float) -> None:
+        masks = global_masks(self._weights, target, self._score, self.max_layer_sparsity)
+        apply_masks(model, masks)
+        for name, mask in masks.items():
+            before = self._ever_pruned.get(name)
+            self._ever_pruned[name] = ~mask if before is None else before.to(mask.device) | ~mask
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._weights = weight_layers(pl_module, self.layers, self.exclude)

@@ -17,7 +17,7 @@ from lit_prune.errors import expected
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.selection import WeightRef, weight_layers
-from lit_prune.functional.sparsity import sparsity_report
+from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 
 __all__ = ["SparsityMonitor"]
 
@@ -30,6 +30,7 @@ class SparsityMonitor(Callback):
 
     - `sparsity/global`: of the chosen weights, those that are exactly zero.
     - `sparsity/masked`: of the chosen weights, those that a mask holds at zero.
+    - `sparsity/ever_pruned`: of the chosen weights, those that these callbacks have pruned at any time.
     - `sparsity/regrown`: of the weights that these callbacks have ever pruned, those that are not zero now.
     - `sparsity/layer/<name>`: of a layer's weights, those that are exactly zero.
     - `gradient/untouched`: of the chosen weights, those that have not received one non-zero gradient since training
@@ -38,6 +39,8 @@ class SparsityMonitor(Callback):
       also at what the optimizer remembers of the steps between. So it is exact for torch's optimizers with a memory
       (momentum, Adam, AdamW, RMSprop ...) and otherwise an upper bound: for SGD without momentum, and under weight
       decay that counts as a gradient.
+    - `gradient/untouched_pruned`: of the chosen weights, those that are untouched and have ever been pruned. Once the
+      masks are off, this is where sparsity stops falling: these weights have no way to leave zero.
 
     To TensorBoard it also draws the sparsity of all layers as one figure and, on request, histograms, at the epoch as
     their step. Other loggers do not get these. A resumed run goes on counting.
@@ -98,10 +101,7 @@ class SparsityMonitor(Callback):
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the weights, now that they are there."""
-        pruners = [callback for callback in callbacks_of(trainer) if isinstance(callback, GlobalPruning)]
-        chosen = chain.from_iterable(weight_layers(pl_module, pruner.layers, pruner.exclude) for pruner in pruners)
-        self._weights = list(chosen) or weight_layers(pl_module)
-        self._pruners = pruners
+        self._choose(trainer, pl_module)
         if self.gradient_coverage:
             self._coverage = GradientCoverage(self._weights)
             if self._touched:
@@ -121,16 +121,7 @@ class SparsityMonitor(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         report = sparsity_report(self._weights)
-        metrics = {
-            "sparsity/global": report.sparsity,
-            "sparsity/masked": report.masked / report.weights,
-            "sparsity/regrown": self._regrown(),
-        }
-        if self.per_layer:
-            metrics |= {f"sparsity/layer/{layer.name}": layer.sparsity for layer in report.layers}
-        if self._coverage is not None:
-            metrics["gradient/untouched"] = self._coverage.untouched
-        pl_module.log_dict(metrics)
+        pl_module.log_dict(self._metrics(report))
         loggers: list[Any] = trainer.loggers
         for logger in loggers:
             # by name, because lightning.pytorch and pytorch_lightning each have their own classes
@@ -139,6 +130,15 @@ class SparsityMonitor(Callback):
                     draw_sparsity(logger.experiment, report, trainer.current_epoch)
                 if self.histograms:
                     draw_histograms(logger.experiment, self._weights, trainer.current_epoch)
+
+    def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Measure a model as it is, without training.
+
+        Returns:
+            What is logged about sparsity, by name; nothing about gradients.
+        """
+        self._choose(trainer, pl_module)
+        return self._metrics(sparsity_report(self._weights))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Look no longer."""
@@ -168,15 +168,36 @@ class SparsityMonitor(Callback):
             handle.remove()
         self._handles = []
 
-    def _regrown(self) -> float:
+    def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._pruners = [callback for callback in callbacks_of(trainer) if isinstance(callback, GlobalPruning)]
+        chosen = [weight_layers(pl_module, pruner.layers, pruner.exclude) for pruner in self._pruners]
+        self._weights = list(chain.from_iterable(chosen)) or weight_layers(pl_module)
+
+    def _metrics(self, report: SparsityReport) -> dict[str, float]:
+        metrics = {"sparsity/global": report.sparsity, "sparsity/masked": report.masked / report.weights}
+        metrics |= self._history()
+        if self.per_layer:
+            metrics |= {f"sparsity/layer/{layer.name}": layer.sparsity for layer in report.layers}
+        if self._coverage is not None:
+            metrics["gradient/untouched"] = self._coverage.untouched
+        return metrics
+
+    def _history(self) -> dict[str, float]:
+        """What has become of the weights that were pruned at any time."""
         pruned = {name: mask for pruner in self._pruners for name, mask in pruner.ever_pruned.items()}
-        total = alive = 0
+        touched = {} if self._coverage is None else self._coverage.touched()
+        total = sum(ref.tensor.numel() for ref in self._weights)
+        ever = alive = untouched = 0
         for ref in self._weights:
             if (mask := pruned.get(ref.name)) is not None:
                 weight = getattr(ref.module, ref.parameter).detach()
-                total += int(mask.count_nonzero())
-                alive += int(weight[mask.to(weight.device)].count_nonzero())
-        return alive / total if total else 0.0
+                mask = mask.to(weight.device)
+                ever += int(mask.count_nonzero())
+                alive += int(weight[mask].count_nonzero())
+                if ref.name in touched:
+                    untouched += int((mask & ~touched[ref.name]).count_nonzero())
+        metrics = {"sparsity/ever_pruned": ever / total, "sparsity/regrown": alive / ever if ever else 0.0}
+        return metrics | ({"gradient/untouched_pruned": untouched / total} if touched else {})
 
 
 def _is_sampled(step: int) -> bool:

@@ -7,11 +7,17 @@ an error where it would change what is resumed or scored.
 
 from collections.abc import Mapping
 from inspect import signature
+from pathlib import Path
 from typing import Any
 
-from lit_prune.errors import expected
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
 
-__all__ = ["KEY", "Settings", "flat", "stored_settings", "take_stored"]
+from lit_prune.cli.flat import flat
+from lit_prune.errors import expected
+from lit_prune.files import replacing
+
+__all__ = ["KEY", "Settings", "WholeCheckpoints", "stored_settings", "take_stored"]
 
 # where a checkpoint keeps what the command line knew about its run
 KEY = "lit_prune"
@@ -23,6 +29,19 @@ Settings = dict[str, dict[str, Any]]
 _FREE_DATA_SETTINGS = {"data_dir", "eval_batch_size", "num_workers", "predict_path"}
 # a checkpoint holds its weights; the files that they were first read from are history
 _ORIGINS = {"weights", "init_from"}
+
+
+class WholeCheckpoints(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there, so that a killed run leaves the one before."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write a checkpoint, whole or not at all; a path that is no local file is left to Lightning."""
+        if "://" in str(path) or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            torch.save(checkpoint, part)
 
 
 def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type]) -> Settings:
@@ -80,17 +99,6 @@ def take_stored(stored: Settings, typed: Settings, command: str, path: str) -> S
     for name in _ORIGINS & set(chosen.get("model", {})):
         chosen["model"][name] = None
     return chosen
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name what is nested by dots: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
-    leaves: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{name}.")
-        else:
-            leaves[prefix + name] = value
-    return leaves
 
 
 def _free(group: str, settings: Mapping[str, Any], command: str) -> set[str]:

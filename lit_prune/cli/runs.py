@@ -3,13 +3,12 @@
 import os
 import re
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_prune.cli.logs import make_loggers
 from lit_prune.errors import expected
 
 __all__ = ["abandon", "claim_version", "default_loggers"]
@@ -71,27 +70,6 @@ def abandon(folder: Path) -> None:
         parent.rmdir()
 
 
-class _EpochAxis:
-    """Puts what a Trainer logs once an epoch at its epoch; Lightning would put it at the batch it had come to.
-
-    Lightning's own way, a metric called `step`, also renames every checkpoint that has `{step}` in its file name.
-    """
-
-    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        # the Trainer adds "epoch" to what modules and callbacks `log`; what is logged at batches ends in "_step"
-        if "epoch" in metrics and not any(name.endswith("_step") for name in metrics):
-            step = int(metrics["epoch"])
-        super().log_metrics(metrics, step)  # type: ignore[misc]
-
-
-class _TensorBoard(_EpochAxis, TensorBoardLogger):
-    pass
-
-
-class _CSV(_EpochAxis, CSVLogger):
-    pass
-
-
 def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
     """Make the TensorBoard and CSV loggers of one run, both in one folder.
 
@@ -107,11 +85,5 @@ def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger
     """
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise expected("`--name` to be a folder below lightning_logs", f"`{name}`", "give a plain name")
-    logs = root / "lightning_logs"
-    version = claim_version(logs / name)
-    return [
-        # hp_metric = -1 would be the only metric of the HParams tab; the summary logs the real ones at the end
-        _TensorBoard(logs, name=name, version=version, default_hp_metric=False),
-        # what an epoch logged is on disk when it ends, not after a hundred epochs
-        _CSV(logs, name=name, version=version, flush_logs_every_n_steps=1),
-    ]
+    logs = root / "lightning_logs" / name
+    return make_loggers(logs / f"version_{claim_version(logs)}")

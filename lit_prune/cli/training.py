@@ -6,15 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 import lit_prune.callbacks  # a callback's short name works once its class exists
-from lit_prune.cli.checkpoints import KEY, Settings, stored_settings, take_stored
+from lit_prune.callbacks import SparsityMonitor
+from lit_prune.callbacks._global_pruning import GlobalPruning
+from lit_prune.cli.checkpoints import KEY, Settings, WholeCheckpoints, stored_settings, take_stored
+from lit_prune.cli.classes import chosen_classes
 from lit_prune.cli.complaint import complain
 from lit_prune.cli.configs import find_config
+from lit_prune.cli.flat import flat
+from lit_prune.cli.logs import make_loggers, rewind_logs
 from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
 from lit_prune.cli.predictions import PredictionTable
 from lit_prune.cli.quiet import quiet
@@ -23,12 +29,12 @@ from lit_prune.cli.summary import RunSummary
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
 from lit_prune.model import LitResNet18
-from lit_prune.weights import check_fit, read_checkpoint
+from lit_prune.weights import check_fit, read_checkpoint, read_state_dict
 
-__all__ = ["TrainingCLI", "main"]
+__all__ = ["COMPLAINTS", "TrainingCLI", "main"]
 
 # what a person can act on; anything else is a bug and shows its traceback
-_COMPLAINTS = (InputError, MisconfigurationException, OSError)
+COMPLAINTS = (InputError, MisconfigurationException, OSError)
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
@@ -43,29 +49,39 @@ class _RunConfig(SaveConfigCallback):
     """Saves `config.yaml` in the run folder, and nowhere else: without a logger there is no such folder."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        if trainer.logger is not None:
+        # a run that goes on in its own folder has its configuration there, without the checkpoint it goes on from
+        if trainer.logger is not None and not (Path(trainer.log_dir or ".") / "config.yaml").exists():
             super().setup(trainer, pl_module, stage)
 
 
 class TrainingCLI(LightningCLI):
-    """A LightningCLI with fixed classes, one folder a run, and no typed word ignored.
+    """A LightningCLI over our model and data, or over those that the words choose; no typed word is ignored.
 
     Args:
         words: The command and its options.
+        folder: The run's folder; None makes a new one. A run that is resumed from a checkpoint in it goes on there:
+            what was logged after that checkpoint is forgotten.
+        training: False keeps `fit` from training: the pruning callbacks prune at once, the model is scored on the
+            validation images, and `checkpoints/last.ckpt` is written.
 
     Raises:
         InputError: If the input cannot be used.
     """
 
-    def __init__(self, words: Sequence[str]) -> None:
+    def __init__(self, words: Sequence[str], folder: Path | None = None, training: bool = True) -> None:
         self._words = list(words)
+        self._folder = folder
+        self._training = training
+        self._own_model, self._own_data = chosen_classes(self._words)
         self._checkpoint: dict[str, Any] | None = None
         self._origin: Settings = {}
         self._folders: list[Path] = []
         try:
             super().__init__(
-                LitResNet18,
-                CIFAR10DataModule,
+                LightningModule if self._own_model else LitResNet18,
+                LightningDataModule if self._own_data else CIFAR10DataModule,
+                subclass_mode_model=self._own_model,
+                subclass_mode_data=self._own_data,
                 save_config_callback=_RunConfig,
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=0,
@@ -73,7 +89,7 @@ class TrainingCLI(LightningCLI):
                 # the optimizer is an argument of the model; a second place for it would be ignored in silence
                 auto_configure_optimizers=False,
             )
-        except _COMPLAINTS:
+        except COMPLAINTS:
             for folder in self._folders:
                 abandon(folder)
             raise
@@ -98,6 +114,14 @@ class TrainingCLI(LightningCLI):
             default=None,
             help="Folder of the run below lightning_logs (default: the config's name).",
         )
+
+        if self._own_model:
+            parser.add_argument(
+                "--init_from",
+                type=str | None,
+                default=None,
+                help="Checkpoint or state dict whose weights training starts from; optimizer and epochs begin anew.",
+            )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words that were given, not what else is on this process's command line."""
@@ -138,7 +162,7 @@ class TrainingCLI(LightningCLI):
         """Build model, data and trainer; what a class rejects becomes one sentence."""
         try:
             super().instantiate_classes()
-        except _COMPLAINTS:
+        except COMPLAINTS:
             raise
         except (ValueError, TypeError, RuntimeError) as error:
             root = _root(error)  # the parser wraps what a class says in all that it tried itself
@@ -146,7 +170,17 @@ class TrainingCLI(LightningCLI):
                 raise root from error
             found = str(root).rstrip(".")
             raise expected("settings that the classes accept", found, "`--help` shows what each takes") from error
+        if self._checkpoint is None and (path := self._get(self.config, "init_from")) is not None:
+            weights = read_state_dict(path)
+            check_fit(self.model, weights, path)
+            self.model.load_state_dict(weights)
         if self._checkpoint is not None:
+            if self.subcommand == "fit" and "optimizer_states" not in self._checkpoint:
+                raise expected(
+                    "a checkpoint that training can go on from",
+                    f"`{self._get(self.config, 'ckpt_path')}`, which holds no optimizer state",
+                    "to start anew from its weights, give `--model.init_from`",
+                )
             check_fit(self.model, self._checkpoint["state_dict"], self._get(self.config, "ckpt_path"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -156,11 +190,42 @@ class TrainingCLI(LightningCLI):
         callbacks = [] if given is None else given if isinstance(given, list) else [given]
         self._refuse_missing(callbacks)
         if settings.logger is None and not settings.fast_dev_run:
-            loggers = default_loggers(Path(settings.default_root_dir or "."), self._get(self.config, "name"))
-            kwargs["logger"] = loggers
-            self._folders.append(Path(loggers[0].log_dir))
+            kwargs["logger"] = self._loggers(Path(settings.default_root_dir or "."))
+        plugins = settings.plugins if isinstance(settings.plugins, list) else [settings.plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*(plugin for plugin in plugins if plugin is not None), WholeCheckpoints()]
         kwargs["callbacks"] = [*callbacks, *self._own_callbacks(callbacks)]
         return super().instantiate_trainer(**kwargs)
+
+    def _loggers(self, root: Path) -> list[Any]:
+        if self._folder is None:
+            loggers = default_loggers(root, self._get(self.config, "name"))
+            self._folders.append(Path(loggers[0].log_dir))
+            return loggers
+        if self._checkpoint is not None:
+            rewind_logs(self._folder, self._checkpoint.get(KEY, {}).get("logs", {}))
+        return make_loggers(self._folder)
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        if self._training:
+            super()._run_subcommand(subcommand)
+        else:
+            self._prune_and_score()
+
+    def _prune_and_score(self) -> None:
+        """What remains of `fit` without training: pruned weights, their score, and a checkpoint of them."""
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        for callback in callbacks:
+            if isinstance(callback, GlobalPruning):
+                callback.prune(self.model)
+        self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
+        for callback in callbacks:
+            if isinstance(callback, SparsityMonitor):
+                metrics = callback.measure(self.trainer, self.model)
+                for logger in self.trainer.loggers:
+                    logger.log_metrics(metrics | {"epoch": 0}, 0)
+                    logger.save()
+        self.trainer.save_checkpoint(Path(self.trainer.log_dir or ".") / "checkpoints" / "last.ckpt")
 
     def _refuse_missing(self, given: list[Callback]) -> None:
         """Refuse to go on without the callbacks that freeze and prune: the run would become another one in silence."""
@@ -175,6 +240,11 @@ class TrainingCLI(LightningCLI):
                 f"add `--trainer.callbacks+={missing[0]}` with its arguments, or resume with the run's `config.yaml`",
             )
 
+    @property
+    def best_epoch(self) -> int | None:
+        """The epoch of the highest validation accuracy in `fit`, counted from 0; None where there is no such metric."""
+        return self._summary.best_epoch
+
     def after_fit(self) -> None:
         """Sum up, once the progress bar is gone."""
         if self.trainer.is_global_zero:
@@ -188,11 +258,13 @@ class TrainingCLI(LightningCLI):
         settings = _settings(self.config["fit"])
         # a resumed run still knows where its first weights came from
         settings["model"] |= {k: v for k, v in self._origin.get("model", {}).items() if k in ("weights", "init_from")}
-        self._summary = RunSummary(settings, self._hyperparameters(settings))
+        self._summary = RunSummary(settings, self._hyperparameters(settings), continues=self._folder is not None)
+        # what somebody else's model logs is not known; a callback of theirs can watch it
+        ours = not self._own_model
         checkpoint = ModelCheckpoint(
-            monitor="val/acc",
+            monitor="val/acc" if ours else None,
             mode="max",
-            filename="best-epoch={epoch:03d}-val_acc={val/acc:.4f}",
+            filename="best-epoch={epoch:03d}-val_acc={val/acc:.4f}" if ours else "epoch={epoch:03d}",
             auto_insert_metric_name=False,
             save_last=True,
             # after validation and at a clean end of the epoch, so that a resumed run starts the next one whole
@@ -207,6 +279,9 @@ class TrainingCLI(LightningCLI):
         model, data, trainer = settings["model"], settings["data"], self.config["fit"].trainer
         callbacks = trainer.callbacks or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        if self._own_model or self._own_data:
+            plain = flat({"model": model, "data": data})
+            return {k: v for k, v in plain.items() if isinstance(v, bool | int | float | str)}
         return {
             "optimizer": _class_name(model["optimizer"]),
             "lr": float(model["optimizer"]["init_args"].get("lr", float("nan"))),
@@ -240,7 +315,7 @@ def main(words: Sequence[str]) -> int:
             TrainingCLI(words)
         except SystemExit as leave:  # --help and --print_config end here
             return int(leave.code or 0)
-        except _COMPLAINTS as error:
+        except COMPLAINTS as error:
             return complain(error, 1 if isinstance(error, OSError) else 2)
     return 0
 

@@ -30,6 +30,10 @@ class Contrast:
     between: tuple[float | None, float | None] = (None, None)
     exact: bool = False
 
+    def experiments(self) -> set[str]:
+        """The one or two experiments that are needed."""
+        return {name for name in (self.of, self.minus) if name is not None}
+
 
 @dataclass(frozen=True)
 class Claim:
@@ -44,10 +48,6 @@ class Claim:
     said: str
     contrasts: tuple[Contrast, ...]
     pretrained: bool = False
-
-    def experiments(self) -> set[str]:
-        """Every experiment that is needed."""
-        return {name for contrast in self.contrasts for name in (contrast.of, contrast.minus) if name is not None}
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as `read_claims` takes them."""
@@ -94,7 +94,9 @@ def _contrasts(item: Any, experiments: Sequence[str], said: str) -> list[Contras
         or not all(limit is None or (isinstance(limit, int | float) and limit == limit) for limit in limits)
         or limits == [None, None]
     ):
-        raise expected(f"`between` with two limits in the claim {said!r}", str(limits), "write [low, high], null for none")
+        raise expected(
+            f"`between` with two limits in the claim {said!r}", str(limits), "write [low, high], null for none"
+        )
     low, high = limits
     if low is not None and high is not None and low > high:
         raise expected(f"`between` with the lower limit first in the claim {said!r}", str(limits), "turn them round")

@@ -22,7 +22,9 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
         if key.endswith("+"):
             known = result.get(key[:-1]) or []
             result[key[:-1]] = [*known, *value] if isinstance(value, list) else [*known, value]
-        elif isinstance(value, Mapping) and isinstance(old := result.get(key), Mapping) and not _other_class(old, value):
+        elif (
+            isinstance(value, Mapping) and isinstance(old := result.get(key), Mapping) and not _other_class(old, value)
+        ):
             result[key] = merged(old, value)
         else:
             result[key] = merged({}, value) if isinstance(value, Mapping) else value

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,10 @@ class Plan:
     def __getitem__(self, name: str) -> Experiment:
         return next(experiment for experiment in self.experiments if experiment.name == name)
 
+    def with_seeds(self, seeds: Iterable[int]) -> "Plan":
+        """The same study with other seeds."""
+        return replace(self, seeds=check_seeds(list(seeds), "--seeds"))
+
     def identity(self) -> dict[str, Any]:
         """What decides the numbers that come out: all but seeds, titles and claims."""
         content = self.as_dict()
@@ -101,9 +105,9 @@ def load_plan(source: str | Path) -> Plan:
     """Read a plan that a person wrote.
 
     Args:
-        source: The path of a YAML file, or the name of a plan that ships. With `base`, a plan says what it
-            changes in another: `settings` are merged, an experiment of the same name is replaced, and `only` lists globs
-            of the experiments to keep, together with their parents.
+        source: The path of a YAML file, or the name of a plan that ships. With `base`, a plan says what it changes in
+            another: `settings` and `groups` are merged, experiments and claims of the same name are replaced, and
+            `only` lists globs of the experiments to keep, together with their parents.
 
     Raises:
         InputError: If there is no such plan, or it cannot be used.
@@ -128,7 +132,9 @@ def read_plan(content: Mapping[str, Any], source: str) -> Plan:
     _check_keys(content, Plan, f"the plan `{source}`")
     experiments = _ordered([_experiment(item, source) for item in _list(content, "experiments", source)])
     if not experiments:
-        raise expected(f"at least one experiment in `{source}`", "none", "`experiments` is a list of names and overrides")
+        raise expected(
+            f"at least one experiment in `{source}`", "none", "`experiments` is a list of names and overrides"
+        )
     name = content.get("name", "study")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise expected(f"`name` in `{source}` to be a folder below lightning_logs", name, "give a plain name")
@@ -162,7 +168,9 @@ def check_seeds(seeds: Any, source: str) -> tuple[int, ...]:
     """
     fine = isinstance(seeds, list | tuple) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not fine or not seeds or len(set(seeds)) < len(seeds):
-        raise expected(f"`seeds` in `{source}` to be different whole numbers from 0 on", str(seeds), "for example 0 1 2")
+        raise expected(
+            f"`seeds` in `{source}` to be different whole numbers from 0 on", str(seeds), "for example 0 1 2"
+        )
     return tuple(seeds)
 
 
@@ -187,11 +195,14 @@ def select(plan: Plan, patterns: Iterable[str]) -> list[Experiment]:
 
 
 def _reduced(plan: Plan, experiments: list[Experiment]) -> Plan:
+    """Leave experiments out, and what claims say about them."""
     names = {experiment.name for experiment in experiments}
-    claims = [claim for claim in plan.claims if claim.experiments() <= names]
-    content = plan.as_dict() | {"claims": [claim.as_dict() for claim in claims]}
-    content["experiments"] = [_without_defaults(experiment) for experiment in experiments]
-    return read_plan(content, plan.name)
+    claims = [(claim, tuple(c for c in claim.contrasts if c.experiments() <= names)) for claim in plan.claims]
+    return replace(
+        plan,
+        experiments=tuple(experiments),
+        claims=tuple(replace(claim, contrasts=contrasts) for claim, contrasts in claims if contrasts),
+    )
 
 
 def _with_base(source: str | Path, seen: tuple[Path, ...]) -> dict[str, Any]:
@@ -205,12 +216,24 @@ def _with_base(source: str | Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     # a path is meant from the file that names it; a name that ships is one anywhere
     beside = path.parent / str(base)
     below = _with_base(beside if beside.is_file() else str(base), (*seen, path))
-    own = {item.get("name"): item for item in _list(content, "experiments", str(source)) if isinstance(item, dict)}
-    inherited = [own.pop(item.get("name"), item) for item in _list(below, "experiments", str(base))]
-    content["experiments"] = [*inherited, *own.values()]
-    if "settings" in content:
-        content["settings"] = merged(below.get("settings", {}), _mapping(content, "settings", str(source)))
+    for key in ("settings", "groups"):
+        content[key] = merged(_mapping(below, key, str(base)), _mapping(content, key, str(source)))
+    for key, name in (("experiments", "name"), ("claims", "said")):
+        content[key] = _replaced(_list(below, key, str(base)), _list(content, key, str(source)), name)
     return below | content
+
+
+def _replaced(below: list[Any], own: list[Any], key: str) -> list[Any]:
+    """Items of two lists; one of the second takes the place of that of the first which has the same name."""
+    names = [item.get(key) if isinstance(item, dict) else None for item in below]
+    kept = list(below)
+    for item in own:
+        name = item.get(key) if isinstance(item, dict) else None
+        if name is not None and name in names:
+            kept[names.index(name)] = item
+        else:
+            kept.append(item)
+    return kept
 
 
 def _find(source: str | Path) -> Path:
@@ -240,7 +263,9 @@ def _experiment(item: Any, source: str) -> Experiment:
     name = item["name"]
     _check_keys(item, Experiment, f"experiment `{name}`")
     if not _NAME.fullmatch(name) or "seed=" in name:
-        raise expected("an experiment's name to be a folder in the study's", f"`{name}`", "use letters, digits, - and /")
+        raise expected(
+            "an experiment's name to be a folder in the study's", f"`{name}`", "use letters, digits, - and /"
+        )
     experiment = Experiment(**{**item, "overrides": item.get("overrides") or {}})
     if experiment.checkpoint not in ("last", "best"):
         raise expected(f"`checkpoint` of `{name}` to be last or best", experiment.checkpoint, "choose one of these")

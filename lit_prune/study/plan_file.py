@@ -1,0 +1,84 @@
+"""The plan that a study's folder belongs to."""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lit_prune.cli.flat import flat
+from lit_prune.errors import expected
+from lit_prune.files import write_text
+from lit_prune.study.plan import Plan, read_plan
+
+__all__ = ["store_plan", "stored_plan"]
+
+_NAME = "plan.yaml"
+
+
+def stored_plan(out: Path) -> Plan:
+    """Read the plan of a study's folder.
+
+    Raises:
+        InputError: If there is none, or it cannot be read.
+    """
+    path = out / _NAME
+    if not path.is_file():
+        found = "no folder" if not out.exists() else "none in it" if out.is_dir() else "a file"
+        raise expected(f"the folder of a study, with a {_NAME}, at `{out}`", found, "`lit-prune study` makes one")
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise expected(f"`{path}` to hold YAML that can be read", " ".join(str(error).split()), "check it") from error
+    if not isinstance(content, dict):
+        raise expected(f"the plan of a study in `{path}`", f"a {type(content).__name__}", "check the folder")
+    return read_plan(content, str(path))
+
+
+def store_plan(plan: Plan, out: Path) -> Plan:
+    """Make a folder belong to a plan, or check that it does.
+
+    Args:
+        plan: What is to be run. Seeds may be new; what decides numbers may not.
+        out: The study's folder.
+
+    Returns:
+        The plan with all seeds that the folder is for.
+
+    Raises:
+        InputError: If the folder holds something else, or belongs to a plan that differs.
+        OSError: If it cannot be written.
+    """
+    if (out / _NAME).is_file():
+        known = stored_plan(out)
+        _compare(_numbers(known), _numbers(plan), out)
+        plan = plan.with_seeds(sorted({*known.seeds, *plan.seeds}))
+        if plan == known:
+            return plan
+    elif out.is_dir() and any(not item.name.startswith(".") for item in out.iterdir()):
+        raise expected(
+            f"a new or empty folder, or that of this study, at `{out}`", "other files", "give another `--out`"
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / _NAME, yaml.safe_dump(plan.as_dict(), sort_keys=False, allow_unicode=True))
+    return plan
+
+
+def _numbers(plan: Plan) -> dict[str, Any]:
+    """What decides the numbers that come out, flat and by experiment."""
+    content = plan.identity()
+    content["experiments"] = {item["name"]: item for item in content["experiments"]}
+    return flat(content)
+
+
+def _compare(known: dict[str, Any], new: dict[str, Any], out: Path) -> None:
+    for name in sorted({*known, *new}):
+        if known.get(name) != new.get(name):
+            raise expected(
+                f"the plan that made `{out}`, with {_say(name, known)}",
+                _say(name, new),
+                "give another `--out`, or the settings of then",
+            )
+
+
+def _say(name: str, values: dict[str, Any]) -> str:
+    return f"`{name}` {values[name]!r}" if name in values else f"no `{name}`"
