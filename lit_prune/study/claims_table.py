@@ -6,7 +6,7 @@ from lit_prune.study.claims import Contrast
 from lit_prune.study.markdown import table
 from lit_prune.study.quantities import QUANTITIES, Quantity, estimate_text
 from lit_prune.study.results import seeds_text
-from lit_prune.study.verdicts import Finding, Judgement
+from lit_prune.study.verdicts import OPEN, Finding, Judgement
 
 __all__ = ["claims_table"]
 
@@ -18,8 +18,8 @@ def claims_table(judgements: Iterable[Judgement]) -> str:
         verdict = f"**{judgement.verdict}**" + (f": {judgement.note}" if judgement.note else "")
         for index, finding in enumerate(judgement.findings):
             first = [judgement.claim.said, verdict] if index == 0 else ["", ""]
-            alone = len(judgement.findings) == 1 and not judgement.note
-            own = finding.note if alone else ": ".join(part for part in (finding.verdict, finding.note) if part)
+            own = "not decidable" if finding.verdict == OPEN else finding.verdict
+            own += f": {finding.note}" if finding.note else ""
             rows.append([*first, contrast_text(finding.contrast), measured(finding), limits(finding.contrast), own])
     header = ["claim", "verdict", "contrast", "measured", "holds if", "this contrast"]
     return table(header, rows, left=len(header)) if rows else ""

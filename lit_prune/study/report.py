@@ -22,8 +22,6 @@ __all__ = ["main", "write_report"]
 _DESCRIPTION = """\
 Turn the folder of a study, complete or not, into report.md, results.csv and figures, and into a summary for
 TensorBoard. It may be called while the study runs; nothing of its runs is changed."""
-# verdict -> what is printed after how many claims
-_VERDICTS = {HOLDS: "hold", FAILS: "do not hold", OPEN: "not decidable with these runs"}
 
 
 def main(words: Sequence[str]) -> int:
@@ -95,8 +93,8 @@ def _summary(results: Results, judgements: Sequence[Judgement], path: Path) -> s
     lines = [f"{complete} of {len(results.runs)} runs are complete."]
     if judgements:
         verdicts = [judgement.verdict for judgement in judgements]
-        counts = [f"{verdicts.count(verdict)} {word}" for verdict, word in _VERDICTS.items()]
-        lines.append(f"Claims: {', '.join(counts)}.")
+        counts = [f"{verdict}: {verdicts.count(verdict)}" for verdict in (HOLDS, FAILS, OPEN)]
+        lines.append(f"Claims by verdict: {', '.join(counts)}.")
     lines.append(f"Report: {path}")
     return "\n".join(lines)
 

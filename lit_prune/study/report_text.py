@@ -21,14 +21,14 @@ _INTERVAL = (
 _ONE_SEED = "One seed gives no interval, so none is given. Accuracies and sparsities are in per cent."
 _CLAIMS = (
     "Differences are taken seed by seed; points are percentage points. A contrast holds if its 95% interval lies "
-    "within the limits, does not hold if the two have nothing in common, and cannot be decided otherwise; where each seed is "
-    "to keep the limits, one that does not is enough. The limits stand in the plan; verdicts are computed."
+    "within the limits, does not hold if the two have nothing in common, and cannot be decided otherwise; where each "
+    "seed is to keep the limits, one that does not is enough. The limits stand in the plan; verdicts are computed."
 )
 _PLATEAU = (
     "A weight that was pruned is zero, and once its mask has been taken away, only a gradient can move it. Some "
-    "weights never receive one: in a ResNet-18 at 32x32 pixels, those taps of the last convolutions that see nothing but "
-    "padding. So sparsity falls only until what is still zero is what was pruned and cannot learn. Where that is the "
-    "whole reason, the last two columns are zero."
+    "weights never receive one: in a ResNet-18 at 32x32 pixels, those taps of the last convolutions that see nothing "
+    "but padding. So sparsity falls only until what is still zero is what was pruned and cannot learn. Where that is "
+    "the whole reason, the last two columns are zero."
 )
 
 

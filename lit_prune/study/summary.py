@@ -51,7 +51,7 @@ def _reason(run: Run) -> str:
         return "Not started"
     if run.status == "unfinished":
         return run.note[:1].upper() + run.note[1:]
-    return f"{run.status.capitalize()}, {'but ' if run.status == 'complete' else ''}{run.note}"
+    return f"{run.status.capitalize()} ({'but ' if run.status == 'complete' else ''}{run.note})"
 
 
 def _weights(results: Results) -> str:
