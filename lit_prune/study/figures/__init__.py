@@ -48,7 +48,9 @@ def draw(results: Results, folder: Path) -> list[Figure]:
         OSError: If a file cannot be written.
     """
     figures = []
-    with mpl.rc_context(RC):
+    with mpl.rc_context():
+        mpl.rcdefaults()  # whatever somebody's matplotlibrc says
+        mpl.rcParams.update(RC)
         for drawing in drawings(results):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{drawing.name}.png"

@@ -51,9 +51,9 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
     across = len(kinds) * (2 if len(names) > 3 else 1)
     rows = math.ceil(len(names) * len(kinds) / across)
     # inches: a panel's frame, what stands left of it, above it and below it
-    left, above, below, head, foot = 0.62, 0.27, 0.16, 0.62, 0.42
+    left, above, below, head, foot = 0.62, 0.27, 0.16, 0.6, 0.3
     frame = (9.0 - 0.1) / across - left - 0.12
-    tall = 1.15 if across == 4 else 1.5
+    tall = 1.3 if across == 4 else 1.5
     canvas = new_canvas(9.0, head + rows * (above + tall + below) + foot, title)
     legend(canvas, _handles(results, runs), 0.33, 4)
     limits = {kind: _limits(runs, kind) for kind in kinds}
@@ -74,7 +74,7 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
             if index + across // len(kinds) < len(names):
                 axes.tick_params(labelbottom=False)
             else:
-                axes.set_xlabel("epoch", labelpad=1)
+                axes.set_xlabel("epoch")
             if place == 0:
                 axes.set_title(_title(results, group, name), loc="left", pad=4)
     caption = (

@@ -60,7 +60,7 @@ def _figure(results: Results, group: str, experiments: Sequence[Experiment], mea
                 axes.axvline(100 * mean.mean, color=BLACK, lw=1.1, ls=LINES[line % len(LINES)], label=f"{parent}, mean")
             )
     axes.set(yticks=range(len(names)), yticklabels=labels, ylim=(len(names) - 0.5, -0.5))
-    axes.set_xlabel(f"{'test' if 'test' in measure else 'validation'} accuracy (%)", labelpad=2)
+    axes.set_xlabel(f"{'test' if 'test' in measure else 'validation'} accuracy (%)")
     axes.margins(x=0.08)
     legend(canvas, handles, 0.36, 2)
     caption = (

@@ -49,22 +49,22 @@ def sparsity_figure(results: Results) -> Drawing | None:
         return None
     columns = min(len(curves), 3)
     rows = math.ceil(len(curves) / columns)
-    left, tall, above, below, head, width = 0.62, 3.3, 0.35, 0.5, 0.32, 9.5
+    first, left, tall, above, below, head, width = 0.6, 0.4, 3.3, 0.3, 0.5, 0.35, 9.0
+    right = 0.22 + min(text_width(_short(group, name) for group, found in curves.items() for name in found), 2.0)
+    frame = min((width - first - (columns - 1) * left) / columns - right, 4.5)
     canvas = new_canvas(width, head + rows * (above + tall + below), "Sparsity over epochs")
     top = 100 * max(max(curve.values) for found in curves.values() for curve in found.values())
     last = max(curve.epochs[-1] for found in curves.values() for curve in found.values()) + 1
     for index, (group, found) in enumerate(curves.items()):
         row, column = divmod(index, columns)
-        right = 0.35 + min(text_width(name.removeprefix(f"{group}/") for name in found), 1.6)
-        frame = (width - 0.1) / columns - left - right
-        place = left + column * (width - 0.1) / columns
+        place = first + column * (frame + right + left)
         axes = panel(canvas, place, head + above + row * (above + tall + below), frame, tall)
         axes.set_title(group, loc="left")
         axes.set_ylim(-0.02 * top, 1.06 * top)
         count_epochs(axes, last)
-        axes.set_xlabel("epoch", labelpad=1)
+        axes.set_xlabel("epoch")
         axes.set_ylabel(_SPARSITY if column == 0 else "")
-        _label(axes, _lines(axes, group, found), 1.08 * top / tall)
+        _label(axes, _lines(axes, group, found), 0.135 * 1.08 * top / tall)
     caption = (
         "Share of the prunable weights that are exactly zero at the end of each epoch, mean over seeds. Names stand "
         "beside the ends of their lines; where lines lie on each other, their names stand together."
@@ -92,28 +92,30 @@ def _lines(axes: Axes, group: str, found: dict[str, Curve]) -> list[tuple[float,
             markerfacecolor="white" if index % 2 else colour,
             label=name,
         )
-        ends.append((y[-1], name.removeprefix(f"{group}/"), colour))
+        ends.append((y[-1], _short(group, name), colour))
     return ends
 
 
-def _label(axes: Axes, ends: Sequence[tuple[float, str, str]], inch: float) -> None:
-    """Write names to the right of a panel, `inch` being how much of the y axis an inch is."""
+def _label(axes: Axes, ends: Sequence[tuple[float, str, str]], height: float) -> None:
+    """Write names to the right of a panel, each as high as that on the y axis."""
     ends = sorted(ends)
-    line = 0.135 * inch
-    places = spread([y for y, _, _ in ends], [line] * len(ends), axes.get_ylim()[0], axes.get_ylim()[1])
+    places = spread([y for y, _, _ in ends], height, *axes.get_ylim())
     for (y, name, colour), place in zip(ends, places, strict=True):
         axes.annotate(
             name,
             xy=(1.0, y),
-            xytext=(1.06, place),
+            xytext=(1.08, place),
             xycoords=axes.get_yaxis_transform(),
             textcoords=axes.get_yaxis_transform(),
             fontsize=SMALL,
-            color=BLACK,
             va="center",
             annotation_clip=False,
-            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkA": 1, "shrinkB": 0},
+            arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},
         )
+
+
+def _short(group: str, name: str) -> str:
+    return name.removeprefix(f"{group}/")
 
 
 def plateau_figure(results: Results) -> Drawing | None:
@@ -129,7 +131,7 @@ def plateau_figure(results: Results) -> Drawing | None:
         return None
     columns = min(len(names), 3)
     rows = math.ceil(len(names) / columns)
-    left, right, tall, above, below, head, width = 0.72, 0.12, 1.45, 0.62, 0.42, 0.6, 9.0
+    left, right, tall, above, below, head, width = 0.72, 0.12, 1.45, 0.6, 0.4, 0.6, 9.0
     title = "Sparsity after the masks were taken off"
     canvas = new_canvas(width, head + rows * (above + tall + below), title)
     frame = (width - 0.1) / columns - left - right
@@ -166,7 +168,8 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
     if mean is None or level is None:
         return
     y = [100 * value for value in mean.values]
-    axes.plot([e + 1 for e in mean.epochs], y, color=BLUE, lw=1.9, marker="o", ms=3, label="mean")
+    every = max(1, len(y) // 20)
+    axes.plot([e + 1 for e in mean.epochs], y, color=BLUE, lw=1.9, marker="o", ms=3, markevery=every, label="mean")
     axes.axhline(level.mean, color=BLACK, lw=1.2, ls="--")
     values += [*y, level.mean]
     # half a tenth of a percentage point is the least that is worth a picture
@@ -174,7 +177,7 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
     axes.set_ylim(min(values) - margin, max(values) + margin)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     count_epochs(axes, max(run.epochs[-1] for run in runs) + 1)
-    axes.set_xlabel("epoch", labelpad=1)
+    axes.set_xlabel("epoch")
     start = estimate(results.values(name, "sparsity_start").values())
     pruned = f", {100 * start.mean:.1f}% pruned" if start else ""
     axes.set_title(
@@ -201,17 +204,19 @@ def layers_figure(results: Results) -> Drawing | None:
     left, head, tall = 0.2 + text_width(layers), 0.45, 0.17 * len(layers) + 0.1
     title = f"Sparsity of each layer at the end: {chosen.label}"
     rows = math.ceil(len(found) / 3)
-    canvas = new_canvas(9.0, head + tall + 0.55 + 0.19 * rows, title)
+    canvas = new_canvas(9.0, head + tall + 0.6 + 0.19 * rows, title)
     axes = panel(canvas, left, head, 9.0 - left - 0.2, tall)
     for index, (name, (sparsity, values)) in enumerate(found.items()):
         rank = [layers.index(layer) for layer in values]
         style: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "color": SERIES[index % len(SERIES)]}
-        style |= {"ls": LINES[index % len(LINES)], "lw": 0.7, "ms": 4.5}
+        style |= {"ls": LINES[index % len(LINES)], "lw": 0.7, "ms": 5}
+        if index % 2:  # what lies below shows through
+            style["markerfacecolor"] = "none"
         label = f"{name} ({100 * sparsity:.1f}% of all)"
         axes.plot([100 * value for value in values.values()], rank, label=label, **style)
     axes.set(yticks=range(len(layers)), yticklabels=layers, ylim=(len(layers) - 0.4, -0.6), xlim=(-2, 102))
-    axes.set_xlabel(_SPARSITY, labelpad=2)
-    legend(canvas, axes.get_lines(), head + tall + 0.42, 3)
+    axes.set_xlabel(_SPARSITY)
+    legend(canvas, axes.get_lines(), head + tall + 0.5, 3)
     caption = (
         "Share of each layer's weights that are zero after the last epoch, mean over seeds, first layer at the top. "
         "Pruning is global: one threshold for all layers."

@@ -40,13 +40,15 @@ LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 SMALL = 8.5
 DPI = 110
-# whatever somebody's matplotlibrc says; and names are text, no formulas, where they hold a $
-RC = {
+# names are text, no formulas, where they hold a $
+RC: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
     "axes.titlesize": 9,
     "axes.labelsize": 9,
+    # where it belongs from the start; to find out whether something is in its way takes as long as all the lines
+    "axes.titley": 1.0,
     "xtick.labelsize": SMALL,
     "ytick.labelsize": SMALL,
     "legend.fontsize": SMALL,
@@ -98,6 +100,8 @@ def panel(canvas: Canvas, left: float, top: float, width: float, height: float, 
     across, down = canvas.get_size_inches()
     axes: Axes = canvas.add_axes((left / across, 1 - (top + height) / down, width / across, height / down), **options)
     axes.tick_params(length=2.5, pad=2)
+    axes.xaxis.set_label_coords(0.5, -0.22 / height)
+    axes.yaxis.set_label_coords(-0.38 / width, 0.5)
     return axes
 
 
@@ -125,29 +129,36 @@ def text_width(texts: Iterable[str], size: float = SMALL) -> float:
     return max((text_to_path.get_text_width_height_descent(line, font, False)[0] / 72 for line in lines), default=0.0)
 
 
-def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
+def spread(wanted: Sequence[float], height: float, low: float, high: float) -> list[float]:
     """Move labels apart so that they do not overlap.
 
     Args:
-        wanted: The middle of each, in any order.
-        heights: How much room each takes.
+        wanted: The middle of each, ascending.
+        height: How much room each takes.
         low: Where the room for all of them begins.
         high: Where it ends; crossed only if they do not fit.
 
     Returns:
-        A middle for each, in the order of `wanted`, as near to it as a single pass up and one down bring it.
+        A middle for each, in the same order; those in each other's way stand around the mean of what they wanted.
     """
-    order = sorted(range(len(wanted)), key=lambda index: wanted[index])
-    middles = list(wanted)
-    edge = low
-    for index in order:
-        middles[index] = max(middles[index], edge + heights[index] / 2)
-        edge = middles[index] + heights[index] / 2
-    edge = max(high, low + sum(heights))
-    for index in reversed(order):
-        middles[index] = min(middles[index], edge - heights[index] / 2)
-        edge = middles[index] - heights[index] / 2
-    return middles
+    stacks: list[list[float]] = []
+    for middle in wanted:
+        stacks.append([middle])
+        while len(stacks) > 1 and _bottom(stacks[-1], height, low, high) < _top(stacks[-2], height, low, high):
+            last = stacks.pop()
+            stacks[-1] += last
+    return [
+        _bottom(stack, height, low, high) + (index + 0.5) * height for stack in stacks for index in range(len(stack))
+    ]
+
+
+def _bottom(stack: Sequence[float], height: float, low: float, high: float) -> float:
+    room = len(stack) * height
+    return max(low, min(high - room, sum(stack) / len(stack) - room / 2))
+
+
+def _top(stack: Sequence[float], height: float, low: float, high: float) -> float:
+    return _bottom(stack, height, low, high) + len(stack) * height
 
 
 def png(canvas: Canvas) -> bytes:

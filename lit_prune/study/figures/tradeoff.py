@@ -1,6 +1,7 @@
 """What pruning costs: accuracy against sparsity, beside what others have published."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -33,7 +34,7 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     ends = [end for one in series for _, _, low, high in _points(one) for end in (low, high)]
     whole = (min(ends) - 1.0, max(*ends, 0.0) + 1.0)
     title = "Accuracy against sparsity"
-    left, frame, tall, head = 0.65, 8.2, 3.2, 0.45
+    left, tall, head = 0.75, 3.2, 0.62
     panels = 2 if whole[0] < 1.5 * _DETAIL[0] else 1
     frame = (9.0 - 0.15 - panels * left) / panels
     rows = max(len(series), len(PUBLISHED))
@@ -43,15 +44,15 @@ def tradeoff_figure(results: Results) -> Drawing | None:
         axes = panel(canvas, left + column * (left + frame), head, frame, tall)
         _draw(axes, series)
         axes.set(xlim=(-2, 102), ylim=limit)
-        axes.set_xlabel("sparsity (% of weights that are zero)", labelpad=2)
+        axes.set_xlabel("sparsity (% of weights that are zero)")
         if panels == 2:
             axes.set_title(("all", "the same, in detail")[column], loc="left")
     kind = "test" if "test" in measure else "validation"
     canvas.axes[0].set_ylabel(f"{kind} accuracy less that of dense\n(percentage points)")
-    top = head + tall + 0.5
+    top = head + tall + 0.52
     legend(canvas, _handles(series), top, 1, left=left)
     context = _published_handles()
-    legend(canvas, context, top, 1, left=5.0, title="published, other networks, trained in full:", alignment="left")
+    legend(canvas, context, top, 1, left=4.9, title="published, other networks, trained in full:", alignment="left")
     compared = sorted({point.dense for one in series for point in one.points if point.difference and point.dense})
     caption = (
         f"Final {kind} accuracy less that of a dense model ({', '.join(compared)}), paired by seed, with 95% intervals "
@@ -86,7 +87,7 @@ def _draw(axes: Axes, series: Sequence[Series]) -> None:
         x = [sparsity + aside for sparsity, *_ in points]
         y = [difference for _, difference, *_ in points]
         errors = [[d - low for _, d, low, _ in points], [high - d for _, d, _, high in points]]
-        style = {"color": _colour(index), "ls": _line(index), "marker": _marker(index)}
+        style: Any = {"color": _colour(index), "ls": _line(index), "marker": _marker(index)}
         axes.errorbar(x, y, yerr=errors, lw=1.2, ms=5, elinewidth=1.0, capsize=2.5, label=one.label, **style)
 
 
