@@ -28,7 +28,7 @@ def overview(results: Results) -> str:
         _epochs(results),
         _machine(results),
         f"{complete} of {_count(len(results.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
-        + (", and all numbers are theirs." if complete < len(results.runs) else "."),
+        + (", and all numbers are theirs." if 0 < complete < len(results.runs) else "."),
     ]
     return " ".join(part for part in parts if part)
 

@@ -136,7 +136,7 @@ def _epochs(
 ) -> list[dict[str, float]]:
     """One mapping an epoch, training and validation together."""
     added = experiment.overrides.get("trainer", {}).get("callbacks+", [])
-    amounts = [c["init_args"]["amount"] for c in added if "Pruning" in c["class_path"] and "amount" in c["init_args"]]
+    amounts = [c["init_args"]["amount"] for c in added if "amount" in c.get("init_args", {})]
     amount = amounts[0] + draws.uniform(-1e-7, 1e-7) if amounts else 0.0
     removed = any(c["class_path"].endswith("PruningRemoval") for c in added)
     dead = amount * 0.7 + (draws.uniform(-0.002, 0.002) if amount else 0.0)
@@ -158,7 +158,7 @@ def _epochs(
         }
         if removed:
             row["sparsity/global"] = dead + (amount - dead) * 0.02 * math.exp(-2 * epoch)
-            row |= {"sparsity/masked": 0.0, "sparsity/regrown": 1 - row["sparsity/global"] / amount}
+            row |= {"sparsity/masked": 0.0, "sparsity/regrown": 1 - row["sparsity/global"] / amount if amount else 0.0}
         for index, layer in enumerate(LAYERS):
             row[f"sparsity/layer/{layer}"] = min(1.0, row["sparsity/global"] * (0.2 + 1.8 * index / len(LAYERS)))
         if experiment.train:
