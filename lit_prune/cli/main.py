@@ -17,6 +17,8 @@ COMMANDS = {
     "validate": ("lit_prune.cli.training", "score a checkpoint on the validation images"),
     "test": ("lit_prune.cli.training", "score a checkpoint on the test images"),
     "predict": ("lit_prune.cli.training", "name the class of your own images, or of the test images"),
+    "study": ("lit_prune.study.command", "run the experiments of a plan, and report them"),
+    "report": ("lit_prune.study.report", "turn a study's folder into tables, figures and verdicts"),
 }
 
 USAGE = "\n".join(
@@ -32,7 +34,7 @@ USAGE = "\n".join(
         "  -h, --help   show this text; `lit-prune COMMAND --help` lists the options of a command",
         "  --version    print the version",
         "",
-        "start here:  lit-prune fit --config quick",
+        "start here:  lit-prune study --preset quick",
     ]
 )
 

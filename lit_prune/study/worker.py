@@ -93,9 +93,13 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         cli = TrainingCLI(words, folder=folder, training=experiment.train)
         best = parent_checkpoint(folder, "best")
         last = parent_checkpoint(folder, "last")
-        # in the order of importance, and each file once
         scored = {"last": last} | ({"best": best} if best != last else {})
-        test = {name: _score(cli, config, path, Path(scratch)) for name, path in scored.items()} if _tests(cli) else {}
+        test: dict[str, dict[str, float]] = {}
+        for which, path in scored.items() if _tests(cli) else ():
+            if which == "best" and cli.best_epoch == cli.trainer.current_epoch - 1:
+                test["best"] = test["last"]  # one epoch, in two files
+            else:
+                test[which] = _score(cli, config, path, Path(scratch))
     if not cli.trainer.is_global_zero:
         return
     result = {

@@ -1,0 +1,147 @@
+"""What is typed after `lit-prune study`."""
+
+import argparse
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from lit_prune.errors import expected
+from lit_prune.study.merge import merged
+from lit_prune.study.plan import shipped_plans
+
+__all__ = ["Options", "parse"]
+
+_GROUPS = ("data", "model", "trainer")
+
+
+@dataclass(frozen=True)
+class Options:
+    """The options of `lit-prune study`.
+
+    Attributes:
+        plan: Path or shipped name of the plan.
+        out: The study's folder; None is `lightning_logs/<name>`.
+        seeds: None takes the plan's.
+        only: Globs of experiments; None runs all.
+        weights: Initial weights; None takes the plan's.
+        jobs: Runs at once; None takes as many as there are cores for, or one on a GPU.
+        threads: CPU threads of a run; None takes the plan's.
+        ray: Address of a Ray cluster, or None.
+        dry_run: Only print the plan.
+        settings: What is laid over the plan's settings.
+    """
+
+    plan: str
+    out: Path | None
+    seeds: list[int] | None
+    only: list[str] | None
+    weights: str | None
+    jobs: int | None
+    threads: int | None
+    ray: str | None
+    dry_run: bool
+    settings: dict[str, Any]
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers a mistake with one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise expected("options of `lit-prune study`", message, "`lit-prune study --help` lists them")
+
+
+def parse(words: Sequence[str]) -> Options:
+    """Parse the options.
+
+    Args:
+        words: Without the command.
+
+    Raises:
+        InputError: If they cannot be used.
+        SystemExit: After `--help`.
+    """
+    parser = _Parser(
+        prog="lit-prune study",
+        description="Run the experiments of a plan, each after the one it starts from; what is complete is not run "
+        "again, what was cut off goes on. Then write the report.",
+        epilog="Every other option of `lit-prune fit` changes all experiments, for example --data.limit_train 10000, "
+        "--trainer.precision bf16-mixed, --model.optimizer.init_args.lr 0.01. Values are YAML.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("plan", nargs="?", help="A plan of your own, as a YAML file.")
+    parser.add_argument("--preset", help=f"A plan that ships: {', '.join(shipped_plans())}.")
+    parser.add_argument("--out", metavar="DIR", type=Path, help="Its folder (default: lightning_logs/<name>).")
+    parser.add_argument("--seeds", metavar="N", type=int, nargs="+", help="Run every experiment with each of these.")
+    parser.add_argument("--only", metavar="GLOB", nargs="+", help="Run these experiments and their parents.")
+    parser.add_argument("--max_epochs", metavar="N", type=int, help="Epochs of every run.")
+    parser.add_argument("--weights", help="Initial weights: IMAGENET1K_V1, a file, or random.")
+    parser.add_argument("--jobs", metavar="N", type=int, help="Runs side by side (default: as there are cores).")
+    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads of each run.")
+    parser.add_argument("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local, or HOST:PORT.")
+    parser.add_argument("--dry_run", action="store_true", help="Print the plan with an estimate, and run nothing.")
+    known, rest = parser.parse_known_args(_protected(words))
+    if (known.plan is None) == (known.preset is None):
+        found = "neither" if known.plan is None else "both"
+        raise expected("a plan's file or `--preset`", found, f"presets are {', '.join(shipped_plans())}")
+    if known.preset is not None and known.preset not in shipped_plans():
+        near = difflib.get_close_matches(known.preset, shipped_plans(), n=1)
+        hint = f"did you mean `{near[0]}`" if near else "give your own plan without `--preset`"
+        raise expected(f"`--preset` to be one of {', '.join(shipped_plans())}", f"`{known.preset}`", hint)
+    for name in ("jobs", "threads", "max_epochs"):
+        if (value := getattr(known, name)) is not None and value < 1:
+            raise expected(f"`--{name}` to be a whole number from 1 on", value, "check the value")
+    settings = _settings(rest, parser)
+    if known.max_epochs is not None:
+        settings = merged(settings, {"trainer": {"max_epochs": known.max_epochs}})
+    return Options(
+        plan=known.preset or known.plan,
+        out=known.out,
+        seeds=known.seeds,
+        only=known.only,
+        weights=known.weights,
+        jobs=known.jobs,
+        threads=known.threads,
+        ray=known.ray,
+        dry_run=known.dry_run,
+        settings=settings,
+    )
+
+
+def _protected(words: Sequence[str]) -> list[str]:
+    """Tie values to the settings they follow, so that argparse does not take them for the plan."""
+    result: list[str] = []
+    for word in words:
+        if result and _is_setting(result[-1]) and "=" not in result[-1] and not word.startswith("--"):
+            result[-1] += f"={word}"
+        else:
+            result.append(word)
+    return result
+
+
+def _is_setting(word: str) -> bool:
+    return word.startswith(tuple(f"--{group}." for group in _GROUPS))
+
+
+def _settings(words: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, Any]:
+    settings: dict[str, Any] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        if not _is_setting(name):
+            known = [option for action in parser._actions for option in action.option_strings if option[:2] == "--"]
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean `{near[0]}`" if near else "settings begin with --data, --model, --trainer"
+            raise expected("a known option", f"`{name}`", hint)
+        if "=" not in word:
+            raise expected(f"a value after `{name}`", "none", "give it as the next word")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise expected(f"`{name}` to have a value in YAML", f"`{text}`", "put quotes around it") from error
+        for part in reversed(name.removeprefix("--").split(".")):
+            value = {part: value}
+        settings = merged(settings, value)
+    return settings
