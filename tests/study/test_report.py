@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lit_prune.errors import InputError
+from lit_prune.files import write_text
 from lit_prune.study import report
 from lit_prune.study.report import main, write_report
 from tests.study.folders import SMALL, make_study, run_folder
@@ -19,12 +20,12 @@ ALL = {(experiment["name"], seed) for experiment in SMALL["experiments"] for see
 OPTIONS = ["--no-figures"]
 
 
-def text_of(folder, *words) -> str:
+def text_of(folder: Path, *words: str) -> str:
     assert main(["report", str(folder), *words, *OPTIONS]) == 0
     return (folder / "report.md").read_text(encoding="utf-8")
 
 
-def paragraph(text) -> str:
+def paragraph(text: str) -> str:
     """The first after the title."""
     return text.split("\n\n")[1]
 
@@ -247,7 +248,7 @@ def test_help_is_given(capsys):
     assert "--output FILE.md" in capsys.readouterr().out
 
 
-def complaint_of(capsys) -> str:
+def complaint_of(capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert captured.out == ""
     (line,) = captured.err.splitlines()
@@ -263,12 +264,10 @@ def test_what_cannot_be_written_is_said_and_the_old_report_stays(tmp_path, monke
     make_study(tmp_path / "other", seed=1)  # other numbers, so that the next report would be another one
     for path in (tmp_path / "other").rglob("metrics.csv"):
         (tmp_path / path.relative_to(tmp_path / "other")).write_bytes(path.read_bytes())
-    write = report.write_text
-
     def fail(path, text):
         if path.name == name:
             raise OSError(code, os.strerror(code), f"{path}.part")
-        write(path, text)
+        write_text(path, text)
 
     monkeypatch.setattr(report, "write_text", fail)
     capsys.readouterr()

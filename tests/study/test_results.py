@@ -2,6 +2,7 @@
 
 import json
 import math
+from typing import Any
 
 import pytest
 import yaml
@@ -128,7 +129,7 @@ def test_the_metrics_of_another_model_go_by_their_own_names(tmp_path):
 
 def test_runs_come_in_the_order_of_the_plan_whatever_is_there(tmp_path):
     content = SMALL | {"seeds": [2, 0, 1]}
-    which = {
+    which: dict[str, Any] = {
         "unfinished": {("task1/logits", 1)},
         "diverged": {("task1/softmax", 0)},
         "failed": {("task5/finetuned-10", 2)},
