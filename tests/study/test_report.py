@@ -264,6 +264,7 @@ def test_what_cannot_be_written_is_said_and_the_old_report_stays(tmp_path, monke
     make_study(tmp_path / "other", seed=1)  # other numbers, so that the next report would be another one
     for path in (tmp_path / "other").rglob("metrics.csv"):
         (tmp_path / path.relative_to(tmp_path / "other")).write_bytes(path.read_bytes())
+
     def fail(path, text):
         if path.name == name:
             raise OSError(code, os.strerror(code), f"{path}.part")
