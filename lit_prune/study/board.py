@@ -78,6 +78,13 @@ def _curves(results: Results) -> Iterator[Event]:
 
 def _layout(results: Results, tags: set[str], series: Sequence[Series], kind: str) -> Layout:
     categories = []
+    margins = []
+    for one in series:
+        value, lower, upper = _tags(one, kind)
+        content = MarginChartContent(series=[MarginChartContent.Series(value=value, lower=lower, upper=upper)])
+        margins.append(Chart(title=one.label, margin=content))
+    if margins:
+        categories.append(Category(title="Accuracy against sparsity (% as step)", chart=margins))
     groups = dict.fromkeys(experiment.name.split("/")[0] for experiment in results.plan.experiments)
     for group in groups:
         charts = []
@@ -87,13 +94,6 @@ def _layout(results: Results, tags: set[str], series: Sequence[Series], kind: st
                 charts.append(Chart(title=title, multiline=MultilineChartContent(tag=[pattern])))
         if charts:
             categories.append(Category(title=results.plan.groups.get(group, group), chart=charts))
-    margins = []
-    for one in series:
-        value, lower, upper = _tags(one, kind)
-        content = MarginChartContent(series=[MarginChartContent.Series(value=value, lower=lower, upper=upper)])
-        margins.append(Chart(title=one.label, margin=content))
-    if margins:
-        categories.append(Category(title="Accuracy against sparsity (% as step)", chart=margins))
     return Layout(category=categories)
 
 

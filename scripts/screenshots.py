@@ -1,0 +1,130 @@
+"""Photograph a study in TensorBoard: start it, open its tabs in headless Chromium, write PNG files.
+
+    python scripts/screenshots.py lightning_logs/full docs/
+
+It needs Chromium or Chrome on the PATH; nothing but this machine is reached. Tabs whose pictures are taken before they
+are drawn need a larger `--seconds`.
+"""
+
+import argparse
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from urllib.parse import quote
+
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+_ADDRESS = re.compile(r"at http://127\.0\.0\.1:(\d+)/")
+
+
+def main() -> None:
+    """Take the pictures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("logdir", type=Path, help="the folder of a study")
+    parser.add_argument("out", type=Path, help="where the PNG files go")
+    parser.add_argument("--runs", default=r"^task[12]/.*seed=0$", help="regex of the runs on the Scalars tab")
+    parser.add_argument("--seconds", type=int, default=30, help="how long a page may take, in the browser's time")
+    given = parser.parse_args()
+    browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
+    if browser is None:
+        sys.exit(f"Expected one of {', '.join(_BROWSERS)} on the PATH, but got none. HINT: install Chromium.")
+    given.out.mkdir(parents=True, exist_ok=True)
+    with tensorboard(given.logdir) as port:
+        runs = wait_for_runs(port, given.logdir)
+        shown = [run for run in runs if re.search(given.runs, run)] or runs
+        for name, height, anchor in tabs(shown):
+            path = given.out / f"tensorboard-{name}.png"
+            photograph(browser, f"http://127.0.0.1:{port}/#{anchor}", path, height, given.seconds)
+            print(path)
+
+
+def tabs(runs: Sequence[str]) -> list[tuple[str, int, str]]:
+    """Name, height in pixels and address of each tab; the Scalars tab shows these runs."""
+    # smoothing would bend curves of few epochs; with more than 40 runs these tabs select none by themselves
+    tags = quote("^(train|val)/|sparsity/global", safe="")
+    return [
+        ("scalars", 1000, f"scalars&tagFilter={tags}&runSelectionState={_state(runs)}&_smoothingWeight=0"),
+        ("custom-scalars", 1400, f"custom_scalars&runSelectionState={_state(['report'])}&_smoothingWeight=0"),
+        ("images", 1400, f"images&runSelectionState={_state(['report'])}"),
+        ("hparams", 1000, "hparams"),
+    ]
+
+
+def _state(runs: Sequence[str]) -> str:
+    """A choice of runs as TensorBoard keeps it in its address."""
+    content = json.dumps(dict.fromkeys(runs, True), separators=(",", ":")).encode()
+    # blanks at the end instead of the = signs of base64, at which the address would be cut
+    return quote(base64.b64encode(content + b" " * (-len(content) % 3)).decode(), safe="")
+
+
+@contextmanager
+def tensorboard(logdir: Path) -> Iterator[int]:
+    """Run TensorBoard on a free port of this machine, and give that."""
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1", "--port", "0"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        lines = []
+        for line in process.stderr or ():
+            lines.append(line)
+            if found := _ADDRESS.search(line):
+                yield int(found[1])
+                return
+        sys.exit(f"Expected TensorBoard to start, but got {''.join(lines)}")
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def wait_for_runs(port: int, logdir: Path, patience: float = 60) -> list[str]:
+    """Wait until TensorBoard has read every folder with an event file; return its runs."""
+    wanted = {path.parent for path in logdir.rglob("events.out.tfevents.*")}
+    end = time.monotonic() + patience
+    runs: list[str] = []
+    while time.monotonic() < end and len(runs) < len(wanted):
+        time.sleep(0.5)
+        connection = HTTPConnection("127.0.0.1", port, timeout=10)
+        try:
+            connection.request("GET", "/data/runs")
+            runs = json.loads(connection.getresponse().read())
+        except (OSError, HTTPException, ValueError):
+            continue  # it is still starting
+        finally:
+            connection.close()
+    if not runs:
+        sys.exit(f"Expected event files in `{logdir}`, but got none that TensorBoard reads. HINT: check the folder.")
+    return runs
+
+
+def photograph(browser: str, address: str, path: Path, height: int, seconds: int) -> None:
+    """Open a page and write what it shows."""
+    with tempfile.TemporaryDirectory() as profile:
+        command = [
+            browser,
+            "--headless=new",
+            "--no-sandbox",  # the page is TensorBoard's, and containers often have no sandbox to offer
+            "--hide-scrollbars",
+            "--disable-background-networking",
+            "--use-angle=swiftshader",  # charts are drawn with WebGL, also where there is no graphics card
+            "--enable-unsafe-swiftshader",
+            f"--user-data-dir={profile}",
+            f"--window-size=1600,{height}",
+            f"--virtual-time-budget={1000 * seconds}",
+            f"--screenshot={path.resolve()}",
+            address,
+        ]
+        path.unlink(missing_ok=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 10 * seconds, check=False)
+    if not path.is_file():
+        sys.exit(f"Expected {browser} to write `{path}`, but got {done.stderr.strip()[-500:]}")
+
+
+if __name__ == "__main__":
+    main()
