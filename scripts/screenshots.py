@@ -49,7 +49,7 @@ def main() -> None:
 def tabs(runs: Sequence[str]) -> list[tuple[str, int, str]]:
     """Name, height in pixels and address of each tab; the Scalars tab shows these runs."""
     # smoothing would bend curves of few epochs; with more than 40 runs these tabs select none by themselves
-    tags = quote("^(train|val)/|sparsity/global", safe="")
+    tags = quote("^(train|val)/", safe="")
     return [
         ("scalars", 1000, f"scalars&tagFilter={tags}&runSelectionState={_state(runs)}&_smoothingWeight=0"),
         ("custom-scalars", 1400, f"custom_scalars&runSelectionState={_state(['report'])}&_smoothingWeight=0"),
@@ -68,8 +68,10 @@ def _state(runs: Sequence[str]) -> str:
 @contextmanager
 def tensorboard(logdir: Path) -> Iterator[int]:
     """Run TensorBoard on a free port of this machine, and give that."""
-    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logdir), "--host", "127.0.0.1", "--port", "0"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    logdir = logdir.resolve()
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name, "--host", "127.0.0.1", "--port", "0"]
+    # it writes the path that it was given on its pages
+    process = subprocess.Popen(command, cwd=logdir.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         lines = []
         for line in process.stderr or ():

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 
 from lit_prune.study.figures.style import BLUE, LINES, ORANGE, Drawing, count_epochs, legend, new_canvas, panel
 from lit_prune.study.means import diverged_label, mean_curve, run_curve
@@ -135,9 +136,15 @@ def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
     low, high = values[0], values[-1]
     if kind == "acc":
         margin = max(0.05 * (high - low), 0.005)
-        return {"ylim": (100 * max(low - margin, min(low, 0.0)), 100 * min(high + margin, max(high, 1.0) + 0.01))}
+        return _linear(100 * max(low - margin, min(low, 0.0)), 100 * min(high + margin, max(high, 1.0) + 0.01))
     # one epoch that went astray would flatten all others
     if low > 0 and high > 20 * values[len(values) // 2]:
         return {"yscale": "log", "ylim": (low / 1.2, high * 1.2)}
     margin = max(0.05 * (high - low), 1e-3)
-    return {"ylim": (min(low, max(low - margin, 0.0)), high + margin)}
+    return _linear(min(low, max(low - margin, 0.0)), high + margin)
+
+
+def _linear(low: float, high: float) -> dict[str, Any]:
+    # found once for a group, and few: ticks are what takes longest to draw
+    ticks = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+    return {"ylim": (low, high), "yticks": [tick for tick in ticks if low <= tick <= high]}

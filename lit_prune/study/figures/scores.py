@@ -44,7 +44,8 @@ def _figure(results: Results, group: str, experiments: Sequence[Experiment], mea
     for row, name in enumerate(names):
         values = [100 * value for value in results.values(name, measure).values()]
         if (mean := estimate(values)) is None:
-            axes.text(0.01, row, diverged_label(results, name) or "no result", transform=axes.get_yaxis_transform())
+            said = diverged_label(results, name) or "no result"
+            axes.text(0.01, row, said, va="center", transform=axes.get_yaxis_transform())
             continue
         if len(values) > 1:
             axes.plot(values, [row] * len(values), ls="", marker="|", ms=11, color=GREY)

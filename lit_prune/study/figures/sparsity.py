@@ -78,7 +78,7 @@ def _lines(axes: Axes, group: str, found: dict[str, Curve]) -> list[tuple[float,
     for index, (name, curve) in enumerate(found.items()):
         colour, x = SERIES[index % len(SERIES)], [epoch + 1 for epoch in curve.epochs]
         y = [100 * value for value in curve.values]
-        every = max(1, len(x) // 6)
+        every = max(min(2, len(x)), len(x) // 6)
         axes.plot(
             x,
             y,
@@ -134,16 +134,17 @@ def plateau_figure(results: Results) -> Drawing | None:
     left, right, tall, above, below, head, width = 0.72, 0.12, 1.45, 0.6, 0.4, 0.6, 9.0
     title = "Sparsity after the masks were taken off"
     canvas = new_canvas(width, head + rows * (above + tall + below), title)
-    frame = (width - 0.1) / columns - left - right
-    frame = min(frame, 5.0)
+    frame = min((width - 0.1) / columns - left - right, 5.0)
     for index, name in enumerate(names):
         row, column = divmod(index, columns)
         place = left + column * (left + frame + right)
         axes = panel(canvas, place, head + above + row * (above + tall + below), frame, tall)
         _plateau(axes, results, name)
         axes.set_ylabel("sparsity (%)" if column == 0 else "")
-    handles = [Line2D([], [], color=BLUE, lw=1.9, label="sparsity, mean over seeds")]
-    if any(len(results.with_status(name, "complete")) > 1 for name in names):
+        axes.yaxis.set_label_coords(-0.5 / frame, 0.5)
+    several = any(len(results.with_status(name, "complete")) > 1 for name in names)
+    handles = [Line2D([], [], color=BLUE, lw=1.9, label="sparsity, mean over seeds" if several else "sparsity")]
+    if several:
         handles.append(Line2D([], [], color=BLUE, lw=0.7, alpha=0.6, label="one seed"))
     handles.append(Line2D([], [], color=BLACK, lw=1.2, ls="--", label="pruned and never given a gradient"))
     legend(canvas, handles, 0.34, 3)

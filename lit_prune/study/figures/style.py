@@ -115,11 +115,12 @@ def legend(canvas: Canvas, handles: Sequence[Any], top: float, columns: int, **o
 
 def count_epochs(axes: Axes, last: int) -> None:
     """Put whole epochs, counted from 1 to `last`, on the x axis."""
-    axes.set_xlim(1 - 0.03 * max(last - 1, 1), last + 0.03 * max(last - 1, 1))
+    margin = 0.03 * max(last - 1, 1)
     if last <= 6:
-        axes.set_xticks(range(1, last + 1))
+        ticks = list(range(1, last + 1))
     else:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True, min_n_ticks=1, steps=[1, 2, 5, 10]))
+        ticks = [int(tick) for tick in MaxNLocator(nbins=4, integer=True).tick_values(0, last) if 1 <= tick <= last]
+    axes.set(xlim=(1 - margin, last + margin), xticks=ticks)
 
 
 def text_width(texts: Iterable[str], size: float = SMALL) -> float:
@@ -167,5 +168,6 @@ def png(canvas: Canvas) -> bytes:
     with warnings.catch_warnings():
         # a title in a script that DejaVu Sans lacks shows boxes, which is no reason to fail or to complain
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        canvas.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None})
+        # as small as with zlib's usual effort, and sooner
+        canvas.savefig(buffer, format="png", dpi=DPI, metadata={"Software": None}, pil_kwargs={"compress_level": 3})
     return buffer.getvalue()

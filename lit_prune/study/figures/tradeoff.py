@@ -34,8 +34,9 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     ends = [end for one in series for _, _, low, high in _points(one) for end in (low, high)]
     whole = (min(ends) - 1.0, max(*ends, 0.0) + 1.0)
     title = "Accuracy against sparsity"
-    left, tall, head = 0.75, 3.2, 0.62
+    left, tall = 0.75, 3.2
     panels = 2 if whole[0] < 1.5 * _DETAIL[0] else 1
+    head = 0.62 if panels == 2 else 0.4
     frame = (9.0 - 0.15 - panels * left) / panels
     rows = max(len(series), len(PUBLISHED))
     canvas = new_canvas(9.0, head + tall + 0.6 + 0.2 * (rows + 1), title)
