@@ -95,6 +95,8 @@ def take_stored(stored: Settings, typed: Settings, command: str, path: str) -> S
                 raise expected(
                     f"`--{option.lstrip('-')}` to be {known.get(name)!r} as in `{path}`", value, _hint(command)
                 )
+        if "class_path" in given and "class_path" in free:  # arguments belong to their class
+            continue
         chosen[group] = {name: value for name, value in settings.items() if name not in free or name not in given}
     for name in _ORIGINS & set(chosen.get("model", {})):
         chosen["model"][name] = None

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
+from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -115,6 +117,12 @@ class TrainingCLI(LightningCLI):
             help="Folder of the run below lightning_logs (default: the config's name).",
         )
 
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="CPU threads (default: as torch chooses); sums depend on their number in the last bits.",
+        )
         if self._own_model:
             parser.add_argument(
                 "--init_from",
@@ -160,6 +168,8 @@ class TrainingCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what a class rejects becomes one sentence."""
+        if (threads := self._get(self.config, "threads")) is not None:
+            torch.set_num_threads(threads)
         try:
             super().instantiate_classes()
         except COMPLAINTS:

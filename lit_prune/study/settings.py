@@ -40,7 +40,7 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
         if trainer.get(name):
             raise expected(f"no `trainer.{name}` in a study", trainer[name], "`--out` says where its runs are")
     config = {key: _with_seed(value, seed) for key, value in config.items()}
-    config["seed_everything"] = seed
+    config |= {"seed_everything": seed, "threads": plan.threads}
     config["name"] = f"{plan.name}-{experiment.name.replace('/', '-')}-seed{seed}"
     parent = None
     if experiment.parent is not None:

@@ -54,7 +54,6 @@ def main(words: Sequence[str]) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         plan = stored_plan(out)
-        torch.set_num_threads(plan.threads)
         with quiet():
             run(plan, plan[name], seed, out)
     except COMPLAINTS as error:
@@ -158,8 +157,8 @@ def _tests(cli: TrainingCLI) -> bool:
 
 def _score(cli: TrainingCLI, config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:
     trainer = {name: value for name, value in config["trainer"].items() if name in (*_SCORING, *_LIMITS)}
-    settings = {"seed_everything": config["seed_everything"], "trainer": trainer | {"logger": False}}
-    settings |= {group: config[group] for group in ("data",) if group in config}
+    settings = {name: config[name] for name in ("seed_everything", "threads", "data") if name in config}
+    settings["trainer"] = trainer | {"logger": False}
     if not is_ours(config):  # a checkpoint of ours knows how its model was built, and may begin with another file
         settings["model"] = config["model"]
     words = ["test", "--config", _write(settings, scratch / "test.yaml"), "--ckpt_path", str(path)]

@@ -1,0 +1,57 @@
+"""Studies to run, in seconds."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+# trains for about a second an epoch
+TINY: dict[str, Any] = {
+    "model": {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "fused": True}}},
+    "data": {"source": "synthetic", "limit_train": 64, "val_size": 20, "batch_size": 16, "eval_batch_size": 100},
+    "trainer": {
+        "accelerator": "cpu",
+        "max_epochs": 3,
+        "limit_test_batches": 1,
+        "callbacks": [{"class_path": "SparsityMonitor", "init_args": {"per_layer": False}}],
+    },
+}
+
+
+def callbacks(*items: tuple[str, dict[str, Any]]) -> dict[str, Any]:
+    """Overrides that add callbacks, given by class and arguments."""
+    return {"trainer": {"callbacks+": [{"class_path": name, "init_args": arguments} for name, arguments in items]}}
+
+
+PRUNED = callbacks(("GlobalL1Pruning", {"amount": 0.3}))
+FREED = callbacks(("GlobalL1Pruning", {"amount": 0.3}), ("PruningRemoval", {"epoch": 1}))
+
+
+@pytest.fixture
+def write_plan(tmp_path: Path) -> Callable[..., Path]:
+    """Write a plan of tiny runs."""
+
+    def write(*experiments: dict[str, Any], **keys: Any) -> Path:
+        path = tmp_path / "tiny.yaml"
+        content = {"name": "tiny", "settings": TINY, "experiments": list(experiments), **keys}
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+def start(*words: str, cwd: Path) -> "subprocess.Popen[str]":
+    """Start `lit-prune` in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "lit_prune", *words],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        start_new_session=True,
+    )
