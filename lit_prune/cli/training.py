@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from jsonargparse.typing import PositiveInt
 from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -119,7 +118,7 @@ class TrainingCLI(LightningCLI):
 
         parser.add_argument(
             "--threads",
-            type=PositiveInt | None,
+            type=int | None,
             default=None,
             help="CPU threads (default: as torch chooses); sums depend on their number in the last bits.",
         )
@@ -169,6 +168,8 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what a class rejects becomes one sentence."""
         if (threads := self._get(self.config, "threads")) is not None:
+            if threads < 1:
+                raise expected("`--threads` to be a whole number from 1 on", threads, "leave it out to use all cores")
             torch.set_num_threads(threads)
         try:
             super().instantiate_classes()

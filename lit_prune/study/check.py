@@ -35,8 +35,9 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "fit.yaml"
         for experiment in experiments:
-            path.write_text(yaml.safe_dump(run_settings(plan, experiment, plan.seeds[0], out)), encoding="utf-8")
             try:
+                settings = run_settings(plan, experiment, plan.seeds[0], out)
+                path.write_text(yaml.safe_dump(settings), encoding="utf-8")
                 with redirect_stdout(StringIO()):
                     TrainingCLI(["fit", "--config", str(path), "--print_config"])
             except SystemExit:

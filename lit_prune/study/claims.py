@@ -68,11 +68,13 @@ def read_claims(items: Sequence[Any], experiments: Sequence[str], source: str) -
     """
     claims = []
     for item in items:
-        if not isinstance(item, dict) or not isinstance(item.get("said"), str) or not item.get("contrasts"):
+        plain = isinstance(item, dict) and isinstance(item.get("said"), str)
+        if not plain or not isinstance(item.get("contrasts"), list | tuple) or not item["contrasts"]:
             raise expected(f"claims with `said` and `contrasts` in `{source}`", item, "see the plans that ship")
         _check_keys(item, Claim, item["said"])
+        _check_switch(item, "pretrained", item["said"])
         contrasts = [c for contrast in item["contrasts"] for c in _contrasts(contrast, experiments, item["said"])]
-        claims.append(Claim(item["said"], tuple(contrasts), bool(item.get("pretrained", False))))
+        claims.append(Claim(item["said"], tuple(contrasts), item.get("pretrained", False)))
     return tuple(claims)
 
 
@@ -85,14 +87,15 @@ def _contrasts(item: Any, experiments: Sequence[str], said: str) -> list[Contras
         if name is not None and name not in experiments:
             raise expected(f"the claim {said!r} to be about experiments of the plan", f"`{name}`", "check the name")
     for measure in (item.get("measure"), item.get("minus_measure") or item.get("measure")):
-        if measure not in MEASURES:
+        if not isinstance(measure, str) or measure not in MEASURES:
             raise expected(f"a measure of the report in the claim {said!r}", f"`{measure}`", f"{', '.join(MEASURES)}")
+    _check_switch(item, "exact", said)
     limits = item.get("between")
     if (
         not isinstance(limits, list | tuple)
         or len(limits) != 2
         or not all(limit is None or (isinstance(limit, int | float) and limit == limit) for limit in limits)
-        or limits == [None, None]
+        or list(limits) == [None, None]
     ):
         raise expected(
             f"`between` with two limits in the claim {said!r}", str(limits), "write [low, high], null for none"
@@ -101,6 +104,11 @@ def _contrasts(item: Any, experiments: Sequence[str], said: str) -> list[Contras
     if low is not None and high is not None and low > high:
         raise expected(f"`between` with the lower limit first in the claim {said!r}", str(limits), "turn them round")
     return [Contrast(**{**item, "of": name, "between": (low, high)}) for name in names]
+
+
+def _check_switch(item: dict[str, Any], key: str, said: str) -> None:
+    if not isinstance(item.get(key, False), bool):
+        raise expected(f"`{key}` in the claim {said!r} to be true or false", item[key], "choose one of these")
 
 
 def _check_keys(item: dict[str, Any], cls: type, said: str) -> None:

@@ -17,11 +17,11 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     Returns:
         New settings; neither argument is changed.
     """
-    result = dict(below)
-    for key, value in above.items():
-        if key.endswith("+"):
-            known = result.get(key[:-1]) or []
-            result[key[:-1]] = [*known, *value] if isinstance(value, list) else [*known, value]
+    result: dict[str, Any] = {}
+    # what is below may add too, to nothing: left as it is, its addition would stand beside that of another
+    for key, value in [*below.items(), *above.items()]:
+        if str(key).endswith("+"):
+            result[key[:-1]] = [*_listed(result.get(key[:-1])), *_listed(value)]
         elif (
             isinstance(value, Mapping) and isinstance(old := result.get(key), Mapping) and not _other_class(old, value)
         ):
@@ -33,3 +33,8 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
 
 def _other_class(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
     return "class_path" in new and new["class_path"] != old.get("class_path")
+
+
+def _listed(value: Any) -> list[Any]:
+    """A list; a Lightning CLI takes one callback without a list around it."""
+    return [] if value is None else value if isinstance(value, list) else [value]

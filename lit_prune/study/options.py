@@ -10,7 +10,6 @@ from typing import Any, NoReturn
 import yaml
 
 from lit_prune.errors import expected
-from lit_prune.study.merge import merged
 from lit_prune.study.plan import shipped_plans
 
 __all__ = ["Options", "parse"]
@@ -32,7 +31,7 @@ class Options:
         threads: CPU threads of a run; None takes the plan's.
         ray: Address of a Ray cluster, or None.
         dry_run: Only print the plan.
-        settings: What is laid over the plan's settings.
+        settings: What is laid over the plan's settings, one after the other.
     """
 
     plan: str
@@ -44,7 +43,7 @@ class Options:
     threads: int | None
     ray: str | None
     dry_run: bool
-    settings: dict[str, Any]
+    settings: tuple[dict[str, Any], ...]
 
 
 class _Parser(argparse.ArgumentParser):
@@ -84,6 +83,7 @@ def parse(words: Sequence[str]) -> Options:
     parser.add_argument("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local, or HOST:PORT.")
     parser.add_argument("--dry_run", action="store_true", help="Print the plan with an estimate, and run nothing.")
     known, rest = parser.parse_known_args(_protected(words))
+    settings = _settings(rest, parser)  # first, because the value after an unknown option looks like a plan
     if (known.plan is None) == (known.preset is None):
         found = "neither" if known.plan is None else "both"
         raise expected("a plan's file or `--preset`", found, f"presets are {', '.join(shipped_plans())}")
@@ -94,9 +94,8 @@ def parse(words: Sequence[str]) -> Options:
     for name in ("jobs", "threads", "max_epochs"):
         if (value := getattr(known, name)) is not None and value < 1:
             raise expected(f"`--{name}` to be a whole number from 1 on", value, "check the value")
-    settings = _settings(rest, parser)
     if known.max_epochs is not None:
-        settings = merged(settings, {"trainer": {"max_epochs": known.max_epochs}})
+        settings = (*settings, {"trainer": {"max_epochs": known.max_epochs}})
     return Options(
         plan=known.preset or known.plan,
         out=known.out,
@@ -126,9 +125,9 @@ def _is_setting(word: str) -> bool:
     return word.startswith(tuple(f"--{group}." for group in _GROUPS))
 
 
-def _settings(words: Sequence[str], parser: argparse.ArgumentParser) -> dict[str, Any]:
-    settings: dict[str, Any] = {}
-    for word in words:
+def _settings(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[dict[str, Any], ...]:
+    settings: list[dict[str, Any]] = []
+    for word in sorted(words, key=_depth):
         name, _, text = word.partition("=")
         if not _is_setting(name):
             known = [option for action in parser._actions for option in action.option_strings if option[:2] == "--"]
@@ -139,9 +138,15 @@ def _settings(words: Sequence[str], parser: argparse.ArgumentParser) -> dict[str
             raise expected(f"a value after `{name}`", "none", "give it as the next word")
         try:
             value = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that there is not
             raise expected(f"`{name}` to have a value in YAML", f"`{text}`", "put quotes around it") from error
         for part in reversed(name.removeprefix("--").split(".")):
             value = {part: value}
-        settings = merged(settings, value)
-    return settings
+        settings.append(value)
+    return tuple(settings)
+
+
+def _depth(word: str) -> tuple[int, bool]:
+    """Sorts a class before its arguments, which another class would replace; otherwise the later word counts."""
+    name = word.partition("=")[0]
+    return name.count("."), not name.endswith(".class_path")

@@ -17,6 +17,8 @@ __all__ = ["ROLES", "Experiment", "Plan", "load_plan", "read_plan", "select", "s
 
 _FOLDER = Path(__file__).parents[1] / "configs" / "study"
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
+# what else is in a study's folder
+_TAKEN = ("report", "figures", "plan.yaml", "report.md", "results.csv")
 
 # what a report calls a metric -> the name under which our model logs it
 ROLES = {
@@ -113,10 +115,9 @@ def load_plan(source: str | Path) -> Plan:
         InputError: If there is no such plan, or it cannot be used.
     """
     content = _with_base(source, ())
-    only = content.pop("only", None)
-    content.setdefault("name", Path(source).stem)
-    plan = read_plan(content, str(source))
-    return plan if only is None else _reduced(plan, select(plan, only))
+    only = _list(content, "only", str(source))
+    plan = read_plan({key: value for key, value in content.items() if key != "only"}, str(source))
+    return _reduced(plan, select(plan, only, "`only`")) if only else plan
 
 
 def read_plan(content: Mapping[str, Any], source: str) -> Plan:
@@ -142,7 +143,7 @@ def read_plan(content: Mapping[str, Any], source: str) -> Plan:
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
         raise expected(f"`threads` in `{source}` to be a whole number from 1 on", threads, "1 is the fastest by far")
     metrics = _mapping(content, "metrics", source)
-    if unknown := sorted(set(metrics) - set(ROLES)):
+    if unknown := [role for role in metrics if role not in ROLES]:
         raise expected(f"`metrics` in `{source}` to name {', '.join(ROLES)}", f"`{unknown[0]}`", "check the name")
     weights = content.get("initial_weights")
     if weights is not None and not isinstance(weights, str):
@@ -151,7 +152,7 @@ def read_plan(content: Mapping[str, Any], source: str) -> Plan:
         name=name,
         experiments=experiments,
         seeds=check_seeds(content.get("seeds", [0]), source),
-        settings=_mapping(content, "settings", source),
+        settings=_settings(content, "settings", source),
         threads=threads,
         initial_weights=weights,
         metrics={str(k): str(v) for k, v in metrics.items()} or dict(ROLES),
@@ -174,8 +175,13 @@ def check_seeds(seeds: Any, source: str) -> tuple[int, ...]:
     return tuple(seeds)
 
 
-def select(plan: Plan, patterns: Iterable[str]) -> list[Experiment]:
+def select(plan: Plan, patterns: Iterable[str], source: str = "`--only`") -> list[Experiment]:
     """Choose experiments by globs on their names, together with the parents that they need.
+
+    Args:
+        plan: The study.
+        patterns: The globs.
+        source: Where they come from, for messages.
 
     Raises:
         InputError: If a glob matches nothing.
@@ -186,7 +192,7 @@ def select(plan: Plan, patterns: Iterable[str]) -> list[Experiment]:
         found = {name for name in names if fnmatchcase(name, str(pattern))}
         if not found:
             known = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-            raise expected("`--only` to match an experiment", f"`{pattern}`", f"there are {known}")
+            raise expected(f"{source} to match an experiment", f"`{pattern}`", f"there are {known}")
         wanted |= found
     for experiment in reversed(plan.experiments):
         if experiment.name in wanted and experiment.parent is not None:
@@ -210,6 +216,7 @@ def _with_base(source: str | Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path in seen:
         raise expected("plans whose `base` leads to an end", f"`{source}`, which leads to itself", "take one away")
     content = _parse(path)
+    content.setdefault("name", path.stem)  # not that of the base: they would share a folder
     base = content.pop("base", None)
     if base is None:
         return content
@@ -238,10 +245,10 @@ def _replaced(below: list[Any], own: list[Any], key: str) -> list[Any]:
 
 def _find(source: str | Path) -> Path:
     shipped = shipped_plans()
+    if str(source) in shipped:  # whatever files are in this folder
+        return shipped[str(source)]
     if Path(source).is_file():
         return Path(source).resolve()
-    if str(source) in shipped:
-        return shipped[str(source)]
     hint = f"those that ship are {', '.join(shipped)}"
     raise expected("a YAML file or a plan that ships", f"`{source}`", hint)
 
@@ -249,7 +256,7 @@ def _find(source: str | Path) -> Path:
 def _parse(path: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that there is not
         raise expected(f"`{path}` to hold YAML that can be read", " ".join(str(error).split()), "check it") from error
     if not isinstance(content, dict):
         found = "an empty file" if content is None else f"a {type(content).__name__}"
@@ -266,11 +273,15 @@ def _experiment(item: Any, source: str) -> Experiment:
         raise expected(
             "an experiment's name to be a folder in the study's", f"`{name}`", "use letters, digits, - and /"
         )
-    experiment = Experiment(**{**item, "overrides": item.get("overrides") or {}})
+    if name.split("/")[0].lower() in _TAKEN:
+        raise expected("an experiment's name to leave the report its files", f"`{name}`", "give it another name")
+    if not isinstance(item.get("parent"), str | None):
+        raise expected(f"the parent of `{name}` to be an experiment", item["parent"], "there can be one")
+    experiment = Experiment(**{**item, "overrides": _settings(item, "overrides", name)})
     if experiment.checkpoint not in ("last", "best"):
         raise expected(f"`checkpoint` of `{name}` to be last or best", experiment.checkpoint, "choose one of these")
-    if not isinstance(experiment.train, bool) or not isinstance(experiment.overrides, dict):
-        raise expected(f"`train` to be true or false and `overrides` to be settings in `{name}`", item, "check both")
+    if not isinstance(experiment.train, bool):
+        raise expected(f"`train` of `{name}` to be true or false", experiment.train, "choose one of these")
     return experiment
 
 
@@ -316,6 +327,16 @@ def _mapping(content: Mapping[str, Any], key: str, source: str) -> dict[str, Any
     if not isinstance(value, dict):
         raise expected(f"`{key}` in `{source}` to be names and values", value, "write `name: value`")
     return dict(value)
+
+
+def _settings(content: Mapping[str, Any], key: str, source: str) -> dict[str, Any]:
+    """A configuration, as far as it can be checked without the classes that it is about."""
+    value = _mapping(content, key, source)
+    for group in ("model", "data", "trainer"):
+        by_name = isinstance(value.get(group), str) and group != "trainer"  # the name of a class alone
+        if not by_name and not isinstance(value.get(group), dict | None):
+            raise expected(f"`{group}` in `{source}` to be names and values", value[group], "write `name: value`")
+    return value
 
 
 def _without_defaults(experiment: Experiment) -> dict[str, Any]:

@@ -9,8 +9,13 @@ from lit_prune.study.plan import Experiment, Plan
 
 __all__ = ["epochs_of", "is_ours", "parent_checkpoint", "run_folder", "run_settings"]
 
-# a run's folder is the study's to choose, and a rehearsal leaves nothing to report
-_FIXED = ("logger", "default_root_dir", "fast_dev_run")
+# what a study decides -> the values that change nothing, and what to say of others
+_FIXED: dict[str, tuple[tuple[object, ...], str]] = {
+    "logger": ((None,), "the report reads what the study's own loggers write"),
+    "default_root_dir": ((None,), "`--out` says where its runs are"),
+    "fast_dev_run": ((None, False), "a rehearsal leaves nothing to report"),
+    "enable_checkpointing": ((None, True), "runs are scored, and gone on with, from their checkpoints"),
+}
 _QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -36,9 +41,9 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
     """
     config = merged(plan.settings, experiment.overrides)
     trainer = config["trainer"] = _QUIET | (config.get("trainer") or {})
-    for name in _FIXED:
-        if trainer.get(name):
-            raise expected(f"no `trainer.{name}` in a study", trainer[name], "`--out` says where its runs are")
+    for name, (harmless, hint) in _FIXED.items():
+        if trainer.get(name) not in harmless:
+            raise expected(f"no `trainer.{name}` in a study", trainer[name], hint)
     config = {key: _with_seed(value, seed) for key, value in config.items()}
     config |= {"seed_everything": seed, "threads": plan.threads}
     config["name"] = f"{plan.name}-{experiment.name.replace('/', '-')}-seed{seed}"

@@ -157,7 +157,8 @@ def _tests(cli: TrainingCLI) -> bool:
 
 def _score(cli: TrainingCLI, config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:
     trainer = {name: value for name, value in config["trainer"].items() if name in (*_SCORING, *_LIMITS)}
-    settings = {name: config[name] for name in ("seed_everything", "threads", "data") if name in config}
+    kept = ("seed_everything", "threads", "data")
+    settings: dict[str, Any] = {name: config[name] for name in kept if name in config}
     settings["trainer"] = trainer | {"logger": False}
     if not is_ours(config):  # a checkpoint of ours knows how its model was built, and may begin with another file
         settings["model"] = config["model"]
