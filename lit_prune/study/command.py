@@ -93,7 +93,9 @@ def _locked(stored: Plan, plan: Plan, chosen: list[Experiment], out: Path, optio
 def _plan(options: Options) -> tuple[Plan, Path, str]:
     """The plan with all that was typed, its folder, and a remark on its initial weights."""
     plan = load_plan(options.plan)
-    plan = replace(plan, settings=reduce(merged, options.settings, plan.settings), threads=options.threads or plan.threads)
+    plan = replace(
+        plan, settings=reduce(merged, options.settings, plan.settings), threads=options.threads or plan.threads
+    )
     if options.seeds is not None:
         plan = plan.with_seeds(options.seeds)
     out = options.out or Path("lightning_logs") / plan.name

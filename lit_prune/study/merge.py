@@ -5,14 +5,17 @@ from typing import Any
 
 __all__ = ["merged"]
 
+_OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
+
 
 def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over others.
 
     Args:
         below: Nested settings.
-        above: What changes. Mappings are merged, except that another `class_path` replaces all of a class's arguments;
-            a key that ends in `+` adds to the list that stands there, as in configurations of a Lightning CLI.
+        above: What changes. Mappings are merged, except that another `class_path` replaces all of a class's arguments.
+            As in a Lightning CLI, a key that ends in `+` adds to the list that stands there, a class may be given by
+            its name alone, and its arguments without `init_args` around them.
 
     Returns:
         New settings; neither argument is changed.
@@ -22,17 +25,19 @@ def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]
     for key, value in [*below.items(), *above.items()]:
         if str(key).endswith("+"):
             result[key[:-1]] = [*_listed(result.get(key[:-1])), *_listed(value)]
-        elif (
-            isinstance(value, Mapping) and isinstance(old := result.get(key), Mapping) and not _other_class(old, value)
-        ):
-            result[key] = merged(old, value)
         else:
-            result[key] = merged({}, value) if isinstance(value, Mapping) else value
+            result[key] = _laid_over(result.get(key), value) if isinstance(value, Mapping) else value
     return result
 
 
-def _other_class(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
-    return "class_path" in new and new["class_path"] != old.get("class_path")
+def _laid_over(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(old, str) and "class_path" not in new:
+        old = {"class_path": old}
+    if not isinstance(old, Mapping) or ("class_path" in new and new["class_path"] != old.get("class_path")):
+        return merged({}, new)
+    if "class_path" in old and new and not new.keys() & _OF_CLASSES:
+        new = {"init_args": new}
+    return merged(old, new)
 
 
 def _listed(value: Any) -> list[Any]:

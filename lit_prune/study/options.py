@@ -68,7 +68,7 @@ def parse(words: Sequence[str]) -> Options:
         description="Run the experiments of a plan, each after the one it starts from; what is complete is not run "
         "again, what was cut off goes on. Then write the report.",
         epilog="Every other option of `lit-prune fit` changes all experiments, for example --data.limit_train 10000, "
-        "--trainer.precision bf16-mixed, --model.optimizer.init_args.lr 0.01. Values are YAML.",
+        "--trainer.precision bf16-mixed, --model.optimizer.lr 0.01. Values are YAML.",
         allow_abbrev=False,
     )
     parser.add_argument("plan", nargs="?", help="A plan of your own, as a YAML file.")
@@ -134,6 +134,9 @@ def _settings(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[di
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean `{near[0]}`" if near else "settings begin with --data, --model, --trainer"
             raise expected("a known option", f"`{name}`", hint)
+        if name.startswith("--trainer.callbacks."):
+            hint = "for example `--trainer.callbacks+ '{class_path: GlobalL1Pruning, init_args: {amount: 0.3}}'`"
+            raise expected("a callback and its arguments in one value", f"`{name}`", hint)
         if "=" not in word:
             raise expected(f"a value after `{name}`", "none", "give it as the next word")
         try:
