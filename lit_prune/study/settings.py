@@ -9,7 +9,15 @@ from lit_prune.study.plan import Experiment, Plan
 
 __all__ = ["epochs_of", "is_ours", "parent_checkpoint", "run_folder", "run_settings"]
 
-# what a study decides -> the values that change nothing, and what to say of others
+# what a study decides -> what to say to those who would
+_DECIDED = {
+    "seed_everything": "`seeds` of the plan, or `--seeds`, says which are run",
+    "name": "it is made of those of the plan, the experiment and the seed",
+    "ckpt_path": "an experiment's `parent` says what it starts from",
+    "config": "write the settings into the plan",
+    "threads": "`threads` of the plan, or `--threads`, says how many",
+}
+# what of a Trainer a study decides -> the values that change nothing, and what to say of others
 _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
     "logger": ((None,), "the report reads what the study's own loggers write"),
     "default_root_dir": ((None,), "`--out` says where its runs are"),
@@ -40,6 +48,9 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
         InputError: If the settings name what a study decides itself.
     """
     config = merged(plan.settings, experiment.overrides)
+    for name, hint in _DECIDED.items():
+        if config.get(name) is not None:
+            raise expected(f"no `{name}` in the settings of a study", config[name], hint)
     trainer = config["trainer"] = _QUIET | (config.get("trainer") or {})
     for name, (harmless, hint) in _FIXED.items():
         if trainer.get(name) not in harmless:
