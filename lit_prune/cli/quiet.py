@@ -13,6 +13,8 @@ _UNHELPFUL = [
     ".*does not have many workers.*",
     # two loggers and config.yaml share the run's own new folder on purpose
     "Experiment logs directory .* exists and is not empty",
+    # a study's run that goes on does so in its own folder
+    "Checkpoint directory .* exists and is not empty",
     # a resumed run has a new folder, so the best checkpoint of the old one is not overwritten
     "The dirpath has changed from .*",
     # Lightning 2.6 on torch 2.13 and later: nothing that a user could change

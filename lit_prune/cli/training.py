@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -270,20 +271,17 @@ class TrainingCLI(LightningCLI):
         # a resumed run still knows where its first weights came from
         settings["model"] |= {k: v for k, v in self._origin.get("model", {}).items() if k in ("weights", "init_from")}
         self._summary = RunSummary(settings, self._hyperparameters(settings), continues=self._folder is not None)
-        # what somebody else's model logs is not known; a callback of theirs can watch it
-        ours = not self._own_model
-        checkpoint = ModelCheckpoint(
-            monitor="val/acc" if ours else None,
-            mode="max",
-            filename="best-epoch={epoch:03d}-val_acc={val/acc:.4f}" if ours else "epoch={epoch:03d}",
-            auto_insert_metric_name=False,
-            save_last=True,
-            # after validation and at a clean end of the epoch, so that a resumed run starts the next one whole
-            save_on_train_epoch_end=True,
-        )
-        wanted = self.config["fit"].trainer.enable_checkpointing is not False
-        replaced = checkpoint.state_key in {callback.state_key for callback in given}
-        return [self._summary, checkpoint] if wanted and not replaced else [self._summary]
+        # after validation and at a clean end of the epoch, so that a resumed run starts the next one whole
+        keep = partial(ModelCheckpoint, auto_insert_metric_name=False, save_on_train_epoch_end=True)
+        # `save_last` would save no epoch that is not the best one; and last comes after best, whose path it keeps
+        checkpoints = [keep(filename="last", enable_version_counter=False)]
+        if not self._own_model:  # what somebody else's model logs is not known; a callback of theirs can watch it
+            best = keep(monitor="val/acc", mode="max", filename="best-epoch={epoch:03d}-val_acc={val/acc:.4f}")
+            checkpoints.insert(0, best)
+        if self.config["fit"].trainer.enable_checkpointing is False:
+            return [self._summary]
+        replaced = {callback.state_key for callback in given}
+        return [self._summary, *(callback for callback in checkpoints if callback.state_key not in replaced)]
 
     def _hyperparameters(self, settings: Settings) -> dict[str, bool | int | float | str]:
         """What the HParams tab compares: the same names, each of one type, in every run."""
