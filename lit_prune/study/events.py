@@ -3,10 +3,11 @@
 import struct
 import time
 from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.plugins.custom_scalar import metadata as custom_scalar
@@ -60,18 +61,14 @@ def write_events(folder: Path, events: Iterable[Event]) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     old = set(folder.glob("events.out.tfevents.*"))
     now = time.time()
-    path = folder / f"events.out.tfevents.{int(now)}.report"
-    # a TensorBoard that is running forgets, at the start of a session, what it has read from the file before
-    first = [
-        Event(wall_time=now, file_version="brain.Event:2"),
-        Event(wall_time=now, step=0, session_log=SessionLog(status=SessionLog.START)),
-    ]
+    # a name of its own each time: a TensorBoard that is running takes up new files, and drops older points of a step
+    path = folder / f"events.out.tfevents.{time.time_ns()}.report"
     with replacing(path) as part, part.open("wb") as file:
         writer = RecordWriter(file)
-        for event in (*first, *events):
+        for event in chain([Event(file_version="brain.Event:2")], events):
             event.wall_time = now
             writer.write(event.SerializeToString())
-    for other in old - {path}:
+    for other in old:
         other.unlink()
     return path
 

@@ -1,6 +1,7 @@
 import math
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -31,7 +32,7 @@ def built(results: Results) -> dict[str, Drawing]:
         return {drawing.name: drawing for drawing in drawings(results)}
 
 
-def lines(axes, label: str) -> list[tuple[list[float], list[float]]]:
+def lines(axes, label: str) -> list[tuple[list[Any], list[Any]]]:
     found = [line for line in axes.get_lines() if line.get_label() == label]
     return [(list(line.get_xdata()), list(line.get_ydata())) for line in found]
 
@@ -104,12 +105,13 @@ def test_nothing_is_cut_off_and_no_texts_overlap(tmp_path, content):
     assert len(found) == 10
     for drawing in found.values():
         png(drawing.canvas)
-        renderer, whole = drawing.canvas.canvas.get_renderer(), drawing.canvas.bbox
+        canvas: Any = drawing.canvas.canvas
+        renderer, whole = canvas.get_renderer(), drawing.canvas.bbox
         texts = shown_texts(drawing.canvas)
         # without the line that leads to a name
         boxes = [Text.get_window_extent(text, renderer) for text in texts]
         assert len(boxes) > 8
-        assert min(text.get_fontsize() for text in texts) >= 8
+        assert min(float(text.get_fontsize()) for text in texts) >= 8
         for index, (box, text) in enumerate(zip(boxes, texts, strict=True)):
             assert whole.x0 <= box.x0 < box.x1 <= whole.x1, (drawing.name, text)
             assert whole.y0 <= box.y0 < box.y1 <= whole.y1, (drawing.name, text)
