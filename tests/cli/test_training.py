@@ -104,6 +104,14 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
     assert not torch.equal(one["backbone.conv1.weight"], other["backbone.conv1.weight"])
 
 
+def test_the_last_checkpoint_is_of_the_last_epoch_also_if_the_best_is_not(run):
+    # nothing is learned, so the first epoch stays the best
+    words = ["--trainer.max_epochs=3", "--model.optimizer=SGD", "--model.optimizer.lr=0", "--model.batch_norm=frozen"]
+    checkpoints = fit(run, "flat", *words) / "checkpoints"
+    epochs = {path.name[:4]: torch.load(path, weights_only=True)["epoch"] for path in checkpoints.iterdir()}
+    assert epochs == {"best": 0, "last": 2}
+
+
 def test_a_run_can_be_repeated_from_its_own_config(run):
     folder = fit(run, "origin", "--trainer.max_epochs=1", "--model.optimizer=SGD", "--model.optimizer.lr=0.02")
     answer = run("fit", "--config", str(folder / "config.yaml"))
