@@ -50,6 +50,10 @@ def explain(message: str, words: Sequence[str], options: Sequence[str]) -> Input
         return _unknown_argument(match[1], match[2], words)
     if match := re.search(r"Option '([^']+)' is not accepted.*class_path='([^']+)'", message, re.DOTALL):
         return _unknown_argument(match[2], match[1], words)
+    if match := re.match(r"Group '([^']+)' does not accept option '([^']+)'", message):  # under `--print_config`
+        return _unknown_option(f"--{match[1]}.{match[2]}", options)
+    if match := re.match(r"Option '([^']+)' is not accepted", message):
+        return _unknown_option(f"--{match[1]}", options)
     if match := re.match(r"Unexpected config: (.*)", message, re.DOTALL):
         found = _one_line(match[1]) or "an empty file"
         return expected("`--config` to hold options by name (`data: {...}`)", found, "check the file")
