@@ -27,10 +27,11 @@ def stored_plan(out: Path) -> Plan:
         raise expected(f"the folder of a study, with a {_NAME}, at `{out}`", found, "`lit-prune study` makes one")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that there is not
         raise expected(f"`{path}` to hold YAML that can be read", " ".join(str(error).split()), "check it") from error
     if not isinstance(content, dict):
-        raise expected(f"the plan of a study in `{path}`", f"a {type(content).__name__}", "check the folder")
+        found = "an empty file" if content is None else f"a {type(content).__name__}"
+        raise expected(f"the plan of a study in `{path}`", found, "check the folder")
     return read_plan(content, str(path))
 
 
