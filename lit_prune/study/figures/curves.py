@@ -73,7 +73,7 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
             axes.set(ylabel=_KINDS[kind], **limits[kind])
             count_epochs(axes, last)
             if index + across // len(kinds) < len(names):
-                axes.tick_params(labelbottom=False)
+                axes.set_xticks([])  # they are those of the panel below
             else:
                 axes.set_xlabel("epoch")
             if place == 0:

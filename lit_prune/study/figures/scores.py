@@ -63,6 +63,7 @@ def _figure(results: Results, group: str, experiments: Sequence[Experiment], mea
     axes.set(yticks=range(len(names)), yticklabels=labels, ylim=(len(names) - 0.5, -0.5))
     axes.set_xlabel(f"{'test' if 'test' in measure else 'validation'} accuracy (%)")
     axes.margins(x=0.08)
+    axes.grid(True, axis="x")
     legend(canvas, handles, 0.36, 2)
     caption = (
         "Accuracy of models that were pruned and scored without one step of training. Dashed: the model that they "

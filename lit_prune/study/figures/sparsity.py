@@ -217,6 +217,7 @@ def layers_figure(results: Results) -> Drawing | None:
         axes.plot([100 * value for value in values.values()], rank, label=label, **style)
     axes.set(yticks=range(len(layers)), yticklabels=layers, ylim=(len(layers) - 0.4, -0.6), xlim=(-2, 102))
     axes.set_xlabel(_SPARSITY)
+    axes.grid(True, axis="x")
     legend(canvas, axes.get_lines(), head + tall + 0.5, 3)
     caption = (
         "Share of each layer's weights that are zero after the last epoch, mean over seeds, first layer at the top. "

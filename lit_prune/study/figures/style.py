@@ -57,6 +57,7 @@ RC: Any = {
     "axes.formatter.useoffset": False,
     "axes.formatter.use_mathtext": False,
     "axes.grid": True,
+    "axes.grid.axis": "y",
     "axes.axisbelow": True,
     "grid.color": "#e4e4e4",
     "grid.linewidth": 0.6,

@@ -45,6 +45,7 @@ def tradeoff_figure(results: Results) -> Drawing | None:
         axes = panel(canvas, left + column * (left + frame), head, frame, tall)
         _draw(axes, series)
         axes.set(xlim=(-2, 102), ylim=limit)
+        axes.grid(True, axis="x")
         axes.set_xlabel("sparsity (% of weights that are zero)")
         if panels == 2:
             axes.set_title(("all", "the same, in detail")[column], loc="left")
