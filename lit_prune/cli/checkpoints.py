@@ -17,7 +17,7 @@ from lit_prune.cli.flat import flat
 from lit_prune.errors import expected
 from lit_prune.files import replacing
 
-__all__ = ["KEY", "Settings", "WholeCheckpoints", "stored_settings", "take_stored"]
+__all__ = ["KEY", "Settings", "WholeCheckpoints", "save", "stored_settings", "take_stored"]
 
 # where a checkpoint keeps what the command line knew about its run
 KEY = "lit_prune"
@@ -41,7 +41,26 @@ class WholeCheckpoints(TorchCheckpointIO):
             return
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
-            torch.save(checkpoint, part)
+            save(checkpoint, part)
+
+
+def save(content: Any, path: Path) -> None:
+    """Call `torch.save`, whose own words for a full disk are a page.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    try:
+        with path.open("wb") as file:
+            torch.save(content, file)
+    except RuntimeError as error:
+        # the writer of archives fails again when it is closed, and hides what the file system said
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
 def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type]) -> Settings:

@@ -95,26 +95,28 @@ class RayTasks:
     Args:
         address: Of the cluster, "auto" for the one that this machine belongs to, or "local" for a new one on it.
         jobs: How many at once; None leaves that to the cluster's resources.
-        gpus: GPUs that a task needs; a fraction lets several share one.
+        gpu: Whether a run may use a GPU where the cluster has any. Each gets one, or a share if `jobs` are more.
 
     Raises:
         InputError: If Ray is not installed, or there is no such cluster.
     """
 
-    def __init__(self, address: str, jobs: int | None = None, gpus: float = 0) -> None:
+    def __init__(self, address: str, jobs: int | None = None, gpu: bool = True) -> None:
         try:
             import ray
         except ImportError as error:
             raise expected("the package `ray`", "none", 'install it with `pip install "lit-prune[ray]"`') from error
         self._ray: Any = ray
         self._jobs = jobs
-        self._gpus = gpus
         self._running: dict[Any, Job] = {}
         try:
             ray.init(address=address, num_cpus=jobs if address == "local" else None, log_to_driver=False)
         except (ConnectionError, ValueError) as error:
             found = " ".join(str(error).split())
             raise expected(f"a Ray cluster at `{address}`", found, "`local` starts one on this machine") from error
+        # a task that asks for no GPU sees none
+        gpus: float = self._ray.cluster_resources().get("GPU", 0) if gpu else 0
+        self._gpus = min(1, gpus / jobs) if jobs else min(1, gpus)
 
     def has_room(self) -> bool:
         """Say whether another job can be handed in; the cluster starts it when there are resources."""

@@ -24,9 +24,10 @@ from lightning import __version__ as lightning_version
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_prune import __version__
+from lit_prune.cli.checkpoints import save
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.training import COMPLAINTS, TrainingCLI
-from lit_prune.errors import InputError
+from lit_prune.errors import InputError, expected
 from lit_prune.files import replacing, write_text
 from lit_prune.study.plan import Experiment, Plan
 from lit_prune.study.plan_file import stored_plan
@@ -56,9 +57,14 @@ def main(words: Sequence[str]) -> int:
         plan = stored_plan(out)
         with quiet():
             run(plan, plan[name], seed, out)
+    except OSError as error:
+        found = (error.strerror or str(error)).lower()
+        hint = "free some space, or check whose folder it is; the same command goes on"
+        _note(folder, str(expected(f"to be able to read and write `{error.filename or folder}`", found, hint)))
+        return 1
     except COMPLAINTS as error:
         _note(folder, " ".join(str(error).split()))
-        return 2 if isinstance(error, InputError) else 1
+        return 2
     except Exception as error:
         traceback.print_exc()
         _note(folder, f"{type(error).__name__}: {' '.join(str(error).split())}")
@@ -174,7 +180,7 @@ def _forget_optimizer(path: Path) -> None:
     for name in ("optimizer_states", "lr_schedulers"):
         stored.pop(name, None)
     with replacing(path) as part:
-        torch.save(stored, part)
+        save(stored, part)
 
 
 def _initial_weights(experiment: Experiment, config: dict[str, Any]) -> str | None:

@@ -4,9 +4,11 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -258,3 +260,34 @@ def test_a_study_of_somebody_elses_module_and_data(tmp_path):
     assert dense.measures["final_val_acc"] > 0.6
     report = (tmp_path / "moons/report.md").read_text()
     assert "Half of the weights can be pruned by magnitude at no cost" in report
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system on which no checkpoint has room."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=30m", "tmpfs", str(folder)], check=False)
+    if done.returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run([str(shutil.which("umount")), str(folder)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost(run, tmp_path, small_disk):
+    write(tmp_path, {"name": "dense"}, {"name": "scored", "train": False})
+    answer = run("study", "tiny.yaml", "--out", str(small_disk / "out"), "--max_epochs", "1", "--jobs", "1")
+    assert answer.status == 1
+    assert "failed: dense (seed 0): Expected to be able to read and write " in answer.err
+    assert "no space left on device. HINT: free some space" in answer.err
+    assert "Traceback" not in answer.err
+    assert not list(small_disk.rglob("*.part"))
+    assert (small_disk / "out/plan.yaml").is_file()
+    # room again, the same command
+    subprocess.run([str(shutil.which("mount")), "-o", "remount,size=900m", str(small_disk)], check=True)
+    answer = run("study", "tiny.yaml", "--out", str(small_disk / "out"), "--max_epochs", "1", "--jobs", "1")
+    assert answer.status == 0, answer.err
+    assert all(each.status == "complete" for each in read_results(small_disk / "out").runs)
