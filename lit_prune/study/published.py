@@ -2,7 +2,9 @@
 
 from dataclasses import dataclass
 
-__all__ = ["PUBLISHED", "SOURCE", "PublishedCurve"]
+from lit_prune.study.plan import Plan
+
+__all__ = ["PUBLISHED", "SOURCE", "PublishedCurve", "published_for"]
 
 SOURCE = (
     "Renda, Frankle and Carbin, Comparing Rewinding and Fine-tuning in Neural Network Pruning, ICLR 2020: CIFAR-10, "
@@ -58,3 +60,10 @@ PUBLISHED = (
         (0.21, 0.16, 0.23, 0.15),
     ),
 )
+
+
+def published_for(plan: Plan) -> tuple[PublishedCurve, ...]:
+    """The published curves of the data that a study is about: none unless that is CIFAR-10 as it is."""
+    data = plan.settings.get("data") or {}
+    ours = isinstance(data, dict) and "class_path" not in data and data.get("source", "cifar10") == "cifar10"
+    return PUBLISHED if ours else ()

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
 from lit_prune.study.figures.style import BLACK, GREY, LINES, MARKERS, SERIES, Drawing, legend, new_canvas, panel
-from lit_prune.study.published import PUBLISHED, SOURCE
+from lit_prune.study.published import SOURCE, PublishedCurve, published_for
 from lit_prune.study.results import Results
 from lit_prune.study.tradeoff import Series, accuracy_measure, tradeoff
 
@@ -38,12 +38,13 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     panels = 2 if whole[0] < 1.5 * _DETAIL[0] else 1
     head = 0.62 if panels == 2 else 0.4
     frame = (9.0 - 0.15 - panels * left) / panels
-    rows = max(len(series), len(PUBLISHED))
+    published = published_for(results.plan)
+    rows = max(len(series), len(published))
     canvas = new_canvas(9.0, head + tall + 0.6 + 0.2 * (rows + 1), title)
     limits = [whole, _DETAIL] if panels == 2 else [(min(whole[0], _DETAIL[0]), max(whole[1], 1.5))]
     for column, limit in enumerate(limits):
         axes = panel(canvas, left + column * (left + frame), head, frame, tall)
-        _draw(axes, series)
+        _draw(axes, series, published)
         axes.set(xlim=(-2, 102), ylim=limit)
         axes.grid(True, axis="x")
         axes.set_xlabel("sparsity (% of weights that are zero)")
@@ -53,13 +54,14 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     canvas.axes[0].set_ylabel(f"{kind} accuracy less that of dense\n(percentage points)")
     top = head + tall + 0.52
     legend(canvas, _handles(series), top, 1, left=left)
-    context = _published_handles()
-    legend(canvas, context, top, 1, left=4.9, title="published, other networks, trained in full:", alignment="left")
+    if published:
+        context = _published_handles(published)
+        legend(canvas, context, top, 1, left=4.9, title="published, other networks, trained in full:", alignment="left")
     compared = sorted({point.dense for one in series for point in one.points if point.difference and point.dense})
     caption = (
         f"Final {kind} accuracy less that of a dense model ({', '.join(compared)}), paired by seed, with 95% intervals "
         "over seeds; what is not trained is compared with the model that it was. Markers beside each other are at "
-        f"the same sparsity. Grey, as context: {SOURCE}."
+        "the same sparsity." + (f" Grey, as context: {SOURCE}." if published else "")
     )
     return Drawing("accuracy-against-sparsity", title, caption, None, canvas)
 
@@ -78,8 +80,8 @@ def _points(series: Series) -> list[tuple[float, float, float, float]]:
     ]
 
 
-def _draw(axes: Axes, series: Sequence[Series]) -> None:
-    for curve, line in zip(PUBLISHED, _PUBLISHED_LINES, strict=True):
+def _draw(axes: Axes, series: Sequence[Series], published: Sequence[PublishedCurve]) -> None:
+    for curve, line in zip(published, _PUBLISHED_LINES, strict=False):
         axes.plot(curve.sparsity, curve.differences, color=GREY, lw=0.9, ls=line)
     axes.axhline(0, color=BLACK, lw=0.8)
     for index, one in enumerate(series):
@@ -100,10 +102,10 @@ def _handles(series: Sequence[Series]) -> list[Line2D]:
     ]
 
 
-def _published_handles() -> list[Line2D]:
+def _published_handles(published: Sequence[PublishedCurve]) -> list[Line2D]:
     return [
         Line2D([], [], color=GREY, lw=0.9, ls=line, label=f"{curve.network}, {curve.method}")
-        for curve, line in zip(PUBLISHED, _PUBLISHED_LINES, strict=True)
+        for curve, line in zip(published, _PUBLISHED_LINES, strict=False)
     ]
 
 
