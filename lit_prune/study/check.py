@@ -79,9 +79,11 @@ def default_jobs(threads: int) -> int:
 
 def seconds_per_epoch(plan: Plan) -> float | None:
     """Estimate the time of an epoch from a few steps on this machine's CPU; None if it cannot be known beforehand."""
-    if not is_ours(plan.settings) or "class_path" in (plan.settings.get("data") or {}) or torch.cuda.is_available():
+    settings = plan.settings.get("data") or {}
+    own_data = isinstance(settings, str) or "class_path" in settings
+    if own_data or not is_ours(plan.settings) or torch.cuda.is_available():
         return None
-    data = CIFAR10DataModule(**(plan.settings.get("data") or {}))
+    data = CIFAR10DataModule(**settings)
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     try:
