@@ -41,7 +41,7 @@ def _is_chosen(group: str, words: Sequence[str], configs: Sequence[Any]) -> bool
 
 def _values(words: Sequence[str]) -> list[str]:
     """What is given to `--config`."""
-    values = [after for word, after in zip(words, [*words[1:], ""], strict=True) if word in ("-c", "--config")]
+    values = [after for word, after in zip(words, [*words, ""][1:], strict=True) if word in ("-c", "--config")]
     values += [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
     from_environment = os.environ.get(f"LIT_PRUNE_{words[0].upper()}__CONFIG") if words else None
     return values + ([from_environment] if from_environment else [])
