@@ -30,7 +30,10 @@ def test_version_answers_at_once():
 def test_help_lists_every_command(run):
     answer = run("--help")
     assert answer.status == 0
-    assert all(command in answer.out for command in ("fit", "validate", "test", "predict"))
+    listed = [
+        line.split()[0] for line in answer.out.splitlines() if line.startswith("  ") and "-" not in line.split()[0]
+    ]
+    assert listed == ["fit", "validate", "test", "predict", "study", "report"]
 
 
 def test_no_command_prints_the_usage_and_fails(run):
@@ -41,12 +44,26 @@ def test_no_command_prints_the_usage_and_fails(run):
 
 @pytest.mark.parametrize(
     ("word", "hint"),
-    [("ft", "did you mean `lit-prune fit`"), ("xyzzy", "`lit-prune --help` says what each does")],
+    [
+        ("ft", "did you mean `lit-prune fit`"),
+        ("studie", "did you mean `lit-prune study`"),
+        ("xyzzy", "`lit-prune --help` says what each does"),
+    ],
 )
 def test_an_unknown_command_is_one_sentence(run, word, hint):
     answer = run(word, "--data.val_size=3")
     assert answer.status == 2
-    assert answer.complaint == (f"Expected a command (fit, validate, test, predict), but got `{word}`. HINT: {hint}.")
+    assert answer.complaint == (
+        f"Expected a command (fit, validate, test, predict, study, report), but got `{word}`. HINT: {hint}."
+    )
+
+
+@pytest.mark.parametrize(("command", "option"), [("study", "--preset"), ("report", "--output")])
+def test_help_of_a_command_lists_its_options(run, command, option):
+    answer = run(command, "--help")
+    assert (answer.status, answer.err) == (0, "")
+    assert answer.out.startswith(f"usage: lit-prune {command} ")
+    assert option in answer.out
 
 
 def test_a_traceback_is_there_for_those_who_ask(run, monkeypatch):
