@@ -15,7 +15,7 @@ from lit_prune.callbacks import GlobalL1Pruning, LayerFreezing, PruningRemoval, 
 from lit_prune.callbacks.monitor import _is_sampled
 from lit_prune.errors import InputError
 from lit_prune.functional import selection
-from tests.callbacks.models import Batches, Classifier, TwoOptimizers, mlp, quiet_trainer
+from tests.callbacks.models import Batches, Classifier, TwoOptimizers, mlp, moved, quiet_trainer, snapshot
 
 # what modules hold is of any type
 weight_layers: Any = selection.weight_layers
@@ -61,11 +61,31 @@ def test_every_number_is_the_fraction_it_says() -> None:
     assert column["sparsity/masked"] == pytest.approx([0, sparse, sparse, 0])
     left = sum(int((ref.tensor == 0).sum()) for ref in weight_layers(model))
     assert column["sparsity/global"][3] == pytest.approx(left / total)
+    assert column["sparsity/ever_pruned"] == pytest.approx([0, sparse, sparse, sparse])
     assert column["sparsity/regrown"] == pytest.approx([0, 0, 0, 1 - left / (sparse * total)])
     for ref in weight_layers(model):
         now = float((ref.tensor == 0).float().mean())
         assert column[f"sparsity/layer/{ref.name}"][3] == pytest.approx(now)
     assert column["gradient/untouched"][-1] < 0.05
+    assert column["gradient/untouched_pruned"][0] == 0
+    assert 0 <= column["gradient/untouched_pruned"][-1] <= column["gradient/untouched"][-1]
+
+
+def test_untouched_and_pruned_are_counted_together() -> None:
+    """Of the weights that can never learn, an eighth is pruned, and as many of the others."""
+    model: Any = Classifier(Dead())
+    weight = model.net.fc.weight.data
+    weight[:] = 1
+    weight[:, :24] = weight[:, 96:120] = 0.001
+    _, metrics = run(model, SparsityMonitor(), GlobalL1Pruning(0.25, start_epoch=1), PruningRemoval(2))
+    column = {name: [epoch[name] for epoch in metrics.epochs] for name in metrics.epochs[0]}
+    # masks keep gradients from the others once they are on, but those were touched in the first epoch
+    assert column["gradient/untouched"] == [0.5] * 4
+    assert column["gradient/untouched_pruned"] == [0, 0.125, 0.125, 0.125]
+    assert column["sparsity/ever_pruned"] == [0, 0.25, 0.25, 0.25]
+    # off the masks, what can learn leaves zero, and what cannot does not
+    assert column["sparsity/global"] == [0, 0.25, 0.125, 0.125]
+    assert column["sparsity/regrown"] == [0, 0, 0.5, 0.5]
 
 
 def test_untouched_weights_are_those_that_can_never_learn() -> None:
@@ -76,7 +96,39 @@ def test_untouched_weights_are_those_that_can_never_learn() -> None:
 def test_options_leave_things_out() -> None:
     _, metrics = run(Classifier(mlp()), SparsityMonitor(2, per_layer=False, gradient_coverage=False))
     assert metrics.epochs[0].keys() == {"val_loss"}
-    assert metrics.epochs[1].keys() == {"val_loss", "sparsity/global", "sparsity/masked", "sparsity/regrown"}
+    sparsity = {"sparsity/global", "sparsity/masked", "sparsity/ever_pruned", "sparsity/regrown"}
+    assert metrics.epochs[1].keys() == {"val_loss", *sparsity}
+
+
+@pytest.mark.parametrize("per_layer", [True, False])
+def test_a_model_can_be_measured_without_training(per_layer: bool) -> None:
+    model: Any = Classifier(mlp())
+    model.net[7].weight.data.zero_()
+    pruner = GlobalL1Pruning(0.5, layers=["net.1", "net.3"])
+    monitor = SparsityMonitor(per_layer=per_layer)
+    trainer = quiet_trainer(callbacks=[monitor, pruner])
+    before = snapshot(model)
+    assert monitor.measure(trainer, model)["sparsity/ever_pruned"] == 0
+    assert not moved(before, snapshot(model))
+    pruner.prune(model)
+    metrics = monitor.measure(trainer, model)
+    layers = {f"sparsity/layer/net.{i}": float((model.net[i].weight == 0).float().mean()) for i in (1, 3)}
+    chosen = {"sparsity/global": 0.5, "sparsity/masked": 0.5, "sparsity/ever_pruned": 0.5, "sparsity/regrown": 0}
+    assert metrics == pytest.approx(chosen | (layers if per_layer else {}))
+
+
+def test_without_pruners_every_weight_is_measured() -> None:
+    model: Any = Classifier(mlp())
+    model.net[7].weight.data.zero_()
+    monitor = SparsityMonitor(per_layer=False)
+    metrics = monitor.measure(quiet_trainer(callbacks=monitor), model)
+    total = sum(ref.tensor.numel() for ref in weight_layers(model))
+    assert metrics == {
+        "sparsity/global": pytest.approx(model.net[7].weight.numel() / total),
+        "sparsity/masked": 0,
+        "sparsity/ever_pruned": 0,
+        "sparsity/regrown": 0,
+    }
 
 
 def test_the_chosen_weights_are_those_of_the_pruners() -> None:

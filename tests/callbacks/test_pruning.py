@@ -111,6 +111,47 @@ def test_two_pruners_share_a_model() -> None:
     assert int((model.net.conv1.weight == 0).sum() + (model.net.conv2.weight == 0).sum()) == (162 + 432) // 2
 
 
+@pytest.mark.parametrize("pruner", PRUNERS)
+@pytest.mark.parametrize("schedule", [{}, {"start_epoch": 7}, {"start_epoch": 1, "end_epoch": 3}])
+def test_a_model_can_be_pruned_without_a_trainer(pruner: Any, schedule: dict[str, int]) -> None:
+    model: Any = Classifier(conv_net())
+    before = snapshot(model)
+    pruning = pruner(0.5, exclude=["*.fc"], **schedule)
+    pruning.prune(model)
+    chosen = (model.net.conv1, model.net.conv2)
+    assert sum(int((layer.weight == 0).sum()) for layer in chosen) == (162 + 432) // 2
+    assert all(prune.is_pruned(layer) for layer in chosen)
+    assert not prune.is_pruned(model.net.fc)
+    # what was chosen is zero or as it was, and all else is as it was
+    after = {name: tensor for name, tensor in snapshot(model).items() if name in before}
+    assert moved(before, after) == {"net.conv1.weight", "net.conv2.weight"}
+    for name, layer in (("net.conv1", chosen[0]), ("net.conv2", chosen[1])):
+        kept = layer.weight != 0
+        assert torch.equal(layer.weight[kept], before[f"{name}.weight"][kept])
+        assert torch.equal(pruning.ever_pruned[name], ~kept)
+        assert kept.any()
+
+
+def test_without_a_trainer_the_smallest_weights_are_pruned() -> None:
+    model: Any = Classifier(conv_net())
+    sizes = torch.cat([ref.tensor.detach().abs().flatten() for ref in weight_layers(model)])
+    pruning = GlobalL1Pruning(0.3)
+    pruning.prune(model)
+    kept = torch.cat([getattr(ref.module, ref.parameter).detach().flatten() for ref in weight_layers(model)]) != 0
+    assert int((~kept).sum()) == round(0.3 * count(model))
+    assert sizes[~kept].max() <= sizes[kept].min()
+
+
+def test_what_cannot_be_pruned_is_refused_without_a_trainer() -> None:
+    model: Any = Classifier(conv_net())
+    before = snapshot(model)
+    with pytest.raises(InputError, match=r"^Expected "):
+        GlobalL1Pruning(0.5, layers=["nowhere"]).prune(model)
+    with pytest.raises(InputError, match=r"^Expected "):
+        GlobalL1Pruning(0.8, max_layer_sparsity=0.5).prune(model)
+    assert not moved(before, snapshot(model))
+
+
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_evaluation_changes_nothing(stage: str) -> None:
     model: Any = Classifier(conv_net())
