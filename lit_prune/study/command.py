@@ -72,7 +72,7 @@ def _run(options: Options) -> int:
 def _locked(stored: Plan, plan: Plan, chosen: list[Experiment], out: Path, options: Options, jobs: int) -> int:
     todo = jobs_of(plan, chosen, out)
     gpu = (plan.settings.get("trainer") or {}).get("accelerator") != "cpu"
-    pool: Pool = Processes(jobs) if options.ray is None else RayTasks(options.ray, options.jobs, gpu)
+    pool: Pool = Processes(jobs) if options.ray is None else RayTasks(options.ray, options.jobs, plan.threads, gpu)
     total = sum(epochs_of(plan, plan[job.experiment]) for job in todo)
     # a line a run where nobody watches
     with tqdm(total=total, unit="epoch", desc=plan.name, dynamic_ncols=True, disable=None) as bar:

@@ -1,5 +1,6 @@
 """Where runs run: in processes of this machine, or as tasks of a Ray cluster."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -95,13 +96,14 @@ class RayTasks:
     Args:
         address: Of the cluster, "auto" for the one that this machine belongs to, or "local" for a new one on it.
         jobs: How many at once; None leaves that to the cluster's resources.
+        threads: CPU threads of each run.
         gpu: Whether a run may use a GPU where the cluster has any. Each gets one, or a share if `jobs` are more.
 
     Raises:
         InputError: If Ray is not installed, or there is no such cluster.
     """
 
-    def __init__(self, address: str, jobs: int | None = None, gpu: bool = True) -> None:
+    def __init__(self, address: str, jobs: int | None = None, threads: int = 1, gpu: bool = True) -> None:
         try:
             import ray
         except ImportError as error:
@@ -109,8 +111,11 @@ class RayTasks:
         self._ray: Any = ray
         self._jobs = jobs
         self._running: dict[Any, Job] = {}
+        # Ray reports its use to its makers unless it is told not to
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        new: dict[str, Any] = {"num_cpus": jobs and jobs * threads, "include_dashboard": False} if address == "local" else {}
         try:
-            ray.init(address=address, num_cpus=jobs if address == "local" else None, log_to_driver=False)
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **new)
         except (ConnectionError, ValueError) as error:
             found = " ".join(str(error).split())
             raise expected(f"a Ray cluster at `{address}`", found, "`local` starts one on this machine") from error
