@@ -26,7 +26,7 @@ def commands() -> list[list[str]]:
 
 def test_both_commands_come_early():
     head = "\n".join(README.splitlines()[:40])
-    assert "pip install -e . && lit-prune fit --config quick" in head
+    assert "pip install -e . && lit-prune study --preset quick" in head
     assert 'pip install -e ".[dev]" && pytest' in head
 
 
@@ -37,12 +37,21 @@ def test_the_code_runs_as_it_stands(code, tmp_path):
     assert (tmp_path / "model.pt").is_file()
 
 
-@pytest.mark.parametrize("words", commands(), ids=" ".join)
+@pytest.mark.parametrize("words", [words for words in commands() if words[0] not in ("study", "report")], ids=" ".join)
 def test_each_command_is_one_that_parses(words, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     # the checkpoints that some commands name are not there; everything else about them is looked at
     kept = [word for i, word in enumerate(words) if word != "--ckpt_path" and words[i - 1] != "--ckpt_path"]
     assert main([*kept, "--print_config"]) == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [words for words in commands() if words[0] == "study"], ids=" ".join)
+def test_each_study_is_one_that_could_run(words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    # no download in a test
+    assert main([*words, "--weights", "random", "--dry_run"]) == 0, capsys.readouterr().err
+    assert "runs to do" in capsys.readouterr().out
+    assert not any(tmp_path.iterdir())
 
 
 def test_there_are_commands_to_look_at():

@@ -13,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities import rank_zero_only
 
 import lit_prune.callbacks  # a callback's short name works once its class exists
 from lit_prune.callbacks import SparsityMonitor
@@ -214,7 +215,7 @@ class TrainingCLI(LightningCLI):
             loggers = default_loggers(root, self._get(self.config, "name"))
             self._folders.append(Path(loggers[0].log_dir))
             return loggers
-        if self._checkpoint is not None:
+        if self._checkpoint is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
             rewind_logs(self._folder, self._checkpoint.get(KEY, {}).get("logs", {}))
         return make_loggers(self._folder)
 

@@ -113,7 +113,9 @@ class RayTasks:
         self._running: dict[Any, Job] = {}
         # Ray reports its use to its makers unless it is told not to
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        new: dict[str, Any] = {"num_cpus": jobs and jobs * threads, "include_dashboard": False} if address == "local" else {}
+        new: dict[str, Any] = {}
+        if address == "local":
+            new = {"num_cpus": jobs and jobs * threads, "include_dashboard": False}
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **new)
         except (ConnectionError, ValueError) as error:

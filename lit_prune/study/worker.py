@@ -21,6 +21,7 @@ from typing import Any
 import torch
 import yaml
 from lightning import __version__ as lightning_version
+from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_prune import __version__
@@ -139,19 +140,27 @@ def _start(folder: Path, resumable: bool) -> Path | None:
     except InputError as error:
         print(f"{error} The run begins anew.", file=sys.stderr)
         stored = None
-    if stored is None or "optimizer_states" not in stored:
+    fresh = stored is None or "optimizer_states" not in stored
+    # of the processes of a strategy, one cleans up before it launches the others
+    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        _clean(folder, {} if stored is None or fresh else stored)
+    return None if fresh else path
+
+
+def _clean(folder: Path, stored: dict[str, Any]) -> None:
+    """Take away what the checkpoint that a run goes on from, if any, does not know of."""
+    if not stored:
         for item in folder.iterdir():
             if item.name != "log.txt":
                 shutil.rmtree(item) if item.is_dir() else item.unlink()
-        return None
+        return
     (folder / "error.txt").unlink(missing_ok=True)
     states = [state for state in stored.get("callbacks", {}).values() if isinstance(state, dict)]
     known = {Path(state["best_model_path"]).name for state in states if "best_model_path" in state}
-    for item in path.parent.iterdir():
+    for item in (folder / "checkpoints").iterdir():
         # half of a file, or a best epoch that has not happened as far as the checkpoint knows
         if item.suffix == ".part" or (item.name.startswith("best-epoch=") and item.name not in known):
             item.unlink()
-    return path
 
 
 def _tests(cli: TrainingCLI) -> bool:
