@@ -138,6 +138,7 @@ class SparsityMonitor(Callback):
             What is logged about sparsity, by name; nothing about gradients.
         """
         self._choose(trainer, pl_module)
+        self._coverage = None
         return self._metrics(sparsity_report(self._weights))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

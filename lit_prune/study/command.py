@@ -59,6 +59,8 @@ def _run(options: Options) -> int:
     if options.dry_run:
         print(_overview(plan, chosen, out, jobs))
         return 0
+    if out.exists() and not out.is_dir():
+        raise expected("`--out` to be a folder", f"the file `{out}`", "give another")
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):

@@ -23,15 +23,16 @@ def stored_plan(out: Path) -> Plan:
     """
     path = out / _NAME
     if not path.is_file():
-        found = "no folder" if not out.exists() else "none in it" if out.is_dir() else "a file"
-        raise expected(f"the folder of a study, with a {_NAME}, at `{out}`", found, "`lit-prune study` makes one")
+        what = "is not a folder" if not out.is_dir() else f"holds no {_NAME}" if any(out.iterdir()) else "is empty"
+        hint = "give the folder that `lit-prune study` wrote"
+        raise expected("the folder of a study", f"`{out}`, which {what}", hint)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that there is not
         raise expected(f"`{path}` to hold YAML that can be read", " ".join(str(error).split()), "check it") from error
     if not isinstance(content, dict):
         found = "an empty file" if content is None else f"a {type(content).__name__}"
-        raise expected(f"the plan of a study in `{path}`", found, "check the folder")
+        raise expected(f"a plan in `{path}`", found, "check the folder")
     return read_plan(content, str(path))
 
 

@@ -174,9 +174,15 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
             stdin=subprocess.PIPE,  # the run ends when this end of it is gone
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=os.environ | {"OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"},
+            env=_environment(job),
             start_new_session=True,  # Ctrl-C is for the study, which ends its runs itself
         )
+
+
+def _environment(job: Job) -> dict[str, str]:
+    """This process's, without what would change settings that the plan decides."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_PRUNE_FIT__")}
+    return kept | {"OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"}
 
 
 def _release(process: subprocess.Popen[bytes]) -> None:

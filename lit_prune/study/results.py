@@ -6,11 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from lit_prune.errors import expected
 from lit_prune.study.measuring import measure
-from lit_prune.study.plan import Experiment, Plan, read_plan
+from lit_prune.study.plan import Experiment, Plan
+from lit_prune.study.plan_file import stored_plan
 from lit_prune.study.run_files import Ended, Logged, UnreadableError, is_broken, read_ended, read_error, read_logged
 
 __all__ = ["Results", "Run", "read_results", "seeds_text"]
@@ -96,7 +94,7 @@ def read_results(folder: str | Path) -> Results:
         InputError: If there is no such folder, or no plan in it that can be read.
     """
     folder = Path(folder)
-    plan = _read_plan(folder)
+    plan = stored_plan(folder)
     runs = [_read_run(folder, plan, e, seed) for e in plan.experiments for seed in sorted(plan.seeds)]
     return Results(folder, plan, tuple(runs))
 
@@ -105,24 +103,6 @@ def seeds_text(seeds: Iterable[int]) -> str:
     """Name seeds: "seed 1", "seeds 0, 2"."""
     names = [str(seed) for seed in seeds]
     return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
-
-
-def _read_plan(folder: Path) -> Plan:
-    hint = "give the folder that `lit-prune study` wrote"
-    if not folder.is_dir():
-        raise expected("the folder of a study", f"`{folder}`, which is not a folder", hint)
-    path = folder / "plan.yaml"
-    try:
-        if not path.is_file():
-            what = "holds no plan.yaml" if any(folder.iterdir()) else "is empty"
-            raise expected("the folder of a study", f"`{folder}`, which {what}", hint)
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        found = " ".join(str(error).split())
-        raise expected(f"`{path}` to hold YAML that can be read", found, "run the study's command again") from error
-    if not isinstance(content, dict):
-        raise expected(f"a plan in `{path}`", f"a {type(content).__name__}", "run the study's command again")
-    return read_plan(content, str(path))
 
 
 def _read_run(study: Path, plan: Plan, experiment: Experiment, seed: int) -> Run:

@@ -109,17 +109,17 @@ def test_hidden_files_do_not_make_a_folder_foreign(tmp_path):
 @pytest.mark.parametrize(
     ("prepare", "found"),
     [
-        (lambda out: None, "no folder"),
-        (lambda out: out.mkdir(), "none in it"),
-        (lambda out: out.write_text("text"), "a file"),
+        (lambda out: None, "is not a folder"),
+        (lambda out: out.mkdir(), "is empty"),
+        (lambda out: out.write_text("text"), "is not a folder"),
     ],
 )
 def test_a_folder_without_a_plan_is_one_sentence(tmp_path, prepare, found):
     out = tmp_path / "out"
     prepare(out)
     sentence = (
-        f"Expected the folder of a study, with a plan.yaml, at `{out}`, but got {found}. "
-        "HINT: `lit-prune study` makes one."
+        f"Expected the folder of a study, but got `{out}`, which {found}. "
+        "HINT: give the folder that `lit-prune study` wrote."
     )
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
         stored_plan(out)
@@ -128,8 +128,8 @@ def test_a_folder_without_a_plan_is_one_sentence(tmp_path, prepare, found):
 @pytest.mark.parametrize(
     ("content", "begins"),
     [
-        (b"", "Expected the plan of a study in `{path}`, but got an empty file. HINT: check the folder."),
-        (b"- 1\n", "Expected the plan of a study in `{path}`, but got a list. HINT: check the folder."),
+        (b"", "Expected a plan in `{path}`, but got an empty file. HINT: check the folder."),
+        (b"- 1\n", "Expected a plan in `{path}`, but got a list. HINT: check the folder."),
         (b"a: [", "Expected `{path}` to hold YAML that can be read, but got while parsing a flow node"),
         (b"a: 2024-13-45", "Expected `{path}` to hold YAML that can be read, but got month must be in 1..12. HINT: check it."),
         (b"\xff", "Expected `{path}` to hold YAML that can be read, but got 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte. HINT: check it."),
