@@ -19,6 +19,8 @@ _CLASS_OPTIONS = {
     "model.optimizer": (Optimizer, "an optimizer"),
     "model.lr_scheduler": (LRScheduler, "a learning rate scheduler"),
 }
+# the options that somebody else's class may be given to
+_MODULE_OPTIONS = {"model": "LightningModule", "data": "LightningDataModule"}
 _KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
 _HELP = "`--help` lists the options"
 
@@ -120,6 +122,11 @@ def _bad_value(key: str, rest: str) -> InputError:
         near = difflib.get_close_matches(found, choices, n=1)
         hint = f"did you mean `{near[0]}`" if near else "choose one of them"
         return expected(f"`--{key}` to be one of {', '.join(choices)}", f"`{found}`", hint)
+    if key in _MODULE_OPTIONS:
+        why = re.search(r"Problem with given class_path '([^']+)':\s*(.*)", rest)
+        found = f"`{why[1]}` ({why[2].strip()})" if why else f"`{found}`"
+        hint = "give module.Class, of an installed package or of this folder"
+        return expected(f"`--{key}` to name a class of {_MODULE_OPTIONS[key]}", found, hint)
     if kinds := [_KINDS.get(name, name) for name in re.findall(r"Expected a <class '([^']+)'>", rest)]:
         return expected(f"`--{key}` to be {' or '.join(dict.fromkeys(kinds))}", f"`{found}`", "check the value")
     return expected(f"`--{key}` to have a value that it takes", _one_line(rest), _HELP)

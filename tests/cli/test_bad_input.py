@@ -71,6 +71,7 @@ def refused(run: Run, files: Path, *words: str) -> str:
         (["--model.optimizer=Adm"], "Expected `--model.optimizer` to name an optimizer, but got `Adm`. HINT: did you mean `Adam`."),
         (["--model.optimizer=SGD", "--model.optimizer.momntum=1"], "Expected an argument of SGD, but got `--model.optimizer.momntum`. HINT: did you mean `--model.optimizer.momentum`."),
         (["--model.lr_scheduler=StepLR"], "Expected `step_size` for StepLR, but got no value for it. HINT: add `--model.lr_scheduler.step_size VALUE`."),
+        (["--model=nowhere.Net"], "Expected `--model` to name a class of LightningModule, but got `nowhere.Net` (No module named 'nowhere'). HINT: give module.Class, of an installed package or of this folder."),
         (["--config=sed"], "Expected `--config` to name a YAML file or a shipped configuration, but got `sed`. HINT: did you mean `--config seed`."),
         (["--config=nowhere.yaml"], "Expected `--config` to name a YAML file or a shipped configuration, but got `nowhere.yaml`. HINT: those that ship are quick, seed."),
         (["--config={files}/list.yaml"], "Expected `--config` to hold options by name (`data: {...}`), but got 1. HINT: check the file."),
