@@ -178,8 +178,8 @@ def test_ctrl_c_says_how_to_go_on_and_a_folder_is_for_one_study_at_a_time(run, t
     process.send_signal(signal.SIGINT)
     printed, _ = process.communicate(timeout=120)
     assert second.status == 2
-    assert (
-        second.complaint == "Expected `out` for this study alone, but got another that runs in it. HINT: wait for it."
+    assert second.complaint == (
+        "Expected `out` for this study alone, but got another one that runs in it. HINT: wait for it, or end it."
     )
     assert process.returncode == 130
     assert "The same command goes on where this one stopped." in printed
