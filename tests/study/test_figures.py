@@ -251,7 +251,7 @@ def test_published_curves_are_those_of_the_paper_less_their_dense_network(pictur
 def test_published_curves_are_context_for_their_own_data_alone(tmp_path, pictures):
     drawn = built(study(tmp_path, with_experiments()))["accuracy-against-sparsity"]
     assert "Renda" not in drawn.caption
-    assert not [line for line in drawn.canvas.axes[0].get_lines() if len(line.get_xdata()) == 4]
+    assert not [line for line in drawn.canvas.axes[0].get_lines() if np.size(line.get_xdata()) == 4]
     assert "Renda" in pictures["accuracy-against-sparsity"].caption
 
 
