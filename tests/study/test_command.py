@@ -90,8 +90,8 @@ def test_a_folder_is_for_one_study_at_a_time(run, write):
 def test_an_out_that_is_a_file_is_one_sentence(run, write):
     Path("out").write_text("text")
     answer = run("study", "tiny.yaml", "--out", "out")
-    assert answer.status == 1
-    assert "out" in answer.complaint
+    assert answer.status == 2
+    assert answer.complaint == "Expected `--out` to be a folder, but got the file `out`. HINT: give another."
     assert Path("out").read_text() == "text"
 
 
