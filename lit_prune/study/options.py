@@ -1,15 +1,15 @@
 """What is typed after `lit-prune study`."""
 
-import argparse
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 
 from lit_prune.errors import expected
+from lit_prune.study.arguments import SentenceParser
 from lit_prune.study.plan import shipped_plans
 
 __all__ = ["Options", "parse"]
@@ -46,13 +46,6 @@ class Options:
     settings: tuple[dict[str, Any], ...]
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a mistake with one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise expected("options of `lit-prune study`", message, "`lit-prune study --help` lists them")
-
-
 def parse(words: Sequence[str]) -> Options:
     """Parse the options.
 
@@ -63,13 +56,14 @@ def parse(words: Sequence[str]) -> Options:
         InputError: If they cannot be used.
         SystemExit: After `--help`.
     """
-    parser = _Parser(
-        prog="lit-prune study",
+    parser = SentenceParser(
+        "lit-prune study",
+        "options of `lit-prune study`",
+        "`lit-prune study --help` lists them",
         description="Run the experiments of a plan, each after the one it starts from; what is complete is not run "
         "again, what was cut off goes on. Then write the report.",
         epilog="Every other option of `lit-prune fit` changes all experiments, for example --data.limit_train 10000, "
         "--trainer.precision bf16-mixed, --model.optimizer.lr 0.01. Values are YAML.",
-        allow_abbrev=False,
     )
     parser.add_argument("plan", nargs="?", help="A plan of your own, as a YAML file.")
     parser.add_argument("--preset", help=f"A plan that ships: {', '.join(shipped_plans())}.")
@@ -125,15 +119,12 @@ def _is_setting(word: str) -> bool:
     return word.startswith(tuple(f"--{group}." for group in _GROUPS))
 
 
-def _settings(words: Sequence[str], parser: argparse.ArgumentParser) -> tuple[dict[str, Any], ...]:
+def _settings(words: Sequence[str], parser: SentenceParser) -> tuple[dict[str, Any], ...]:
     settings: list[dict[str, Any]] = []
     for word in sorted(words, key=_depth):
         name, _, text = word.partition("=")
         if not _is_setting(name):
-            known = [option for action in parser._actions for option in action.option_strings if option[:2] == "--"]
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean `{near[0]}`" if near else "settings begin with --data, --model, --trainer"
-            raise expected("a known option", f"`{name}`", hint)
+            raise parser.unknown(name, "a known option", "settings begin with --data, --model, --trainer")
         if name.startswith("--trainer.callbacks."):
             hint = "for example `--trainer.callbacks+ '{class_path: GlobalL1Pruning, init_args: {amount: 0.3}}'`"
             raise expected("a callback and its arguments in one value", f"`{name}`", hint)

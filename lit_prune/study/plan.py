@@ -13,7 +13,17 @@ from lit_prune.errors import expected
 from lit_prune.study.claims import Claim, read_claims
 from lit_prune.study.merge import merged
 
-__all__ = ["ROLES", "Experiment", "Plan", "load_plan", "read_plan", "select", "shipped_plans"]
+__all__ = [
+    "ROLES",
+    "Experiment",
+    "Plan",
+    "check_seeds",
+    "load_plan",
+    "read_mapping",
+    "read_plan",
+    "select",
+    "shipped_plans",
+]
 
 _FOLDER = Path(__file__).parents[1] / "configs" / "study"
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
@@ -161,6 +171,27 @@ def read_plan(content: Mapping[str, Any], source: str) -> Plan:
     )
 
 
+def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
+    """Read a YAML file that holds names and values.
+
+    Args:
+        path: The file.
+        what: What it should hold, for messages.
+        hint: What to do if it holds something else.
+
+    Raises:
+        InputError: If it cannot be read, or holds something else.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that there is not
+        raise expected(f"`{path}` to hold YAML that can be read", " ".join(str(error).split()), "check it") from error
+    if not isinstance(content, dict):
+        found = "an empty file" if content is None else f"a {type(content).__name__}"
+        raise expected(f"{what} in `{path}`", found, hint)
+    return content
+
+
 def check_seeds(seeds: Any, source: str) -> tuple[int, ...]:
     """Check the seeds of a study.
 
@@ -215,7 +246,7 @@ def _with_base(source: str | Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     path = _find(source)
     if path in seen:
         raise expected("plans whose `base` leads to an end", f"`{source}`, which leads to itself", "take one away")
-    content = _parse(path)
+    content = read_mapping(path, "a plan by keys (`experiments: [...]`)", "see the plans that ship")
     content.setdefault("name", path.stem)  # not that of the base: they would share a folder
     base = content.pop("base", None)
     if base is None:
@@ -251,17 +282,6 @@ def _find(source: str | Path) -> Path:
         return Path(source).resolve()
     hint = f"those that ship are {', '.join(shipped)}"
     raise expected("a YAML file or a plan that ships", f"`{source}`", hint)
-
-
-def _parse(path: Path) -> dict[str, Any]:
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that there is not
-        raise expected(f"`{path}` to hold YAML that can be read", " ".join(str(error).split()), "check it") from error
-    if not isinstance(content, dict):
-        found = "an empty file" if content is None else f"a {type(content).__name__}"
-        raise expected(f"a plan by keys (`experiments: [...]`) in `{path}`", found, "see the plans that ship")
-    return content
 
 
 def _experiment(item: Any, source: str) -> Experiment:

@@ -8,7 +8,7 @@ import yaml
 from lit_prune.cli.flat import flat
 from lit_prune.errors import expected
 from lit_prune.files import write_text
-from lit_prune.study.plan import Plan, read_plan
+from lit_prune.study.plan import Plan, read_mapping, read_plan
 
 __all__ = ["store_plan", "stored_plan"]
 
@@ -26,13 +26,7 @@ def stored_plan(out: Path) -> Plan:
         what = "is not a folder" if not out.is_dir() else f"holds no {_NAME}" if any(out.iterdir()) else "is empty"
         hint = "give the folder that `lit-prune study` wrote"
         raise expected("the folder of a study", f"`{out}`, which {what}", hint)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that there is not
-        raise expected(f"`{path}` to hold YAML that can be read", " ".join(str(error).split()), "check it") from error
-    if not isinstance(content, dict):
-        found = "an empty file" if content is None else f"a {type(content).__name__}"
-        raise expected(f"a plan in `{path}`", found, "check the folder")
+    content = read_mapping(path, "a plan", "check the folder")
     return read_plan(content, str(path))
 
 

@@ -1,14 +1,14 @@
 """`lit-prune report`: from a study's folder to tables, verdicts and figures."""
 
 import argparse
-import difflib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from lit_prune.cli.complaint import complain
 from lit_prune.errors import InputError, expected
 from lit_prune.files import write_text
+from lit_prune.study.arguments import SentenceParser
 from lit_prune.study.report_text import report_text
 from lit_prune.study.results import Results, read_results
 from lit_prune.study.tables import results_csv
@@ -107,16 +107,9 @@ def _unwritten(error: OSError, folder: Path, output: Path | None) -> InputError:
     return expected(f"to be able to write into `{where}`", found, "free some space, or check whose folder it is")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Answers a mistake with one sentence."""
-
-    def error(self, message: str) -> NoReturn:
-        raise expected("`lit-prune report DIR`", message, "`lit-prune report --help` lists the options")
-
-
 def _parse(words: Sequence[str]) -> argparse.Namespace:
-    # an abbreviation is a typo that happens to fit
-    parser = _Parser(prog="lit-prune report", description=_DESCRIPTION, allow_abbrev=False)
+    hint = "`lit-prune report --help` lists the options"
+    parser = SentenceParser("lit-prune report", "`lit-prune report DIR`", hint, description=_DESCRIPTION)
     parser.add_argument("folder", metavar="DIR", type=Path, help="The study's folder, as `lit-prune study` wrote it.")
     parser.add_argument(
         "--output",
@@ -128,8 +121,6 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
     given, unknown = parser.parse_known_args(list(words))
     if unknown:
         name = unknown[0].split("=")[0]
-        known = [option for action in parser._actions for option in action.option_strings if option.startswith("--")]
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"did you mean `{near[0]}`" if near else "`lit-prune report --help` lists the options"
-        raise expected("a known option" if name.startswith("-") else "one folder", f"`{name}`", hint)
+        what = "a known option" if name.startswith("-") else "one folder"
+        raise parser.unknown(name, what, hint)
     return given
