@@ -1,11 +1,11 @@
-"""The one way in which lit-prune says that an input is wrong.
+"""The one way in which lit-prune says that an input is wrong, or that a run could not end.
 
 Every floor of the package may import this module; it imports nothing.
 """
 
 from typing import Any
 
-__all__ = ["InputError", "expected"]
+__all__ = ["InputError", "UnfinishedError", "expected"]
 
 
 class InputError(ValueError):
@@ -14,6 +14,20 @@ class InputError(ValueError):
     The message is one sentence for a person: what was expected, what was found, and a hint.
     The command line prints it without a traceback; in Python it is a `ValueError`.
     """
+
+
+class UnfinishedError(RuntimeError):
+    """A run that had begun could not come to its end.
+
+    The message is one sentence, in the pattern of `InputError`; nothing that was saved before is lost.
+
+    Attributes:
+        status: The exit status that tells it: 1, or 128 and the number of the signal that ended the run.
+    """
+
+    def __init__(self, sentence: str, status: int = 1) -> None:
+        super().__init__(sentence)
+        self.status = status
 
 
 def expected(what: str, found: Any, hint: str) -> InputError:

@@ -22,6 +22,7 @@ from lit_prune.cli.checkpoints import KEY, Settings, WholeCheckpoints, stored_se
 from lit_prune.cli.classes import chosen_classes
 from lit_prune.cli.complaint import complain
 from lit_prune.cli.configs import find_config
+from lit_prune.cli.failures import understood
 from lit_prune.cli.flat import flat
 from lit_prune.cli.logs import make_loggers, rewind_logs
 from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
@@ -34,10 +35,7 @@ from lit_prune.errors import InputError, expected
 from lit_prune.model import LitResNet18
 from lit_prune.weights import check_fit, read_checkpoint, read_state_dict
 
-__all__ = ["COMPLAINTS", "TrainingCLI", "main"]
-
-# what a person can act on; anything else is a bug and shows its traceback
-COMPLAINTS = (InputError, MisconfigurationException, OSError)
+__all__ = ["TrainingCLI", "main"]
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
@@ -92,7 +90,7 @@ class TrainingCLI(LightningCLI):
                 # the optimizer is an argument of the model; a second place for it would be ignored in silence
                 auto_configure_optimizers=False,
             )
-        except COMPLAINTS:
+        except Exception:
             for folder in self._folders:
                 abandon(folder)
             raise
@@ -175,7 +173,7 @@ class TrainingCLI(LightningCLI):
             torch.set_num_threads(threads)
         try:
             super().instantiate_classes()
-        except COMPLAINTS:
+        except (InputError, MisconfigurationException, OSError):
             raise
         except (ValueError, TypeError, RuntimeError) as error:
             root = _root(error)  # the parser wraps what a class says in all that it tried itself
@@ -325,8 +323,10 @@ def main(words: Sequence[str]) -> int:
             TrainingCLI(words)
         except SystemExit as leave:  # --help and --print_config end here
             return int(leave.code or 0)
-        except COMPLAINTS as error:
-            return complain(error, 1 if isinstance(error, OSError) else 2)
+        except Exception as error:
+            if (failure := understood(error)) is None:
+                raise
+            return complain(error, failure.status, failure.sentence)
     return 0
 
 

@@ -10,6 +10,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lit_prune.cli.complaint import complain
+from lit_prune.cli.failures import understood
 from lit_prune.errors import expected
 from lit_prune.study.merge import merged
 from lit_prune.study.options import Options, parse
@@ -44,7 +45,8 @@ def main(words: Sequence[str]) -> int:
     try:
         return _run(options)
     except OSError as error:
-        return complain(error, 1)
+        failure = understood(error)
+        return complain(error, 1, failure and failure.sentence)
 
 
 def _run(options: Options) -> int:

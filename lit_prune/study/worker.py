@@ -26,9 +26,10 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_prune import __version__
 from lit_prune.cli.checkpoints import save
+from lit_prune.cli.failures import Failure, understood
 from lit_prune.cli.quiet import quiet
-from lit_prune.cli.training import COMPLAINTS, TrainingCLI
-from lit_prune.errors import InputError, expected
+from lit_prune.cli.training import TrainingCLI
+from lit_prune.errors import InputError
 from lit_prune.files import replacing, write_text
 from lit_prune.study.plan import Experiment, Plan
 from lit_prune.study.plan_file import stored_plan
@@ -58,18 +59,13 @@ def main(words: Sequence[str]) -> int:
         plan = stored_plan(out)
         with quiet():
             run(plan, plan[name], seed, out)
-    except OSError as error:
-        found = (error.strerror or str(error)).lower()
-        hint = "free some space, or check whose folder it is; the same command goes on"
-        _note(folder, str(expected(f"to be able to read and write `{error.filename or folder}`", found, hint)))
-        return 1
-    except COMPLAINTS as error:
-        _note(folder, " ".join(str(error).split()))
-        return 2
     except Exception as error:
-        traceback.print_exc()
-        _note(folder, f"{type(error).__name__}: {' '.join(str(error).split())}")
-        return 1
+        failure = understood(error)
+        if failure is None:
+            traceback.print_exc()
+            failure = Failure(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
+        _note(folder, failure.sentence)
+        return failure.status
     return 0
 
 

@@ -1,0 +1,62 @@
+"""Which failures a person can act on, and the one sentence for each; anything else is a bug and shows its traceback."""
+
+from typing import NamedTuple
+
+from lit_prune.errors import InputError, UnfinishedError, expected
+
+__all__ = ["Failure", "understood"]
+
+# what torch says, on the CPU and on others, when there is no memory left
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
+# what the back ends of torch.distributed say when another process of the run is gone
+_LOST_PROCESS = ("connection closed by peer", "connection reset by peer", "broken pipe", "process exited", "gloo")
+
+
+class Failure(NamedTuple):
+    """What to tell a person.
+
+    Attributes:
+        sentence: What was expected, what was found, and a hint.
+        status: The exit status: 2 for input that cannot be used, 1 or 128 + signal for a run that could not end.
+    """
+
+    sentence: str
+    status: int
+
+
+def understood(error: BaseException, again: str = "the same command") -> Failure | None:
+    """Say what a failure means to a person.
+
+    Args:
+        error: What ended a command.
+        again: What goes on where it stopped, for hints.
+
+    Returns:
+        The sentence and the exit status; None for a failure that nobody has thought of, a bug.
+    """
+    # Lightning's word for settings that do not go together, by name: importing it takes seconds, a complaint should not
+    if isinstance(error, InputError) or type(error).__name__ == "MisconfigurationException":
+        return Failure(_one_line(error), 2)
+    if isinstance(error, UnfinishedError):
+        return Failure(_one_line(error), error.status)
+    if isinstance(error, OSError):
+        return Failure(_of_files(error, again), 1)
+    text = str(error).lower()
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and any(t in text for t in _NO_MEMORY)):
+        found = _one_line(error).split(". ")[0].rstrip(".") or "none left"
+        hint = f"take a smaller `--data.batch_size` or run less beside it; {again} goes on"
+        return Failure(str(expected("enough memory for this run", f"none ({found})", hint)), 1)
+    if isinstance(error, RuntimeError) and any(sign in text for sign in _LOST_PROCESS):
+        hint = f"see what the other one printed; {again} goes on"
+        return Failure(str(expected("all processes of this run to answer", "one that is gone", hint)), 1)
+    return None
+
+
+def _of_files(error: OSError, again: str) -> str:
+    found = (error.strerror or _one_line(error)).lower()
+    what = f"to be able to read and write `{error.filename}`" if error.filename else "to be able to read and write"
+    return str(expected(what, found, f"free some space, or check whose folder it is; {again} goes on"))
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
