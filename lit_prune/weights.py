@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
+from lit_prune.checksums import fault_of
 from lit_prune.errors import InputError, expected
 
 __all__ = ["check_fit", "read_checkpoint", "read_state_dict"]
@@ -95,7 +96,12 @@ def _read(path: str | Path) -> Any:
     if not path.is_file():
         raise expected("the path of a file with weights", f"`{path}`, where there is no file", "check the path")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:
+            if (fault := fault_of(file)) is not None:
+                raise expected("a whole checkpoint", f"`{path}`, {fault}", "copy or write it again")
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
     except OSError as error:
         raise expected("a file that can be read", f"`{path}` ({error.strerror})", "check its permissions") from error
     except Exception as error:  # damaged bytes make the unpickler raise anything

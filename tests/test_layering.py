@@ -14,14 +14,15 @@ PACKAGE = Path(lit_prune.__file__).parent
 ALLOWED = {
     "errors": set(),
     "files": set(),
+    "checksums": set(),
     "convolution": {"errors"},
-    "weights": {"errors"},
+    "weights": {"errors", "checksums"},
     "functional": {"errors"},
     "data": {"errors"},
     "model": {"errors", "convolution", "weights"},
     "callbacks": {"errors", "functional"},
     # `cli.main` names the modules of every command as text, and imports the one that is called
-    "cli": {"errors", "files", "convolution", "weights", "functional", "data", "model", "callbacks"},
+    "cli": {"errors", "files", "checksums", "convolution", "weights", "functional", "data", "model", "callbacks"},
     "study": {"errors", "files", "cli", "data", "model", "weights", "callbacks", "functional"},
     "__main__": {"cli"},
     "__init__": {"data", "model", "callbacks"},

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
+from lit_prune.checksums import seal
 from lit_prune.cli.flat import flat
 from lit_prune.errors import expected
 from lit_prune.files import replacing
@@ -45,7 +46,7 @@ class WholeCheckpoints(TorchCheckpointIO):
 
 
 def save(content: Any, path: Path) -> None:
-    """Call `torch.save`, whose own words for a full disk are a page.
+    """Call `torch.save`, whose own words for a full disk are a page, and add a checksum.
 
     Raises:
         OSError: If the file cannot be written.
@@ -53,6 +54,7 @@ def save(content: Any, path: Path) -> None:
     try:
         with path.open("wb") as file:
             torch.save(content, file)
+        seal(path)
     except RuntimeError as error:
         # the writer of archives fails again when it is closed, and hides what the file system said
         cause: BaseException | None = error
