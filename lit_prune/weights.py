@@ -8,10 +8,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from lit_prune.checksums import fault_of
 from lit_prune.errors import InputError, expected
+from lit_prune.unpickling import unsafe_requests
 
 __all__ = ["check_fit", "read_checkpoint", "read_state_dict"]
 
@@ -110,11 +110,12 @@ def _read(path: str | Path) -> Any:
 
 def _explain(path: Path, error: Exception) -> InputError:
     """Say why `torch.load` failed."""
-    if zipfile.is_zipfile(path) and isinstance(error, pickle.UnpicklingError):
-        names = ", ".join(sorted(get_unsafe_globals_in_checkpoint(path))) or "objects"
+    asked = unsafe_requests(path)
+    if asked or (zipfile.is_zipfile(path) and isinstance(error, pickle.UnpicklingError)):
+        more = f" and {len(asked) - _NAMED} more" if len(asked) > _NAMED else ""
         return expected(
             "a file with nothing but weights and plain values",
-            f"`{path}`, which asks for {names}",
+            f"`{path}`, which is unsafe: it asks for {', '.join(asked[:_NAMED]) or 'objects'}{more}",
             "loading it could run code; save the `state_dict` alone",
         )
     with path.open("rb") as file:
