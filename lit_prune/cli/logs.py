@@ -1,7 +1,11 @@
 """Loggers of one run that a later process can go on with: no row lost, no epoch twice."""
 
 import csv
-from collections.abc import Mapping
+import errno
+import io
+import os
+from collections.abc import Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_prune.files import replacing
+from lit_prune.files import append, replacing, sync
 
 __all__ = ["log_positions", "make_loggers", "rewind_logs"]
 
@@ -31,26 +35,57 @@ class _EpochAxis:
 
 
 class _TensorBoard(_EpochAxis, TensorBoardLogger):
-    pass
+    @property
+    def experiment(self) -> Any:
+        # rank zero alone writes, and `super` gives the others an object that does nothing
+        if self._experiment is None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            from lit_prune.cli.event_file import Summaries  # TensorBoard takes a while, `--help` should not
+
+            self._experiment = Summaries(self.log_dir)
+        return super().experiment
+
+    @rank_zero_only
+    def save(self) -> None:
+        # Lightning's own also writes a file `hparams.yaml`, which would be empty: `config.yaml` has them
+        self.experiment.flush()
 
 
 class _Rows(ExperimentWriter):
-    """Goes on with a file that is there, which Lightning's own deletes, and never leaves half of it."""
+    """Goes on with a file that is there, which Lightning's own deletes, and never leaves half a row.
+
+    Attributes:
+        count: Rows on disk. They are counted once: to read them at each checkpoint would slow a long run down.
+    """
+
+    def __init__(self, log_dir: str) -> None:
+        self._path = Path(log_dir) / _METRICS
+        self.count = 0
+        super().__init__(log_dir)
 
     def _check_log_dir_exists(self) -> None:
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            with path.open(newline="", encoding="utf-8") as file:
-                self.metrics_keys = next(csv.reader(file), [])
+        self.metrics_keys, rows = _rows(self._path)
+        self.count = len(rows)
 
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        path = Path(self.metrics_file_path)
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=fieldnames)
-            writer.writeheader()
-            writer.writerows(rows)
+    def save(self) -> None:
+        """Add what has been logged since the last time.
+
+        Raises:
+            OSError: If it cannot be written; the file is as before then. A file that is gone is not made anew, which
+                would leave half a history in silence.
+        """
+        if self.count and not self._path.is_file():
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
+        if not self.metrics:
+            return
+        header = sorted({*self.metrics_keys, *chain(*self.metrics)})
+        if len(header) == len(self.metrics_keys):
+            append(self._path, _table(header, self.metrics).encode())
+        else:  # the first row, or a new column
+            known, rows = _rows(self._path)
+            earlier = [dict(zip(known, row, strict=False)) for row in rows]
+            _rewrite(self._path, header, [*earlier, *self.metrics])
+        self.count += len(self.metrics)
+        self.metrics, self.metrics_keys = [], header
 
 
 class _CSV(_EpochAxis, CSVLogger):
@@ -89,17 +124,25 @@ def log_positions(loggers: list[Any]) -> dict[str, Any]:
 
     Returns:
         Plain values for a checkpoint.
+
+    Raises:
+        OSError: If they cannot be written, or are gone with the run's folder.
     """
     positions: dict[str, Any] = {}
     for logger in loggers:
-        folder = Path(logger.log_dir) if isinstance(logger, _TensorBoard | _CSV) else None
-        if folder is None or not folder.is_dir():
+        if not isinstance(logger, _TensorBoard | _CSV) or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
             continue
+        folder = Path(logger.log_dir)
+        if logger._experiment is None and not folder.is_dir():
+            continue  # nothing has been logged
+        logger.save()
         if isinstance(logger, _TensorBoard):
-            logger.experiment.flush()
             positions["events"] = {path.name: path.stat().st_size for path in folder.glob(_EVENTS)}
-        else:
-            positions["rows"] = len(_rows(folder / _METRICS)[1])
+            for path in folder.glob(_EVENTS):
+                sync(path)  # the checkpoint will be on disk, also if the machine goes off; so must be what it counts on
+        elif (folder / _METRICS).is_file():
+            positions["rows"] = logger.experiment.count
+            sync(folder / _METRICS)
     return positions
 
 
@@ -126,8 +169,7 @@ def rewind_logs(folder: Path, positions: Mapping[str, Any]) -> None:
     if not kept:
         path.unlink(missing_ok=True)
     elif len(kept) < len(rows):
-        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([header, *kept])
+        _rewrite(path, header, [dict(zip(header, row, strict=False)) for row in kept])
 
 
 def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
@@ -136,3 +178,15 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
     with path.open(newline="", encoding="utf-8") as file:
         header, *rows = list(csv.reader(file)) or [[]]
     return header, rows
+
+
+def _rewrite(path: Path, header: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
+    names = dict(zip(header, header, strict=True))
+    with replacing(path) as part:
+        part.write_bytes(_table(header, [names, *rows]).encode())
+
+
+def _table(header: list[str], rows: Iterable[Mapping[str, Any]]) -> str:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, header).writerows(rows)
+    return text.getvalue()
