@@ -6,23 +6,26 @@ it is memory-mapped and never unpickled, so a damaged or foreign file is refused
 """
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import os
+import shutil
 import socket
 import sys
 import tarfile
-import tempfile
 import uuid
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, UnfinishedError, expected
 
 __all__ = ["CLASS_NAMES", "SIZES", "Split", "open_split", "prepare"]
 
@@ -37,6 +40,7 @@ SHA256 = {
 FOLDER = "cifar10-arrays"
 ARCHIVE, ARCHIVE_MD5 = "cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"
 SOCKET_TIMEOUT_S = 20.0
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 SplitName = Literal["train", "test"]
 
@@ -70,7 +74,8 @@ def open_split(data_dir: Path, split: SplitName) -> Split:
 def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
     """Make sure that the cache holds these parts, writing what is missing or damaged.
 
-    Two processes may do this at once: each works in a folder of its own and renames finished files into place.
+    Several processes may do this at once: each works in a folder of its own and renames finished files into place.
+    What a killed one has left is taken away.
     A complete cache in a folder that cannot be written to is fine.
 
     Args:
@@ -79,26 +84,20 @@ def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
 
     Raises:
         InputError: If CIFAR-10 is neither there nor can be downloaded, or if the folder cannot be written to.
+        UnfinishedError: If the disk is full.
     """
     faults = list(_faults(data_dir, splits))
     if not faults:
         return
-    try:
-        (data_dir / FOLDER).mkdir(parents=True, exist_ok=True)
-        scratch = tempfile.TemporaryDirectory(dir=data_dir, prefix=f".{FOLDER}-")
-    except OSError as error:
-        raise expected(
-            f"a data folder {str(data_dir)!r} that can be written to",
-            f"{type(error).__name__} ({error.strerror})",
-            "name another one with `--data.data_dir`, or use `--data.source synthetic`",
-        ) from error
-    with scratch as folder:
+    with _scratch(data_dir) as (folder, mark):
         try:
-            arrays = _read_original(data_dir, Path(folder), {path.stem.split("_")[0] for path, _ in faults})
+            arrays = _read_original(data_dir, folder, {path.stem.split("_")[0] for path, _ in faults})
         except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
+            if isinstance(error, OSError) and error.errno in _FULL:
+                raise _unwritten(folder, error) from error
             raise _unavailable(data_dir, *faults[0], error) from error
         for path, _ in faults:
-            _write(path, arrays[path.stem])
+            _write(path, arrays[path.stem], mark)
 
 
 def _paths(data_dir: Path, split: str) -> tuple[Path, Path]:
@@ -197,18 +196,64 @@ def _unavailable(data_dir: Path, path: Path, fault: str, error: Exception) -> In
     )
 
 
-def _write(path: Path, array: NDArray[Any]) -> None:
+@contextlib.contextmanager
+def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
+    """Make a folder for this process alone, and a word that marks what else it writes until it is whole.
+
+    A lock lasts as long as its process, so that what a killed one has left can be told from what is being written.
+    """
+    mark = uuid.uuid4().hex
+    lock, folder = (data_dir / f".{FOLDER}-{mark}{suffix}" for suffix in (".lock", ""))
+    try:
+        (data_dir / FOLDER).mkdir(parents=True, exist_ok=True)
+        _take_away_leavings(data_dir)
+        held = FileLock(lock)
+        held.acquire()
+        folder.mkdir(0o700)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise _unwritten(folder, error) from error
+        raise expected(
+            f"a data folder {str(data_dir)!r} that can be written to",
+            f"{type(error).__name__} ({error.strerror})",
+            "name another one with `--data.data_dir`, or use `--data.source synthetic`",
+        ) from error
+    try:
+        yield folder, mark
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.unlink(missing_ok=True)  # while it is held, so that nobody takes the folder for left
+        held.release()
+
+
+def _take_away_leavings(data_dir: Path) -> None:
+    """Take away what processes that are gone have left; a process that is at work holds its lock."""
+    for path in data_dir.glob(f".{FOLDER}-*.lock"):
+        # somebody else's, or gone by now
+        with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):
+            mark = path.stem.removeprefix(f".{FOLDER}-")
+            for part in (data_dir / FOLDER).glob(f"*.{mark}.part"):
+                part.unlink(missing_ok=True)
+            shutil.rmtree(path.with_suffix(""), ignore_errors=True)
+            path.unlink(missing_ok=True)
+
+
+def _write(path: Path, array: NDArray[Any], mark: str) -> None:
     """Write beside the target and rename, so that nobody ever sees half a file."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    part = path.with_name(f"{path.name}.{mark}.part")
     try:
         with part.open("xb") as file:
-            np.save(file, array, allow_pickle=False)
+            # for a real file NumPy leaves the writing to C, and does not know what the disk said
+            np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
         os.replace(part, path)
     except OSError as error:
-        raise expected(
-            f"to write {str(path)!r}",
-            f"{type(error).__name__} ({error.strerror})",
-            "make room or name another folder with `--data.data_dir`",
-        ) from error
+        raise _unwritten(path, error) from error
     finally:
-        part.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: OSError) -> UnfinishedError:
+    found = f"{type(error).__name__} ({error.strerror})"
+    hint = "make room or name another folder with `--data.data_dir`"
+    return UnfinishedError(str(expected(f"to write {str(path)!r}", found, hint)))

@@ -14,7 +14,7 @@ import pytest
 from torchvision.datasets import CIFAR10
 
 from lit_prune.data import arrays
-from lit_prune.errors import InputError
+from lit_prune.errors import InputError, UnfinishedError
 from tests.data import fake
 from tests.processes import run_two
 
@@ -212,7 +212,7 @@ def test_a_full_disk_leaves_nothing_behind(fake_cifar10, tmp_path, monkeypatch):
 
     shutil.copy(fake_cifar10, tmp_path)
     monkeypatch.setattr(np, "save", fail)
-    with pytest.raises(InputError) as error:
+    with pytest.raises(UnfinishedError) as error:
         arrays.prepare(tmp_path, ["test"])
     assert str(error.value) == (
         f"Expected to write '{tmp_path}/cifar10-arrays/test_images.npy', but got OSError (No space left on device). "
