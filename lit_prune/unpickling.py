@@ -3,12 +3,14 @@
 Nothing here decides what is loaded; `torch.load(weights_only=True)` does, and refuses. This says what it has refused.
 """
 
+import _compat_pickle
 import io
 import mmap
 import pickle
 import pickletools
 import re
 import tarfile
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +25,8 @@ _LIMIT = 64 * 2**20
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 _LONGEST = 100
 _TORCHSCRIPT = "the code of a TorchScript archive"
+# what stands in most checkpoints; what is alarming shall be named before it
+_FAMILIAR = ("collections", "lightning", "numpy", "torch")
 _CALLS = {"REDUCE", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD"}
 
 
@@ -39,15 +43,16 @@ def unsafe_requests(path: Path) -> list[str]:
         path: A file of any kind: an archive of `torch.save` in any of its formats, a bare pickle, or something else.
 
     Returns:
-        Dotted names such as "posix.system", sorted, and a phrase for code in a TorchScript archive. Empty if the file
-        holds no pickle, or only harmless ones.
+        Dotted names such as "posix.system", the most alarming first, and a phrase for code in a TorchScript archive.
+        Empty if the file holds no pickle, or only harmless ones.
 
     Raises:
         OSError: If the file cannot be read.
     """
     found = set(_asked_for(path))
     code = found & {_TORCHSCRIPT}
-    return [_shown(name) for name in sorted(_unsafe(found - code))] + sorted(code)
+    unsafe = sorted(_unsafe(found - code), key=lambda name: (name.split(".")[0] in _FAMILIAR, name))
+    return [_shown(name) for name in unsafe] + sorted(code)
 
 
 def _asked_for(path: Path) -> Iterator[str]:
@@ -103,10 +108,12 @@ def _of_pickle(stream: _Stream) -> tuple[list[str], bool]:
     memo: dict[int, Any] = {}
     sure = False
     try:
-        for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]  # a mapping reads like a file
-            if (name := _follow(opcode, argument, stack, memo)) is not None:
-                names.append(name)
-            sure |= opcode.name in _CALLS | {"PROTO", "STOP"}
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # odd escapes in strings are the least of what may be there
+            for opcode, argument, _ in pickletools.genops(stream):  # type: ignore[arg-type]  # a mapping reads like a file
+                if (name := _follow(opcode, argument, stack, memo)) is not None:
+                    names.append(name)
+                sure |= opcode.name in _CALLS | {"PROTO", "STOP"}
     except (ValueError, IndexError, KeyError, TypeError, UnicodeError, pickle.UnpicklingError, OverflowError):
         return (names if sure else []), False
     return names, True
@@ -126,7 +133,7 @@ def _follow(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[Any], mem
         return None
     name = None
     if kind in ("GLOBAL", "INST"):
-        name = argument.replace(" ", ".", 1)
+        name = _of_today(*argument.split(" ", 1))
     elif kind == "STACK_GLOBAL":
         name = ".".join(part if isinstance(part, str) else "?" for part in stack[-2:])
     elif kind.startswith("EXT"):
@@ -144,6 +151,12 @@ def _follow(opcode: pickletools.OpcodeInfo, argument: Any, stack: list[Any], mem
     value = argument if isinstance(argument, str | bytes) else None
     stack += [mark if item is mark else value for item in opcode.stack_after]
     return name
+
+
+def _of_today(module: str, name: str) -> str:
+    """Undo what pickles of old protocols do to names, which are those of Python 2."""
+    module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+    return f"{_compat_pickle.IMPORT_MAPPING.get(module, module)}.{name}"
 
 
 def _unsafe(names: set[str]) -> set[str]:

@@ -1,6 +1,7 @@
 """Reading weights from files, safely, and saying in one sentence why a file cannot be used."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -99,7 +100,9 @@ def _read(path: str | Path) -> Any:
         with path.open("rb") as file:
             if (fault := fault_of(file)) is not None:
                 raise expected("a whole checkpoint", f"`{path}`, {fault}", "copy or write it again")
-            return torch.load(file, map_location="cpu", weights_only=True)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about formats; what matters about them is said in one sentence
+                return torch.load(file, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except OSError as error:

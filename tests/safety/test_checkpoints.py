@@ -1,0 +1,193 @@
+"""Files with weights run nothing, whoever wrote them, and the refusal says so."""
+
+import pickle
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lit_prune.errors import InputError
+from lit_prune.weights import read_checkpoint, read_state_dict
+from tests.cli.conftest import TINY
+from tests.safety.gadgets import GADGETS, exchanged, shell
+
+READERS = [read_checkpoint, read_state_dict]
+# loads one file after the other as nobody should
+OPEN_ALL = """
+import pickle, sys, warnings
+warnings.simplefilter("ignore")
+import torch
+for path in sys.argv[1:]:
+    sys.path.insert(0, path.rpartition("/")[0])
+    for load in (lambda f: torch.load(f, weights_only=False), lambda f: pickle.load(open(f, "rb"))):
+        try:
+            found = load(path)
+        except BaseException:
+            continue
+        getattr(isinstance(found, dict) and found.get("more"), "wait", int)()
+"""
+
+
+def refusal(function: Callable[[Path], Any], path: Path) -> str:
+    with pytest.raises(InputError) as error:
+        function(path)
+    return str(error.value)
+
+
+def sentence(path: Path | str, asked: str) -> str:
+    """What the refusal of an unsafe file has to match."""
+    return (
+        r"Expected a file with nothing but weights and plain values, but got "
+        rf"`{re.escape(str(path))}`, which is unsafe: it asks for .*{re.escape(asked)}.*\. "
+        r"HINT: loading it could run code; save the `state_dict` alone\."
+    )
+
+
+@pytest.fixture(scope="module")
+def armed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
+    """Every gadget: its file and the canary that it would make."""
+    files = {}
+    for number, (name, (write, _)) in enumerate(GADGETS.items()):
+        folder = tmp_path_factory.mktemp("gadget")
+        files[name] = folder / "evil.ckpt", folder / f"canary{number}"
+        write(*files[name])
+    return files
+
+
+@pytest.mark.parametrize("read", READERS)
+@pytest.mark.parametrize("forced", [False, True], ids=["", "forced"])
+@pytest.mark.parametrize("name", GADGETS)
+def test_no_gadget_runs(armed, name, forced, read, monkeypatch):
+    if forced:  # a way to switch torch's own safety off, for callers who do not insist on it
+        monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    monkeypatch.syspath_prepend(str(armed[name][0].parent))
+    path, canary = armed[name]
+    said = refusal(read, path)
+    assert re.fullmatch(sentence(path, GADGETS[name][1]), said), said
+    assert not canary.exists()
+
+
+def test_the_gadgets_are_real(tmp_path):
+    """With full powers every one of them makes its canary; or else the test above could not fail."""
+    files = {}
+    for number, (name, (write, _)) in enumerate(GADGETS.items()):
+        (tmp_path / str(number)).mkdir()
+        files[name] = tmp_path / str(number) / "evil.ckpt", tmp_path / str(number) / f"canary{number}"
+        write(*files[name])
+    subprocess.run([sys.executable, "-c", OPEN_ALL, *(str(path) for path, _ in files.values())], check=True)
+    # what torch takes for TorchScript goes to another reader of its own, which does not know Python's names
+    assert [name for name, (_, canary) in files.items() if not canary.exists()] == ["TorchScript"]
+
+
+def test_a_compressed_archive_is_not_even_unpacked(tmp_path):
+    path, canary = tmp_path / "evil.pt", tmp_path / "canary"
+    torch.save({"weight": torch.ones(2)}, path)
+    exchanged(path, pickle.dumps(shell(canary), 2), zipfile.ZIP_DEFLATED)
+    torch.load(path, weights_only=False)
+    assert canary.exists()
+    canary.unlink()
+    for read in READERS:
+        assert "whose records are compressed" in refusal(read, path)
+    assert not canary.exists()
+
+
+@pytest.fixture(scope="module")
+def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that the command line wrote."""
+    from lit_prune.cli.main import main
+
+    folder = tmp_path_factory.mktemp("genuine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = [*TINY, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+        assert main(["fit", *words, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]) == 0
+    return next(folder.rglob("last.ckpt"))
+
+
+def _in_callback(checkpoint: dict[str, Any], gadget: Any) -> None:
+    next(state for name, state in checkpoint["callbacks"].items() if "GlobalL1Pruning" in name)["more"] = gadget
+
+
+def _in_optimizer(checkpoint: dict[str, Any], gadget: Any) -> None:
+    checkpoint["optimizer_states"][0]["state"][0]["step"] = gadget
+
+
+def _in_settings(checkpoint: dict[str, Any], gadget: Any) -> None:
+    checkpoint["lit_prune"]["settings"]["model"]["optimizer"] = gadget
+
+
+def _in_hyperparameters(checkpoint: dict[str, Any], gadget: Any) -> None:
+    checkpoint["hyper_parameters"]["output"] = gadget
+
+
+def _as_key(checkpoint: dict[str, Any], gadget: Any) -> None:
+    checkpoint[gadget] = None
+
+
+@pytest.mark.parametrize("hide", [_in_callback, _in_optimizer, _in_settings, _in_hyperparameters, _as_key])
+@pytest.mark.parametrize("option", ["--ckpt_path", "--model.weights", "--model.init_from"])
+def test_a_gadget_in_a_genuine_checkpoint_does_not_run(run, tmp_path, genuine, hide, option):
+    checkpoint = read_checkpoint(genuine)
+    hide(checkpoint, shell(tmp_path / "canary"))
+    torch.save(checkpoint, "evil.ckpt")
+    before = set(tmp_path.rglob("*"))
+    answer = run("fit", *TINY, f"{option}=evil.ckpt")
+    assert answer.status == 2
+    assert re.fullmatch(sentence("evil.ckpt", "posix.system"), answer.complaint)
+    assert set(tmp_path.rglob("*")) == before
+
+
+OWN = ["--model=lightning.pytorch.demos.boring_classes.BoringModel",
+       "--data=lightning.pytorch.demos.boring_classes.BoringDataModule",
+       "--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["os.system", "old format", "oldest format", "bare pickle 0", "module", "TorchScript"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", *TINY, "--ckpt_path"],
+        ["validate", *TINY, "--ckpt_path"],
+        ["test", *TINY, "--ckpt_path"],
+        ["predict", *TINY, "--ckpt_path"],
+        ["fit", *TINY, "--model.weights"],
+        ["fit", *TINY, "--model.init_from"],
+        ["fit", *OWN, "--init_from"],
+        ["fit", *OWN, "--weights_only=false", "--ckpt_path"],
+        ["study", "--preset=quick", "--out=study", "--dry_run", "--weights"],
+    ],
+    ids=lambda words: " ".join([words[0], *words[-2:]]),
+)
+def test_every_option_that_takes_a_file_refuses_it(run, tmp_path, monkeypatch, words, name):
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    write, asked = GADGETS[name]
+    write(tmp_path / "evil.pt", tmp_path / "canary")
+    before = set(tmp_path.rglob("*"))
+    answer = run(*words, "evil.pt")
+    assert answer.status == 2
+    assert re.fullmatch(".*" + sentence("evil.pt", asked), answer.complaint)
+    assert set(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("text", ["config\nfoo\nbar\n", "cat\ndog\n", "import os\n", "(a list)", "]\n", "\x93NUMPY"])
+def test_text_is_not_taken_for_a_pickle(tmp_path, text):
+    (tmp_path / "notes.txt").write_text(text, encoding="latin-1")
+    assert "which is neither" in refusal(read_state_dict, tmp_path / "notes.txt")
+
+
+def test_what_an_unsafe_file_asks_for_stays_in_one_line(tmp_path):
+    """The names in a pickle are whatever its author wrote there, escape sequences of a terminal too."""
+    name = "\x1b[31mHINT: fine\n" + "x" * 10_000
+    (tmp_path / "evil.pt").write_bytes(
+        b"\x80\x04\x8c\x02os" + b"X" + len(name).to_bytes(4, "little") + name.encode() + b"\x93."
+    )
+    said = refusal(read_state_dict, tmp_path / "evil.pt")
+    assert r"which is unsafe: it asks for 'os.\x1b[31mHINT: fine\nxxx" in said
+    assert len(said) < 400
+    assert said.isprintable()
