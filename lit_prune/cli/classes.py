@@ -3,12 +3,13 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lit_prune.cli.configs import find_config
+from lit_prune.errors import InputError
+from lit_prune.yaml_files import load_yaml
 
 __all__ = ["chosen_classes"]
 
@@ -48,8 +49,18 @@ def _values(words: Sequence[str]) -> list[str]:
 
 
 def _read(value: str) -> Any:
-    """The content of a configuration; one that cannot be read is the parser's to complain about."""
+    """The content of a configuration; one that cannot be read is the parser's to complain about.
+
+    Raises:
+        InputError: If it would be a danger to who reads it. No parser has seen it then, wherever it was named.
+    """
     try:
-        return yaml.safe_load(Path(find_config(value)).read_text(encoding="utf-8"))
+        path = find_config(value)
+    except InputError:
+        return None
+    try:
+        return load_yaml(path)
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError):
         return None

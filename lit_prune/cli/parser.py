@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_prune.cli.configs import find_config
 from lit_prune.cli.explain import explain
 from lit_prune.errors import expected
+from lit_prune.yaml_files import check_yaml
 
 __all__ = ["NamedConfig", "OneLineParser", "explained"]
 
@@ -32,6 +33,7 @@ class NamedConfig(ActionConfigFile):
         """Read one configuration into what was parsed before it."""
         path = find_config(values)
         try:
+            check_yaml(path)
             super().__call__(parser, namespace, path, option_string)  # type: ignore[no-untyped-call]
         except (OSError, UnicodeDecodeError) as error:
             raise expected("`--config` to hold YAML that can be read", str(error), f"check `{path}`") from error

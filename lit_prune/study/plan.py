@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from lit_prune.errors import expected
+from lit_prune.errors import InputError, expected
 from lit_prune.study.claims import Claim, read_claims
 from lit_prune.study.merge import merged
+from lit_prune.yaml_files import load_yaml
 
 __all__ = [
     "ROLES",
@@ -180,10 +181,12 @@ def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
         hint: What to do if it holds something else.
 
     Raises:
-        InputError: If it cannot be read, or holds something else.
+        InputError: If it cannot be read, would be a danger to who reads it, or holds something else.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(path)
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that there is not
         raise expected(f"`{path}` to hold YAML that can be read", " ".join(str(error).split()), "check it") from error
     if not isinstance(content, dict):

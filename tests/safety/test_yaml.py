@@ -1,0 +1,162 @@
+"""YAML of strangers makes plain values, of a bearable number, or is refused in one sentence."""
+
+import resource
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_prune.errors import InputError
+from lit_prune.yaml_files import check_yaml, load_yaml, load_yaml_text
+from tests.cli.conftest import TINY
+
+CYCLE = "values in {source} that end somewhere, but got `*a` inside itself. HINT: take the alias away."
+DEEP = "values in {source} nested at most 100 deep, but got more. HINT: write down less, with fewer aliases."
+MANY = (
+    "at most 100000 values in {source}, but got more, with its aliases followed. "
+    "HINT: write down less, with fewer aliases."
+)
+TAG = (
+    "plain values in {source}, but got the tag `!!python/TAG`, which is unsafe: it asks for an object of Python. "
+    "HINT: take the tag away if you know who wrote it, or the file if you do not."
+)
+LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
+)
+# what it is -> the YAML, and the sentence after "Expected"
+DANGERS = {
+    "billion laughs": (LAUGHS, MANY),
+    "billion laughs in keys": (LAUGHS.replace("a: &a [x", "a: &a ['x'"), MANY),
+    "billion laughs by merging": (
+        "a: &a {x: 1}\n"
+        + "".join(f"{n}: &{n} {{<<: [{', '.join([f'*{o}'] * 99)}]}}\n" for o, n in zip("abc", "bcd", strict=True)),
+        MANY,
+    ),
+    "many values": ("- 1\n" * 100_001, MANY),
+    "list in itself": ("data: &a [*a]", CYCLE),
+    "mapping in itself": ("data: &a {source: *a}", CYCLE),
+    "mapping deep in itself": ("data: &a {x: [1, {y: [*a]}]}", CYCLE),
+    "deep lists": ("data: " + "[1, " * 200, DEEP),
+    "deep mappings": ("{a: " * 200, DEEP),
+    "deep blocks": ("- " * 50_000 + "1", DEEP),
+    "deep keys": ("? " * 50_000, DEEP),
+    "a call": ("data: !!python/object/apply:os.system ['touch canary']", TAG.replace("TAG", "object/apply:os.system")),
+    "a call with new": ("!!python/object/new:os.system ['touch canary']", TAG.replace("TAG", "object/new:os.system")),
+    "a name": ("data: !!python/name:os.system", TAG.replace("TAG", "name:os.system")),
+    "a module": ("data: !!python/module:antigravity", TAG.replace("TAG", "module:antigravity")),
+    "a tag in full": ("data: !<tag:yaml.org,2002:python/name:os.system>", TAG.replace("TAG", "name:os.system")),
+    "a tag by another name": (
+        "%TAG !p! tag:yaml.org,2002:python/\n---\ndata: !p!object/apply:os.system ['touch canary']",
+        TAG.replace("TAG", "object/apply:os.system"),
+    ),
+}  # fmt: skip
+
+
+def sentence(name: str, source: str) -> str:
+    return f"Expected {DANGERS[name][1].replace('{source}', source)}"
+
+
+@pytest.mark.parametrize("name", DANGERS)
+@pytest.mark.parametrize("read", [check_yaml, load_yaml])
+def test_dangers_are_refused_before_they_are_built(tmp_path, name, read):
+    path = tmp_path / "evil.yaml"
+    path.write_text(DANGERS[name][0])
+    began, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError) as error:
+        read(path)
+    assert str(error.value) == sentence(name, f"`{path}`")
+    assert time.monotonic() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # KiB
+
+
+@pytest.mark.parametrize("name", DANGERS)
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["fit", *TINY, "--config=evil.yaml"],
+        ["fit", *TINY, "-c", "evil.yaml"],
+        ["validate", "--config", "evil.yaml"],
+        ["study", "evil.yaml", "--dry_run"],
+        ["study", "base.yaml", "--dry_run"],
+        ["report", "study"],
+    ],
+    ids=lambda words: " ".join([words[0], words[-1]]),
+)
+def test_dangers_are_refused_by_every_command(run, tmp_path, name, words):
+    study = tmp_path / "study"
+    study.mkdir()
+    for path in (tmp_path / "evil.yaml", study / "plan.yaml"):
+        path.write_text(DANGERS[name][0])
+    (tmp_path / "base.yaml").write_text("base: evil.yaml")
+    before = set(tmp_path.rglob("*"))
+    answer = run(*words)
+    assert answer.status == 2
+    path = {"report": "study/plan.yaml", "study": tmp_path / "evil.yaml"}.get(words[0], "evil.yaml")
+    assert answer.complaint == sentence(name, f"`{path}`")
+    assert set(tmp_path.rglob("*")) == before
+
+
+def test_a_configuration_named_in_the_environment_is_checked_too(run, tmp_path, monkeypatch):
+    (tmp_path / "evil.yaml").write_text(LAUGHS)
+    monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", "evil.yaml")
+    assert run("fit", *TINY).complaint == sentence("billion laughs", "`evil.yaml`")
+
+
+def test_a_huge_file_is_not_read(tmp_path):
+    path = tmp_path / "huge.yaml"
+    with path.open("wb") as file:
+        file.truncate(2**40)
+    for read in (check_yaml, load_yaml):
+        with pytest.raises(InputError) as error:
+            read(path)
+        assert str(error.value) == (
+            f"Expected YAML of at most 10 MB in `{path}`, but got more. HINT: check whether it is the right file."
+        )
+
+
+def test_brackets_without_end_are_one_sentence(run, tmp_path):
+    """Parsers differ in how they give up; none may take the interpreter with it."""
+    (tmp_path / "evil.yaml").write_text("[" * 1_000_000)
+    for words in (["fit", *TINY, "--config=evil.yaml"], ["study", "evil.yaml", "--dry_run"]):
+        answer = run(*words)
+        assert answer.status == 2
+        assert answer.complaint.startswith("Expected ")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a: &a {x: 1}\nb: *a\nc: {<<: *a, y: 2}",
+        "- &a [1, 2]\n" + "- *a\n" * 1000,
+        "a: !!set {x, y}\nb: !!binary aGVsbG8=\nc: 2020-01-01",
+        "[" * 100 + "]" * 100,
+        "- 1\n" * 99_999,
+        "",
+    ],
+)
+def test_what_is_no_danger_is_read_as_ever(tmp_path, text):
+    path = tmp_path / "fine.yaml"
+    path.write_text(text)
+    check_yaml(path)
+    assert load_yaml(path) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: *b", "a: !unknown 1", "\tx: 1"])
+def test_what_is_no_yaml_is_left_to_those_who_ask(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    check_yaml(path)
+    with pytest.raises(yaml.YAMLError):
+        load_yaml(path)
+    with pytest.raises(yaml.YAMLError):
+        load_yaml_text(text, "a word")
+
+
+def test_the_dangers_are_real(tmp_path: Path):
+    """The loader that runs what it is told makes the canary of the calls."""
+    canary = tmp_path / "canary"
+    for name in ("a call", "a call with new", "a tag by another name"):
+        yaml.unsafe_load(DANGERS[name][0].replace("canary", str(canary)))
+        assert canary.exists()
+        canary.unlink()
