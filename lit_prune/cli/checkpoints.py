@@ -5,6 +5,7 @@ settings of a checkpoint are the defaults of a run that is given one, and a type
 an error where it would change what is resumed or scored.
 """
 
+import os
 from collections.abc import Mapping
 from inspect import signature
 from pathlib import Path
@@ -17,11 +18,14 @@ from lit_prune.checksums import seal
 from lit_prune.cli.flat import flat
 from lit_prune.errors import expected
 from lit_prune.files import replacing
+from lit_prune.weights import read_checkpoint
 
-__all__ = ["KEY", "Settings", "WholeCheckpoints", "save", "stored_settings", "take_stored"]
+__all__ = ["FORMAT", "KEY", "Settings", "WholeCheckpoints", "save", "stored_settings", "take_stored"]
 
 # where a checkpoint keeps what the command line knew about its run
 KEY = "lit_prune"
+# of what is under that key; a number goes up when an older version could not make sense of it
+FORMAT = 1
 
 # "model" and "data": arguments of the classes, as a configuration holds them; "run": seed_everything and name
 Settings = dict[str, dict[str, Any]]
@@ -40,9 +44,35 @@ class WholeCheckpoints(TorchCheckpointIO):
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part:
             save(checkpoint, part)
+            if path.name == "last.ckpt":
+                _keep_one_before(path)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Read a checkpoint, verified and without running anything in it, whatever is asked for."""
+        if "://" in str(path):
+            loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
+            return loaded
+        return read_checkpoint(path)
+
+
+def _keep_one_before(path: Path) -> None:
+    """Keep the last checkpoint but one: if a disk spoils the last, the run goes on from there."""
+    if not path.exists():
+        return
+    before = path.with_name("previous.ckpt")
+    link = before.with_suffix(".link.part")
+    try:
+        link.unlink(missing_ok=True)
+        os.link(path, link)  # one more name for the file that is about to be replaced: no byte is copied
+        link.replace(before)
+    except OSError:  # not every file system has such links
+        link.unlink(missing_ok=True)
 
 
 def save(content: Any, path: Path) -> None:
@@ -65,18 +95,26 @@ def save(content: Any, path: Path) -> None:
         raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
-def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type]) -> Settings:
+def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type], path: str) -> Settings:
     """Read the settings of the run that wrote a checkpoint.
 
     Args:
         checkpoint: A Lightning checkpoint, of our command line or of a Trainer in somebody's script.
         classes: What takes the settings of the groups "model" and "data".
+        path: The checkpoint's path, for the message.
 
     Returns:
         The settings by group, as far as the checkpoint tells.
+
+    Raises:
+        InputError: If a newer version wrote it in a format of its own.
     """
     if KEY in checkpoint:
-        settings: Settings = checkpoint[KEY]["settings"]
+        known = checkpoint[KEY] if isinstance(checkpoint[KEY], Mapping) else {"format": checkpoint[KEY]}
+        if (found := known.get("format", 0)) not in range(FORMAT + 1):
+            hint = "`pip install --upgrade lit-prune` if a newer version wrote it"
+            raise expected(f"a checkpoint in format {FORMAT} or older", f"`{path}` in format {found!r}", hint)
+        settings: Settings = known.get("settings", {})
         return settings
     groups = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
     return {

@@ -3,16 +3,26 @@
 import os
 import re
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from filelock import FileLock, Timeout
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_prune.cli.checkpoints import KEY
 from lit_prune.cli.logs import make_loggers
 from lit_prune.errors import expected
+from lit_prune.files import write_text
 
-__all__ = ["abandon", "claim_version", "default_loggers"]
+__all__ = ["LOCK", "abandon", "claim_version", "default_loggers", "end", "has_ended", "lock_run", "log_folder"]
 
+# held while a process trains in the folder; it stays, since taking it away could let two in
+LOCK = ".lock"
+# written when a training has come to its end
+_ENDED = "summary.txt"
 _CLAIMED = "LIT_PRUNE_CLAIMED_VERSION"
 
 
@@ -83,7 +93,59 @@ def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger
     Raises:
         InputError: If the name leaves the folder, or the folder cannot be written.
     """
+    logs = log_folder(root, name)
+    return make_loggers(logs / f"version_{claim_version(logs)}")
+
+
+def log_folder(root: Path, name: str) -> Path:
+    """Say where the versions of a run's name are.
+
+    Raises:
+        InputError: If the name leaves the folder.
+    """
     if not name or Path(name).is_absolute() or ".." in Path(name).parts:
         raise expected("`--name` to be a folder below lightning_logs", f"`{name}`", "give a plain name")
-    logs = root / "lightning_logs" / name
-    return make_loggers(logs / f"version_{claim_version(logs)}")
+    return root / "lightning_logs" / name
+
+
+@contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Make a run's folder this process's own for a while; the lock of a process that ends in whatever way is gone.
+
+    Args:
+        folder: The run's folder.
+
+    Raises:
+        InputError: If another process trains there.
+        OSError: If the folder cannot be written.
+    """
+    if rank_zero_only.rank != 0:  # type: ignore[attr-defined]  # of a strategy's processes, one writes
+        yield
+        return
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        hint = "wait for it, or leave out `--resume` to begin another run"
+        raise expected(f"`{folder}` for this run alone", "another process that trains in it", hint) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def end(folder: Path, summary: str) -> None:
+    """Note that a training has come to its end."""
+    (folder / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)
+    write_text(folder / _ENDED, summary + "\n")
+
+
+def has_ended(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
+    """Say whether a run has come to its end, and is not to train for longer now.
+
+    Args:
+        folder: The run's folder.
+        stored: The content of its last checkpoint.
+        max_epochs: How long it is to train now.
+    """
+    return (folder / _ENDED).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs

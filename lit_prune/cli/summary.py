@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from lit_prune.cli.checkpoints import KEY, Settings
+from lit_prune.cli.checkpoints import FORMAT, KEY, Settings
 from lit_prune.cli.logs import log_positions
 
 __all__ = ["RunSummary"]
@@ -63,7 +63,9 @@ class RunSummary(Callback):
         self._note_final(trainer)
         names = [type(callback).__name__ for callback in trainer.callbacks]  # type: ignore[attr-defined]
         checkpoint[KEY] = {
+            "format": FORMAT,
             "settings": self._settings,
+            "max_epochs": trainer.max_epochs,
             "best": dict(self._best),
             "final": dict(self._final),
             "callbacks": names,

@@ -2,9 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jsonargparse import Namespace
@@ -22,13 +23,17 @@ from lit_prune.cli.checkpoints import KEY, Settings, WholeCheckpoints, stored_se
 from lit_prune.cli.classes import chosen_classes
 from lit_prune.cli.complaint import complain
 from lit_prune.cli.configs import find_config
+from lit_prune.cli.divergence import FiniteLoss
 from lit_prune.cli.failures import understood
 from lit_prune.cli.flat import flat
 from lit_prune.cli.logs import make_loggers, rewind_logs
 from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
 from lit_prune.cli.predictions import PredictionTable
 from lit_prune.cli.quiet import quiet
-from lit_prune.cli.runs import abandon, default_loggers
+from lit_prune.cli.resuming import NEWEST, clean, find_run, newest_loadable, with_own_config
+from lit_prune.cli.running_metrics import RunningMetrics
+from lit_prune.cli.runs import LOCK, abandon, default_loggers, end, has_ended, lock_run, log_folder
+from lit_prune.cli.stopping import CheckpointOnSignal, Stopping
 from lit_prune.cli.summary import RunSummary
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
@@ -49,6 +54,11 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 class _RunConfig(SaveConfigCallback):
     """Saves `config.yaml` in the run folder, and nowhere else: without a logger there is no such folder."""
 
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, *args: Any, **kwargs: Any) -> None:
+        config = config.clone()
+        config.resume = None  # who repeats the run from its configuration does not go on with it
+        super().__init__(parser, config, *args, **kwargs)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         # a run that goes on in its own folder has its configuration there, without the checkpoint it goes on from
         if trainer.logger is not None and not (Path(trainer.log_dir or ".") / "config.yaml").exists():
@@ -64,19 +74,29 @@ class TrainingCLI(LightningCLI):
             what was logged after that checkpoint is forgotten.
         training: False keeps `fit` from training: the pruning callbacks prune at once, the model is scored on the
             validation images, and `checkpoints/last.ckpt` is written.
+        stopping: What SIGTERM and SIGINT are told to; None leaves them to others.
 
     Raises:
         InputError: If the input cannot be used.
     """
 
-    def __init__(self, words: Sequence[str], folder: Path | None = None, training: bool = True) -> None:
-        self._words = list(words)
+    def __init__(
+        self,
+        words: Sequence[str],
+        folder: Path | None = None,
+        training: bool = True,
+        stopping: Stopping | None = None,
+    ) -> None:
+        self._words = with_own_config(words)
         self._folder = folder
+        self._stopping = stopping
+        self._held = ExitStack()
         self._training = training
         self._own_model, self._own_data = chosen_classes(self._words)
         self._checkpoint: dict[str, Any] | None = None
         self._origin: Settings = {}
         self._folders: list[Path] = []
+        self._run_folder: Path | None = None
         try:
             super().__init__(
                 LightningModule if self._own_model else LitResNet18,
@@ -94,6 +114,8 @@ class TrainingCLI(LightningCLI):
             for folder in self._folders:
                 abandon(folder)
             raise
+        finally:
+            self._held.close()
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser whose `--config` knows the configurations that ship."""
@@ -130,6 +152,27 @@ class TrainingCLI(LightningCLI):
                 help="Checkpoint or state dict whose weights training starts from; optimizer and epochs begin anew.",
             )
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
+        """Add what only a training knows."""
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
+        if subcommand == "fit":
+            parser.add_argument(
+                "--resume",
+                type=str | None,
+                nargs="?",
+                const=NEWEST,
+                default=None,
+                help="Go on with the run in a folder (lightning_logs/NAME/version_N), as its config.yaml says; without "
+                "one, with the newest run of this name, or begin the first.",
+            )
+            parser.add_argument(
+                "--on_nan",
+                type=Literal["stop", "continue"],
+                default="stop",
+                help="What to do when the loss is NaN or infinite.",
+            )
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the words that were given, not what else is on this process's command line."""
         variable = f"LIT_PRUNE_{self._words[0].upper()}__CONFIG"
@@ -141,16 +184,43 @@ class TrainingCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take the settings of the checkpoint; LightningCLI's own would drop what was typed."""
         command = self.config.subcommand
+        named = self.config[command].name or self._default_name(command)
+        if self.config[command].get("resume") is not None:
+            self._resume(named)
         path = self.config[command].get("ckpt_path")
         if path is not None:
-            self._checkpoint = read_checkpoint(path)
-            self._origin = stored_settings(self._checkpoint, {"model": LitResNet18, "data": CIFAR10DataModule})
+            self._checkpoint = self._checkpoint or read_checkpoint(path)
+            self._origin = stored_settings(self._checkpoint, {"model": LitResNet18, "data": CIFAR10DataModule}, path)
             typed = _settings(self.parser.parse_args(self._words, defaults=False)[command])
             chosen = take_stored(self._origin, typed, command, path)
             with explained(self._words):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
         if self.config[command].name is None:
-            self.config[command].name = self._default_name(command)
+            self.config[command].name = named
+
+    def _resume(self, name: str) -> None:
+        """Choose the run's folder and the checkpoint that it goes on from, if there is such a run."""
+        config = self.config["fit"]
+        if any(word.split("=")[0] == "--ckpt_path" for word in self._words):
+            raise expected("one of `--resume` and `--ckpt_path`", "both", "`--resume` finds the checkpoint itself")
+        if config.trainer.logger is not None or config.trainer.fast_dev_run:
+            hint = "leave out `--trainer.logger` and `--trainer.fast_dev_run`"
+            raise expected("a run with the loggers of every run beside `--resume`", "others or none", hint)
+        root = Path(config.trainer.default_root_dir or ".")
+        folder = find_run(log_folder(root, name)) if config.resume == NEWEST else Path(config.resume)
+        if folder is None:
+            return
+        self._folder = folder
+        self._held.enter_context(lock_run(folder))
+        resumed = newest_loadable(folder)
+        if resumed is not None:
+            if has_ended(folder, resumed.content, config.trainer.max_epochs):
+                print(f"The run in {folder} has come to its end; more epochs with `--trainer.max_epochs`.")
+                raise SystemExit(0)
+            config.ckpt_path = str(resumed.path)
+            self._checkpoint = resumed.content
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            clean(folder, self._checkpoint, kept=[LOCK])
 
     def _default_name(self, command: str) -> str:
         if command != "fit":
@@ -211,11 +281,21 @@ class TrainingCLI(LightningCLI):
     def _loggers(self, root: Path) -> list[Any]:
         if self._folder is None:
             loggers = default_loggers(root, self._get(self.config, "name"))
-            self._folders.append(Path(loggers[0].log_dir))
+            self._run_folder = Path(loggers[0].log_dir)
+            self._folders.append(self._run_folder)
+            if self.subcommand == "fit":
+                self._held.enter_context(lock_run(self._run_folder))
             return loggers
-        if self._checkpoint is not None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            rewind_logs(self._folder, self._checkpoint.get(KEY, {}).get("logs", {}))
+        self._run_folder = self._folder
+        if self._goes_on and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+            rewind_logs(self._folder, (self._checkpoint or {}).get(KEY, {}).get("logs", {}))
         return make_loggers(self._folder)
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether the run goes on in the folder that its checkpoint is in."""
+        path = self._get(self.config, "ckpt_path") if self.subcommand == "fit" else None
+        return self._folder is not None and path is not None and Path(path).parent.parent == self._folder
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self._training:
@@ -259,7 +339,10 @@ class TrainingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Sum up, once the progress bar is gone."""
         if self.trainer.is_global_zero:
-            print(f"\n{self._summary.text(self.trainer)}")
+            text = self._summary.text(self.trainer)
+            if self._run_folder is not None:
+                end(self._run_folder, text)
+            print(f"\n{text}")
 
     def _own_callbacks(self, given: list[Callback]) -> list[Callback]:
         if self.subcommand == "predict":
@@ -269,7 +352,7 @@ class TrainingCLI(LightningCLI):
         settings = _settings(self.config["fit"])
         # a resumed run still knows where its first weights came from
         settings["model"] |= {k: v for k, v in self._origin.get("model", {}).items() if k in ("weights", "init_from")}
-        self._summary = RunSummary(settings, self._hyperparameters(settings), continues=self._folder is not None)
+        self._summary = RunSummary(settings, self._hyperparameters(settings), continues=self._goes_on)
         # after validation and at a clean end of the epoch, so that a resumed run starts the next one whole
         keep = partial(ModelCheckpoint, auto_insert_metric_name=False, save_on_train_epoch_end=True)
         # `save_last` would save no epoch that is not the best one; and last comes after best, whose path it keeps
@@ -277,10 +360,20 @@ class TrainingCLI(LightningCLI):
         if not self._own_model:  # what somebody else's model logs is not known; a callback of theirs can watch it
             best = keep(monitor="val/acc", mode="max", filename="best-epoch={epoch:03d}-val_acc={val/acc:.4f}")
             checkpoints.insert(0, best)
-        if self.config["fit"].trainer.enable_checkpointing is False:
-            return [self._summary]
+        folder = (self._run_folder or Path(self.config["fit"].trainer.default_root_dir or ".")) / "checkpoints"
+        callbacks: list[Callback] = [RunningMetrics(), self._summary]
+        if self.config["fit"].on_nan == "stop":
+            callbacks.append(FiniteLoss(folder / "last.ckpt"))
+        saves = self.config["fit"].trainer.enable_checkpointing is not False
+        if self._stopping is not None:
+            again = (
+                f"`lit-prune fit --resume {self._run_folder}`" if self._run_folder else f"`--ckpt_path` with `{folder}`"
+            )
+            callbacks.append(CheckpointOnSignal(self._stopping, folder if saves else None, again))
+        if not saves:
+            return callbacks
         replaced = {callback.state_key for callback in given}
-        return [self._summary, *(callback for callback in checkpoints if callback.state_key not in replaced)]
+        return [*callbacks, *(callback for callback in checkpoints if callback.state_key not in replaced)]
 
     def _hyperparameters(self, settings: Settings) -> dict[str, bool | int | float | str]:
         """What the HParams tab compares: the same names, each of one type, in every run."""
@@ -318,9 +411,9 @@ def main(words: Sequence[str]) -> int:
     Returns:
         The exit status: 0, 1 if files could not be written or read on the way, 2 for input that cannot be used.
     """
-    with quiet(scoring=words[0] != "fit"):
+    with quiet(scoring=words[0] != "fit"), Stopping() as stopping:
         try:
-            TrainingCLI(words)
+            TrainingCLI(words, stopping=stopping)
         except SystemExit as leave:  # --help and --print_config end here
             return int(leave.code or 0)
         except Exception as error:

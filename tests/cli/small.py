@@ -1,0 +1,41 @@
+"""A network of milliseconds, which logs what ours does."""
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+
+class SmallNet(LightningModule):
+    """Two convolutions with a norm between them, and a head."""
+
+    def __init__(self, lr: float = 0.01) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.first, self.norm = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8)
+        self.second, self.head = nn.Conv2d(8, 16, 3, stride=2), nn.Linear(16, 10)
+        self.train_acc, self.val_acc = (MulticlassAccuracy(10, average="micro") for _ in range(2))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.second(torch.relu(self.norm(self.first(images)))).relu()
+        logits: Tensor = self.head(features.mean((2, 3)))
+        return logits
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._score("train", batch, self.train_acc)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._score("val", batch, self.val_acc)
+
+    def _score(self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> Tensor:
+        images, labels = batch
+        logits = self(images)
+        loss = nn.functional.cross_entropy(logits, labels)
+        accuracy.update(logits, labels)
+        self.log(f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True)
+        self.log(f"{stage}/worst", loss.detach(), on_step=False, on_epoch=True, reduce_fx="max")
+        self.log(f"{stage}/acc", accuracy, on_step=False, on_epoch=True)
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
