@@ -59,7 +59,7 @@ class EventFile:
         Raises:
             OSError: If it cannot be written, or if the file is no longer where it was made.
         """
-        append(self._path, self._waiting.getbuffer())
+        append(self._path, self._waiting.getvalue())
         self._waiting.seek(0)
         self._waiting.truncate()
 

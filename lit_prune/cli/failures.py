@@ -54,6 +54,9 @@ def understood(error: BaseException, again: str = "the same command") -> Failure
 
 def _of_files(error: OSError, again: str) -> str:
     found = (error.strerror or _one_line(error)).lower()
+    if isinstance(error, FileNotFoundError) and error.filename:
+        hint = "it was moved or removed, perhaps with its folder; put it back, or begin anew in another one"
+        return str(expected(f"`{error.filename}` to stay while it is worked with", found, hint))
     what = f"to be able to read and write `{error.filename}`" if error.filename else "to be able to read and write"
     return str(expected(what, found, f"free some space, or check whose folder it is; {again} goes on"))
 

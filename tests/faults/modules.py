@@ -1,0 +1,122 @@
+"""A small module and data of somebody else's, and callbacks that let something go wrong at a given epoch."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+
+class Line(LightningModule):
+    """Two layers.
+
+    Args:
+        hidden: Units between them; a checkpoint takes about 80 bytes for each.
+    """
+
+    def __init__(self, hidden: int = 32) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 2))
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        loss = self._loss(batch)
+        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("val/loss", self._loss(batch))
+
+    def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        self.log("test/loss", self._loss(batch))
+
+    def predict_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        probabilities: Tensor = self.net(batch[0]).softmax(1)
+        return probabilities
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+    def _loss(self, batch: list[Tensor]) -> Tensor:
+        points, labels = batch
+        return F.cross_entropy(self.net(points), labels)
+
+
+class Points(LightningDataModule):
+    """Points of two classes.
+
+    Args:
+        points: How many of each of training, validation and test.
+    """
+
+    class_names = ("below", "above")
+
+    def __init__(self, points: int = 64) -> None:
+        super().__init__()
+        self.points = points
+        self.predict_names = [f"point-{number:05d}.png" for number in range(points)]
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(self._draw(0), 16, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(self._draw(1), 16)
+
+    def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(self._draw(2), 16)
+
+    def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        return DataLoader(self._draw(3), 256)
+
+    def _draw(self, seed: int) -> TensorDataset:
+        points = torch.randn(self.points, 4, generator=torch.Generator().manual_seed(seed))
+        return TensorDataset(points, (points.sum(1) > 0).long())
+
+
+class FillDisk(Callback):
+    """Leaves a small disk no room, from an epoch's start on.
+
+    Args:
+        folder: Where the disk is mounted.
+        epoch: When.
+        room: Bytes that stay free.
+    """
+
+    armed = True  # a run that goes on has the callbacks that it began with
+
+    def __init__(self, folder: str, epoch: int, room: int = 0) -> None:
+        self.folder, self.epoch, self.room = folder, epoch, room
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        from tests.faults.conftest import Disk
+
+        if self.armed and trainer.current_epoch == self.epoch:
+            Disk(Path(self.folder)).leave(self.room)
+
+
+class RemoveFolder(Callback):
+    """Removes the run's folder, as somebody who tidies up would.
+
+    Args:
+        epoch: At the start of which epoch; in its validation with `validating`.
+        validating: Later in the epoch.
+        above: How many folders above it go too.
+    """
+
+    def __init__(self, epoch: int, validating: bool = False, above: int = 0) -> None:
+        self.epoch, self.validating, self.above = epoch, validating, above
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == self.epoch and not self.validating:
+            self._remove(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.current_epoch == self.epoch and self.validating and not trainer.sanity_checking:
+            self._remove(trainer)
+
+    def _remove(self, trainer: Trainer) -> None:
+        folder = Path(str(trainer.log_dir))
+        assert (folder / "metrics.csv").is_file()
+        shutil.rmtree([folder, *folder.parents][self.above])
