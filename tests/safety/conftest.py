@@ -1,5 +1,21 @@
-"""The command line as the other tests call it."""
+"""The command line as the other tests call it, and a checkpoint to tamper with."""
 
-from tests.cli.conftest import run
+from pathlib import Path
 
-__all__ = ["run"]
+import pytest
+
+from lit_prune.cli.main import main
+from tests.cli.conftest import TINY, run
+
+__all__ = ["genuine", "run"]
+
+
+@pytest.fixture(scope="session")
+def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint that the command line wrote."""
+    folder = tmp_path_factory.mktemp("genuine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        words = [*TINY, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+        assert main(["fit", *words, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]) == 0
+    return next(folder.rglob("last.ckpt"))

@@ -97,19 +97,6 @@ def test_a_compressed_archive_is_not_even_unpacked(tmp_path):
     assert not canary.exists()
 
 
-@pytest.fixture(scope="module")
-def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that the command line wrote."""
-    from lit_prune.cli.main import main
-
-    folder = tmp_path_factory.mktemp("genuine")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        words = [*TINY, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
-        assert main(["fit", *words, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]) == 0
-    return next(folder.rglob("last.ckpt"))
-
-
 def _in_callback(checkpoint: dict[str, Any], gadget: Any) -> None:
     next(state for name, state in checkpoint["callbacks"].items() if "GlobalL1Pruning" in name)["more"] = gadget
 
