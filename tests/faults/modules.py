@@ -68,7 +68,7 @@ class Points(LightningDataModule):
         return DataLoader(self._draw(2), 16)
 
     def predict_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        return DataLoader(self._draw(3), 256)
+        return DataLoader(self._draw(3), batch_size=256)
 
     def _draw(self, seed: int) -> TensorDataset:
         points = torch.randn(self.points, 4, generator=torch.Generator().manual_seed(seed))
