@@ -86,6 +86,7 @@ def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
         InputError: If CIFAR-10 is neither there nor can be downloaded, or if the folder cannot be written to.
         UnfinishedError: If the disk is full.
     """
+    _take_away_leavings(data_dir)
     faults = list(_faults(data_dir, splits))
     if not faults:
         return
@@ -206,7 +207,6 @@ def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
     lock, folder = (data_dir / f".{FOLDER}-{mark}{suffix}" for suffix in (".lock", ""))
     try:
         (data_dir / FOLDER).mkdir(parents=True, exist_ok=True)
-        _take_away_leavings(data_dir)
         held = FileLock(lock)
         held.acquire()
         folder.mkdir(0o700)
