@@ -33,7 +33,7 @@ class FiniteLoss(Callback):
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Look at the loss of a step."""
         self._seen.append((trainer.global_step, trainer.current_epoch, loss.detach()))
-        if len(self._seen) >= (1 if loss.device.type == "cpu" and trainer.world_size == 1 else _EVERY):
+        if self._is_cheap(trainer, loss) or len(self._seen) >= _EVERY:
             self._look(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -47,6 +47,9 @@ class FiniteLoss(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
         """Likewise before any other checkpoint."""
         self._look(trainer)
+
+    def _is_cheap(self, trainer: Trainer, loss: Tensor) -> bool:
+        return loss.device.type == "cpu" and trainer.world_size == 1
 
     def _look(self, trainer: Trainer) -> None:
         seen, self._seen = self._seen, []

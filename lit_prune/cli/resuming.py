@@ -16,6 +16,9 @@ __all__ = ["NEWEST", "Resumed", "clean", "find_run", "newest_loadable", "with_ow
 # what `--resume` without a folder means: the newest run of this name
 NEWEST = "newest"
 
+# what is true of a run that has ended, or of a try that failed, and not of one that goes on
+_OF_AN_ENDED_RUN = ("summary.txt", "error.txt")
+
 
 class Resumed(NamedTuple):
     """Where a run goes on.
@@ -113,6 +116,8 @@ def clean(folder: Path, stored: dict[str, Any] | None, kept: Sequence[str] = ())
             if item.name not in kept:
                 shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         return
+    for name in _OF_AN_ENDED_RUN:
+        (folder / name).unlink(missing_ok=True)
     states = [state for state in stored.get("callbacks", {}).values() if isinstance(state, dict)]
     known = {Path(str(state["best_model_path"])).name for state in states if "best_model_path" in state}
     for item in (folder / "checkpoints").iterdir():

@@ -55,8 +55,9 @@ class _RunConfig(SaveConfigCallback):
     """Saves `config.yaml` in the run folder, and nowhere else: without a logger there is no such folder."""
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, *args: Any, **kwargs: Any) -> None:
-        config = config.clone()
-        config.resume = None  # who repeats the run from its configuration does not go on with it
+        if "resume" in config:  # who repeats a run from its configuration does not go on with it
+            config = config.clone()
+            config.resume = None
         super().__init__(parser, config, *args, **kwargs)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

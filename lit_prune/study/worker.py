@@ -8,7 +8,6 @@ wanted the run is gone, and it ends too.
 import json
 import os
 import platform
-import shutil
 import sys
 import tempfile
 import threading
@@ -28,6 +27,7 @@ from lit_prune import __version__
 from lit_prune.cli.checkpoints import save
 from lit_prune.cli.failures import Failure, understood
 from lit_prune.cli.quiet import quiet
+from lit_prune.cli.resuming import clean, newest_loadable
 from lit_prune.cli.training import TrainingCLI
 from lit_prune.errors import InputError
 from lit_prune.files import replacing, write_text
@@ -130,33 +130,15 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
 
 def _start(folder: Path, resumable: bool) -> Path | None:
     """Clean up after an earlier try; return the checkpoint to go on from, if there is one."""
-    path = folder / "checkpoints" / "last.ckpt"
     try:
-        stored = read_checkpoint(path) if resumable and path.is_file() else None
+        resumed = newest_loadable(folder) if resumable else None
     except InputError as error:
         print(f"{error} The run begins anew.", file=sys.stderr)
-        stored = None
-    fresh = stored is None or "optimizer_states" not in stored
+        resumed = None
     # of the processes of a strategy, one cleans up before it launches the others
     if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        _clean(folder, {} if stored is None or fresh else stored)
-    return None if fresh else path
-
-
-def _clean(folder: Path, stored: dict[str, Any]) -> None:
-    """Take away what the checkpoint that a run goes on from, if any, does not know of."""
-    if not stored:
-        for item in folder.iterdir():
-            if item.name != "log.txt":
-                shutil.rmtree(item) if item.is_dir() else item.unlink()
-        return
-    (folder / "error.txt").unlink(missing_ok=True)
-    states = [state for state in stored.get("callbacks", {}).values() if isinstance(state, dict)]
-    known = {Path(state["best_model_path"]).name for state in states if "best_model_path" in state}
-    for item in (folder / "checkpoints").iterdir():
-        # half of a file, or a best epoch that has not happened as far as the checkpoint knows
-        if item.suffix == ".part" or (item.name.startswith("best-epoch=") and item.name not in known):
-            item.unlink()
+        clean(folder, resumed and resumed.content, kept=["log.txt"])
+    return resumed and resumed.path
 
 
 def _tests(cli: TrainingCLI) -> bool:

@@ -11,7 +11,7 @@ class SmallNet(LightningModule):
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__()
-        self.save_hyperparameters()
+        self.lr = lr
         self.first, self.norm = nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8)
         self.second, self.head = nn.Conv2d(8, 16, 3, stride=2), nn.Linear(16, 10)
         self.train_acc, self.val_acc = (MulticlassAccuracy(10, average="micro") for _ in range(2))
@@ -38,4 +38,16 @@ class SmallNet(LightningModule):
         return loss
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.Adam(self.parameters(), lr=self.hparams["lr"])
+        return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+class Diverging(SmallNet):
+    """Its loss is no number from a step on."""
+
+    def __init__(self, step: int, value: str = "nan") -> None:
+        super().__init__()
+        self.step, self.value = step, float(value)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        loss = super().training_step(batch, batch_idx)
+        return loss * self.value if self.trainer.global_step >= self.step else loss
