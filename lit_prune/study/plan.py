@@ -28,6 +28,7 @@ __all__ = [
 
 _FOLDER = Path(__file__).parents[1] / "configs" / "study"
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
+_SHOWN = 200
 # what else is in a study's folder
 _TAKEN = ("report", "figures", "plan.yaml", "report.md", "results.csv")
 
@@ -254,14 +255,28 @@ def _with_base(source: str | Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     base = content.pop("base", None)
     if base is None:
         return content
-    # a path is meant from the file that names it; a name that ships is one anywhere
-    beside = path.parent / str(base)
-    below = _with_base(beside if beside.is_file() else str(base), (*seen, path))
+    below = _with_base(_find_base(str(base), path), (*seen, path))
     for key in ("settings", "groups"):
         content[key] = merged(_mapping(below, key, str(base)), _mapping(content, key, str(source)))
     for key, name in (("experiments", "name"), ("claims", "said")):
         content[key] = _replaced(_list(below, key, str(base)), _list(content, key, str(source)), name)
     return below | content
+
+
+def _find_base(base: str, path: Path) -> str | Path:
+    """A path is meant from the file that names it, and does not leave its folder; a name that ships is one anywhere."""
+    folder = path.parent.resolve()
+    try:
+        beside = (folder / base).resolve()
+        if beside.is_relative_to(folder) and beside.is_file():
+            return beside
+    except (OSError, ValueError):  # no name that a file can have
+        raise _not_found(base) from None
+    if base in shipped_plans():
+        return base
+    if beside.is_relative_to(folder):
+        raise _not_found(base)
+    raise expected(f"`base` in `{path}` to stay in its folder", f"`{base[:_SHOWN]}`", "copy that plan beside this one")
 
 
 def _replaced(below: list[Any], own: list[Any], key: str) -> list[Any]:
@@ -283,8 +298,12 @@ def _find(source: str | Path) -> Path:
         return shipped[str(source)]
     if Path(source).is_file():
         return Path(source).resolve()
-    hint = f"those that ship are {', '.join(shipped)}"
-    raise expected("a YAML file or a plan that ships", f"`{source}`", hint)
+    raise _not_found(source)
+
+
+def _not_found(source: str | Path) -> InputError:
+    hint = f"those that ship are {', '.join(shipped_plans())}"
+    return expected("a YAML file or a plan that ships", f"`{str(source)[:_SHOWN]}`", hint)
 
 
 def _experiment(item: Any, source: str) -> Experiment:

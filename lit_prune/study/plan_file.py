@@ -8,6 +8,7 @@ import yaml
 from lit_prune.cli.flat import flat
 from lit_prune.errors import expected
 from lit_prune.files import write_text
+from lit_prune.study.links import check_links
 from lit_prune.study.plan import Plan, read_mapping, read_plan
 
 __all__ = ["store_plan", "stored_plan"]
@@ -19,8 +20,9 @@ def stored_plan(out: Path) -> Plan:
     """Read the plan of a study's folder.
 
     Raises:
-        InputError: If there is none, or it cannot be read.
+        InputError: If there is none, or it cannot be read, or a link in the folder leads out of it.
     """
+    check_links(out)
     path = out / _NAME
     if not path.is_file():
         what = "is not a folder" if not out.is_dir() else f"holds no {_NAME}" if any(out.iterdir()) else "is empty"
@@ -41,9 +43,10 @@ def store_plan(plan: Plan, out: Path) -> Plan:
         The plan with all seeds that the folder is for.
 
     Raises:
-        InputError: If the folder holds something else, or belongs to a plan that differs.
+        InputError: If the folder holds something else, belongs to a plan that differs, or has a link out of it.
         OSError: If it cannot be written.
     """
+    check_links(out)
     if (out / _NAME).is_file():
         known = stored_plan(out)
         _compare(_numbers(known), _numbers(plan), out)

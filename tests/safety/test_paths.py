@@ -1,0 +1,150 @@
+"""No name in a plan, and no link in a study's folder, leads out of where it belongs."""
+
+import os
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lit_prune.errors import InputError
+from lit_prune.study.links import check_links
+from lit_prune.study.plan import load_plan, read_plan
+from lit_prune.study.plan_file import store_plan, stored_plan
+from tests.study.conftest import TINY
+
+OUTSIDE = [
+    "../evil", "a/../../evil", "a/..", "..", ".", "/tmp/evil", "//evil", "a//b", "a/", "~/evil", "~root",
+    "..\\evil", "a\\..\\evil", "C:\\evil", "C:/evil", "\\\\host\\share", "$HOME", "${HOME}", "a\x00b", "a\nb", "a b",
+    ".hidden", "a/.hidden", "-rf", "", "\N{FULLWIDTH FULL STOP}\N{FULLWIDTH FULL STOP}/x", "a/\N{ONE DOT LEADER}./b",
+    "seed=0", "a/seed=1", "report", "report/x", "REPORT.MD", "plan.yaml", "figures/x", "results.csv",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_no_experiment_is_named_out_of_its_folder(name):
+    with pytest.raises(InputError, match="^Expected an experiment's name to "):
+        read_plan({"experiments": [{"name": name}]}, "evil.yaml")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in OUTSIDE if not name.lower().startswith(("rep", "fig", "plan", "res"))]
+)
+def test_no_study_is_named_out_of_the_logs(name):
+    if "seed=" in name:
+        return
+    with pytest.raises(InputError, match="^Expected `name` in `evil.yaml` to be a folder below lightning_logs"):
+        read_plan({"name": name, "experiments": [{"name": "a"}]}, "evil.yaml")
+
+
+@pytest.mark.parametrize(
+    "base", ["../secret.yaml", "a/../../secret.yaml", "{elsewhere}/secret.yaml", "link.yaml", "folder/secret.yaml"]
+)
+def test_no_base_leads_out_of_the_plans_folder(tmp_path, base):
+    here, elsewhere = tmp_path / "here", tmp_path
+    here.mkdir()
+    (elsewhere / "secret.yaml").write_text("experiments: [{name: secret}]")
+    (here / "link.yaml").symlink_to(elsewhere / "secret.yaml")
+    (here / "folder").symlink_to(elsewhere)
+    base = base.replace("{elsewhere}", str(elsewhere))
+    path = here / "evil.yaml"
+    path.write_text(yaml.safe_dump({"base": base}))
+    with pytest.raises(InputError) as error:
+        load_plan(path)
+    assert str(error.value) == (
+        f"Expected `base` in `{path}` to stay in its folder, but got `{base}`. HINT: copy that plan beside this one."
+    )
+
+
+@pytest.mark.parametrize("base", ["below/fine.yaml", "./below/fine.yaml", "below/../below/fine.yaml", "link.yaml"])
+def test_a_base_below_is_fine(tmp_path, base):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "fine.yaml").write_text("experiments: [{name: fine}]")
+    (tmp_path / "link.yaml").symlink_to("below/fine.yaml")
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"base": base}))
+    assert [experiment.name for experiment in load_plan(tmp_path / "plan.yaml").experiments] == ["fine"]
+
+
+@pytest.mark.parametrize("base", ["x\x00y", "x" * 5000, "", "."])
+def test_a_base_that_is_no_file_is_one_sentence(tmp_path, base):
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"base": base, "experiments": [{"name": "a"}]}))
+    with pytest.raises(InputError, match="^Expected a YAML file or a plan that ships"):
+        load_plan(tmp_path / "plan.yaml")
+
+
+def inventory(folder: Path) -> dict[str, bytes | None]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def victim(tmp_path: Path) -> Path:
+    """Files that look like those of a run which is to be cleaned up, in somebody's home."""
+    victim = tmp_path / "victim"
+    (victim / "seed=0" / "checkpoints").mkdir(parents=True)
+    for name in (
+        "thesis.txt",
+        "seed=0/thesis.txt",
+        "seed=0/checkpoints/best-epoch=1.ckpt",
+        "seed=0/checkpoints/x.part",
+    ):
+        (victim / name).write_text("years of work")
+    return victim
+
+
+# where in a study's folder the link is, and where in the victim's it leads
+LINKS = [
+    ("task1", "."),
+    ("task1/fine", "."),
+    ("task1/fine/seed=0", "seed=0"),
+    ("task1/fine/seed=0/checkpoints", "seed=0/checkpoints"),
+    ("task1/fine/seed=0/log.txt", "thesis.txt"),
+    ("task1/fine/seed=0/metrics.csv", "not there yet"),
+    ("figures", "."),
+    ("report", "."),
+    ("results.csv", "thesis.txt"),
+]
+
+
+@pytest.mark.parametrize("words", [["study", "plan.yaml", "--out=study", "--jobs=1"], ["report", "study"]])
+@pytest.mark.parametrize(("link", "target"), LINKS)
+def test_nothing_is_written_or_deleted_through_a_link(run, tmp_path, victim, link, target, words):
+    content = {"name": "plan", "settings": TINY, "experiments": [{"name": "task1/fine"}]}
+    (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
+    study = tmp_path / "study"
+    store_plan(load_plan(tmp_path / "plan.yaml"), study)
+    (study / link).parent.mkdir(parents=True, exist_ok=True)
+    (study / link).symlink_to(os.path.relpath(victim / target, (study / link).parent))
+    before = inventory(victim)
+    assert before
+    answer = run(*words)
+    assert answer.status == 2
+    assert answer.complaint == (
+        f"Expected no link in `study` that leads out of this study, but got `{link}`, which leads to "
+        f"`{(victim / target).resolve()}`. HINT: take the link away; to keep a study elsewhere, give `--out`."
+    )
+    assert inventory(victim) == before
+    assert {path.name for path in study.rglob("*")} <= {"plan.yaml", ".lock", *Path(link).parts}
+
+
+def test_a_study_that_is_a_link_itself_is_fine(tmp_path):
+    plan = read_plan({"experiments": [{"name": "a"}]}, "plan.yaml")
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "study").symlink_to("disk")
+    store_plan(plan, tmp_path / "study")
+    (tmp_path / "disk" / "a").mkdir()
+    (tmp_path / "disk" / "b").symlink_to("a")
+    (tmp_path / "disk" / "itself").symlink_to("itself")
+    assert stored_plan(tmp_path / "study") == plan
+    check_links(tmp_path / "not there")
+
+
+@pytest.mark.parametrize("change", [{"name": "../evil"}, {"experiments": [{"name": "../evil"}]}])
+def test_the_plan_in_a_folder_is_checked_like_any_other(run, tmp_path, change):
+    """Somebody may have sent the folder."""
+    study = tmp_path / "study"
+    study.mkdir()
+    (study / "plan.yaml").write_text(yaml.safe_dump({"experiments": [{"name": "a"}], **change}))
+    before = set(tmp_path.rglob("*"))
+    answer = run("report", "study")
+    assert answer.status == 2
+    assert "`../evil`" in answer.complaint
+    assert set(tmp_path.rglob("*")) == before
