@@ -1,6 +1,7 @@
 """No name in a plan, and no link in a study's folder, leads out of where it belongs."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -13,26 +14,23 @@ from lit_prune.study.plan_file import store_plan, stored_plan
 from tests.study.conftest import TINY
 
 OUTSIDE = [
-    "../evil", "a/../../evil", "a/..", "..", ".", "/tmp/evil", "//evil", "a//b", "a/", "~/evil", "~root",
+    "../evil", "a/../../evil", "a/..", "..", ".", "/srv/evil", "//evil", "a//b", "a/", "~/evil", "~root",
     "..\\evil", "a\\..\\evil", "C:\\evil", "C:/evil", "\\\\host\\share", "$HOME", "${HOME}", "a\x00b", "a\nb", "a b",
     ".hidden", "a/.hidden", "-rf", "", "\N{FULLWIDTH FULL STOP}\N{FULLWIDTH FULL STOP}/x", "a/\N{ONE DOT LEADER}./b",
-    "seed=0", "a/seed=1", "report", "report/x", "REPORT.MD", "plan.yaml", "figures/x", "results.csv",
 ]  # fmt: skip
+# what else is in a study's folder
+TAKEN = ["seed=0", "a/seed=1", "report", "report/x", "REPORT.MD", "plan.yaml", "figures/x", "results.csv"]
 
 
-@pytest.mark.parametrize("name", OUTSIDE)
+@pytest.mark.parametrize("name", OUTSIDE + TAKEN)
 def test_no_experiment_is_named_out_of_its_folder(name):
-    with pytest.raises(InputError, match="^Expected an experiment's name to "):
+    with pytest.raises(InputError, match=r"^Expected an experiment's name to "):
         read_plan({"experiments": [{"name": name}]}, "evil.yaml")
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in OUTSIDE if not name.lower().startswith(("rep", "fig", "plan", "res"))]
-)
+@pytest.mark.parametrize("name", OUTSIDE)
 def test_no_study_is_named_out_of_the_logs(name):
-    if "seed=" in name:
-        return
-    with pytest.raises(InputError, match="^Expected `name` in `evil.yaml` to be a folder below lightning_logs"):
+    with pytest.raises(InputError, match=r"^Expected `name` in `evil\.yaml` to be a folder below lightning_logs"):
         read_plan({"name": name, "experiments": [{"name": "a"}]}, "evil.yaml")
 
 
@@ -67,7 +65,7 @@ def test_a_base_below_is_fine(tmp_path, base):
 @pytest.mark.parametrize("base", ["x\x00y", "x" * 5000, "", "."])
 def test_a_base_that_is_no_file_is_one_sentence(tmp_path, base):
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"base": base, "experiments": [{"name": "a"}]}))
-    with pytest.raises(InputError, match="^Expected a YAML file or a plan that ships"):
+    with pytest.raises(InputError, match=r"^Expected a YAML file or a plan that ships"):
         load_plan(tmp_path / "plan.yaml")
 
 
@@ -146,5 +144,5 @@ def test_the_plan_in_a_folder_is_checked_like_any_other(run, tmp_path, change):
     before = set(tmp_path.rglob("*"))
     answer = run("report", "study")
     assert answer.status == 2
-    assert "`../evil`" in answer.complaint
+    assert re.search(r"folder .*, but got `?\.\./evil", answer.complaint)
     assert set(tmp_path.rglob("*")) == before
