@@ -31,6 +31,7 @@ from lit_prune.cli.resuming import clean, newest_loadable
 from lit_prune.cli.training import TrainingCLI
 from lit_prune.errors import InputError
 from lit_prune.files import replacing, write_text
+from lit_prune.study.links import check_links
 from lit_prune.study.plan import Experiment, Plan
 from lit_prune.study.plan_file import stored_plan
 from lit_prune.study.settings import is_ours, parent_checkpoint, run_folder, run_settings
@@ -54,6 +55,11 @@ def main(words: Sequence[str]) -> int:
     """
     out, name, seed = Path(words[0]), words[1], int(words[2])
     folder = run_folder(out, name, seed)
+    try:
+        check_links(out)  # first: what goes wrong is written into the run's folder, which a link could be
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
     folder.mkdir(parents=True, exist_ok=True)
     try:
         plan = stored_plan(out)

@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from lit_prune.errors import InputError
+from lit_prune.study import worker
 from lit_prune.study.links import check_links
 from lit_prune.study.plan import load_plan, read_plan
 from lit_prune.study.plan_file import store_plan, stored_plan
@@ -121,6 +122,19 @@ def test_nothing_is_written_or_deleted_through_a_link(run, tmp_path, victim, lin
     )
     assert inventory(victim) == before
     assert {path.name for path in study.rglob("*")} <= {"plan.yaml", ".lock", *Path(link).parts}
+
+
+@pytest.mark.parametrize(("link", "target"), LINKS)
+def test_a_worker_looks_for_links_itself(tmp_path, capfd, victim, link, target):
+    """Between its study's look and its own, time passes, on another machine perhaps."""
+    study = tmp_path / "study"
+    store_plan(read_plan({"experiments": [{"name": "task1/fine"}]}, "plan.yaml"), study)
+    (study / link).parent.mkdir(parents=True, exist_ok=True)
+    (study / link).symlink_to(victim / target)
+    before = inventory(victim)
+    assert worker.main([str(study), "task1/fine", "0"]) == 2
+    assert capfd.readouterr().err.startswith(f"Expected no link in `{study}` that leads out of this study, but got ")
+    assert inventory(victim) == before
 
 
 def test_a_study_that_is_a_link_itself_is_fine(tmp_path):
