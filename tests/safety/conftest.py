@@ -6,8 +6,9 @@ import pytest
 
 from lit_prune.cli.main import main
 from tests.cli.conftest import TINY, run
+from tests.data.conftest import archive, fake_cifar10
 
-__all__ = ["genuine", "run"]
+__all__ = ["archive", "fake_cifar10", "genuine", "run"]
 
 
 @pytest.fixture(scope="session")
