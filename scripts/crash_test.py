@@ -1,0 +1,250 @@
+"""Kill a training at random moments, start it again with the same command, and compare what it ends with, bit for bit.
+
+    python scripts/crash_test.py --kills 25 --seed 0
+
+A training with a freeze that ends, a gradual pruning and a removal runs once without interruption. Then it runs again
+and again and is killed (SIGKILL) while it trains, validates, writes a checkpoint, prunes, or at any moment at all. Each
+time that one comes to its end, its weights, masks, optimizer state, metrics and events are compared with those of the
+first. Prints a line for each kill and a summary; the exit status is 0 if all are equal.
+"""
+
+import argparse
+import csv
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lit_prune.weights import read_checkpoint
+
+RUN = Path("lightning_logs/crash/version_0")
+EPOCHS = 6
+SETTINGS = {
+    "data.source": "synthetic",
+    "data.limit_train": 64,
+    "data.val_size": 40,
+    "data.batch_size": 8,
+    "data.eval_batch_size": 20,
+    "trainer.accelerator": "cpu",
+    "trainer.max_epochs": EPOCHS,
+    "trainer.enable_progress_bar": "false",
+    "trainer.enable_model_summary": "false",
+    "threads": 1,
+    "name": "crash",
+}
+CALLBACKS: list[tuple[str, dict[str, Any]]] = [
+    ("LayerFreezing", {"fraction": 0.3, "unfreeze_epoch": 2}),
+    ("GlobalL1Pruning", {"amount": 0.6, "start_epoch": 1, "end_epoch": 3}),
+    ("PruningRemoval", {"epoch": 4}),
+    ("SparsityMonitor", {}),
+]
+# while what -> the function in which the process is killed, how many of its calls to count at most, and how long into
+# it at most, in seconds
+PHASES = {
+    "training": ("lit_prune.model:LitResNet18.training_step", 20, 0.2),
+    "validating": ("lit_prune.model:LitResNet18.validation_step", 4, 0.1),
+    "pruning": ("lit_prune.callbacks._global_pruning:GlobalPruning._prune", 2, 0.03),
+    "writing a checkpoint": ("lit_prune.cli.checkpoints:save", 6, 0.3),
+    "replacing a file": ("pathlib:Path.replace", 8, 0.002),
+    "logging": ("lit_prune.cli.logs:_CSV.save", 8, 0.005),
+}
+ANY = "any moment"
+
+
+def main() -> int:
+    """Run the comparison; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=25, help="how many kills (default: 25)")
+    parser.add_argument("--seed", type=int, default=0, help="decides the moments (default: 0)")
+    options = parser.parse_args()
+    draw = random.Random(options.seed)  # noqa: S311 - moments, not secrets
+    with tempfile.TemporaryDirectory() as scratch:
+        whole = Path(scratch) / "whole"
+        began = time.monotonic()
+        if (status := _start(whole).wait()) != 0:
+            print((whole / "log.txt").read_text(encoding="utf-8"), file=sys.stderr)
+            print(f"The run that nobody interrupted ended with {status}.", file=sys.stderr)
+            return 1
+        duration = time.monotonic() - began
+        print(f"uninterrupted: {EPOCHS} epochs in {duration:.0f} s")
+        return _crash(Path(scratch), whole / RUN, options.kills, draw, duration)
+
+
+def _crash(scratch: Path, whole: Path, kills: int, draw: random.Random, duration: float) -> int:
+    killed, runs, equal = 0, 0, 0
+    moments: list[str] = []  # each once, in an order of chance, and then again
+    while killed < kills:
+        runs += 1
+        folder = scratch / f"run-{runs}"
+        while not (folder / RUN / "summary.txt").is_file():
+            moments = moments or draw.sample([*PHASES, ANY], len(PHASES) + 1)
+            moment = moments.pop() if killed < kills else None
+            status = _run(folder, moment, draw, duration)
+            if status == -signal.SIGKILL:
+                killed += 1
+                print(f"kill {killed:2d} (run {runs}): {moment}, {_left(folder / RUN)}", flush=True)
+            elif status != 0:
+                print((folder / "log.txt").read_text(encoding="utf-8"), file=sys.stderr)
+                print(f"Expected a run that is killed or ends, but got exit status {status}.", file=sys.stderr)
+                return 1
+        faults = list(differences(whole, folder / RUN))
+        equal += not faults
+        print(f"run {runs} ended: " + (f"DIFFERENT: {', '.join(faults)}" if faults else "identical"), flush=True)
+        shutil.rmtree(folder)
+    print(f"{killed} kills; {equal} of {runs} runs identical to the uninterrupted one")
+    return 0 if equal == runs else 1
+
+
+def _run(folder: Path, moment: str | None, draw: random.Random, duration: float) -> int:
+    """Start the run or go on with it, and kill it if it comes to the moment; return its exit status."""
+    if moment == ANY:
+        process = _start(folder)
+        try:
+            return process.wait(timeout=draw.uniform(0.2, duration))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return process.wait()
+    if moment is None:
+        return _start(folder).wait()
+    function, calls, seconds = PHASES[moment]
+    return _start(folder, f"{function} {draw.randint(1, calls)} {draw.uniform(0, seconds)}").wait()
+
+
+def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]":
+    """Start the same command as ever, in a process that may be told when to kill itself."""
+    folder.mkdir(exist_ok=True)
+    words = ["fit", "--resume", *(f"--{name}={value}" for name, value in SETTINGS.items())]
+    for name, arguments in CALLBACKS:
+        words += [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{k}={v}" for k, v in arguments.items())]
+    environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
+    environment.pop("CRASH_AT", None)
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            [sys.executable, Path(__file__).absolute(), "--child", *words],
+            cwd=folder,
+            env=environment | ({"CRASH_AT": moment} if moment else {}),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+
+
+def _child(words: list[str]) -> int:
+    """Be `lit-prune`, and at the moment that CRASH_AT names, be killed."""
+    from lit_prune.cli.main import main as lit_prune
+
+    if "CRASH_AT" in os.environ:
+        function, call, seconds = os.environ["CRASH_AT"].split()
+        _kill_in(function, int(call), float(seconds))
+    return lit_prune(words)
+
+
+def _kill_in(function: str, call: int, seconds: float) -> None:
+    """Kill this process some time after a function is called for the nth time, which goes on meanwhile."""
+    module, path = function.split(":")
+    owner: Any = __import__(module, fromlist=["_"])
+    *owners, name = path.split(".")
+    for part in owners:
+        owner = getattr(owner, part)
+    original: Callable[..., Any] = getattr(owner, name)
+    calls = 0
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == call:
+            threading.Timer(seconds, lambda: os.kill(os.getpid(), signal.SIGKILL)).start()
+        return original(*args, **kwargs)
+
+    setattr(owner, name, counted)
+
+
+def _left(run: Path) -> str:
+    """What a killed run has left."""
+    if not run.is_dir():
+        return "before it had a folder"
+    rows = len(_rows(run / "metrics.csv")) if (run / "metrics.csv").is_file() else 0
+    halves = [path.name.lstrip(".").rsplit(".", 2)[0] for path in run.rglob(".*.part")]
+    return f"{rows} rows on disk" + "".join(f", half of {name}" for name in halves)
+
+
+def differences(run: Path, other: Path) -> Iterator[str]:
+    """Name what differs between two runs that have ended, times left out.
+
+    Args:
+        run: The folder of one.
+        other: The folder of the other.
+
+    Yields:
+        Names of what differs: weights, masks, optimizer and so on of which checkpoint, metrics.csv, events.
+    """
+    for name in sorted({*_checkpoints(run), *_checkpoints(other)}):
+        if not (run / name).is_file() or not (other / name).is_file():
+            yield f"{name} is not in both"
+            continue
+        one, two = read_checkpoint(run / name), read_checkpoint(other / name)
+        for key, what in _COMPARED.items():
+            if not _same(one[key], two[key]):
+                yield f"{what} of {name}"
+        states = [_states(content["callbacks"]) for content in (one, two)]
+        if not states[0] or not _same(states[0], states[1]):
+            yield f"masks of {name}"
+    if _rows(run / "metrics.csv") != _rows(other / "metrics.csv"):
+        yield "metrics.csv"
+    if _events(run) != _events(other):
+        yield "events"
+
+
+_COMPARED = {
+    "state_dict": "weights",
+    "optimizer_states": "optimizer",
+    "lr_schedulers": "schedulers",
+    "epoch": "epoch",
+    "global_step": "step",
+}
+
+
+def _states(callbacks: dict[str, Any]) -> dict[str, Any]:
+    """Those of our callbacks: masks, what was frozen, what has received a gradient."""
+    ours = tuple(name for name, _ in CALLBACKS)
+    return {key: state for key, state in callbacks.items() if key.startswith(ours)}
+
+
+def _checkpoints(run: Path) -> list[str]:
+    return [str(path.relative_to(run)) for path in run.glob("checkpoints/*")]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, dict):
+        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return bool(one == other)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if v and k != "time/epoch"} for row in csv.DictReader(file)]
+
+
+def _events(run: Path) -> dict[str, list[tuple[int, float]]]:
+    accumulator = EventAccumulator(str(run), size_guidance={"scalars": 0})
+    accumulator.Reload()
+    names = set(accumulator.Tags()["scalars"]) - {"time/epoch"}
+    return {name: [(event.step, event.value) for event in accumulator.Scalars(name)] for name in names}
+
+
+if __name__ == "__main__":
+    sys.exit(_child(sys.argv[2:]) if sys.argv[1:2] == ["--child"] else main())

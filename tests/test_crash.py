@@ -1,0 +1,98 @@
+"""Runs that are killed at random moments end as if nothing had happened, and the script that says so can tell."""
+
+import re
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from crash_test import differences
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+from lit_prune.cli.main import main
+from lit_prune.weights import read_checkpoint
+from tests.cli.test_resuming import FOLDER, WORDS
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "crash_test.py"
+
+
+def crash(kills: int) -> str:
+    seed = secrets.randbelow(1_000_000)
+    words = [sys.executable, str(SCRIPT), "--kills", str(kills), "--seed", str(seed)]
+    answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=1800)
+    assert answer.returncode == 0, f"seed {seed}: {answer.stdout}{answer.stderr}"
+    return answer.stdout
+
+
+def check(printed: str, kills: int) -> None:
+    assert len(re.findall(r"^kill +\d+ \(run \d+\): ", printed, re.MULTILINE)) == kills
+    last = printed.splitlines()[-1]
+    match = re.fullmatch(rf"{kills} kills; (\d+) of (\d+) runs identical to the uninterrupted one", last)
+    assert match
+    assert match[1] == match[2] != "0"
+
+
+def test_three_kills_change_no_bit():
+    check(crash(3), 3)
+
+
+@pytest.mark.slow
+def test_twenty_five_kills_change_no_bit():
+    check(crash(25), 25)
+
+
+@pytest.fixture(scope="module")
+def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("ended"))
+        assert main(["fit", *WORDS]) == 0
+        return FOLDER.absolute()
+
+
+@pytest.fixture
+def twin(ended: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(ended, tmp_path / "twin"))
+
+
+def test_a_run_does_not_differ_from_its_copy(ended, twin):
+    assert list(differences(ended, twin)) == []
+
+
+@pytest.mark.parametrize(("key", "found"), [("state_dict", "weights"), ("optimizer_states", "optimizer")])
+def test_one_bit_of_a_tensor_is_a_difference(ended, twin, key, found):
+    content = read_checkpoint(twin / "checkpoints" / "last.ckpt")
+    tensors = content[key] if key == "state_dict" else content[key][0]["state"][0]
+    tensor = next(value for value in tensors.values() if value.dim() == 4)
+    tensor.view(torch.int32).view(-1)[0] ^= 1
+    torch.save(content, twin / "checkpoints" / "last.ckpt")
+    assert list(differences(ended, twin)) == [f"{found} of checkpoints/last.ckpt"]
+
+
+def test_what_a_callback_knows_is_a_difference(ended, twin):
+    content = read_checkpoint(twin / "checkpoints" / "last.ckpt")
+    key = next(key for key in content["callbacks"] if key.startswith("GlobalL1Pruning"))
+    content["callbacks"][key] = {}
+    torch.save(content, twin / "checkpoints" / "last.ckpt")
+    assert list(differences(ended, twin)) == ["masks of checkpoints/last.ckpt"]
+
+
+def test_a_lost_row_a_row_twice_and_an_event_are_differences(ended, twin):
+    lines = (twin / "metrics.csv").read_text().splitlines(keepends=True)
+    for changed in (lines[:-1], [*lines, lines[-1]]):
+        (twin / "metrics.csv").write_text("".join(changed))
+        assert list(differences(ended, twin)) == ["metrics.csv"]
+    (twin / "metrics.csv").write_text("".join(lines))
+    writer = EventFileWriter(str(twin))
+    writer.add_event(Event(step=9, summary=Summary(value=[Summary.Value(tag="val/loss", simple_value=1.0)])))
+    writer.close()
+    assert list(differences(ended, twin)) == ["events"]
+
+
+def test_another_checkpoint_is_a_difference(ended, twin):
+    shutil.copy(twin / "checkpoints" / "last.ckpt", twin / "checkpoints" / "left.ckpt")
+    assert list(differences(ended, twin)) == ["checkpoints/left.ckpt is not in both"]
