@@ -1,9 +1,11 @@
 """`lit-prune study`: from a plan to a report."""
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import reduce
+from functools import partial, reduce
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -83,7 +85,7 @@ def _locked(stored: Plan, plan: Plan, chosen: list[Experiment], out: Path, optio
         first = sum(epochs_of(plan, plan[job.experiment]) for job in todo if is_complete(job))
         bar.initial = bar.n = first  # time left is told from what is run now
         try:
-            outcome = run_jobs(plan, todo, pool, lambda progress: _show(bar, progress))
+            outcome = run_jobs(plan, todo, pool, partial(_report, bar, out))
         except KeyboardInterrupt:
             pool.close()
             bar.close()
@@ -91,6 +93,7 @@ def _locked(stored: Plan, plan: Plan, chosen: list[Experiment], out: Path, optio
             return _INTERRUPTED
         finally:
             pool.close()
+    _check_there(out)
     write_report(out)
     return _sum_up(outcome)
 
@@ -113,6 +116,16 @@ def _plan(options: Options) -> tuple[Plan, Path, str]:
 
     plan, sentence = with_weights(plan, options.weights)
     return plan, out, sentence
+
+
+def _report(bar: "tqdm[None]", out: Path, progress: Progress) -> None:
+    _show(bar, progress)
+    _check_there(out)  # the next run would make it again, and find no plan in it
+
+
+def _check_there(out: Path) -> None:
+    if not (out / "plan.yaml").is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out / "plan.yaml"))
 
 
 def _show(bar: "tqdm[None]", progress: Progress) -> None:

@@ -110,6 +110,8 @@ def why(job: Job, status: int) -> str:
     error = job.folder / "error.txt"
     if error.is_file():
         return error.read_text(encoding="utf-8", errors="replace").strip()
+    if not job.folder.is_dir():
+        return f"Its folder `{job.folder}` was moved or removed while it ran."
     if status < 0:
         return f"It was killed by signal {-status}, perhaps for want of memory; see `{job.folder / 'log.txt'}`."
     return f"It ended with exit status {status}; see `{job.folder / 'log.txt'}`."

@@ -1,6 +1,9 @@
 """A small module and data of somebody else's, and callbacks that let something go wrong at a given epoch."""
 
+import os
+import resource
 import shutil
+import signal
 from pathlib import Path
 
 import torch
@@ -120,3 +123,42 @@ class RemoveFolder(Callback):
         folder = Path(str(trainer.log_dir))
         assert (folder / "metrics.csv").is_file()
         shutil.rmtree([folder, *folder.parents][self.above])
+
+
+class Hungry(Line):
+    """Takes memory in its second epoch until there is none left.
+
+    Args:
+        of: Who is asked for it, "torch" or "python".
+        until: A file; once it is there, the module is modest.
+    """
+
+    def __init__(self, of: str, until: str) -> None:
+        super().__init__()
+        self.of, self.until = of, until
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 0 or Path(self.until).exists():
+            return
+        # as a container's limit would; the kernel's own way is `Killed`
+        used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), resource.RLIM_INFINITY))
+        hoard: list[object] = []
+        while True:
+            hoard.append(torch.ones(16 << 18) if self.of == "torch" else bytearray(16 << 20))
+
+
+class Killed(Line):
+    """Is killed in its second epoch, as the kernel does it where memory runs out.
+
+    Args:
+        until: A file; once it is there, the module lives.
+    """
+
+    def __init__(self, until: str) -> None:
+        super().__init__()
+        self.until = until
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1 and not Path(self.until).exists():
+            os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,126 @@
+"""A process of a strategy that is killed: the other ends with an error, soon, and nobody is left behind."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lit_prune.weights import read_checkpoint
+from tests.faults.conftest import FIT
+
+ROOT = Path(__file__).parents[2]
+BOUND = 60  # seconds
+DDP = ["--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.max_epochs=100000", "--data.points=4096"]
+
+
+def alive(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.02)
+
+
+def child_of(process):
+    """The process that a strategy has launched beside this one; none before that."""
+    for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if b"lit_prune" in Path(f"/proc/{word}/cmdline").read_bytes():
+            return int(word)
+    return None
+
+
+@pytest.fixture
+def training(tmp_path):
+    """A `fit` in two processes, both of which have begun."""
+    words = [sys.executable, "-m", "lit_prune", *FIT, *DDP, f"--trainer.default_root_dir={tmp_path}"]
+    with (tmp_path / "printed").open("w") as file:
+        process = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        wait_for(lambda: process.poll() is not None or child_of(process), 300)
+        assert process.poll() is None
+        child = child_of(process)
+        yield process, child, tmp_path
+    finally:
+        process.kill()
+        process.wait()
+        if alive(child):
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+def test_the_other_ends_with_a_sentence(training, rank):
+    process, child, folder = training
+    wait_for(lambda: list(folder.rglob("last.ckpt")) or process.poll() is not None, 300)
+    lost, other = (process.pid, child) if rank == 0 else (child, process.pid)
+    os.kill(lost, signal.SIGKILL)
+    wait_for(lambda: process.poll() is not None and not alive(other), BOUND)
+    printed = (folder / "printed").read_text()
+    assert process.returncode == (-signal.SIGKILL if rank == 0 else 1), printed
+    assert "Traceback" not in printed
+    assert (
+        printed.count("lit-prune: error: Expected all processes of this run to answer, but got one that is gone.") == 1
+    )
+    # what they had saved is whole
+    (checkpoint,) = folder.rglob("last.ckpt")
+    read_checkpoint(checkpoint)
+    if rank == 1:  # the first one writes, and may have been killed at that
+        assert not list(folder.rglob("*.part"))
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(reason="`cli/training.py` does not call `end_with_launcher` yet")
+def test_who_is_launched_does_not_wait_for_a_launcher_that_was_killed(training):
+    """Before the processes have met, nothing else would tell it for half an hour."""
+    process, child, _ = training
+    process.kill()
+    process.wait()
+    wait_for(lambda: not alive(child), BOUND)
+
+
+def test_a_launched_process_ends_with_its_launcher():
+    launched = "from lit_prune.cli.launched import end_with_launcher as end; end(); import time; time.sleep(600)"
+    launcher = (
+        "import os, subprocess, sys, time\n"
+        "from lit_prune.cli.launched import end_with_launcher\n"
+        "end_with_launcher()\n"
+        f"other = subprocess.Popen([sys.executable, '-c', {launched!r}], env=os.environ | {{'LOCAL_RANK': '1'}})\n"
+        "print(other.pid, flush=True)\n"
+        "time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", launcher], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        child = int(process.stdout.readline())
+        time.sleep(2.5)
+        assert alive(child)
+        process.kill()
+    wait_for(lambda: not alive(child), 30)
+
+
+def test_a_process_that_others_have_launched_is_left_to_them():
+    code = (
+        "import threading\n"
+        "from lit_prune.cli.launched import end_with_launcher\n"
+        "end_with_launcher()\n"
+        "print(threading.active_count())\n"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "LIT_PRUNE_LAUNCHER"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env=environment | {"LOCAL_RANK": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "1\n"
