@@ -73,7 +73,8 @@ def _head(file: Path) -> bytes:
 
 
 def _read(file: Path) -> NDArray[np.uint8]:
-    if not _head(file).startswith(MAGIC):
+    # a pipe would be waited for, and a device may have no end
+    if not file.is_file() or not _head(file).startswith(MAGIC):
         raise expected(f"a PNG or JPEG image in {str(file)!r}", "something else", "convert it or take it away")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd but harmless metadata

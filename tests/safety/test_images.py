@@ -1,0 +1,122 @@
+"""Images that would fill the memory, or are none, are refused in one sentence before they are decoded."""
+
+import os
+import re
+import resource
+import struct
+import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from lit_prune.data.images import read_images
+from lit_prune.errors import InputError
+
+BOMB = r"Expected an image of at most \d+ pixels in '{path}', but got more\. HINT: make it smaller\."
+DAMAGED = (
+    r"Expected a whole image in '{path}', but got a file that cannot be read \([^\n]+\)\. "
+    r"HINT: replace it or take it away\."
+)
+OTHER = r"Expected a PNG or JPEG image in '{path}', but got something else\. HINT: convert it or take it away\."
+
+
+def png(width: int, height: int, pixels: bytes, *more: tuple[bytes, bytes]) -> bytes:
+    """A PNG by hand, whose checksums are right whatever it claims."""
+    header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), *more, (b"IDAT", pixels), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+def zeros(megabytes: int) -> bytes:
+    """A thousandth of their size, compressed."""
+    compressor = zlib.compressobj(9)
+    parts = [compressor.compress(bytes(2**20)) for _ in range(megabytes)]
+    return b"".join(parts) + compressor.flush()
+
+
+def jpeg(side: int) -> bytes:
+    """A JPEG that claims another size than it has."""
+    path = Path("small.jpg")
+    Image.new("RGB", (16, 16)).save(path)
+    content = path.read_bytes()
+    start = content.index(b"\xff\xc0") + 5
+    return content[:start] + struct.pack(">HH", side, side) + content[start + 4 :]
+
+
+def cut(kind: str) -> bytes:
+    path = Path(f"whole.{kind}")
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)).save(path)
+    return path.read_bytes()[:2000]
+
+
+def other(kind: str) -> bytes:
+    path = Path(f"whole.{kind}")
+    Image.new("RGB", (32, 32)).save(path)
+    return path.read_bytes()
+
+
+FINE = zlib.compress(bytes(97 * 32))
+BAD: dict[str, tuple[Callable[[], bytes], str]] = {
+    "claims 50000 x 50000": (lambda: png(50_000, 50_000, FINE), BOMB),
+    "claims a line of 2^31": (lambda: png(2**31 - 1, 1, FINE), BOMB),
+    "is 20000 x 20000 in a megabyte": (lambda: png(20_000, 20_000, zeros(1145)), BOMB),
+    "JPEG that claims 65500 x 65500": (lambda: jpeg(65_500), BOMB),
+    "no pixels": (lambda: png(0, 0, b""), DAMAGED),
+    "text of 100 MB": (lambda: png(32, 32, FINE, (b"zTXt", b"a\0\0" + zeros(100))), DAMAGED),
+    "international text of 100 MB": (lambda: png(32, 32, FINE, (b"iTXt", b"a\0\1\0\0\0" + zeros(100))), DAMAGED),
+    "colour profile of 100 MB": (lambda: png(32, 32, FINE, (b"iCCP", b"a\0\0" + zeros(100))), DAMAGED),
+    "much text of 1 MB": (
+        lambda: png(32, 32, FINE, *[(b"zTXt", b"%d\0\0" % key + zlib.compress(bytes(10**6))) for key in range(99)]),
+        DAMAGED,
+    ),
+    "chunk longer than the file": (lambda: png(32, 32, FINE)[:33] + struct.pack(">I", 2**31 - 1) + b"IDAT", DAMAGED),
+    "truncated PNG": (lambda: cut("png"), DAMAGED),
+    "truncated JPEG": (lambda: cut("jpg"), DAMAGED),
+    "PNG's first bytes": (lambda: b"\x89PNG\r\n\x1a\n", DAMAGED),
+    "JPEG's first bytes": (lambda: b"\xff\xd8\xff", DAMAGED),
+    "SVG": (lambda: b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", OTHER),
+    "GIF": (lambda: other("gif"), OTHER),
+    "BMP": (lambda: other("bmp"), OTHER),
+    "TIFF": (lambda: other("tiff"), OTHER),
+    "PostScript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", OTHER),
+    "empty": (lambda: b"", OTHER),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("in_folder", [False, True], ids=["file", "folder"])
+def test_bad_images_are_one_sentence(tmp_path, monkeypatch, name, in_folder):
+    monkeypatch.chdir(tmp_path)
+    content, sentence = BAD[name][0](), BAD[name][1]
+    path = tmp_path / "images" / "a.png"
+    path.parent.mkdir()
+    path.write_bytes(content)
+    began, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(InputError) as error:
+        read_images(path.parent if in_folder else path)
+    assert re.fullmatch(sentence.replace("{path}", re.escape(str(path))), str(error.value))
+    assert time.monotonic() - began < 5
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 150_000  # KiB
+
+
+def test_what_comes_after_an_image_is_not_unpacked(tmp_path):
+    """A small image with a gigabyte of pixels behind those that it has."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png(32, 32, zeros(1024)))
+    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert read_images(path).images.shape == (1, 32, 32, 3)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 100_000  # KiB
+
+
+def test_a_pipe_is_not_waited_for(tmp_path):
+    path = tmp_path / "a.png"
+    os.mkfifo(path)
+    with pytest.raises(InputError) as error:
+        read_images(path)
+    assert re.fullmatch(OTHER.replace("{path}", re.escape(str(path))), str(error.value))
