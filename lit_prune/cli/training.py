@@ -420,6 +420,8 @@ def main(words: Sequence[str]) -> int:
         except Exception as error:
             if (failure := understood(error)) is None:
                 raise
+            if failure.status > 128 and stopping.received is None:  # another process of the run was told, and says so
+                return failure.status
             return complain(error, failure.status, failure.sentence)
     return 0
 

@@ -16,13 +16,15 @@ class Interrupting(Callback):
         step: The step at which, or later.
         number: The signal.
         marker: A file that is there once it has been sent.
+        rank: The process of a strategy that is told.
     """
 
-    def __init__(self, hook: str, step: int, marker: str, number: int = signal.SIGTERM) -> None:
-        self.step, self.number, self.marker = step, number, Path(marker)
+    def __init__(self, hook: str, step: int, marker: str, number: int = int(signal.SIGTERM), rank: int = 0) -> None:
+        self.step, self.number, self.marker, self.rank = step, number, Path(marker), rank
         setattr(self, hook, self._send)
 
     def _send(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        if trainer.global_step >= self.step and not trainer.sanity_checking and not self.marker.exists():
+        told = trainer.global_rank == self.rank and not trainer.sanity_checking
+        if told and trainer.global_step >= self.step and not self.marker.exists():
             self.marker.touch()
             os.kill(os.getpid(), self.number)

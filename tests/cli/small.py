@@ -42,12 +42,13 @@ class SmallNet(LightningModule):
 
 
 class Diverging(SmallNet):
-    """Its loss is no number from a step on."""
+    """Its loss is no number from a step on, in all processes or in one."""
 
-    def __init__(self, step: int, value: str = "nan") -> None:
+    def __init__(self, step: int, value: str = "nan", rank: int | None = None) -> None:
         super().__init__()
-        self.step, self.value = step, float(value)
+        self.step, self.value, self.rank = step, float(value), rank
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = super().training_step(batch, batch_idx)
-        return loss * self.value if self.trainer.global_step >= self.step else loss
+        diverges = self.trainer.global_step >= self.step and self.rank in (None, self.global_rank)
+        return loss * self.value if diverges else loss
