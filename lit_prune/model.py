@@ -166,6 +166,8 @@ class LitResNet18(LightningModule):
             raise expected(
                 "settings that the optimizer and scheduler accept", found, "see their documentation"
             ) from error
+        _check_optimizer(optimizer)
+        _check_scheduler(scheduler)
         if self.trainer.gradient_clip_val:
             # A fused optimizer unscales gradients by itself in mixed precision, too late for clipping, so Lightning
             # refuses the two together. Without this mark it is handled, and works, like any other optimizer.
@@ -209,7 +211,7 @@ class LitResNet18(LightningModule):
                 )
             self.backbone.load_state_dict(_without_classifier(_download()))
             return
-        path = weights or init_from
+        path = init_from if weights is None else weights
         if path is None:
             return
         state = read_state_dict(path)
@@ -228,6 +230,24 @@ class _FrozenBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, input: Tensor) -> Tensor:
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse what an optimizer accepts, and what could not work."""
+    # LBFGS flattens gradients in a way that ours, being `channels_last`, do not allow; no gradient of ours is sparse
+    if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
+        raise expected("an optimizer for dense `channels_last` weights", type(optimizer).__name__, "take Adam or SGD")
+    for group in optimizer.param_groups:
+        if not math.isfinite(group.get("lr", 0.0)):
+            raise expected("a finite learning rate `lr`", float(group["lr"]), "0.001 is Adam's")
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    """Refuse lengths of cycles that schedulers divide by, much later."""
+    for name in ("step_size", "T_max", "T_0"):
+        length = getattr(scheduler, name, 1)
+        if not isinstance(length, int | float) or not length >= 1:
+            raise expected(f"`{name}` of {type(scheduler).__name__} to be at least 1", length, "it counts epochs")
 
 
 def _accuracy() -> MulticlassAccuracy:

@@ -6,7 +6,7 @@ from lightning.pytorch import Trainer
 
 from lit_prune.errors import expected
 
-__all__ = ["check_epoch", "refuse_sharded_parameters"]
+__all__ = ["check_epoch", "check_names", "refuse_sharded_parameters"]
 
 _SHARDING = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
 
@@ -21,6 +21,16 @@ def check_epoch(argument: str, value: Any) -> None:
         raise expected(
             f"`{argument}` to be a whole number from 0 on", value, "epochs are counted from 0, as in Lightning"
         )
+
+
+def check_names(argument: str, value: Any) -> None:
+    """Refuse a pattern without a character, which would stand for the whole model.
+
+    Raises:
+        InputError: If there is one.
+    """
+    if "" in ([value] if isinstance(value, str) else value or []):
+        raise expected(f"`{argument}` to name something", "an empty name", 'give globs like "backbone.layer1"')
 
 
 def refuse_sharded_parameters(trainer: Trainer, callback: object) -> None:

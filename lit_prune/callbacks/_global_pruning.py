@@ -5,7 +5,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_prune.callbacks._checks import check_epoch, refuse_sharded_parameters
+from lit_prune.callbacks._checks import check_epoch, check_names, refuse_sharded_parameters
 from lit_prune.callbacks._fit import builds_late, callbacks_of, continues, refuse_averaging
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import apply_masks, current_mask, remove_masks, zero_pruned
@@ -45,6 +45,8 @@ class GlobalPruning(Callback):
     ) -> None:
         check_amount(amount)
         check_cap(max_layer_sparsity)
+        check_names("layers", layers)
+        check_names("exclude", exclude)
         check_epoch("start_epoch", start_epoch)
         if end_epoch is not None:
             check_epoch("end_epoch", end_epoch)

@@ -6,6 +6,8 @@ from lit_prune.functional.pruning import RandomScore, magnitude
 
 __all__ = ["GlobalL1Pruning", "GlobalRandomPruning"]
 
+_SEEDS = 2**32
+
 
 class GlobalL1Pruning(GlobalPruning):
     """Prune the weights of the smallest magnitude, over all chosen layers together, once or step by step.
@@ -69,7 +71,7 @@ class GlobalRandomPruning(GlobalPruning):
         max_layer_sparsity: The largest fraction to prune of any layer.
 
     Raises:
-        InputError: As in `GlobalL1Pruning`, and if the seed is not a whole number.
+        InputError: As in `GlobalL1Pruning`, and if the seed is not a whole number in [0, 2**32).
     """
 
     def __init__(
@@ -83,8 +85,9 @@ class GlobalRandomPruning(GlobalPruning):
         exclude: list[str] | tuple[str, ...] | str = (),
         max_layer_sparsity: float | None = None,
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise expected("`seed` to be a whole number", seed, "the choice depends on nothing else")
+        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
+            what = f"`seed` to be a whole number in [0, {_SEEDS - 1}]"
+            raise expected(what, seed, "the choice depends on nothing else")
         super().__init__(
             RandomScore(seed), amount, start_epoch, end_epoch, schedule, layers, exclude, max_layer_sparsity
         )

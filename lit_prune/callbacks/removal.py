@@ -7,6 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lit_prune.callbacks._checks import check_epoch, refuse_sharded_parameters
 from lit_prune.callbacks._fit import callbacks_of, continues, refuse_averaging
 from lit_prune.callbacks._global_pruning import GlobalPruning
+from lit_prune.errors import expected
 from lit_prune.functional.masking import remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 
@@ -38,6 +39,8 @@ class PruningRemoval(Callback):
 
     def __init__(self, epoch: int | str = 0) -> None:
         if epoch != "end":
+            if isinstance(epoch, str):
+                raise expected("`epoch` to be a whole number from 0 on", f"`{epoch}`", 'the end is called "end"')
             check_epoch("epoch", epoch)
         self.epoch = epoch
         self._module: LightningModule | None = None

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lit_prune.cli.typed import brief, last_typed, typed_value
 from lit_prune.errors import InputError, expected
 
 __all__ = ["explain"]
@@ -21,8 +22,18 @@ _CLASS_OPTIONS = {
 }
 # the options that somebody else's class may be given to
 _MODULE_OPTIONS = {"model": "LightningModule", "data": "LightningDataModule"}
-_KINDS = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "NoneType": "null"}
+_KINDS = {
+    "int": "a whole number",
+    "float": "a number",
+    "bool": "true or false",
+    "str": "text",
+    "NoneType": "null",
+    "list": "a list",
+    "dict": "names and values",
+    "collections.abc.Iterable": "a list",
+}
 _HELP = "`--help` lists the options"
+_CALLABLE = r"expects a function or a callable class: Parser key \"([^\"]+)\":"
 
 
 def explain(message: str, words: Sequence[str], options: Sequence[str]) -> InputError:
@@ -36,41 +47,68 @@ def explain(message: str, words: Sequence[str], options: Sequence[str]) -> Input
     Returns:
         The error to raise.
     """
-    if match := re.match(r"unrecognized arguments: (\S+)", message):
+    return _words(message, words, options) or _classes(message, words) or _values(message, words, options)
+
+
+def _words(message: str, words: Sequence[str], options: Sequence[str]) -> InputError | None:
+    """What is wrong with the words, whatever their values."""
+    if match := re.match(r"unrecognized arguments: (\S*)", message):
         return _unknown_option(match[1].split("=")[0].rstrip("+"), options)
     if match := re.match(r"Subcommand '[^']*' does not accept option '([^']*)'", message):
         return _unknown_option(f"--{match[1]}", options)
     if match := re.match(r"argument (\S+): expected one argument", message):
-        return expected(f"a value after `{match[1]}`", "none", "give it as the next word")
+        # the arguments of a class are those of its option, for the parser
+        whole = next((word for word in words if word.startswith(f"{match[1]}.") and "=" not in word), match[1])
+        return expected(f"a value after `{whole}`", "none", "give it as the next word")
+    if match := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
+        return expected(f"`{match[1]}` without a value", f"`{brief(match[2])}`", "leave the value out")
+    if match := re.match(r"Invalid option \"(.*)\" for (\S+)", message, re.DOTALL):
+        hint = f"`{match[2]}` alone prints all"
+        return expected(f"`{match[2]}` to be comments, skip_default or skip_null", f"`{brief(match[1])}`", hint)
+    if match := re.match(r"Group '([^']+)' does not accept option '([^']+)'", message):  # under `--print_config`
+        return _unknown_option(f"--{match[1]}.{match[2]}", options)
+    if match := re.match(r"Option '([^']+)' is not accepted", message):
+        return _unknown_option(f"--{match[1]}", options)
+    return None
+
+
+def _classes(message: str, words: Sequence[str]) -> InputError | None:
+    """What is wrong with the arguments of a class that an option chose."""
     if match := re.search(r"class_path '([^']+)':\s*the following arguments are required: ([\w, ]+)", message):
         return _missing_argument(match[1], match[2])
     if match := re.search(r"are required: ([\w, ]+).*class_path='([^']+)'", message, re.DOTALL):
         return _missing_argument(match[2], match[1])
     if match := re.search(r"class_path '([^']+)':\s*Parser key \"([^\"]+)\":(.*?)(?:\n    - |\Z)", message, re.DOTALL):
-        return _bad_value(f"{_option_of(match[1])}.{match[2]}", match[3])
+        return _bad_value(f"{_option_of(match[1])}.{match[2]}", match[3], words)
+    if match := re.search(rf"Parser key \"([^\"]+)\":.*{_CALLABLE}(.*)\. Got value: Namespace", message, re.DOTALL):
+        return _bad_value(f"{match[1]}.{match[2]}", match[3], words)
     if match := re.search(r"class_path '([^']+)':\s*Option '([^']+)' is not accepted", message):
         return _unknown_argument(match[1], match[2], words)
     if match := re.search(r"Option '([^']+)' is not accepted.*class_path='([^']+)'", message, re.DOTALL):
         return _unknown_argument(match[2], match[1], words)
-    if match := re.match(r"Group '([^']+)' does not accept option '([^']+)'", message):  # under `--print_config`
-        return _unknown_option(f"--{match[1]}.{match[2]}", options)
-    if match := re.match(r"Option '([^']+)' is not accepted", message):
-        return _unknown_option(f"--{match[1]}", options)
+    return None
+
+
+def _values(message: str, words: Sequence[str], options: Sequence[str]) -> InputError:
+    """What is wrong with a value or a file."""
     if match := re.match(r"Unexpected config: (.*)", message, re.DOTALL):
         found = _one_line(match[1]) or "an empty file"
         return expected("`--config` to hold options by name (`data: {...}`)", found, "check the file")
+    if match := re.match(r"Key must be a string, got: (.*)", message, re.DOTALL):
+        return expected("options by name (`data: {...}`)", f"the name {_one_line(match[1])}", "check `--config`")
     if match := re.match(r"(?:Problems parsing config|Parser key \"config\"): (.*)", message, re.DOTALL):
-        return expected("`--config` to hold YAML that can be read", _one_line(match[1]), "check its syntax")
+        hint = "check the path" if "does not exist" in match[1] else "check its syntax"
+        return expected("`--config` to hold YAML that can be read", _one_line(match[1]), hint)
     if match := re.match(r'Parser key "([^"]+)":', message):
-        return _bad_value(match[1], message[match.end() :])
+        return _bad_value(match[1], message[match.end() :], words)
     return expected("arguments that can be parsed", _one_line(message), _HELP)
 
 
 def _unknown_option(name: str, options: Sequence[str]) -> InputError:
     if not name.startswith("-"):
-        return expected("an option, which starts with `--`", f"`{name}`", _HELP)
+        return expected("an option, which starts with `--`", f"`{brief(name)}`" if name else "an empty word", _HELP)
     near = _closest_option(name, options)
-    return expected("a known option", f"`{name}`", f"did you mean `{near}`" if near else _HELP)
+    return expected("a known option", f"`{brief(name)}`", f"did you mean `{near}`" if near else _HELP)
 
 
 def _closest_option(name: str, options: Sequence[str]) -> str | None:
@@ -91,45 +129,76 @@ def _missing_argument(owner: str, names: str) -> InputError:
 
 def _option_of(owner: str) -> str:
     """The option that a class can be a value of."""
-    return next(key for key, (base, _) in _CLASS_OPTIONS.items() if _leaf(owner) in _subclasses(base))
+    chosen = (key for key, (base, _) in _CLASS_OPTIONS.items() if _leaf(owner) in _subclasses(base))
+    modules = (key for key, base in _MODULE_OPTIONS.items() if _leaf(owner).endswith(base.removeprefix("Lightning")))
+    return next(chosen, None) or next(modules, _leaf(owner))
 
 
 def _unknown_argument(owner: str, name: str, words: Sequence[str]) -> InputError:
     """A class that an option chose does not take an argument."""
-    known = _arguments_of(_leaf(owner))
     typed = next((word.split("=")[0] for word in words if _leaf(word.split("=")[0]) == name), name)
+    if _leaf(owner) == "Callback":  # no callback was named, or by something that is no class
+        hint = "name it first, for example `--trainer.callbacks+=GlobalL1Pruning`"
+        return expected("a callback before its arguments", f"`{brief(typed)}`", hint)
+    for group, base in _MODULE_OPTIONS.items():
+        if _leaf(owner) == base:
+            found = last_typed(group, words)
+            return _bad_module(group, f"`{brief(typed if found is None else found)}`")
+    known = _arguments_of(_leaf(owner))
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean `{typed.removesuffix(name)}{near[0]}`" if near else f"it takes {', '.join(known)}"
-    return expected(f"an argument of {_leaf(owner)}", f"`{typed}`", hint)
+    takes = f"it takes {', '.join(known)}" if known else _HELP
+    hint = f"did you mean `{typed.removesuffix(name)}{near[0]}`" if near else takes
+    return expected(f"an argument of {_leaf(owner)}", f"`{brief(typed)}`", hint)
 
 
-def _bad_value(key: str, rest: str) -> InputError:
+def _bad_module(group: str, found: str) -> InputError:
+    hint = "give module.Class, of an installed package or of this folder"
+    return expected(f"`--{group}` to name a class of {_MODULE_OPTIONS[group]}", found, hint)
+
+
+def _bad_value(key: str, rest: str, words: Sequence[str]) -> InputError:
     match = re.search(r"(?:Given value|Got value|path string): (.*)", rest)
-    found = match[1].strip() if match else _one_line(rest)
-    if "dot import path" in rest and key in _CLASS_OPTIONS:
-        base, kind = _CLASS_OPTIONS[key]
-        near = difflib.get_close_matches(found, sorted(_subclasses(base)), n=1)
-        hint = f"did you mean `{near[0]}`" if near else "give a class name, or module.Class for your own"
-        return expected(f"`--{key}` to name {kind}", f"`{found}`", hint)
-    if match := re.search(r"Multiple subclasses with name (\w+).*ambiguity: (.*)\.", rest):
-        return expected(f"`--{key}` to name one class", f"`{match[1]}`, the name of several", f"give one of {match[2]}")
+    # what the parser made of it, "1000.0", is not always what was typed, "1e3"
+    found = typed_value(key, match[1].strip(), words) if match else _one_line(rest)
+    if match := re.search(r"value has (\d+) digits", rest):
+        return expected(f"`--{key}` to have a value of a few digits", f"one of {match[1]}", "check the value")
     if match := re.search(r"File does not exist: '([^']*)'", rest):
-        return expected(f"`--{key}` to name a file", f"`{match[1]}`, which does not exist", "check the path")
-    if choices := [
-        value for group in re.findall(r"Literal\[([^]]*)\]", rest) for value in re.findall(r"'(.*?)'", group)
-    ]:
-        choices = list(dict.fromkeys(choices))
+        return expected(f"`--{key}` to name a file", f"`{brief(match[1])}`, which does not exist", "check the path")
+    if key in _CLASS_OPTIONS and (error := _bad_class(key, rest, found)) is not None:
+        return error
+    if match := re.search(r"Expected a tuple with (\d+) elements", rest):
+        return expected(f"`--{key}` to be a list of {match[1]} values", f"`{brief(found)}`", "write [a, b]")
+    kinds = dict.fromkeys(_KINDS.get(name, name) for name in re.findall(r"Expected (?:a )?<class '([^']+)'>", rest))
+    groups = re.findall(r"Literal\[([^]]*)\]", rest)
+    if choices := list(dict.fromkeys(value for group in groups for value in re.findall(r"'(.*?)'", group))):
         near = difflib.get_close_matches(found, choices, n=1)
         hint = f"did you mean `{near[0]}`" if near else "choose one of them"
-        return expected(f"`--{key}` to be one of {', '.join(choices)}", f"`{found}`", hint)
+        other = "".join(f", or {kind}" for kind in kinds if kind != "null")
+        return expected(f"`--{key}` to be one of {', '.join(choices)}{other}", f"`{brief(found)}`", hint)
     if key in _MODULE_OPTIONS:
         why = re.search(r"Problem with given class_path '([^']+)':\s*(.*)", rest)
-        found = f"`{why[1]}` ({why[2].strip()})" if why else f"`{found}`"
-        hint = "give module.Class, of an installed package or of this folder"
-        return expected(f"`--{key}` to name a class of {_MODULE_OPTIONS[key]}", found, hint)
-    if kinds := [_KINDS.get(name, name) for name in re.findall(r"Expected a <class '([^']+)'>", rest)]:
-        return expected(f"`--{key}` to be {' or '.join(dict.fromkeys(kinds))}", f"`{found}`", "check the value")
+        return _bad_module(key, f"`{brief(why[1])}` ({brief(why[2].strip())})" if why else f"`{brief(found)}`")
+    if match := re.search(r"Unable to load config '(.*?)'", rest):
+        found = match[1]
+        hint = f"give them one by one, as `--{key}.NAME VALUE`"
+        return expected(f"`--{key}` to name a YAML file with its options", f"`{brief(found)}`", hint)
+    if kinds:
+        return expected(f"`--{key}` to be {' or '.join(kinds)}", f"`{brief(found)}`", "check the value")
     return expected(f"`--{key}` to have a value that it takes", _one_line(rest), _HELP)
+
+
+def _bad_class(key: str, rest: str, found: str) -> InputError | None:
+    base, kind = _CLASS_OPTIONS[key]
+    if match := re.search(r"Multiple subclasses with name (\w+).*ambiguity: (.*)\.", rest):
+        return expected(f"`--{key}` to name one class", f"`{match[1]}`, the name of several", f"give one of {match[2]}")
+    plain = set(re.findall(r"Expected a <class '([^']+)'>", rest)) <= {"list", "NoneType"}
+    if not plain and not re.search(r"import path|subclass", rest):
+        return None
+    if match := re.search(r"Expected '([^']+)' to be a subclass", rest):
+        found = match[1]
+    near = difflib.get_close_matches(found, sorted(_subclasses(base)), n=1)
+    hint = f"did you mean `{near[0]}`" if near else "give a class name, or module.Class for your own"
+    return expected(f"`--{key}` to name {kind}", f"`{brief(found)}`", hint)
 
 
 def _leaf(name: str) -> str:
@@ -137,7 +206,7 @@ def _leaf(name: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return re.sub(r"\s+", " ", text).strip(" .:-")
+    return brief(re.sub(r"\s+", " ", text).strip(" .:-"), 300)
 
 
 def _subclasses(base: type) -> dict[str, type]:

@@ -11,6 +11,9 @@ from lit_prune.errors import InputError, expected
 
 __all__ = ["main"]
 
+# longer than any path that a system takes
+_LONGEST = 4096
+
 # command -> (module with `main(args)`, one line of help)
 COMMANDS = {
     "fit": ("lit_prune.cli.training", "train, with freezing, pruning and fine-tuning as callbacks"),
@@ -51,15 +54,33 @@ def main(args: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if args is None else args)
     try:
+        for word in words:
+            _check(word)
         return _dispatch(words)
     except InputError as error:
         return complain(error, 2)
 
 
+def _check(word: str) -> None:
+    """Refuse what no command could use, in one place."""
+    # ends of lines and the like are shown, not printed
+    start = word[:40].encode("unicode_escape").decode() + ("..." if len(word) > 40 else "")
+    if len(word) > _LONGEST:
+        hint = "put long settings into a file and give it to `--config`"
+        raise expected(f"words of at most {_LONGEST} characters", f"`{start}`, which has {len(word)}", hint)
+    if "\0" in word:
+        raise expected("words without a NUL character", f"`{start}`", "take it out")
+    if any("\ud800" <= character <= "\udfff" for character in word):  # how Python hands on bytes that are no text
+        raise expected("words in UTF-8", f"`{start}`", "rename the file, if it is one")
+
+
 def _dispatch(words: list[str]) -> int:
-    if not words or words[0] in ("-h", "--help"):
+    if not words:
         print(USAGE)
-        return 0 if words else 2
+        raise expected(f"a command ({', '.join(COMMANDS)})", "none", "`lit-prune --help` says what each does")
+    if words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
     if words[0] == "--version":
         print(f"lit-prune {__version__}")
         return 0

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_prune.errors import expected
+from lit_prune.files import replacing
 
 __all__ = ["PredictionTable"]
 
@@ -57,7 +58,7 @@ class PredictionTable(Callback):
         """Write and print the table."""
         path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("w", newline="", encoding="utf-8") as file:
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["image", "class", "probability"])
             writer.writerows((name, label, f"{probability:.6f}") for name, label, probability in self._rows)

@@ -24,6 +24,8 @@ LOCK = ".lock"
 # written when a training has come to its end
 _ENDED = "summary.txt"
 _CLAIMED = "LIT_PRUNE_CLAIMED_VERSION"
+# of Linux, macOS and Windows
+_LONGEST_NAME = 255
 
 
 def claim_version(folder: Path) -> int:
@@ -80,6 +82,16 @@ def abandon(folder: Path) -> None:
         parent.rmdir()
 
 
+def _check_name(name: str) -> None:
+    parts = Path(name).parts
+    if any(len(part.encode()) > _LONGEST_NAME for part in parts):
+        found = f"one of {len(name)} characters"
+        raise expected(f"`--name` to have at most {_LONGEST_NAME} bytes a folder", found, "give a shorter name")
+    if not parts or ".." in parts or Path(name).is_absolute() or not name.isprintable():
+        shown = name.encode("unicode_escape").decode() if not name.isprintable() else name
+        raise expected("`--name` to be a folder below lightning_logs", f"`{shown}`", "give a plain name")
+
+
 def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
     """Make the TensorBoard and CSV loggers of one run, both in one folder.
 
@@ -103,8 +115,7 @@ def log_folder(root: Path, name: str) -> Path:
     Raises:
         InputError: If the name leaves the folder.
     """
-    if not name or Path(name).is_absolute() or ".." in Path(name).parts:
-        raise expected("`--name` to be a folder below lightning_logs", f"`{name}`", "give a plain name")
+    _check_name(name)
     return root / "lightning_logs" / name
 
 

@@ -22,6 +22,9 @@ __all__ = ["CIFAR10DataModule"]
 Source = Literal["cifar10", "synthetic"]
 
 _SEEDS = 2**32
+# of Linux, macOS and Windows
+_LONGEST_NAME = 255
+_SHOWN = 80  # characters of a path that is wrong
 # Which part of the data set each of the Trainer's tasks reads. Predictions read the user's images, if there are any.
 _SPLITS: dict[str, SplitName] = {"fit": "train", "validate": "train", "test": "test", "predict": "test"}
 
@@ -74,6 +77,9 @@ class CIFAR10DataModule(LightningDataModule):
         # Strings, because checkpoints are loaded with `weights_only=True`, which refuses paths.
         data_dir = str(data_dir)
         predict_path = None if predict_path is None else str(predict_path)
+        _check_path("data_dir", data_dir)
+        if predict_path is not None:
+            _check_path("predict_path", predict_path)
         _check_choice("source", source, Source)
         _check_choice("augment", augment, Augmentation)
         total = (arrays if source == "cifar10" else synthetic).SIZES["train"]
@@ -263,6 +269,16 @@ def _check_choice(name: str, value: Any, choices: Any) -> None:
     names = get_args(choices)
     if value not in names:
         raise expected(f"`{name}` to be one of {', '.join(map(repr, names))}", value, "choose one of these")
+
+
+def _check_path(name: str, value: str) -> None:
+    """Refuse what no system takes, which would otherwise be found out in the middle of the work."""
+    shown = ascii(value if len(value) <= _SHOWN else f"{value[:_SHOWN]}...")
+    if not value or "\0" in value:
+        raise expected(f"`{name}` to be a path", shown, "leave it out for the default")
+    if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(value).parts):
+        what = f"`{name}` to be a path whose names have at most {_LONGEST_NAME} bytes each"
+        raise expected(what, shown, "check the path")
 
 
 def _check_whole(name: str, value: Any, low: int, high: int | None, hint: str) -> None:

@@ -1,6 +1,7 @@
 """What is typed after `lit-prune study`."""
 
 import difflib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 import yaml
 
 from lit_prune.errors import expected
-from lit_prune.study.arguments import SentenceParser
+from lit_prune.study.arguments import SentenceParser, check_path, shortened
 from lit_prune.study.plan import shipped_plans
 
 __all__ = ["Options", "parse"]
 
 _GROUPS = ("data", "model", "trainer")
+# more than any machine is made for; torch ends without a word if it cannot make its threads
+_MOST = {"jobs": 10_000, "threads": 1024, "max_epochs": 10_000_000}
 
 
 @dataclass(frozen=True)
@@ -67,7 +70,7 @@ def parse(words: Sequence[str]) -> Options:
     )
     parser.add_argument("plan", nargs="?", help="A plan of your own, as a YAML file.")
     parser.add_argument("--preset", help=f"A plan that ships: {', '.join(shipped_plans())}.")
-    parser.add_argument("--out", metavar="DIR", type=Path, help="Its folder (default: lightning_logs/<name>).")
+    parser.add_argument("--out", metavar="DIR", help="Its folder (default: lightning_logs/<name>).")
     parser.add_argument("--seeds", metavar="N", type=int, nargs="+", help="Run every experiment with each of these.")
     parser.add_argument("--only", metavar="GLOB", nargs="+", help="Run these experiments and their parents.")
     parser.add_argument("--max_epochs", metavar="N", type=int, help="Epochs of every run.")
@@ -78,21 +81,29 @@ def parse(words: Sequence[str]) -> Options:
     parser.add_argument("--dry_run", action="store_true", help="Print the plan with an estimate, and run nothing.")
     known, rest = parser.parse_known_args(_protected(words))
     settings = _settings(rest, parser)  # first, because the value after an unknown option looks like a plan
+    for what, path in (("the plan", known.plan), ("`--out`", known.out), ("`--weights`", known.weights)):
+        if path is not None:
+            check_path(what, path)
+    if known.ray is not None and not re.fullmatch(r"auto|local|(ray://)?[\w.\-\[\]:]+:\d+", known.ray, re.ASCII):
+        found = f"`{shortened(known.ray)}`"
+        raise expected("`--ray` to be auto, local or HOST:PORT", found, "`local` starts a cluster on this machine")
     if (known.plan is None) == (known.preset is None):
         found = "neither" if known.plan is None else "both"
         raise expected("a plan's file or `--preset`", found, f"presets are {', '.join(shipped_plans())}")
     if known.preset is not None and known.preset not in shipped_plans():
         near = difflib.get_close_matches(known.preset, shipped_plans(), n=1)
         hint = f"did you mean `{near[0]}`" if near else "give your own plan without `--preset`"
-        raise expected(f"`--preset` to be one of {', '.join(shipped_plans())}", f"`{known.preset}`", hint)
-    for name in ("jobs", "threads", "max_epochs"):
+        raise expected(f"`--preset` to be one of {', '.join(shipped_plans())}", f"`{shortened(known.preset)}`", hint)
+    for name, most in _MOST.items():
         if (value := getattr(known, name)) is not None and value < 1:
             raise expected(f"`--{name}` to be a whole number from 1 on", value, "check the value")
+        if value is not None and value > most:
+            raise expected(f"`--{name}` to be a whole number in [1, {most}]", value, "check the value")
     if known.max_epochs is not None:
         settings = (*settings, {"trainer": {"max_epochs": known.max_epochs}})
     return Options(
         plan=known.preset or known.plan,
-        out=known.out,
+        out=None if known.out is None else Path(known.out),
         seeds=known.seeds,
         only=known.only,
         weights=known.weights,
@@ -123,17 +134,21 @@ def _settings(words: Sequence[str], parser: SentenceParser) -> tuple[dict[str, A
     settings: list[dict[str, Any]] = []
     for word in sorted(words, key=_depth):
         name, _, text = word.partition("=")
-        if not _is_setting(name):
+        if not word.startswith("-"):
+            raise expected("one plan", f"`{shortened(word)}` as well", "write its settings as `--data.NAME VALUE`")
+        if not _is_setting(name) or not all(name.split(".")):
             raise parser.unknown(name, "a known option", "settings begin with --data, --model, --trainer")
         if name.startswith("--trainer.callbacks."):
             hint = "for example `--trainer.callbacks+ '{class_path: GlobalL1Pruning, init_args: {amount: 0.3}}'`"
-            raise expected("a callback and its arguments in one value", f"`{name}`", hint)
+            raise expected("a callback and its arguments in one value", f"`{shortened(name)}`", hint)
         if "=" not in word:
             raise expected(f"a value after `{name}`", "none", "give it as the next word")
         try:
             value = yaml.safe_load(text)
-        except (ValueError, yaml.YAMLError) as error:  # ValueError: a date that there is not
-            raise expected(f"`{name}` to have a value in YAML", f"`{text}`", "put quotes around it") from error
+        # ValueError: a date that there is not; RecursionError: brackets in brackets in brackets ...
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            found = f"`{shortened(text)}`"
+            raise expected(f"`{name}` to have a value in YAML", found, "put quotes around it") from error
         for part in reversed(name.removeprefix("--").split(".")):
             value = {part: value}
         settings.append(value)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from lit_prune.cli.complaint import complain
 from lit_prune.errors import InputError, expected
 from lit_prune.files import write_text
-from lit_prune.study.arguments import SentenceParser
+from lit_prune.study.arguments import SentenceParser, check_path
 from lit_prune.study.report_text import report_text
 from lit_prune.study.results import Results, read_results
 from lit_prune.study.tables import results_csv
@@ -40,10 +40,11 @@ def main(words: Sequence[str]) -> int:
         given = _parse(words[1:])
     except SystemExit as leave:  # --help ends here
         return int(leave.code or 0)
+    folder, output = Path(given.folder), None if given.output is None else Path(given.output)
     try:
-        write_report(given.folder, given.output, figures=not given.no_figures)
+        write_report(folder, output, figures=not given.no_figures)
     except OSError as error:
-        return complain(_unwritten(error, given.folder, given.output), 1)
+        return complain(_unwritten(error, folder, output), 1)
     return 0
 
 
@@ -68,6 +69,7 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
     if path.is_dir():
         raise expected("`--output` to be a file", f"the folder `{path}`", f"for example `{path / 'results.md'}`")
     results = read_results(folder)
+    _check_places(folder, path, figures=figures, board=output is None)
     judgements = [judge(claim, results) for claim in results.plan.claims]
     write_text(folder / "results.csv", results_csv(results))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +82,17 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         write_board(results, drawn, text)
     print(_summary(results, judgements, path))
     return path
+
+
+def _check_places(folder: Path, path: Path, *, figures: bool, board: bool) -> None:
+    """Refuse, before anything is written, to write a folder where a file is or the other way round."""
+    if (table := folder / "results.csv").is_dir():
+        raise expected(f"a file or nothing at `{table}`", "a folder", "move it away")
+    folders = [path.parent] + [path.parent / "figures"] * figures + [folder / "report"] * board
+    for place in folders:
+        there = next(above for above in (place, *place.parents) if above.exists())
+        if not there.is_dir():
+            raise expected(f"a folder or nothing at `{there}`", "a file", "move it away, or give another `--output`")
 
 
 def _draw(results: Results, folder: Path) -> "Sequence[Figure]":
@@ -110,11 +123,10 @@ def _unwritten(error: OSError, folder: Path, output: Path | None) -> InputError:
 def _parse(words: Sequence[str]) -> argparse.Namespace:
     hint = "`lit-prune report --help` lists the options"
     parser = SentenceParser("lit-prune report", "`lit-prune report DIR`", hint, description=_DESCRIPTION)
-    parser.add_argument("folder", metavar="DIR", type=Path, help="The study's folder, as `lit-prune study` wrote it.")
+    parser.add_argument("folder", metavar="DIR", help="The study's folder, as `lit-prune study` wrote it.")
     parser.add_argument(
         "--output",
         metavar="FILE.md",
-        type=Path,
         help="Where to write the report, with its figures in `figures/` beside it (default: DIR/report.md).",
     )
     parser.add_argument("--no-figures", action="store_true", help="Draw no figures.")
@@ -123,4 +135,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         name = unknown[0].split("=")[0]
         what = "a known option" if name.startswith("-") else "one folder"
         raise parser.unknown(name, what, hint)
+    check_path("the study's folder", given.folder)
+    if given.output is not None:
+        check_path("`--output`", given.output)
     return given

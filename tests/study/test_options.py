@@ -91,7 +91,7 @@ def test_no_argument_of_a_class_is_lost_whatever_the_order(lr, sgd, order):
     assert ("fused" in optimizer["init_args"]) == (not sgd)
 
 
-OPTION = "Expected options of `lit-prune study`, but got {}. HINT: `lit-prune study --help` lists them."
+VALUE = "Expected a value after `{}`, but got none. HINT: give it as the next word."
 NUMBER = "Expected `--{}` to be a whole number from 1 on, but got {}. HINT: check the value."
 PLAN = f"Expected a plan's file or `--preset`, but got {{}}. HINT: presets are {PRESETS}."
 PRESET = f"Expected `--preset` to be one of {PRESETS}, but got `{{}}`. HINT: {{}}."
@@ -113,11 +113,11 @@ GROUPS = "settings begin with --data, --model, --trainer"
         (["--preset", "quick", "--jobz=3"], KNOWN.format("--jobz", "did you mean `--jobs`")),
         (["--preset", "quick", "--xyzzy", "3"], KNOWN.format("--xyzzy", GROUPS)),
         (["--preset", "quick", "--optimizer.lr=3"], KNOWN.format("--optimizer.lr", GROUPS)),
-        (["a.yaml", "b.yaml"], KNOWN.format("b.yaml", GROUPS)),
-        (["p.yaml", "--seeds", "a"], OPTION.format("argument --seeds: invalid int value: 'a'")),
-        (["p.yaml", "--seeds"], OPTION.format("argument --seeds: expected at least one argument")),
-        (["p.yaml", "--seeds", "1", "--out"], OPTION.format("argument --out: expected one argument")),
-        (["p.yaml", "--jobs", "1.5"], OPTION.format("argument --jobs: invalid int value: '1.5'")),
+        (["a.yaml", "b.yaml"], "Expected one plan, but got `b.yaml` as well. HINT: write its settings as `--data.NAME VALUE`."),
+        (["p.yaml", "--seeds", "a"], "Expected `--seeds` to be a whole number, but got `a`. HINT: check the value."),
+        (["p.yaml", "--seeds"], VALUE.format("--seeds")),
+        (["p.yaml", "--seeds", "1", "--out"], VALUE.format("--out")),
+        (["p.yaml", "--jobs", "1.5"], "Expected `--jobs` to be a whole number, but got `1.5`. HINT: check the value."),
         (["p.yaml", "--jobs", "0"], NUMBER.format("jobs", 0)),
         (["p.yaml", "--threads", "-1"], NUMBER.format("threads", -1)),
         (["p.yaml", "--max_epochs", "0"], NUMBER.format("max_epochs", 0)),

@@ -227,7 +227,7 @@ def test_a_folder_that_is_not_a_studys_is_refused_and_left_alone(tmp_path):
         (["d", "--no-figure"], "a known option, but got `--no-figure`. HINT: did you mean `--no-figures`."),
         (["d", "--zzz=3"], "a known option, but got `--zzz`. HINT: `lit-prune report --help` lists the options."),
         (["d", "e"], "one folder, but got `e`."),
-        (["d", "--output"], "argument --output: expected one argument"),
+        (["d", "--output"], "Expected a value after `--output`, but got none."),
     ],
 )
 def test_a_wrong_word_gets_one_sentence(words, complaint):
