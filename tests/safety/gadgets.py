@@ -52,6 +52,12 @@ class Attached(nn.Module):
         self.extra = shell(canary)
 
 
+def touch(path: str) -> int:
+    """What somebody's configuration may call in place of an optimizer."""
+    Path(path).touch()
+    return 0
+
+
 def shell(canary: Path) -> Calls:
     return Calls(os.system, f"touch '{canary}'")
 
