@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from lit_prune.cli.checkpoints import WholeCheckpoints
 from lit_prune.errors import InputError
 from lit_prune.weights import read_checkpoint, read_state_dict
 from tests.cli.conftest import TINY
@@ -70,6 +71,17 @@ def test_no_gadget_runs(armed, name, forced, read, monkeypatch):
     path, canary = armed[name]
     said = refusal(read, path)
     assert re.fullmatch(sentence(path, GADGETS[name][1]), said), said
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("full_powers", [None, False])
+@pytest.mark.parametrize("name", GADGETS)
+def test_a_trainer_reads_checkpoints_as_safely(armed, name, full_powers, monkeypatch):
+    """Also those that nobody names: under SLURM, a Trainer goes on from a file that lies where it starts."""
+    monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
+    path, canary = armed[name]
+    said = refusal(lambda path: WholeCheckpoints().load_checkpoint(path, weights_only=full_powers), path)
+    assert re.fullmatch(sentence(path, GADGETS[name][1]), said)
     assert not canary.exists()
 
 
