@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_prune.files import replacing, write_text
+from lit_prune.files import append, replacing, write_text
 
 
 @pytest.fixture(params=[0o022, 0o077, 0o002])
@@ -74,3 +74,18 @@ def test_permissions_are_those_of_any_new_file(tmp_path, umask):
 def test_text_is_utf8(tmp_path, text):
     write_text(str(tmp_path / "file.txt"), text)
     assert Path(tmp_path / "file.txt").read_bytes().decode("utf-8").replace("\r\n", "\n") == text
+
+
+def test_what_is_appended_follows_what_is_there(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_bytes(b"one\n")
+    append(path, b"two\n")
+    append(str(path), b"")
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_a_file_that_is_gone_is_not_made_anew_to_append_to_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        append(tmp_path / "file.txt", b"two")
+    assert str(error.value.filename) == str(tmp_path / "file.txt")
+    assert list(tmp_path.iterdir()) == []

@@ -154,7 +154,6 @@ def test_a_configuration_that_has_no_room_leaves_no_run(run, disk):
     assert yaml.safe_load(config.read_text())["trainer"]["max_epochs"] == 1
 
 
-@pytest.mark.xfail(reason="`cli/predictions.py` writes the table in its place instead of beside it")
 def test_predictions_that_have_no_room_are_not_half_there(run, disk):
     answer = run(*FIT, "--trainer.max_epochs=1")
     assert answer.status == 0, answer.err
