@@ -34,9 +34,11 @@ from lit_prune.cli.resuming import NEWEST, clean, find_run, newest_loadable, wit
 from lit_prune.cli.running_metrics import RunningMetrics
 from lit_prune.cli.runs import LOCK, abandon, default_loggers, end, has_ended, lock_run, log_folder
 from lit_prune.cli.stopping import CheckpointOnSignal, Stopping
+from lit_prune.cli.stored import check_content, check_stored
 from lit_prune.cli.summary import RunSummary
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
+from lit_prune.files import write_text
 from lit_prune.model import LitResNet18
 from lit_prune.weights import check_fit, read_checkpoint, read_state_dict
 
@@ -52,18 +54,25 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 
 class _RunConfig(SaveConfigCallback):
-    """Saves `config.yaml` in the run folder, and nowhere else: without a logger there is no such folder."""
+    """Saves `config.yaml` in the run folder, and nowhere else: without a logger there is no such folder.
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, *args: Any, **kwargs: Any) -> None:
+    A run that goes on in its own folder has its configuration there, without the checkpoint that it goes on from.
+    """
+
+    def __init__(self, parser: LightningArgumentParser, config: Namespace, overwrite: bool = True) -> None:
         if "resume" in config:  # who repeats a run from its configuration does not go on with it
             config = config.clone()
             config.resume = None
-        super().__init__(parser, config, *args, **kwargs)
+        super().__init__(parser, config, overwrite=overwrite, save_to_log_dir=False)
 
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        # a run that goes on in its own folder has its configuration there, without the checkpoint it goes on from
-        if trainer.logger is not None and not (Path(trainer.log_dir or ".") / "config.yaml").exists():
-            super().setup(trainer, pl_module, stage)
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        folder = getattr(trainer.logger, "log_dir", None)  # the trainer's own asks all processes, and one is here
+        if folder is None:
+            return
+        path = Path(folder) / self.config_filename
+        if self.overwrite or not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_text(path, self.parser.dump(self.config, skip_none=False))
 
 
 class TrainingCLI(LightningCLI):
@@ -191,8 +200,10 @@ class TrainingCLI(LightningCLI):
         path = self.config[command].get("ckpt_path")
         if path is not None:
             self._checkpoint = self._checkpoint or read_checkpoint(path)
+            check_content(self._checkpoint, path)
             self._origin = stored_settings(self._checkpoint, {"model": LitResNet18, "data": CIFAR10DataModule}, path)
             typed = _settings(self.parser.parse_args(self._words, defaults=False)[command])
+            check_stored(self._origin, typed, path)
             chosen = take_stored(self._origin, typed, command, path)
             with explained(self._words):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
@@ -220,8 +231,6 @@ class TrainingCLI(LightningCLI):
                 raise SystemExit(0)
             config.ckpt_path = str(resumed.path)
             self._checkpoint = resumed.content
-        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            clean(folder, self._checkpoint, kept=[LOCK])
 
     def _default_name(self, command: str) -> str:
         if command != "fit":
@@ -277,6 +286,7 @@ class TrainingCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*(plugin for plugin in plugins if plugin is not None), WholeCheckpoints()]
         kwargs["callbacks"] = [*callbacks, *self._own_callbacks(callbacks)]
+        self.save_config_kwargs = {"overwrite": not self._goes_on}
         return super().instantiate_trainer(**kwargs)
 
     def _loggers(self, root: Path) -> list[Any]:
@@ -288,8 +298,11 @@ class TrainingCLI(LightningCLI):
                 self._held.enter_context(lock_run(self._run_folder))
             return loggers
         self._run_folder = self._folder
-        if self._goes_on and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            rewind_logs(self._folder, (self._checkpoint or {}).get(KEY, {}).get("logs", {}))
+        if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # not before all that was typed has been understood
+            stored = self._checkpoint if self._goes_on else None
+            clean(self._folder, stored, kept=[LOCK, "log.txt"])
+            if stored is not None:
+                rewind_logs(self._folder, stored.get(KEY, {}).get("logs", {}))
         return make_loggers(self._folder)
 
     @property

@@ -20,14 +20,13 @@ from typing import Any
 import torch
 import yaml
 from lightning import __version__ as lightning_version
-from lightning.pytorch.utilities import rank_zero_only
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_prune import __version__
 from lit_prune.cli.checkpoints import save
 from lit_prune.cli.failures import Failure, understood
 from lit_prune.cli.quiet import quiet
-from lit_prune.cli.resuming import clean, newest_loadable
+from lit_prune.cli.resuming import newest_loadable
 from lit_prune.cli.training import TrainingCLI
 from lit_prune.errors import InputError
 from lit_prune.files import replacing, write_text
@@ -93,7 +92,7 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
     if (folder / "result.json").is_file():
         return
     config = run_settings(plan, experiment, seed, out)
-    checkpoint = _start(folder, resumable=experiment.train)
+    checkpoint = _newest(folder) if experiment.train else None
     with tempfile.TemporaryDirectory() as scratch:
         words = ["fit", "--config", _write(config, Path(scratch) / "fit.yaml")]
         if checkpoint is not None:
@@ -134,16 +133,13 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         _forget_optimizer(path)
 
 
-def _start(folder: Path, resumable: bool) -> Path | None:
-    """Clean up after an earlier try; return the checkpoint to go on from, if there is one."""
+def _newest(folder: Path) -> Path | None:
+    """The checkpoint to go on from, if an earlier try has left one."""
     try:
-        resumed = newest_loadable(folder) if resumable else None
+        resumed = newest_loadable(folder)
     except InputError as error:
         print(f"{error} The run begins anew.", file=sys.stderr)
-        resumed = None
-    # of the processes of a strategy, one cleans up before it launches the others
-    if rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-        clean(folder, resumed and resumed.content, kept=["log.txt"])
+        return None
     return resumed and resumed.path
 
 
