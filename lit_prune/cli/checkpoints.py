@@ -16,6 +16,7 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from lit_prune.checksums import seal
 from lit_prune.cli.flat import flat
+from lit_prune.cli.stored import check_content
 from lit_prune.errors import expected
 from lit_prune.files import replacing
 from lit_prune.weights import read_checkpoint
@@ -58,7 +59,9 @@ class WholeCheckpoints(TorchCheckpointIO):
         if "://" in str(path):
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
             return loaded
-        return read_checkpoint(path)
+        content = read_checkpoint(path)
+        check_content(content, str(path))
+        return content
 
 
 def _keep_one_before(path: Path) -> None:

@@ -5,7 +5,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
-from jsonargparse import ActionConfigFile  # type: ignore[attr-defined]  # public, by its documentation
+from jsonargparse import (  # type: ignore[attr-defined]  # the first is public, by its documentation
+    ActionConfigFile,
+    set_parsing_settings,
+)
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_prune.cli.configs import find_config
@@ -14,6 +17,9 @@ from lit_prune.errors import expected
 from lit_prune.yaml_files import check_yaml
 
 __all__ = ["NamedConfig", "OneLineParser", "explained"]
+
+# jsonargparse knows functions that nobody wants called from a configuration (`os.system`); by itself it warns alone
+set_parsing_settings(import_path_denylist=[])
 
 
 class _ParseError(Exception):

@@ -9,9 +9,10 @@ from typing import Any
 
 import yaml
 
-from lit_prune.errors import expected
+from lit_prune.errors import InputError, expected
 from lit_prune.study.arguments import SentenceParser, check_path, shortened
 from lit_prune.study.plan import shipped_plans
+from lit_prune.yaml_files import load_yaml_text
 
 __all__ = ["Options", "parse"]
 
@@ -144,7 +145,9 @@ def _settings(words: Sequence[str], parser: SentenceParser) -> tuple[dict[str, A
         if "=" not in word:
             raise expected(f"a value after `{name}`", "none", "give it as the next word")
         try:
-            value = yaml.safe_load(text)
+            value = load_yaml_text(text, name)
+        except InputError:
+            raise
         # ValueError: a date that there is not; RecursionError: brackets in brackets in brackets ...
         except (ValueError, RecursionError, yaml.YAMLError) as error:
             found = f"`{shortened(text)}`"

@@ -57,6 +57,8 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
             raise expected(f"no `trainer.{name}` in a study", trainer[name], hint)
     config = {key: _with_seed(value, seed) for key, value in config.items()}
     config |= {"seed_everything": seed, "threads": plan.threads}
+    # a run that diverges is a result, and is called one in the report
+    config.setdefault("on_nan", "continue")
     config["name"] = f"{plan.name}-{experiment.name.replace('/', '-')}-seed{seed}"
     parent = None
     if experiment.parent is not None:

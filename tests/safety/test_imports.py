@@ -74,6 +74,14 @@ def test_what_is_installed_can_be_called_from_a_configuration(run):
     assert Path("canary").exists()
 
 
+@pytest.mark.parametrize("name", ["os.system", "subprocess.Popen", "builtins.exec"])
+def test_what_runs_commands_is_no_optimizer(run, name):
+    """What jsonargparse knows as dangerous is refused, by itself it would warn."""
+    answer = run("fit", *TINY, f"--model.optimizer={name}")
+    assert answer.status == 2
+    assert answer.complaint.startswith(f"Expected `--model.optimizer` to name an optimizer, but got `{name}`.")
+
+
 def test_a_study_imports_what_its_plan_names_before_it_runs(run):
     Path("plan.yaml").write_text(yaml.safe_dump({"settings": {"model": "evil.X"}, "experiments": [{"name": "a"}]}))
     assert run("study", "plan.yaml", "--dry_run").status == 2

@@ -40,7 +40,12 @@ def test_the_study_decides_seed_name_threads_and_quiet():
         "seed_everything": 3,
         "threads": 2,
         "name": "study-g-last-seed3",
+        "on_nan": "continue",
     }
+
+
+def test_a_plan_can_stop_runs_that_diverge():
+    assert config_of({"on_nan": "stop"})["on_nan"] == "stop"
 
 
 def test_overrides_are_laid_over_settings():
