@@ -137,6 +137,9 @@ def _option_of(owner: str) -> str:
 def _unknown_argument(owner: str, name: str, words: Sequence[str]) -> InputError:
     """A class that an option chose does not take an argument."""
     typed = next((word.split("=")[0] for word in words if _leaf(word.split("=")[0]) == name), name)
+    if _leaf(owner) == "Callback" and last_typed("trainer.callbacks", words) in _subclasses(Callback):
+        value = last_typed(typed.lstrip("-"), words) or ""  # what a class made of it was worse than a mistake
+        return expected(f"`{typed}` to have a value that can be used", f"`{brief(value)}`", "check the value")
     if _leaf(owner) == "Callback":  # no callback was named, or by something that is no class
         hint = "name it first, for example `--trainer.callbacks+=GlobalL1Pruning`"
         return expected("a callback before its arguments", f"`{brief(typed)}`", hint)

@@ -71,7 +71,7 @@ def check_path(what: str, path: str | Path) -> None:
         InputError: If it is empty or has a name that is too long.
     """
     if not str(path):
-        raise expected(f"{what} to be a path", "nothing", "write `.` for the current folder")
+        raise expected(f"{what} to be a path", "nothing", "give one, or leave the option out")
     if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(path).parts):
         found = f"`{shortened(str(path))}`"
         raise expected(f"{what} to be a path of names up to {_LONGEST_NAME} bytes each", found, "check the path")

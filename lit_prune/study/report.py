@@ -71,11 +71,11 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
     results = read_results(folder)
     _check_places(folder, path, figures=figures, board=output is None)
     judgements = [judge(claim, results) for claim in results.plan.claims]
-    write_text(folder / "results.csv", results_csv(results))
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn: Sequence[Figure] = _draw(results, path.parent / "figures") if figures else []
     text = report_text(results, judgements, drawn, path.parent)
     write_text(path, text)
+    write_text(folder / "results.csv", results_csv(results))
     if output is None:
         from lit_prune.study.board import write_board
 
