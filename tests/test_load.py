@@ -80,8 +80,8 @@ def test_a_missing_result_is_noticed(tmp_path):
 def test_growth_is_noticed():
     assert load_test.slope_of([(epoch, 500 + 3 * epoch) for epoch in range(0, 100, 10)]) == pytest.approx(3)
     line, holds = load_test.grown("epoch", [0.01] * 90 + [0.016] * 10)
-    assert (line, holds) == ("epoch: 10.0 ms early, 16.0 ms at the end, ratio 1.60 (bound 1.5)", False)
-    # a slow start and one hiccup are no growth
+    assert (line, holds) == ("epoch: 10.0 ms of CPU early, 16.0 ms at the end, ratio 1.60 (bound 1.5)", False)
+    # a slow start and a hiccup are no growth
     assert load_test.grown("epoch", [5.0] * 10 + [0.01] * 85 + [3.0] + [0.011] * 4)[1]
 
 
