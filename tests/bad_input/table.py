@@ -197,6 +197,7 @@ CASES = [
     Case(("fit", "--trainer.devices=a"), "Expected settings that the classes accept, but got `devices` selected with `CPUAccelerator` should be an int > 0. HINT: `--help` shows what each takes."),
     Case(("fit", "--trainer.precision=banana"), "Expected `--trainer.precision` to be one of transformer-engine, transformer-engine-float16, 16-true, 16-mixed, bf16-true, bf16-mixed, 32-true, 64-true, 64, 32, 16, bf16, or a whole number, but got `banana`. HINT: choose one of them."),
     Case(("fit", "--trainer.strategy=foo"), "Expected settings that the classes accept, but got You selected an invalid strategy name: `strategy='foo'`{...}. HINT: `--help` shows what each takes."),
+    Case(("fit", "--trainer.accelerator=tpuu"), "Expected settings that the classes accept, but got You selected an invalid accelerator name: `accelerator='tpuu'`. {...}. HINT: `--help` shows what each takes."),
     Case(("fit", "--trainer.logger=foo"), "Expected `--trainer.logger` to be a list or true or false or null, but got `foo`. HINT: check the value."),
     Case(("fit", "--trainer.plugins=foo"), "Expected `--trainer.plugins` to be a list or null, but got `foo`. HINT: check the value."),
     Case(("fit", "--trainer.deterministic=maybe"), "Expected `--trainer.deterministic` to be one of warn, or true or false, but got `maybe`. HINT: choose one of them."),
@@ -527,7 +528,6 @@ WAITING = [
     Case(("fit", "--threads=999999999999999999999999999999"), "Expected `--threads` in [1, 1024], but got 999999999999999999999999999999. HINT: leave it out to use all cores."),
     # fit: the trainer's values
     Case(("fit", "--trainer.max_epochs=-5"), "Expected settings that go together, but got `max_epochs` must be a non-negative integer or -1. You passed in -5. HINT: `--help` shows what each takes."),
-    Case(("fit", "--trainer.accelerator=tpuu"), "Expected settings that the classes accept, but got You selected an invalid accelerator name: `accelerator='tpuu'`. HINT: `--help` shows what each takes."),
     Case(("fit", "--trainer.devices=0"), "Expected settings that go together, but got `Trainer(devices='0')` value is not a valid input using cpu accelerator. HINT: `--help` shows what each takes."),
     Case(("fit", "--trainer.profiler=foo"), "Expected settings that go together, but got When passing string value for the `profiler` parameter of `Trainer`, it can only be one of ['simple', 'advanced', 'pytorch', 'xla']. HINT: `--help` shows what each takes."),
     Case(("fit", "--trainer.limit_train_batches=1.5"), "Expected settings that go together, but got You have passed invalid value 1.5 for limit_train_batches, it has to be in [0.0, 1.0] or an int. HINT: `--help` shows what each takes."),
