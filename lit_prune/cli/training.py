@@ -26,6 +26,7 @@ from lit_prune.cli.configs import find_config
 from lit_prune.cli.divergence import FiniteLoss
 from lit_prune.cli.failures import understood
 from lit_prune.cli.flat import flat
+from lit_prune.cli.launched import end_with_launcher
 from lit_prune.cli.logs import make_loggers, rewind_logs
 from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
 from lit_prune.cli.predictions import PredictionTable
@@ -425,6 +426,7 @@ def main(words: Sequence[str]) -> int:
     Returns:
         The exit status: 0, 1 if files could not be written or read on the way, 2 for input that cannot be used.
     """
+    end_with_launcher()
     with quiet(scoring=words[0] != "fit"), Stopping() as stopping:
         try:
             TrainingCLI(words, stopping=stopping)

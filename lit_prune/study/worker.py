@@ -25,6 +25,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lit_prune import __version__
 from lit_prune.cli.checkpoints import save
 from lit_prune.cli.failures import Failure, understood
+from lit_prune.cli.launched import end_with_launcher
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.resuming import newest_loadable
 from lit_prune.cli.training import TrainingCLI
@@ -209,4 +210,5 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
+    end_with_launcher()
     sys.exit(main(sys.argv[1:]))

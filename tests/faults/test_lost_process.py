@@ -79,7 +79,6 @@ def test_the_other_ends_with_a_sentence(training, rank):
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(reason="`cli/training.py` does not call `end_with_launcher` yet")
 def test_who_is_launched_does_not_wait_for_a_launcher_that_was_killed(training):
     """Before the processes have met, nothing else would tell it for half an hour."""
     process, child, _ = training
