@@ -1,6 +1,7 @@
 """`lit-prune report`: from a study's folder to tables, verdicts and figures."""
 
 import argparse
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,11 +72,11 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
     results = read_results(folder)
     _check_places(folder, path, figures=figures, board=output is None)
     judgements = [judge(claim, results) for claim in results.plan.claims]
+    write_text(folder / "results.csv", results_csv(results))
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn: Sequence[Figure] = _draw(results, path.parent / "figures") if figures else []
     text = report_text(results, judgements, drawn, path.parent)
     write_text(path, text)
-    write_text(folder / "results.csv", results_csv(results))
     if output is None:
         from lit_prune.study.board import write_board
 
@@ -85,7 +86,7 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
 
 
 def _check_places(folder: Path, path: Path, *, figures: bool, board: bool) -> None:
-    """Refuse, before anything is written, to write a folder where a file is or the other way round."""
+    """Refuse, before anything is written, places that are taken by something else or cannot be written to."""
     if (table := folder / "results.csv").is_dir():
         raise expected(f"a file or nothing at `{table}`", "a folder", "move it away")
     folders = [path.parent] + [path.parent / "figures"] * figures + [folder / "report"] * board
@@ -93,6 +94,8 @@ def _check_places(folder: Path, path: Path, *, figures: bool, board: bool) -> No
         there = next(above for above in (place, *place.parents) if above.exists())
         if not there.is_dir():
             raise expected(f"a folder or nothing at `{there}`", "a file", "move it away, or give another `--output`")
+        with tempfile.TemporaryFile(dir=there):  # whether it may be written to is best asked by trying
+            pass
 
 
 def _draw(results: Results, folder: Path) -> "Sequence[Figure]":
