@@ -12,6 +12,7 @@ import re
 import tarfile
 import warnings
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
@@ -74,7 +75,7 @@ def _of_zip(path: Path) -> Iterator[str]:
                 if name.endswith(".pkl"):
                     with archive.open(name) as member:
                         yield from _of_stream(io.BytesIO(member.read(_LIMIT)))
-    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError):
+    except (zipfile.BadZipFile, zlib.error, OSError, NotImplementedError, RuntimeError, EOFError, ValueError):
         return  # damaged, encrypted, or packed by a method unknown here; what was found until then stands
 
 

@@ -17,6 +17,8 @@ from lit_prune.unpickling import unsafe_requests
 __all__ = ["check_fit", "read_checkpoint", "read_state_dict"]
 
 _NAMED = 3
+# of Lightning; the first of them is close enough for its own migration
+_VERSIONS = ("1", "2")
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -38,6 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"`{path}`, which holds something else",
             "bare weights go into `--model.weights`",
         )
+    _check_version(content["pytorch-lightning_version"], path)
     _check_tensors(content["state_dict"], path)
     return content
 
@@ -89,6 +92,15 @@ def check_fit(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path
             f"weights {' and '.join(faults)}",
             "these are weights of another architecture; `stem` changes the shape of the first convolution",
         )
+
+
+def _check_version(version: Any, path: str | Path) -> None:
+    """Refuse what Lightning could read only by guessing."""
+    what = f"a checkpoint of Lightning 2 in `{path}`"
+    if not isinstance(version, str) or not version[:1].isdigit():
+        raise expected(what, f"the version {version!r}", "check which program wrote it")
+    if version.split(".")[0] not in _VERSIONS:
+        raise expected(what, f"one of version {version[:20]}", "give its weights to `--model.init_from`")
 
 
 def _read(path: str | Path) -> Any:

@@ -1,5 +1,8 @@
 """Which failures a person can act on, and the one sentence for each; anything else is a bug and shows its traceback."""
 
+import difflib
+import errno
+import re
 from typing import NamedTuple
 
 from lit_prune.errors import InputError, UnfinishedError, expected
@@ -10,6 +13,8 @@ __all__ = ["Failure", "understood"]
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 # what the back ends of torch.distributed say when another process of the run is gone
 _LOST_PROCESS = ("connection closed by peer", "connection reset by peer", "broken pipe", "process exited", "gloo")
+
+_SHOWN = 80
 
 
 class Failure(NamedTuple):
@@ -35,10 +40,18 @@ def understood(error: BaseException, again: str = "the same command") -> Failure
         The sentence and the exit status; None for a failure that nobody has thought of, a bug.
     """
     # Lightning's word for settings that do not go together, by name: importing it takes seconds, a complaint should not
-    if isinstance(error, InputError) or type(error).__name__ == "MisconfigurationException":
+    if isinstance(error, InputError):
         return Failure(_one_line(error), 2)
+    if (sentence := _of_metric(error)) is not None:
+        return Failure(sentence, 2)
+    if type(error).__name__ == "MisconfigurationException":
+        found = _one_line(error).rstrip(".")
+        return Failure(str(expected("settings that go together", found, "`--help` shows what each takes")), 2)
     if isinstance(error, UnfinishedError):
         return Failure(_one_line(error), error.status)
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        found = f"`{str(error.filename)[:_SHOWN]}...`, one of whose names is too long"
+        return Failure(str(expected("a path that this system takes", found, "check the path")), 2)
     if isinstance(error, OSError):
         return Failure(_of_files(error, again), 1)
     text = str(error).lower()
@@ -50,6 +63,20 @@ def understood(error: BaseException, again: str = "the same command") -> Failure
         hint = f"see what the other one printed; {again} goes on"
         return Failure(str(expected("all processes of this run to answer", "one that is gone", hint)), 1)
     return None
+
+
+def _of_metric(error: BaseException) -> str | None:
+    """Say which metric a callback of Lightning's waits for in vain."""
+    early = re.search(
+        r"Early stopping conditioned on metric `(.*?)` which is not available\..*: (.*)", _one_line(error)
+    )
+    best = re.search(r"ModelCheckpoint\(monitor='(.*?)'\)` could not find .* metrics: \[(.*?)\]", _one_line(error))
+    if (match := early or best) is None:
+        return None
+    logged = [name.strip("`' ") for name in match[2].split(",")]
+    near = difflib.get_close_matches(match[1], logged, n=1)
+    hint = f"did you mean `{near[0]}`" if near else f"these are logged: {', '.join(logged)}"
+    return str(expected("`monitor` to name a metric that is logged", f"`{match[1]}`", hint))
 
 
 def _of_files(error: OSError, again: str) -> str:

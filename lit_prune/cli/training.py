@@ -45,6 +45,9 @@ from lit_prune.weights import check_fit, read_checkpoint, read_state_dict
 
 __all__ = ["TrainingCLI", "main"]
 
+_MOST_THREADS = 1024
+_POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")
+
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
     # the summary logs hyper-parameters once, with the metrics they led to
@@ -191,6 +194,11 @@ class TrainingCLI(LightningCLI):
             os.environ[variable] = find_config(os.environ[variable])
         with explained(self._words):
             self.config = parser.parse_args(self._words)
+        for group in ("model", "data", "trainer"):
+            value = self.config[self.config.subcommand].get(group)
+            if not isinstance(value, Namespace):
+                found = "null" if value is None else f"`{value}`"
+                raise expected(f"`{group}` to hold options by name", found, f"write `{group}: {{name: value}}`")
 
     def _parse_ckpt_path(self) -> None:
         """Take the settings of the checkpoint; LightningCLI's own would drop what was typed."""
@@ -249,9 +257,14 @@ class TrainingCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Build model, data and trainer; what a class rejects becomes one sentence."""
         if (threads := self._get(self.config, "threads")) is not None:
-            if threads < 1:
-                raise expected("`--threads` to be a whole number from 1 on", threads, "leave it out to use all cores")
+            if threads not in range(1, _MOST_THREADS + 1):
+                what = f"in [1, {_MOST_THREADS}]" if threads > 0 else "to be a whole number from 1 on"
+                raise expected(f"`--threads` {what}", threads, "leave it out to use all cores")
             torch.set_num_threads(threads)
+        for name in _POSITIVE:  # by which Lightning divides
+            value = getattr(self._get(self.config, "trainer"), name, None)
+            if isinstance(value, int | float) and value <= 0:
+                raise expected(f"`--trainer.{name}` above 0", value, "leave it out for the default")
         try:
             super().instantiate_classes()
         except (InputError, MisconfigurationException, OSError):
@@ -261,6 +274,8 @@ class TrainingCLI(LightningCLI):
             if isinstance(root, InputError):
                 raise root from error
             found = str(root).rstrip(".")
+            if found.startswith("Found more than one stateful callback"):
+                found = found.split(". ")[0]  # the rest is for who writes callbacks
             raise expected("settings that the classes accept", found, "`--help` shows what each takes") from error
         if self._checkpoint is None and (path := self._get(self.config, "init_from")) is not None:
             weights = read_state_dict(path)

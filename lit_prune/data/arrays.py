@@ -132,7 +132,7 @@ def _fault(path: Path) -> str | None:
         array = _map(path)
     except OSError as error:
         return f"a file that cannot be read ({error.strerror})"
-    except (ValueError, EOFError):
+    except Exception:  # a damaged header makes NumPy's reader, and what of Python it uses, raise anything
         return "a file that is no complete NumPy array"
     if array.shape != shape or array.dtype != np.dtype(kind):
         return f"an array of shape {array.shape} and type {array.dtype}"

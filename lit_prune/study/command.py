@@ -2,11 +2,14 @@
 
 import errno
 import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
+from types import FrameType
 
 from filelock import FileLock, Timeout
 from tqdm import tqdm
@@ -17,7 +20,7 @@ from lit_prune.errors import expected
 from lit_prune.study.merge import merged
 from lit_prune.study.options import Options, parse
 from lit_prune.study.plan import Experiment, Plan, load_plan, select
-from lit_prune.study.plan_file import store_plan, stored_plan
+from lit_prune.study.plan_file import known_plan, store_plan, stored_plan
 from lit_prune.study.pool import Pool, Processes, RayTasks
 from lit_prune.study.report import write_report
 from lit_prune.study.run import Outcome, Progress, is_complete, jobs_of, run_jobs
@@ -25,7 +28,21 @@ from lit_prune.study.settings import epochs_of
 
 __all__ = ["main"]
 
-_INTERRUPTED = 130  # 128 + SIGINT
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which is to end a study as Ctrl-C does."""
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def main(words: Sequence[str]) -> int:
@@ -35,7 +52,7 @@ def main(words: Sequence[str]) -> int:
         words: The command and its options.
 
     Returns:
-        The exit status: 0, 1 if a run failed or files could not be written, 130 after Ctrl-C.
+        The exit status: 0, 1 if a run failed or files could not be written, 130 after Ctrl-C, 143 after SIGTERM.
 
     Raises:
         InputError: If the plan, an option or the folder cannot be used.
@@ -63,8 +80,7 @@ def _run(options: Options) -> int:
     if options.dry_run:
         print(_overview(plan, chosen, out, jobs))
         return 0
-    if out.exists() and not out.is_dir():
-        raise expected("`--out` to be a folder", f"the file `{out}`", "give another")
+    known_plan(plan, out)  # before anything is written there
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / ".lock", timeout=0):
@@ -85,12 +101,13 @@ def _locked(stored: Plan, plan: Plan, chosen: list[Experiment], out: Path, optio
         first = sum(epochs_of(plan, plan[job.experiment]) for job in todo if is_complete(job))
         bar.initial = bar.n = first  # time left is told from what is run now
         try:
-            outcome = run_jobs(plan, todo, pool, partial(_report, bar, out))
-        except KeyboardInterrupt:
+            with _terminable():
+                outcome = run_jobs(plan, todo, pool, partial(_report, bar, out))
+        except KeyboardInterrupt as stop:
             pool.close()
             bar.close()
             print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
-            return _INTERRUPTED
+            return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
         finally:
             pool.close()
     _check_there(out)

@@ -11,7 +11,7 @@ from lit_prune.files import write_text
 from lit_prune.study.links import check_links
 from lit_prune.study.plan import Plan, read_mapping, read_plan
 
-__all__ = ["store_plan", "stored_plan"]
+__all__ = ["known_plan", "store_plan", "stored_plan"]
 
 _NAME = "plan.yaml"
 
@@ -46,20 +46,41 @@ def store_plan(plan: Plan, out: Path) -> Plan:
         InputError: If the folder holds something else, belongs to a plan that differs, or has a link out of it.
         OSError: If it cannot be written.
     """
+    known = known_plan(plan, out)
+    if known is not None:
+        plan = plan.with_seeds(sorted({*known.seeds, *plan.seeds}))
+        if plan == known:
+            return plan
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / _NAME, yaml.safe_dump(plan.as_dict(), sort_keys=False, allow_unicode=True))
+    return plan
+
+
+def known_plan(plan: Plan, out: Path) -> Plan | None:
+    """Check that a folder can become, or is, that of a plan, and write nothing.
+
+    Args:
+        plan: What is to be run.
+        out: The study's folder.
+
+    Returns:
+        The plan that is stored there, if there is one.
+
+    Raises:
+        InputError: As `store_plan` does.
+    """
+    if (file := next((path for path in (out, *out.parents) if path.is_file()), None)) is not None:
+        raise expected("`--out` to be a folder", f"the file `{file}`", "give another")
     check_links(out)
     if (out / _NAME).is_file():
         known = stored_plan(out)
         _compare(_numbers(known), _numbers(plan), out)
-        plan = plan.with_seeds(sorted({*known.seeds, *plan.seeds}))
-        if plan == known:
-            return plan
-    elif out.is_dir() and any(not item.name.startswith(".") for item in out.iterdir()):
+        return known
+    if out.is_dir() and any(not item.name.startswith(".") for item in out.iterdir()):
         raise expected(
             f"a new or empty folder, or that of this study, at `{out}`", "other files", "give another `--out`"
         )
-    out.mkdir(parents=True, exist_ok=True)
-    write_text(out / _NAME, yaml.safe_dump(plan.as_dict(), sort_keys=False, allow_unicode=True))
-    return plan
+    return None
 
 
 def _numbers(plan: Plan) -> dict[str, Any]:

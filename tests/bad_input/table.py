@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-__all__ = ["CASES", "WAITING", "Case", "filled"]
+__all__ = ["CASES", "Case", "filled"]
 
 _LENGTHS = {"{long}": "x" * 10_000, "{many}": "x" * 300, "{digits}": "9" * 4000, "{deep}": "[" * 1000}
 
@@ -517,12 +517,6 @@ CASES = [
     Case(("report", "{files}/study", "--ouput=x"), "Expected a known option, but got `--ouput`. HINT: did you mean `--output`."),
     Case(("report", "{files}/study", "--no-figure"), "Expected a known option, but got `--no-figure`. HINT: did you mean `--no-figures`."),
     Case(("report", "{files}/study", "--no-figures=3"), "Expected `--no-figures` without a value, but got `3`. HINT: leave the value out."),
-]
-# fmt: on
-
-# what is to be said once the files that decide it say so; see `test_table.py`
-# fmt: off
-WAITING = [
     # fit: the run's values
     Case(("fit", "--threads=100000"), "Expected `--threads` in [1, 1024], but got 100000. HINT: leave it out to use all cores.", process=True),
     Case(("fit", "--threads=999999999999999999999999999999"), "Expected `--threads` in [1, 1024], but got 999999999999999999999999999999. HINT: leave it out to use all cores."),

@@ -13,7 +13,7 @@ from PIL import Image
 from lit_prune.callbacks import __all__ as callbacks
 from lit_prune.cli.main import COMMANDS
 from tests.bad_input.conftest import listing
-from tests.bad_input.table import CASES, WAITING, Case, filled
+from tests.bad_input.table import CASES, Case, filled
 from tests.cli.conftest import TINY, Outcome, Run
 from tests.faults.conftest import Disk
 from tests.faults.conftest import disk as disk  # the fixture
@@ -100,12 +100,6 @@ def check(run: Run, case: Case, known: dict[str, str], places: dict[str, str]) -
 
 @pytest.mark.parametrize("case", CASES, ids=[case.id for case in CASES])
 def test_a_mistake_is_one_sentence(run, case, known_files, places):
-    check(run, case, known_files, places(case))
-
-
-@pytest.mark.xfail(strict=True, reason="nothing says so yet")
-@pytest.mark.parametrize("case", WAITING, ids=[case.id for case in WAITING])
-def test_a_mistake_will_be_one_sentence(run, case, known_files, places):
     check(run, case, known_files, places(case))
 
 

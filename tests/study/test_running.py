@@ -169,19 +169,20 @@ def test_a_study_that_is_killed_ends_with_the_same_bits(whole, tmp_path):
         assert epochs == sorted(set(epochs)), path
 
 
-def test_ctrl_c_says_how_to_go_on_and_a_folder_is_for_one_study_at_a_time(run, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_says_how_to_go_on_and_a_folder_is_for_one_study_at_a_time(run, tmp_path, number):
     write(tmp_path, {"name": "dense"})
     process = start("study", "tiny.yaml", "--out", "out", "--max_epochs", "50", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.glob("out/dense/*/checkpoints/last.ckpt")))
     children = runs_of(process)
     second = run("study", "tiny.yaml", "--out", "out", "--max_epochs", "50")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     printed, _ = process.communicate(timeout=120)
     assert second.status == 2
     assert second.complaint == (
         "Expected `out` for this study alone, but got another one that runs in it. HINT: wait for it, or end it."
     )
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
     assert "The same command goes on where this one stopped." in printed
     assert "Traceback" not in printed
     assert children
