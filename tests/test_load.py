@@ -23,12 +23,14 @@ def run(*words):
     return subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_study_of_a_few_runs_loses_nothing():
     done = run("--runs", "4", "--jobs", "2", "--epochs", "0")
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.fullmatch(r"study: 4 of 4 runs have a result and each of 3 epochs once, \d+ s with 2 jobs\n", done.stdout)
 
 
+@pytest.mark.slow
 def test_a_run_of_many_epochs_is_measured():
     done = run("--runs", "0", "--epochs", "100")
     lines = dict(line.split(": ", 1) for line in done.stdout.splitlines())

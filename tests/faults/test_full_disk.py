@@ -190,6 +190,7 @@ def test_data_that_have_no_room_leave_no_half_array(disk, fake_cifar10, room):
     assert len(arrays.open_split(disk.folder, "train").labels) == fake.SIZES["train"]
 
 
+@pytest.mark.slow
 def test_a_study_whose_disk_is_full_names_its_runs_and_goes_on(run, disk, tmp_path):
     content = {
         "name": "full",
