@@ -173,9 +173,9 @@ def _left(run: Path) -> str:
     """What a killed run has left."""
     if not run.is_dir():
         return "before it had a folder"
-    rows = len(_rows(run / "metrics.csv")) if (run / "metrics.csv").is_file() else 0
+    logged = len(rows(run / "metrics.csv")) if (run / "metrics.csv").is_file() else 0
     halves = [path.name.lstrip(".").rsplit(".", 2)[0] for path in run.rglob(".*.part")]
-    return f"{rows} rows on disk" + "".join(f", half of {name}" for name in halves)
+    return f"{logged} rows on disk" + "".join(f", half of {name}" for name in halves)
 
 
 def differences(run: Path, other: Path) -> Iterator[str]:
@@ -199,7 +199,7 @@ def differences(run: Path, other: Path) -> Iterator[str]:
         states = [_states(content["callbacks"]) for content in (one, two)]
         if not states[0] or not _same(states[0], states[1]):
             yield f"masks of {name}"
-    if _rows(run / "metrics.csv") != _rows(other / "metrics.csv"):
+    if rows(run / "metrics.csv") != rows(other / "metrics.csv"):
         yield "metrics.csv"
     if _events(run) != _events(other):
         yield "events"
@@ -225,16 +225,19 @@ def _checkpoints(run: Path) -> list[str]:
 
 
 def _same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
     if isinstance(one, torch.Tensor):
-        return isinstance(other, torch.Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        return one.dtype == other.dtype and torch.equal(one, other)
     if isinstance(one, dict):
-        return isinstance(other, dict) and one.keys() == other.keys() and all(_same(one[k], other[k]) for k in one)
+        return one.keys() == other.keys() and all(_same(one[key], other[key]) for key in one)
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(_same, one, other))
     return bool(one == other)
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
+def rows(path: Path) -> list[dict[str, str]]:
+    """What a `metrics.csv` says, but for time and for columns that are empty."""
     with path.open(newline="", encoding="utf-8") as file:
         return [{k: v for k, v in row.items() if v and k != "time/epoch"} for row in csv.DictReader(file)]
 

@@ -14,9 +14,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from lit_prune.cli.main import main
 from lit_prune.weights import read_checkpoint
-from tests.cli.test_resuming import FOLDER, WORDS
+from tests.cli.test_resuming import whole as whole  # the fixture
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "crash_test.py"
 
@@ -46,53 +45,45 @@ def test_twenty_five_kills_change_no_bit():
     check(crash(25), 25)
 
 
-@pytest.fixture(scope="module")
-def ended(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path_factory.mktemp("ended"))
-        assert main(["fit", *WORDS]) == 0
-        return FOLDER.absolute()
-
-
 @pytest.fixture
-def twin(ended: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(ended, tmp_path / "twin"))
+def twin(whole: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(whole, tmp_path / "twin"))
 
 
-def test_a_run_does_not_differ_from_its_copy(ended, twin):
-    assert list(differences(ended, twin)) == []
+def test_a_run_does_not_differ_from_its_copy(whole, twin):
+    assert list(differences(whole, twin)) == []
 
 
 @pytest.mark.parametrize(("key", "found"), [("state_dict", "weights"), ("optimizer_states", "optimizer")])
-def test_one_bit_of_a_tensor_is_a_difference(ended, twin, key, found):
+def test_one_bit_of_a_tensor_is_a_difference(whole, twin, key, found):
     content = read_checkpoint(twin / "checkpoints" / "last.ckpt")
     tensors = content[key] if key == "state_dict" else content[key][0]["state"][0]
     tensor = next(value for value in tensors.values() if value.dim() == 4)
     tensor.view(torch.int32).view(-1)[0] ^= 1
     torch.save(content, twin / "checkpoints" / "last.ckpt")
-    assert list(differences(ended, twin)) == [f"{found} of checkpoints/last.ckpt"]
+    assert list(differences(whole, twin)) == [f"{found} of checkpoints/last.ckpt"]
 
 
-def test_what_a_callback_knows_is_a_difference(ended, twin):
+def test_what_a_callback_knows_is_a_difference(whole, twin):
     content = read_checkpoint(twin / "checkpoints" / "last.ckpt")
     key = next(key for key in content["callbacks"] if key.startswith("GlobalL1Pruning"))
     content["callbacks"][key] = {}
     torch.save(content, twin / "checkpoints" / "last.ckpt")
-    assert list(differences(ended, twin)) == ["masks of checkpoints/last.ckpt"]
+    assert list(differences(whole, twin)) == ["masks of checkpoints/last.ckpt"]
 
 
-def test_a_lost_row_a_row_twice_and_an_event_are_differences(ended, twin):
+def test_a_lost_row_a_row_twice_and_an_event_are_differences(whole, twin):
     lines = (twin / "metrics.csv").read_text().splitlines(keepends=True)
     for changed in (lines[:-1], [*lines, lines[-1]]):
         (twin / "metrics.csv").write_text("".join(changed))
-        assert list(differences(ended, twin)) == ["metrics.csv"]
+        assert list(differences(whole, twin)) == ["metrics.csv"]
     (twin / "metrics.csv").write_text("".join(lines))
     writer = EventFileWriter(str(twin))
     writer.add_event(Event(step=9, summary=Summary(value=[Summary.Value(tag="val/loss", simple_value=1.0)])))
     writer.close()
-    assert list(differences(ended, twin)) == ["events"]
+    assert list(differences(whole, twin)) == ["events"]
 
 
-def test_another_checkpoint_is_a_difference(ended, twin):
+def test_another_checkpoint_is_a_difference(whole, twin):
     shutil.copy(twin / "checkpoints" / "last.ckpt", twin / "checkpoints" / "left.ckpt")
-    assert list(differences(ended, twin)) == ["checkpoints/left.ckpt is not in both"]
+    assert list(differences(whole, twin)) == ["checkpoints/left.ckpt is not in both"]

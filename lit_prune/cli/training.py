@@ -13,7 +13,7 @@ from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 import lit_prune.callbacks  # a callback's short name works once its class exists
@@ -25,13 +25,14 @@ from lit_prune.cli.complaint import complain
 from lit_prune.cli.configs import find_config
 from lit_prune.cli.divergence import FiniteLoss
 from lit_prune.cli.failures import understood
-from lit_prune.cli.flat import flat
+from lit_prune.cli.hyperparameters import hyperparameters
 from lit_prune.cli.launched import end_with_launcher
 from lit_prune.cli.logs import make_loggers, rewind_logs
 from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
 from lit_prune.cli.predictions import PredictionTable
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.resuming import NEWEST, clean, find_run, newest_loadable, with_own_config
+from lit_prune.cli.run_config import RunConfig
 from lit_prune.cli.running_metrics import RunningMetrics
 from lit_prune.cli.runs import LOCK, abandon, default_loggers, end, has_ended, lock_run, log_folder
 from lit_prune.cli.stopping import CheckpointOnSignal, Stopping
@@ -39,7 +40,6 @@ from lit_prune.cli.stored import check_content, check_stored
 from lit_prune.cli.summary import RunSummary
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
-from lit_prune.files import write_text
 from lit_prune.model import LitResNet18
 from lit_prune.weights import check_fit, read_checkpoint, read_state_dict
 
@@ -55,28 +55,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     # our metrics are logged once an epoch; this is for those of the user's callbacks, and spares short runs a warning
     "log_every_n_steps": 1,
 }
-
-
-class _RunConfig(SaveConfigCallback):
-    """Saves `config.yaml` in the run folder, and nowhere else: without a logger there is no such folder.
-
-    A run that goes on in its own folder has its configuration there, without the checkpoint that it goes on from.
-    """
-
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, overwrite: bool = True) -> None:
-        if "resume" in config:  # who repeats a run from its configuration does not go on with it
-            config = config.clone()
-            config.resume = None
-        super().__init__(parser, config, overwrite=overwrite, save_to_log_dir=False)
-
-    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        folder = getattr(trainer.logger, "log_dir", None)  # the trainer's own asks all processes, and one is here
-        if folder is None:
-            return
-        path = Path(folder) / self.config_filename
-        if self.overwrite or not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_text(path, self.parser.dump(self.config, skip_none=False))
 
 
 class TrainingCLI(LightningCLI):
@@ -117,7 +95,7 @@ class TrainingCLI(LightningCLI):
                 LightningDataModule if self._own_data else CIFAR10DataModule,
                 subclass_mode_model=self._own_model,
                 subclass_mode_data=self._own_data,
-                save_config_callback=_RunConfig,
+                save_config_callback=RunConfig,
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=0,
                 parser_kwargs={"prog": "lit-prune"},
@@ -382,7 +360,8 @@ class TrainingCLI(LightningCLI):
         settings = _settings(self.config["fit"])
         # a resumed run still knows where its first weights came from
         settings["model"] |= {k: v for k, v in self._origin.get("model", {}).items() if k in ("weights", "init_from")}
-        self._summary = RunSummary(settings, self._hyperparameters(settings), continues=self._goes_on)
+        compared = hyperparameters(settings, self.config["fit"].trainer, self._own_model or self._own_data)
+        self._summary = RunSummary(settings, compared, continues=self._goes_on)
         # after validation and at a clean end of the epoch, so that a resumed run starts the next one whole
         keep = partial(ModelCheckpoint, auto_insert_metric_name=False, save_on_train_epoch_end=True)
         # `save_last` would save no epoch that is not the best one; and last comes after best, whose path it keeps
@@ -404,32 +383,6 @@ class TrainingCLI(LightningCLI):
             return callbacks
         replaced = {callback.state_key for callback in given}
         return [*callbacks, *(callback for callback in checkpoints if callback.state_key not in replaced)]
-
-    def _hyperparameters(self, settings: Settings) -> dict[str, bool | int | float | str]:
-        """What the HParams tab compares: the same names, each of one type, in every run."""
-        model, data, trainer = settings["model"], settings["data"], self.config["fit"].trainer
-        callbacks = trainer.callbacks or []
-        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        if self._own_model or self._own_data:
-            plain = flat({"model": model, "data": data})
-            return {k: v for k, v in plain.items() if isinstance(v, bool | int | float | str)}
-        return {
-            "optimizer": _class_name(model["optimizer"]),
-            "lr": float(model["optimizer"]["init_args"].get("lr", float("nan"))),
-            "lr_scheduler": _class_name(model["lr_scheduler"]),
-            "output": model["output"],
-            "batch_norm": model["batch_norm"],
-            "stem": model["stem"],
-            "weights": str(model["init_from"] or model["weights"] or "random"),
-            "source": data["source"],
-            "augment": data["augment"],
-            "batch_size": data["batch_size"],
-            "limit_train": data["limit_train"] or 0,
-            "max_epochs": trainer.max_epochs or 0,
-            "precision": str(trainer.precision or "32-true"),
-            "callbacks": ", ".join(_class_name(callback) for callback in callbacks) or "none",
-            "seed": int(settings["run"]["seed_everything"]),
-        }
 
 
 def main(words: Sequence[str]) -> int:
@@ -466,9 +419,3 @@ def _settings(config: Namespace) -> Settings:
     """What decides a run's numbers, and its name, as plain values by group."""
     groups = {group: config[group].as_dict() for group in ("model", "data") if group in config}
     return groups | {"run": {name: config[name] for name in ("seed_everything", "name") if name in config}}
-
-
-def _class_name(config: Any) -> str:
-    if config is None:
-        return "none"
-    return str(config["class_path"]).rsplit(".", 1)[-1]

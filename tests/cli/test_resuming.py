@@ -1,17 +1,15 @@
 """`fit --resume`, and what SIGTERM and SIGINT leave to resume from."""
 
-import csv
 import os
 import random
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
+from crash_test import differences, rows
 from filelock import FileLock
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_prune.cli.main import main
 from lit_prune.weights import read_checkpoint
@@ -37,47 +35,9 @@ WORDS = [
 ]
 
 
-def rows(folder: Path) -> list[dict[str, str]]:
-    """What `metrics.csv` says, but for time and for columns that are empty."""
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        return [{k: v for k, v in row.items() if v and k != "time/epoch"} for row in csv.DictReader(file)]
-
-
-def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What the event files say, but for time."""
-    accumulator = EventAccumulator(str(folder), size_guidance={"scalars": 0})
-    accumulator.Reload()
-    names = set(accumulator.Tags()["scalars"]) - {"time/epoch"}
-    return {name: [(event.step, event.value) for event in accumulator.Scalars(name)] for name in names}
-
-
-def assert_same(one: Any, other: Any, where: str) -> None:
-    """Plain values and tensors, bit for bit."""
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where
-        for name in one:
-            assert_same(one[name], other[name], f"{where}.{name}")
-    elif isinstance(one, list | tuple):
-        assert len(one) == len(other), where
-        for index, (mine, theirs) in enumerate(zip(one, other, strict=True)):
-            assert_same(mine, theirs, f"{where}.{index}")
-    else:
-        assert one == other, where
-
-
 def assert_same_run(folder: Path, other: Path) -> None:
     """Weights, masks, optimizer, schedulers, metrics and events of two runs that have ended."""
-    mine, theirs = (read_checkpoint(path / "checkpoints" / "last.ckpt") for path in (folder, other))
-    for name in ("state_dict", "optimizer_states", "lr_schedulers", "epoch", "global_step"):
-        assert_same(mine[name], theirs[name], name)
-    for callback in ("GlobalL1Pruning", "LayerFreezing", "PruningRemoval", "SparsityMonitor"):
-        states = [{k: v for k, v in c["callbacks"].items() if k.startswith(callback)} for c in (mine, theirs)]
-        assert_same(states[0], states[1], callback)
-    assert rows(folder) == rows(other)
-    assert events(folder) == events(other)
+    assert list(differences(folder, other)) == []
 
 
 @pytest.fixture(scope="module")
@@ -163,9 +123,9 @@ def test_our_own_model_resumes_with_its_best_epoch(run, tmp_path):
 def test_a_run_that_has_ended_can_be_trained_for_longer(run, whole):
     shutil.copytree(whole, FOLDER)
     assert run("fit", "--resume", str(FOLDER), "--trainer.max_epochs=4").status == 0
-    assert [row["epoch"] for row in rows(FOLDER) if "train/loss" in row] == ["0", "1", "2", "3"]
-    longer = rows(FOLDER)
-    assert longer[: len(rows(whole))] == rows(whole)
+    assert [row["epoch"] for row in rows(FOLDER / "metrics.csv") if "train/loss" in row] == ["0", "1", "2", "3"]
+    longer = rows(FOLDER / "metrics.csv")
+    assert longer[: len(rows(whole / "metrics.csv"))] == rows(whole / "metrics.csv")
 
 
 @pytest.fixture
