@@ -91,6 +91,9 @@ class RunSummary(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of an epoch that goes on in its middle."""
         self._epoch_began = time.monotonic()
+        if self.continues:
+            # Lightning spares the file that it resumed from, and so would leave a best epoch beside the next best one
+            trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the epoch."""

@@ -120,6 +120,20 @@ def test_our_own_model_resumes_with_its_best_epoch(run, tmp_path):
     assert best[0] == best[1] != []
 
 
+def test_a_best_epoch_that_a_run_went_on_from_gives_way_to_a_better_one(run):
+    words = [word for word in WORDS if not word.startswith("--model")] + ["--data.limit_train=256", "--resume"]
+    assert run("fit", *words, "--trainer.max_epochs=1").status == 0
+    for path in LAST.parent.iterdir():
+        if not path.name.startswith("best"):
+            path.unlink()
+    assert [path.name[:14] for path in LAST.parent.iterdir()] == ["best-epoch=000"]
+    assert run("fit", *words, "--trainer.max_epochs=5").status == 0
+    best, last = sorted(path.name for path in LAST.parent.iterdir())
+    assert best.startswith("best-epoch=00")
+    assert not best.startswith("best-epoch=000")
+    assert last == "last.ckpt"
+
+
 def test_a_run_that_has_ended_can_be_trained_for_longer(run, whole):
     shutil.copytree(whole, FOLDER)
     assert run("fit", "--resume", str(FOLDER), "--trainer.max_epochs=4").status == 0
