@@ -37,6 +37,7 @@ ALLOWED = {
         "callbacks",
     },
     "study": {"errors", "files", "yaml_files", "cli", "data", "model", "weights", "callbacks", "functional"},
+    "trained": {"errors", "files", "cli", "convolution", "data", "model", "weights", "callbacks", "functional"},
     "__main__": {"cli"},
     "__init__": {"data", "model", "callbacks"},
 }
