@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchvision.models import ResNet18_Weights, resnet18
 
+from lit_prune.channels import channels_of, check_channels, narrow
 from lit_prune.convolution import crop_convolutions
 from lit_prune.errors import expected
 from lit_prune.weights import check_fit, read_state_dict
@@ -53,6 +54,9 @@ class LitResNet18(LightningModule):
             that the weights came with, in training too, as in the seed's code. Scales and shifts train in both.
         stem: "imagenet": 7x7 convolution of stride 2 and max-pooling; "cifar": 3x3 convolution of stride 1 alone, made
             for small images, 16 times as many pixels in every later layer.
+        channels: Outputs of layers that have fewer than a ResNet-18 has, by the names in `lit_prune.channels.USUAL`;
+            layers that are added to each other follow. None takes what `init_from` or `weights` have, of which
+            `lit-prune shrink` makes some with fewer, and the usual numbers without them.
         optimizer: Makes the optimizer from the parameters. Default: Adam, learning rate 1e-3.
         lr_scheduler: Makes the scheduler from the optimizer. It steps after every epoch; OneCycleLR and CyclicLR,
             which count batches, after every batch; ReduceLROnPlateau watches `val/loss` unless it names a `monitor`.
@@ -69,6 +73,7 @@ class LitResNet18(LightningModule):
         softmax_scale: float = 10.0,
         batch_norm: BatchNorm = "train",
         stem: Stem = "imagenet",
+        channels: dict[str, int] | None = None,
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
@@ -78,11 +83,16 @@ class LitResNet18(LightningModule):
         _check_choice("stem", stem, Stem)
         if not (softmax_scale > 0 and math.isfinite(softmax_scale)):
             raise expected("a finite `softmax_scale` above 0", softmax_scale, "10 is a good value")
+        state = _read(weights, init_from, stem)
+        if channels is None and state is not None:
+            channels = channels_of(state)
+        check_channels(channels or {})
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if "_instantiator" in self.hparams:  # LightningCLI gives their configuration in place of the callables
             self.save_hyperparameters()
         # a checkpoint holds its weights: to load it must not take the file or the download that it began with
-        self.hparams.update(weights=None, init_from=None, initial_weights=init_from or weights)
+        origin = init_from or weights
+        self.hparams.update(weights=None, init_from=None, initial_weights=origin, channels=channels)
         self.output = output
         self.softmax_scale = softmax_scale
         self._make_optimizer = optimizer
@@ -95,19 +105,31 @@ class LitResNet18(LightningModule):
             nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
             self.backbone.maxpool = nn.Identity()
         self.head = nn.Sequential(nn.Linear(512, 100), nn.ReLU(inplace=True), nn.Linear(100, CLASSES))
+        if channels:
+            narrow(self.backbone, self.head, channels)
         crop_convolutions(self.backbone)
         if batch_norm == "frozen":
             for module in self.backbone.modules():
                 if isinstance(module, nn.BatchNorm2d):
                     module.__class__ = _FrozenBatchNorm2d
         self.to(memory_format=torch.channels_last)
-        self._load(weights, init_from, stem)
+        if origin is not None and state is not None:
+            self._load(state, origin, whole=init_from is not None)
 
         self.train_acc = _accuracy()
         self.val_acc = _accuracy()
         self.test_acc = _accuracy()
         self.test_confusion = MulticlassConfusionMatrix(CLASSES, validate_args=False)
         self.example_input_array = torch.zeros(2, 3, 32, 32)
+
+    @staticmethod
+    def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Tell from weights which arguments build the network that they belong to.
+
+        Args:
+            state: Weights by name, of this model.
+        """
+        return {"stem": "cifar" if state["backbone.conv1.weight"].shape[-1] == 3 else "imagenet"}
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images.
@@ -201,24 +223,11 @@ class LitResNet18(LightningModule):
             logits = self.softmax_scale * F.softmax(logits, dim=1)
         return F.cross_entropy(logits, labels)
 
-    def _load(self, weights: str | None, init_from: str | None, stem: Stem) -> None:
-        if weights is not None and init_from is not None:
-            raise expected("one of `weights` and `init_from`", "both", "give `init_from` alone to take a whole model")
-        if weights == _IMAGENET:
-            if stem != "imagenet":
-                raise expected(
-                    f"`stem` 'imagenet' with {_IMAGENET} weights", repr(stem), "other stems have other shapes"
-                )
-            self.backbone.load_state_dict(_without_classifier(_download()))
-            return
-        path = init_from if weights is None else weights
-        if path is None:
-            return
-        state = read_state_dict(path)
+    def _load(self, state: Mapping[str, Tensor], origin: str, whole: bool) -> None:
         module: nn.Module = self
-        if weights is not None and not any(name.startswith("backbone.") for name in state):
+        if not whole and not any(name.startswith("backbone.") for name in state):
             module, state = self.backbone, _without_classifier(state)
-        check_fit(module, state, path)
+        check_fit(module, state, origin)
         module.load_state_dict(state)
 
 
@@ -258,6 +267,18 @@ def _accuracy() -> MulticlassAccuracy:
 def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Leave out torchvision's last layer, in whose place the model has a head of its own."""
     return {name: weight for name, weight in state.items() if name not in ("fc.weight", "fc.bias")}
+
+
+def _read(weights: str | None, init_from: str | None, stem: Stem) -> Mapping[str, Tensor] | None:
+    """Read what training starts from; None if that is random."""
+    if weights is not None and init_from is not None:
+        raise expected("one of `weights` and `init_from`", "both", "give `init_from` alone to take a whole model")
+    if weights == _IMAGENET:
+        if stem != "imagenet":
+            raise expected(f"`stem` 'imagenet' with {_IMAGENET} weights", repr(stem), "other stems have other shapes")
+        return _download()
+    path = init_from if weights is None else weights
+    return None if path is None else read_state_dict(path)
 
 
 def _download() -> Mapping[str, Tensor]:

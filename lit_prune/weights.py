@@ -14,7 +14,7 @@ from lit_prune.checksums import fault_of
 from lit_prune.errors import InputError, expected
 from lit_prune.unpickling import unsafe_requests
 
-__all__ = ["check_fit", "read_checkpoint", "read_state_dict"]
+__all__ = ["check_fit", "read_checkpoint", "read_state_dict", "read_weights"]
 
 _NAMED = 3
 # of Lightning; the first of them is close enough for its own migration
@@ -61,6 +61,29 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
     weights = content.get("state_dict", content) if isinstance(content, dict) else content
     _check_tensors(weights, path)
     return dict(weights)
+
+
+def read_weights(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint of a Trainer, or bare weights as if they were one.
+
+    Args:
+        path: The file. It is read with `weights_only=True`: nothing in it can run code.
+
+    Returns:
+        What is in the checkpoint, or the weights as its "state_dict" alone.
+
+    Raises:
+        InputError: If the file is missing, damaged, unsafe, or holds no weights.
+    """
+    content = _read(path)
+    if isinstance(content, dict) and "pytorch-lightning_version" in content:
+        _check_version(content["pytorch-lightning_version"], path)
+    elif isinstance(content, dict) and "state_dict" in content:
+        content = {"state_dict": content["state_dict"]}  # of a training loop of somebody's own
+    else:
+        content = {"state_dict": content}
+    _check_tensors(content.get("state_dict"), path)
+    return content
 
 
 def check_fit(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:

@@ -1,0 +1,196 @@
+"""A trained network as a file holds it: ours, a bare state dict, or somebody else's Lightning checkpoint."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lit_prune.cli.checkpoints import FORMAT, KEY, Settings, save, stored_settings
+from lit_prune.cli.parser import OneLineParser, explained
+from lit_prune.cli.stored import check_content, check_stored
+from lit_prune.data import CIFAR10DataModule
+from lit_prune.errors import InputError, expected
+from lit_prune.files import replacing
+from lit_prune.functional.packing import unpack_masks
+from lit_prune.model import LitResNet18
+from lit_prune.weights import check_fit, read_weights
+
+__all__ = ["Network", "load_network", "save_network"]
+
+# what `torch.compile` puts before the names of what it compiled
+_COMPILED = "_orig_mod."
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network.
+
+    Attributes:
+        path: The file that it was read from.
+        content: All that is in a checkpoint; of bare weights, the `state_dict` alone.
+        model: The network, in evaluation mode, on the CPU and without masks; None if nobody knows its architecture.
+        masks: For each layer by name, true where a weight is kept, as the pruning callbacks had it.
+        touched: For each layer by name, true where a weight has received a gradient; empty if the file does not tell.
+        settings: Of the run that wrote it, by group, as far as the file tells.
+        state_dict: The weights by name, masks multiplied in.
+    """
+
+    path: str
+    content: dict[str, Any]
+    model: LightningModule | None
+    masks: dict[str, Tensor]
+    touched: dict[str, Tensor]
+    settings: Settings
+    state_dict: dict[str, Tensor]
+
+    def require_model(self) -> LightningModule:
+        """Return the model.
+
+        Raises:
+            InputError: If its architecture is not known.
+        """
+        if self.model is None:
+            raise expected(
+                f"the weights of a LitResNet18 in `{self.path}`",
+                "those of another network",
+                "name its class with `--model module.Class`",
+            )
+        return self.model
+
+
+def load_network(path: str, model: str | None = None) -> Network:
+    """Read a trained network.
+
+    Args:
+        path: A checkpoint of `lit-prune fit` or of any Lightning Trainer, or a state dict. Nothing in it is executed.
+        model: module.Class of the LightningModule, for networks that are not ours. Its arguments are the
+            checkpoint's hyper-parameters.
+
+    Returns:
+        The network; without a model if it is not ours and no class was named.
+
+    Raises:
+        InputError: If the file cannot be used, or the class cannot be imported, built or loaded with the weights.
+    """
+    content = read_weights(path)
+    check_content(content, path)
+    settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule}, path)
+    check_stored(settings, {"model": {"class_path": model}} if model else {}, path)
+    state, masks = _plain(content["state_dict"])
+    for found in _states(content, "masks", state):
+        masks |= found
+    touched: dict[str, Tensor] = {}
+    for found in _states(content, "touched", state):
+        touched |= found
+    built = None
+    if model is not None:
+        built = _build(model, content, settings, path)
+    elif "class_path" not in settings.get("model", {}) and _is_ours(state):
+        known = settings.get("model", {})
+        kept = {n: v for n, v in known.items() if n in ("output", "softmax_scale", "batch_norm")}
+        built = LitResNet18(**LitResNet18.architecture_of(state), **kept)
+    if built is not None:
+        check_fit(built, state, path)
+        built.load_state_dict(state, strict=False)  # counters of batch norms may be missing in old files
+        built.eval().requires_grad_(False)
+    return Network(path, content, built, masks, touched, settings, state)
+
+
+def save_network(network: Network, model: nn.Module, path: str | Path, **changes: Any) -> None:
+    """Write a checkpoint that `fit --model.init_from`, `test --ckpt_path` and every command here take.
+
+    Args:
+        network: Where the model came from; its hyper-parameters and settings are kept, its optimizer's state is not.
+        model: Whose weights to write.
+        path: The file, written whole or not at all.
+        changes: Arguments of the model that are others now.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
+    old = network.content
+    own = dict(old.get("hyper_parameters") or {})
+    if not own and isinstance(model, LightningModule):
+        own = {name: value for name, value in model.hparams.items() if not name.startswith("_") and not callable(value)}
+    content: dict[str, Any] = {
+        "pytorch-lightning_version": old.get("pytorch-lightning_version", lightning.__version__),
+        "epoch": old.get("epoch", 0),
+        "global_step": old.get("global_step", 0),
+        "state_dict": {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
+        "loops": None,
+        "callbacks": {},
+        "hyper_parameters": own | changes,
+    }
+    for key in ("hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name"):
+        if key in old:
+            content[key] = old[key]
+    if KEY in old:
+        settings = {group: dict(values) for group, values in network.settings.items()}
+        settings["model"] = settings.get("model", {}) | changes
+        content[KEY] = {"format": FORMAT, "settings": settings}
+    with replacing(path) as part:
+        save(content, part)
+
+
+def _plain(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Multiply masks of `torch.nn.utils.prune` into their weights, and take what compiling adds off the names."""
+    named = {name.replace(_COMPILED, ""): tensor for name, tensor in weights.items()}
+    state, masks = {}, {}
+    for name, tensor in named.items():
+        plain = name.removesuffix("_orig")
+        if name.endswith("_orig") and (mask := named.get(f"{plain}_mask")) is not None and mask.shape == tensor.shape:
+            state[plain] = tensor * mask
+            if plain.endswith(".weight"):
+                masks[plain.removesuffix(".weight")] = mask != 0
+        elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in named):
+            state[name] = tensor
+    return state, masks
+
+
+def _states(content: Mapping[str, Any], key: str, state: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """What the callbacks of the run remember of each weight under a key, as far as it fits the weights."""
+    found = []
+    for callback in content.get("callbacks", {}).values():
+        packed = callback.get(key) if isinstance(callback, Mapping) else None
+        if isinstance(packed, Mapping):
+            # a stranger's file may say anything; to unpack by a wrong shape could take all memory
+            fitting = {name: entry for name, entry in packed.items() if _fits(state.get(f"{name}.weight"), entry)}
+            found.append(unpack_masks(fitting))
+    return found
+
+
+def _fits(weight: Tensor | None, entry: Any) -> bool:
+    if weight is None or not isinstance(entry, Mapping) or entry.get("shape") != list(weight.shape):
+        return False
+    bits = entry.get("bits")
+    return isinstance(bits, Tensor) and bits.dtype == torch.uint8 and bits.numel() == (weight.numel() + 7) // 8
+
+
+def _is_ours(state: Mapping[str, Tensor]) -> bool:
+    return "backbone.conv1.weight" in state and "head.2.weight" in state
+
+
+def _build(name: str, content: Mapping[str, Any], settings: Settings, path: str) -> LightningModule:
+    """Make somebody else's module with the arguments that its checkpoint holds."""
+    known = settings.get("model", {})
+    given = known.get("init_args", {}) if "class_path" in known else dict(content.get("hyper_parameters") or {})
+    parser = OneLineParser(prog="lit-prune")
+    parser.add_subclass_arguments(LightningModule, "model", required=True)
+    kept = {n: v for n, v in given.items() if not n.startswith("_")}
+    with explained([f"--model={name}"]):
+        config = parser.parse_object({"model": {"class_path": name, "init_args": kept}})
+    try:
+        built = parser.instantiate_classes(config).model
+    except InputError:
+        raise
+    except Exception as error:
+        hint = f"its arguments are those that `{path}` was written with"
+        raise expected(f"`--model {name}` to be built", str(error).splitlines()[0].rstrip("."), hint) from error
+    if not isinstance(built, LightningModule):
+        raise expected("`--model` to name a LightningModule", f"`{name}`", "give module.Class")
+    return built
