@@ -1,0 +1,100 @@
+"""A plain copy computes the same, and needs nothing of ours."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.utils import prune
+
+from lit_prune.convolution import CroppedConv2d, crop_convolutions
+from lit_prune.functional import apply_masks, weight_layers
+from lit_prune.functional.plain import plain
+from lit_prune.model import LitResNet18
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture(scope="module")
+def masked():
+    """Ours, with statistics that are not those of a new network, and half of its weights masked."""
+    torch.manual_seed(1)
+    model = LitResNet18(batch_norm="frozen").eval()
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            nn.init.uniform_(layer.running_mean, -0.1, 0.1)
+            nn.init.uniform_(layer.running_var, 0.5, 1.5)
+    apply_masks(model, {ref.name: torch.rand_like(ref.tensor) > 0.5 for ref in weight_layers(model)})
+    return model
+
+
+@pytest.fixture(scope="module")
+def copied(masked):
+    return plain(masked)
+
+
+def test_it_computes_the_same(masked, copied, images):
+    with torch.no_grad():
+        torch.testing.assert_close(copied(images), masked(images), rtol=1e-5, atol=1e-5)
+
+
+def test_it_has_torch_layers_alone_and_the_same_names(masked, copied):
+    homes = {type(module).__module__.partition(".")[0] for module in copied.modules()}
+    assert homes == {"torch", "torchvision"}
+    assert any(type(module) is nn.Conv2d for module in copied.modules())
+    state = masked.state_dict()
+    assert list(copied.state_dict()) == list(state)
+    assert all(torch.equal(value, state[name]) for name, value in copied.state_dict().items())
+
+
+def test_the_zeros_are_in_it_and_nothing_else_tells_of_masks(copied):
+    assert not prune.is_pruned(copied)
+    for ref in weight_layers(copied):
+        assert 0.4 < float((ref.tensor == 0).float().mean()) < 0.6
+    assert not copied.training
+
+
+def test_the_model_stays_as_it_is(masked):
+    before = {name: value.clone() for name, value in masked.state_dict().items()}
+    with torch.no_grad():
+        for parameter in plain(masked).parameters():
+            parameter.add_(1)
+    assert all(torch.equal(value, before[name]) for name, value in masked.state_dict().items())
+    assert prune.is_pruned(masked)
+    assert any(isinstance(module, CroppedConv2d) for module in masked.modules())
+
+
+def test_masks_of_torch_are_made_permanent_too():
+    model = nn.Sequential(nn.Linear(4, 3))
+    prune.l1_unstructured(model[0], "weight", amount=6)
+    x = torch.randn(2, 4)
+    wanted = model(x)  # from now on the layer holds a product that `deepcopy` refuses
+    copied = plain(model)
+    assert torch.equal(copied(x), wanted)
+    assert list(copied.state_dict()) == ["0.weight", "0.bias"] or list(copied.state_dict()) == ["0.bias", "0.weight"]
+    assert int((copied[0].weight == 0).sum()) == 6
+
+
+def test_classes_of_others_are_kept():
+    class Mine(nn.Sequential):
+        backbone = head = None
+
+    model = Mine(nn.Conv2d(1, 1, 3))
+    crop_convolutions(model)
+    copied = plain(model)
+    assert type(copied) is Mine
+    assert type(copied[0]) is nn.Conv2d
+
+
+def test_it_can_be_unpickled_where_nothing_of_ours_is(copied, tmp_path, images):
+    torch.save({"model": copied, "images": images, "logits": copied(images)}, tmp_path / "model.pt")
+    code = (
+        "import sys, torch; sys.modules['lit_prune'] = sys.modules['lightning'] = None; "
+        "c = torch.load(sys.argv[1], weights_only=False); print(torch.equal(c['model'](c['images']), c['logits']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "model.pt")], capture_output=True, text=True)
+    assert done.stdout == "True\n", done.stderr
