@@ -129,7 +129,8 @@ class LitResNet18(LightningModule):
         Args:
             state: Weights by name, of this model.
         """
-        return {"stem": "cifar" if state["backbone.conv1.weight"].shape[-1] == 3 else "imagenet"}
+        stem = "cifar" if state["backbone.conv1.weight"].shape[-1] == 3 else "imagenet"
+        return {"stem": stem, "channels": channels_of(state)}
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images.

@@ -18,10 +18,11 @@ ALLOWED = {
     "unpickling": set(),
     "yaml_files": {"errors"},
     "convolution": {"errors"},
+    "channels": {"errors"},
     "weights": {"errors", "checksums", "unpickling"},
     "functional": {"errors"},
     "data": {"errors"},
-    "model": {"errors", "convolution", "weights"},
+    "model": {"errors", "convolution", "channels", "weights"},
     "callbacks": {"errors", "functional"},
     # `cli.main` names the modules of every command as text, and imports the one that is called
     "cli": {
@@ -37,7 +38,18 @@ ALLOWED = {
         "callbacks",
     },
     "study": {"errors", "files", "yaml_files", "cli", "data", "model", "weights", "callbacks", "functional"},
-    "trained": {"errors", "files", "cli", "convolution", "data", "model", "weights", "callbacks", "functional"},
+    "trained": {
+        "errors",
+        "files",
+        "cli",
+        "convolution",
+        "channels",
+        "data",
+        "model",
+        "weights",
+        "callbacks",
+        "functional",
+    },
     "__main__": {"cli"},
     "__init__": {"data", "model", "callbacks"},
 }

@@ -334,6 +334,7 @@ def test_hyperparameters_are_plain_values():
         "softmax_scale": 10.0,
         "batch_norm": "train",
         "stem": "imagenet",
+        "channels": None,
         "initial_weights": None,
     }
 

@@ -360,6 +360,8 @@ class TrainingCLI(LightningCLI):
         settings = _settings(self.config["fit"])
         # a resumed run still knows where its first weights came from
         settings["model"] |= {k: v for k, v in self._origin.get("model", {}).items() if k in ("weights", "init_from")}
+        if not self._own_model:  # what the weights that it began with have, which are not read again
+            settings["model"]["channels"] = self.model.hparams["channels"]
         compared = hyperparameters(settings, self.config["fit"].trainer, self._own_model or self._own_data)
         self._summary = RunSummary(settings, compared, continues=self._goes_on)
         # after validation and at a clean end of the epoch, so that a resumed run starts the next one whole
