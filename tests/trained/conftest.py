@@ -1,0 +1,35 @@
+"""Networks to look at: one that `fit` trained with a pruning, and one of somebody else's."""
+
+from pathlib import Path
+
+import pytest
+
+from lit_prune.cli.main import main
+from tests.cli.conftest import TINY
+from tests.cli.conftest import run as run  # the fixture
+
+AMOUNT = 0.3
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A LitResNet18, trained for an epoch with 30% of its weights pruned, the monitor watching."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("trained"))
+        callbacks = [
+            "--trainer.callbacks+=GlobalL1Pruning",
+            f"--trainer.callbacks.amount={AMOUNT}",
+            "--trainer.callbacks+=SparsityMonitor",
+        ]
+        assert main(["fit", *TINY, "--trainer.max_epochs=1", "--name=pruned", *callbacks]) == 0
+        return Path("lightning_logs/pruned/version_0/checkpoints/last.ckpt").absolute()
+
+
+@pytest.fixture(scope="session")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of `tests.cli.small.SmallNet`, which our command line trained."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("foreign"))
+        words = [*TINY, "--model=tests.cli.small.SmallNet", "--trainer.max_epochs=1", "--name=small"]
+        assert main(["fit", *words]) == 0
+        return Path("lightning_logs/small/version_0/checkpoints/last.ckpt").absolute()
