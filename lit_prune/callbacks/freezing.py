@@ -16,6 +16,9 @@ from lit_prune.functional.freezing import Frozen, check_choice, modules_to_freez
 
 __all__ = ["LayerFreezing"]
 
+# where a checkpoint names what is frozen
+_NOTE = "lit_prune_frozen"
+
 
 class LayerFreezing(Callback):
     """Freeze the first layers of a model, or those that are named, for all of `fit` or until an epoch.
@@ -28,8 +31,8 @@ class LayerFreezing(Callback):
     DistributedDataParallel decides once which gradients it synchronises. Their gradients are
     computed and dropped before each step, so an optimizer has no state for them until they are unfrozen.
 
-    What is frozen follows from the arguments and the epoch alone. Nothing is kept in checkpoints, a resumed run goes
-    on exactly, and `validate`, `test` and `predict` do nothing. When `fit` ends, however it ends, the module is
+    What is frozen follows from the arguments and the epoch alone: a resumed run goes on exactly, and `validate`, `test`
+    and `predict` do nothing. Checkpoints name the frozen modules, under "lit_prune_frozen", for whoever looks at them. When `fit` ends, however it ends, the module is
     as it was: `requires_grad`, hooks and modes. Freezes of several callbacks add up; gradual unfreezing
     is a list of them. Nothing is logged.
 
@@ -75,6 +78,7 @@ class LayerFreezing(Callback):
         self.freeze_norm = freeze_norm
         self.unfreeze_epoch = unfreeze_epoch
         self._frozen: Frozen | None = None
+        self._names: list[str] = []
         self._handles: list[RemovableHandle] = []
         self._unhook: Callable[[], None] | None = None
 
@@ -95,6 +99,7 @@ class LayerFreezing(Callback):
             return
         refuse_sharded_parameters(trainer, self)
         self._release()
+        self._names = []
         # callbacks are set up before the module's own hooks have made its layers
         hook = next((hook for hook in ("configure_model", "setup") if overrides(pl_module, hook)), None)
         if hook is None:
@@ -125,6 +130,11 @@ class LayerFreezing(Callback):
         """Drop the gradients of frozen parameters, before gradients are clipped."""
         self._before_step()
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Name the modules that are frozen, or were when training ended; nothing here reads it."""
+        # beside the states of callbacks, not among them: Lightning warns of a state whose callback is not there again
+        checkpoint[_NOTE] = sorted({*checkpoint.get(_NOTE, []), *self._names})
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was."""
         self._release()
@@ -134,13 +144,13 @@ class LayerFreezing(Callback):
         self._release()
 
     def _freeze(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        modules = [
-            module for _, module in modules_to_freeze(pl_module, self.fraction, self.layers, self.by, self.freeze_norm)
-        ]
+        named = modules_to_freeze(pl_module, self.fraction, self.layers, self.by, self.freeze_norm)
+        modules = [module for _, module in named]
         _refuse_reset_statistics(trainer, modules)
         if self._frozen is not None:
             self._frozen.thaw()
         self._frozen = Frozen(modules, keep_backward=self.unfreeze_epoch is not None)
+        self._names = [name for name, _ in named]
         if not any(parameter.requires_grad for parameter in pl_module.parameters()):
             raise expected(
                 "something left to train",
@@ -151,6 +161,7 @@ class LayerFreezing(Callback):
     def _reconcile(self, trainer: Trainer) -> None:
         if self.unfreeze_epoch is not None and trainer.current_epoch >= self.unfreeze_epoch:
             self._release()
+            self._names = []
 
     def _before_step(self, *_: Any) -> None:
         if self._frozen is not None:
