@@ -1,0 +1,238 @@
+"""A folder in which the commands of a document run for real, on drawn images, in seconds.
+
+What a command reads and no command before it has written is put there first: a checkpoint of a small training, the
+weights of a torchvision ResNet-18, pictures, a study's folder, or a file that another block shows. What would make a
+command long is turned down by options that are added at its end.
+"""
+
+import contextlib
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torchvision.models import resnet18
+
+from lit_prune.cli.main import COMMANDS, main
+from tests.docs.blocks import Command
+from tests.docs.places import BLOCKS, ROOT
+from tests.study.folders import make_study
+
+__all__ = ["TINY", "Outcome", "Session", "help_of", "options_of", "small_run"]
+
+TINY = (
+    "--data.source=synthetic",
+    "--data.limit_train=32",
+    "--data.val_size=20",
+    "--data.batch_size=16",
+    "--trainer.max_epochs=1",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+)
+_QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
+# what keeps a command short, if its help names the option
+_FEW = {
+    "--limit": "20",
+    "--amounts": "[0.5]",
+    "--rounds": "1",
+    "--max_batch": "2",
+}  # fmt: skip
+# what a command writes; every other path is one that it reads
+_OUTPUTS = ("--output", "--out", "--plot", "--save")
+_MODELS = (".ckpt", ".pt", ".pth")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a person sees of one command."""
+
+    status: int
+    out: str
+    err: str
+
+
+@cache
+def help_of(command: str) -> str:
+    """What `lit-prune COMMAND --help` prints."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main([command, "--help"])
+    return out.getvalue()
+
+
+@cache
+def options_of(command: str) -> frozenset[str]:
+    """The long options in the help of a command, without those that the help of its groups lists."""
+    return frozenset(re.findall(r"(?<![\w`-])--[A-Za-z][\w.]*", help_of(command)))
+
+
+def small_run(folder: Path) -> Path:
+    """Train with a pruning and a monitor; return the run's folder."""
+    with contextlib.chdir(folder):
+        words = [*TINY, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]
+        words += ["--trainer.callbacks+=SparsityMonitor"]
+        assert main(["fit", "--config=seed", "--model.weights=null", *words]) == 0
+    return folder / "lightning_logs" / "seed" / "version_0"
+
+
+class Session:
+    """The folder of one document.
+
+    Args:
+        folder: It is made.
+        run: What `small_run` returned, to take checkpoints from.
+    """
+
+    def __init__(self, folder: Path, run: Path) -> None:
+        self.folder = folder
+        self._run = run
+        folder.mkdir()
+        shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+        for block in BLOCKS:
+            if block.file_name is not None:
+                (folder / block.file_name).write_text(block.body, encoding="utf-8")
+
+    def do(self, command: Command) -> Outcome:
+        """Run one command of ours in the folder.
+
+        Raises:
+            ValueError: If it is a command that no test can run.
+        """
+        program, *words = command.words
+        if program == "cd":
+            self.folder = self.folder / words[0]
+            return Outcome(0 if self.folder.is_dir() else 1, "", f"{self.folder} is no folder")
+        if program == "lit-prune":
+            outcome = self._do_ours(words, command)
+        elif program == "python":
+            outcome = self._do_python(words)
+        elif program in ("pip", "pytest", "tensorboard", "jupyter"):
+            return self._look_at(program, words)
+        else:
+            raise ValueError(f"`{command}`: the tests of the documents know no way to run `{program}`")
+        if command.output is not None:
+            (self.folder / command.output).write_text(outcome.out, encoding="utf-8")
+        return outcome
+
+    def prepare(self, words: Sequence[str]) -> None:
+        """Put there what a command reads."""
+        named = None
+        for word in words:
+            option, given, value = word.partition("=")
+            if word.startswith("-") and not given:
+                named = word
+                continue
+            option, value = (option, value) if word.startswith("-") else (named, word)
+            if option not in _OUTPUTS:
+                self._make(option, value)
+            if option in _OUTPUTS:
+                (self.folder / value).parent.mkdir(parents=True, exist_ok=True)
+            named = option if not word.startswith("-") and option == "--against" else None
+
+    def _make(self, option: str | None, name: str) -> None:
+        path = self.folder / name
+        if path.exists() or Path(name).is_absolute():
+            return
+        if re.search(r"version_\d+/?$", name):
+            shutil.copytree(self._run, path)
+        elif path.suffix in _MODELS:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            checkpoint = self._run / "checkpoints" / "last.ckpt"
+            if option in ("--weights", "--model.weights"):
+                torch.save(resnet18().state_dict(), path)
+            elif path.suffix == ".ckpt":
+                shutil.copy(checkpoint, path)
+            else:
+                torch.save(torch.load(checkpoint, weights_only=True)["state_dict"], path)
+        elif option == "--data.predict_path":
+            path.mkdir(parents=True)
+            Image.new("RGB", (48, 32), "teal").save(path / "a.png")
+
+    def _do_ours(self, words: list[str], command: Command) -> Outcome:
+        if not words or words[0] not in COMMANDS:
+            return self._call(words, command)
+        if words[0] == "report":
+            for word in words[1:]:
+                if not word.startswith("-") and not (self.folder / word).exists():
+                    (self.folder / word).parent.mkdir(parents=True, exist_ok=True)
+                    make_study(self.folder / word)
+        else:
+            self.prepare(words[1:])
+        return self._call([*words, *self._shortened(words)], command)
+
+    def _shortened(self, words: list[str]) -> list[str]:
+        name = words[0]
+        if {"-h", "--help", "--print_config"} & set(words):
+            return []
+        if name == "study":
+            return ["--weights=random", "--dry_run"]
+        if name == "report":
+            return []
+        if name == "fit":
+            pretrained = "--config" in words and "seed" in words and "--model.weights" not in words
+            return [*TINY, *(["--model.weights=null"] if pretrained and "--resume" not in words else [])]
+        if name in ("validate", "test", "predict"):
+            part = {"validate": "val"}.get(name, name)
+            return ["--data.source=synthetic", "--data.val_size=20", *_QUIET, f"--trainer.limit_{part}_batches=1"]
+        known = options_of(name)
+        few = [f"{option}={value}" for option, value in _FEW.items() if option in known]
+        return [*few, *(["--data.source=synthetic"] if any(word.startswith("--data.") for word in words) else [])]
+
+    def _call(self, words: list[str], command: Command) -> Outcome:
+        out, err = io.StringIO(), io.StringIO()
+        threads = torch.get_num_threads()
+        with self._inside(dict(command.variables)), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                status = main(words)
+            except SystemExit as end:
+                status = int(end.code or 0)
+        torch.set_num_threads(threads)
+        return Outcome(status, out.getvalue(), err.getvalue())
+
+    @contextlib.contextmanager
+    def _inside(self, variables: dict[str, str]) -> Iterator[None]:
+        before = dict(os.environ)
+        path = list(sys.path)
+        try:
+            os.environ.update(variables)
+            with contextlib.chdir(self.folder), warnings.catch_warnings():
+                yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+            sys.path[:] = path
+
+    def _do_python(self, words: list[str]) -> Outcome:
+        script = next((word for word in words if word.endswith(".py")), "")
+        place = ROOT if script.startswith("scripts/") else self.folder
+        if script.startswith("scripts/"):  # they take minutes, and have tests of their own
+            done = _python([script, "--help"], place)
+            missing = [option for option in words if option.startswith("--") and option.split("=")[0] not in done.out]
+            return done if not missing else Outcome(2, done.out, f"{script} has no {missing}")
+        return _python(words, place)
+
+    def _look_at(self, program: str, words: list[str]) -> Outcome:
+        """Check of a command that is no program of ours what can be checked without running it."""
+        if program == "pip":
+            extras = {extra for word in words for extra in re.findall(r"\[(.*?)\]", word)}
+            known = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+            unknown = [one for extra in extras for one in extra.split(",") if not re.search(rf"(?m)^{one} = \[", known)]
+            return Outcome(1 if unknown else 0, "", f"there is no extra {unknown}")
+        paths = [word for word in words if word.startswith("tests/") or word.startswith("examples/")]
+        missing = [path for path in paths if not (ROOT / path.split("::")[0]).exists()]
+        return Outcome(1 if missing else 0, "", f"there is no {missing}")
+
+
+def _python(words: list[str], folder: Path) -> Outcome:
+    done = subprocess.run([sys.executable, *words], cwd=folder, capture_output=True, text=True, check=False)
+    return Outcome(done.returncode, done.stdout, done.stderr)
