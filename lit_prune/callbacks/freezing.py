@@ -32,9 +32,9 @@ class LayerFreezing(Callback):
     computed and dropped before each step, so an optimizer has no state for them until they are unfrozen.
 
     What is frozen follows from the arguments and the epoch alone: a resumed run goes on exactly, and `validate`, `test`
-    and `predict` do nothing. Checkpoints name the frozen modules, under "lit_prune_frozen", for whoever looks at them. When `fit` ends, however it ends, the module is
-    as it was: `requires_grad`, hooks and modes. Freezes of several callbacks add up; gradual unfreezing
-    is a list of them. Nothing is logged.
+    and `predict` do nothing. Checkpoints name the frozen modules, under "lit_prune_frozen", for whoever looks at them.
+    When `fit` ends, however it ends, the module is as it was: `requires_grad`, hooks and modes. Freezes of several
+    callbacks add up; gradual unfreezing is a list of them. Nothing is logged.
 
     Weight averaging averages frozen tensors too. Averages by `lerp` (torch's `multi_avg_fn`s) return them exactly;
     `get_ema_avg_fn`, and so Lightning's `EMAWeightAveraging`, rounds, and the averaged model ends beside them by that.
