@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -77,10 +79,11 @@ def load_network(path: str, model: str | None = None) -> Network:
     Raises:
         InputError: If the file cannot be used, or the class cannot be imported, built or loaded with the weights.
     """
+    kind = None if model is None else _class(model)
     content = read_weights(path)
     check_content(content, path)
     settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule}, path)
-    check_stored(settings, {"model": {"class_path": model}} if model else {}, path)
+    check_stored(_used(settings, model), {"model": {"class_path": model}} if model is not None else {}, path)
     state, masks = _plain(content["state_dict"])
     for found in _states(content, "masks", state):
         masks |= found
@@ -88,8 +91,8 @@ def load_network(path: str, model: str | None = None) -> Network:
     for found in _states(content, "touched", state):
         touched |= found
     built = None
-    if model is not None:
-        built = _build(model, content, settings, path)
+    if model is not None and kind is not None:
+        built = _build(model, kind, content, settings, path)
     elif "class_path" not in settings.get("model", {}) and _is_ours(state):
         known = settings.get("model", {})
         kept = {n: v for n, v in known.items() if n in ("output", "softmax_scale", "batch_norm")}
@@ -175,22 +178,51 @@ def _is_ours(state: Mapping[str, Tensor]) -> bool:
     return "backbone.conv1.weight" in state and "head.2.weight" in state
 
 
-def _build(name: str, content: Mapping[str, Any], settings: Settings, path: str) -> LightningModule:
+def _used(settings: Settings, model: str | None) -> Settings:
+    """The settings from which something may be built: those of a class that nobody names are looked at by nobody."""
+    used = {}
+    for group, values in settings.items():
+        if isinstance(values, Mapping) and "class_path" in values:
+            if group == "model" and model is not None:
+                used[group] = {**values, "class_path": model}
+        else:
+            used[group] = values
+    return used
+
+
+def _build(name: str, kind: type, content: Mapping[str, Any], settings: Settings, path: str) -> LightningModule:
     """Make somebody else's module with the arguments that its checkpoint holds."""
+    takes = signature(kind).parameters
     known = settings.get("model", {})
     given = known.get("init_args", {}) if "class_path" in known else dict(content.get("hyper_parameters") or {})
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
+        given = {argument: value for argument, value in given.items() if argument in takes}
     parser = OneLineParser(prog="lit-prune")
     parser.add_subclass_arguments(LightningModule, "model", required=True)
-    kept = {n: v for n, v in given.items() if not n.startswith("_")}
     with explained([f"--model={name}"]):
-        config = parser.parse_object({"model": {"class_path": name, "init_args": kept}})
+        config = parser.parse_object({"model": {"class_path": name, "init_args": given}})
     try:
-        built = parser.instantiate_classes(config).model
+        built: LightningModule = parser.instantiate_classes(config).model
     except InputError:
         raise
-    except Exception as error:
+    except Exception as error:  # whatever somebody else's class does
+        found = " ".join(str(error).split()).rstrip(".") or type(error).__name__
         hint = f"its arguments are those that `{path}` was written with"
-        raise expected(f"`--model {name}` to be built", str(error).splitlines()[0].rstrip("."), hint) from error
-    if not isinstance(built, LightningModule):
-        raise expected("`--model` to name a LightningModule", f"`{name}`", "give module.Class")
+        raise expected(f"`--model {name}` to be built", found, hint) from error
     return built
+
+
+def _class(name: str) -> type[LightningModule]:
+    module, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(module), attribute) if module else None
+    except Exception as error:  # whatever somebody else's module does
+        found = error
+    if not isinstance(found, type) or not issubclass(found, LightningModule):
+        why = f" ({' '.join(str(found).split()).rstrip('.')})" if isinstance(found, Exception) else ""
+        raise expected(
+            "`--model` to name a class of LightningModule",
+            f"`{name}`{why}",
+            "give module.Class, of an installed package or of this folder",
+        )
+    return found

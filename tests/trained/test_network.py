@@ -1,0 +1,149 @@
+"""Reading a trained network, whoever wrote it, and writing it again."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch import nn
+from torch.nn.utils import prune
+
+from lit_prune import LitResNet18
+from lit_prune.errors import InputError
+from lit_prune.functional import weight_layers
+from lit_prune.trained.network import load_network, save_network
+from lit_prune.weights import read_checkpoint
+from tests.cli.small import SmallNet
+from tests.trained.conftest import AMOUNT
+
+
+def test_our_checkpoint_comes_with_masks_and_what_was_touched(checkpoint):
+    network = load_network(str(checkpoint))
+    stored = read_checkpoint(checkpoint)["state_dict"]
+    assert isinstance(network.model, LitResNet18)
+    assert not network.model.training
+    assert all(torch.equal(tensor, stored[name]) for name, tensor in network.model.state_dict().items())
+    layers = {ref.name: ref.tensor for ref in weight_layers(network.model)}
+    assert network.masks.keys() == layers.keys() == network.touched.keys()
+    assert all(bool((layers[name][~mask] == 0).all()) for name, mask in network.masks.items())
+    pruned = sum(int((~mask).sum()) for mask in network.masks.values())
+    assert pruned == round(AMOUNT * sum(tensor.numel() for tensor in layers.values()))
+    touched = torch.cat([mask.flatten() for mask in network.touched.values()]).float().mean()
+    assert 0.2 < touched < 0.39  # padding alone is 61.9% of the weights
+    assert network.settings["data"]["source"] == "synthetic"
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+@pytest.mark.parametrize("stem", ["imagenet", "cifar"])
+def test_a_bare_state_dict_of_ours_is_recognised(tmp_path, wrapped, stem):
+    state = LitResNet18(stem=stem).state_dict()
+    torch.save({"state_dict": state, "epoch": 3} if wrapped else state, tmp_path / "bare.pt")
+    network = load_network(str(tmp_path / "bare.pt"))
+    assert all(torch.equal(tensor, state[name]) for name, tensor in network.require_model().state_dict().items())
+    assert (network.masks, network.touched) == ({}, {})
+
+
+def test_anothers_checkpoint_is_tensors_until_its_class_is_named(foreign):
+    network = load_network(str(foreign))
+    assert network.model is None
+    assert "first.weight" in network.state_dict
+    with pytest.raises(InputError, match=r"but got those of another network\. HINT: name its class with `--model"):
+        network.require_model()
+    named = load_network(str(foreign), "tests.cli.small.SmallNet")
+    assert isinstance(named.model, SmallNet)
+    assert torch.equal(named.model.first.weight, network.state_dict["first.weight"])
+
+
+class Sized(SmallNet):
+    def __init__(self, width: int, lr: float = 0.1) -> None:
+        super().__init__(lr)
+        self.save_hyperparameters()
+        self.head = nn.Linear(16, width)
+
+
+def test_a_class_of_a_script_is_built_with_its_hyperparameters(tmp_path):
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False)
+    trainer.strategy.connect(Sized(width=7))
+    trainer.save_checkpoint(tmp_path / "sized.ckpt")
+    network = load_network(str(tmp_path / "sized.ckpt"), f"{__name__}.Sized")
+    assert network.require_model().head.out_features == 7  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [("nowhere.Net", "nowhere"), ("torch.nn.Linear", "torch.nn.Linear"), ("tests.cli.small.Small", "Small"), ("", "")],
+)
+def test_a_class_that_is_none_is_refused(foreign, name, found):
+    with pytest.raises(InputError, match=rf"Expected `--model` to name a class of LightningModule, but got .*{found}"):
+        load_network(str(foreign), name)
+
+
+def test_a_class_of_other_weights_is_refused(checkpoint):
+    with pytest.raises(InputError, match="Expected the weights of a SmallNet in"):
+        load_network(str(checkpoint), "tests.cli.small.SmallNet")
+
+
+def test_a_checkpoint_chooses_no_class_by_itself(foreign, tmp_path, monkeypatch):
+    """Its settings name one; what is imported is what the user names."""
+    content = read_checkpoint(foreign)
+    content["lit_prune"]["settings"]["model"]["class_path"] = "this_would_leave_a_mark.Net"
+    torch.save(content, tmp_path / "x.ckpt")
+    (tmp_path / "this_would_leave_a_mark.py").write_text("open('mark', 'w')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    assert load_network("x.ckpt").model is None
+    assert isinstance(load_network("x.ckpt", "tests.cli.small.SmallNet").model, SmallNet)
+    content["lit_prune"]["settings"]["model"]["init_args"]["lr"] = {"class_path": "this_would_leave_a_mark.Net"}
+    torch.save(content, "y.ckpt")
+    with pytest.raises(InputError, match="which is unsafe"):
+        load_network("y.ckpt", "tests.cli.small.SmallNet")
+    assert not Path("mark").exists()
+
+
+def test_masks_of_torch_and_names_of_compiling_are_understood(tmp_path):
+    model: Any = SmallNet()
+    prune.l1_unstructured(model.first, "weight", 0.5)
+    names = {f"_orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}
+    torch.save(names, tmp_path / "pruned.pt")
+    network = load_network(str(tmp_path / "pruned.pt"), "tests.cli.small.SmallNet")
+    assert torch.equal(network.masks["first"], model.first.weight_mask.bool())
+    assert torch.equal(network.require_model().get_parameter("first.weight"), model.first.weight)
+    assert "first.weight_mask" not in network.state_dict
+
+
+def test_a_mask_that_does_not_fit_is_not_unpacked(checkpoint, tmp_path):
+    content = read_checkpoint(checkpoint)
+    (key,) = (key for key in content["callbacks"] if key.startswith("GlobalL1Pruning"))
+    content["callbacks"][key]["masks"]["head.0"]["shape"] = [10**9, 10**9]
+    torch.save(content, tmp_path / "x.ckpt")
+    network = load_network(str(tmp_path / "x.ckpt"))
+    assert "head.0" not in network.masks
+    assert "head.2" in network.masks
+
+
+def test_what_is_written_is_read_tested_and_trained_on(checkpoint, run):
+    network = load_network(str(checkpoint))
+    model = network.require_model()
+    with torch.no_grad():
+        model.head[2].bias.fill_(0.25)  # type: ignore[index,union-attr]
+    save_network(network, model, "new.ckpt", output="softmax")
+    again = load_network("new.ckpt")
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in again.state_dict.items())
+    assert again.settings["model"]["output"] == "softmax"
+    assert again.settings["data"] == network.settings["data"]
+    assert (
+        run("test", "--ckpt_path=new.ckpt", "--trainer.accelerator=cpu", "--trainer.limit_test_batches=1").status == 0
+    )
+    words = ["--model.init_from=new.ckpt", "--data.source=synthetic", "--trainer.accelerator=cpu"]
+    assert run("fit", *words, "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false").status == 0
+    assert run("fit", "--ckpt_path=new.ckpt").complaint.endswith("give `--model.init_from`.")
+
+
+def test_bare_weights_become_a_checkpoint_too(tmp_path, run):
+    torch.save(LitResNet18(stem="cifar").state_dict(), "bare.pt")
+    network = load_network("bare.pt")
+    save_network(network, network.require_model(), "whole.ckpt")
+    assert read_checkpoint("whole.ckpt")["hyper_parameters"]["stem"] == "cifar"
+    again = load_network("whole.ckpt").require_model().state_dict()
+    assert all(torch.equal(tensor, again[name]) for name, tensor in network.state_dict.items())
