@@ -11,6 +11,8 @@ if TYPE_CHECKING:
         GlobalL1Pruning,
         GlobalRandomPruning,
         LayerFreezing,
+        LocalL1Pruning,
+        Pruning,
         PruningRemoval,
         SparsityMonitor,
     )
@@ -25,6 +27,8 @@ _HOMES = {
     "GlobalRandomPruning": "lit_prune.callbacks",
     "LayerFreezing": "lit_prune.callbacks",
     "LitResNet18": "lit_prune.model",
+    "LocalL1Pruning": "lit_prune.callbacks",
+    "Pruning": "lit_prune.callbacks",
     "PruningRemoval": "lit_prune.callbacks",
     "SparsityMonitor": "lit_prune.callbacks",
 }
@@ -35,6 +39,8 @@ __all__ = [
     "GlobalRandomPruning",
     "LayerFreezing",
     "LitResNet18",
+    "LocalL1Pruning",
+    "Pruning",
     "PruningRemoval",
     "SparsityMonitor",
     "__version__",

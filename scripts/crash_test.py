@@ -54,7 +54,7 @@ CALLBACKS: list[tuple[str, dict[str, Any]]] = [
 PHASES = {
     "training": ("lit_prune.model:LitResNet18.training_step", 20, 0.2),
     "validating": ("lit_prune.model:LitResNet18.validation_step", 4, 0.1),
-    "pruning": ("lit_prune.callbacks._global_pruning:GlobalPruning._prune", 2, 0.03),
+    "pruning": ("lit_prune.callbacks._pruning:Pruning._prune", 2, 0.03),
     "writing a checkpoint": ("lit_prune.cli.checkpoints:save", 6, 0.3),
     "replacing a file": ("pathlib:Path.replace", 8, 0.002),
     "logging": ("lit_prune.cli.logs:_CSV.save", 8, 0.005),

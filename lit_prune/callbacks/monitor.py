@@ -10,8 +10,8 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lit_prune.callbacks._checks import refuse_sharded_parameters
-from lit_prune.callbacks._fit import callbacks_of, continues
-from lit_prune.callbacks._global_pruning import GlobalPruning
+from lit_prune.callbacks._fit import continues
+from lit_prune.callbacks._pruning import Pruning, pruners_of
 from lit_prune.callbacks._sparsity_board import draw_histograms, draw_sparsity
 from lit_prune.errors import expected
 from lit_prune.functional.coverage import GradientCoverage
@@ -72,7 +72,7 @@ class SparsityMonitor(Callback):
         self.gradient_coverage = gradient_coverage
         self._module: LightningModule | None = None
         self._weights: list[WeightRef] = []
-        self._pruners: list[GlobalPruning] = []
+        self._pruners: list[Pruning] = []
         self._coverage: GradientCoverage | None = None
         self._touched: dict[str, Tensor] = {}
         self._steps: list[int] = []
@@ -170,7 +170,7 @@ class SparsityMonitor(Callback):
         self._handles = []
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._pruners = [callback for callback in callbacks_of(trainer) if isinstance(callback, GlobalPruning)]
+        self._pruners = pruners_of(trainer)
         chosen = [weight_layers(pl_module, pruner.layers, pruner.exclude) for pruner in self._pruners]
         self._weights = list(chain.from_iterable(chosen)) or weight_layers(pl_module)
 

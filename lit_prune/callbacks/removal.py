@@ -5,8 +5,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_prune.callbacks._checks import check_epoch, refuse_sharded_parameters
-from lit_prune.callbacks._fit import callbacks_of, continues, refuse_averaging
-from lit_prune.callbacks._global_pruning import GlobalPruning
+from lit_prune.callbacks._fit import continues, refuse_averaging
+from lit_prune.callbacks._pruning import pruners_of
 from lit_prune.errors import expected
 from lit_prune.functional.masking import remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
@@ -72,7 +72,7 @@ class PruningRemoval(Callback):
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Take the masks off at the end, if that is when; checkpoints and averages are done by now."""
         if self.epoch == "end":
-            for pruner in _pruners(trainer):
+            for pruner in pruners_of(trainer):
                 pruner.expect_removal()
             remove_masks(pl_module)
 
@@ -87,13 +87,9 @@ class PruningRemoval(Callback):
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._done or isinstance(self.epoch, str) or trainer.current_epoch < self.epoch:
             return
-        for pruner in _pruners(trainer):
+        for pruner in pruners_of(trainer):
             pruner.catch_up(trainer, pl_module)
         for optimizer in trainer.optimizers:
             clear_pruned_state(optimizer, pl_module)
         remove_masks(pl_module)
         self._done = True
-
-
-def _pruners(trainer: Trainer) -> list[GlobalPruning]:
-    return [callback for callback in callbacks_of(trainer) if isinstance(callback, GlobalPruning)]

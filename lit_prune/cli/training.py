@@ -17,8 +17,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities import rank_zero_only
 
 import lit_prune.callbacks  # a callback's short name works once its class exists
-from lit_prune.callbacks import SparsityMonitor
-from lit_prune.callbacks._global_pruning import GlobalPruning
+from lit_prune.callbacks import Pruning, SparsityMonitor
 from lit_prune.cli.checkpoints import KEY, Settings, WholeCheckpoints, stored_settings, take_stored
 from lit_prune.cli.classes import chosen_classes
 from lit_prune.cli.complaint import complain
@@ -315,7 +314,7 @@ class TrainingCLI(LightningCLI):
         """What remains of `fit` without training: pruned weights, their score, and a checkpoint of them."""
         callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
         for callback in callbacks:
-            if isinstance(callback, GlobalPruning):
+            if isinstance(callback, Pruning):
                 callback.prune(self.model)
         self.trainer.validate(self.model, datamodule=self.datamodule, verbose=False)
         for callback in callbacks:

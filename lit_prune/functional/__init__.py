@@ -3,15 +3,18 @@
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.freezing import Frozen, first_layers, freeze, modules_to_freeze
 from lit_prune.functional.masking import apply_masks, remove_masks
-from lit_prune.functional.optimizer_state import clear_pruned_state
+from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
 from lit_prune.functional.pruning import (
     RandomScore,
     Score,
     global_l1_masks,
     global_masks,
     global_random_masks,
+    local_l1_masks,
+    local_masks,
     magnitude,
 )
+from lit_prune.functional.rewinding import rewind, stored_values
 from lit_prune.functional.selection import WeightRef, weight_layers
 from lit_prune.functional.sparsity import LayerSparsity, SparsityReport, sparsity_report
 
@@ -25,14 +28,19 @@ __all__ = [
     "WeightRef",
     "apply_masks",
     "clear_pruned_state",
+    "clear_state",
     "first_layers",
     "freeze",
     "global_l1_masks",
     "global_masks",
     "global_random_masks",
+    "local_l1_masks",
+    "local_masks",
     "magnitude",
     "modules_to_freeze",
     "remove_masks",
+    "rewind",
     "sparsity_report",
+    "stored_values",
     "weight_layers",
 ]

@@ -1,4 +1,4 @@
-"""What an optimizer remembers of weights that are pruned."""
+"""What an optimizer remembers of weights that are pruned, or rewound."""
 
 import torch
 from torch import Tensor, nn, optim
@@ -6,7 +6,7 @@ from torch.optim import Optimizer
 
 from lit_prune.functional.masking import masked_parameters
 
-__all__ = ["clear_pruned_state", "leaves_zeros_alone", "remembered_gradients"]
+__all__ = ["clear_pruned_state", "clear_state", "leaves_zeros_alone", "remembered_gradients"]
 
 # a weight, a gradient and a state of zero stay zero under these, decay and momentum included
 _ELEMENTWISE = {
@@ -55,6 +55,28 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
             for value in [parameter.grad, *remembered]:
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                     value.masked_fill_(pruned, 0)
+
+
+def clear_state(optimizer: Optimizer) -> None:
+    """Forget all that an optimizer and the gradients know, as if the optimizer were new; its settings stay.
+
+    That is exact for torch's own elementwise optimizers, step counts included. Of others, whatever has the shape of a
+    parameter becomes zero, and the rest stays, since what they can do without is not known.
+
+    Args:
+        optimizer: Any optimizer. Learning rates, which a scheduler may have changed, are not touched.
+    """
+    optimizer.zero_grad(set_to_none=False)  # not None: whether a parameter takes part stays as it was
+    if type(optimizer) in _ELEMENTWISE - {optim.Adagrad}:
+        optimizer.state.clear()  # they make it at the next step
+        return
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if type(optimizer) is optim.Adagrad:
+                    value.fill_(group["initial_accumulator_value"] if key == "sum" else 0)
+                elif isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                    value.zero_()
 
 
 def leaves_zeros_alone(optimizer: Optimizer) -> bool:

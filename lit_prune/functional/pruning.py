@@ -1,4 +1,4 @@
-"""Which weights to prune: scores, one threshold over all layers, and the masks that follow from it."""
+"""Which weights to prune: scores, the lowest of them over all layers or in each, and the masks that follow."""
 
 import math
 import warnings
@@ -12,10 +12,9 @@ from torch import Tensor
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
-from lit_prune.functional.threshold import lowest
+from lit_prune.functional.threshold import lowest, lowest_of_each
 
 __all__ = [
-    "SCHEDULES",
     "RandomScore",
     "Score",
     "check_amount",
@@ -24,17 +23,18 @@ __all__ = [
     "global_l1_masks",
     "global_masks",
     "global_random_masks",
+    "local_l1_masks",
+    "local_masks",
     "magnitude",
-    "sparsity_at",
 ]
 
 Score = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 """Weights in, scores out: for each weight a tensor of its shape; the lowest scores are pruned first.
 
-Pure, because it is called twice: the scores of all layers need not be held at once. It may be a generator function.
+The weights are the parameters themselves, so that `weight.grad` can be read, under `torch.no_grad`. What is masked is
+zero in them and keeps no score. Pure, because it is called twice: the scores of all layers need not be held at once. It
+may be a generator function.
 """
-
-SCHEDULES = ("cubic", "linear")
 
 
 def magnitude(weights: Sequence[Tensor]) -> Iterator[Tensor]:
@@ -76,6 +76,7 @@ def global_random_masks(
     return global_masks(weights, amount, RandomScore(seed), max_layer_sparsity)
 
 
+@torch.no_grad()
 def global_masks(
     weights: Sequence[WeightRef], amount: float, score: Score = magnitude, max_layer_sparsity: float | None = None
 ) -> dict[str, Tensor]:
@@ -104,64 +105,51 @@ def global_masks(
     """
     check_amount(amount)
     check_cap(max_layer_sparsity)
-    if not weights:
-        raise expected("at least one weight to prune", "none", "choose them with `weight_layers`")
-    for ref in weights:
-        # one pass, where `isfinite` would take three; NaN reaches both ends
-        if ref.tensor.numel() and not all(end.isfinite() for end in torch.aminmax(ref.tensor.detach())):
-            raise expected(
-                f"the weight of layer `{ref.name}` to be finite", "NaN or infinity", "find out where training diverged"
-            )
-    kept = {ref.name: current_mask(ref) for ref in weights}
-    sizes = [ref.tensor.numel() for ref in weights]
-    left = [
-        size if mask is None else int(mask.count_nonzero()) for size, mask in zip(sizes, kept.values(), strict=True)
-    ]
-    room = left
+    now = _Now.of(weights)
+    room = now.left
     if max_layer_sparsity is not None:
-        least = [size - math.floor(max_layer_sparsity * size) for size in sizes]
-        room = [max(0, count - floor) for count, floor in zip(left, least, strict=True)]
-    wanted = round(amount * sum(sizes)) - (sum(sizes) - sum(left))
+        least = [size - math.floor(max_layer_sparsity * size) for size in now.sizes]
+        room = [max(0, count - floor) for count, floor in zip(now.left, least, strict=True)]
+    wanted = round(amount * sum(now.sizes)) - (sum(now.sizes) - sum(now.left))
     if wanted <= 0:
-        return {ref.name: _or_ones(kept[ref.name], ref) for ref in weights}
+        return now.masks()
     if wanted > sum(room):
         raise _no_room(amount, max_layer_sparsity)
-    masks = {}
-    marks = lowest(lambda: _scores(weights, kept, score), room, wanted)
-    for ref, marked, count in zip(weights, marks, left, strict=True):
-        mask = kept[ref.name]
-        keep = ~marked
-        masks[ref.name] = keep.view(ref.tensor.shape) if mask is None else mask.masked_scatter(mask, keep)
-        if count and int(marked.count_nonzero()) == count:
-            warnings.warn(
-                f"Layer `{ref.name}` is about to become entirely zero, so that nothing passes through it any more."
-                " HINT: limit `max_layer_sparsity`, or leave the layer out with `exclude`.",
-                stacklevel=2,
-            )
-    return masks
+    marks = lowest(lambda: now.scores(score), room, wanted)
+    return now.without(marks, "limit `max_layer_sparsity`, or leave the layer out with `exclude`")
 
 
-def sparsity_at(
-    epoch: int, amount: float, start_epoch: int = 0, end_epoch: int | None = None, schedule: str = "cubic"
-) -> float:
-    """Return the sparsity that a schedule calls for in an epoch.
+def local_l1_masks(weights: Sequence[WeightRef], amount: float) -> dict[str, Tensor]:
+    """Prune the weights of the smallest magnitude of each layer, all layers to the same amount; see `local_masks`."""
+    return local_masks(weights, amount, magnitude)
 
-    Between `start_epoch`, where it is 0, and `end_epoch`, where it is `amount`, "linear" rises evenly; "cubic" is
-    `amount * (1 - (1 - t)**3)` at the fraction t of the way (Zhu & Gupta, "To prune, or not to prune", 2017).
+
+@torch.no_grad()
+def local_masks(weights: Sequence[WeightRef], amount: float, score: Score = magnitude) -> dict[str, Tensor]:
+    """Compute the masks with which the lowest scores of every layer are pruned, all layers to the same amount.
+
+    In all else it is `global_masks`.
 
     Args:
-        epoch: Counted from 0.
-        amount: The sparsity to reach.
-        start_epoch: Where the rise begins, or, without `end_epoch`, where all of it happens.
-        end_epoch: Where `amount` is reached. None prunes once.
-        schedule: "cubic" or "linear".
+        weights: What to choose from.
+        amount: In [0, 1): the fraction of each weight that is to be zero, `round(amount * n)` of n, exactly.
+        score: Weights in, scores out; how scores of different layers compare does not matter.
+
+    Returns:
+        For each layer, by its name, a bool tensor of the shape of its weight, true where the weight is kept.
+
+    Raises:
+        InputError: If an argument is out of range, or a weight or score is NaN or infinite.
+
+    Warns:
+        UserWarning: If a layer is about to lose its last weight; the message names it.
     """
-    if epoch < start_epoch:
-        return 0.0
-    if end_epoch is None or epoch >= end_epoch:
-        return amount
-    way = (epoch - start_epoch) / (end_epoch - start_epoch)
-    return amount * (way if schedule == "linear" else 1 - (1 - way) ** 3)
+    check_amount(amount)
+    now = _Now.of(weights)
+    wanted = [max(0, round(amount * n) - (n - left)) for n, left in zip(now.sizes, now.left, strict=True)]
+    if not any(wanted):
+        return now.masks()
+    return now.without(lowest_of_each(now.scores(score), wanted), "leave the layer out with `exclude`")
 
 
 def check_amount(amount: Any) -> None:
@@ -213,22 +201,61 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _scores(weights: Sequence[WeightRef], kept: dict[str, Tensor | None], score: Score) -> Iterator[Tensor]:
-    """Scores of what is not pruned yet, one layer after the other, each flat in the order of its elements."""
-    tensors = [ref.tensor.detach() for ref in weights]
-    # NumPy has no bfloat16; half precision is exact in single
-    dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
-    for ref, scores in zip(weights, score(tensors), strict=True):
-        if scores.shape != ref.tensor.shape:
-            raise expected(
-                f"scores of shape {tuple(ref.tensor.shape)} for layer `{ref.name}`",
-                str(tuple(scores.shape)),
-                "return one score for each weight",
-            )
-        mask = kept[ref.name]
-        values = scores.flatten() if mask is None else scores[mask]
-        yield values.to(dtype)
+@dataclass(frozen=True)
+class _Now:
+    """What is pruned now, and what there is to prune."""
 
+    weights: Sequence[WeightRef]
+    kept: Sequence[Tensor | None]
+    sizes: Sequence[int]
+    left: Sequence[int]
 
-def _or_ones(mask: Tensor | None, ref: WeightRef) -> Tensor:
-    return torch.ones_like(ref.tensor, dtype=torch.bool) if mask is None else mask
+    @classmethod
+    def of(cls, weights: Sequence[WeightRef]) -> "_Now":
+        if not weights:
+            raise expected("at least one weight to prune", "none", "choose them with `weight_layers`")
+        for ref in weights:
+            # one pass, where `isfinite` would take three; NaN reaches both ends
+            if ref.tensor.numel() and not all(end.isfinite() for end in torch.aminmax(ref.tensor.detach())):
+                what = f"the weight of layer `{ref.name}` to be finite"
+                raise expected(what, "NaN or infinity", "find out where training diverged")
+        kept = [current_mask(ref) for ref in weights]
+        sizes = [ref.tensor.numel() for ref in weights]
+        left = [size if mask is None else int(mask.count_nonzero()) for size, mask in zip(sizes, kept, strict=True)]
+        return cls(weights, kept, sizes, left)
+
+    def scores(self, score: Score) -> Iterator[Tensor]:
+        """Scores of what is not pruned yet, one layer after the other, each flat in the order of its elements."""
+        tensors = [ref.tensor for ref in self.weights]
+        # NumPy has no bfloat16; half precision is exact in single
+        dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
+        for ref, mask, scores in zip(self.weights, self.kept, score(tensors), strict=True):
+            if scores.shape != ref.tensor.shape:
+                raise expected(
+                    f"scores of shape {tuple(ref.tensor.shape)} for layer `{ref.name}`",
+                    str(tuple(scores.shape)),
+                    "return one score for each weight",
+                )
+            values = scores.detach().flatten() if mask is None else scores.detach()[mask]
+            yield values.to(dtype)
+
+    def masks(self) -> dict[str, Tensor]:
+        """The masks as they are."""
+        return {
+            ref.name: torch.ones_like(ref.tensor, dtype=torch.bool) if mask is None else mask
+            for ref, mask in zip(self.weights, self.kept, strict=True)
+        }
+
+    def without(self, marks: Iterable[Tensor], hint: str) -> dict[str, Tensor]:
+        """The masks without what is marked of each layer, where what is pruned already has no mark."""
+        masks = {}
+        for ref, mask, count, marked in zip(self.weights, self.kept, self.left, marks, strict=True):
+            keep = ~marked
+            masks[ref.name] = keep.view(ref.tensor.shape) if mask is None else mask.masked_scatter(mask, keep)
+            if count and not keep.any():
+                warnings.warn(
+                    f"Layer `{ref.name}` is about to become entirely zero, so that nothing passes through it any more."
+                    f" HINT: {hint}.",
+                    stacklevel=4,  # past `torch.no_grad`, to who asked for the masks
+                )
+        return masks

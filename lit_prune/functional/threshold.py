@@ -1,4 +1,4 @@
-"""The lowest of many scores, in little time and memory."""
+"""The lowest of many scores, of all layers together or of each, in little time and memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lit_prune.errors import expected
 
-__all__ = ["kth_smallest", "lowest"]
+__all__ = ["kth_smallest", "lowest", "lowest_of_each"]
 
 _STRIDE = 97
 
@@ -41,8 +41,7 @@ def lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: 
         ),
         sum(room),
     )
-    if not all(end.isfinite() for end in torch.aminmax(pool)):
-        raise expected("finite scores", "NaN or infinity", "repair the function that computes them")
+    _check_finite(pool)
     threshold, ties = kth_smallest(pool, wanted)
     del pool
     for values, most in zip(scores(), room, strict=True):
@@ -55,6 +54,24 @@ def lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: 
             marked[tied] = True
             ties -= len(tied)
         yield marked
+
+
+def lowest_of_each(scores: Iterable[Tensor], wanted: Sequence[int]) -> Iterator[Tensor]:
+    """Mark the lowest scores of each layer; ties are taken in the order of its elements.
+
+    Args:
+        scores: Of each layer, flat, float32 or float64.
+        wanted: How many to mark in each, at most as many as it has.
+
+    Yields:
+        For each layer a bool tensor, true for its lowest scores.
+
+    Raises:
+        InputError: If a score is NaN or infinite.
+    """
+    for values, most in zip(scores, wanted, strict=True):
+        _check_finite(values)
+        yield _own_lowest(values, most)
 
 
 def kth_smallest(values: Tensor, k: int) -> tuple[float, int]:
@@ -87,6 +104,11 @@ def kth_smallest(values: Tensor, k: int) -> tuple[float, int]:
     value = float(band[k - 1 - below])
     less: Any = band < value
     return value, k - below - int(count(less))
+
+
+def _check_finite(values: Tensor) -> None:
+    if values.numel() and not all(end.isfinite() for end in torch.aminmax(values)):
+        raise expected("finite scores", "NaN or infinity", "repair the function that computes them")
 
 
 def _concatenate(parts: Iterator[Tensor], total: int) -> Tensor:

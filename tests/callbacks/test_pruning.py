@@ -331,7 +331,7 @@ def test_a_layer_about_to_become_zero_is_a_warning() -> None:
         ),
         ({"start_epoch": -1}, "Expected `start_epoch` to be a whole number from 0 on, but got -1. HINT: "),
         ({"end_epoch": -1}, "Expected `end_epoch` to be a whole number from 0 on, but got -1. HINT: "),
-        ({"schedule": "exp"}, 'Expected `schedule` to be "cubic" or "linear", but got exp. HINT: '),
+        ({"schedule": "exp"}, 'Expected `schedule` to be "cubic", "geometric" or "linear", but got exp. HINT: '),
         ({"max_layer_sparsity": 0}, "Expected `max_layer_sparsity` in (0, 1], but got 0. HINT: "),
     ],
 )

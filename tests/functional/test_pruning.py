@@ -14,7 +14,15 @@ from torch.nn.utils import prune
 from lit_prune.errors import InputError
 from lit_prune.functional import selection
 from lit_prune.functional.masking import apply_masks
-from lit_prune.functional.pruning import RandomScore, global_l1_masks, global_masks, global_random_masks, sparsity_at
+from lit_prune.functional.pruning import (
+    RandomScore,
+    global_l1_masks,
+    global_masks,
+    global_random_masks,
+    local_l1_masks,
+    local_masks,
+)
+from lit_prune.functional.schedule import first_pruned_epoch, sparsity_at
 
 # what modules hold is of any type
 weight_layers: Any = selection.weight_layers
