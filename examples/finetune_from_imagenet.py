@@ -1,0 +1,43 @@
+"""Fine-tuning from ImageNet weights, with a learning rate for each depth of the network.
+
+    cd examples && lit-prune fit --config finetune_from_imagenet.yaml
+
+The class adds one thing to ours: the parameters of early layers, which know edges and colours already, train more
+slowly than those of late ones (discriminative fine-tuning, Howard & Ruder 2018, arXiv:1801.06146).
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from lit_prune import LitResNet18
+
+
+class DiscriminativeResNet18(LitResNet18):
+    """A ResNet-18 whose learning rate falls from the head towards the first convolution.
+
+    Args:
+        weights: What the backbone starts from: "IMAGENET1K_V1", or the path of a file that torchvision wrote.
+        lr: Learning rate of the head.
+        decay: Each earlier part has this much of the rate of the part after it; 1 gives all the same.
+    """
+
+    def __init__(self, weights: str | None = "IMAGENET1K_V1", lr: float = 1e-3, decay: float = 0.5) -> None:
+        super().__init__(weights=weights)
+        self.lr, self.decay = lr, decay
+
+    def configure_optimizers(self) -> Any:
+        """Make Adam with one group of parameters for each part."""
+        groups = [
+            {"params": list(part.parameters()), "lr": self.lr * self.decay**depth}
+            for depth, part in enumerate(self._parts())
+        ]
+        return torch.optim.Adam(groups, fused=True)
+
+    def _parts(self) -> Iterator[nn.Module]:
+        """From the head to the first convolution."""
+        yield self.head
+        yield from (self.backbone.layer4, self.backbone.layer3, self.backbone.layer2, self.backbone.layer1)
+        yield nn.ModuleList([self.backbone.conv1, self.backbone.bn1])

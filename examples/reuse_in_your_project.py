@@ -1,0 +1,157 @@
+"""A Lightning script of your own, with callbacks of lit-prune, in a few seconds: `python reuse_in_your_project.py`.
+
+The model and the data know nothing of lit-prune. The script trains the model, prunes it while it trains on, shows that
+a training that was cut off in the middle of that ends the same, and saves weights that load without lit-prune.
+"""
+
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_prune import GlobalL1Pruning, LayerFreezing, SparsityMonitor
+from lit_prune.functional import sparsity_report, weight_layers
+
+
+class BarNet(LightningModule):
+    """A small convolutional network.
+
+    Args:
+        width: Channels of the first convolution.
+        lr: Learning rate of SGD with momentum.
+    """
+
+    def __init__(self, width: int = 16, lr: float = 0.05) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        self.lr = lr
+        self.stem = nn.Sequential(nn.Conv2d(1, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU())
+        self.body = nn.Sequential(
+            nn.Conv2d(width, 2 * width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU(),
+            nn.Conv2d(2 * width, 2 * width, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(2 * width), nn.ReLU(),
+        )  # fmt: skip
+        self.head = nn.Linear(2 * width, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score images (N, 1, 16, 16): logits (N, 3)."""
+        logits: Tensor = self.head(self.body(self.stem(images)).mean((2, 3)))
+        return logits
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        """Return the loss of a batch."""
+        images, labels = batch
+        return F.cross_entropy(self(images), labels)
+
+    def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
+        """Log the accuracy of a batch."""
+        images, labels = batch
+        self.log("accuracy", (self(images).argmax(1) == labels).float().mean())
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Make the optimizer."""
+        return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
+
+
+class Bars(LightningDataModule):
+    """Images of a lying bar, a standing bar, or both, under noise.
+
+    Args:
+        images: How many of them to train on; half as many for validation.
+        noise: Standard deviation of the noise.
+    """
+
+    def __init__(self, images: int = 384, noise: float = 0.8) -> None:
+        super().__init__()
+        self.images, self.noise = images, noise
+
+    def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Load the training images."""
+        # an order that depends on a seed of its own, so that a run that goes on sees what it would have seen
+        return DataLoader(self._draw(self.images, seed=0), batch_size=32, shuffle=False)
+
+    def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
+        """Load the validation images."""
+        return DataLoader(self._draw(self.images // 2, seed=1), batch_size=64)
+
+    def _draw(self, count: int, seed: int) -> TensorDataset:
+        random = torch.Generator().manual_seed(seed)
+        labels = torch.arange(count) % 3
+        images = self.noise * torch.randn(count, 1, 16, 16, generator=random)
+        rows, columns = torch.randint(2, 13, (2, count), generator=random)
+        for image, label, row, column in zip(images, labels, rows, columns, strict=True):
+            if label != 1:
+                image[0, row : row + 2, 2:14] += 1
+            if label != 0:
+                image[0, 2:14, column : column + 2] += 1
+        return TensorDataset(images, labels)
+
+
+def train(
+    folder: Path, epochs: int, *callbacks: Callback, resume: Path | None = None, start: BarNet | None = None
+) -> BarNet:
+    """Train for some epochs, from new weights or from those of another network, and say how good it is."""
+    seed_everything(0, verbose=False)
+    model = BarNet()
+    if start is not None:
+        model.load_state_dict(start.state_dict())
+    trainer = Trainer(
+        max_epochs=epochs,
+        accelerator="cpu",
+        logger=False,
+        callbacks=[*callbacks, ModelCheckpoint(folder, filename="{epoch}", save_top_k=-1)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(model, Bars(), ckpt_path=resume)
+    print(f"  accuracy {float(trainer.callback_metrics['accuracy']):.1%} after epoch {trainer.current_epoch}")
+    return model
+
+
+def callbacks() -> list[Callback]:
+    """What a sparse training adds: this is all that changes in a script."""
+    return [
+        LayerFreezing(layers=["stem*"], unfreeze_epoch=1),  # the first layer waits for one epoch
+        GlobalL1Pruning(amount=0.8, start_epoch=0, end_epoch=3),  # 80% of all weights are zero by epoch 3
+        SparsityMonitor(),  # logs what the sparsity is
+    ]
+
+
+def main() -> None:
+    """Run it all."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory
+    warnings.filterwarnings("ignore", ".*dirpath has changed.*")  # the resumed run has a folder of its own
+    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")  # of Lightning 2.6 on newer torch
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        print("dense:")
+        dense = train(folder / "dense", 4)
+
+        print("dense, trained on:")  # what pruning is to be compared with
+        train(folder / "control", 5, start=dense)
+
+        print("80% pruned, in steps, while it trains on:")
+        sparse = train(folder / "sparse", 5, *callbacks(), start=dense)
+        report = sparsity_report(weight_layers(sparse))
+        print(f"  {report.zeros} of {report.weights} weights are zero")
+
+        print("the same, from the checkpoint in the middle:")
+        resumed = train(folder / "resumed", 5, *callbacks(), resume=folder / "sparse" / "epoch=1.ckpt")
+        same = all(torch.equal(a, b) for a, b in zip(sparse.parameters(), resumed.parameters(), strict=True))
+        print(f"  {'the same bits' if same else 'other bits'} as without the interruption")
+
+        torch.save(sparse.state_dict(), folder / "weights.pt")
+        plain = BarNet()
+        plain.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+        print(f"saved under plain names: {', '.join(list(plain.state_dict())[:3])}, ...")
+
+
+if __name__ == "__main__":
+    main()
