@@ -1,0 +1,174 @@
+"""Pictures of an inspection: each layer, and the magnitudes of all weights."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import FigureBase
+from matplotlib.lines import Line2D
+from numpy.typing import NDArray
+
+from lit_prune.errors import expected
+from lit_prune.functional.threshold import kth_smallest
+from lit_prune.trained.layers import Inspection, layer_weights
+from lit_prune.trained.layers_figure import BLUE, GREY, ORANGE, check_picture, new_figure, save_png, styled
+from lit_prune.trained.network import Network
+
+__all__ = ["check_plot", "draw_layers", "draw_magnitudes", "plot", "thresholds"]
+
+_WIDTH = 9.0
+_AMOUNTS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
+_LINES = 4
+_DECADES = 6
+_BINS = 120
+
+
+def check_plot(path: str) -> list[Path]:
+    """Say which files `--plot` means: a PNG file with both pictures, or one each in a folder that is there.
+
+    Raises:
+        InputError: If it is neither a PNG file nor a folder.
+        OSError: If nothing can be written there.
+    """
+    if Path(path).is_dir():
+        with tempfile.TemporaryFile(dir=path):
+            pass
+        return [Path(path) / "layers.png", Path(path) / "magnitudes.png"]
+    if Path(path).suffix.lower() != ".png":
+        hint = "for example `--plot layers.png`; make a folder before it is given"
+        raise expected("`--plot` to be a PNG file or a folder that is there", f"`{path}`", hint)
+    return [check_picture("--plot", path)]
+
+
+def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
+    """Draw both pictures.
+
+    Args:
+        network: The network.
+        found: What is known of it.
+        paths: One file for both, or one for each, as `check_plot` says.
+
+    Raises:
+        OSError: If a file cannot be written.
+    """
+    tall, low = 1.0 + 0.19 * len(found.layers), 3.2
+    with styled():
+        if len(paths) == 1:
+            figure = new_figure(_WIDTH, tall + low)
+            halves: Any = figure.subfigures(2, 1, height_ratios=[tall, low])
+            draw_layers(halves[0], found)
+            draw_magnitudes(halves[1], network, found)
+            save_png(figure, paths[0])
+            return
+        for path, height in zip(paths, (tall, low), strict=True):
+            figure = new_figure(_WIDTH, height)
+            draw_layers(figure, found) if path == paths[0] else draw_magnitudes(figure, network, found)
+            save_png(figure, path)
+
+
+def draw_layers(figure: FigureBase, found: Inspection) -> None:
+    """Draw sparsity, weights and FLOPs of each layer, the first one at the top."""
+    layers = found.layers
+    rank = range(len(layers))
+    flops = [layer.flops for layer in layers if layer.flops is not None]
+    panels = figure.subplots(1, 3 if len(flops) == len(layers) else 2, sharey=True)
+    figure.suptitle(_name(found), fontsize=10, fontweight="bold", x=0.01, ha="left")
+
+    sparsity: Any = panels[0]
+    sparsity.barh(rank, [100 * layer.sparsity for layer in layers], color=BLUE, label="zero")
+    if all(layer.untouched is not None for layer in layers):
+        shares = [100 * (layer.untouched or 0) / max(layer.weights, 1) for layer in layers]
+        sparsity.plot(shares, rank, ls="", marker="D", ms=4.5, mfc="white", mec=ORANGE, mew=1.4, label="no gradient")
+    sparsity.axvline(100 * found.total.sparsity, color="black", lw=1, ls="--", label="zero, all layers")
+    sparsity.set(xlim=(-3, 103), xlabel="% of the layer's weights")
+    sparsity.set(yticks=rank, yticklabels=[layer.name for layer in layers], ylim=(len(layers) - 0.4, -0.6))
+
+    _stack(
+        panels[1],
+        [layer.weights / 1e3 for layer in layers],
+        [(layer.weights - layer.zeros) / 1e3 for layer in layers],
+        "thousand weights",
+    )
+    if len(panels) == 3:
+        _stack(panels[2], [x.nominal / 1e6 for x in flops], [x.nonzero / 1e6 for x in flops], "MFLOPs")
+    for axes in panels:
+        axes.grid(True, axis="x")
+        axes.tick_params(length=2)
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1.2, columnspacing=1.0)
+
+
+def _stack(axes: Any, whole: Sequence[float], part: Sequence[float], label: str) -> None:
+    rank = range(len(whole))
+    axes.barh(rank, whole, color=GREY, label="all")
+    axes.barh(rank, part, color=BLUE, height=0.45, label="not zero")
+    axes.set_xlabel(label)
+
+
+def draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> None:
+    """Draw how many weights have which magnitude, and below which ones pruning would take them."""
+    kept, untouched = _kept(network)
+    axes: Any = figure.subplots()
+    axes.set_title("Magnitudes of the weights that are not zero", loc="left", fontweight="bold")
+    if not len(kept):
+        axes.text(0.5, 0.5, "all weights are zero", ha="center", va="center", transform=axes.transAxes)
+        return
+    top = float(np.log10(kept.max()))
+    edges = np.linspace(top - _DECADES, top, _BINS + 1)
+    # what is smaller still stands at the left edge
+    logs = np.clip(np.log10(kept), edges[0], edges[-1])
+    counts = np.histogram(logs, edges)[0] / 1e3
+    axes.stairs(counts, 10**edges, fill=True, color=BLUE, alpha=0.85, label="weights")
+    if untouched is not None:
+        without = np.histogram(logs[untouched], edges)[0] / 1e3
+        axes.stairs(without, 10**edges, fill=True, color=ORANGE, label="of these: never given a gradient")
+    axes.set(xscale="log", xlim=(10 ** edges[0], 10 ** (top + 0.1)), ylim=(0, 1.16 * counts.max()))
+    axes.set(xlabel="magnitude", ylabel="thousand weights")
+    for amount, value in thresholds(kept, found.total.weights).items():
+        if value > 10 ** edges[0]:
+            axes.axvline(value, color="black", lw=1, ls="--")
+            side = {"xytext": (-3, 0), "ha": "right"}
+            axes.annotate(f"{amount:.3g}%", (value, 0.99), xycoords=axes.get_xaxis_transform(),
+                          textcoords="offset points", va="top", fontsize=7.5, **side)  # fmt: skip
+    handles, labels = axes.get_legend_handles_labels()
+    handles.append(Line2D([], [], color="black", lw=1, ls="--"))
+    labels.append("threshold with which global L1 pruning makes so many % of all weights zero")
+    axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, columnspacing=1.2)
+
+
+def thresholds(kept: NDArray[np.floating[Any]], weights: int) -> dict[float, float]:
+    """Find the magnitudes up to which global L1 pruning takes weights.
+
+    Args:
+        kept: Magnitudes that are not zero.
+        weights: How many weights there are in all.
+
+    Returns:
+        Threshold by sparsity in %: the sparsity that the weights have now, if there is any, and some that are higher.
+    """
+    zeros = weights - len(kept)
+    found = {100 * zeros / weights: float(kept.min())} if zeros else {}
+    for amount in _AMOUNTS:
+        more = round(amount * weights) - zeros
+        if more >= max(1, 0.02 * weights) and len(found) < _LINES:
+            found[100 * amount] = kth_smallest(torch.from_numpy(kept), more)[0]
+    return found
+
+
+def _kept(network: Network) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_] | None]:
+    """Magnitudes of all weights that are not zero, and which of them have never received a gradient."""
+    weights = layer_weights(network)
+    known = all(name in network.touched for name in weights)
+    magnitudes, untouched = [], []
+    for name, weight in weights.items():
+        chosen = weight.isfinite() & (weight != 0)
+        magnitudes.append(weight[chosen].float().abs())
+        if known:
+            untouched.append(~network.touched[name][chosen])
+    return torch.cat(magnitudes).numpy(), torch.cat(untouched).numpy() if known else None
+
+
+def _name(found: Inspection) -> str:
+    return f"{found.network or 'Weights'} in {Path(found.path).name}"
