@@ -213,7 +213,7 @@ def _one_line(text: str) -> str:
 
 
 def _subclasses(base: type) -> dict[str, type]:
-    return {child.__name__: child for child in _descend(base)}
+    return {child.__name__: child for child in _descend(base) if not inspect.isabstract(child)}
 
 
 def _descend(base: type) -> Iterator[type]:

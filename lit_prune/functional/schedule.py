@@ -1,5 +1,7 @@
 """How sparse a model is to be in each epoch."""
 
+import math
+
 __all__ = ["SCHEDULES", "first_pruned_epoch", "sparsity_at"]
 
 SCHEDULES = ("cubic", "geometric", "linear")
@@ -40,7 +42,7 @@ def sparsity_at(
         case "linear":
             return amount * way
         case "geometric":
-            return 1.0 - (1.0 - amount) ** way
+            return -math.expm1(way * math.log1p(-amount))  # `1 - (1 - amount)**way`, exact for small amounts too
         case _:
             return amount * (1 - (1 - way) ** 3)
 

@@ -1,4 +1,4 @@
-"""Which weights the global masks prune."""
+"""Which weights the masks prune, over all layers together and layer by layer."""
 
 import warnings
 from collections.abc import Callable
@@ -22,7 +22,6 @@ from lit_prune.functional.pruning import (
     local_l1_masks,
     local_masks,
 )
-from lit_prune.functional.schedule import first_pruned_epoch, sparsity_at
 
 # what modules hold is of any type
 weight_layers: Any = selection.weight_layers
@@ -98,6 +97,42 @@ def test_masks_only_shrink(model: nn.Sequential, amounts: list[float], at_random
             ref.tensor.data += ref.module.weight_mask * torch.randn_like(ref.tensor)
 
 
+@settings(max_examples=60, deadline=None)
+@given(models(), AMOUNTS, st.booleans())
+def test_local_masks_prune_each_layer_alone_exactly(model: nn.Sequential, amount: float, again: bool) -> None:
+    weights = weight_layers(model)
+    left = {ref.name: torch.ones_like(ref.tensor, dtype=torch.bool) for ref in weights}
+    if again:  # what is pruned already counts
+        left = quietly(global_random_masks, weights, amount / 2)
+        apply_masks(model, left)
+    before = {ref.name: ref.tensor.detach().clone() for ref in weights}
+    masks = quietly(local_l1_masks, weights, amount)
+    for ref in weights:
+        assert torch.equal(ref.tensor, before[ref.name])
+        kept, pruned = masks[ref.name], left[ref.name] & ~masks[ref.name]
+        assert not (kept & ~left[ref.name]).any()
+        had = int((~left[ref.name]).sum())
+        assert int((~kept).sum()) == max(had, round(amount * kept.numel()))
+        if kept.any() and pruned.any():
+            magnitudes = before[ref.name].double().abs()
+            assert magnitudes[kept].min() >= magnitudes[pruned].max()
+            # ties go in the order of the elements
+            tied = kept[(magnitudes == magnitudes[pruned].max()) & left[ref.name]]
+            assert torch.equal(tied, tied.sort().values)
+
+
+@settings(max_examples=20, deadline=None)
+@given(models([torch.float32, torch.float64]), AMOUNTS)
+def test_local_one_shot_is_that_of_torch(model: nn.Sequential, amount: float) -> None:
+    weights = weight_layers(model)
+    for ref in weights:  # distinct magnitudes and a layout that torch can flatten
+        ref.tensor.data = torch.randn_like(ref.tensor).contiguous()
+    masks = quietly(local_l1_masks, weights, amount)
+    for ref in weights:
+        prune.l1_unstructured(ref.module, "weight", amount)
+        assert torch.equal(masks[ref.name], ref.module.weight_mask.bool())
+
+
 @settings(max_examples=30, deadline=None)
 @given(models([torch.float32, torch.float64]), AMOUNTS)
 def test_one_shot_is_that_of_torch(model: nn.Sequential, amount: float) -> None:
@@ -146,7 +181,7 @@ def test_max_layer_sparsity_caps_each_layer_and_takes_the_rest_elsewhere(
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("make", [global_l1_masks, global_random_masks])
+@pytest.mark.parametrize("make", [global_l1_masks, global_random_masks, local_l1_masks])
 def test_nan_and_inf_weights_are_refused_by_name(bad: float, dtype: torch.dtype, make: Any) -> None:
     model: Any = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype)
     model[1].weight.data[1, 2] = bad
@@ -158,18 +193,20 @@ def test_nan_and_inf_weights_are_refused_by_name(bad: float, dtype: torch.dtype,
     )
 
 
-def test_an_empty_selection_is_refused() -> None:
+@pytest.mark.parametrize("make", [global_l1_masks, local_l1_masks])
+def test_an_empty_selection_is_refused(make: Any) -> None:
     with pytest.raises(InputError) as error:
-        global_l1_masks([], 0.5)
+        make([], 0.5)
     assert str(error.value) == (
         "Expected at least one weight to prune, but got none. HINT: choose them with `weight_layers`."
     )
 
 
+@pytest.mark.parametrize("make", [global_l1_masks, local_l1_masks])
 @pytest.mark.parametrize("amount", [-0.1, 1.0, 1.5, float("nan"), "a", True, None])
-def test_bad_amounts_are_refused(amount: Any) -> None:
+def test_bad_amounts_are_refused(amount: Any, make: Any) -> None:
     with pytest.raises(InputError) as error:
-        global_l1_masks(weight_layers(nn.Linear(3, 4)), amount)
+        make(weight_layers(nn.Linear(3, 4)), amount)
     shown = amount if isinstance(amount, str) else repr(amount)
     assert str(error.value) == (
         f"Expected `amount` in [0, 1), but got {shown}."
@@ -194,6 +231,12 @@ def test_a_layer_about_to_become_zero_is_a_warning_that_names_it() -> None:
         global_l1_masks(weight_layers(model), 0.6)
 
 
+def test_a_layer_that_a_local_mask_makes_zero_is_a_warning_that_names_it() -> None:
+    model = nn.Sequential(nn.Linear(1, 1), nn.Linear(4, 4))
+    with pytest.warns(UserWarning, match=r"^Layer `0` is about .* HINT: leave the layer out with `exclude`\.$"):
+        local_l1_masks(weight_layers(model), 0.6)
+
+
 def test_random_masks_depend_on_the_seed_alone_and_leave_the_random_state() -> None:
     weights = weight_layers(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 20)))
     state = torch.get_rng_state()
@@ -215,31 +258,39 @@ def test_random_masks_depend_on_the_seed_alone_and_leave_the_random_state() -> N
     assert not torch.equal(first["0"], global_l1_masks(weights, 0.5)["0"])
 
 
-def test_scores_are_checked() -> None:
+@pytest.mark.parametrize("make", [global_masks, local_masks])
+def test_scores_are_checked(make: Any) -> None:
     weights = weight_layers(nn.Linear(2, 2))
     with pytest.raises(InputError, match=r"^Expected finite scores, but got NaN or infinity."):
-        global_masks(weights, 0.5, lambda tensors: [tensor * torch.nan for tensor in tensors])
+        make(weights, 0.5, lambda tensors: [tensor * torch.nan for tensor in tensors])
     with pytest.raises(InputError, match=r"^Expected scores of shape \(2, 2\) for layer ``, but got \(2,\)."):
-        global_masks(weights, 0.5, lambda tensors: [tensor[0] for tensor in tensors])
+        make(weights, 0.5, lambda tensors: [tensor[0] for tensor in tensors])
 
 
+@pytest.mark.parametrize("make", [global_masks, local_masks])
 @pytest.mark.parametrize("score", [RandomScore(0), lambda tensors: tensors])
-def test_own_scores_do_not_change_the_weights(score: Any) -> None:
+def test_own_scores_do_not_change_the_weights(score: Any, make: Any) -> None:
     model = nn.Linear(30, 30)
     before = model.weight.detach().clone()
-    masks = global_masks(weight_layers(model), 0.25, score)
+    masks = make(weight_layers(model), 0.25, score)
     assert torch.equal(model.weight, before)
     assert int((~masks[""]).sum()) == 225
 
 
-@pytest.mark.parametrize(
-    ("schedule", "levels"),
-    [("linear", [0.0, 0.0, 0.2, 0.4, 0.6, 0.8, 0.8]), ("cubic", [0.0, 0.0, 0.4625, 0.7, 0.7875, 0.8, 0.8])],
-)
-def test_schedules(schedule: str, levels: list[float]) -> None:
-    assert [sparsity_at(epoch, 0.8, 1, 5, schedule) for epoch in range(7)] == pytest.approx(levels)
-    assert sparsity_at(5, 0.8, 1, 5, schedule) == 0.8
-    assert [sparsity_at(epoch, 0.3, 2) for epoch in range(4)] == [0.0, 0.0, 0.3, 0.3]
+@pytest.mark.parametrize("make", [global_masks, local_masks])
+def test_scores_may_read_the_gradient(make: Any) -> None:
+    model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
+    model(torch.randn(3, 6)).square().sum().backward()
+    weights = weight_layers(model)
+    salience = [(ref.tensor * ref.tensor.grad).abs().detach() for ref in weights]
+    masks = make(weights, 0.5, lambda tensors: ((tensor * tensor.grad).abs() for tensor in tensors))
+    pairs = [(values, masks[ref.name]) for ref, values in zip(weights, salience, strict=True)]
+    if make is global_masks:
+        pairs = [(flat(salience), flat([masks[ref.name] for ref in weights]))]
+    for values, kept in pairs:
+        assert int((~kept).sum()) == kept.numel() // 2
+        assert values[kept].min() >= values[~kept].max()
+    assert all(not mask.requires_grad for mask in masks.values())
 
 
 def test_no_global_sort_of_all_scores_is_needed_to_be_exact() -> None:

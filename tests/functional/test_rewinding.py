@@ -1,0 +1,166 @@
+"""A rewound model is the one that was, but for the zeros."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn, optim
+from torch.nn.utils import prune
+
+from lit_prune.errors import InputError
+from lit_prune.functional import (
+    apply_masks,
+    clear_state,
+    global_l1_masks,
+    remove_masks,
+    rewind,
+    selection,
+    stored_values,
+)
+from tests.callbacks.models import MisleadingNames, Tied, Transformer, conv_net, mlp, moved, snapshot
+
+# what modules hold is of any type
+weight_layers: Any = selection.weight_layers
+
+NETS = [conv_net, mlp, MisleadingNames, Tied, Transformer]
+
+
+def train(net: nn.Module, optimizer: optim.Optimizer, steps: int = 3) -> None:
+    net.train()
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        net(torch.randn(4, 3, 8, 8, generator=generator)).square().sum().backward()
+        optimizer.step()
+
+
+@pytest.mark.parametrize("masked_before", [True, False])
+@pytest.mark.parametrize("make", NETS)
+def test_all_but_the_pruned_is_as_it_was(make: Any, masked_before: bool) -> None:
+    torch.manual_seed(0)
+    net = make()
+    if masked_before:
+        apply_masks(net, global_l1_masks(weight_layers(net), 0.2))
+    then, values = snapshot(net), stored_values(net)
+    parameters = list(net.parameters())
+    train(net, optim.SGD(net.parameters(), lr=0.01))
+    assert moved(then, snapshot(net))
+    masks = global_l1_masks(weight_layers(net), 0.5)
+    apply_masks(net, masks)
+    rewind(net, values)
+    assert all(a is b for a, b in zip(parameters, net.parameters(), strict=True))
+    assert set(values) == set(then)
+    kept = {f"{ref.name}.weight": masks[ref.name] for ref in weight_layers(net)}
+    now = snapshot(net)
+    aliases = {"decode.weight": "encode.weight"} if make is Tied else {}
+    for name, old in then.items():
+        mask = kept.get(aliases.get(name, name))
+        expected = old if mask is None else torch.where(mask, old, 0)
+        assert torch.equal(now[name], expected), name
+    assert sum(int((~mask).sum()) for mask in masks.values()) == round(0.5 * sum(m.numel() for m in masks.values()))
+    remove_masks(net)
+    assert not moved(now, snapshot(net))
+
+
+def test_the_values_are_copies() -> None:
+    net = mlp()
+    values = stored_values(net)
+    before = {name: value.clone() for name, value in values.items()}
+    train(net, optim.SGD(net.parameters(), lr=0.1))
+    assert not moved(before, values)
+    rewind(net, values)
+    train(net, optim.SGD(net.parameters(), lr=0.1))
+    assert not moved(before, values)
+
+
+def test_masks_of_torch_stay() -> None:
+    net: Any = mlp()
+    values = stored_values(net)
+    prune.l1_unstructured(net[1], "weight", 0.5)
+    prune.random_unstructured(net[3], "bias", 3)
+    train(net, optim.SGD(net.parameters(), lr=0.1))
+    again = stored_values(net)
+    masks = net[1].weight_mask.clone()
+    rewind(net, values)
+    assert torch.equal(net[1].weight_mask, masks)
+    assert torch.equal(net[1].weight_orig, values["1.weight"] * masks)
+    assert set(again) == set(values)
+
+
+def test_what_a_checkpoint_does_not_hold_is_left_alone() -> None:
+    net = nn.Linear(2, 2)
+    net.register_buffer("cache", torch.zeros(1), persistent=False)
+    values = stored_values(net)
+    net.get_buffer("cache").fill_(3)
+    rewind(net, values)
+    assert set(values) == {"weight", "bias"}
+    assert net.get_buffer("cache") == 3
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"weight": torch.ones(2, 2), "b": torch.ones(2)}, "Expected a model with `b` of the shape (2,) to rewind, but "
+         "got one without it. HINT: rewind the model that the values were copied from."),
+        ({"bias": torch.ones(2), "weight": torch.ones(1)}, "Expected a model with `weight` of the shape (1,) to rewind,"
+         " but got (2, 2). HINT: rewind the model that the values were copied from."),
+    ],
+)  # fmt: skip
+def test_values_of_another_model_are_refused_and_nothing_changes(values: dict[str, Any], message: str) -> None:
+    net = nn.Linear(2, 2)
+    before = snapshot(net)
+    with pytest.raises(InputError) as error:
+        rewind(net, values)
+    assert str(error.value) == message
+    assert not moved(before, snapshot(net))
+
+
+MAKERS = {
+    "sgd": lambda parameters: optim.SGD(parameters, lr=0.01, momentum=0.9, dampening=0.5),
+    "adam": lambda parameters: optim.Adam(parameters, lr=0.01, amsgrad=True),
+    "adamw": lambda parameters: optim.AdamW(parameters, lr=0.01),
+    "nadam": lambda parameters: optim.NAdam(parameters, lr=0.01),
+    "radam": lambda parameters: optim.RAdam(parameters, lr=0.01),
+    "rmsprop": lambda parameters: optim.RMSprop(parameters, lr=0.01, momentum=0.5, centered=True),
+    "adagrad": lambda parameters: optim.Adagrad(parameters, lr=0.01, initial_accumulator_value=0.3),
+    "adadelta": lambda parameters: optim.Adadelta(parameters, lr=0.01),
+    "adamax": lambda parameters: optim.Adamax(parameters, lr=0.01),
+    "rprop": lambda parameters: optim.Rprop(parameters, lr=0.01),
+}
+
+
+@pytest.mark.parametrize("name", list(MAKERS))
+def test_a_cleared_optimizer_steps_like_a_new_one(name: str) -> None:
+    torch.manual_seed(0)
+    net: Any = mlp()
+    values = stored_values(net)
+    used = MAKERS[name](net.parameters())
+    train(net, used)
+    assert used.state
+    rewind(net, values)
+    clear_state(used)
+    assert all(not parameter.grad.any() for parameter in net.parameters())
+    train(net, used)
+    cleared = snapshot(net)
+    rewind(net, values)
+    train(net, MAKERS[name](net.parameters()))
+    assert not moved(cleared, snapshot(net))
+    # and not like one that remembers
+    rewind(net, values)
+    train(net, used)
+    assert moved(cleared, snapshot(net))
+
+
+def test_an_unknown_optimizer_forgets_what_has_the_shape_of_a_parameter() -> None:
+    class Own(optim.Adam):
+        pass
+
+    net = mlp()
+    optimizer = Own(net.parameters())
+    train(net, optimizer)
+    clear_state(optimizer)
+    states = list(optimizer.state.values())
+    assert len(states) == 8
+    assert all(not state["exp_avg"].any() and not state["exp_avg_sq"].any() for state in states)
+    train(net, optimizer)
+    assert all(state["exp_avg"].any() for state in states)
