@@ -22,7 +22,7 @@ __all__ = ["check_plot", "draw_layers", "draw_magnitudes", "plot", "thresholds"]
 _WIDTH = 9.0
 _AMOUNTS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 _LINES = 4
-_DECADES = 6
+_DECADES = 5
 _BINS = 120
 
 
@@ -126,12 +126,12 @@ def draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> 
         axes.stairs(without, 10**edges, fill=True, color=ORANGE, label="of these: never given a gradient")
     axes.set(xscale="log", xlim=(10 ** edges[0], 10 ** (top + 0.1)), ylim=(0, 1.16 * counts.max()))
     axes.set(xlabel="magnitude", ylabel="thousand weights")
+    axes.xaxis.set_major_formatter("{x:g}")
     for amount, value in thresholds(kept, found.total.weights).items():
         if value > 10 ** edges[0]:
             axes.axvline(value, color="black", lw=1, ls="--")
-            side = {"xytext": (-3, 0), "ha": "right"}
-            axes.annotate(f"{amount:.3g}%", (value, 0.99), xycoords=axes.get_xaxis_transform(),
-                          textcoords="offset points", va="top", fontsize=7.5, **side)  # fmt: skip
+            text = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 7.5}
+            axes.text(value, 0.99, f"{amount:.3g}%", transform=axes.get_xaxis_transform(), **text)
     handles, labels = axes.get_legend_handles_labels()
     handles.append(Line2D([], [], color="black", lw=1, ls="--"))
     labels.append("threshold with which global L1 pruning makes so many % of all weights zero")
