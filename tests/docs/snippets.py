@@ -21,7 +21,7 @@ _SERVER.set_forkserver_preload(["lit_prune.callbacks", "lit_prune.data", "lightn
 _BLOCKED = "import sys; sys.modules['lit_prune'] = None\n"
 
 
-def run_snippet(code: str, place: str, folder: Path) -> Outcome:
+def run_snippet(code: str, place: str, folder: Path, *words: str) -> Outcome:
     """Run a Python block.
 
     Args:
@@ -29,13 +29,14 @@ def run_snippet(code: str, place: str, folder: Path) -> Outcome:
             `lit_prune`, it runs where that cannot be imported.
         place: Where it stands, for its traceback.
         folder: Where it runs.
+        words: What is typed after its name.
     """
-    if not re.search(r"\blit_prune\b", code):
+    if not re.search(r"\blit_prune\b", code) and not words:
         words = [sys.executable, "-W", "error", "-c", _BLOCKED + code]
         done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
         return Outcome(done.returncode, done.stdout, done.stderr)
     out, err = folder / ".out", folder / ".err"
-    process = _SERVER.Process(target=_run, args=(code, place, str(folder), str(out), str(err)))
+    process = _SERVER.Process(target=_run, args=(code, place, words, str(folder), str(out), str(err)))
     process.start()
     process.join()
     assert process.exitcode is not None
@@ -45,9 +46,10 @@ def run_snippet(code: str, place: str, folder: Path) -> Outcome:
     return outcome
 
 
-def _run(code: str, place: str, folder: str, out: str, err: str) -> None:
+def _run(code: str, place: str, words: tuple[str, ...], folder: str, out: str, err: str) -> None:
     os.chdir(folder)
     sys.path.insert(0, folder)
+    sys.argv = [place, *words]
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - until the end

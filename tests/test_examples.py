@@ -1,0 +1,123 @@
+"""What is in `examples/` does what it says: each runs where nothing else of the repository is."""
+
+import csv
+import re
+import shutil
+from pathlib import Path
+
+import nbformat
+import pytest
+import torch
+from nbclient import NotebookClient
+from torchvision.models import resnet18
+
+from lit_prune.cli.main import main
+from tests.docs.places import ROOT
+from tests.docs.session import TINY
+from tests.docs.snippets import run_snippet
+
+EXAMPLES = ROOT / "examples"
+# what the notebook is about, not how good its networks are
+SHORT = "LIMIT_TRAIN, VAL_SIZE, EPOCHS = 64, 50, 2"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "examples"
+
+
+def run_script(folder: Path, name: str, *words: str) -> str:
+    """Run a script with arguments; return what it prints."""
+    outcome = run_snippet((folder / name).read_text(encoding="utf-8"), name, folder, *words)
+    assert outcome.status == 0, outcome.err
+    return outcome.out
+
+
+def test_the_callbacks_work_in_a_script_of_somebody_else(folder):
+    said = run_script(folder, "reuse_in_your_project.py")
+    # 80% of 9 * 16, 9 * 16 * 32, 9 * 32 * 32 and 32 * 3 weights
+    assert "11251 of 14064 weights are zero" in said
+    assert "the same bits as without the interruption" in said
+    assert "saved under plain names: stem.0.weight, " in said
+
+
+def test_the_callbacks_work_in_a_cli_of_somebody_else(folder):
+    assert not re.search(r"(import|from) lit_prune", (folder / "reuse_in_your_cli.py").read_text(encoding="utf-8"))
+    words = ("fit", "--config", "reuse_in_your_cli.yaml", "--trainer.enable_progress_bar=false")
+    run_script(folder, "reuse_in_your_cli.py", *words)
+    with (folder / "logs/bars/version_0/metrics.csv").open(encoding="utf-8") as file:
+        rows = [float(row["sparsity/global"]) for row in csv.DictReader(file) if row["sparsity/global"]]
+    assert rows[0] == 0
+    assert rows[3] == pytest.approx(0.8, abs=1e-4)
+    assert rows[4] < 0.2  # the masks are off
+
+
+def test_a_network_is_fine_tuned_from_imagenet_weights(folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    # there is no network in a test: a file like the one that would be downloaded
+    source = resnet18()
+    torch.save(source.state_dict(), "resnet18.pth")
+    words = ["--config", "finetune_from_imagenet.yaml", "--model.weights", "resnet18.pth", *TINY]
+    assert main(["fit", *words, "--trainer.max_epochs=1"]) == 0, capsys.readouterr().err
+    assert main(["fit", *words, "--trainer.max_epochs=2"]) == 0
+    runs = Path("lightning_logs/finetune_from_imagenet")
+    head_alone, all_of_it = (_weights(runs / f"version_{n}/checkpoints") for n in (0, 1))
+    first = source.state_dict()["conv1.weight"]
+    assert torch.equal(head_alone["state_dict"]["backbone.conv1.weight"], first)
+    assert not torch.equal(all_of_it["state_dict"]["backbone.conv1.weight"], first)
+    rates = [group["lr"] for group in all_of_it["optimizer_states"][0]["param_groups"]]
+    assert rates == pytest.approx([1e-3 * 0.5**n for n in range(6)])
+    held = sum(len(group["params"]) for group in all_of_it["optimizer_states"][0]["param_groups"])
+    assert held == len(list(source.parameters())) - 2 + 4  # a head of two layers in place of torchvision's one
+
+
+def _weights(folder: Path) -> dict:
+    checkpoint = next(folder.glob("*.ckpt"))
+    loaded: dict = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    return loaded
+
+
+def execute(folder: Path, settings: str | None) -> list[str]:
+    """Execute the notebook, with other settings if they are given; return what its cells print."""
+    notebook = nbformat.read(folder / "tasks_1_to_5.ipynb", as_version=4)
+    if settings is not None:
+        (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
+        cell.source = settings
+    for cell in notebook.cells:
+        cell.pop("outputs", None)
+        if cell.cell_type == "code":
+            cell.outputs = []
+    NotebookClient(
+        notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+    ).execute()
+    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert [output for output in outputs if output.output_type == "error"] == []
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 6
+    return [output.text for output in outputs if output.output_type == "stream" and output.name == "stdout"]
+
+
+def check_notebook(printed: list[str], epochs: int) -> None:
+    """Check what does not depend on how long the networks were trained."""
+    freezing, masked, removed = printed
+    assert [line.split(maxsplit=1)[1] for line in freezing.splitlines()] == ["is as it was"] * 2 + ["has trained"] * 2
+    assert masked.split(": ")[1].strip() == ", ".join(["0.3000"] * epochs)
+    end, untouched = (float(part.split(": ")[1]) for part in removed.strip().split("; "))
+    assert 0.1 < untouched <= end < 0.3
+
+
+@pytest.mark.filterwarnings("ignore:.*")  # of the kernel's server, at its start and end
+def test_the_notebook_runs(folder):
+    check_notebook(execute(folder, SHORT), epochs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*")
+def test_the_notebook_runs_as_it_ships(folder):
+    check_notebook(execute(folder, None), epochs=4)
+
+
+def test_every_example_is_looked_at():
+    """`moons` has its test in `tests/study/test_running.py`."""
+    stems = {path.stem for path in EXAMPLES.iterdir() if path.suffix in (".py", ".yaml", ".ipynb")}
+    assert stems == {"finetune_from_imagenet", "moons", "reuse_in_your_cli", "reuse_in_your_project", "tasks_1_to_5"}
