@@ -1,4 +1,4 @@
-"""Pruning callbacks in a Trainer."""
+"""Pruning callbacks in a Trainer: one suite for all of them, rewinding or not."""
 
 import copy
 import pickle
@@ -18,6 +18,7 @@ from torch.nn.utils import prune
 from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval, SparsityMonitor
 from lit_prune.errors import InputError
 from lit_prune.functional import selection
+from tests.callbacks.criteria import CRITERIA, PRUNERS, pruned_at
 from tests.callbacks.models import (
     Batches,
     Classifier,
@@ -35,7 +36,8 @@ from tests.callbacks.models import (
 # what modules hold is of any type
 weight_layers: Any = selection.weight_layers
 
-PRUNERS = [GlobalL1Pruning, GlobalRandomPruning]
+every_pruner = pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)
+every_criterion = pytest.mark.parametrize("pruner", CRITERIA.values(), ids=CRITERIA)
 
 
 def zeros(model: nn.Module) -> int:
@@ -67,20 +69,20 @@ def fit(model: LightningModule, *callbacks: Callback, **kwargs: Any) -> Any:
     return trainer
 
 
-@pytest.mark.parametrize("pruner", PRUNERS)
+@every_pruner
 @pytest.mark.parametrize("first", [True, False])
 def test_every_batch_of_an_epoch_sees_the_sparsity_of_that_epoch(pruner: Any, first: bool) -> None:
     model, watch = Classifier(conv_net()), Watch()
     pruning = pruner(0.8, start_epoch=1, end_epoch=3, schedule="linear")
     fit(model, *((pruning, watch) if first else (watch, pruning)), max_epochs=5)
-    levels = [round(level * count(model)) for level in (0.0, 0.0, 0.4, 0.8, 0.8)]
+    levels = [pruned_at(pruning, model, level) for level in (0.0, 0.0, 0.4, 0.8, 0.8)]
     assert watch.validation == [(epoch, levels[epoch]) for epoch in range(5) for _ in range(2)]
     assert watch.training == [(epoch, levels[epoch]) for epoch in range(5) for _ in range(4)]
     assert zeros(model) == levels[-1]
     assert prune.is_pruned(model)
 
 
-@pytest.mark.parametrize("pruner", PRUNERS)
+@every_pruner
 def test_only_weights_of_convolutions_and_linear_layers_are_pruned(pruner: Any) -> None:
     model: Any = Classifier(conv_net())
     fit(model, pruner(0.6))
@@ -96,9 +98,10 @@ def test_only_weights_of_convolutions_and_linear_layers_are_pruned(pruner: Any) 
     ]
 
 
-def test_layers_and_exclude_choose() -> None:
+@every_pruner
+def test_layers_and_exclude_choose(pruner: Any) -> None:
     model: Any = Classifier(conv_net())
-    fit(model, GlobalL1Pruning(0.5, layers=["*.conv*"], exclude=["*.conv2"]))
+    fit(model, pruner(0.5, layers=["*.conv*"], exclude=["*.conv2"]))
     assert int((model.net.conv1.weight == 0).sum()) == 81
     assert not (model.net.conv2.weight == 0).any()
     assert not (model.net.fc.weight == 0).any()
@@ -111,7 +114,7 @@ def test_two_pruners_share_a_model() -> None:
     assert int((model.net.conv1.weight == 0).sum() + (model.net.conv2.weight == 0).sum()) == (162 + 432) // 2
 
 
-@pytest.mark.parametrize("pruner", PRUNERS)
+@every_criterion
 @pytest.mark.parametrize("schedule", [{}, {"start_epoch": 7}, {"start_epoch": 1, "end_epoch": 3}])
 def test_a_model_can_be_pruned_without_a_trainer(pruner: Any, schedule: dict[str, int]) -> None:
     model: Any = Classifier(conv_net())
@@ -152,28 +155,30 @@ def test_what_cannot_be_pruned_is_refused_without_a_trainer() -> None:
     assert not moved(before, snapshot(model))
 
 
+@every_pruner
 @pytest.mark.parametrize("stage", ["validate", "test"])
-def test_evaluation_changes_nothing(stage: str) -> None:
+def test_evaluation_changes_nothing(pruner: Any, stage: str) -> None:
     model: Any = Classifier(conv_net())
     before = snapshot(model)
-    trainer = quiet_trainer(callbacks=[GlobalL1Pruning(0.5), PruningRemoval(0)])
+    trainer = quiet_trainer(callbacks=[pruner(0.5), PruningRemoval(0)])
     getattr(trainer, stage)(model, Batches(2), verbose=False)
     assert not moved(before, snapshot(model))
     assert not prune.is_pruned(model)
 
 
+@every_pruner
 @pytest.mark.parametrize("weights_only", [True, False])
-def test_checkpoints_are_portable(tmp_path: Path, weights_only: bool) -> None:
+def test_checkpoints_are_portable(tmp_path: Path, pruner: Any, weights_only: bool) -> None:
     model: Any = Classifier(conv_net())
     saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, save_weights_only=weights_only)
-    pruning = GlobalL1Pruning(0.8, end_epoch=2)
+    pruning = pruner(0.8, end_epoch=2)
     trainer = quiet_trainer(callbacks=[pruning, saver], enable_checkpointing=True, max_epochs=3)
     trainer.fit(model, Batches(), Batches(2, seed=1))
     last = torch.load(tmp_path / "epoch=2.ckpt", weights_only=True)
     assert list(last["state_dict"]) == list(Classifier(conv_net()).state_dict())
     plain = Classifier(conv_net())
     plain.load_state_dict(last["state_dict"], strict=True)
-    assert zeros(plain) == round(0.8 * count(plain))
+    assert zeros(plain) == pruned_at(pruning, plain, 0.8)
     assert not prune.is_pruned(plain)
     bare = Classifier.load_from_checkpoint(tmp_path / "epoch=2.ckpt", net=conv_net())
     assert not moved(snapshot(plain), snapshot(bare))
@@ -188,12 +193,11 @@ def test_checkpoints_are_portable(tmp_path: Path, weights_only: bool) -> None:
         assert got == quiet_trainer().test(expected, Batches(3), verbose=False)
 
 
-def test_the_score_of_the_best_checkpoint_is_that_of_its_validation(tmp_path: Path) -> None:
+@every_pruner
+def test_the_score_of_the_best_checkpoint_is_that_of_its_validation(tmp_path: Path, pruner: Any) -> None:
     model: Any = Classifier(conv_net())
     saver: Any = ModelCheckpoint(tmp_path, monitor="val_loss")
-    trainer = quiet_trainer(
-        callbacks=[saver, GlobalL1Pruning(0.8, end_epoch=3)], enable_checkpointing=True, max_epochs=4
-    )
+    trainer = quiet_trainer(callbacks=[saver, pruner(0.8, end_epoch=3)], enable_checkpointing=True, max_epochs=4)
     trainer.fit(model, Batches(), Batches(2, seed=1))
     fresh = Classifier(conv_net())
     fresh.load_state_dict(torch.load(saver.best_model_path, weights_only=True)["state_dict"])
@@ -201,15 +205,17 @@ def test_the_score_of_the_best_checkpoint_is_that_of_its_validation(tmp_path: Pa
     assert result["val_loss"] == pytest.approx(float(saver.best_model_score), abs=1e-7)
 
 
+@every_pruner
 @pytest.mark.parametrize(
     "net", [MisleadingNames, Tied, Transformer, mlp, conv_net, lambda: conv_net().to(memory_format=torch.channels_last)]
 )
-def test_any_net_keeps_its_sparsity_and_trains(net: Any) -> None:
+def test_any_net_keeps_its_sparsity_and_trains(pruner: Any, net: Any) -> None:
     model: Any = Classifier(net())
-    watch = Watch()
+    watch, pruning = Watch(), pruner(0.5)
     before = snapshot(model)
-    fit(model, GlobalL1Pruning(0.5), watch)
-    assert {value for _, value in watch.training} == {round(0.5 * count(model))}
+    fit(model, pruning, watch)
+    last = [number for epoch, number in watch.training if epoch == 1]
+    assert last == [pruned_at(pruning, model, 0.5)] * 4
     weights = {f"{ref.name}.weight" for ref in weight_layers(model)}
     assert weights <= moved(before, snapshot(model))
     twin: Any = copy.deepcopy(model.net)
@@ -218,15 +224,17 @@ def test_any_net_keeps_its_sparsity_and_trains(net: Any) -> None:
     pickle.dumps(model.net)
 
 
-def test_layers_from_configure_model_are_found() -> None:
-    model: Any = Classifier(net_in_hook=conv_net)
-    fit(model, GlobalL1Pruning(0.5))
-    assert zeros(model) == round(0.5 * count(model))
+@every_pruner
+def test_layers_from_configure_model_are_found(pruner: Any) -> None:
+    model, pruning = Classifier(net_in_hook=conv_net), pruner(0.5)
+    fit(model, pruning)
+    assert zeros(model) == pruned_at(pruning, model, 0.5)
     with pytest.raises(InputError, match=r"^Expected every pattern in `layers` to match a convolution or linear layer"):
-        fit(Classifier(net_in_hook=conv_net), GlobalL1Pruning(0.5, layers=["*.conv3"]))
+        fit(Classifier(net_in_hook=conv_net), pruner(0.5, layers=["*.conv3"]))
 
 
-def test_optimizers_are_built_on_plain_names(tmp_path: Path) -> None:
+@every_pruner
+def test_optimizers_are_built_on_plain_names(pruner: Any) -> None:
     names: list[list[str]] = []
 
     class Named(Classifier):
@@ -235,14 +243,15 @@ def test_optimizers_are_built_on_plain_names(tmp_path: Path) -> None:
             return super().configure_optimizers()
 
     model: Any = Named(conv_net())
-    fit(model, GlobalL1Pruning(0.5))
+    fit(model, pruner(0.5))
     assert prune.is_pruned(model)
     masks = {ref.name: ref.module.weight_mask.clone() for ref in weight_layers(model)}
-    fit(model, GlobalL1Pruning(0.5))
+    fit(model, pruner(0.5))
     assert names[0] == names[1]
     assert all(torch.equal(ref.module.weight_mask, masks[ref.name]) for ref in weight_layers(model))
 
 
+@pytest.mark.parametrize("pruner", [PRUNERS[name] for name in ("global-l1", "local-rewinding")])
 @pytest.mark.parametrize(
     "kwargs",
     [
@@ -252,19 +261,20 @@ def test_optimizers_are_built_on_plain_names(tmp_path: Path) -> None:
         {"accumulate_grad_batches": 3, "gradient_clip_val": 0.1},
     ],
 )
-def test_precision_accumulation_and_clipping(kwargs: dict[str, Any]) -> None:
-    model, watch = Classifier(mlp()), Watch()
+def test_precision_accumulation_and_clipping(pruner: Any, kwargs: dict[str, Any]) -> None:
+    model, watch, pruning = Classifier(mlp()), Watch(), pruner(0.6, end_epoch=1)
     before = snapshot(model)
-    fit(model, GlobalL1Pruning(0.6, end_epoch=1), watch, **kwargs)
-    assert zeros(model) == round(0.6 * count(model))
+    fit(model, pruning, watch, **kwargs)
+    assert zeros(model) == pruned_at(pruning, model, 0.6)
     assert {value for epoch, value in watch.training if epoch == 1} == {zeros(model)}
     assert moved({k: v.float() for k, v in before.items()}, {k: v.float() for k, v in snapshot(model).items()})
 
 
-def test_two_optimizers() -> None:
-    model, watch = TwoOptimizers(), Watch()
-    fit(model, GlobalL1Pruning(0.6, start_epoch=1), SparsityMonitor(), watch, max_epochs=3)
-    assert {value for epoch, value in watch.training if epoch > 0} == {round(0.6 * count(model))}
+@every_pruner
+def test_two_optimizers(pruner: Any) -> None:
+    model, watch, pruning = TwoOptimizers(), Watch(), pruner(0.6, start_epoch=1)
+    fit(model, pruning, SparsityMonitor(), watch, max_epochs=3)
+    assert {value for epoch, value in watch.training if epoch > 0} == {pruned_at(pruning, model, 0.6)}
     for optimizer in model.trainer.optimizers:
         for ref in weight_layers(model):
             pruned = ref.module.weight_mask == 0
@@ -273,7 +283,8 @@ def test_two_optimizers() -> None:
                     assert not value[pruned].any()
 
 
-def test_an_optimizer_that_moves_zeros_does_not_move_what_is_hidden() -> None:
+@every_pruner
+def test_an_optimizer_that_moves_zeros_does_not_move_what_is_hidden(pruner: Any) -> None:
     class Restless(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             loss = super().step(closure)
@@ -286,8 +297,9 @@ def test_an_optimizer_that_moves_zeros_does_not_move_what_is_hidden() -> None:
             return Restless(self.parameters(), lr=0.1)
 
     model: Any = Model(mlp())
-    fit(model, GlobalL1Pruning(0.6))
-    assert zeros(model) == round(0.6 * count(model))
+    pruning = pruner(0.6)
+    fit(model, pruning)
+    assert zeros(model) == pruned_at(pruning, model, 0.6)
     for ref in weight_layers(model):
         assert not ref.tensor[ref.module.weight_mask == 0].any()
 
@@ -317,7 +329,7 @@ def test_a_layer_about_to_become_zero_is_a_warning() -> None:
     assert zeros(model) == round(0.9 * count(model))
 
 
-@pytest.mark.parametrize("pruner", PRUNERS)
+@every_pruner
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -332,13 +344,46 @@ def test_a_layer_about_to_become_zero_is_a_warning() -> None:
         ({"start_epoch": -1}, "Expected `start_epoch` to be a whole number from 0 on, but got -1. HINT: "),
         ({"end_epoch": -1}, "Expected `end_epoch` to be a whole number from 0 on, but got -1. HINT: "),
         ({"schedule": "exp"}, 'Expected `schedule` to be "cubic", "geometric" or "linear", but got exp. HINT: '),
-        ({"max_layer_sparsity": 0}, "Expected `max_layer_sparsity` in (0, 1], but got 0. HINT: "),
+        ({"every_n_epochs": 0}, "Expected `every_n_epochs` to be a whole number from 1 on, but got 0. HINT: "),
+        ({"every_n_epochs": 1.5}, "Expected `every_n_epochs` to be a whole number from 1 on, but got 1.5. HINT: "),
+        ({"rewind_to": -1}, "Expected `rewind_to` to be a whole number from 0 on, but got -1. HINT: "),
+        ({"rewind_to": "initial"}, "Expected `rewind_to` to be a whole number from 0 on, but got initial. HINT: "),
+        (
+            {"rewind_to": 2, "start_epoch": 2},
+            "Expected `rewind_to` to be before epoch 2, the first that prunes, but got 2. HINT: train before pruning",
+        ),
+        (
+            {"rewind_to": 3, "start_epoch": 1, "end_epoch": 5, "every_n_epochs": 2},
+            "Expected `rewind_to` to be before epoch 3, the first that prunes, but got 3. HINT: ",
+        ),
+        ({"layers": ""}, "Expected `layers` to name something, but got an empty name. HINT: "),
     ],
 )
 def test_bad_arguments_are_refused(pruner: Any, arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError) as error:
         pruner(**({"amount": 0.5} | arguments))
     assert str(error.value).startswith(message)
+
+
+def test_a_limit_on_layers_is_for_global_pruning_alone() -> None:
+    class Own(GlobalL1Pruning):
+        scope = "local"
+
+    class Odd(GlobalL1Pruning):
+        scope = "Global"  # type: ignore[assignment]
+
+    cases = [
+        (GlobalL1Pruning, 0, "Expected `max_layer_sparsity` in (0, 1], but got 0. HINT: "),
+        (Own, 0.9, "Expected no `max_layer_sparsity` for Own, but got 0.9. HINT: every layer is pruned to `amount`."),
+        (Odd, None, 'Expected `scope` of Odd to be "global" or "local", but got Global. HINT: it is an attribute of '),
+    ]
+    for pruner, limit, message in cases:
+        with pytest.raises(InputError) as error:
+            pruner(0.5, max_layer_sparsity=limit)
+        assert str(error.value).startswith(message)
+    model, pruning = Classifier(conv_net()), Own(0.5)
+    fit(model, pruning)
+    assert [int((ref.module.weight == 0).sum()) for ref in weight_layers(model)] == [81, 216, 16]
 
 
 def test_bad_selections_are_refused_before_training() -> None:
@@ -358,6 +403,13 @@ def test_bad_selections_are_refused_before_training() -> None:
         (
             [GlobalL1Pruning(0.5, start_epoch=1, max_layer_sparsity=0.4)],
             "Expected `max_layer_sparsity` to leave room for an `amount` of 0.5, but got 0.4.",
+        ),
+        (
+            [
+                GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0, layers=["*.fc"]),
+                GlobalL1Pruning(0.5, start_epoch=3, rewind_to=2, exclude=["*.fc"]),
+            ],
+            "Expected pruning callbacks that rewind to one epoch, but got `rewind_to` 0 and 2. HINT: a rewinding is of",
         ),
         ([PruningRemoval(1), WeightAveraging()], "Expected no WeightAveraging beside PruningRemoval, but got both."),
     ]

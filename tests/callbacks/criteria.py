@@ -1,0 +1,68 @@
+"""Criteria as users write them, word for word those of docs/callbacks.md, and all pruners that share one suite."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lit_prune import GlobalL1Pruning, GlobalRandomPruning, LocalL1Pruning, Pruning
+from lit_prune.functional import weight_layers
+
+
+class LampPruning(Pruning):
+    """Squared weights over the squares of what is left of their layer without the smaller ones (Lee et al., 2021)."""
+
+    def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
+        for weight in weights:
+            squares, order = weight.square().flatten().sort()
+            left = squares.flip(0).cumsum(0).flip(0).clamp_min(1e-30)
+            yield torch.empty_like(squares).scatter_(0, order, squares / left).view(weight.shape)
+
+
+class TaylorPruning(Pruning):
+    """What the loss would miss of a weight, to first order: |weight x gradient|, summed over the steps of the run."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        self.missed: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        for ref in self.weights:
+            if ref.tensor.grad is not None:
+                now = (ref.tensor.detach() * ref.tensor.grad).abs()
+                self.missed[ref.name] = self.missed.get(ref.name, torch.zeros(())).to(now.device) + now
+
+    def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
+        for ref, weight in zip(self.weights, weights, strict=True):
+            yield self.missed.get(ref.name, weight.abs())  # before the first step, by magnitude
+
+    def state_dict(self) -> dict[str, Any]:
+        return super().state_dict() | {"missed": self.missed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        super().load_state_dict(state_dict)
+        self.missed = dict(state_dict["missed"])
+
+
+# each takes the arguments of `Pruning`; those that rewind prune from epoch 1 on
+CRITERIA: dict[str, Any] = {
+    "global-l1": GlobalL1Pruning,
+    "global-random": GlobalRandomPruning,
+    "local-l1": LocalL1Pruning,
+    "lamp": LampPruning,
+}
+REWINDING: dict[str, Any] = {
+    "rewinding": partial(GlobalL1Pruning, start_epoch=1, rewind_to=0),
+    "local-rewinding": partial(LocalL1Pruning, start_epoch=1, rewind_to=0),
+}
+PRUNERS: dict[str, Any] = CRITERIA | REWINDING
+
+
+def pruned_at(pruner: Pruning, model: nn.Module, sparsity: float) -> int:
+    """How many of the weights that a pruner chooses are zero at a sparsity."""
+    sizes = [ref.tensor.numel() for ref in weight_layers(model, pruner.layers, pruner.exclude)]
+    return sum(round(sparsity * size) for size in sizes) if pruner.scope == "local" else round(sparsity * sum(sizes))
