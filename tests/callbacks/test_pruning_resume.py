@@ -1,5 +1,6 @@
 """A pruned run that is resumed is the run that was never stopped."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,16 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint
 from torch.nn.utils import prune
 
-from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, LayerFreezing, PruningRemoval, SparsityMonitor
+from lit_prune.callbacks import (
+    GlobalL1Pruning,
+    GlobalRandomPruning,
+    LayerFreezing,
+    LocalL1Pruning,
+    PruningRemoval,
+    SparsityMonitor,
+)
 from lit_prune.functional import selection
+from tests.callbacks.criteria import LampPruning, TaylorPruning
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, quiet_trainer, snapshot
 
 # what modules hold is of any type
@@ -28,21 +37,40 @@ def count(model: torch.nn.Module) -> int:
     return sum(ref.tensor.numel() for ref in weight_layers(model))
 
 
+KINDS: dict[str, Callable[[], list[Callback]]] = {
+    "once": lambda: [GlobalL1Pruning(0.4, start_epoch=1)],
+    "gradual": lambda: [GlobalL1Pruning(0.7, start_epoch=0, end_epoch=4)],
+    "random": lambda: [GlobalRandomPruning(0.6, seed=3, start_epoch=1, end_epoch=3, schedule="linear")],
+    "removed": lambda: [PruningRemoval(2), GlobalL1Pruning(0.5, start_epoch=1)],
+    "frozen": lambda: [
+        SparsityMonitor(),
+        GlobalL1Pruning(0.5, end_epoch=3),
+        LayerFreezing(0.3, unfreeze_epoch=2, freeze_norm=False),
+    ],
+    "local": lambda: [LocalL1Pruning(0.6, end_epoch=4, every_n_epochs=2)],
+    "lamp": lambda: [LampPruning(0.6, start_epoch=1, end_epoch=3)],
+    "taylor": lambda: [TaylorPruning(0.6, start_epoch=1, end_epoch=3)],
+    "ticket": lambda: [GlobalL1Pruning(0.5, start_epoch=2, rewind_to=0)],
+    "tickets": lambda: [GlobalL1Pruning(0.7, 0, 4, "geometric", every_n_epochs=2, rewind_to=1)],
+    "rewound": lambda: [
+        LayerFreezing(0.3, unfreeze_epoch=3),
+        LocalL1Pruning(0.5, start_epoch=1, end_epoch=4, exclude="*.fc", rewind_to=0),
+        SparsityMonitor(),
+        GlobalRandomPruning(0.5, start_epoch=2, layers="*.fc"),
+        PruningRemoval(3),
+    ],
+}
+# the quick tests take one optimizer for each kind, and all of them where the optimizer matters most
+KINDS_AND_OPTIMIZERS = [
+    pytest.param(kind, optimizer, marks=() if quick else pytest.mark.slow)
+    for number, kind in enumerate(KINDS)
+    for turn, optimizer in enumerate(OPTIMIZERS)
+    for quick in [kind in ("gradual", "tickets") or turn == number % len(OPTIMIZERS)]
+]
+
+
 def callbacks(kind: str) -> list[Callback]:
-    match kind:
-        case "once":
-            return [GlobalL1Pruning(0.4, start_epoch=1)]
-        case "gradual":
-            return [GlobalL1Pruning(0.7, start_epoch=0, end_epoch=4)]
-        case "random":
-            return [GlobalRandomPruning(0.6, seed=3, start_epoch=1, end_epoch=3, schedule="linear")]
-        case "removed":
-            return [PruningRemoval(2), GlobalL1Pruning(0.5, start_epoch=1)]
-        case "frozen":
-            frozen = LayerFreezing(0.3, unfreeze_epoch=2, freeze_norm=False)
-            return [SparsityMonitor(), GlobalL1Pruning(0.5, end_epoch=3), frozen]
-        case _:
-            raise ValueError(kind)
+    return KINDS[kind]()
 
 
 class Crash(Callback):
@@ -104,8 +132,7 @@ class Saver(Checkpoint):
         trainer.save_checkpoint(self.folder / f"epoch-{trainer.current_epoch}.ckpt")
 
 
-@pytest.mark.parametrize("kind", ["once", "gradual", "random", "removed", "frozen"])
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize(("kind", "optimizer"), KINDS_AND_OPTIMIZERS)
 def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path: Path, kind: str, optimizer: str) -> None:
     def build() -> Classifier:
         torch.manual_seed(5)
@@ -149,8 +176,7 @@ def test_all_callbacks_together_resume_with_their_metrics(tmp_path: Path, order:
         assert 4 in again.epochs
 
 
-@pytest.mark.parametrize("kind", ["once", "gradual", "removed"])
-@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize(("kind", "optimizer"), KINDS_AND_OPTIMIZERS)
 def test_resuming_in_the_same_process_after_a_crash_is_bit_identical(tmp_path: Path, kind: str, optimizer: str) -> None:
     def build() -> Classifier:
         torch.manual_seed(5)
