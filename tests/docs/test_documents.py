@@ -9,20 +9,31 @@ finds the files of an earlier one: run a document whole. A block that no test ca
 
 import json
 import re
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 import yaml
 
 from lit_prune.cli.main import COMMANDS
+from lit_prune.data import synthetic
 from tests.docs.blocks import Block, Command, commands_in, inline_commands
 from tests.docs.places import BLOCKS, DOCUMENTS, ROOT
-from tests.docs.session import Session, help_of, options_of, small_run
+from tests.docs.session import Session, has_options, help_of, options_of, small_run
 from tests.docs.snippets import run_snippet
 
 # what is no code: output, trees of files
 _TEXT = ("", "text")
 _PLAN, _CONFIGURATION = "experiments", {"model", "data", "trainer"}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _draw_once() -> Iterator[None]:
+    """Draw the images once for all commands: that takes longer than a training on a few of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(synthetic, "draw_split", cache(synthetic.draw_split))
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -107,9 +118,7 @@ def test_the_commands_in_the_text_have_these_options(path):
     for words in inline_commands(path):
         named = [re.split(r"[=+]", word)[0] for word in words if re.match(r"--\w", word)]
         if words[0] == "python":
-            assert (ROOT / words[1]).is_file()
-            text = (ROOT / words[1]).read_text(encoding="utf-8")
-            assert [option for option in named if f'"{option}"' not in text] == [], words
+            assert (outcome := has_options(words[1:])).status == 0, outcome.err
         elif len(words) > 1 and words[1] in COMMANDS:
             free = ("--data.", "--model.", "--trainer.")
             unknown = [o for o in named if o not in options_of(words[1]) and not o.startswith(free)]
