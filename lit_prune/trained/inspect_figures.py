@@ -127,7 +127,7 @@ def draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> 
     axes.set(xscale="log", xlim=(10 ** edges[0], 10 ** (top + 0.1)), ylim=(0, 1.16 * counts.max()))
     axes.set(xlabel="magnitude", ylabel="thousand weights")
     axes.xaxis.set_major_formatter("{x:g}")
-    for amount, value in thresholds(kept, found.total.weights).items():
+    for amount, value in thresholds(kept, found.total.weights, untouched).items():
         if value > 10 ** edges[0]:
             axes.axvline(value, color="black", lw=1, ls="--")
             text = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 7.5}
@@ -138,18 +138,23 @@ def draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> 
     axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, columnspacing=1.2)
 
 
-def thresholds(kept: NDArray[np.floating[Any]], weights: int) -> dict[float, float]:
+def thresholds(
+    kept: NDArray[np.floating[Any]], weights: int, untouched: NDArray[np.bool_] | None = None
+) -> dict[float, float]:
     """Find the magnitudes up to which global L1 pruning takes weights.
 
     Args:
         kept: Magnitudes that are not zero.
         weights: How many weights there are in all.
+        untouched: Which of those in `kept` have never received a gradient, if that is known.
 
     Returns:
-        Threshold by sparsity in %: the sparsity that the weights have now, if there is any, and some that are higher.
+        Threshold by sparsity in %. For the sparsity that there is now, if any, it is the smallest magnitude that a
+        pruning left, of those that training has not changed since, where these are known. Some higher sparsities follow.
     """
     zeros = weights - len(kept)
-    found = {100 * zeros / weights: float(kept.min())} if zeros else {}
+    unchanged = kept[untouched] if untouched is not None and untouched.any() else kept
+    found = {100 * zeros / weights: float(unchanged.min())} if zeros else {}
     for amount in _AMOUNTS:
         more = round(amount * weights) - zeros
         if more >= max(1, 0.02 * weights) and len(found) < _LINES:

@@ -120,7 +120,7 @@ def _sensitivity(words: Sequence[str]) -> None:
     done = sum(known.get(ref.name, amount) is not None for ref in weights for amount in amounts)
     done += known.get(None, 0.0) is not None
     if done:
-        print(f"{done} of {total} scores are in {known.path}; measuring the others.", file=sys.stderr)
+        print(f"{done} of {total} scores are in {known.path} already.", file=sys.stderr)
     with tqdm(total=total, initial=done, unit="score", dynamic_ncols=True, disable=None) as bar:
 
         def tick(layer: str) -> None:
