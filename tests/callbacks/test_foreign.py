@@ -13,6 +13,7 @@ from torch.nn.utils import prune
 from torch.utils.data import DataLoader
 
 from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, LayerFreezing, PruningRemoval, SparsityMonitor
+from tests.callbacks.criteria import PRUNERS
 
 PACKAGES: Any = [(lightning, boring_classes), (pytorch_lightning, old_boring_classes)]
 
@@ -73,7 +74,7 @@ def fit(package: Any, model: Any, *callbacks: Any, **kwargs: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:The '.*' does not have many workers")
 @pytest.mark.parametrize("order", [1, -1])
-@pytest.mark.parametrize("pruner", [GlobalL1Pruning, GlobalRandomPruning])
+@pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)
 @pytest.mark.parametrize(("package", "demos"), PACKAGES)
 def test_the_demo_module(package: Any, demos: Any, pruner: Any, order: int) -> None:
     model, watch = demos.BoringModel(), Watch()

@@ -8,49 +8,58 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn.utils import prune
 
-from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval
+from lit_prune.callbacks import GlobalL1Pruning, PruningRemoval
+from tests.callbacks.criteria import CRITERIA, PRUNERS, pruned_at
 from tests.callbacks.models import Batches, Classifier, conv_net, mlp, moved, quiet_trainer, snapshot
 from tests.callbacks.test_pruning import Watch, count, fit, zeros
 
+every_pruner = pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)
+every_criterion = pytest.mark.parametrize("pruner", CRITERIA.values(), ids=CRITERIA)
 
-def test_a_dense_checkpoint_can_be_pruned_and_trained_on(tmp_path: Path) -> None:
+
+@every_criterion
+def test_a_dense_checkpoint_can_be_pruned_and_trained_on(tmp_path: Path, pruner: Any) -> None:
     dense = Classifier(conv_net())
     fit(dense).save_checkpoint(tmp_path / "dense.ckpt")
-    model, watch = Classifier(conv_net()), Watch()
-    trainer = quiet_trainer(max_epochs=4, callbacks=[GlobalL1Pruning(0.3), watch])
+    model, watch, pruning = Classifier(conv_net()), Watch(), pruner(0.3)
+    trainer = quiet_trainer(max_epochs=4, callbacks=[pruning, watch])
     trainer.fit(model, Batches(), Batches(2, seed=1), ckpt_path=tmp_path / "dense.ckpt", weights_only=True)
-    assert watch.training == [(epoch, round(0.3 * count(model))) for epoch in (2, 3) for _ in range(4)]
+    assert watch.training == [(epoch, pruned_at(pruning, model, 0.3)) for epoch in (2, 3) for _ in range(4)]
 
 
-def test_one_callback_prunes_two_models_in_turn() -> None:
-    pruning = GlobalL1Pruning(0.5)
+@every_pruner
+def test_one_callback_prunes_two_models_in_turn(pruner: Any) -> None:
+    pruning = pruner(0.5)
     first, second = Classifier(conv_net()), Classifier(mlp())
     fit(first, pruning)
     kept = snapshot(first)
     fit(second, pruning)
-    assert zeros(first) == round(0.5 * count(first))
-    assert zeros(second) == round(0.5 * count(second))
+    assert zeros(first) == pruned_at(pruning, first, 0.5)
+    assert zeros(second) == pruned_at(pruning, second, 0.5)
     assert not moved(kept, snapshot(first))
 
 
-def test_a_second_fit_of_the_same_trainer_goes_on() -> None:
-    model, pruning = Classifier(conv_net()), GlobalL1Pruning(0.8, end_epoch=4, schedule="linear")
-    trainer = fit(model, pruning, max_epochs=3)
-    assert zeros(model) == round(0.4 * count(model))
+@every_pruner
+def test_a_second_fit_of_the_same_trainer_goes_on(pruner: Any) -> None:
+    model, pruning = Classifier(conv_net()), pruner(0.8, start_epoch=1, end_epoch=5, schedule="linear")
+    trainer = fit(model, pruning, max_epochs=4)
+    assert zeros(model) == pruned_at(pruning, model, 0.4)
     trainer.fit_loop.max_epochs = 6
     trainer.fit(model, Batches(), Batches(2, seed=1))
-    assert zeros(model) == round(0.8 * count(model))
+    assert zeros(model) == pruned_at(pruning, model, 0.8)
 
 
-@pytest.mark.parametrize("pruner", [GlobalL1Pruning, GlobalRandomPruning])
+@every_pruner
 def test_a_second_fit_prunes_again_what_came_off_at_the_end(pruner: Any) -> None:
-    model, watch = Classifier(conv_net()), Watch()
-    trainer = fit(model, pruner(0.5), PruningRemoval("end"), watch)
+    model, watch, pruning = Classifier(conv_net()), Watch(), pruner(0.5)
+    trainer = fit(model, pruning, PruningRemoval("end"), watch)
     first = {name for name, weight in snapshot(model).items() if (weight == 0).any()}
     pruned = {name: snapshot(model)[name] == 0 for name in first}
     trainer.fit_loop.max_epochs = 4
     trainer.fit(model, Batches(), Batches(2, seed=1))
-    assert set(watch.training) == {(epoch, round(0.5 * count(model))) for epoch in range(4)}
+    assert set(watch.training) == {
+        (epoch, pruned_at(pruning, model, 0.5) if epoch >= pruning.start_epoch else 0) for epoch in range(4)
+    }
     assert all(torch.equal(snapshot(model)[name] == 0, pruned[name]) for name in first)
     assert not prune.is_pruned(model)
 

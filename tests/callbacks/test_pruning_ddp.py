@@ -1,6 +1,7 @@
 """Processes that see different data prune the same weights."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval, SparsityMonitor
+from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, LocalL1Pruning, PruningRemoval, SparsityMonitor
+from tests.callbacks.criteria import LampPruning, TaylorPruning
 from tests.callbacks.models import Batches, Classifier, conv_net, quiet_trainer
 from tests.processes import run_ddp
 
@@ -37,29 +39,45 @@ class Save(Callback):
         torch.save(state, self.folder / f"epoch{trainer.current_epoch}-rank{trainer.global_rank}.pt")
 
 
-def train(rank: int, folder: Path) -> None:
+# convolutions have 162 and 432 weights, the head 32; each case says how many are zero at the end of each epoch
+CASES: dict[str, tuple[Callable[[], list[Callback]], list[int | None]]] = {
+    # two callbacks, one gradual, and all is removed at epoch 3
+    "global": (
+        lambda: [
+            PruningRemoval(3),
+            GlobalL1Pruning(0.6, start_epoch=0, end_epoch=2, exclude=["*.fc"]),
+            GlobalRandomPruning(0.5, start_epoch=1, layers=["*.fc"]),
+        ],
+        [0, round(0.525 * 594) + 16, round(0.6 * 594) + 16, None],
+    ),
+    # the model goes back at epochs 2 and 3
+    "rewinding": (
+        lambda: [
+            LocalL1Pruning(0.5, start_epoch=1, end_epoch=3, schedule="linear", exclude=["*.fc"], rewind_to=1),
+            LampPruning(0.25, start_epoch=1, layers=["*.fc"]),
+        ],
+        [0, 8, round(0.25 * 162) + 108 + 8, 81 + 216 + 8],
+    ),
+    "taylor": (lambda: [TaylorPruning(0.5, start_epoch=1, end_epoch=2)], [0, 0, 313, 313]),
+}
+
+
+def train(rank: int, folder: Path, case: str) -> None:
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
     trainer = quiet_trainer(
         strategy="ddp",
         devices=2,
         max_epochs=EPOCHS,
-        callbacks=[
-            SparsityMonitor(),
-            Save(folder),
-            PruningRemoval(3),
-            GlobalL1Pruning(0.6, start_epoch=0, end_epoch=2, exclude=["*.fc"]),
-            GlobalRandomPruning(0.5, start_epoch=1, layers=["*.fc"]),
-        ],
+        callbacks=[SparsityMonitor(), Save(folder), *CASES[case][0]()],
     )
     trainer.fit(OwnData(conv_net()), Batches())
 
 
-def test_replicas_stay_bit_identical_and_masks_equal(tmp_path: Path) -> None:
-    run_ddp(train, tmp_path)
-    # convolutions have 594 weights, the head 32: pruned by two callbacks, one gradual; all is removed at epoch 3
-    zeros = (0, round(0.525 * 594) + 16, round(0.6 * 594) + 16, None)
-    for epoch, expected in zip(range(EPOCHS), zeros, strict=True):
+@pytest.mark.parametrize("case", CASES)
+def test_replicas_stay_bit_identical_and_masks_equal(tmp_path: Path, case: str) -> None:
+    run_ddp(train, tmp_path, case)
+    for epoch, expected in zip(range(EPOCHS), CASES[case][1], strict=True):
         ours, theirs = (torch.load(tmp_path / f"epoch{epoch}-rank{rank}.pt") for rank in range(2))
         for kind in ("parameters", "masks"):
             assert ours[kind].keys() == theirs[kind].keys()

@@ -10,9 +10,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveragi
 from torch import nn
 from torch.nn import utils
 
-from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval
+from lit_prune.callbacks import GlobalL1Pruning, PruningRemoval
 from lit_prune.errors import InputError
 from lit_prune.functional import apply_masks, global_l1_masks, selection
+from tests.callbacks.criteria import PRUNERS, pruned_at
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, mlp, quiet_trainer
 
 # what modules hold is of any type
@@ -45,12 +46,13 @@ def fit(model: Classifier, *callbacks: Callback, **kwargs: Any) -> Any:
 
 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
-@pytest.mark.parametrize("pruner", [GlobalL1Pruning, GlobalRandomPruning])
+@pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)
 def test_dense_sparse_dense(pruner: Any, optimizer: str) -> None:
     model, watch = Classifier(mlp(), optimizer), Watch()
     names = [name for name, _ in model.named_parameters()]
-    fit(model, PruningRemoval(2), pruner(0.4, start_epoch=1), watch, max_epochs=3)
-    sparse = round(0.4 * count(model))
+    pruning = pruner(0.4, start_epoch=1)
+    fit(model, PruningRemoval(2), pruning, watch, max_epochs=3)
+    sparse = pruned_at(pruning, model, 0.4)
     assert watch.seen[:8] == [(0, 0, False)] * 4 + [(1, sparse, True)] * 4
     # at the removal the zeros are still there; they grow by gradients alone
     assert watch.seen[8] == (2, sparse, False)

@@ -1,0 +1,241 @@
+"""Lottery tickets: the zeros of trained weights, and all else as it was."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint, LearningRateFinder
+from torch import Tensor
+
+from lit_prune.callbacks import (
+    GlobalL1Pruning,
+    GlobalRandomPruning,
+    LayerFreezing,
+    LocalL1Pruning,
+    PruningRemoval,
+)
+from lit_prune.errors import InputError
+from lit_prune.functional import global_l1_masks, selection
+from tests.callbacks.criteria import REWINDING, pruned_at
+from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, mlp, moved, quiet_trainer, snapshot
+from tests.callbacks.test_pruning import Watch, zeros
+
+# what modules hold is of any type
+weight_layers: Any = selection.weight_layers
+
+
+class Starts(Callback):
+    """Copies the model at its first batch of each epoch, and what the optimizer knows."""
+
+    def __init__(self) -> None:
+        self.models: list[dict[str, Tensor]] = []
+        self.known: list[int] = []
+        self.rates: list[float] = []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == 0:
+            self.models.append(plain(pl_module))
+            self.known.append(len(trainer.optimizers[0].state))
+            self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+
+def plain(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {name: value for name, value in snapshot(model).items() if not name.endswith("weight_mask")}
+
+
+def fit(model: Any, *callbacks: Callback, epochs: int = 4, **kwargs: Any) -> Any:
+    trainer = quiet_trainer(callbacks=list(callbacks), max_epochs=epochs, **kwargs)
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    return trainer
+
+
+def assert_ticket(now: dict[str, Tensor], then: dict[str, Tensor], pruned: int) -> None:
+    """All of `now` is as it was then, but for so many zeros."""
+    assert now.keys() == then.keys()
+    changed = 0
+    for name, value in now.items():
+        different = value != then[name]
+        assert not value[different].any(), name
+        changed += int(different.sum())
+    assert changed == pruned > 0
+
+
+@pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
+@pytest.mark.parametrize("pruner", REWINDING.values(), ids=REWINDING)
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_what_is_kept_goes_back_and_the_choice_is_by_trained_weights(pruner: Any, epoch: int, optimizer: str) -> None:
+    model, starts = Classifier(conv_net(), optimizer, scheduler="lambda"), Starts()
+    dense, dense_starts = Classifier(conv_net(), optimizer, scheduler="lambda"), Starts()
+    dense.load_state_dict(model.state_dict())
+    pruning = pruner(0.5, start_epoch=2, rewind_to=epoch)
+    torch.manual_seed(1)  # of the dropout
+    fit(model, pruning, starts)
+    torch.manual_seed(1)
+    fit(dense, dense_starts)
+    # before the pruning both trained alike
+    assert not moved(starts.models[1], dense_starts.models[1])
+    assert moved(starts.models[0], starts.models[1])
+    assert_ticket(starts.models[2], starts.models[epoch], pruned_at(pruning, model, 0.5))
+    # the smallest of the trained weights, not of those that came back
+    dense.load_state_dict(dense_starts.models[2])
+    if pruning.scope == "global":
+        for name, mask in global_l1_masks(weight_layers(dense), 0.5).items():
+            assert torch.equal(starts.models[2][f"{name}.weight"] != 0, mask)
+    assert starts.known == [0, starts.known[1], 0, starts.known[1]]
+    assert starts.known[1] > 0
+    # learning rates go on, and so does training
+    assert starts.rates == dense_starts.rates
+    assert len(set(starts.rates)) == 4
+    assert moved(starts.models[2], starts.models[3])
+
+
+def test_iterative_magnitude_pruning_goes_back_each_time() -> None:
+    model, starts = Classifier(mlp()), Starts()
+    pruning = GlobalL1Pruning(1 - 0.5**3, 0, 6, "geometric", every_n_epochs=2, rewind_to=0)
+    kept = []
+
+    class Kept(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            kept.append(pruning.state_dict()["origin"] is not None)
+
+    fit(model, pruning, starts, Kept(), epochs=8)
+    total = pruned_at(pruning, model, 1)
+    for epoch, sparsity in ((2, 0.5), (4, 0.75), (6, 0.875)):
+        assert_ticket(starts.models[epoch], starts.models[0], round(sparsity * total))
+        assert moved(starts.models[epoch], starts.models[epoch + 1])
+        assert zeros(model) == round(0.875 * total)
+    # the copy is let go with the last pruning
+    assert kept == [True] * 6 + [False] * 2
+
+
+def test_statistics_of_norms_go_back_too() -> None:
+    model, starts = Classifier(conv_net()), Starts()
+    fit(model, GlobalL1Pruning(0.3, start_epoch=2, rewind_to=0), starts, epochs=3)
+    assert starts.models[1]["net.bn1.num_batches_tracked"] == 4
+    assert starts.models[2]["net.bn1.num_batches_tracked"] == 0
+    assert not starts.models[2]["net.bn1.running_mean"].any()
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_pruners_of_one_epoch_all_choose_before_the_model_goes_back(order: int) -> None:
+    torch.manual_seed(3)
+    model, starts = Classifier(conv_net()), Starts()
+    dense, dense_starts = Classifier(conv_net()), Starts()
+    dense.load_state_dict(model.state_dict())
+    callbacks = [
+        GlobalL1Pruning(0.5, start_epoch=2, rewind_to=0, layers=["*.conv1"]),
+        LocalL1Pruning(0.5, start_epoch=2, layers=["*.conv2"]),
+        GlobalRandomPruning(0.25, start_epoch=2, rewind_to=0, layers=["*.fc"]),
+    ][::order]
+    torch.manual_seed(1)
+    fit(model, *callbacks, starts, epochs=3)
+    torch.manual_seed(1)
+    fit(dense, dense_starts, epochs=3)
+    assert_ticket(starts.models[2], starts.models[0], 81 + 216 + 8)
+    dense.load_state_dict(dense_starts.models[2])
+    for layer in ("*.conv1", "*.conv2"):
+        ((name, mask),) = global_l1_masks(weight_layers(dense, layer), 0.5).items()
+        assert torch.equal(starts.models[2][f"{name}.weight"] != 0, mask)
+
+
+def test_a_removal_in_the_same_epoch_lets_the_rewound_model_train_dense() -> None:
+    model, starts, watch = Classifier(mlp()), Starts(), Watch()
+    pruning = GlobalL1Pruning(0.5, start_epoch=2, rewind_to=0)
+    fit(model, PruningRemoval(2), pruning, starts, watch, epochs=3)
+    assert_ticket(starts.models[2], starts.models[0], pruned_at(pruning, model, 0.5))
+    assert watch.training[-1][1] < watch.training[-4][1]
+
+
+def test_what_is_frozen_stays() -> None:
+    model, starts = Classifier(conv_net()), Starts()
+    freezing = LayerFreezing(layers="net.conv1")
+    fit(model, freezing, GlobalL1Pruning(0.5, start_epoch=2, exclude="*.conv1", rewind_to=0), starts)
+    assert all(torch.equal(seen["net.conv1.weight"], starts.models[0]["net.conv1.weight"]) for seen in starts.models)
+    assert_ticket(starts.models[2], starts.models[0], 232)
+
+
+def test_a_second_fit_prunes_what_came_off_at_the_end_without_going_back() -> None:
+    model, starts = Classifier(mlp()), Starts()
+    trainer = fit(
+        model, GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0), PruningRemoval("end"), starts, epochs=3
+    )  # fmt: skip
+    end = plain(model)
+    trainer.fit_loop.max_epochs = 4
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    assert not moved(end, starts.models[3])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+def test_a_learning_rate_finder_does_not_count_as_training(tmp_path: Path) -> None:
+    class Tunable(Classifier):
+        lr = 0.01
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    model, starts = Tunable(mlp()), Starts()
+    before = plain(model)
+    pruning = GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0)
+    fit(model, pruning, LearningRateFinder(num_training_steps=6), starts, epochs=2, default_root_dir=tmp_path)
+    assert not moved(before, starts.models[0])
+    assert_ticket(starts.models[1], before, pruned_at(pruning, model, 0.5))
+
+
+class Saver(Checkpoint):
+    """Keeps a checkpoint of the middle of epoch 1."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if trainer.global_step == 6:
+            trainer.save_checkpoint(self.folder / "step-6.ckpt")
+
+
+def resume(path: Path, pruning: Callback) -> list[tuple[int, int]]:
+    watch = Watch()
+    trainer = quiet_trainer(callbacks=[pruning, watch], max_epochs=5)
+    trainer.fit(Classifier(mlp()), Batches(), Batches(2), ckpt_path=path, weights_only=True)
+    return watch.training
+
+
+@pytest.mark.parametrize(
+    ("wrote", "goes_on"),
+    [
+        (None, GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0)),
+        (None, GlobalL1Pruning(0.5, start_epoch=3, rewind_to=1)),
+        # another epoch than what is in the state
+        (GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0), GlobalL1Pruning(0.5, 3, rewind_to=1)),
+        # the last rewinding was over
+        (GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0), GlobalL1Pruning(0.8, 2, rewind_to=0)),
+    ],
+)
+def test_a_run_that_has_not_kept_what_to_go_back_to_is_refused(tmp_path: Path, wrote: Any, goes_on: Any) -> None:
+    fit(Classifier(mlp()), Saver(tmp_path), *([wrote] if wrote else []), epochs=2)
+    with pytest.raises(InputError) as error:
+        resume(tmp_path / "step-6.ckpt", goes_on)
+    assert str(error.value) == (
+        f"Expected the weights from the start of epoch {goes_on.rewind_to}, to rewind to, but got a run that goes on in"
+        " epoch 1 without them. HINT: begin anew, or resume from a checkpoint that GlobalL1Pruning with this"
+        " `rewind_to` is in."
+    )
+
+
+def test_arguments_may_change_on_resume_while_there_is_something_to_go_back_to(tmp_path: Path) -> None:
+    fit(Classifier(mlp()), Saver(tmp_path), GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0), epochs=2)
+    # more and later, to a later epoch, and to none
+    for epoch in (0, 2, None):
+        pruning = GlobalL1Pruning(0.6, start_epoch=4, rewind_to=epoch)
+        assert resume(tmp_path / "step-6.ckpt", pruning)[-1] == (4, pruned_at(pruning, Classifier(mlp()), 0.6))
+
+
+def test_the_state_of_older_versions_loads() -> None:
+    pruning = GlobalL1Pruning(0.5)
+    fit(Classifier(mlp()), pruning, epochs=1)
+    state = pruning.state_dict()
+    del state["origin"], state["rewound"]
+    again = GlobalL1Pruning(0.5)
+    again.load_state_dict(state)
+    assert again.state_dict()["reached"] == 0.5
