@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     )
     from lit_prune.data import CIFAR10DataModule
     from lit_prune.model import LitResNet18
+    from lit_prune.trained.compressed import load_compressed
 
 __version__ = "0.1.0"
 
@@ -31,6 +32,7 @@ _HOMES = {
     "Pruning": "lit_prune.callbacks",
     "PruningRemoval": "lit_prune.callbacks",
     "SparsityMonitor": "lit_prune.callbacks",
+    "load_compressed": "lit_prune.trained.compressed",
 }
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "PruningRemoval",
     "SparsityMonitor",
     "__version__",
+    "load_compressed",
 ]
 
 

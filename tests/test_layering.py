@@ -51,7 +51,7 @@ ALLOWED = {
         "functional",
     },
     "__main__": {"cli"},
-    "__init__": {"data", "model", "callbacks"},
+    "__init__": {"data", "model", "callbacks", "trained"},
 }
 # what a reusable callback may pull in when it is imported
 CALLBACK_LIBRARIES = {"torch", "numpy", "lightning"}
