@@ -91,7 +91,7 @@ def _comparison(network: Network, smaller: LitResNet18, given: Namespace) -> str
         ["weights that are zero", *(f"{report.zeros:,}" for report in reports)],
         [f"MFLOPs at {given.input_size}x{given.input_size}", *(f"{count / 1e6:.1f}" for count in computed)],
     ]
-    if typed_data(given):
+    if typed_data(given) or given.limit is not None:
         data = data_module(network, given)
         scores = [accuracy(model, batches(data, "test", given.limit)) for model in models]
         rows.append([f"accuracy on {scores[0].images} test images", *(f"{score.accuracy:.4f}" for score in scores)])
