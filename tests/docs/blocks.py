@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Block", "Command", "blocks_of", "commands_in", "inline_commands"]
+__all__ = ["Block", "Command", "blocks_of", "commands_in", "inline_commands", "text_of"]
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^`\n]*)\n(?P<body>.*?)^ *(?P=fence) *$", re.M | re.S)
 _REASON = re.compile(r"no-run:\s*(\S.*)")
@@ -124,8 +124,12 @@ def _of_words(words: list[str]) -> Command:
     return Command(tuple(words[count:]), variables, output)
 
 
+def text_of(path: Path) -> str:
+    """A document without its blocks."""
+    return _FENCE.sub("", path.read_text(encoding="utf-8"))
+
+
 def inline_commands(path: Path) -> list[tuple[str, ...]]:
     """Find commands of ours in the text between the blocks: `lit-prune ...` in backquotes, as words."""
-    text = _FENCE.sub("", path.read_text(encoding="utf-8"))
-    spans = re.findall(r"`((?:lit-prune|python scripts/)[^`]*)`", text)
+    spans = re.findall(r"`((?:lit-prune|python scripts/)[^`]*)`", text_of(path))
     return [tuple(" ".join(span.split()).split(" ")) for span in spans]

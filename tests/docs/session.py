@@ -41,12 +41,8 @@ TINY = (
 )
 _QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
 # what keeps a command short, if its help names the option
-_FEW = {
-    "--limit": "20",
-    "--amounts": "[0.5]",
-    "--rounds": "1",
-    "--max_batch": "2",
-}  # fmt: skip
+_FEW = {"--limit": "20", "--rounds": "1"}
+_FEW_OF = {"sensitivity": ("--amounts=0.5", "--layers=head*")}
 # what a command writes; every other path is one that it reads
 _OUTPUTS = ("--output", "--out", "--plot", "--save")
 _MODELS = (".ckpt", ".pt", ".pth")
@@ -188,6 +184,7 @@ class Session:
             return ["--data.source=synthetic", "--data.val_size=20", *_QUIET, f"--trainer.limit_{part}_batches=1"]
         known = options_of(name)
         few = [f"{option}={value}" for option, value in _FEW.items() if option in known]
+        few += _FEW_OF.get(name, ())
         return [*few, *(["--data.source=synthetic"] if any(word.startswith("--data.") for word in words) else [])]
 
     def _call(self, words: list[str], command: Command) -> Outcome:

@@ -18,7 +18,7 @@ import yaml
 
 from lit_prune.cli.main import COMMANDS
 from lit_prune.data import synthetic
-from tests.docs.blocks import Block, Command, commands_in, inline_commands
+from tests.docs.blocks import Block, Command, commands_in, inline_commands, text_of
 from tests.docs.places import BLOCKS, DOCUMENTS, ROOT
 from tests.docs.session import Session, has_options, help_of, options_of, small_run
 from tests.docs.snippets import run_snippet
@@ -129,7 +129,7 @@ def test_the_commands_in_the_text_have_these_options(path):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(path):
-    targets = re.findall(r"\]\(([^)\s]+)\)", path.read_text(encoding="utf-8"))
+    targets = re.findall(r"\]\(([^)\s]+)\)", text_of(path))
     inside = [target for target in targets if "://" not in target]
     missing = [t for t in inside if t.split("#")[0] and not (path.parent / t.split("#")[0]).exists()]
     assert missing == []
@@ -142,7 +142,7 @@ def test_links_lead_somewhere(path):
 
 def _anchors(path: Path) -> set[str]:
     """The headings of a document as GitHub names them in links."""
-    headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    headings = re.findall(r"^#+ (.*)$", text_of(path), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
 
 
