@@ -120,7 +120,7 @@ def draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> 
     # what is smaller still stands at the left edge
     logs = np.clip(np.log10(kept), edges[0], edges[-1])
     counts = np.histogram(logs, edges)[0] / 1e3
-    axes.stairs(counts, 10**edges, fill=True, color=BLUE, alpha=0.85, label="weights")
+    axes.stairs(counts, 10**edges, fill=True, color=BLUE, label="weights")
     if untouched is not None:
         without = np.histogram(logs[untouched], edges)[0] / 1e3
         axes.stairs(without, 10**edges, fill=True, color=ORANGE, label="of these: never given a gradient")
@@ -150,7 +150,7 @@ def thresholds(
 
     Returns:
         Threshold by sparsity in %. For the sparsity that there is now, if any, it is the smallest magnitude that a
-        pruning left, of those that training has not changed since, where these are known. Some higher sparsities follow.
+        pruning left, of those that training has not changed since, where these are known. Some higher ones follow.
     """
     zeros = weights - len(kept)
     unchanged = kept[untouched] if untouched is not None and untouched.any() else kept

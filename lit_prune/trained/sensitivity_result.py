@@ -133,8 +133,8 @@ class Sensitivity:
         )
         rule = (
             f"safe: the largest of these sparsities that costs at most {tolerance:g} points (`--tolerance`), on the "
-            f"falling curve\nthat fits the changes best; one image is {100 / self.base.images:.2g} points. Layers that are "
-            "pruned together cost more than each alone."
+            f"falling curve\nthat fits the changes best; one image is {100 / self.base.images:.2g} points. "
+            "Layers that are pruned together cost more."
         )
         return "\n".join([title, "", table(head, rows), "", rule, *self._suggestion(tolerance)])
 
