@@ -202,7 +202,7 @@ def _build(name: str, kind: type, content: Mapping[str, Any], settings: Settings
     with explained([f"--model={name}"]):
         config = parser.parse_object({"model": {"class_path": name, "init_args": given}})
     try:
-        built: LightningModule = parser.instantiate_classes(config).model
+        built: LightningModule = parser.instantiate(config).model
     except InputError:
         raise
     except Exception as error:  # whatever somebody else's class does
