@@ -1,5 +1,6 @@
 """Networks with fewer channels: what decides about them, and where they come from."""
 
+import functools
 import math
 
 import pytest
@@ -95,7 +96,7 @@ def test_weights_bring_their_channels(narrow, tmp_path):
     path = tmp_path / "narrow.pt"
     torch.save(narrow.state_dict(), path)
     for argument in ("init_from", "weights"):
-        again = LitResNet18(**{argument: str(path)})
+        again = functools.partial(LitResNet18, **{argument: str(path)})()
         assert again.hparams["channels"] == NARROW
         assert all(torch.equal(value, narrow.state_dict()[name]) for name, value in again.state_dict().items())
     torch.save(narrow.backbone.state_dict(), path)

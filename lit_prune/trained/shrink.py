@@ -14,7 +14,7 @@ from lit_prune.trained.arguments import check_output, make_parser, parse
 from lit_prune.trained.network import Network, load_network, save_network
 from lit_prune.trained.running import ended
 from lit_prune.trained.scoring import accuracy, batches, data_module, typed_data
-from lit_prune.trained.structured import narrowed
+from lit_prune.trained.structured import check_removal, narrowed
 from lit_prune.trained.text import table
 
 __all__ = ["main", "shrunk"]
@@ -70,6 +70,7 @@ def _shrink(words: Sequence[str]) -> None:
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
     parser.add_argument("--round_to", type=int, default=1, help="Keep a multiple of so many channels.")
     given = parse(parser, words)
+    check_removal(given.ratio, given.round_to)
     output = check_output(given.output, given.checkpoint)
     network = load_network(given.checkpoint, given.model)
     smaller = shrunk(network, given.ratio, given.input_size, given.round_to)

@@ -1,7 +1,6 @@
 """Removing whole channels, which leaves a smaller dense network."""
 
 from collections.abc import Sequence
-from importlib import import_module
 from typing import Any
 
 import torch
@@ -10,8 +9,26 @@ from torch import Tensor, nn
 from lit_prune.errors import expected
 from lit_prune.functional.cropping import cropped
 from lit_prune.functional.plain import plain
+from lit_prune.trained.extras import needed
 
-__all__ = ["narrowed"]
+__all__ = ["check_removal", "narrowed"]
+
+
+def check_removal(ratio: float, round_to: int) -> Any:
+    """Check, before any work, what can be checked of a removal; return the library that does it.
+
+    Args:
+        ratio: As for `narrowed`.
+        round_to: As for `narrowed`.
+
+    Raises:
+        InputError: If one cannot be used, or torch-pruning is not installed.
+    """
+    if not 0 < ratio < 1:
+        raise expected("`ratio` in (0, 1)", ratio, "0.5 removes half of the channels")
+    if round_to < 1:
+        raise expected("`round_to` to be at least 1", round_to, "8 suits many processors, 1 rounds nothing")
+    return needed("torch_pruning", "structured")
 
 
 def narrowed(model: nn.Module, ratio: float, input_size: int, keep: Sequence[str], round_to: int = 1) -> nn.Module:
@@ -40,11 +57,7 @@ def narrowed(model: nn.Module, ratio: float, input_size: int, keep: Sequence[str
         InputError: If `ratio` or `round_to` cannot be used, a name in `keep` is no layer, the model does not take
             images of this size, or torch-pruning is not installed.
     """
-    if not 0 < ratio < 1:
-        raise expected("`ratio` in (0, 1)", ratio, "0.5 removes half of the channels")
-    if round_to < 1:
-        raise expected("`round_to` to be at least 1", round_to, "8 suits many processors, 1 rounds nothing")
-    pruning = _torch_pruning()
+    pruning = check_removal(ratio, round_to)
     narrow, ranked = plain(model), cropped(model, input_size)
     layers = dict(narrow.named_modules())
     if unknown := [name for name in keep if name not in layers]:
@@ -78,11 +91,3 @@ def _lowest(
         lowest = scores.argsort(stable=True)[: len(scores) - kept]
         found.append((names[group[0].dep.target.module], sorted(lowest.tolist())))
     return found
-
-
-def _torch_pruning() -> Any:
-    try:
-        return import_module("torch_pruning")
-    except ModuleNotFoundError as error:
-        hint = 'pip install "lit-prune[structured]"'
-        raise expected("torch-pruning to be installed", "no such package", hint) from error
