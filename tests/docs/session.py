@@ -7,27 +7,30 @@ command long is turned down by options that are added at its end.
 
 import contextlib
 import io
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from PIL import Image
 from torchvision.models import resnet18
 
+from lit_prune.channels import USUAL
 from lit_prune.cli.main import COMMANDS, main
 from tests.docs.blocks import Command
 from tests.docs.places import BLOCKS, ROOT
 from tests.study.folders import make_study
 
-__all__ = ["TINY", "Outcome", "Session", "has_options", "help_of", "options_of", "small_run"]
+__all__ = ["TINY", "Outcome", "Session", "SmallRuns", "has_options", "help_of", "options_of"]
 
 TINY = (
     "--data.source=synthetic",
@@ -39,10 +42,12 @@ TINY = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 )
+# a fiftieth of the time and a thousandth of the bytes
+_NARROW = f"--model.channels={json.dumps(dict.fromkeys(USUAL, 8))}"
 _QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
 # what keeps a command short, if its help names the option
 _FEW = {"--limit": "20", "--rounds": "1"}
-_FEW_OF = {"sensitivity": ("--amounts=0.5", "--layers=head*")}
+_FEW_OF = {"sensitivity": ("--amounts=0.5", "--layers=head*"), "cost": ("--batches=[1,2]", "--onnx=false")}
 # what a command writes; every other path is one that it reads
 _OUTPUTS = ("--output", "--out", "--plot", "--save")
 _MODELS = (".ckpt", ".pt", ".pth")
@@ -72,13 +77,26 @@ def options_of(command: str) -> frozenset[str]:
     return frozenset(re.findall(r"(?<![\w`-])--[A-Za-z][\w.]*", help_of(command)))
 
 
-def small_run(folder: Path) -> Path:
-    """Train with a pruning and a monitor; return the run's folder."""
-    with contextlib.chdir(folder):
-        words = [*TINY, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]
-        words += ["--trainer.callbacks+=SparsityMonitor"]
-        assert main(["fit", "--config=seed", "--model.weights=null", *words]) == 0
-    return folder / "lightning_logs" / "seed" / "version_0"
+@dataclass(frozen=True)
+class SmallRuns:
+    """Runs of a small training, made when they are first asked for.
+
+    Args:
+        folder: Where they are.
+    """
+
+    folder: Path
+
+    def run(self, wide: bool) -> Path:
+        """The folder of a run, of a network with the usual channels or with few."""
+        run = self.folder / ("wide" if wide else "narrow") / "lightning_logs" / "seed" / "version_0"
+        if not run.exists():
+            words = [*TINY, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]
+            words += ["--trainer.callbacks+=SparsityMonitor", *([] if wide else [_NARROW])]
+            run.parents[2].mkdir()
+            with contextlib.chdir(run.parents[2]):
+                assert main(["fit", "--config=seed", "--model.weights=null", *words]) == 0
+        return run
 
 
 class Session:
@@ -86,12 +104,14 @@ class Session:
 
     Args:
         folder: It is made.
-        run: What `small_run` returned, to take checkpoints from.
+        runs: Where to take checkpoints from.
+        wide: Names of checkpoints whose networks have the usual channels.
     """
 
-    def __init__(self, folder: Path, run: Path) -> None:
+    def __init__(self, folder: Path, runs: SmallRuns, wide: Collection[str] = ()) -> None:
         self.folder = folder
-        self._run = run
+        self._runs = runs
+        self._wide = wide
         folder.mkdir()
         shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
         for block in BLOCKS:
@@ -140,10 +160,10 @@ class Session:
         if path.exists() or Path(name).is_absolute():
             return
         if re.search(r"version_\d+/?$", name):
-            shutil.copytree(self._run, path)
+            shutil.copytree(self._runs.run(wide=False), path)
         elif path.suffix in _MODELS:
             path.parent.mkdir(parents=True, exist_ok=True)
-            checkpoint = self._run / "checkpoints" / "last.ckpt"
+            checkpoint = self._runs.run(name in self._wide) / "checkpoints" / "last.ckpt"
             if option in ("--weights", "--model.weights"):
                 torch.save(resnet18().state_dict(), path)
             elif path.suffix == ".ckpt":
@@ -159,7 +179,8 @@ class Session:
             return self._call(words, command)
         if words[0] == "report":
             for word in words[1:]:
-                if not word.startswith("-") and not (self.folder / word).exists():
+                if not word.startswith("-") and not (self.folder / word / "plan.yaml").exists():
+                    shutil.rmtree(self.folder / word, ignore_errors=True)  # of a fit with the same name
                     (self.folder / word).parent.mkdir(parents=True, exist_ok=True)
                     make_study(self.folder / word)
         else:
@@ -177,8 +198,7 @@ class Session:
         if name == "report":
             return []
         if name == "fit":
-            pretrained = "--config" in words and "seed" in words and "--model.weights" not in words
-            return [*TINY, *(["--model.weights=null"] if pretrained and "--resume" not in words else [])]
+            return [*TINY, *_of_model(words)]
         if name in ("validate", "test", "predict"):
             part = {"validate": "val"}.get(name, name)
             return ["--data.source=synthetic", "--data.val_size=20", *_QUIET, f"--trainer.limit_{part}_batches=1"]
@@ -227,6 +247,18 @@ class Session:
         paths = [word for word in words if word.startswith("tests/") or word.startswith("examples/")]
         missing = [path for path in paths if not (ROOT / path.split("::")[0]).exists()]
         return Outcome(1 if missing else 0, "", f"there is no {missing}")
+
+
+def _of_model(words: Sequence[str]) -> list[str]:
+    """Options that keep a training from downloading weights, and its network small where nothing else decides that."""
+    typed = {word.split("=")[0] for word in words}
+    configs = {value for word, value in pairwise(words) if word in ("-c", "--config")}
+    if typed & {"--resume", "--ckpt_path", "--model"} or not configs <= {"quick", "seed"}:
+        return []
+    given = dict(pairwise(words)).get("--model.weights")
+    if given not in (None, "null"):
+        return [] if "." in given else ["--model.weights=null"]
+    return ["--model.weights=null", *([] if "--model.init_from" in typed else [_NARROW])]
 
 
 def has_options(words: Sequence[str]) -> Outcome:

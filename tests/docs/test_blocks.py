@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.blocks import Block, Command, blocks_of, commands_in, inline_commands
-from tests.docs.session import Session
+from tests.docs.session import Session, SmallRuns
 from tests.docs.snippets import run_snippet
 from tests.docs.test_documents import check
 
@@ -59,7 +59,7 @@ def document(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def session(tmp_path: Path) -> Session:
-    return Session(tmp_path / "folder", tmp_path)
+    return Session(tmp_path / "folder", SmallRuns(tmp_path))
 
 
 def block(language: str, body: str) -> Block:

@@ -20,7 +20,7 @@ from lit_prune.cli.main import COMMANDS
 from lit_prune.data import synthetic
 from tests.docs.blocks import Block, Command, commands_in, inline_commands, text_of
 from tests.docs.places import BLOCKS, DOCUMENTS, ROOT
-from tests.docs.session import Session, has_options, help_of, options_of, small_run
+from tests.docs.session import Session, SmallRuns, has_options, help_of, options_of
 from tests.docs.snippets import run_snippet
 
 # what is no code: output, trees of files
@@ -37,8 +37,8 @@ def _draw_once() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_run(tmp_path_factory.mktemp("trained"))
+def runs(tmp_path_factory: pytest.TempPathFactory) -> SmallRuns:
+    return SmallRuns(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")
@@ -48,14 +48,24 @@ def sessions() -> dict[str, Session]:
 
 @pytest.fixture
 def session(
-    request: pytest.FixtureRequest, sessions: dict[str, Session], tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    sessions: dict[str, Session],
+    runs: SmallRuns,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Session:
     """The session of the block's document."""
     document = request.getfixturevalue("block").document
     if document not in sessions:
-        folder = tmp_path_factory.mktemp("document") / "folder"
-        sessions[document] = Session(folder, request.getfixturevalue("trained_run"))
+        # what Python reads may be given to a network of torchvision's
+        wide = [name for block in BLOCKS if block.document == document for name in _named_in_python(block)]
+        sessions[document] = Session(tmp_path_factory.mktemp("document") / "folder", runs, wide)
     return sessions[document]
+
+
+def _named_in_python(block: Block) -> list[str]:
+    """The files of models that a Python block names."""
+    found: list[str] = re.findall(r"[\"']([\w./-]+\.(?:ckpt|pth?))[\"']", block.body)
+    return found if block.language == "python" else []
 
 
 def check(block: Block, session: Session) -> None:
@@ -66,7 +76,7 @@ def check(block: Block, session: Session) -> None:
         ValueError: If it cannot be done in a test.
     """
     if block.language == "python":
-        session.prepare(re.findall(r"[\"']([\w./-]+\.(?:ckpt|pth?))[\"']", block.body))
+        session.prepare(_named_in_python(block))
         outcome = run_snippet(block.body, block.place, session.folder)
         assert outcome.status == 0, f"{block.place}\n{outcome.err}"
     elif block.language in ("bash", "console"):
