@@ -1,7 +1,7 @@
 """Networks with fewer channels: what decides about them, and where they come from."""
 
-import functools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -48,17 +48,12 @@ def test_every_layer_follows(narrow):
     assert narrow(torch.randn(2, 3, 32, 32)).shape == (2, 10)
     usual = LitResNet18()
     assert [(n, type(m)) for n, m in narrow.named_modules()] == [(n, type(m)) for n, m in usual.named_modules()]
-    convolutions = [
-        (m, like) for m, like in zip(narrow.modules(), usual.modules(), strict=True) if isinstance(m, nn.Conv2d)
-    ]
-    assert len(convolutions) == 20
-    for convolution, like in convolutions:
+    ours, theirs = ([m for m in model.modules() if isinstance(m, nn.Conv2d)] for model in (narrow, usual))
+    assert len(ours) == 20
+    for convolution, like in zip(ours, theirs, strict=True):
         assert isinstance(convolution, CroppedConv2d)
-        assert (convolution.kernel_size, convolution.stride, convolution.padding) == (
-            like.kernel_size,
-            like.stride,
-            like.padding,
-        )
+        assert convolution.kernel_size == like.kernel_size
+        assert (convolution.stride, convolution.padding) == (like.stride, like.padding)
         assert convolution.weight.is_contiguous(memory_format=torch.channels_last)
     # He et al. 2015, by the outputs, as the usual network
     weight = LitResNet18(channels={"backbone.layer4.1.conv1": 256}).backbone.layer4[1].conv1.weight
@@ -96,7 +91,8 @@ def test_weights_bring_their_channels(narrow, tmp_path):
     path = tmp_path / "narrow.pt"
     torch.save(narrow.state_dict(), path)
     for argument in ("init_from", "weights"):
-        again = functools.partial(LitResNet18, **{argument: str(path)})()
+        given: dict[str, Any] = {argument: str(path)}
+        again = LitResNet18(**given)
         assert again.hparams["channels"] == NARROW
         assert all(torch.equal(value, narrow.state_dict()[name]) for name, value in again.state_dict().items())
     torch.save(narrow.backbone.state_dict(), path)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from lit_prune.functional import apply_masks, sparsity_report, weight_layers
+from lit_prune.functional import apply_masks, weight_layers
 from lit_prune.functional.cropping import cropped
 from lit_prune.functional.flops import LayerFlops, flops
 from lit_prune.functional.plain import plain
@@ -85,49 +85,44 @@ def variants(
     """
     base = _channels_last(plain(model))
     masks = {ref.name: ref.tensor != 0 for ref in weight_layers(base)}
-    if sparsity_report(weight_layers(base)).zeros == 0:
-        yield _variant(network, "dense", base, base, input_size)
+    counts = _counted(base, input_size)
+    if all(mask.all() for mask in masks.values()):
+        yield Variant(network, "dense", base, torch.channels_last, **counts)
     else:
         if filled:
             full = _filled(base)
-            yield _variant(network, "dense", full, full, input_size)
-        yield _variant(network, "zeros", base, base, input_size)
+            yield Variant(network, "dense", full, torch.channels_last, **_counted(full, input_size))
+        yield Variant(network, "zeros", base, torch.channels_last, **counts)
         masked = plain(base)
         apply_masks(masked, {name: mask for name, mask in masks.items() if not mask.all()})
-        yield _variant(network, "masked", masked, base, input_size)
+        yield Variant(network, "masked", masked, torch.channels_last, **counts)
     if isinstance(model, LitResNet18):
-        yield _variant(network, "lit-prune", model, base, input_size)
+        yield Variant(network, "lit-prune", model, torch.channels_last, **counts)
     crops = _channels_last(cropped(base, input_size, channels))
-    yield _variant(network, "cropped", crops, crops, input_size)
+    smaller = _counted(crops, input_size)
+    yield Variant(network, "cropped", crops, torch.channels_last, **smaller)
     if folder is not None:
-        kinds: dict[Kind, nn.Module] = {"onnx": base, "cropped onnx": crops}
-        for kind, module in kinds.items():
+        exported: dict[Kind, tuple[nn.Module, dict[str, Any]]] = {
+            "onnx": (base, counts),
+            "cropped onnx": (crops, smaller),
+        }
+        for kind, (module, known) in exported.items():
             path = folder / f"{len(list(folder.iterdir()))}.onnx"
             write_onnx(module, path, input_size, channels=channels)
-            yield _variant(network, kind, run_onnx(path), module, input_size, path.stat().st_size)
+            size = {"bytes": path.stat().st_size, "compressed": None}
+            yield Variant(network, kind, run_onnx(path), torch.contiguous_format, **(known | size))
 
 
-def _variant(
-    network: str,
-    kind: Kind,
-    forward: Callable[[Tensor], Any],
-    counted: nn.Module,
-    input_size: int,
-    size: int | None = None,
-) -> Variant:
-    parameters = list(counted.parameters())
-    computed = flops(counted, input_size).values()
-    return Variant(
-        network,
-        kind,
-        forward,
-        torch.channels_last if size is None else torch.contiguous_format,
-        sum(p.numel() for p in parameters),
-        sum(int(p.count_nonzero()) for p in parameters),
-        sum(computed, LayerFlops(0, 0)),
-        _saved(counted.state_dict()) if size is None else size,
-        compressed_size(counted.state_dict()) if size is None else None,
-    )
+def _counted(module: nn.Module, input_size: int) -> dict[str, Any]:
+    """What a variant says of its module."""
+    parameters = list(module.parameters())
+    return {
+        "parameters": sum(p.numel() for p in parameters),
+        "nonzero": sum(int(p.count_nonzero()) for p in parameters),
+        "flops": sum(flops(module, input_size).values(), LayerFlops(0, 0)),
+        "bytes": _saved(module.state_dict()),
+        "compressed": compressed_size(module.state_dict()),
+    }
 
 
 def _channels_last(module: nn.Module) -> nn.Module:
