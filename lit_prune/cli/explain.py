@@ -56,7 +56,12 @@ def _words(message: str, words: Sequence[str], options: Sequence[str]) -> InputE
         return _unknown_option(match[1].split("=")[0].rstrip("+"), options)
     if match := re.match(r"Subcommand '[^']*' does not accept option '([^']*)'", message):
         return _unknown_option(f"--{match[1]}", options)
-    if match := re.match(r"argument (\S+): expected one argument", message):
+    if match := re.match(r"the following arguments are required: ([\w-]+)", message):
+        if (option := f"--{match[1]}") in options:
+            return expected(f"`{option}`, which has no default", "none", f"add `{option} VALUE`")
+        hint = "put it right after the command: an option that takes several values takes all words after it"
+        return expected(f"a {match[1]}", "none", hint)
+    if match := re.match(r"argument (\S+): expected (?:one|at least one) argument", message):
         # the arguments of a class are those of its option, for the parser
         whole = next((word for word in words if word.startswith(f"{match[1]}.") and "=" not in word), match[1])
         return expected(f"a value after `{whole}`", "none", "give it as the next word")
@@ -99,6 +104,10 @@ def _values(message: str, words: Sequence[str], options: Sequence[str]) -> Input
     if match := re.match(r"(?:Problems parsing config|Parser key \"config\"): (.*)", message, re.DOTALL):
         hint = "check the path" if "does not exist" in match[1] else "check its syntax"
         return expected("`--config` to hold YAML that can be read", _one_line(match[1]), hint)
+    element = r"Parser key \"([^\"]+)\" element \d+:\s*Expected a <class '(\w+)'>\. Got value: (.*)"
+    if match := re.match(element, message, re.DOTALL):
+        what = f"every value of `--{match[1]}` to be {_KINDS.get(match[2], match[2])}"
+        return expected(what, f"`{brief(match[3].strip())}`", "separate them by spaces")
     if match := re.match(r'Parser key "([^"]+)":', message):
         return _bad_value(match[1], message[match.end() :], words)
     return expected("arguments that can be parsed", _one_line(message), _HELP)

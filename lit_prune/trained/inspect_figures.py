@@ -33,7 +33,7 @@ def check_plot(path: str) -> list[Path]:
         InputError: If it is neither a PNG file nor a folder.
         OSError: If nothing can be written there.
     """
-    if Path(path).is_dir():
+    if path and Path(path).is_dir():
         with tempfile.TemporaryFile(dir=path):
             pass
         return [Path(path) / "layers.png", Path(path) / "magnitudes.png"]

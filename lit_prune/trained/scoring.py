@@ -9,6 +9,7 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
+from lit_prune.cli.failures import understood
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import expected
 from lit_prune.trained.network import Network
@@ -93,10 +94,26 @@ def accuracy(forward: Callable[[Tensor], Tensor], images: Iterable[tuple[Tensor,
     Args:
         forward: From images to logits, (N, classes).
         images: Batches of images and labels.
+
+    Raises:
+        InputError: If the network is not one for such images.
     """
     right = total = 0
     with torch.inference_mode():
         for batch, labels in images:
-            right += int((forward(batch).argmax(1) == labels).sum())
+            right += _right(forward, batch, labels)
             total += len(labels)
     return Score(right, total)
+
+
+def _right(forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> int:
+    try:
+        return int((forward(images).argmax(1) == labels).sum())
+    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if understood(error) is not None:  # a signal came meanwhile, or there is no memory left
+            raise
+        raise expected(
+            f"a network that gives logits for images of shape {tuple(images.shape[1:])}",
+            f"{type(error).__name__} ({' '.join(str(error).split())[:200].rstrip('.')})",
+            "score it where its own images are",
+        ) from error
