@@ -1,0 +1,19 @@
+"""The criteria that the suite tests are those that the documentation shows."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+from tests.callbacks.criteria import LampPruning, TaylorPruning
+
+PAGE = Path(__file__).parents[2] / "docs" / "callbacks.md"
+
+
+@pytest.mark.parametrize("criterion", [LampPruning, TaylorPruning])
+def test_the_documentation_shows_the_tested_source(criterion: type) -> None:
+    assert f"\n{inspect.getsource(criterion)}" in PAGE.read_text(encoding="utf-8")
+
+
+def test_a_criterion_takes_ten_lines() -> None:
+    assert len(inspect.getsource(LampPruning).splitlines()) <= 10
