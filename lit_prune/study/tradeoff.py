@@ -15,7 +15,11 @@ _MEASURES = ("final_test_acc", "final_val_acc")
 # weights can be zero without having been pruned, but hardly one in a thousand
 _DENSE = 1e-3
 _REMOVAL = "PruningRemoval"
-_SHORT = {"GlobalL1Pruning": ("l1", "L1 pruning"), "GlobalRandomPruning": ("random", "random pruning")}
+_SHORT = {
+    "GlobalL1Pruning": ("l1", "L1 pruning"),
+    "GlobalRandomPruning": ("random", "random pruning"),
+    "LocalL1Pruning": ("local-l1", "L1 pruning by layer"),
+}
 
 
 @dataclass(frozen=True)
