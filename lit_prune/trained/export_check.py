@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 
 import torch
 from torch import Tensor
@@ -50,7 +51,7 @@ class Check:
         Raises:
             UnfinishedError: If the difference is above the bound, or no number.
         """
-        if self.difference <= self.bound:  # false for NaN
+        if isfinite(self.difference) and self.difference <= self.bound:
             return self
         found = f"a difference of {self.difference:.2g} on {what}"
         hint = "nothing was written; other options, such as another `--format`, may give an exact file"

@@ -147,7 +147,7 @@ def _plain(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     for name, tensor in named.items():
         plain = name.removesuffix("_orig")
         if name.endswith("_orig") and (mask := named.get(f"{plain}_mask")) is not None and mask.shape == tensor.shape:
-            state[plain] = tensor * mask
+            state[plain] = (tensor * mask).masked_fill(mask == 0, 0.0)  # the product alone leaves zeros with a sign
             if plain.endswith(".weight"):
                 masks[plain.removesuffix(".weight")] = mask != 0
         elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in named):

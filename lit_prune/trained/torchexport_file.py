@@ -39,6 +39,7 @@ def write_torchexport(
     with silenced(), traced("torch.export"), torch.no_grad():
         images = example(module, batch, channels, input_size)
         program = torch.export.export(module, (images,), dynamic_shapes=dynamic(batch))
+    program.example_inputs = None  # images of zeros, which would take more room than they tell
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source lines, with the paths of this machine
     with silenced(), Path(path).open("wb") as file:
