@@ -21,6 +21,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
+import yaml
 from PIL import Image
 from torchvision.models import resnet18
 
@@ -43,7 +44,7 @@ TINY = (
     "--trainer.enable_model_summary=false",
 )
 # a fiftieth of the time and a thousandth of the bytes
-_NARROW = f"--model.channels={json.dumps(dict.fromkeys(USUAL, 8))}"
+_NARROW = f"--model.channels={json.dumps(dict.fromkeys(USUAL, 8), separators=(',', ':'))}"
 _QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
 # what keeps a command short, if its help names the option
 _FEW = {"--limit": "20", "--rounds": "1"}
@@ -128,8 +129,8 @@ class Session:
         if program == "cd":
             self.folder = self.folder / words[0]
             return Outcome(0 if self.folder.is_dir() else 1, "", f"{self.folder} is no folder")
-        if program == "lit-prune":
-            outcome = self._do_ours(words, command)
+        if program == "lit-prune" or words[:2] == ["-m", "lit_prune"]:
+            outcome = self._do_ours(words if program == "lit-prune" else words[2:], command)
         elif program == "python":
             outcome = self._do_python(words)
         elif program in ("pip", "pytest", "tensorboard", "jupyter"):
@@ -194,7 +195,9 @@ class Session:
         if name == "study":
             # an experiment is enough of the plans that ship, each of which has tests of its own
             some = [] if "--preset" not in words or "--only" in words else ["--only=task1/logits"]
-            return ["--weights=random", "--dry_run", *some]
+            # the estimate of the time trains for some steps
+            ours = "--preset" in words or self._plans_ours(words[1])
+            return ["--weights=random", "--dry_run", *some, *(["--data.batch_size=16", _NARROW] if ours else [])]
         if name == "report":
             return []
         if name == "fit":
@@ -207,10 +210,17 @@ class Session:
         few += _FEW_OF.get(name, ())
         return [*few, *(["--data.source=synthetic"] if any(word.startswith("--data.") for word in words) else [])]
 
+    def _plans_ours(self, name: str) -> bool:
+        """Whether a plan's experiments train our network."""
+        path = self.folder / name
+        plan = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return "class_path" not in plan.get("settings", {}).get("model", {})
+
     def _call(self, words: list[str], command: Command) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
         threads = torch.get_num_threads()
-        with self._inside(dict(command.variables)), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        inside = self._inside(dict(command.variables), module=command.words[0] == "python")
+        with inside, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
                 status = main(words)
             except SystemExit as end:
@@ -219,19 +229,28 @@ class Session:
         return Outcome(status, out.getvalue(), err.getvalue())
 
     @contextlib.contextmanager
-    def _inside(self, variables: dict[str, str]) -> Iterator[None]:
-        before = dict(os.environ)
-        path = list(sys.path)
+    def _inside(self, variables: dict[str, str], module: bool) -> Iterator[None]:
+        """Be in the folder, with variables set; nothing of that is left afterwards."""
+        before, path, modules = dict(os.environ), list(sys.path), set(sys.modules)
         try:
             os.environ.update(variables)
+            if module:  # `python -m` looks for modules in the current folder
+                sys.path.insert(0, str(self.folder))
             with contextlib.chdir(self.folder), warnings.catch_warnings():
                 yield
         finally:
             os.environ.clear()
             os.environ.update(before)
             sys.path[:] = path
+            for name in set(sys.modules) - modules:
+                if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(self.folder)):
+                    del sys.modules[name]
 
     def _do_python(self, words: list[str]) -> Outcome:
+        if words[:2] == ["-m", "lit_prune"]:  # here rather than in a process of its own, which would import all again
+            with self._inside({}):
+                sys.path.insert(0, str(self.folder))
+                return self._do_ours(words[2:], Command(tuple(words)))
         if words and words[0].startswith("scripts/"):  # they take minutes, and have tests of their own
             return has_options(words)
         done = subprocess.run([sys.executable, *words], cwd=self.folder, capture_output=True, text=True, check=False)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 import sys
 import traceback
 from multiprocessing import get_context
@@ -12,13 +11,10 @@ from tests.docs.session import Outcome
 
 __all__ = ["run_snippet"]
 
-# Most of the time of a small script is the import of torch and lightning. One server imports them, and a block that
-# needs us runs in a fork of it. It has still to import what it uses: names are its own.
+# Most of the time of a small script is the import of torch and lightning: one server imports them, and each block runs
+# in a fork of it. It has still to import what it uses, for names are its own.
 _SERVER = get_context("forkserver")
-_SERVER.set_forkserver_preload(["lit_prune.callbacks", "lit_prune.data", "lightning.pytorch"])
-
-# A block without us is there to show that a file can be used where we are not installed
-_BLOCKED = "import sys; sys.modules['lit_prune'] = None\n"
+_SERVER.set_forkserver_preload(["lit_prune.callbacks", "lit_prune.data", "lit_prune.model", "lightning.pytorch"])
 
 
 def run_snippet(code: str, place: str, folder: Path, *words: str) -> Outcome:
@@ -31,12 +27,10 @@ def run_snippet(code: str, place: str, folder: Path, *words: str) -> Outcome:
         folder: Where it runs.
         words: What is typed after its name.
     """
-    if not re.search(r"\blit_prune\b", code) and not words:
-        words = [sys.executable, "-W", "error", "-c", _BLOCKED + code]
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)
-        return Outcome(done.returncode, done.stdout, done.stderr)
+    # a block without us is there to show that something can be done where we are not installed
+    alone = not re.search(r"\blit_prune\b", code) and not words
     out, err = folder / ".out", folder / ".err"
-    process = _SERVER.Process(target=_run, args=(code, place, words, str(folder), str(out), str(err)))
+    process = _SERVER.Process(target=_run, args=(code, place, words, alone, str(folder), str(out), str(err)))
     process.start()
     process.join()
     assert process.exitcode is not None
@@ -46,13 +40,17 @@ def run_snippet(code: str, place: str, folder: Path, *words: str) -> Outcome:
     return outcome
 
 
-def _run(code: str, place: str, words: tuple[str, ...], folder: str, out: str, err: str) -> None:
+def _run(code: str, place: str, words: tuple[str, ...], alone: bool, folder: str, out: str, err: str) -> None:
     os.chdir(folder)
     sys.path.insert(0, folder)
     sys.argv = [place, *words]
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - until the end
+    if alone:
+        for name in [name for name in sys.modules if name.split(".")[0] == "lit_prune"]:
+            del sys.modules[name]
+        sys.modules["lit_prune"] = None  # type: ignore[assignment]  # this is how Python marks what cannot be imported
     status = 0
     try:
         exec(compile(code, place, "exec"), {"__name__": "__main__"})  # noqa: S102 - it is our own text
