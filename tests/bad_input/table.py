@@ -45,14 +45,14 @@ def filled(text: str, places: dict[str, str]) -> str:
 # fmt: off
 CASES = [
     # no command, or none that there is
-    Case((), "Expected a command (fit, validate, test, predict, study, report), but got none. HINT: `lit-prune --help` says what each does."),
-    Case(("",), "Expected a command (fit, validate, test, predict, study, report), but got ``. HINT: `lit-prune --help` says what each does."),
-    Case(("fot",), "Expected a command (fit, validate, test, predict, study, report), but got `fot`. HINT: did you mean `lit-prune fit`.", process=True),
-    Case(("ü",), "Expected a command (fit, validate, test, predict, study, report), but got `ü`. HINT: `lit-prune --help` says what each does."),
-    Case(("\n",), "Expected a command (fit, validate, test, predict, study, report), but got ` `. HINT: `lit-prune --help` says what each does."),
-    Case(("fit validate",), "Expected a command (fit, validate, test, predict, study, report), but got `fit validate`. HINT: did you mean `lit-prune validate`."),
-    Case(("--vers",), "Expected a command (fit, validate, test, predict, study, report), but got `--vers`. HINT: `lit-prune --help` says what each does."),
-    Case(("-x",), "Expected a command (fit, validate, test, predict, study, report), but got `-x`. HINT: `lit-prune --help` says what each does."),
+    Case((), "Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, report), but got none. HINT: `lit-prune --help` says what each does."),
+    Case(("",), "Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, report), but got ``. HINT: `lit-prune --help` says what each does."),
+    Case(("fot",), "Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, report), but got `fot`. HINT: did you mean `lit-prune fit`.", process=True),
+    Case(("ü",), "Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, report), but got `ü`. HINT: `lit-prune --help` says what each does."),
+    Case(("\n",), "Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, report), but got ` `. HINT: `lit-prune --help` says what each does."),
+    Case(("fit validate",), "Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, report), but got `fit validate`. HINT: did you mean `lit-prune validate`."),
+    Case(("--vers",), "Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, report), but got `--vers`. HINT: `lit-prune --help` says what each does."),
+    Case(("-x",), "Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, report), but got `-x`. HINT: `lit-prune --help` says what each does."),
     Case(("{long}",), "Expected words of at most 4096 characters, but got `xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx...`, which has 10000. HINT: put long settings into a file and give it to `--config`."),
     Case(("fit\0",), "Expected words without a NUL character, but got `fit\\x00`. HINT: take it out."),
     Case(("\udcff",), "Expected words in UTF-8, but got `\\udcff`. HINT: rename the file, if it is one."),
