@@ -38,7 +38,8 @@ class TaylorPruning(Pruning):
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         for ref, weight in zip(self.weights, weights, strict=True):
-            yield self.missed.get(ref.name, weight.abs())  # before the first step, by magnitude
+            missed = self.missed.get(ref.name, weight.abs())  # before the first step, by magnitude
+            yield missed.to(weight.device)
 
     def state_dict(self) -> dict[str, Any]:
         return super().state_dict() | {"missed": self.missed}
