@@ -69,7 +69,7 @@ def test_the_page_has_the_marks():
     [
         (
             ["90%=sparse.pt"],
-            "Expected a first network without zeros, but got `90%`, with 90.0%. HINT: name the dense one",
+            "Expected a first network without zeros, but got `90%`, with 90.0%. HINT: name",
         ),
         (["dense=none.pt"], "Expected the path of a file with weights, but got `none.pt`, where there is no file."),
         (["dense=dense.pt", "--rounds=0"], "Expected `rounds` to be at least 1, but got 0."),

@@ -44,14 +44,17 @@ def _cost(words: Sequence[str]) -> None:
     parser.add_argument(
         "--against", type=str, action="append", default=[], help="Another checkpoint to measure beside it; repeatable."
     )
-    parser.add_argument("--batches", type=list[int], default=[1, 128], help="Images in a call (default: [1,128]).")
+    parser.add_argument(
+        "--batches", type=int | list[int], default=[1, 128], help="Images in a call (default: [1,128])."
+    )
     parser.add_argument("--rounds", type=int, default=11, help="Turns that each has (default: 11).")
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (default: as torch chooses).")
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
     parser.add_argument("--onnx", type=bool, default=True, help="Export, and measure ONNX Runtime (default: true).")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="What to print.")
     given = parse(parser, words)
-    check_measuring(given.input_size, given.batches, given.rounds)
+    sizes = [given.batches] if isinstance(given.batches, int) else given.batches
+    check_measuring(given.input_size, sizes, given.rounds)
     _check_threads(given.threads)
     names = _names([given.checkpoint, *given.against])
     networks = {name: load_network(path, given.model) for path, name in names.items()}
@@ -63,7 +66,7 @@ def _cost(words: Sequence[str]) -> None:
     if given.onnx and not has_onnx():
         print('lit-prune: ONNX Runtime is left out; for it: pip install "lit-prune[export]"', file=sys.stderr)
     with _threads(given.threads):
-        found = compare(models, given.input_size, given.batches, given.rounds, given.onnx and has_onnx())
+        found = compare(models, given.input_size, sizes, given.rounds, given.onnx and has_onnx())
     print((as_json if given.format == "json" else as_table)(found, scores))
 
 

@@ -70,7 +70,7 @@ def _shrink(words: Sequence[str]) -> None:
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
     parser.add_argument("--round_to", type=int, default=1, help="Keep a multiple of so many channels.")
     given = parse(parser, words)
-    check_removal(given.ratio, given.round_to)
+    check_removal(given.ratio, given.round_to, given.input_size)
     output = check_output(given.output, given.checkpoint)
     network = load_network(given.checkpoint, given.model)
     smaller = shrunk(network, given.ratio, given.input_size, given.round_to)

@@ -14,12 +14,13 @@ from lit_prune.trained.extras import needed
 __all__ = ["check_removal", "narrowed"]
 
 
-def check_removal(ratio: float, round_to: int) -> Any:
+def check_removal(ratio: float, round_to: int, input_size: int) -> Any:
     """Check, before any work, what can be checked of a removal; return the library that does it.
 
     Args:
         ratio: As for `narrowed`.
         round_to: As for `narrowed`.
+        input_size: As for `narrowed`.
 
     Raises:
         InputError: If one cannot be used, or torch-pruning is not installed.
@@ -28,6 +29,8 @@ def check_removal(ratio: float, round_to: int) -> Any:
         raise expected("`ratio` in (0, 1)", ratio, "0.5 removes half of the channels")
     if round_to < 1:
         raise expected("`round_to` to be at least 1", round_to, "8 suits many processors, 1 rounds nothing")
+    if input_size < 1:
+        raise expected("`input_size` to be at least 1", input_size, "32 is that of CIFAR-10")
     return needed("torch_pruning", "structured")
 
 
@@ -57,7 +60,7 @@ def narrowed(model: nn.Module, ratio: float, input_size: int, keep: Sequence[str
         InputError: If `ratio` or `round_to` cannot be used, a name in `keep` is no layer, the model does not take
             images of this size, or torch-pruning is not installed.
     """
-    pruning = check_removal(ratio, round_to)
+    pruning = check_removal(ratio, round_to, input_size)
     narrow, ranked = plain(model), cropped(model, input_size)
     layers = dict(narrow.named_modules())
     if unknown := [name for name in keep if name not in layers]:
