@@ -7,15 +7,16 @@ from typing import Any, ClassVar, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_prune.callbacks._checks import check_epoch, check_names, refuse_sharded_parameters
+from lit_prune.callbacks._checks import check_names, check_times, refuse_sharded_parameters
 from lit_prune.callbacks._fit import builds_late, callbacks_of, continues, refuse_averaging
+from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import apply_masks, current_mask, remove_masks, zero_pruned
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state, leaves_zeros_alone
 from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.pruning import check_amount, check_cap, check_room, global_masks, local_masks
-from lit_prune.functional.rewinding import rewind, stored_values
-from lit_prune.functional.schedule import SCHEDULES, first_pruned_epoch, sparsity_at
+from lit_prune.functional.rewinding import rewind
+from lit_prune.functional.schedule import sparsity_at
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
 
 __all__ = ["Pruning", "pruners_of"]
@@ -76,26 +77,7 @@ class Pruning(Callback, ABC):
         check_cap(max_layer_sparsity)
         check_names("layers", layers)
         check_names("exclude", exclude)
-        check_epoch("start_epoch", start_epoch)
-        if end_epoch is not None:
-            check_epoch("end_epoch", end_epoch)
-            if end_epoch < start_epoch:
-                raise expected(
-                    f"`end_epoch` not to be before `start_epoch`, which is {start_epoch}",
-                    end_epoch,
-                    "leave it out to prune once, at `start_epoch`",
-                )
-        if schedule not in SCHEDULES:
-            what = '`schedule` to be "cubic", "geometric" or "linear"'
-            raise expected(what, schedule, "leave out `end_epoch` to prune once")
-        if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int) or every_n_epochs < 1:
-            what = "`every_n_epochs` to be a whole number from 1 on"
-            raise expected(what, every_n_epochs, "1 prunes in every epoch of a rise")
-        if rewind_to is not None:
-            check_epoch("rewind_to", rewind_to)
-            if rewind_to >= (first := first_pruned_epoch(start_epoch, end_epoch, every_n_epochs)):
-                what = f"`rewind_to` to be before epoch {first}, the first that prunes"
-                raise expected(what, rewind_to, "train before pruning, with a later `start_epoch`")
+        check_times(start_epoch, end_epoch, schedule, every_n_epochs, rewind_to)
         if self.scope not in ("global", "local"):
             what = f'`scope` of {type(self).__name__} to be "global" or "local"'
             raise expected(what, self.scope, "it is an attribute of the class")
@@ -117,9 +99,7 @@ class Pruning(Callback, ABC):
         self._ever_pruned: dict[str, Tensor] = {}
         # masks that wait for the optimizers: those are to be built on a plain model, whose parameters have plain names
         self._waiting: dict[str, Tensor] = {}
-        # the sparsity up to which pruning has been followed by a rewinding, and the values while one is to come
-        self._rewound = 0.0
-        self._origin: dict[str, Tensor] | None = None
+        self._rewinding = Rewinding(rewind_to)
 
     @abstractmethod
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
@@ -159,9 +139,9 @@ class Pruning(Callback, ABC):
         refuse_sharded_parameters(trainer, self)
         refuse_averaging(trainer, self, {"WeightAveraging", "StochasticWeightAveraging"})
         if not continues(trainer, pl_module, self._module):
-            self._reached = self._rewound = 0.0
+            self._reached = 0.0
             self._ever_pruned = {}
-            self._origin = None
+            self._rewinding.reset()
         self._module = pl_module
         self._waiting = {}
         try:
@@ -190,12 +170,12 @@ class Pruning(Callback, ABC):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if the epoch calls for it."""
-        self._remember(trainer, pl_module, begins=True)
+        self._rewinding.remember(pl_module, trainer.current_epoch, True, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune if a resumed run has skipped the start of its epoch."""
-        self._remember(trainer, pl_module, begins=batch_idx == 0)
+        self._rewinding.remember(pl_module, trainer.current_epoch, batch_idx == 0, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
 
     def on_train_batch_end(
@@ -221,7 +201,7 @@ class Pruning(Callback, ABC):
             return
         for pruner, target in targets.items():
             pruner._prune(pl_module, target)
-        origins = [pruner._origin_for(target) for pruner, target in targets.items()]
+        origins = [pruner._rewinding.take(target, pruner.amount) for pruner, target in targets.items()]
         origin = next((values for values in origins if values is not None), None)
         if origin is not None:
             rewind(pl_module, origin)
@@ -259,8 +239,7 @@ class Pruning(Callback, ABC):
             "reached": self._reached,
             "masks": pack_masks(masks | self._waiting),
             "ever_pruned": pack_masks(self._ever_pruned),
-            "rewound": self._rewound,
-            "origin": None if self._origin is None else {"epoch": self.rewind_to, "values": self._origin},
+            **self._rewinding.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -268,10 +247,7 @@ class Pruning(Callback, ABC):
         self._reached = state_dict["reached"]
         self._waiting = unpack_masks(state_dict["masks"])
         self._ever_pruned = unpack_masks(state_dict["ever_pruned"])
-        # checkpoints of 0.1.0 know nothing of rewinding
-        self._rewound = state_dict.get("rewound", 0.0)
-        origin = state_dict.get("origin")
-        self._origin = origin["values"] if origin is not None and origin["epoch"] == self.rewind_to else None
+        self._rewinding.load_state_dict(state_dict)
 
     def _target(self, epoch: int) -> float:
         return sparsity_at(epoch, self.amount, self.start_epoch, self.end_epoch, self.schedule, self.every_n_epochs)
@@ -285,28 +261,6 @@ class Pruning(Callback, ABC):
         for name, mask in masks.items():
             before = self._ever_pruned.get(name)
             self._ever_pruned[name] = ~mask if before is None else before.to(mask.device) | ~mask
-
-    def _remember(self, trainer: Trainer, pl_module: LightningModule, begins: bool) -> None:
-        """Keep the values to rewind to, when their epoch begins."""
-        epoch = trainer.current_epoch
-        if self.rewind_to is None or self._origin is not None or self.amount <= self._rewound or epoch < self.rewind_to:
-            return
-        if epoch > self.rewind_to or not begins:
-            raise expected(
-                f"the weights from the start of epoch {self.rewind_to}, to rewind to",
-                f"a run that goes on in epoch {epoch} without them",
-                f"begin anew, or resume from a checkpoint that {type(self).__name__} with this `rewind_to` is in",
-            )
-        self._origin = stored_values(pl_module)
-
-    def _origin_for(self, target: float) -> dict[str, Tensor] | None:
-        """What to rewind to after pruning; nothing if that only repeats what came off or was lost since."""
-        if self._origin is None or target <= self._rewound:
-            return None
-        origin, self._rewound = self._origin, target
-        if target >= self.amount:
-            self._origin = None  # the last one
-        return origin
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._weights = weight_layers(pl_module, self.layers, self.exclude)
