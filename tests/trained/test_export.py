@@ -15,6 +15,7 @@ from safetensors import safe_open
 from torch import nn
 
 import lit_prune
+from lit_prune import LitResNet18
 from lit_prune.data.augment import MEAN, STD
 from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.functional.plain import plain
@@ -123,6 +124,8 @@ def test_files_open_where_nothing_of_ours_is_installed(run, checkpoint, tmp_path
     torch.save((images, logits(checkpoint, images)), "wanted.pt")
     exported(run, checkpoint, "torchexport", "net.pt2")
     exported(run, checkpoint, "state_dict", "net.pt")
+    with torch.no_grad():  # and here it is what to start from
+        assert torch.equal(LitResNet18(init_from="net.pt").eval()(images), logits(checkpoint, images))
     said = exported(run, checkpoint, "safetensors", "net.safetensors", "--crop")
     assert "6,946,816 more (61.9%) are left out" in said
     done = subprocess.run(
