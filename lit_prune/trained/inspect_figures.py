@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Sequence
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,15 @@ from numpy.typing import NDArray
 
 from lit_prune.errors import expected
 from lit_prune.functional.threshold import kth_smallest
-from lit_prune.trained.layers import Inspection, layer_weights
+from lit_prune.trained.layers import Inspection, layer_weights, shown
 from lit_prune.trained.layers_figure import BLUE, GREY, ORANGE, check_picture, new_figure, save_png, styled
 from lit_prune.trained.network import Network
 
 __all__ = ["check_plot", "draw_layers", "draw_magnitudes", "plot", "thresholds"]
 
 _WIDTH = 9.0
+_TALLEST = 40.0
+_NAMES = 200
 _AMOUNTS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 _LINES = 4
 _DECADES = 5
@@ -54,7 +57,8 @@ def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
     Raises:
         OSError: If a file cannot be written.
     """
-    tall, low = 1.0 + 0.19 * len(found.layers), 3.2
+    # a picture has an end, also where somebody's network has ten thousand layers: not all are named then
+    tall, low = 1.0 + min(0.19 * len(found.layers), _TALLEST), 3.2
     with styled():
         if len(paths) == 1:
             figure = new_figure(_WIDTH, tall + low)
@@ -84,7 +88,8 @@ def draw_layers(figure: FigureBase, found: Inspection) -> None:
         sparsity.plot(shares, rank, ls="", marker="D", ms=4.5, mfc="white", mec=ORANGE, mew=1.4, label="no gradient")
     sparsity.axvline(100 * found.total.sparsity, color="black", lw=1, ls="--", label="zero, all layers")
     sparsity.set(xlim=(-3, 103), xlabel="% of the layer's weights")
-    sparsity.set(yticks=rank, yticklabels=[layer.name for layer in layers], ylim=(len(layers) - 0.4, -0.6))
+    named = range(0, len(layers), ceil(len(layers) / _NAMES))
+    sparsity.set(yticks=named, yticklabels=[shown(layers[n].name) for n in named], ylim=(len(layers) - 0.4, -0.6))
 
     _stack(
         panels[1],

@@ -5,7 +5,7 @@ import io
 import json
 from typing import Any
 
-from lit_prune.trained.layers import Inspection, Layer
+from lit_prune.trained.layers import Inspection, Layer, shown
 from lit_prune.trained.text import table
 
 __all__ = ["as_csv", "as_json", "as_table"]
@@ -35,7 +35,7 @@ def as_table(found: Inspection) -> str:
     """
     total = found.total
     cells = {
-        "layer": [layer.name or "(itself)" for layer in found.layers] + ["all"],
+        "layer": [shown(layer.name) for layer in found.layers] + ["all"],
         "shape": ["x".join(map(str, layer.shape)) for layer in found.layers] + [""],
     }
     rows = [*found.layers, total]
@@ -48,8 +48,8 @@ def as_table(found: Inspection) -> str:
     cells["MFLOPs"] = [_UNKNOWN if layer.flops is None else f"{layer.flops.nominal / 1e6:,.2f}" for layer in rows]
     cells["non-zero"] = [_UNKNOWN if layer.flops is None else f"{layer.flops.nonzero / 1e6:,.2f}" for layer in rows]
     unknown = [name for name, column in cells.items() if {*column} == {_UNKNOWN}]
-    shown = {name: column for name, column in cells.items() if name not in unknown}
-    text = table(list(shown), list(zip(*shown.values(), strict=True)))
+    known = {name: column for name, column in cells.items() if name not in unknown}
+    text = table(list(known), list(zip(*known.values(), strict=True)))
     head, rule, *lines = text.splitlines()
     return "\n".join([_title(found), "", head, rule, *lines[:-1], rule, lines[-1], "", *_notes(found, unknown)])
 
@@ -111,7 +111,7 @@ def _notes(found: Inspection, unknown: list[str]) -> list[str]:
     notes = []
     if total.infinite:
         names = [layer.name for layer in found.layers if layer.infinite]
-        notes.append(f"NaN or infinite: {total.infinite:,} weights, first in `{names[0]}`.")
+        notes.append(f"NaN or infinite: {total.infinite:,} weights, first in `{shown(names[0])}`.")
     if total.masked:
         notes.append(f"Masks held {total.masked:,} weights at zero when this file was written.")
     notes.append("smallest, largest: magnitudes of the weights that are not zero.")

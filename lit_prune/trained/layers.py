@@ -7,14 +7,16 @@ from typing import Any
 from torch import Tensor
 
 from lit_prune.cli.checkpoints import KEY
+from lit_prune.cli.typed import brief
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.flops import LayerFlops, flops, input_shape
 from lit_prune.functional.selection import weight_layers
 from lit_prune.trained.network import Network
 
-__all__ = ["Inspection", "Layer", "inspect", "layer_weights"]
+__all__ = ["Inspection", "Layer", "inspect", "layer_weights", "shown"]
 
 _SIZE = 32
+_LONGEST = 80
 # where `LayerFreezing` names what it froze
 _FROZEN = "lit_prune_frozen"
 
@@ -163,6 +165,12 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
         other_tensors=len(others),
         other_values=sum(tensor.numel() for tensor in others),
     )
+
+
+def shown(name: str) -> str:
+    """Return a name as a person may see it: a file of a stranger may name layers by what a terminal obeys."""
+    text = name if name.isprintable() else name.encode("unicode_escape").decode()
+    return brief(text, _LONGEST) or "(itself)"
 
 
 def layer_weights(network: Network) -> dict[str, Tensor]:

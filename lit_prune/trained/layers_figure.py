@@ -1,6 +1,7 @@
 """How the pictures of these commands look, and how they become files."""
 
 import tempfile
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,7 +58,9 @@ def save_png(figure: Figure, path: Path) -> None:
     Raises:
         OSError: If it cannot be written.
     """
-    with replacing(path) as part:
+    with replacing(path) as part, warnings.catch_warnings():
+        # a name in a script that the font lacks shows boxes, which is no reason to complain
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None})
 
 

@@ -13,7 +13,7 @@ from lit_prune.errors import expected
 from lit_prune.trained.scoring import Score
 from lit_prune.trained.text import table
 
-__all__ = ["Limit", "Sensitivity"]
+__all__ = ["Limit", "Sensitivity", "points"]
 
 # of all weights, as many may be left out of a pruning to spare layers that are more sensitive than the others
 _SPARED = 0.05
@@ -132,7 +132,7 @@ class Sensitivity:
             "Change in percentage points when each layer alone is pruned to:"
         )
         rule = (
-            f"safe: the largest of these sparsities that costs at most {tolerance:g} points (`--tolerance`), on the "
+            f"safe: the largest of these sparsities that costs at most {points(tolerance)} (`--tolerance`), on the "
             f"falling curve\nthat fits the changes best; one image is {100 / self.base.images:.2g} points. "
             "Layers that are pruned together cost more."
         )
@@ -185,3 +185,8 @@ class Sensitivity:
                 lines.append(f"Without the most sensitive ones, {limit.share:.1%} of the weights: {found}")
                 lines.append(f"  exclude={json.dumps(limit.exclude)}")
         return lines
+
+
+def points(tolerance: float) -> str:
+    """Write percentage points out."""
+    return f"{tolerance:g} point{'' if tolerance == 1 else 's'}"

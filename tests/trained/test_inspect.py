@@ -289,3 +289,20 @@ def test_a_closed_pipe_is_no_failure(run, small, monkeypatch):
         monkeypatch.setattr(sys, "stdout", closed)
         answer = run("inspect", str(small))
     assert (answer.status, answer.err) == (0, "")
+
+
+def test_names_that_a_terminal_would_obey_and_layers_without_end(run, tmp_path):
+    state = {f"layer{n}.weight": torch.ones(1, 2) for n in range(300)}
+    state |= {"\x1b[2Jred.weight": torch.ones(1, 2), "層.weight": torch.ones(1, 2), "x" * 500: torch.ones(2, 2)}
+    torch.save(state, "strange.pt")
+    answer = run("inspect", "strange.pt", "--plot=strange.png")
+    assert (answer.status, answer.err) == (0, "")
+    lines = answer.out.splitlines()
+    assert "\x1b" not in answer.out
+    assert sum(line.startswith("\\x1b[2Jred ") for line in lines) == 1
+    assert sum(line.startswith("層 ") for line in lines) == 1
+    assert max(map(len, lines)) < 220
+    with Image.open("strange.png") as picture:
+        assert picture.height < 5_000
+    # what a program reads is exact
+    assert read_csv(run("inspect", "strange.pt", "--format=csv").out).keys() >= {"\x1b[2Jred", "x" * 500}
