@@ -237,7 +237,8 @@ def _header(file: BinaryIO, path: Path, size: int) -> dict[str, Any]:
         header = json.loads(file.read(length))
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "whose header is no JSON") from error
-    if not isinstance(header, dict) or not isinstance(header.get("metadata"), dict):
+    texts = header.get("metadata") if isinstance(header, dict) else None
+    if not isinstance(texts, dict) or not all(isinstance(text, str) for text in texts.values()):
         raise _damaged(path, "whose header says something else")
     if header.get("format") != _FORMAT:
         hint = "`pip install --upgrade lit-prune` if a newer version wrote it"
@@ -261,7 +262,10 @@ def _entries(header: dict[str, Any], path: Path) -> list[_Entry]:
             type(number) is int and 0 <= number < 1 << 63 for number in (*entry.shape, *entry.parts, entry.kept)
         ):
             raise fault
-        if len(entry.shape) > _MOST_DIMENSIONS or not entry.kept <= entry.elements < 1 << 63:
+        # strides are counted as if no dimension were empty
+        if len(entry.shape) > _MOST_DIMENSIONS or prod(size or 1 for size in entry.shape) >= 1 << 60:
+            raise fault
+        if entry.kept > entry.elements:
             raise fault
         if len(entry.parts) != entry.width + entry.masked:
             raise fault

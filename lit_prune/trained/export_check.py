@@ -17,6 +17,7 @@ Run = Callable[[Tensor], Tensor]
 # Two ways to add up float32 numbers in layer after layer differ by about 1e-6 of the largest; a wrong weight, a layer
 # in the wrong mode or another normalisation by far more than this.
 TOLERANCE = 1e-4
+_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,7 @@ class Check:
         if isfinite(self.difference) and self.difference <= self.bound:
             return self
         found = f"a difference of {self.difference:.2g} on {what}"
-        hint = "nothing was written; other options, such as another `--format`, may give an exact file"
-        raise UnfinishedError(str(expected(f"logits that differ by at most {self.bound:.2g}", found, hint)))
+        raise _unlike(f"logits that differ by at most {self.bound:.2g}", found)
 
 
 def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Check:
@@ -65,13 +65,19 @@ def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | 
         network: From images to logits, (N, ...).
         exported: The same, of the file.
         batches: Images, and labels if there are any; at least one image.
+
+    Raises:
+        UnfinishedError: If the file cannot be run, or gives logits of another shape.
     """
     images = changed = labelled = 0
     difference = largest = 0.0
     right = [0, 0]
     with torch.inference_mode():
         for batch, labels in batches:
-            wanted, found = (run(batch).flatten(1) for run in (network, exported))
+            wanted = network(batch).flatten(1)
+            found = _given_by(exported, batch).flatten(1)
+            if found.shape != wanted.shape:
+                raise _unlike(f"logits of shape {tuple(wanted.shape)} from the file", str(tuple(found.shape)))
             images += len(batch)
             # `max` of Python would lose a NaN
             difference = float(torch.tensor([difference, (wanted - found).abs().max()]).max())
@@ -83,6 +89,21 @@ def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | 
                 right = [so_far + int((c == labels).sum()) for so_far, c in zip(right, classes, strict=True)]
     scores = (Score(right[0], labelled), Score(right[1], labelled)) if labelled else None
     return Check(images, difference, largest, changed, scores)
+
+
+def _given_by(exported: Run, images: Tensor) -> Tensor:
+    try:
+        return exported(images)
+    except (UnfinishedError, MemoryError):
+        raise
+    except Exception as error:  # what runs files has errors of its own for what it cannot do
+        found = " ".join(str(error).split()).rstrip(".")[:_SHOWN] or type(error).__name__
+        raise _unlike(f"a file that can be run on {len(images)} images", found) from error
+
+
+def _unlike(what: str, found: str) -> UnfinishedError:
+    hint = "nothing was written; other options, such as another `--format`, may give an exact file"
+    return UnfinishedError(str(expected(what, found, hint)))
 
 
 def in_batches(run: Run, batch: int | None) -> Run:

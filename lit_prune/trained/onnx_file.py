@@ -95,13 +95,18 @@ def run_onnx(path: str | Path) -> Callable[[Tensor], Tensor]:
         From images to logits.
 
     Raises:
-        InputError: If ONNX Runtime is not installed.
+        InputError: If ONNX Runtime is not installed, or does not know what is in the file.
     """
     runtime = needed("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # what is wrong is raised as well
-    session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its own classes, for operators or versions that it does not know
+        found = " ".join(str(error).split()).rstrip(".")
+        hint = "take an earlier `--opset`, or `pip install --upgrade onnxruntime`"
+        raise expected("a file that ONNX Runtime can run", found, hint) from error
 
     def run(images: Tensor) -> Tensor:
         (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})

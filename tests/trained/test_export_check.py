@@ -58,6 +58,24 @@ def test_what_is_no_number_never_passes(number, broken):
         found.require("these")
 
 
+def test_what_cannot_be_run_is_not_equal():
+    def broken(images):
+        raise ValueError("no such\noperator.")
+
+    with pytest.raises(UnfinishedError) as error:
+        check(logits, broken, [(IMAGES, None)])
+    assert str(error.value) == (
+        "Expected a file that can be run on 4 images, but got no such operator. "
+        "HINT: nothing was written; other options, such as another `--format`, may give an exact file."
+    )
+
+
+def test_what_has_another_shape_is_not_equal():
+    """Though it could be broadcast."""
+    with pytest.raises(UnfinishedError, match=r"logits of shape \(4, 3\) from the file, but got \(1, 3\)"):
+        check(logits, lambda images: logits(images[:1]), [(IMAGES, None)])
+
+
 def test_the_bound_is_relative_to_large_logits_alone():
     assert Check(1, 0.0, 50.0, 0).bound == pytest.approx(5e-3)
     assert Check(1, 0.0, 0.1, 0).bound == pytest.approx(1e-4)
