@@ -234,7 +234,7 @@ def _header(file: BinaryIO, path: Path, size: int) -> dict[str, Any]:
     if length > min(size - len(_MARK) - _LENGTH - _DIGEST, _LARGEST_HEADER):
         raise _damaged(path, "whose header is longer than it can be")
     try:
-        header = json.loads(file.read(length))
+        header: Any = json.loads(file.read(length))
     except (ValueError, RecursionError) as error:
         raise _damaged(path, "whose header is no JSON") from error
     texts = header.get("metadata") if isinstance(header, dict) else None
@@ -243,7 +243,8 @@ def _header(file: BinaryIO, path: Path, size: int) -> dict[str, Any]:
     if header.get("format") != _FORMAT:
         hint = "`pip install --upgrade lit-prune` if a newer version wrote it"
         raise expected(f"a compressed file in format {_FORMAT}", f"`{path}` in another", hint)
-    return header
+    checked: dict[str, Any] = header
+    return checked
 
 
 def _entries(header: dict[str, Any], path: Path) -> list[_Entry]:
