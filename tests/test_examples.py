@@ -4,6 +4,7 @@ import csv
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import nbformat
 import pytest
@@ -72,9 +73,9 @@ def test_a_network_is_fine_tuned_from_imagenet_weights(folder, monkeypatch, caps
     assert held == len(list(source.parameters())) - 2 + 4  # a head of two layers in place of torchvision's one
 
 
-def _weights(folder: Path) -> dict:
+def _weights(folder: Path) -> dict[str, Any]:
     checkpoint = next(folder.glob("*.ckpt"))
-    loaded: dict = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    loaded: dict[str, Any] = torch.load(checkpoint, map_location="cpu", weights_only=True)
     return loaded
 
 

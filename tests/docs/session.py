@@ -143,18 +143,17 @@ class Session:
 
     def prepare(self, words: Sequence[str]) -> None:
         """Put there what a command reads."""
-        named = None
+        named: str | None = None
         for word in words:
-            option, given, value = word.partition("=")
-            if word.startswith("-") and not given:
-                named = word
+            if word.startswith("-") and "=" not in word:
+                named = word  # what follows is its value
                 continue
-            option, value = (option, value) if word.startswith("-") else (named, word)
-            if option not in _OUTPUTS:
-                self._make(option, value)
+            option, value = word.split("=", 1) if word.startswith("-") else (named, word)
             if option in _OUTPUTS:
                 (self.folder / value).parent.mkdir(parents=True, exist_ok=True)
-            named = option if not word.startswith("-") and option == "--against" else None
+            else:
+                self._make(option, value)
+            named = None
 
     def _make(self, option: str | None, name: str) -> None:
         path = self.folder / name
@@ -247,10 +246,6 @@ class Session:
                     del sys.modules[name]
 
     def _do_python(self, words: list[str]) -> Outcome:
-        if words[:2] == ["-m", "lit_prune"]:  # here rather than in a process of its own, which would import all again
-            with self._inside({}):
-                sys.path.insert(0, str(self.folder))
-                return self._do_ours(words[2:], Command(tuple(words)))
         if words and words[0].startswith("scripts/"):  # they take minutes, and have tests of their own
             return has_options(words)
         done = subprocess.run([sys.executable, *words], cwd=self.folder, capture_output=True, text=True, check=False)
