@@ -41,7 +41,7 @@ def check_channels(channels: Mapping[str, int]) -> None:
                 f"`{name}`",
                 f"those are {', '.join(USUAL)}; all others follow from them",
             )
-        if number not in range(1, USUAL[name] + 1):
+        if not isinstance(number, int) or not 1 <= number <= USUAL[name]:
             raise expected(f"`channels` of `{name}` in [1, {USUAL[name]}]", number, "leave it out for the usual number")
 
 

@@ -115,7 +115,7 @@ def test_weights_bring_their_channels(narrow, tmp_path):
                 f"Expected `channels` of `head.0` in [1, 100], but got {number}. "
                 "HINT: leave it out for the usual number.",
             )
-            for number in (0, -3, 101)
+            for number in (0, -3, 101, 2.0)
         ),
     ],
 )

@@ -127,7 +127,7 @@ def _counted(module: nn.Module, input_size: int) -> dict[str, Any]:
 
 def _channels_last(module: nn.Module) -> nn.Module:
     """What torch's convolutions like best on CPUs, and what `fit` trains in."""
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return module.to(memory_format=torch.channels_last)
 
 
 def _filled(module: nn.Module) -> nn.Module:
