@@ -1,6 +1,8 @@
 """Files that are not what they seem to be, and what a wrong command must leave as it was."""
 
 import hashlib
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,11 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 
 from lit_prune.cli.main import main
+from tests.bad_input.table import Case
 from tests.cli.conftest import TINY
 from tests.cli.conftest import run as run  # the fixture
+from tests.faults.conftest import Disk
+from tests.faults.conftest import disk as disk  # the fixture
 from tests.study.folders import make_study
 
 PLAN: dict[str, Any] = {
@@ -180,3 +185,49 @@ def _said(path: Path) -> str:
 def known_files(files: Path) -> dict[str, str]:
     """What `files` held before any test."""
     return listing(files)
+
+
+@pytest.fixture
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An image that may not be read."""
+    path = tmp_path_factory.mktemp("locked") / "image.png"
+    Image.new("RGB", (40, 40)).save(path)
+    path.chmod(0)
+    if os.access(path, os.R_OK):
+        pytest.skip("root may read every file")
+    return path
+
+
+@pytest.fixture
+def read_only(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A folder that nobody can write to, with a study in it."""
+    if os.geteuid() == 0:  # whom permissions do not stop
+        disk: Disk = request.getfixturevalue("disk")
+        make_study(disk.folder / "study")
+        disk.freeze()
+        yield disk.folder
+        return
+    folder = tmp_path_factory.mktemp("read-only")
+    make_study(folder / "study")
+    for place in (folder, folder / "study"):
+        place.chmod(0o500)
+    yield folder
+    for place in (folder, folder / "study"):
+        place.chmod(0o700)
+
+
+@pytest.fixture
+def places(request: pytest.FixtureRequest, files: Path) -> Callable[[Case], dict[str, str]]:
+    """What the names in a case stand for; only what it names is made."""
+
+    def find(case: Case) -> dict[str, str]:
+        text = " ".join(case.words)
+        found = {"{files}": str(files)}
+        if "{locked}" in text:
+            found["{locked}"] = str(request.getfixturevalue("locked"))
+        if "{readonly" in text:
+            folder = request.getfixturevalue("read_only")
+            found |= {"{readonly}": str(folder), "{readonly-study}": str(folder / "study")}
+        return found
+
+    return find
