@@ -58,6 +58,8 @@ found["state_dict"] = plain(images)
 
 with safe_open("net.safetensors", "pt") as file:
     state, about = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+found["pickle"] = torch.load("pickled.pt", weights_only=False)(images)
+
 cropped = network()
 for name, now in json.loads(about["cropped_convolutions"]).items():
     layer = cropped.get_submodule(name)
@@ -122,6 +124,7 @@ def test_onnx_gives_the_same_logits_and_accuracy_and_says_how_to_use_it(run, che
 def test_files_open_where_nothing_of_ours_is_installed(run, checkpoint, tmp_path):
     images = random_images(3)
     torch.save((images, logits(checkpoint, images)), "wanted.pt")
+    torch.save(plain(load_network(str(checkpoint)).require_model()), "pickled.pt")
     exported(run, checkpoint, "torchexport", "net.pt2")
     exported(run, checkpoint, "state_dict", "net.pt")
     with torch.no_grad():  # and here it is what to start from
@@ -131,7 +134,8 @@ def test_files_open_where_nothing_of_ours_is_installed(run, checkpoint, tmp_path
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ELSEWHERE], capture_output=True, text=True, check=False
     )
-    assert done.stdout.splitlines()[1:] == ["torchexport True", "state_dict True", "safetensors True"], done.stderr
+    kinds = ["torchexport", "state_dict", "pickle", "safetensors"]
+    assert done.stdout.splitlines()[1:] == [f"{kind} True" for kind in kinds], done.stderr
     assert b"site-packages" not in (tmp_path / "net.pt2").read_bytes()
 
 
