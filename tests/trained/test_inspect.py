@@ -292,7 +292,7 @@ def test_a_closed_pipe_is_no_failure(run, small, monkeypatch):
 
 
 def test_names_that_a_terminal_would_obey_and_layers_without_end(run, tmp_path):
-    state = {f"layer{n}.weight": torch.ones(1, 2) for n in range(300)}
+    state = {f"layer{n}.weight": torch.ones(1, 2) for n in range(210)}
     state |= {"\x1b[2Jred.weight": torch.ones(1, 2), "層.weight": torch.ones(1, 2), "x" * 500: torch.ones(2, 2)}
     torch.save(state, "strange.pt")
     answer = run("inspect", "strange.pt", "--plot=strange.png")
