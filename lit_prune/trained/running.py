@@ -31,9 +31,8 @@ def ended(command: Callable[[Sequence[str]], None], words: Sequence[str]) -> int
             sys.stdout.flush()
         except SystemExit as leave:  # after --help
             return int(leave.code or 0)
-        except (
-            BrokenPipeError
-        ):  # `lit-prune inspect ... | head` has seen enough; Python would write once more at its end
+        except BrokenPipeError:  # `lit-prune inspect ... | head` has seen enough
+            # Python would write once more at its end, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Exception as error:
             if (failure := understood(error)) is None:
