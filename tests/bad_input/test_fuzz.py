@@ -28,6 +28,8 @@ from lit_prune.errors import InputError
 from lit_prune.study.plan import load_plan
 from lit_prune.study.plan_file import stored_plan
 from lit_prune.study.results import read_results
+from lit_prune.trained.compressed import load_compressed, write_compressed
+from lit_prune.trained.network import load_network
 from lit_prune.weights import read_checkpoint, read_state_dict
 from tests.bad_input.conftest import PLAN, listing
 from tests.data.conftest import archive as archive  # fixtures
@@ -183,6 +185,33 @@ def test_random_words_of_other_commands_are_answered(run, command, words):
     is_answered([command if command not in COMMANDS or words else "report", *words, NEVER], 0, 2)
 
 
+TRAINED = ("inspect", "prune", "sensitivity", "shrink", "export", "cost")
+THEIRS = [
+    *("--amount", "--amounts", "--ratio", "--format", "--output", "--layers", "--exclude", "--limit", "--input_size"),
+    *(
+        "--batch",
+        "--against",
+        "--batches",
+        "--rounds",
+        "--crop",
+        "--compress",
+        "--random",
+        "--plot",
+        "--model",
+        "--help",
+    ),
+]
+
+
+@bounded(60)
+@given(
+    command=st.sampled_from(TRAINED),
+    words=st.lists(st.one_of(WORD, st.tuples(st.sampled_from(THEIRS), VALUE).map("=".join)), max_size=6),
+)
+def test_random_words_about_a_trained_network_are_answered(run, command, words):
+    is_answered([command, *words, NEVER], 0, 2)
+
+
 # --- YAML
 
 SCALARS = st.one_of(
@@ -295,7 +324,15 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     Image.new("RGBA", (9, 9)).save(folder / "clear.png")
     Image.fromarray(np.arange(64, dtype=np.uint16).reshape(8, 8) * 900).save(folder / "deep.png")
     Image.new("RGB", (40, 30), "red").save(folder / "image.jpg")
+    write_compressed(state, folder / "state.litprune", {})
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@bounded(300)
+@given(data=st.data())
+def test_damaged_compressed_weights_are_read_or_refused(run, whole, data):
+    Path("file").write_bytes(data.draw(damaged(whole["state.litprune"]) | st.binary(max_size=200)))
+    reads(lambda: load_compressed("file"))
 
 
 @bounded(400)
@@ -304,6 +341,7 @@ def test_damaged_weights_are_read_or_refused(run, whole, data, name):
     Path("file").write_bytes(data.draw(damaged(whole[name]) | st.binary(max_size=200)))
     reads(lambda: read_checkpoint("file"))
     reads(lambda: read_state_dict("file"))
+    reads(lambda: load_network("file"))
 
 
 @bounded(300)
