@@ -11,7 +11,7 @@ together), as a share of those of its safetensors file:
 | bit mask and values                          | 103%  | 73.2% | 43.2% | 13.3% | 0.0                     |
 | zstd, level 3, of bit mask and values        | 92.6% | 66.3% | 39.2% | 10.4% | 0.3                     |
 | zstd, level 3, of bit mask and byte planes   | 85.6% | 60.5% | 35.8% | 9.4%  | 0.1                     |
-| deflate of bit mask and byte planes: this one| 83.5% | 59.7% | 35.4% | 9.2%  | 0.7                     |
+| deflate of bit mask and byte planes: this one| 83.5% | 59.7% | 35.3% | 9.2%  | 0.7                     |
 
 A byte plane is the first byte of every value, or the second, and so on: signs and exponents are alike, and compress
 well beside each other, while mantissas are noise. So there is nothing to search for, only frequencies and runs to be

@@ -241,7 +241,7 @@ def test_a_missing_package_is_one_sentence(run, foreign, monkeypatch, package):
 
 
 def test_the_compressed_format_needs_no_package(run, foreign, monkeypatch):
-    for package in ("safetensors", "safetensors.torch", "zstandard"):
+    for package in ("safetensors", "safetensors.torch"):
         monkeypatch.setitem(sys.modules, package, None)
     exported(run, foreign, "safetensors", "net.small", "--compress")
     assert lit_prune.load_compressed("net.small").keys() == load_network(str(foreign)).state_dict.keys()
