@@ -5,7 +5,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Block", "Command", "blocks_of", "commands_in", "inline_commands", "text_of"]
+__all__ = ["Block", "Command", "Outcome", "blocks_of", "commands_in", "inline_commands", "text_of"]
 
 _FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^`\n]*)\n(?P<body>.*?)^ *(?P=fence) *$", re.M | re.S)
 _REASON = re.compile(r"no-run:\s*(\S.*)")
@@ -58,6 +58,15 @@ class Command:
 
     def __str__(self) -> str:
         return shlex.join(self.words)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a person sees of one command or block."""
+
+    status: int
+    out: str
+    err: str
 
 
 def blocks_of(path: Path, document: str) -> list[Block]:

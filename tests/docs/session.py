@@ -27,11 +27,11 @@ from torchvision.models import resnet18
 
 from lit_prune.channels import USUAL
 from lit_prune.cli.main import COMMANDS, main
-from tests.docs.blocks import Command
+from tests.docs.blocks import Command, Outcome
 from tests.docs.places import BLOCKS, ROOT
 from tests.study.folders import make_study
 
-__all__ = ["TINY", "Outcome", "Session", "SmallRuns", "has_options", "help_of", "options_of"]
+__all__ = ["TINY", "Session", "SmallRuns", "has_options", "help_of", "options_of"]
 
 TINY = (
     "--data.source=synthetic",
@@ -52,15 +52,6 @@ _FEW_OF = {"sensitivity": ("--amounts=0.5", "--layers=head*"), "cost": ("--batch
 # what a command writes; every other path is one that it reads
 _OUTPUTS = ("--output", "--out", "--plot", "--save")
 _MODELS = (".ckpt", ".pt", ".pth")
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a person sees of one command."""
-
-    status: int
-    out: str
-    err: str
 
 
 @cache

@@ -7,7 +7,7 @@ import traceback
 from multiprocessing import get_context
 from pathlib import Path
 
-from tests.docs.session import Outcome
+from tests.docs.blocks import Outcome  # and nothing that a fork would have to import again
 
 __all__ = ["run_snippet"]
 
