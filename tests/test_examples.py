@@ -19,7 +19,7 @@ from tests.docs.snippets import run_snippet
 
 EXAMPLES = ROOT / "examples"
 # what the notebook is about, not how good its networks are
-SHORT = "LIMIT_TRAIN, VAL_SIZE, EPOCHS = 64, 50, 2"
+SHORT = "LIMIT_TRAIN, VAL_SIZE, EPOCHS = 64, 50, 2\nAMOUNTS = (0.5,)"
 
 
 @pytest.fixture
