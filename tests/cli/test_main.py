@@ -53,7 +53,8 @@ def test_an_unknown_command_is_one_sentence(run, word, hint):
     answer = run(word, "--data.val_size=3")
     assert answer.status == 2
     assert answer.complaint == (
-        f"Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, report), but got `{word}`. HINT: {hint}."
+        "Expected a command (fit, validate, test, predict, inspect, prune, sensitivity, shrink, export, cost, study, "
+        f"report), but got `{word}`. HINT: {hint}."
     )
 
 
