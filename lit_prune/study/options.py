@@ -17,6 +17,8 @@ from lit_prune.yaml_files import load_yaml_text
 __all__ = ["Options", "parse"]
 
 _GROUPS = ("data", "model", "trainer")
+# stands for a space where argparse looks for one; no word has it
+_SPACE = "\0"
 # more than any machine is made for; torch ends without a word if it cannot make its threads
 _MOST = {"jobs": 10_000, "threads": 1024, "max_epochs": 10_000_000}
 
@@ -81,7 +83,8 @@ def parse(words: Sequence[str]) -> Options:
     parser.add_argument("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local, or HOST:PORT.")
     parser.add_argument("--dry_run", action="store_true", help="Print the plan with an estimate, and run nothing.")
     known, rest = parser.parse_known_args(_protected(words))
-    settings = _settings(rest, parser)  # first, because the value after an unknown option looks like a plan
+    # first, because the value after an unknown option looks like a plan
+    settings = _settings([word.replace(_SPACE, " ") for word in rest], parser)
     for what, path in (("the plan", known.plan), ("`--out`", known.out), ("`--weights`", known.weights)):
         if path is not None:
             check_path(what, path)
@@ -124,7 +127,8 @@ def _protected(words: Sequence[str]) -> list[str]:
             result[-1] += f"={word}"
         else:
             result.append(word)
-    return result
+    # an unknown option with a space in its value would be taken for the plan, too
+    return [word.replace(" ", _SPACE) if _is_setting(word) else word for word in result]
 
 
 def _is_setting(word: str) -> bool:

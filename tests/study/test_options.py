@@ -133,6 +133,13 @@ def test_a_mistake_is_one_sentence(words, sentence):
         parse(words)
 
 
+@pytest.mark.parametrize("word", ['--model.channels={"head.0": 8}', "--model.channels {head.0:  8}"])
+def test_a_value_may_have_spaces(word):
+    words = word.split(" ", 1) if "=" not in word else [word]
+    assert parse([*words, "p.yaml"]).settings == ({"model": {"channels": {"head.0": 8}}},)
+    assert parse(["--preset", "quick", *words]).plan == "quick"
+
+
 def test_help_names_every_option_and_the_plans_that_ship(capsys):
     with pytest.raises(SystemExit) as leave:
         parse(["--help"])
