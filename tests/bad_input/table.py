@@ -313,8 +313,8 @@ CASES = [
     # fit: other callbacks
     Case(("fit", "--trainer.callbacks+=GlobalL1Prunin"), "Expected `--trainer.callbacks` to name a callback, but got `GlobalL1Prunin`. HINT: did you mean `GlobalL1Pruning`."),
     Case(("fit", "--trainer.callbacks+=LocalL1Prunning", "--trainer.callbacks.amount=0.5"), "Expected `--trainer.callbacks` to name a callback, but got `LocalL1Prunning`. HINT: did you mean `LocalL1Pruning`."),
-    Case(("fit", "--trainer.callbacks+=Pruning", "--trainer.callbacks.amount=0.5"), "Expected `--trainer.callbacks` to name a callback, but got `Pruning`. HINT: did you mean `ModelPruning`."),
-    Case(("fit", "--trainer.callbacks+=lit_prune.Pruning", "--trainer.callbacks.amount=0.5"), "Expected `--trainer.callbacks` to name a callback, but got `lit_prune.Pruning`. HINT: give a class name, or module.Class for your own."),
+    Case(("fit", "--trainer.callbacks+=Pruning", "--trainer.callbacks.amount=0.5"), "Expected `--trainer.callbacks` to name a callback, but got `Pruning`. HINT: did you mean `{...}Pruning`."),
+    Case(("fit", "--trainer.callbacks+=lit_prune.Pruning", "--trainer.callbacks.amount=0.5"), "Expected `--trainer.callbacks` to name a callback, but got `lit_prune.Pruning`. HINT: {...}."),
     Case(("fit", "--trainer.callbacks+=Xyzzy"), "Expected `--trainer.callbacks` to name a callback, but got `Xyzzy`. HINT: give a class name, or module.Class for your own."),
     Case(("fit", "--trainer.callbacks+=ü"), "Expected `--trainer.callbacks` to name a callback, but got `ü`. HINT: give a class name, or module.Class for your own."),
     Case(("fit", "--trainer.callbacks+="), "Expected `--trainer.callbacks` to name a callback, but got ``. HINT: give a class name, or module.Class for your own."),

@@ -11,6 +11,7 @@ import torch
 from crash_test import differences, rows
 from filelock import FileLock
 
+from lit_prune import LitResNet18
 from lit_prune.cli.main import main
 from lit_prune.weights import read_checkpoint
 from tests.cli.conftest import TINY, Run
@@ -120,18 +121,17 @@ def test_our_own_model_resumes_with_its_best_epoch(run, tmp_path):
     assert best[0] == best[1] != []
 
 
-def test_a_best_epoch_that_a_run_went_on_from_gives_way_to_a_better_one(run):
-    words = [word for word in WORDS if not word.startswith("--model")] + ["--data.limit_train=256", "--resume"]
+def test_a_best_epoch_that_a_run_went_on_from_gives_way_to_a_better_one(run, monkeypatch):
+    def improve(model: LitResNet18, *_: object) -> None:
+        model.log_dict({"val/acc": model.current_epoch / 10, "val/loss": 1.0})
+
+    monkeypatch.setattr(LitResNet18, "validation_step", improve)
+    words = [*TINY, '--model.channels={"backbone.layer4.0.conv2": 8}', "--name=x", "--resume"]
     assert run("fit", *words, "--trainer.max_epochs=1").status == 0
-    for path in LAST.parent.iterdir():
-        if not path.name.startswith("best"):
-            path.unlink()
-    assert [path.name[:14] for path in LAST.parent.iterdir()] == ["best-epoch=000"]
-    assert run("fit", *words, "--trainer.max_epochs=5").status == 0
-    best, last = sorted(path.name for path in LAST.parent.iterdir())
-    assert best.startswith("best-epoch=00")
-    assert not best.startswith("best-epoch=000")
-    assert last == "last.ckpt"
+    LAST.unlink()
+    assert [path.name for path in LAST.parent.iterdir()] == ["best-epoch=000-val_acc=0.0000.ckpt"]
+    assert run("fit", *words, "--trainer.max_epochs=3").status == 0
+    assert sorted(path.name for path in LAST.parent.iterdir()) == ["best-epoch=002-val_acc=0.2000.ckpt", "last.ckpt"]
 
 
 def test_a_run_that_has_ended_can_be_trained_for_longer(run, whole):

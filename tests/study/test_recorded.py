@@ -59,12 +59,6 @@ def test_every_measured_number_of_the_readme_is_in_the_document():
     assert found <= numbers(DOCUMENT.read_text(encoding="utf-8"))
 
 
-def test_links_of_the_documents_lead_somewhere():
-    for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
-        for link in re.findall(r"\]\(([^)#]+)\)", path.read_text(encoding="utf-8")):
-            assert "://" in link or (path.parent / link).exists(), (path.name, link)
-
-
 def test_sparsity_plateaus_at_what_is_pruned_and_never_learns(results):
     """About 7, 14 and 21% of the weights of a Task 1 model that was pruned by 10, 20 and 30% and unfrozen."""
     for amount, plateau in ((10, 0.07), (20, 0.14), (30, 0.21)):
