@@ -14,7 +14,7 @@ from filelock import FileLock
 from lit_prune import LitResNet18
 from lit_prune.cli.main import main
 from lit_prune.weights import read_checkpoint
-from tests.cli.conftest import TINY, Run
+from tests.cli.conftest import NARROW, TINY, Run
 
 FOLDER = Path("lightning_logs/x/version_0")
 LAST = FOLDER / "checkpoints" / "last.ckpt"
@@ -109,7 +109,7 @@ def test_the_same_command_begins_goes_on_and_ends(run, whole):
 
 
 def test_our_own_model_resumes_with_its_best_epoch(run, tmp_path):
-    words = [word for word in WORDS if not word.startswith("--model")]
+    words = [NARROW, *(word for word in WORDS if not word.startswith("--model"))]
     assert run("fit", *words).status == 0
     shutil.move(FOLDER, tmp_path / "whole")
     assert run("fit", *words, *interrupting("on_after_backward", 5), "--resume").status == 143
@@ -126,7 +126,7 @@ def test_a_best_epoch_that_a_run_went_on_from_gives_way_to_a_better_one(run, mon
         model.log_dict({"val/acc": model.current_epoch / 10, "val/loss": 1.0})
 
     monkeypatch.setattr(LitResNet18, "validation_step", improve)
-    words = [*TINY, '--model.channels={"backbone.layer4.0.conv2": 8}', "--name=x", "--resume"]
+    words = [*TINY, NARROW, "--name=x", "--resume"]
     assert run("fit", *words, "--trainer.max_epochs=1").status == 0
     LAST.unlink()
     assert [path.name for path in LAST.parent.iterdir()] == ["best-epoch=000-val_acc=0.0000.ckpt"]

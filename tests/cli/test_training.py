@@ -10,7 +10,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_prune.cli.configs import shipped_configs
-from tests.cli.conftest import TINY, Run
+from tests.cli.conftest import NARROW, TINY, Run
 
 LOGS = Path("lightning_logs")
 EVERY_THIRD_STEP = [
@@ -95,7 +95,7 @@ def test_hparams_compare_runs_by_real_metrics(run):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
-    words = ["--trainer.max_epochs=1", "--data.augment=standard"]
+    words = ["--trainer.max_epochs=1", "--data.augment=standard", NARROW]
     first = fit(run, "a", "--seed_everything=3", *words) / "checkpoints" / "last.ckpt"
     second = fit(run, "b", "--seed_everything=3", *words) / "checkpoints" / "last.ckpt"
     third = fit(run, "c", "--seed_everything=4", *words) / "checkpoints" / "last.ckpt"
@@ -106,7 +106,13 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
 
 def test_the_last_checkpoint_is_of_the_last_epoch_also_if_the_best_is_not(run):
     # nothing is learned, so the first epoch stays the best
-    words = ["--trainer.max_epochs=3", "--model.optimizer=SGD", "--model.optimizer.lr=0", "--model.batch_norm=frozen"]
+    words = [
+        "--trainer.max_epochs=3",
+        "--model.optimizer=SGD",
+        "--model.optimizer.lr=0",
+        "--model.batch_norm=frozen",
+        NARROW,
+    ]
     checkpoints = fit(run, "flat", *words) / "checkpoints"
     epochs = {path.name[:4]: torch.load(path, weights_only=True)["epoch"] for path in checkpoints.iterdir()}
     assert epochs == {"best": 0, "last": 2}
@@ -123,7 +129,7 @@ def test_a_run_can_be_repeated_from_its_own_config(run):
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_resuming_is_bit_identical(run):
     """From an epoch's end, from the middle of an epoch and from an epoch's last batch."""
-    words = ["--seed_everything=11", "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"]
+    words = ["--seed_everything=11", NARROW, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"]
     whole = fit(run, "whole", "--trainer.max_epochs=2", *words, *EVERY_THIRD_STEP)
     # four batches an epoch: step 3 is inside the first epoch, step 6 inside the second
     assert {path.name for path in (whole / "checkpoints").glob("step*")} == {"step3.ckpt", "step6.ckpt"}

@@ -7,7 +7,6 @@ command long is turned down by options that are added at its end.
 
 import contextlib
 import io
-import json
 import os
 import re
 import shutil
@@ -25,8 +24,8 @@ import yaml
 from PIL import Image
 from torchvision.models import resnet18
 
-from lit_prune.channels import USUAL
 from lit_prune.cli.main import COMMANDS, main
+from tests.cli.conftest import NARROW
 from tests.docs.blocks import Command, Outcome
 from tests.docs.places import BLOCKS, ROOT
 from tests.study.folders import make_study
@@ -43,8 +42,6 @@ TINY = (
     "--trainer.enable_progress_bar=false",
     "--trainer.enable_model_summary=false",
 )
-# a fiftieth of the time and a thousandth of the bytes
-_NARROW = f"--model.channels={json.dumps(dict.fromkeys(USUAL, 8), separators=(',', ':'))}"
 _QUIET = ("--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false")
 # what keeps a command short, if its help names the option
 _FEW = {"--limit": "20", "--rounds": "1"}
@@ -84,7 +81,7 @@ class SmallRuns:
         run = self.folder / ("wide" if wide else "narrow") / "lightning_logs" / "seed" / "version_0"
         if not run.exists():
             words = [*TINY, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]
-            words += ["--trainer.callbacks+=SparsityMonitor", *([] if wide else [_NARROW])]
+            words += ["--trainer.callbacks+=SparsityMonitor", *([] if wide else [NARROW])]
             run.parents[2].mkdir()
             with contextlib.chdir(run.parents[2]):
                 assert main(["fit", "--config=seed", "--model.weights=null", *words]) == 0
@@ -187,7 +184,7 @@ class Session:
             some = [] if "--preset" not in words or "--only" in words else ["--only=task1/logits"]
             # the estimate of the time trains for some steps
             ours = "--preset" in words or self._plans_ours(words[1])
-            return ["--weights=random", "--dry_run", *some, *(["--data.batch_size=16", _NARROW] if ours else [])]
+            return ["--weights=random", "--dry_run", *some, *(["--data.batch_size=16", NARROW] if ours else [])]
         if name == "report":
             return []
         if name == "fit":
@@ -263,7 +260,7 @@ def _of_model(words: Sequence[str]) -> list[str]:
     given = dict(pairwise(words)).get("--model.weights")
     if given not in (None, "null"):
         return [] if "." in given else ["--model.weights=null"]
-    return ["--model.weights=null", *([] if "--model.init_from" in typed else [_NARROW])]
+    return ["--model.weights=null", *([] if "--model.init_from" in typed else [NARROW])]
 
 
 def has_options(words: Sequence[str]) -> Outcome:

@@ -9,9 +9,15 @@ from typing import Any
 import pytest
 import yaml
 
-# trains for about a second an epoch
+from lit_prune.channels import USUAL
+
+# trains for a fraction of a second an epoch
 TINY: dict[str, Any] = {
-    "model": {"optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "fused": True}}},
+    "model": {
+        "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "fused": True}},
+        # every layer has its usual share of the weights
+        "channels": {name: width // 8 for name, width in USUAL.items()},
+    },
     "data": {"source": "synthetic", "limit_train": 64, "val_size": 20, "batch_size": 16, "eval_batch_size": 100},
     "trainer": {
         "accelerator": "cpu",
