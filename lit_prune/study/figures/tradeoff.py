@@ -34,7 +34,7 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     ends = [end for one in series for _, _, low, high in _points(one) for end in (low, high)]
     whole = (min(ends) - 1.0, max(*ends, 0.0) + 1.0)
     title = "Accuracy against sparsity"
-    left, tall = 0.75, 3.2
+    left, tall = 0.85, 3.2
     panels = 2 if whole[0] < 1.5 * _DETAIL[0] else 1
     head = 0.62 if panels == 2 else 0.4
     frame = (9.0 - 0.15 - panels * left) / panels
@@ -52,6 +52,7 @@ def tradeoff_figure(results: Results) -> Drawing | None:
             axes.set_title(("all", "the same, in detail")[column], loc="left")
     kind = "test" if "test" in measure else "validation"
     canvas.axes[0].set_ylabel(f"{kind} accuracy less that of dense\n(percentage points)")
+    canvas.axes[0].yaxis.set_label_coords(-0.44 / frame, 0.5)  # beside ticks as long as -10.0
     top = head + tall + 0.52
     legend(canvas, _handles(series), top, 1, left=left)
     if published:
