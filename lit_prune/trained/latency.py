@@ -1,8 +1,9 @@
 """How long calls take, measured so that a noisy machine treats all of them alike."""
 
+import random
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lit_prune.errors import expected
@@ -64,18 +65,21 @@ def measure(
     rounds: int,
     turn: float = 0.1,
     clock: Callable[[], float] = time.perf_counter,
+    pause: float = 0.05,
 ) -> dict[str, Latency]:
     """Let calls take turns, and time them.
 
-    In every round each has one turn; every other round goes backwards, so that none always comes after the same one.
-    A turn begins with a call that is not timed, which brings its weights and its threads back, and then takes the
-    mean of as many calls as fill the time.
+    In every round each has one turn, in an order of chance that is the same every time, so that none always comes after
+    the same one. Before a turn there is a pause, for threads of the one before spin a while in case there is more to do,
+    and take the cores from others. Then comes a call that is not timed, which brings the weights back into the caches,
+    and then the mean of as many calls as fill the time.
 
     Args:
         calls: What to time, by name.
         rounds: Turns of each, at least one.
         turn: Seconds that a turn shall last; a longer call is made once.
         clock: Tells the time in seconds.
+        pause: Seconds before each turn.
 
     Returns:
         The latency of each, by name.
@@ -92,14 +96,14 @@ def measure(
         call()
         repeats[name] = max(1, min(_MOST_CALLS, int(turn / max(clock() - began, 1e-9))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names: Sequence[str] = list(calls)
+    draw = random.Random(0)  # noqa: S311 - an order, not a secret
     for _ in range(rounds):
-        for name in names:
+        for name in draw.sample(list(calls), len(calls)):
             call = calls[name]
+            time.sleep(pause)
             call()
             began = clock()
             for _ in range(repeats[name]):
                 call()
             seconds[name].append((clock() - began) / repeats[name])
-        names = names[::-1]
     return {name: Latency(tuple(values)) for name, values in seconds.items()}

@@ -1,5 +1,7 @@
 """Timing by a clock that the calls themselves move."""
 
+import time
+
 import pytest
 
 from lit_prune.errors import InputError
@@ -37,10 +39,20 @@ def test_each_takes_its_own_time():
     assert machine.order.count("quick") == pytest.approx(2 + 3 * (1 + 100), abs=3)
 
 
-def test_turns_alternate_and_every_other_round_goes_backwards():
+def test_each_has_one_turn_in_every_round_and_comes_after_each_other():
     machine = Machine()
-    measure({name: machine.taking(name, 1.0) for name in "abc"}, rounds=2, turn=0.1, clock=machine.clock)
-    assert "".join(machine.order) == "aabbcc" + "aabbcc" + "ccbbaa"
+    measure({name: machine.taking(name, 1.0) for name in "abc"}, rounds=40, turn=0.1, clock=machine.clock, pause=0)
+    turns = "".join(machine.order)[6::2]
+    assert "".join(machine.order)[:6] == "aabbcc"
+    assert all(sorted(turns[n : n + 3]) == list("abc") for n in range(0, len(turns), 3))
+    followed = {first + second for first, second in zip(turns, turns[1:], strict=False)}
+    assert {first + second for first in "abc" for second in "abc" if first != second} <= followed
+
+
+def test_threads_of_the_one_before_have_time_to_fall_asleep():
+    began = time.monotonic()
+    measure({"a": lambda: None, "b": lambda: None}, rounds=2, turn=1e-6, pause=0.05)
+    assert time.monotonic() - began >= 4 * 0.05
 
 
 def test_a_machine_that_slows_down_changes_no_ratio():
