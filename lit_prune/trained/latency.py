@@ -70,9 +70,9 @@ def measure(
     """Let calls take turns, and time them.
 
     In every round each has one turn, in an order of chance that is the same every time, so that none always comes after
-    the same one. Before a turn there is a pause, for threads of the one before spin a while in case there is more to do,
-    and take the cores from others. Then comes a call that is not timed, which brings the weights back into the caches,
-    and then the mean of as many calls as fill the time.
+    the same one. Before a turn there is a pause: the threads of the one before may spin a while, in case there is more
+    to do, and take the cores from others. Then comes a call that is not timed, which brings the weights back into the
+    caches, and then the mean of as many calls as fill the time.
 
     Args:
         calls: What to time, by name.

@@ -1,6 +1,7 @@
 """Timing by a clock that the calls themselves move."""
 
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -45,7 +46,7 @@ def test_each_has_one_turn_in_every_round_and_comes_after_each_other():
     turns = "".join(machine.order)[6::2]
     assert "".join(machine.order)[:6] == "aabbcc"
     assert all(sorted(turns[n : n + 3]) == list("abc") for n in range(0, len(turns), 3))
-    followed = {first + second for first, second in zip(turns, turns[1:], strict=False)}
+    followed = {first + second for first, second in pairwise(turns)}
     assert {first + second for first in "abc" for second in "abc" if first != second} <= followed
 
 
