@@ -1,8 +1,8 @@
 """The door: commands, version, help."""
 
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -19,11 +19,16 @@ def test_version_needs_no_torch():
 
 
 def test_version_answers_at_once():
+    def of_children() -> float:
+        """Processor time, which other work on the machine does not change."""
+        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return used.ru_utime + used.ru_stime
+
     seconds = []
     for _ in range(5):
-        start = time.perf_counter()
+        start = of_children()
         subprocess.run([sys.executable, "-m", "lit_prune", "--version"], check=True, capture_output=True)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(of_children() - start)
     assert min(seconds) < 0.5
 
 
