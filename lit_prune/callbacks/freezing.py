@@ -14,10 +14,10 @@ from lit_prune.callbacks._fit import callbacks_of, overrides
 from lit_prune.errors import expected
 from lit_prune.functional.freezing import Frozen, check_choice, modules_to_freeze
 
-__all__ = ["LayerFreezing"]
+__all__ = ["FROZEN_KEY", "LayerFreezing"]
 
 # where a checkpoint names what is frozen
-_NOTE = "lit_prune_frozen"
+FROZEN_KEY = "lit_prune_frozen"
 
 
 class LayerFreezing(Callback):
@@ -133,7 +133,7 @@ class LayerFreezing(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Name the modules that are frozen, or were when training ended; nothing here reads it."""
         # beside the states of callbacks, not among them: Lightning warns of a state whose callback is not there again
-        checkpoint[_NOTE] = sorted({*checkpoint.get(_NOTE, []), *self._names})
+        checkpoint[FROZEN_KEY] = sorted({*checkpoint.get(FROZEN_KEY, []), *self._names})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Leave the module as it was."""

@@ -79,7 +79,7 @@ class TrainingCLI(LightningCLI):
         stopping: Stopping | None = None,
     ) -> None:
         self._words = with_own_config(words)
-        # of the parsers of four commands, three are made for nobody, and each takes as long as all the rest
+        # Lightning would make the parsers of all four commands, at every start
         mine = {name: skipped for name, skipped in self.subcommands().items() if name == self._words[0]}
         self.subcommands = lambda: mine  # type: ignore[method-assign]
         self._folder = folder

@@ -77,12 +77,13 @@ def _has_file(parser: OneLineParser, words: Sequence[str]) -> bool:
     return any(not word.startswith("-") for n, word in enumerate(words) if n not in values)
 
 
-def check_output(path: str, *inputs: str) -> Path:
+def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
     """Refuse, before any work, a file that could not be written or would take the place of an input.
 
     Args:
         path: The file.
         inputs: Files that stay as they are.
+        option: What the path was given to, for messages.
 
     Raises:
         InputError: If the file is a folder or one of the inputs, or its folder is not there.
@@ -91,12 +92,12 @@ def check_output(path: str, *inputs: str) -> Path:
     output = Path(path)
     if not path or output.is_dir():
         found = f"the folder `{path}`" if path else "nothing"
-        raise expected("`--output` to be a file", found, f"for example `{output / 'model.out'}`")
+        raise expected(f"`{option}` to be a file", found, f"for example `{output / 'model.out'}`")
     if not output.parent.is_dir():
-        raise expected("`--output` in a folder that is there", f"`{path}`", f"make `{output.parent}` first")
+        raise expected(f"`{option}` in a folder that is there", f"`{path}`", f"make `{output.parent}` first")
     for given in inputs:
         if output.resolve() == Path(given).resolve():
-            raise expected("`--output` beside the checkpoint", f"`{path}`, the same file", "give another name")
+            raise expected(f"`{option}` beside the checkpoint", f"`{path}`, the same file", "give another name")
     with tempfile.TemporaryFile(dir=output.parent):  # whether it may be written to is best asked by trying
         pass
     return output

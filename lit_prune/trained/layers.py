@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from lit_prune.callbacks.freezing import FROZEN_KEY
 from lit_prune.cli.checkpoints import KEY
 from lit_prune.cli.typed import brief
 from lit_prune.errors import InputError, expected
@@ -17,8 +18,6 @@ __all__ = ["Inspection", "Layer", "inspect", "layer_weights", "shown"]
 
 _SIZE = 32
 _LONGEST = 80
-# where `LayerFreezing` names what it froze
-_FROZEN = "lit_prune_frozen"
 
 
 @dataclass(frozen=True)
@@ -209,7 +208,7 @@ def _count(
 
 def _frozen(network: Network) -> set[str] | None:
     """Names of the modules that were frozen, if the file tells."""
-    noted = network.content.get(_FROZEN)
+    noted = network.content.get(FROZEN_KEY)
     if isinstance(noted, list):
         return {name for name in noted if isinstance(name, str)}
     own = network.content.get(KEY)

@@ -1,6 +1,5 @@
 """How the pictures of these commands look, and how they become files."""
 
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from lit_prune.errors import expected
 from lit_prune.files import replacing
+from lit_prune.trained.arguments import check_output
 
 __all__ = ["BLUE", "GREY", "ORANGE", "check_picture", "new_figure", "save_png", "styled"]
 
@@ -79,8 +79,4 @@ def check_picture(option: str, path: str) -> Path:
     if picture.suffix.lower() != ".png" or picture.is_dir():
         hint = f"for example `{option} layers.png`"
         raise expected(f"`{option}` to be a PNG file", f"`{path}`", hint)
-    if not picture.parent.is_dir():
-        raise expected(f"`{option}` in a folder that is there", f"`{path}`", f"make `{picture.parent}` first")
-    with tempfile.TemporaryFile(dir=picture.parent):  # whether it may be written to is best asked by trying
-        pass
-    return picture
+    return check_output(path, option=option)
