@@ -2,6 +2,8 @@
 
 import copy
 import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -277,3 +279,47 @@ def test_copies_stay_cropped(copied):
     twin = copied(cropped)
     assert type(twin) is CroppedConv2d
     assert_same_training(plain, twin, random(2, 3, 1, 1))
+
+
+_NARROW = """
+import sys
+import torch
+from torch.nn.functional import cross_entropy
+from lit_prune import LitResNet18
+from lit_prune.channels import USUAL
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = LitResNet18(channels=dict.fromkeys(USUAL, 4))
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
+for _ in range(10):
+    images, labels = torch.randn(32, 3, 32, 32), torch.randint(10, (32,))
+    optimizer.zero_grad()
+    loss = cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+print(loss.item())
+"""
+
+
+def test_a_narrow_network_trains_in_a_process_of_its_own():
+    """oneDNN 3.12 corrupted memory here without AVX-512: the process aborted, or its losses differed."""
+    command = [sys.executable, "-c", _NARROW]
+    endings = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(3)]
+    assert [ending.returncode for ending in endings] == [0, 0, 0], endings[0].stderr
+    assert len({ending.stdout for ending in endings}) == 1
+
+
+@pytest.mark.parametrize(("size", "stride", "groups", "bias"), [(8, 2, 1, True), (7, 3, 4, False), (1, 2, 2, True)])
+def test_a_strided_1x1_convolution_is_exact(size, stride, groups, bias):
+    layer = nn.Conv2d(4, 8, 1, stride, groups=groups, bias=bias).double()
+    images = torch.randn(3, 4, size, size, dtype=torch.float64, requires_grad=True)
+    expected = layer(images)
+    gradient = torch.randn_like(expected)
+    theirs = torch.autograd.grad(expected, [images, *layer.parameters()], gradient)
+    crop_convolutions(layer)
+    output = layer(images)
+    assert torch.allclose(output, expected, rtol=1e-12)
+    for ours, reference in zip(
+        torch.autograd.grad(output, [images, *layer.parameters()], gradient), theirs, strict=True
+    ):
+        assert torch.allclose(ours, reference, rtol=1e-12)
