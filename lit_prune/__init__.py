@@ -6,6 +6,8 @@ Public names are imported when they are first used, so that `lit-prune --version
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from lit_prune.version import __version__
+
 if TYPE_CHECKING:
     from lit_prune.callbacks import (
         GlobalL1Pruning,
@@ -17,22 +19,20 @@ if TYPE_CHECKING:
         SparsityMonitor,
     )
     from lit_prune.data import CIFAR10DataModule
-    from lit_prune.model import LitResNet18
-    from lit_prune.trained.compressed import load_compressed
-
-__version__ = "0.1.0"
+    from lit_prune.files.compressed import load_compressed
+    from lit_prune.models.resnet18 import LitResNet18
 
 _HOMES = {
     "CIFAR10DataModule": "lit_prune.data",
     "GlobalL1Pruning": "lit_prune.callbacks",
     "GlobalRandomPruning": "lit_prune.callbacks",
     "LayerFreezing": "lit_prune.callbacks",
-    "LitResNet18": "lit_prune.model",
+    "LitResNet18": "lit_prune.models.resnet18",
     "LocalL1Pruning": "lit_prune.callbacks",
     "Pruning": "lit_prune.callbacks",
     "PruningRemoval": "lit_prune.callbacks",
     "SparsityMonitor": "lit_prune.callbacks",
-    "load_compressed": "lit_prune.trained.compressed",
+    "load_compressed": "lit_prune.files.compressed",
 }
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 import sys
 
-from lit_prune.cli.main import main
+from lit_prune.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

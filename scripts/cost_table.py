@@ -15,10 +15,10 @@ from jsonargparse import Namespace
 
 from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError, expected
-from lit_prune.files import write_text
+from lit_prune.files.atomic import write_text
 from lit_prune.functional import sparsity_report, weight_layers
-from lit_prune.trained.cost_measured import Comparison, Cost, check_measuring, compare
-from lit_prune.trained.cost_variants import Kind
+from lit_prune.trained.cost.measure import Comparison, Cost, check_measuring, compare
+from lit_prune.trained.cost.variants import Kind
 from lit_prune.trained.network import load_network
 from lit_prune.trained.scoring import Score, accuracy, batches, data_module
 

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_prune.weights import read_checkpoint
+from lit_prune.files.checkpoint import read_checkpoint
 
 RUN = Path("lightning_logs/crash/version_0")
 EPOCHS = 6
@@ -52,12 +52,12 @@ CALLBACKS: list[tuple[str, dict[str, Any]]] = [
 # while what -> the function in which the process is killed, how many of its calls to count at most, and how long into
 # it at most, in seconds
 PHASES = {
-    "training": ("lit_prune.model:LitResNet18.training_step", 20, 0.2),
-    "validating": ("lit_prune.model:LitResNet18.validation_step", 4, 0.1),
+    "training": ("lit_prune.models.resnet18:LitResNet18.training_step", 20, 0.2),
+    "validating": ("lit_prune.models.resnet18:LitResNet18.validation_step", 4, 0.1),
     "pruning": ("lit_prune.callbacks._pruning:Pruning._prune", 2, 0.03),
-    "writing a checkpoint": ("lit_prune.cli.checkpoints:save", 6, 0.3),
+    "writing a checkpoint": ("lit_prune.training.checkpoint_io:save", 6, 0.3),
     "replacing a file": ("pathlib:Path.replace", 8, 0.002),
-    "logging": ("lit_prune.cli.logs:_CSV.save", 8, 0.005),
+    "logging": ("lit_prune.training.loggers:_CSV.save", 8, 0.005),
 }
 ANY = "any moment"
 
@@ -141,7 +141,7 @@ def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]"
 
 def _child(words: list[str]) -> int:
     """Be `lit-prune`, and at the moment that CRASH_AT names, be killed."""
-    from lit_prune.cli.main import main as lit_prune
+    from lit_prune.main import main as lit_prune
 
     if "CRASH_AT" in os.environ:
         function, call, seconds = os.environ["CRASH_AT"].split()

@@ -14,8 +14,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from lit_prune.weights import read_checkpoint
-from tests.cli.test_resuming import whole as whole  # the fixture
+from lit_prune.files.checkpoint import read_checkpoint
+from tests.training.test_resuming import whole as whole  # the fixture
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "crash_test.py"
 

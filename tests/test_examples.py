@@ -12,7 +12,7 @@ import torch
 from nbclient import NotebookClient
 from torchvision.models import resnet18
 
-from lit_prune.cli.main import main
+from lit_prune.main import main
 from tests.docs.places import ROOT
 from tests.docs.session import TINY
 from tests.docs.snippets import run_snippet
@@ -119,6 +119,6 @@ def test_the_notebook_runs_as_it_ships(folder):
 
 
 def test_every_example_is_looked_at():
-    """`moons` has its test in `tests/study/test_running.py`."""
+    """`moons` has its test in `tests/study/run/test_running.py`."""
     stems = {path.stem for path in EXAMPLES.iterdir() if path.suffix in (".py", ".yaml", ".ipynb")}
     assert stems == {"finetune_from_imagenet", "moons", "reuse_in_your_cli", "reuse_in_your_project", "tasks_1_to_5"}

@@ -1,7 +1,8 @@
-"""One way through the house: a floor imports what is below it, never what is above or beside it."""
+"""One way through the house: a room imports from lower floors, never from above or from a room beside it."""
 
 import ast
 from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -10,60 +11,29 @@ import lit_prune
 
 PACKAGE = Path(lit_prune.__file__).parent
 
-# floor -> the floors of ours it may import
-ALLOWED = {
-    "errors": set(),
-    "files": set(),
-    "checksums": set(),
-    "unpickling": set(),
-    "yaml_files": {"errors"},
-    "convolution": {"errors"},
-    "channels": {"errors"},
-    "weights": {"errors", "checksums", "unpickling"},
-    "functional": {"errors"},
-    "data": {"errors"},
-    "model": {"errors", "convolution", "channels", "weights"},
-    "callbacks": {"errors", "functional"},
-    # `cli.main` names the modules of every command as text, and imports the one that is called
-    "cli": {
-        "errors",
-        "files",
-        "yaml_files",
-        "checksums",
-        "convolution",
-        "weights",
-        "functional",
-        "data",
-        "model",
-        "callbacks",
-    },
-    "study": {"errors", "files", "yaml_files", "cli", "data", "model", "weights", "callbacks", "functional"},
-    "trained": {
-        "errors",
-        "files",
-        "cli",
-        "convolution",
-        "channels",
-        "data",
-        "model",
-        "weights",
-        "callbacks",
-        "functional",
-    },
-    "__main__": {"cli"},
-    "__init__": {"data", "model", "callbacks", "trained"},
-}
-# what a reusable callback may pull in when it is imported
+# from the ground up
+FLOORS = [
+    {"errors", "version"},
+    {"functional", "data", "files"},
+    {"callbacks", "models", "cli"},
+    {"training"},
+    {"study", "trained"},
+    {"main", "__init__", "__main__"},
+]
+LEVEL = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
+# rooms on one floor, of which the first may import the second
+BESIDE = {("data", "files"), ("__main__", "main")}
+# what a reusable callback may import
 CALLBACK_LIBRARIES = {"torch", "numpy", "lightning"}
 STANDARD = {"__future__", *__import__("sys").stdlib_module_names}
 
 
-def _floor(path: Path, package: Path) -> str:
+def _room(path: Path, package: Path) -> str:
     return path.relative_to(package).parts[0].removesuffix(".py")
 
 
 def _imports(path: Path, package: Path, *, whole_file: bool = True) -> Iterator[str]:
-    """Absolute names of the modules that a file imports, also inside functions unless `whole_file` is false."""
+    """Absolute names of what a file imports, also inside functions unless `whole_file` is false."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     nodes = ast.walk(tree) if whole_file else _at_import_time(tree)
     for node in nodes:
@@ -74,9 +44,7 @@ def _imports(path: Path, package: Path, *, whole_file: bool = True) -> Iterator[
             if node.level:
                 parents = path.relative_to(package.parent).parts[: -node.level]
                 base = ".".join((*parents, base)).rstrip(".")
-            yield base
-            if base == "lit_prune":
-                yield from (f"lit_prune.{alias.name}" for alias in node.names)
+            yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
 def _at_import_time(tree: ast.AST) -> Iterator[ast.AST]:
@@ -89,64 +57,119 @@ def _at_import_time(tree: ast.AST) -> Iterator[ast.AST]:
         yield from _at_import_time(node)
 
 
-def upward_imports(package: Path) -> list[str]:
-    """List each import that goes to a floor which its own may not know."""
-    found = []
+def _modules(package: Path) -> dict[str, Path]:
+    """Every module of the package, by its name."""
+    names = {}
     for path in sorted(package.rglob("*.py")):
-        floor = _floor(path, package)
-        for name in _imports(path, package):
-            parts = name.split(".")
-            if parts[0] != "lit_prune" or len(parts) == 1:
+        parts = path.relative_to(package.parent).with_suffix("").parts
+        names[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return names
+
+
+def _module_of(name: str, modules: dict[str, Path]) -> str:
+    """The module that holds a name: `a.b` for `a.b.Class`, unless `a.b.Class` is a module itself."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def upward_imports(package: Path) -> list[str]:
+    """List each import of a room that is not on a lower floor."""
+    found = []
+    for path in _modules(package).values():
+        room = _room(path, package)
+        for name in sorted(set(_imports(path, package))):
+            top, _, rest = name.partition(".")
+            target = rest.partition(".")[0]
+            if top != "lit_prune" or target not in LEVEL or target == room or (room, target) in BESIDE:
                 continue
-            target = parts[1]
-            if target in ALLOWED and target != floor and target not in ALLOWED.get(floor, set()):
+            if LEVEL[target] >= LEVEL[room]:
                 found.append(f"{path.relative_to(package)} imports {name}")
     return found
 
 
-def test_no_floor_imports_one_above_or_beside_it():
+def circle(package: Path) -> list[str]:
+    """Find modules that import each other in a circle; none is an empty list."""
+    modules = _modules(package)
+    graph = {name: {_module_of(found, modules) for found in _imports(path, package)} for name, path in modules.items()}
+    graph.pop("lit_prune", None)  # its public names are imported when they are asked for
+    try:
+        TopologicalSorter(graph).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
+
+
+def _plant(tmp_path: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        planted = tmp_path / "lit_prune" / name
+        planted.parent.mkdir(parents=True, exist_ok=True)
+        planted.write_text(text, encoding="utf-8")
+    return tmp_path / "lit_prune"
+
+
+def test_no_room_imports_from_above_or_beside_it():
     assert upward_imports(PACKAGE) == []
+
+
+def test_no_modules_import_each_other_in_a_circle():
+    assert circle(PACKAGE) == []
+
+
+def test_every_module_has_a_floor():
+    assert {_room(path, PACKAGE) for path in PACKAGE.rglob("*.py")} == set(LEVEL)
+
+
+def test_every_file_says_what_it_is_for():
+    first = {path: path.read_text(encoding="utf-8").splitlines()[:1] for path in PACKAGE.rglob("*.py")}
+    assert [path for path, lines in first.items() if not lines or not lines[0].startswith('"""')] == []
 
 
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("study/planted.py", "from lit_prune.cli.training import TrainingCLI\nfrom lit_prune.files import write_text"),
-        ("cli/planted.py", 'COMMANDS = {"study": ("lit_prune.study.command", "run")}'),
-        ("cli/planted.py", "from lit_prune.files import replacing"),
+        ("study/run/planted.py", "from lit_prune.training.cli import TrainingCLI"),
+        ("study/planted.py", "def late():\n    from lit_prune.study.plan.plan import load_plan"),
+        ("main.py", 'COMMANDS = {"study": ("study.run.command", "run")}'),
+        ("cli/planted.py", "from lit_prune.files.atomic import replacing"),
+        ("data/planted.py", "from lit_prune.files.atomic import replacing"),
     ],
 )
 def test_a_planted_downward_import_is_fine(tmp_path, file, line):
-    planted = tmp_path / "lit_prune" / file
-    planted.parent.mkdir(parents=True)
-    planted.write_text(line, encoding="utf-8")
-    assert upward_imports(tmp_path / "lit_prune") == []
-
-
-def test_every_module_has_a_floor():
-    assert {_floor(path, PACKAGE) for path in PACKAGE.rglob("*.py")} <= set(ALLOWED)
+    assert upward_imports(_plant(tmp_path, {file: line})) == []
 
 
 @pytest.mark.parametrize(
     ("file", "line"),
     [
         ("functional/planted.py", "from lit_prune.callbacks import GlobalL1Pruning"),
-        ("functional/planted.py", "from ..callbacks import GlobalL1Pruning"),
-        ("functional/planted.py", "import lit_prune.cli.main"),
-        ("data/planted.py", "def late():\n    from lit_prune import model"),
-        ("model.py", "from lit_prune.data import CIFAR10DataModule"),
-        ("callbacks/deep/planted.py", "from ...data import CIFAR10DataModule"),
-        ("cli/planted.py", "from lit_prune.study.command import main"),
-        ("cli/planted.py", "def main():\n    import lit_prune.study.report"),
-        ("callbacks/planted.py", "from lit_prune.study.plan import load_plan"),
-        ("files.py", "from lit_prune.errors import expected"),
+        ("functional/planted.py", "from ..callbacks import pruning"),
+        ("functional/planted.py", "import lit_prune.main"),
+        ("files/planted.py", "from lit_prune.data import CIFAR10DataModule"),
+        ("data/planted.py", "def late():\n    from lit_prune import models"),
+        ("models/planted.py", "from lit_prune.callbacks import Pruning"),
+        ("callbacks/deep/planted.py", "from ...training import cli"),
+        ("cli/planted.py", "def main():\n    import lit_prune.study.report.command"),
+        ("callbacks/planted.py", "if TYPE_CHECKING:\n    from lit_prune.study.plan.plan import Plan"),
+        ("training/planted.py", "from lit_prune.trained.network import load_network"),
+        ("trained/planted.py", "from lit_prune.study.plan.plan import load_plan"),
+        ("errors.py", "from lit_prune.files.atomic import replacing"),
     ],
 )
 def test_a_planted_upward_import_is_caught(tmp_path, file, line):
-    planted = tmp_path / "lit_prune" / file
-    planted.parent.mkdir(parents=True)
-    planted.write_text(line, encoding="utf-8")
-    assert len(upward_imports(tmp_path / "lit_prune")) == 1
+    assert upward_imports(_plant(tmp_path, {file: line}))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"cli/a.py": "from lit_prune.cli.b import x", "cli/b.py": "from lit_prune.cli.a import y"},
+        {"cli/a.py": "from lit_prune.cli import b", "cli/b.py": "def late():\n    from .a import y"},
+        {"data/__init__.py": "from lit_prune.data.a import x", "data/a.py": "from lit_prune.data import y"},
+    ],
+)
+def test_a_planted_circle_is_caught(tmp_path, files):
+    assert circle(_plant(tmp_path, files))
 
 
 def test_callbacks_can_be_taken_elsewhere():

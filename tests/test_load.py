@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_prune.cli.logs import make_loggers
+from lit_prune.training.loggers import make_loggers
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "load_test.py"
 SPEC = importlib.util.spec_from_file_location("load_test", SCRIPT)

@@ -1,5 +1,1 @@
-"""The command line: `lit-prune` and `python -m lit_prune`."""
-
-from lit_prune.cli.main import main
-
-__all__ = ["main"]
+"""Arguments in, sentences out: what every command shares."""

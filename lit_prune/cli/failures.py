@@ -2,12 +2,14 @@
 
 import difflib
 import errno
+import os
 import re
+import sys
 from typing import NamedTuple
 
 from lit_prune.errors import InputError, UnfinishedError, expected
 
-__all__ = ["Failure", "understood"]
+__all__ = ["Failure", "complain", "understood"]
 
 # what torch says, on the CPU and on others, when there is no memory left
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -63,6 +65,23 @@ def understood(error: BaseException, again: str = "the same command") -> Failure
         hint = f"see what the other one printed; {again} goes on"
         return Failure(str(expected("all processes of this run to answer", "one that is gone", hint)), 1)
     return None
+
+
+def complain(error: BaseException, status: int, sentence: str | None = None) -> int:
+    """Print an error as one sentence.
+
+    Args:
+        error: What went wrong. It is raised again if `LIT_PRUNE_TRACEBACK` is set, for those who debug.
+        status: The exit status to return: 2 for input that cannot be used, 1 for a run that could not end.
+        sentence: What to print; None takes the error's own words.
+
+    Returns:
+        `status`.
+    """
+    if os.environ.get("LIT_PRUNE_TRACEBACK"):
+        raise error
+    print(f"lit-prune: error: {' '.join((sentence or str(error)).split())}", file=sys.stderr)
+    return status
 
 
 def _of_metric(error: BaseException) -> str | None:

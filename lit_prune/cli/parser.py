@@ -12,9 +12,9 @@ from jsonargparse import (  # type: ignore[attr-defined]  # the first is public,
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_prune.cli.configs import find_config
-from lit_prune.cli.explain import explain
+from lit_prune.cli.parse_errors import explain
 from lit_prune.errors import expected
-from lit_prune.yaml_files import check_yaml
+from lit_prune.files.yaml import check_yaml
 
 __all__ = ["NamedConfig", "OneLineParser", "explained"]
 

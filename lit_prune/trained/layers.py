@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from lit_prune.callbacks.freezing import FROZEN_KEY
-from lit_prune.cli.checkpoints import KEY
 from lit_prune.cli.typed import brief
 from lit_prune.errors import InputError, expected
+from lit_prune.files.checkpoint import KEY
 from lit_prune.functional.flops import LayerFlops, flops, input_shape
 from lit_prune.functional.selection import weight_layers
 from lit_prune.trained.network import Network

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lit_prune.errors import expected
-from lit_prune.files import replacing
+from lit_prune.files.atomic import replacing
 from lit_prune.trained.arguments import check_output
 
 __all__ = ["BLUE", "GREY", "ORANGE", "check_picture", "new_figure", "save_png", "styled"]

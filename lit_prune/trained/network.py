@@ -12,15 +12,14 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lit_prune.cli.checkpoints import FORMAT, KEY, Settings, save, stored_settings
 from lit_prune.cli.parser import OneLineParser, explained
-from lit_prune.cli.stored import check_content, check_stored
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
-from lit_prune.files import replacing
+from lit_prune.files.atomic import replacing
+from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_fit, read_weights, save, stored_settings
+from lit_prune.files.trust import check_content, check_stored
 from lit_prune.functional.packing import unpack_masks
-from lit_prune.model import LitResNet18
-from lit_prune.weights import check_fit, read_weights
+from lit_prune.models.resnet18 import LitResNet18
 
 __all__ = ["Network", "load_network", "save_network"]
 

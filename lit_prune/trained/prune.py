@@ -9,6 +9,8 @@ from typing import Literal
 from jsonargparse import Namespace
 from torch import Tensor, nn
 
+from lit_prune.cli.run_command import ended
+from lit_prune.cli.tables import table
 from lit_prune.errors import expected
 from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.pruning import (
@@ -24,9 +26,7 @@ from lit_prune.functional.selection import WeightRef, weight_layers
 from lit_prune.functional.sparsity import LayerSparsity, SparsityReport, sparsity_report
 from lit_prune.trained.arguments import check_output, make_parser, parse
 from lit_prune.trained.network import load_network, save_network
-from lit_prune.trained.running import ended
 from lit_prune.trained.scoring import Score, accuracy, batches, data_module, typed_data
-from lit_prune.trained.text import table
 
 __all__ = ["choose_masks", "main", "mask_zeros"]
 

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from jsonargparse import Namespace
 from torch import nn
 
-from lit_prune.channels import channels_of
+from lit_prune.cli.run_command import ended
+from lit_prune.cli.tables import table
 from lit_prune.errors import expected
 from lit_prune.functional import sparsity_report, weight_layers
 from lit_prune.functional.flops import flops
-from lit_prune.model import LitResNet18
+from lit_prune.models.channels import channels_of
+from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.arguments import check_output, make_parser, parse
 from lit_prune.trained.network import Network, load_network, save_network
-from lit_prune.trained.running import ended
 from lit_prune.trained.scoring import accuracy, batches, data_module, typed_data
 from lit_prune.trained.structured import check_removal, narrowed
-from lit_prune.trained.text import table
 
 __all__ = ["main", "shrunk"]
 

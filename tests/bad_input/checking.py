@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.bad_input.conftest import listing
 from tests.bad_input.table import Case, filled
-from tests.cli.conftest import TINY, Outcome, Run
+from tests.training.conftest import TINY, Outcome, Run
 
 __all__ = ["check"]
 

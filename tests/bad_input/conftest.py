@@ -13,13 +13,13 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 
-from lit_prune.cli.main import main
+from lit_prune.main import main
 from tests.bad_input.table import Case
-from tests.cli.conftest import TINY
-from tests.cli.conftest import run as run  # the fixture
 from tests.faults.conftest import Disk
 from tests.faults.conftest import disk as disk  # the fixture
 from tests.study.folders import make_study
+from tests.training.conftest import TINY
+from tests.training.conftest import run as run  # the fixture
 
 PLAN: dict[str, Any] = {
     "settings": {"data": {"source": "synthetic", "limit_train": 64, "val_size": 20, "batch_size": 16}},

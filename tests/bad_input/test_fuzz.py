@@ -21,16 +21,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lit_prune.cli.main import COMMANDS, main
 from lit_prune.data import arrays
 from lit_prune.data.images import read_images
 from lit_prune.errors import InputError
-from lit_prune.study.plan import load_plan
-from lit_prune.study.plan_file import stored_plan
-from lit_prune.study.results import read_results
-from lit_prune.trained.compressed import load_compressed, write_compressed
+from lit_prune.files.checkpoint import read_checkpoint, read_state_dict
+from lit_prune.files.compressed import load_compressed, write_compressed
+from lit_prune.main import COMMANDS, main
+from lit_prune.study.plan.plan import load_plan
+from lit_prune.study.plan.stored import stored_plan
+from lit_prune.study.results.results import read_results
 from lit_prune.trained.network import load_network
-from lit_prune.weights import read_checkpoint, read_state_dict
 from tests.bad_input.conftest import PLAN, listing
 from tests.data.conftest import archive as archive  # fixtures
 from tests.data.conftest import fake_cifar10 as fake_cifar10

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import TINY, Run
+from tests.training.conftest import TINY, Run
 
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
 OFFLINE = "http://127.0.0.1:9/nothing"

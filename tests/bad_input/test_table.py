@@ -5,7 +5,7 @@ from inspect import isabstract
 import pytest
 
 import lit_prune.callbacks
-from lit_prune.cli.main import COMMANDS
+from lit_prune.main import COMMANDS
 from tests.bad_input import tables_of_trained as trained
 from tests.bad_input.checking import check
 from tests.bad_input.table import CASES

@@ -24,11 +24,11 @@ import yaml
 from PIL import Image
 from torchvision.models import resnet18
 
-from lit_prune.cli.main import COMMANDS, main
-from tests.cli.conftest import NARROW
+from lit_prune.main import COMMANDS, main
 from tests.docs.blocks import Command, Outcome
 from tests.docs.places import BLOCKS, ROOT
 from tests.study.folders import make_study
+from tests.training.conftest import NARROW
 
 __all__ = ["TINY", "Session", "SmallRuns", "has_options", "help_of", "options_of"]
 

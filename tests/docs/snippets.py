@@ -14,7 +14,9 @@ __all__ = ["run_snippet"]
 # Most of the time of a small script is the import of torch and lightning: one server imports them, and each block runs
 # in a fork of it. It has still to import what it uses, for names are its own.
 _SERVER = get_context("forkserver")
-_SERVER.set_forkserver_preload(["lit_prune.callbacks", "lit_prune.data", "lit_prune.model", "lightning.pytorch"])
+_SERVER.set_forkserver_preload(
+    ["lit_prune.callbacks", "lit_prune.data", "lit_prune.models.resnet18", "lightning.pytorch"]
+)
 
 
 def run_snippet(code: str, place: str, folder: Path, *words: str) -> Outcome:

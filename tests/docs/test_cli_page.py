@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from lit_prune.cli.main import COMMANDS
+from lit_prune.main import COMMANDS
 from tests.docs.blocks import text_of
 from tests.docs.places import ROOT
 from tests.docs.session import options_of

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_prune.cli.main import COMMANDS
 from lit_prune.data import synthetic
+from lit_prune.main import COMMANDS
 from tests.docs.blocks import Block, Command, commands_in, inline_commands, text_of
 from tests.docs.places import BLOCKS, DOCUMENTS, ROOT
 from tests.docs.session import Session, SmallRuns, has_options, help_of, options_of

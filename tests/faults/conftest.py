@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.conftest import run as run  # the fixture
+from tests.training.conftest import run as run  # the fixture
 
 # a training of a second: somebody else's module, whose checkpoint has some ten KiB
 FIT = [

@@ -9,14 +9,14 @@ import torch
 import yaml
 from torch.multiprocessing.spawn import start_processes
 
-from lit_prune.weights import read_checkpoint
+from lit_prune.files.checkpoint import read_checkpoint
 from tests import processes as processes  # one server imports, every process is a fork of it
 from tests.faults.conftest import FIT
 from tests.faults.test_full_disk import steps_of
 
 
 def fit(rank, folder, number):
-    from lit_prune.cli.main import main
+    from lit_prune.main import main
 
     torch.set_num_threads(1)
     os.chdir(folder)

@@ -1,6 +1,7 @@
 """A disk that is really full: one sentence, what was whole stays whole, and with room again the work goes on.
 
-The report and its figures: `tests/study/test_report.py`; a study of the built-in model: `tests/study/test_running.py`.
+The report and its figures: `tests/study/report/test_report.py`;
+a study of the built-in model: `tests/study/run/test_running.py`.
 """
 
 import csv
@@ -11,11 +12,11 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_prune.cli.logs import log_positions, make_loggers, rewind_logs
 from lit_prune.data import arrays
 from lit_prune.errors import UnfinishedError
-from lit_prune.study.results import read_results
-from lit_prune.weights import read_checkpoint
+from lit_prune.files.checkpoint import read_checkpoint
+from lit_prune.study.results.results import read_results
+from lit_prune.training.loggers import log_positions, make_loggers, rewind_logs
 from tests.data import fake
 from tests.data.conftest import archive as archive  # fixtures
 from tests.data.conftest import fake_cifar10 as fake_cifar10

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_prune.weights import read_checkpoint
+from lit_prune.files.checkpoint import read_checkpoint
 from tests.faults.conftest import FIT
 
 ROOT = Path(__file__).parents[2]
@@ -88,10 +88,10 @@ def test_who_is_launched_does_not_wait_for_a_launcher_that_was_killed(training):
 
 
 def test_a_launched_process_ends_with_its_launcher():
-    launched = "from lit_prune.cli.launched import end_with_launcher as end; end(); import time; time.sleep(600)"
+    launched = "from lit_prune.training.launcher import end_with_launcher as end; end(); import time; time.sleep(600)"
     launcher = (
         "import os, subprocess, sys, time\n"
-        "from lit_prune.cli.launched import end_with_launcher\n"
+        "from lit_prune.training.launcher import end_with_launcher\n"
         "end_with_launcher()\n"
         f"other = subprocess.Popen([sys.executable, '-c', {launched!r}], env=os.environ | {{'LOCAL_RANK': '1'}})\n"
         "print(other.pid, flush=True)\n"
@@ -109,7 +109,7 @@ def test_a_launched_process_ends_with_its_launcher():
 def test_a_process_that_others_have_launched_is_left_to_them():
     code = (
         "import threading\n"
-        "from lit_prune.cli.launched import end_with_launcher\n"
+        "from lit_prune.training.launcher import end_with_launcher\n"
         "end_with_launcher()\n"
         "print(threading.active_count())\n"
     )

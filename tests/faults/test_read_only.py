@@ -6,9 +6,9 @@ import shutil
 import pytest
 import yaml
 
-from lit_prune.cli.logs import log_positions, make_loggers
 from lit_prune.data import arrays
 from lit_prune.errors import InputError
+from lit_prune.training.loggers import log_positions, make_loggers
 from tests.data import fake
 from tests.data.conftest import archive as archive  # fixtures
 from tests.data.conftest import fake_cifar10 as fake_cifar10

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_prune.study.results import read_results
-from lit_prune.weights import read_checkpoint
+from lit_prune.files.checkpoint import read_checkpoint
+from lit_prune.study.results.results import read_results
 from tests.study.conftest import start
 
 ROOT = Path(__file__).parents[2]

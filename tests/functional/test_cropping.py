@@ -11,7 +11,7 @@ from torch import nn
 from lit_prune.errors import InputError
 from lit_prune.functional.cropping import cropped, kept_taps
 from lit_prune.functional.plain import plain
-from lit_prune.model import LitResNet18
+from lit_prune.models.resnet18 import LitResNet18
 
 # size, kernel, stride, padding, dilation
 shapes = st.tuples(st.integers(1, 9), st.integers(1, 5), st.integers(1, 3), st.integers(0, 4), st.integers(1, 2))

@@ -5,10 +5,10 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from lit_prune.convolution import CroppedConv2d, crop_convolutions
 from lit_prune.functional import apply_masks, weight_layers
 from lit_prune.functional.plain import plain
-from lit_prune.model import LitResNet18
+from lit_prune.models.cropped_conv import CroppedConv2d, crop_convolutions
+from lit_prune.models.resnet18 import LitResNet18
 
 
 @pytest.fixture(scope="module")

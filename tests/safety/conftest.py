@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_prune.cli.main import main
-from tests.cli.conftest import TINY, run
+from lit_prune.main import main
 from tests.data.conftest import archive, fake_cifar10
+from tests.training.conftest import TINY, run
 
 __all__ = ["archive", "fake_cifar10", "genuine", "run"]
 

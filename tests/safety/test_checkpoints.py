@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from lit_prune.cli.checkpoints import WholeCheckpoints
 from lit_prune.errors import InputError
-from lit_prune.weights import read_checkpoint, read_state_dict
-from tests.cli.conftest import TINY
+from lit_prune.files.checkpoint import read_checkpoint, read_state_dict
+from lit_prune.training.checkpoint_io import WholeCheckpoints
 from tests.safety.gadgets import GADGETS, exchanged, shell
+from tests.training.conftest import TINY
 
 READERS = [read_checkpoint, read_state_dict]
 # loads one file after the other as nobody should

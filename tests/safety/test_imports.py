@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_prune.study.plan import load_plan
-from lit_prune.study.plan_file import store_plan
-from tests.cli.conftest import TINY
+from lit_prune.study.plan.plan import load_plan
+from lit_prune.study.plan.stored import store_plan
+from tests.training.conftest import TINY
 
 CALL = {"class_path": "evil.X", "init_args": {"command": "touch canary"}}
 EVERYWHERE = {

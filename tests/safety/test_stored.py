@@ -13,10 +13,10 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim.lr_scheduler import LambdaLR
 
-from lit_prune.cli.stored import check_content, check_stored
 from lit_prune.errors import InputError
-from lit_prune.weights import read_checkpoint
-from tests.cli.conftest import TINY, Run
+from lit_prune.files.checkpoint import read_checkpoint
+from lit_prune.files.trust import check_content, check_stored
+from tests.training.conftest import TINY, Run
 
 UNSAFE = (
     "Expected settings in `x.ckpt` that name nothing but classes of torch.optim, but got `{where}` {found}, which is "

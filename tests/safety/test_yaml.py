@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from lit_prune.errors import InputError
-from lit_prune.yaml_files import check_yaml, load_yaml, load_yaml_text
-from tests.cli.conftest import TINY
+from lit_prune.files.yaml import check_yaml, load_yaml, load_yaml_text
+from tests.training.conftest import TINY
 
 CYCLE = "values in {source} that end somewhere, but got `*a` inside itself. HINT: take the alias away."
 DEEP = "values in {source} nested at most 100 deep, but got more. HINT: write down less, with fewer aliases."

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_prune.channels import USUAL
+from lit_prune.models.channels import USUAL
 
 # trains for a fraction of a second an epoch
 TINY: dict[str, Any] = {

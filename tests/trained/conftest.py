@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_prune.cli.main import main
-from tests.cli.conftest import TINY
-from tests.cli.conftest import run as run  # the fixture
+from lit_prune.main import main
+from tests.training.conftest import TINY
+from tests.training.conftest import run as run  # the fixture
 
 AMOUNT = 0.3
 
@@ -27,9 +27,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of `tests.cli.small.SmallNet`, which our command line trained."""
+    """A checkpoint of `tests.training.small.SmallNet`, which our command line trained."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("foreign"))
-        words = [*TINY, "--model=tests.cli.small.SmallNet", "--trainer.max_epochs=1", "--name=small"]
+        words = [*TINY, "--model=tests.training.small.SmallNet", "--trainer.max_epochs=1", "--name=small"]
         assert main(["fit", *words]) == 0
         return Path("lightning_logs/small/version_0/checkpoints/last.ckpt").absolute()

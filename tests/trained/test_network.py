@@ -11,11 +11,11 @@ from torch.nn.utils import prune
 
 from lit_prune import LitResNet18
 from lit_prune.errors import InputError
+from lit_prune.files.checkpoint import read_checkpoint
 from lit_prune.functional import weight_layers
 from lit_prune.trained.network import load_network, save_network
-from lit_prune.weights import read_checkpoint
-from tests.cli.small import SmallNet
 from tests.trained.conftest import AMOUNT
+from tests.training.small import SmallNet
 
 
 def test_our_checkpoint_comes_with_masks_and_what_was_touched(checkpoint):
@@ -50,7 +50,7 @@ def test_anothers_checkpoint_is_tensors_until_its_class_is_named(foreign):
     assert "first.weight" in network.state_dict
     with pytest.raises(InputError, match=r"but got those of another network\. HINT: name its class with `--model"):
         network.require_model()
-    named = load_network(str(foreign), "tests.cli.small.SmallNet")
+    named = load_network(str(foreign), "tests.training.small.SmallNet")
     assert isinstance(named.model, SmallNet)
     assert torch.equal(named.model.first.weight, network.state_dict["first.weight"])
 
@@ -72,7 +72,12 @@ def test_a_class_of_a_script_is_built_with_its_hyperparameters(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "found"),
-    [("nowhere.Net", "nowhere"), ("torch.nn.Linear", "torch.nn.Linear"), ("tests.cli.small.Small", "Small"), ("", "")],
+    [
+        ("nowhere.Net", "nowhere"),
+        ("torch.nn.Linear", "torch.nn.Linear"),
+        ("tests.training.small.Small", "Small"),
+        ("", ""),
+    ],
 )
 def test_a_class_that_is_none_is_refused(foreign, name, found):
     with pytest.raises(InputError, match=rf"Expected `--model` to name a class of LightningModule, but got .*{found}"):
@@ -81,7 +86,7 @@ def test_a_class_that_is_none_is_refused(foreign, name, found):
 
 def test_a_class_of_other_weights_is_refused(checkpoint):
     with pytest.raises(InputError, match="Expected the weights of a SmallNet in"):
-        load_network(str(checkpoint), "tests.cli.small.SmallNet")
+        load_network(str(checkpoint), "tests.training.small.SmallNet")
 
 
 def test_a_checkpoint_chooses_no_class_by_itself(foreign, tmp_path, monkeypatch):
@@ -93,11 +98,11 @@ def test_a_checkpoint_chooses_no_class_by_itself(foreign, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     assert load_network("x.ckpt").model is None
-    assert isinstance(load_network("x.ckpt", "tests.cli.small.SmallNet").model, SmallNet)
+    assert isinstance(load_network("x.ckpt", "tests.training.small.SmallNet").model, SmallNet)
     content["lit_prune"]["settings"]["model"]["init_args"]["lr"] = {"class_path": "this_would_leave_a_mark.Net"}
     torch.save(content, "y.ckpt")
     with pytest.raises(InputError, match="which is unsafe"):
-        load_network("y.ckpt", "tests.cli.small.SmallNet")
+        load_network("y.ckpt", "tests.training.small.SmallNet")
     assert not Path("mark").exists()
 
 
@@ -106,7 +111,7 @@ def test_masks_of_torch_and_names_of_compiling_are_understood(tmp_path):
     prune.l1_unstructured(model.first, "weight", 0.5)
     names = {f"_orig_mod.{name}": tensor for name, tensor in model.state_dict().items()}
     torch.save(names, tmp_path / "pruned.pt")
-    network = load_network(str(tmp_path / "pruned.pt"), "tests.cli.small.SmallNet")
+    network = load_network(str(tmp_path / "pruned.pt"), "tests.training.small.SmallNet")
     assert torch.equal(network.masks["first"], model.first.weight_mask.bool())
     assert torch.equal(network.require_model().get_parameter("first.weight"), model.first.weight)
     assert "first.weight_mask" not in network.state_dict

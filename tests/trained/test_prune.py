@@ -13,10 +13,10 @@ from lit_prune.errors import InputError
 from lit_prune.functional import global_l1_masks, global_random_masks, weight_layers
 from lit_prune.trained.network import load_network
 from lit_prune.trained.prune import choose_masks, mask_zeros
-from tests.cli.conftest import TINY
-from tests.cli.small import SmallNet
+from tests.training.conftest import TINY
+from tests.training.small import SmallNet
 
-SMALL = "--model=tests.cli.small.SmallNet"
+SMALL = "--model=tests.training.small.SmallNet"
 WEIGHTS = {"first": 216, "second": 1152, "head": 160}
 IMAGES = ["--data.source=synthetic", "--data.val_size=20"]
 

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune import LitResNet18
-from lit_prune.channels import USUAL, channels_of
 from lit_prune.errors import InputError
+from lit_prune.models.channels import USUAL, channels_of
 from lit_prune.trained.network import load_network
 from lit_prune.trained.shrink import shrunk
 from lit_prune.trained.structured import narrowed
-from tests.cli.conftest import TINY
 from tests.docs.places import BLOCKS
 from tests.docs.snippets import run_snippet
+from tests.training.conftest import TINY
 
 SMALL = {name: 4 + number % 3 for number, name in enumerate(USUAL)}
 LARGE = {name: 2 * number for name, number in SMALL.items()}
@@ -201,7 +201,7 @@ def test_the_file_is_fine_tuned_tested_and_shrunk_again(run, checkpoint):
 
 
 def test_somebody_elses_network_is_left_to_python(run, foreign):
-    done = run("shrink", str(foreign), "--ratio=0.5", "--output=o.ckpt", "--model=tests.cli.small.SmallNet")
+    done = run("shrink", str(foreign), "--ratio=0.5", "--output=o.ckpt", "--model=tests.training.small.SmallNet")
     assert done.status == 2
     assert done.complaint == (
         f"Expected the weights of a LitResNet18 in `{foreign}`, but got those of a SmallNet, which would not know how "
@@ -209,7 +209,7 @@ def test_somebody_elses_network_is_left_to_python(run, foreign):
         "Python."
     )
     assert not Path("o.ckpt").exists()
-    model = load_network(str(foreign), "tests.cli.small.SmallNet").require_model()
+    model = load_network(str(foreign), "tests.training.small.SmallNet").require_model()
     found: Any = narrowed(model, 0.5, 32, ["head"])
     assert found(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert (found.first.out_channels, found.second.out_channels, found.head.in_features) == (4, 8, 8)

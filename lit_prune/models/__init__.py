@@ -1,0 +1,1 @@
+"""The network of the study, and what it is made of."""

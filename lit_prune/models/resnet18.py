@@ -1,0 +1,302 @@
+"""The network: torchvision's ResNet-18 with the seed's head, as a LightningModule."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchvision.models import ResNet18_Weights, resnet18
+
+from lit_prune.errors import expected
+from lit_prune.files.checkpoint import check_fit, read_state_dict
+from lit_prune.models.channels import channels_of, check_channels, narrow
+from lit_prune.models.cropped_conv import crop_convolutions
+
+__all__ = ["LitResNet18"]
+
+Output = Literal["logits", "softmax", "scaled_softmax"]
+BatchNorm = Literal["train", "frozen"]
+Stem = Literal["imagenet", "cifar"]
+
+CLASSES = 10
+_IMAGENET = "IMAGENET1K_V1"
+
+
+class LitResNet18(LightningModule):
+    """ResNet-18 for images of ten classes, trained with cross entropy.
+
+    Logged once an epoch: `train/loss`, `train/acc`, `val/loss`, `val/acc` and `lr` (the first parameter group's, in
+    the epoch's last step). At test: `test/loss`, `test/acc`, and `test/acc/<class>` for every class that occurs.
+    Losses are in nats per image, accuracies are fractions of images whose highest output is right.
+    The progress bar also shows the `loss` of the current batch.
+
+    Args:
+        weights: What training starts from: None (random), "IMAGENET1K_V1" (torchvision's, for the backbone alone),
+            or the path of a file: a checkpoint or state dict of this model, or a state dict of a torchvision ResNet-18,
+            whose classifier is left out.
+        init_from: Path of a checkpoint or state dict of this model, every weight of which is taken. Nothing else
+            is: optimizer and epochs begin anew. `Trainer.fit(ckpt_path=...)` resumes instead.
+        output: What goes into the cross entropy. Given "logits", it is the usual loss. Given "softmax", it applies
+            softmax a second time, as the seed's first experiment did: probabilities differ by at most 1, so the loss
+            cannot fall below log(1 + 9/e) = 1.46, and its gradient vanishes where the network is sure, right or
+            wrong. "scaled_softmax" multiplies the probabilities by `softmax_scale` first. Predictions and accuracy
+            are the same in all three.
+        softmax_scale: Factor s of "scaled_softmax". The attainable loss is log(1 + 9 exp(-s)): at the default of 10 it
+            is 0.0004, as good as none, and where all ten classes are equally likely the gradient is that of "logits".
+        batch_norm: "train" normalises training batches by their own statistics; "frozen" by the running statistics
+            that the weights came with, in training too, as in the seed's code. Scales and shifts train in both.
+        stem: "imagenet": 7x7 convolution of stride 2 and max-pooling; "cifar": 3x3 convolution of stride 1 alone, made
+            for small images, 16 times as many pixels in every later layer.
+        channels: Outputs of layers that have fewer than a ResNet-18 has, by the names in
+            `lit_prune.models.channels.USUAL`; layers that are added to each other follow. By default, those of the
+            weights in `init_from` or `weights` (`lit-prune shrink` makes some with fewer), else the usual numbers.
+        optimizer: Makes the optimizer from the parameters. Default: Adam, learning rate 1e-3.
+        lr_scheduler: Makes the scheduler from the optimizer. It steps after every epoch; OneCycleLR and CyclicLR,
+            which count batches, after every batch; ReduceLROnPlateau watches `val/loss` unless it names a `monitor`.
+
+    Raises:
+        InputError: If an argument cannot be used, or weights cannot be read, downloaded or loaded.
+    """
+
+    def __init__(
+        self,
+        weights: str | None = None,
+        init_from: str | None = None,
+        output: Output = "logits",
+        softmax_scale: float = 10.0,
+        batch_norm: BatchNorm = "train",
+        stem: Stem = "imagenet",
+        channels: dict[str, int] | None = None,
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=1e-3, fused=True),
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        _check_choice("output", output, Output)
+        _check_choice("batch_norm", batch_norm, BatchNorm)
+        _check_choice("stem", stem, Stem)
+        if not (softmax_scale > 0 and math.isfinite(softmax_scale)):
+            raise expected("a finite `softmax_scale` above 0", softmax_scale, "10 is a good value")
+        state = _read(weights, init_from, stem)
+        if channels is None and state is not None:
+            channels = channels_of(state)
+        check_channels(channels or {})
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        if "_instantiator" in self.hparams:  # LightningCLI gives their configuration in place of the callables
+            self.save_hyperparameters()
+        # a checkpoint holds its weights: to load it must not take the file or the download that it began with
+        origin = init_from or weights
+        self.hparams.update(weights=None, init_from=None, initial_weights=origin, channels=channels)
+        self.output = output
+        self.softmax_scale = softmax_scale
+        self._make_optimizer = optimizer
+        self._make_scheduler: Callable[[Optimizer], Any] | None = lr_scheduler
+
+        self.backbone = resnet18()
+        self.backbone.fc = nn.Identity()
+        if stem == "cifar":
+            self.backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, padding=1, bias=False)
+            nn.init.kaiming_normal_(self.backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+            self.backbone.maxpool = nn.Identity()
+        self.head = nn.Sequential(nn.Linear(512, 100), nn.ReLU(inplace=True), nn.Linear(100, CLASSES))
+        if channels:
+            narrow(self.backbone, self.head, channels)
+        crop_convolutions(self.backbone)
+        if batch_norm == "frozen":
+            for module in self.backbone.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.__class__ = _FrozenBatchNorm2d
+        self.to(memory_format=torch.channels_last)
+        if origin is not None and state is not None:
+            self._load(state, origin, whole=init_from is not None)
+
+        self.train_acc = _accuracy()
+        self.val_acc = _accuracy()
+        self.test_acc = _accuracy()
+        self.test_confusion = MulticlassConfusionMatrix(CLASSES, validate_args=False)
+        self.example_input_array = torch.zeros(2, 3, 32, 32)
+
+    @staticmethod
+    def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
+        """Tell from weights which arguments build the network that they belong to.
+
+        Args:
+            state: Weights by name, of this model.
+        """
+        stem = "cifar" if state["backbone.conv1.weight"].shape[-1] == 3 else "imagenet"
+        return {"stem": stem, "channels": channels_of(state)}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Score images.
+
+        Args:
+            images: (N, 3, H, W), normalised.
+
+        Returns:
+            Logits, (N, 10).
+        """
+        features = self.backbone(images.contiguous(memory_format=torch.channels_last))
+        return self.head(features)  # type: ignore[no-any-return]
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Compute the loss of a batch `(images, labels)`."""
+        _, loss = self._score("train", batch, self.train_acc)
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
+        if self.trainer.is_last_batch:  # each `log` costs a fraction of a millisecond
+            self.log("lr", float(self.trainer.optimizers[0].param_groups[0]["lr"]), on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Score a batch `(images, labels)`."""
+        self._score("val", batch, self.val_acc)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Score a batch `(images, labels)`."""
+        logits, _ = self._score("test", batch, self.test_acc)
+        self.test_confusion.update(logits, batch[1])
+
+    def on_test_epoch_end(self) -> None:
+        """Log the accuracy of each class that occurred."""
+        confusion = self.test_confusion.compute()
+        self.test_confusion.reset()
+        names = getattr(getattr(self.trainer, "datamodule", None), "class_names", range(CLASSES))
+        for name, row, right in zip(names, confusion, confusion.diagonal(), strict=True):
+            if row.sum():
+                self.log(f"test/acc/{name}", right / row.sum(), sync_dist=True)
+
+    def predict_step(self, batch: Tensor | tuple[Tensor, ...], batch_idx: int) -> Tensor:
+        """Return class probabilities, (N, 10), of a batch `images` or `(images, ...)`."""
+        images = batch if isinstance(batch, Tensor) else batch[0]
+        return F.softmax(self(images), dim=1)
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer, and the scheduler if there is one.
+
+        Raises:
+            InputError: If one of them rejects its settings.
+        """
+        try:
+            optimizer = self._make_optimizer(self.parameters())
+            scheduler = None if self._make_scheduler is None else self._make_scheduler(optimizer)
+        except (ValueError, TypeError) as error:
+            found = str(error).rstrip(".")
+            raise expected(
+                "settings that the optimizer and scheduler accept", found, "see their documentation"
+            ) from error
+        _check_optimizer(optimizer)
+        _check_scheduler(scheduler)
+        if self.trainer.gradient_clip_val:
+            # A fused optimizer unscales gradients by itself in mixed precision, too late for clipping, so Lightning
+            # refuses the two together. Without this mark it is handled, and works, like any other optimizer.
+            optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        if scheduler is None:
+            return optimizer
+        config: dict[str, Any] = {"scheduler": scheduler}
+        if isinstance(scheduler, OneCycleLR | CyclicLR):
+            config["interval"] = "step"
+        if isinstance(scheduler, ReduceLROnPlateau):
+            config["monitor"] = getattr(scheduler, "monitor", "val/loss")
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remember which weights the checkpoint's run began with."""
+        self.hparams["initial_weights"] = checkpoint.get("hyper_parameters", {}).get("initial_weights")
+
+    def _score(self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> tuple[Tensor, Tensor]:
+        images, labels = batch
+        logits = self(images)
+        loss = self._loss(logits, labels)
+        accuracy.update(logits, labels)
+        self.log(f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
+        self.log(f"{stage}/acc", accuracy, on_step=False, on_epoch=True, batch_size=len(labels))
+        return logits, loss
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if self.output == "softmax":
+            logits = F.softmax(logits, dim=1)
+        elif self.output == "scaled_softmax":
+            logits = self.softmax_scale * F.softmax(logits, dim=1)
+        return F.cross_entropy(logits, labels)
+
+    def _load(self, state: Mapping[str, Tensor], origin: str, whole: bool) -> None:
+        module: nn.Module = self
+        if not whole and not any(name.startswith("backbone.") for name in state):
+            module, state = self.backbone, _without_classifier(state)
+        check_fit(module, state, origin)
+        module.load_state_dict(state)
+
+
+class _FrozenBatchNorm2d(nn.BatchNorm2d):
+    """A batch norm that normalises by its running statistics in training too.
+
+    To put an ordinary one into evaluation mode would not last: Trainers and callbacks set the modes of modules.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
+
+
+def _check_optimizer(optimizer: Optimizer) -> None:
+    """Refuse what an optimizer accepts, and what could not work."""
+    # LBFGS flattens gradients in a way that ours, being `channels_last`, do not allow; no gradient of ours is sparse
+    if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
+        raise expected("an optimizer for dense `channels_last` weights", type(optimizer).__name__, "take Adam or SGD")
+    for group in optimizer.param_groups:
+        if not math.isfinite(group.get("lr", 0.0)):
+            raise expected("a finite learning rate `lr`", float(group["lr"]), "0.001 is Adam's")
+
+
+def _check_scheduler(scheduler: Any) -> None:
+    """Refuse lengths of cycles that schedulers divide by, much later."""
+    for name in ("step_size", "T_max", "T_0"):
+        length = getattr(scheduler, name, 1)
+        if not isinstance(length, int | float) or not length >= 1:
+            raise expected(f"`{name}` of {type(scheduler).__name__} to be at least 1", length, "it counts epochs")
+
+
+def _accuracy() -> MulticlassAccuracy:
+    # the checks of its arguments would cost more than the metric
+    return MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
+
+
+def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out torchvision's last layer, in whose place the model has a head of its own."""
+    return {name: weight for name, weight in state.items() if name not in ("fc.weight", "fc.bias")}
+
+
+def _read(weights: str | None, init_from: str | None, stem: Stem) -> Mapping[str, Tensor] | None:
+    """Read what training starts from; None if that is random."""
+    if weights is not None and init_from is not None:
+        raise expected("one of `weights` and `init_from`", "both", "give `init_from` alone to take a whole model")
+    if weights == _IMAGENET:
+        if stem != "imagenet":
+            raise expected(f"`stem` 'imagenet' with {_IMAGENET} weights", repr(stem), "other stems have other shapes")
+        return _download()
+    path = init_from if weights is None else weights
+    return None if path is None else read_state_dict(path)
+
+
+def _download() -> Mapping[str, Tensor]:
+    """Get torchvision's ImageNet weights from its cache or the network."""
+    source = ResNet18_Weights.IMAGENET1K_V1
+    try:
+        state: Mapping[str, Tensor] = source.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
+    except Exception as error:  # no network, no permission, no disk space, a wrong hash, a damaged cache
+        raise expected(
+            f"to download {source.url}",
+            f"{type(error).__name__}: {error}",
+            "fetch that file where there is a network and give its path as `weights`, or train from random weights",
+        ) from error
+    return state
+
+
+def _check_choice(name: str, value: Any, choices: Any) -> None:
+    names = get_args(choices)
+    if value not in names:
+        raise expected(f"`{name}` to be one of {', '.join(map(repr, names))}", repr(value), "choose one of these")

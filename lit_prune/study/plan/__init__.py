@@ -1,0 +1,1 @@
+"""What a study runs, and what it claims."""

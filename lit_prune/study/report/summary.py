@@ -1,0 +1,124 @@
+"""The first paragraph of a report: what was run, from which weights, on which data, and what is missing."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from lit_prune.study.plan.plan import Plan
+from lit_prune.study.results.results import Results, Run, seeds_text
+
+__all__ = ["overview", "runs_left"]
+
+_PRETRAINED = {"IMAGENET1K_V1": "ImageNet's pre-trained weights (IMAGENET1K_V1)"}
+# beside what the settings say, as documented for our data module
+_VAL_SIZE, _BATCH_SIZE, _CIFAR10_TRAIN = 5000, 128, 50_000
+_VERSIONS = {"lit_prune": "lit-prune", "lightning": "Lightning", "torch": "torch", "python": "Python"}
+
+
+def overview(results: Results) -> str:
+    """Say in one paragraph what a reader has to know before any number."""
+    plan = results.plan
+    seeds = len(plan.seeds)
+    complete = sum(run.status == "complete" for run in results.runs)
+    parts = [
+        f"The study `{plan.name}` has {_count(len(plan.experiments), 'experiment')}, "
+        f"each with {_count(seeds, 'seed')} ({', '.join(map(str, sorted(plan.seeds)))}).",
+        _weights(results),
+        _data(plan),
+        _epochs(results),
+        _machine(results),
+        f"{complete} of {_count(len(results.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
+        + (", and all numbers are theirs." if 0 < complete < len(results.runs) else "."),
+    ]
+    return " ".join(part for part in parts if part)
+
+
+def runs_left(results: Results) -> str:
+    """List the runs that are not complete or lack something, by reason. "" if there is none."""
+    found: dict[str, dict[str, list[int]]] = {}
+    for run in results.runs:
+        if run.status != "complete" or run.note:
+            found.setdefault(_reason(run), {}).setdefault(run.experiment, []).append(run.seed)
+    lines = [
+        f"- {reason}: {'; '.join(f'{name} ({seeds_text(seeds)})' for name, seeds in experiments.items())}"
+        for reason, experiments in found.items()
+    ]
+    return "\n".join(lines)
+
+
+def _reason(run: Run) -> str:
+    if run.status == "missing":
+        return "Not started"
+    if run.status == "unfinished":
+        return run.note[:1].upper() + run.note[1:]
+    return f"{run.status.capitalize()} ({'but ' if run.status == 'complete' else ''}{run.note})"
+
+
+def _weights(results: Results) -> str:
+    roots = {experiment.name for experiment in results.plan.experiments if experiment.parent is None}
+    ended = [run for run in results.runs if run.experiment in roots and run.status in ("complete", "diverged")]
+    who = "Experiments without a parent"
+    if not ended:
+        planned = results.plan.initial_weights
+        return f"{who} are to begin with {_weights_text(planned)}, but none has ended yet."
+    names = list(dict.fromkeys(run.initial_weights for run in ended))
+    return f"{who} began with {' or '.join(map(_weights_text, names))}."
+
+
+def _weights_text(name: str | None) -> str:
+    if name is None:
+        return "whatever weights their model's own code gives it"
+    if name == "random":
+        return "random weights (nothing here is pre-trained)"
+    # a path on somebody's machine says nothing to others; its last part may
+    return _PRETRAINED.get(name, f"the weights in the file `{Path(name).name}`")
+
+
+def _data(plan: Plan) -> str:
+    data = plan.settings.get("data") or {}
+    others = [experiment.name for experiment in plan.experiments if "data" in experiment.overrides]
+    but = f" ({', '.join(others)}: other data settings)" if others else ""
+    if isinstance(data, str) or "class_path" in data:
+        name = data if isinstance(data, str) else data["class_path"]
+        return f"The data are those of `{str(name).rsplit('.', 1)[-1]}`{but}."
+    source, val = str(data.get("source", "cifar10")), data.get("val_size", _VAL_SIZE)
+    limit = data.get("limit_train")
+    name = {"cifar10": "CIFAR-10", "synthetic": "synthetic images, drawn on the spot"}.get(source, source)
+    left = _CIFAR10_TRAIN - val if source == "cifar10" and isinstance(val, int) else None
+    train = _number(limit or left or "all") + (f" of {_number(left)}" if limit and left else "")
+    batch = _number(data.get("batch_size", _BATCH_SIZE))
+    return f"The data are {name}: {train} training images, {_number(val)} for validation, in batches of {batch}{but}."
+
+
+def _epochs(results: Results) -> str:
+    counts = {int(run.measures["epochs"]) for run in results.runs if "epochs" in run.measures}
+    if not counts:
+        return ""
+    low, high = min(counts), max(counts)
+    return f"A training took {_count(low, 'epoch')}." if low == high else f"A training took {low} to {high} epochs."
+
+
+def _machine(results: Results) -> str:
+    environments = [run.environment for run in results.runs if run.environment]
+    if not environments:
+        return ""
+    devices = _values(environments, "device")
+    threads = _values(environments, "threads")
+    versions = [
+        f"{name} {' and '.join(found)}" for key, name in _VERSIONS.items() if (found := _values(environments, key))
+    ]
+    where = " and ".join(devices) or "a device that they do not name"
+    used = f" ({' or '.join(threads)} {'thread' if threads == ['1'] else 'threads'} each)" if threads else ""
+    return f"They ran on {where}{used}" + (f", with {', '.join(versions)}." if versions else ".")
+
+
+def _values(environments: Iterable[Mapping[str, Any]], key: str) -> list[str]:
+    return list(dict.fromkeys(str(environment[key]) for environment in environments if key in environment))
+
+
+def _number(value: Any) -> str:
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -1,0 +1,1 @@
+"""The callbacks of every run of the command line."""

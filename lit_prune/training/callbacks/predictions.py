@@ -1,0 +1,71 @@
+"""What `predict` tells: class name and probability of each image, printed and as CSV."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from lit_prune.errors import expected
+from lit_prune.files.atomic import replacing
+
+__all__ = ["PredictionTable"]
+
+_PRINTED = 20
+
+
+class PredictionTable(Callback):
+    """Prints the predicted class of each image, and writes all of them to `predictions.csv` in the run folder.
+
+    It reads `class_names` and `predict_names` of the data module; the model's `predict_step` returns class
+    probabilities of shape (N, classes).
+
+    Raises:
+        InputError: In `setup`, if predictions are spread over several processes.
+    """
+
+    def __init__(self) -> None:
+        self._rows: list[tuple[str, str, float]] = []
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse what would tear the order of images and names apart."""
+        if stage == "predict" and trainer.world_size > 1:
+            raise expected("one device for `predict`", trainer.world_size, "give `--trainer.devices 1`")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Forget an earlier run."""
+        self._rows = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Keep the best class of each image."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        probabilities: Tensor = outputs
+        best = probabilities.max(dim=1)
+        names = data.predict_names[len(self._rows) :]
+        for name, index, probability in zip(names, best.indices.tolist(), best.values.tolist(), strict=False):
+            self._rows.append((name, data.class_names[index], probability))
+
+    def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write and print the table."""
+        path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["image", "class", "probability"])
+            writer.writerows((name, label, f"{probability:.6f}") for name, label, probability in self._rows)
+        shown = self._rows[:_PRINTED]
+        name_width = max((len(name) for name, _, _ in shown), default=0)
+        label_width = max((len(label) for _, label, _ in shown), default=0)
+        for name, label, probability in shown:
+            print(f"{name:{name_width}s}  {label:{label_width}s}  {probability:.3f}")
+        more = len(self._rows) - _PRINTED
+        print(f"{f'and {more} more; ' if more > 0 else ''}all {len(self._rows)} in {path}")

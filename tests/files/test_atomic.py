@@ -1,0 +1,91 @@
+"""Files that are either whole or not there."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lit_prune.files.atomic import append, replacing, write_text
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def test_a_whole_file_takes_the_place_of_the_old_one(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_text("old")
+    with replacing(path) as part:
+        part.write_text("new")
+        assert path.read_text() == "old"
+        assert part.parent == path.parent  # another file system could not be moved from
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, OSError])
+@pytest.mark.parametrize("old", ["old", None])
+def test_a_block_that_fails_changes_nothing(tmp_path, error, old):
+    path = tmp_path / "file.txt"
+    if old is not None:
+        path.write_text(old)
+
+    def write() -> None:
+        with replacing(path) as part:
+            part.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        write()
+    assert [item.name for item in tmp_path.iterdir()] == ([] if old is None else ["file.txt"])
+    assert old is None or path.read_text() == old
+
+
+def test_a_move_that_fails_leaves_no_part(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    (path / "inside").touch()
+    with pytest.raises(OSError, match="directory"):
+        write_text(path, "text")
+    assert list(tmp_path.iterdir()) == [path]
+    assert (path / "inside").exists()
+
+
+def test_a_folder_that_is_not_there_is_an_error_and_stays_away(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        write_text(tmp_path / "nowhere" / "file.txt", "text")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_permissions_are_those_of_any_new_file(tmp_path, umask):
+    path, other = tmp_path / "file.txt", tmp_path / "other.txt"
+    write_text(path, "text")
+    other.write_text("text")
+    assert path.stat().st_mode == other.stat().st_mode
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert os.umask(umask) == umask  # asking for the mask has not changed it
+
+
+@pytest.mark.parametrize("text", ["", "ä → 数\n", "a\n" * 1000])
+def test_text_is_utf8(tmp_path, text):
+    write_text(str(tmp_path / "file.txt"), text)
+    assert Path(tmp_path / "file.txt").read_bytes().decode("utf-8").replace("\r\n", "\n") == text
+
+
+def test_what_is_appended_follows_what_is_there(tmp_path):
+    path = tmp_path / "file.txt"
+    path.write_bytes(b"one\n")
+    append(path, b"two\n")
+    append(str(path), b"")
+    assert path.read_bytes() == b"one\ntwo\n"
+
+
+def test_a_file_that_is_gone_is_not_made_anew_to_append_to_it(tmp_path):
+    with pytest.raises(FileNotFoundError) as error:
+        append(tmp_path / "file.txt", b"two")
+    assert str(error.value.filename) == str(tmp_path / "file.txt")
+    assert list(tmp_path.iterdir()) == []

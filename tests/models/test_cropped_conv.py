@@ -1,0 +1,325 @@
+"""Cropped convolutions give what ordinary ones give, whatever is done with them."""
+
+import copy
+import pickle
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.utils import prune
+from torchvision.models import resnet18
+
+from lit_prune.models.cropped_conv import CroppedConv2d, crop_convolutions, live_span
+
+# size, kernel, stride, padding, dilation
+shapes = st.tuples(st.integers(1, 12), st.integers(1, 7), st.integers(1, 4), st.integers(0, 6), st.integers(1, 3))
+# what a ResNet-18 does at 32x32, and shapes that crop without being one matrix product
+CROPPED = [
+    (1, 3, 1, 1, 1),
+    (2, 3, 1, 1, 1),
+    (2, 3, 2, 1, 1),
+    (2, 1, 2, 0, 1),
+    (1, 7, 2, 3, 1),
+    (3, 7, 1, 6, 2),
+    (4, 5, 3, 3, 2),
+]
+
+
+def pair(*args, **kwargs):
+    """An ordinary convolution and a cropped one with the same weights, in float64."""
+    plain = nn.Conv2d(*args, **kwargs).double()
+    cropped = copy.deepcopy(plain)
+    crop_convolutions(cropped)
+    assert type(cropped) is CroppedConv2d
+    return plain, cropped
+
+
+def random(*shape):
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def reads(size, kernel, stride, padding, dilation):
+    """By definition: for each output, the pixel that each tap reads, or None in the padding."""
+    outputs = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    places = [[out * stride - padding + tap * dilation for tap in range(kernel)] for out in range(outputs)]
+    return [[place if 0 <= place < size else None for place in row] for row in places]
+
+
+def assert_close(a: Tensor, b: Tensor):
+    assert (a - b).abs().max() <= 1e-12 * (1 + b.abs().max())
+
+
+def assert_same_training(plain, cropped, images):
+    """Outputs, and the gradients of every parameter and of the input, agree."""
+    left, right = images.clone().requires_grad_(), images.clone().requires_grad_()
+    out = plain(left)
+    assert_close(cropped(right), out)
+    direction = torch.randn_like(out)
+    wanted = torch.autograd.grad(out, [left, *plain.parameters()], direction)
+    found = torch.autograd.grad(cropped(right), [right, *cropped.parameters()], direction)
+    for a, b in zip(found, wanted, strict=True):
+        assert_close(a, b)
+
+
+@given(shapes)
+@settings(max_examples=500)
+def test_span_is_what_the_definition_says(shape):
+    size, kernel, stride, padding, dilation = shape
+    table = reads(*shape)
+    live = [tap for tap in range(kernel) if any(row[tap] is not None for row in table)]
+    span = live_span(*shape)
+    if span is None:
+        no_symmetric_padding = live and (
+            padding < live[0] * dilation
+            or len(reads(size, live[-1] - live[0] + 1, stride, padding - live[0] * dilation, dilation)) != len(table)
+        )
+        assert not live or no_symmetric_padding
+        return
+    assert (span.taps.start, span.taps.stop) == (live[0], live[-1] + 1)
+    cropped = reads(size, span.taps.stop - span.taps.start, stride, span.padding, dilation)
+    assert cropped == [row[span.taps] for row in table]
+    used = {pixel for row in table for pixel in row if pixel is not None}
+    assert max(used) < span.pixels <= size
+    if span.windows:
+        assert [row[window] for row, window in zip(table, span.windows, strict=True)] == [
+            list(range(span.pixels))
+        ] * len(table)
+
+
+@given(shapes, shapes, st.integers(1, 2), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_any_layer_is_exact(rows, columns, groups, bias):
+    assume(reads(*rows) and reads(*columns))
+    kernel, stride, padding, dilation = zip(rows[1:], columns[1:], strict=True)
+    plain, cropped = pair(2, 4, kernel, stride, padding, dilation, groups=groups, bias=bias)
+    assert_same_training(plain, cropped, random(2, 2, rows[0], columns[0]))
+
+
+@pytest.mark.parametrize("size", [1, 2, 17, 32, 33, 64, 224])
+def test_a_network_is_exact_at_any_size(size):
+    plain = resnet18().double().train(size > 32)  # a batch of two on a map of one pixel is no sample for batch norm
+    cropped = copy.deepcopy(plain).to(memory_format=torch.channels_last)
+    crop_convolutions(cropped)
+    assert_same_training(plain, cropped, random(2, 3, size, size))
+
+
+@pytest.mark.parametrize("shape", CROPPED)
+def test_taps_that_read_nothing_get_zero_gradients_and_the_others_do_not(shape):
+    size, kernel, stride, padding, dilation = shape
+    _, layer = pair(3, 5, kernel, stride, padding, dilation)
+    layer(random(2, 3, size, size)).square().sum().backward()
+    live = torch.tensor([any(row[tap] is not None for row in reads(*shape)) for tap in range(kernel)])
+    alive = live[:, None] & live
+    assert not layer.weight.grad[:, :, ~alive].any()
+    assert layer.weight.grad[:, :, alive].all()
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", CROPPED)
+def test_gradients_have_the_layout_of_their_weights(shape, layout):
+    size, kernel, *rest = shape
+    _, layer = pair(3, 5, kernel, *rest)
+    layer.to(memory_format=layout)
+    layer(random(2, 3, size, size)).sum().backward()
+    assert layer.weight.grad.stride() == layer.weight.stride()
+
+
+def test_cropping_is_in_place_and_leaves_everything_but_the_arithmetic():
+    network = resnet18()
+    parameters, keys = list(network.parameters()), list(network.state_dict())
+    seen = []
+    network.conv1.register_forward_hook(lambda *_: seen.append("hook"))
+    crop_convolutions(network)
+    assert all(a is b for a, b in zip(network.parameters(), parameters, strict=True))
+    assert list(network.state_dict()) == keys
+    assert sum(type(m) is CroppedConv2d for m in network.modules()) == 20
+    network.eval()(torch.randn(1, 3, 32, 32))
+    assert seen == ["hook"]
+
+
+def test_subclasses_of_conv2d_are_left_alone():
+    class Own(nn.Conv2d):
+        pass
+
+    network = nn.Sequential(Own(1, 1, 3), nn.Conv2d(1, 1, 3), nn.Conv1d(1, 1, 3))
+    crop_convolutions(network)
+    assert [type(layer) for layer in network] == [Own, CroppedConv2d, nn.Conv1d]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"padding": 1, "padding_mode": "reflect"}, {"padding": 1, "padding_mode": "circular"}, {"padding": "same"}],
+)
+def test_other_paddings_are_ordinary(settings):
+    plain, cropped = pair(2, 3, 3, **settings)
+    assert_same_training(plain, cropped, random(2, 2, 2, 2))
+
+
+def test_an_input_smaller_than_the_kernel_fails_as_ever():
+    plain, cropped = pair(1, 1, 5, padding=1)
+    with pytest.raises(RuntimeError) as wanted:
+        plain(random(1, 1, 2, 2))
+    with pytest.raises(RuntimeError) as found:
+        cropped(random(1, 1, 2, 2))
+    assert str(found.value) == str(wanted.value)
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_empty_batches_and_single_images(size):
+    plain, cropped = pair(2, 3, 3, padding=1)
+    assert cropped(random(0, 2, size, size)).shape == (0, 3, size, size)
+    assert_same_training(plain, cropped, random(2, size, size))
+
+
+@pytest.mark.parametrize("shape", CROPPED)
+def test_masked_weights(shape):
+    size, kernel, *rest = shape
+    plain, cropped = pair(3, 5, kernel, *rest)
+    for layer in (plain, cropped):
+        prune.l1_unstructured(layer, "weight", 0.5)
+    assert_same_training(plain, cropped, random(2, 3, size, size))
+    prune.remove(plain, "weight")
+    prune.remove(cropped, "weight")
+    assert_same_training(plain, cropped, random(2, 3, size, size))
+
+
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiled(dynamic):
+    plain, cropped = pair(3, 5, 3, padding=1)
+    torch.compiler.reset()
+    compiled = torch.compile(cropped, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for size in (2, 1, 4):
+        assert_same_training(plain, compiled, random(2, 3, size, size))
+
+
+OLD_EXPORT = pytest.mark.skipif(
+    torch.__version__.startswith("2.9."), reason="torch 2.9 cannot run such a program of its own Conv2d either"
+)
+
+
+@pytest.mark.parametrize("strict", [False, pytest.param(True, marks=OLD_EXPORT)])
+def test_exported_programs_hold_for_other_sizes(strict):
+    plain, cropped = pair(3, 5, 3, padding=1)
+    auto = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
+    exported = torch.export.export(cropped, (random(2, 3, 2, 2),), dynamic_shapes=(auto,), strict=strict).module()
+    for size in (2, 4, 9):
+        images = random(2, 3, size, size)
+        assert_close(exported(images), plain(images))
+
+
+def test_traces_hold_for_other_sizes():
+    plain, cropped = pair(3, 5, 3, padding=1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing is deprecated, but still how many programs are made
+        traced = torch.jit.trace(cropped, random(1, 3, 1, 1))
+    for size in (1, 2, 9):
+        images = random(2, 3, size, size)
+        assert_close(traced(images), plain(images))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_autocast(size):
+    plain, cropped = pair(8, 8, 3, padding=1)
+    plain, cropped = plain.float(), cropped.float()
+    images = torch.randn(4, 8, size, size)
+    results = []
+    for layer in (plain, cropped):
+        with torch.autocast("cpu", torch.bfloat16):
+            out = layer(images)
+        out.float().square().sum().backward()
+        results.append((out, layer.weight.grad))
+    (out, gradient), (cropped_out, cropped_gradient) = results
+    assert cropped_out.dtype == out.dtype == torch.bfloat16
+    assert cropped_gradient.dtype == torch.float32
+    torch.testing.assert_close(cropped_out, out, rtol=0.02, atol=0.02)
+    torch.testing.assert_close(cropped_gradient, gradient, rtol=0.05, atol=0.1)
+
+
+# torch's own forward-mode formulas are scripted when they are first used
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:FutureWarning")
+@pytest.mark.parametrize("shape", CROPPED)
+def test_second_derivatives(shape):
+    size, kernel, *rest = shape
+    _, layer = pair(1, 2, kernel, *rest)
+    images = random(1, 1, size, size).requires_grad_()
+
+    def cube(weight, bias, images):
+        return functional_call(layer, {"weight": weight, "bias": bias}, (images,)) ** 3
+
+    assert torch.autograd.gradcheck(cube, (layer.weight, layer.bias, images), check_forward_ad=True)
+    assert torch.autograd.gradgradcheck(cube, (layer.weight, layer.bias, images))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_gradients_image_by_image_with_torch_func(size):
+    plain, cropped = pair(3, 5, 3, padding=1)
+    images = random(4, 3, size, size)
+
+    def each(layer):
+        def loss(parameters, image):
+            return functional_call(layer, parameters, (image[None],)).square().sum()
+
+        return vmap(grad(loss), (None, 0))(dict(layer.named_parameters()), images)
+
+    wanted, found = each(plain), each(cropped)
+    for name in wanted:
+        assert_close(found[name], wanted[name])
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])  # noqa: S301
+def test_copies_stay_cropped(copied):
+    plain, cropped = pair(3, 5, 3, padding=1)
+    cropped(random(2, 3, 1, 1)).sum().backward()
+    twin = copied(cropped)
+    assert type(twin) is CroppedConv2d
+    assert_same_training(plain, twin, random(2, 3, 1, 1))
+
+
+_NARROW = """
+import sys
+import torch
+from torch.nn.functional import cross_entropy
+from lit_prune import LitResNet18
+from lit_prune.models.channels import USUAL
+torch.manual_seed(0)
+torch.set_num_threads(1)
+model = LitResNet18(channels=dict.fromkeys(USUAL, 4))
+optimizer = torch.optim.SGD(model.parameters(), 0.01)
+for _ in range(10):
+    images, labels = torch.randn(32, 3, 32, 32), torch.randint(10, (32,))
+    optimizer.zero_grad()
+    loss = cross_entropy(model(images), labels)
+    loss.backward()
+    optimizer.step()
+print(loss.item())
+"""
+
+
+def test_a_narrow_network_trains_in_a_process_of_its_own():
+    """oneDNN 3.12 corrupted memory here without AVX-512: the process aborted, or its losses differed."""
+    command = [sys.executable, "-c", _NARROW]
+    endings = [subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(3)]
+    assert [ending.returncode for ending in endings] == [0, 0, 0], endings[0].stderr
+    assert len({ending.stdout for ending in endings}) == 1
+
+
+@pytest.mark.parametrize(("size", "stride", "groups", "bias"), [(8, 2, 1, True), (7, 3, 4, False), (1, 2, 2, True)])
+def test_a_strided_1x1_convolution_is_exact(size, stride, groups, bias):
+    layer = nn.Conv2d(4, 8, 1, stride, groups=groups, bias=bias).double()
+    images = torch.randn(3, 4, size, size, dtype=torch.float64, requires_grad=True)
+    expected = layer(images)
+    gradient = torch.randn_like(expected)
+    theirs = torch.autograd.grad(expected, [images, *layer.parameters()], gradient)
+    crop_convolutions(layer)
+    output = layer(images)
+    assert torch.allclose(output, expected, rtol=1e-12)
+    for ours, reference in zip(
+        torch.autograd.grad(output, [images, *layer.parameters()], gradient), theirs, strict=True
+    ):
+        assert torch.allclose(ours, reference, rtol=1e-12)

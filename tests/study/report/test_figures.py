@@ -1,0 +1,379 @@
+import math
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+from matplotlib.text import Text
+from PIL import Image
+
+from lit_prune.study.plan.plan import load_plan
+from lit_prune.study.report.figures import Figure, draw, drawings
+from lit_prune.study.report.figures.style import RC, Drawing, png, spread
+from lit_prune.study.results.curves import mean_curve
+from lit_prune.study.results.published import PUBLISHED
+from lit_prune.study.results.results import Results, read_results
+from lit_prune.study.results.tradeoff import compared, tradeoff
+from lit_prune.study.statistics import estimate
+from tests.study.folders import SMALL, full_content, make_study
+
+PRUNED = {"class_path": "GlobalL1Pruning", "init_args": {"amount": 0.6}}
+
+
+def study(folder: Path, content=SMALL, **state) -> Results:
+    make_study(folder, content, seed=int(np.random.default_rng().integers(1 << 30)), **state)
+    return read_results(folder)
+
+
+def built(results: Results) -> dict[str, Drawing]:
+    with mpl.rc_context(RC):
+        return {drawing.name: drawing for drawing in drawings(results)}
+
+
+def lines(axes, label: str) -> list[tuple[list[Any], list[Any]]]:
+    found = [line for line in axes.get_lines() if line.get_label() == label]
+    return [(list(line.get_xdata()), list(line.get_ydata())) for line in found]
+
+
+def with_experiments(*experiments):
+    return SMALL | {"experiments": [*SMALL["experiments"], *experiments]}
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory) -> Results:
+    return study(tmp_path_factory.mktemp("full"), full_content(5))
+
+
+@pytest.fixture(scope="module")
+def pictures(full) -> dict[str, Drawing]:
+    return built(full)
+
+
+def test_the_whole_study_has_every_figure_as_a_file(full, tmp_path):
+    figures = draw(full, tmp_path / "new" / "figures")
+    assert [figure.path.stem for figure in figures] == [
+        *(f"curves-{group}" for group in ("task1", "task2", "task4", "task5", "control")),
+        "scores-task3",
+        "accuracy-against-sparsity",
+        "sparsity",
+        "plateau",
+        "layers",
+    ]
+    assert [figure.group for figure in figures] == ["task1", "task2", "task4", "task5", "control", "task3", *4 * [None]]
+    for figure in figures:
+        assert isinstance(figure, Figure)
+        assert figure.title
+        assert figure.caption.endswith(".")
+        with Image.open(figure.path) as image:
+            assert image.format == "PNG"
+            assert 700 <= image.width <= 1100
+            assert 200 <= image.height <= 1400
+            assert image.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+    assert sorted((tmp_path / "new" / "figures").iterdir()) == sorted(figure.path for figure in figures)
+
+
+def test_every_panel_names_its_axes_with_units(pictures):
+    units = ("(%)", "(nats per image)", "(% of weights that are zero)", "(percentage points)")
+    for drawing in pictures.values():
+        for place, axes in enumerate(drawing.canvas.axes):
+            ylabel = axes.get_ylabel()
+            named = [label.get_text() for label in axes.get_yticklabels()]  # of layers, or of experiments
+            first_of_row = place == 0 or drawing.name.startswith("curves")
+            assert not first_of_row or ylabel.endswith(units) or (named and not ylabel)
+        xlabels = {axes.get_xlabel() for axes in drawing.canvas.axes} - {""}
+        assert xlabels
+        assert all(label == "epoch" or label.endswith(units) for label in xlabels)
+
+
+def shown_texts(canvas) -> list[Text]:
+    """What stands in a figure; ticks outside of a panel's limits exist, and are not drawn."""
+    texts, ticks = [], set()
+    for axes in canvas.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            ticks |= set(axis.findobj(Text)) - {axis.label}
+            texts += [tick.label1 for tick in axis.get_major_ticks() if low <= tick.get_loc() <= high]
+    texts += [text for text in canvas.findobj(Text) if text not in ticks]
+    return [text for text in texts if text.get_visible() and text.get_text().strip()]
+
+
+@pytest.mark.parametrize("content", [full_content(5), full_content(120) | {"seeds": [0]}, load_plan("quick").as_dict()])
+def test_nothing_is_cut_off_and_no_texts_overlap(tmp_path, content):
+    found = built(study(tmp_path, content))
+    assert len(found) == 10
+    for drawing in found.values():
+        png(drawing.canvas)
+        canvas: Any = drawing.canvas.canvas
+        renderer, whole = canvas.get_renderer(), drawing.canvas.bbox
+        texts = shown_texts(drawing.canvas)
+        # without the line that leads to a name
+        boxes = [Text.get_window_extent(text, renderer) for text in texts]
+        assert len(boxes) > 8
+        assert min(float(text.get_fontsize()) for text in texts) >= 8
+        for index, (box, text) in enumerate(zip(boxes, texts, strict=True)):
+            assert whole.x0 <= box.x0 < box.x1 <= whole.x1, (drawing.name, text)
+            assert whole.y0 <= box.y0 < box.y1 <= whole.y1, (drawing.name, text)
+            overlapping = [
+                other.get_text()
+                for other, there in zip(texts[:index], boxes, strict=False)
+                if box.padded(-1).overlaps(there.padded(-1))
+            ]
+            assert not overlapping, (drawing.name, text)
+
+
+def test_curves_are_the_data_and_their_mean(tmp_path):
+    results = study(tmp_path)
+    drawing = built(results)["curves-task1"]
+    loss, accuracy = drawing.canvas.axes[:2]
+    assert loss.get_title(loc="left") == "logits"
+    for axes, role, scale in ((loss, "loss", 1), (accuracy, "acc", 100)):
+        for half, label in (("train", "training"), ("val", "validation")):
+            runs = [run.curves[f"{half}_{role}"] for run in results.of("task1/logits")]
+            for seed, values in enumerate(runs):
+                assert lines(axes, f"{label}, {seed}") == [([1, 2, 3, 4], [scale * v for v in values])]
+            ((x, y),) = lines(axes, f"{label}, mean")
+            assert x == [1, 2, 3, 4]
+            assert y == pytest.approx([scale * sum(v) / 3 for v in zip(*runs, strict=True)])
+    # axes are the same for the other experiment, which has other losses
+    assert [a.get_ylim() for a in drawing.canvas.axes[2:]] == [loss.get_ylim(), accuracy.get_ylim()]
+
+
+def test_one_seed_is_one_line(tmp_path):
+    axes = built(study(tmp_path, SMALL | {"seeds": [7]}))["curves-task1"].canvas.axes[0]
+    assert [line.get_label() for line in axes.get_lines()] == ["training, mean", "validation, mean"]
+
+
+def test_a_diverged_experiment_has_no_mean_anywhere(tmp_path):
+    results = study(tmp_path, diverged={("task1/softmax", 1), ("task4/finetuned-10", 0), ("task3/prune-10", 2)})
+    found = built(results)
+    task1 = found["curves-task1"].canvas.axes
+    assert [axes.get_title(loc="left") for axes in task1[::2]] == ["logits", "softmax: diverged (seed 1)"]
+    assert lines(task1[0], "validation, mean")
+    assert not lines(task1[2], "validation, mean")
+    assert len(lines(task1[2], "validation, 0")[0][1]) == 4
+    assert len(lines(task1[2], "validation, 1")[0][1]) == 1  # until it diverged
+    assert "scores-task3" not in found  # which has this experiment alone
+    assert "accuracy-against-sparsity" not in found
+    assert [line.get_label() for line in found["sparsity"].canvas.axes[0].get_lines()] == ["task5/finetuned-10"]
+
+
+def test_other_scored_experiments_stand_beside_a_diverged_one(tmp_path):
+    content = with_experiments(
+        {
+            "name": "task3/prune-60",
+            "parent": "task1/logits",
+            "train": False,
+            "overrides": {"trainer": {"callbacks+": [PRUNED]}},
+        }
+    )
+    results = study(tmp_path, content, diverged={("task3/prune-10", 2)})
+    (axes,) = built(results)["scores-task3"].canvas.axes
+    assert [text.get_text() for text in axes.texts] == ["diverged (seed 2)"]
+    mean = estimate(results.values("task3/prune-60", "final_test_acc").values())
+    parent = estimate(results.values("task1/logits", "final_test_acc").values())
+    assert mean is not None
+    assert parent is not None
+    assert lines(axes, "task3/prune-60") == [([pytest.approx(100 * mean.mean)], [1])]
+    assert lines(axes, "task1/logits, mean")[0][0] == pytest.approx([100 * parent.mean] * 2)
+
+
+def test_incomplete_runs_are_left_out_and_counted(tmp_path):
+    results = study(
+        tmp_path, missing={("task1/logits", 0)}, unfinished={("task1/softmax", 1)}, failed={("task1/softmax", 2)}
+    )
+    axes = built(results)["curves-task1"].canvas.axes
+    assert [a.get_title(loc="left") for a in axes[::2]] == ["logits: 2 of 3 seeds", "softmax: 1 of 3 seeds"]
+    assert not lines(axes[2], "validation, 1")
+    assert lines(axes[2], "validation, mean")[0][1] == list(results.of("task1/softmax")[0].curves["val_loss"])
+
+
+def test_sparsity_is_drawn_of_what_prunes_and_of_nothing_else(full, pictures):
+    drawing = pictures["sparsity"]
+    shown = {line.get_label() for axes in drawing.canvas.axes for line in axes.get_lines()}
+    expected = {e.name for e in full.plan.experiments if e.train and "Pruning" in str(e.overrides)}
+    assert shown == expected
+    assert len(shown) == 20
+    assert not shown & {"control/dense", "task1/logits", "task2/freeze-30", "control/frozen-batch-norm"}
+    (axes,) = (axes for axes in drawing.canvas.axes if axes.get_title(loc="left") == "task5")
+    curve = mean_curve(full, "task5/initial-20", "sparsity")
+    assert curve is not None
+    assert lines(axes, "task5/initial-20") == [([1, 2, 3, 4, 5], [100 * value for value in curve.values])]
+
+
+def test_the_price_of_sparsity_is_paired_by_seed(full, pictures):
+    series = {one.slug: one for one in tradeoff(full)}
+    assert {slug: [point.experiment for point in one.points] for slug, one in series.items()} == {
+        "l1-not-trained": [f"task3/prune-{n}" for n in (10, 20, 30)],
+        "l1": [*(f"task4/finetuned-{n}" for n in (10, 20, 30)), *(f"control/l1-{n}" for n in (50, 80, 90, 95, 98))],
+        "l1-from-initial": [f"task4/initial-{n}" for n in (10, 20, 30)],
+        "random": [f"control/random-{n}" for n in (10, 20, 30)],
+    }
+    assert {slug: {point.dense for point in one.points} for slug, one in series.items()} == {
+        "l1-not-trained": {"task1/logits"},
+        "l1": {"control/dense"},
+        "l1-from-initial": {"task1/logits"},
+        "random": {"control/dense"},
+    }
+    values, dense = (full.values(name, "final_test_acc") for name in ("control/l1-90", "control/dense"))
+    point = next(point for point in series["l1"].points if point.experiment == "control/l1-90")
+    assert point.difference == estimate(values[seed] - dense[seed] for seed in (0, 1, 2))
+    axes = pictures["accuracy-against-sparsity"].canvas.axes[0]
+    container = next(c for c in axes.containers if c.get_label() == "L1 pruning, fine-tuned")
+    drawn = container.lines[0]
+    assert drawn is not None
+    assert list(drawn.get_ydata()) == pytest.approx(
+        [100 * point.difference.mean for point in series["l1"].points if point.difference]
+    )
+    # moved aside from others at the same sparsity, by less than the markers that they would hide
+    assert list(drawn.get_xdata()) == pytest.approx([10, 20, 30, 50, 80, 90, 95, 98], abs=2)
+    bars = container.lines[2][0].get_segments()
+    low, high = bars[0][:, 1]
+    first = series["l1"].points[0].difference
+    assert first is not None
+    assert (low, high) == pytest.approx((100 * (first.low or 0), 100 * (first.high or 0)))
+
+
+def test_published_curves_are_those_of_the_paper_less_their_dense_network(pictures):
+    table = {("ResNet-20", "one-shot, fine-tuned"): [0, -0.26, -1.49, -4.74]}
+    found = {(curve.network, curve.method): curve for curve in PUBLISHED}
+    assert len(found) == 4
+    for key, differences in table.items():
+        assert found[key].differences == pytest.approx(differences)
+    axes = pictures["accuracy-against-sparsity"].canvas.axes[0]
+    drawn = [list(line.get_ydata()) for line in axes.get_lines() if len(line.get_xdata()) == 4]
+    for curve in PUBLISHED:
+        assert list(curve.differences) in drawn
+        assert len(curve.sparsity) == len(curve.accuracy) == len(curve.deviation)
+
+
+def test_published_curves_are_context_for_their_own_data_alone(tmp_path, pictures):
+    drawn = built(study(tmp_path, with_experiments()))["accuracy-against-sparsity"]
+    assert "Renda" not in drawn.caption
+    assert not [line for line in drawn.canvas.axes[0].get_lines() if np.size(line.get_xdata()) == 4]
+    assert "Renda" in pictures["accuracy-against-sparsity"].caption
+
+
+def test_the_dense_model_to_compare_with_is_found_in_other_studies(tmp_path):
+    results = study(tmp_path, with_experiments({"name": "mine", "parent": "task1/softmax"}))
+    plan = results.plan
+    assert compared(results, plan["task4/finetuned-10"]) == "task1/logits"  # the parent: there is no dense child
+    assert compared(results, plan["task1/softmax"]) == "task1/logits"  # from the same weights, with the settings
+    assert compared(results, plan["task1/logits"]) is None  # nothing else is alike
+    assert compared(results, plan["mine"]) == "task1/softmax"
+
+
+def test_other_callbacks_get_a_series_of_their_own(tmp_path):
+    mine = {"class_path": "my.code.MyPruning", "init_args": {"amount": 0.4}}
+    content = with_experiments(
+        {"name": "x/mine", "parent": "task1/logits", "overrides": {"trainer": {"callbacks+": [mine]}}}
+    )
+    series = {one.label: one for one in tradeoff(study(tmp_path, content))}
+    assert [point.experiment for point in series["MyPruning, fine-tuned"].points] == ["x/mine"]
+    assert [point.experiment for point in series["L1 pruning, fine-tuned"].points] == ["task4/finetuned-10"]
+    # no series of what takes its mask off
+    assert "task5/finetuned-10" not in {p.experiment for one in series.values() for p in one.points}
+
+
+def test_layers_are_those_of_the_last_epoch(full, pictures):
+    (axes,) = pictures["layers"].canvas.axes
+    runs = full.of("control/l1-50")
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == list(runs[0].layers)
+    shown = {line.get_label().split(" ")[0]: line for line in axes.get_lines()}
+    assert list(shown) == [p.experiment for s in tradeoff(full) if s.slug == "l1" for p in s.points]
+    for rank, name in zip(shown["control/l1-50"].get_ydata(), names, strict=True):
+        assert names[int(rank)] == name
+        x = shown["control/l1-50"].get_xdata()[int(rank)]
+        assert x == pytest.approx(100 * sum(run.layers[name][-1] for run in runs) / 3)
+
+
+def test_the_plateau_stands_beside_the_weights_without_a_gradient(full, pictures):
+    panels = pictures["plateau"].canvas.axes
+    names = [e.name for e in full.plan.experiments if e.name.startswith("task5/")]
+    assert len(panels) == len(names) == 6
+    for axes, name in zip(panels, names, strict=True):
+        level = estimate(full.values(name, "untouched_pruned").values())
+        end = estimate(full.values(name, "sparsity_end").values())
+        assert level is not None
+        assert end is not None
+        (dashed,) = (line for line in axes.get_lines() if line.get_linestyle() == "--")
+        assert list(dashed.get_ydata()) == pytest.approx([100 * level.mean] * 2)
+        title = axes.get_title(loc="left")
+        assert title.startswith(name)
+        assert f"{100 * level.mean:.3f}%" in title
+        assert f"{100 * end.mean:.3f}%" in title
+        low, high = axes.get_ylim()
+        assert low < 100 * level.mean < high
+        assert high - low < 2  # percentage points: the pruned 10 to 30% are not in sight
+
+
+@pytest.mark.parametrize("status", ["missing", "unfinished", "failed", "diverged"])
+def test_a_study_without_a_complete_run_is_no_error(tmp_path, status):
+    everything = {(e["name"], seed) for e in SMALL["experiments"] for seed in SMALL["seeds"]}
+    results = study(tmp_path, **{status: everything})
+    names = [figure.path.stem for figure in draw(results, tmp_path / "figures")]
+    # what diverged is drawn as far as it came, seed by seed
+    assert names == (["curves-task1", "curves-task4", "curves-task5"] if status == "diverged" else [])
+    assert (tmp_path / "figures").exists() == bool(names)
+
+
+def test_metrics_that_are_not_logged_are_not_drawn(tmp_path):
+    content = SMALL | {"metrics": {"train_loss": "train/loss", "val_loss": "val/loss"}}
+    without = ("gradient/untouched", "gradient/untouched_pruned", "sparsity/ever_pruned", "sparsity/global")
+    results = study(tmp_path, content, without=without)
+    found = built(results)
+    assert list(found) == ["curves-task1", "curves-task4", "curves-task5"]
+    assert {axes.get_ylabel() for axes in found["curves-task1"].canvas.axes} == {"loss (nats per image)"}
+
+
+def test_a_name_is_text_and_no_formula(tmp_path):
+    results = study(tmp_path, SMALL | {"groups": {"task1": r"100% of $\frac{1}$ 中文 <b>"}})
+    figures = draw(results, tmp_path / "figures")
+    assert figures[0].title.startswith(r"100% of $\frac{1}$")
+
+
+def test_a_large_group_goes_into_several_figures(tmp_path):
+    content = SMALL | {"seeds": [0], "claims": [], "experiments": [{"name": f"many/e{n}"} for n in range(25)]}
+    found = built(study(tmp_path, content))
+    assert [len(found[name].canvas.axes) for name in ("curves-many-1", "curves-many-2")] == [40, 10]
+
+
+def test_somebodys_matplotlibrc_changes_nothing(tmp_path):
+    results = study(tmp_path / "study")
+    plain = [figure.path.read_bytes() for figure in draw(results, tmp_path / "plain")]
+    with mpl.rc_context({"figure.facecolor": "black", "font.size": 30, "savefig.bbox": "tight"}):
+        changed = [figure.path.read_bytes() for figure in draw(results, tmp_path / "changed")]
+        assert mpl.rcParams["font.size"] == 30
+    assert plain == changed
+    assert len(plain) > 5
+
+
+def test_labels_are_moved_apart_and_no_further():
+    rng = np.random.default_rng()
+    for _ in range(200):
+        wanted = sorted(rng.uniform(0, 10, size=rng.integers(1, 8)))
+        places = spread(wanted, 1.0, 0.0, 10.0)
+        assert all(b - a >= 1 - 1e-9 for a, b in pairwise(places))
+        assert places[0] >= 0.5 - 1e-9
+        assert places[-1] <= 9.5 + 1e-9
+    assert spread([2.0, 5.0, 5.0], 1.0, 0.0, 10.0) == [2.0, 4.5, 5.5]
+    assert spread([0.0, 9.9], 1.0, 0.0, 10.0) == [0.5, 9.5]
+
+
+def test_a_mean_covers_the_epochs_that_all_seeds_have(tmp_path):
+    results = study(tmp_path)
+    short = tmp_path / "task1/logits/seed=1"
+    rows = (short / "metrics.csv").read_text().splitlines()
+    (short / "metrics.csv").write_text("\n".join(rows[:-2]) + "\n")
+    result = (short / "result.json").read_text().replace('"epochs": 4', '"epochs": 3')
+    (short / "result.json").write_text(result)
+    again = read_results(tmp_path)
+    assert [run.status for run in again.of("task1/logits")] == ["complete"] * 3
+    curve, whole = mean_curve(again, "task1/logits", "val_acc"), mean_curve(results, "task1/logits", "val_acc")
+    assert curve is not None
+    assert whole is not None
+    assert (curve.epochs, whole.epochs) == ((0, 1, 2), (0, 1, 2, 3))
+    assert curve.values == whole.values[:3]
+    assert all(math.isfinite(value) for value in curve.values)

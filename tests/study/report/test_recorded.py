@@ -1,0 +1,75 @@
+"""The study that is recorded in this repository: its documents say what `lit-prune report` makes of its files."""
+
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lit_prune.study.report.command import write_report
+from lit_prune.study.results.results import Results, read_results
+
+ROOT = Path(__file__).parents[2]
+RECORDED = ROOT / "lightning_logs" / "reduced"
+DOCUMENT = ROOT / "docs" / "results.md"
+
+
+@pytest.fixture(scope="module")
+def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the recorded files, reported anew."""
+    folder = tmp_path_factory.mktemp("recorded")
+    shutil.copytree(RECORDED, folder / "reduced")
+    write_report(folder / "reduced", folder / "docs" / "results.md")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return read_results(RECORDED)
+
+
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"\d+\.\d+", text))
+
+
+def test_every_run_of_the_plan_is_recorded(results):
+    assert len(results.runs) == 31 * 3
+    assert {run.status for run in results.runs} == {"complete"}
+    assert {run.environment["device"] for run in results.runs} == {"cpu"}
+
+
+def test_the_document_is_what_the_report_says(again):
+    assert (again / "docs/results.md").read_text(encoding="utf-8") == DOCUMENT.read_text(encoding="utf-8")
+    drawn = {path.name for path in (again / "docs/figures").iterdir()}
+    assert drawn == {path.name for path in (ROOT / "docs/figures").iterdir()}
+    assert len(drawn) >= 10
+
+
+def test_the_table_of_all_runs_is_what_the_report_says(again):
+    written = (again / "reduced/results.csv").read_text(encoding="utf-8")
+    assert written == (RECORDED / "results.csv").read_text(encoding="utf-8")
+    assert len(written.splitlines()) == 31 * 3 + 1
+
+
+def test_every_measured_number_of_the_readme_is_in_the_document():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    section = readme.split("### What came out")[1].split("\n## ")[0]
+    found = numbers(section)
+    assert len(found) >= 10
+    assert found <= numbers(DOCUMENT.read_text(encoding="utf-8"))
+
+
+def test_sparsity_plateaus_at_what_is_pruned_and_never_learns(results):
+    """About 7, 14 and 21% of the weights of a Task 1 model that was pruned by 10, 20 and 30% and unfrozen."""
+    for amount, plateau in ((10, 0.07), (20, 0.14), (30, 0.21)):
+        for run in results.of(f"task5/finetuned-{amount}"):
+            assert run.measures["sparsity_start"] == pytest.approx(amount / 100, abs=1e-6)
+            assert run.measures["sparsity_end"] == pytest.approx(plateau, abs=0.01)
+            assert run.measures["sparsity_end"] == pytest.approx(run.measures["untouched_pruned"], abs=1e-3)
+
+
+def test_nothing_of_a_machine_is_in_the_recorded_files():
+    texts = [path for path in RECORDED.rglob("*") if path.suffix in (".yaml", ".csv", ".json", ".md")]
+    assert len(texts) > 31 * 3 * 3
+    for path in texts:
+        assert not re.search(r"(?<![\w.])/(tmp|home|root|work|Users)/", path.read_text(encoding="utf-8")), path

@@ -1,0 +1,335 @@
+"""`lit-prune report`: what a person gets from a folder, and is told when it cannot be."""
+
+import errno
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lit_prune.errors import InputError
+from lit_prune.files.atomic import write_text
+from lit_prune.study.report import command as report
+from lit_prune.study.report.command import main, write_report
+from tests.study.folders import SMALL, make_study, run_folder
+
+ALL = {(experiment["name"], seed) for experiment in SMALL["experiments"] for seed in SMALL["seeds"]}
+# figures take a second; the tests that look at them draw them
+OPTIONS = ["--no-figures"]
+
+
+def text_of(folder: Path, *words: str) -> str:
+    assert main(["report", str(folder), *words, *OPTIONS]) == 0
+    return (folder / "report.md").read_text(encoding="utf-8")
+
+
+def paragraph(text: str) -> str:
+    """The first after the title."""
+    return text.split("\n\n")[1]
+
+
+def sentence(*words) -> str:
+    with pytest.raises(InputError) as caught:
+        main(["report", *map(str, words)])
+    return str(caught.value)
+
+
+def files(folder) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_report_has_what_it_should(tmp_path, capsys):
+    make_study(tmp_path)
+    text = text_of(tmp_path)
+    titles = [line for line in text.splitlines() if line.startswith("#")]
+    assert titles == [
+        "# Results of the study `small`",
+        "## Task 1: losses",
+        "## task3",
+        "## task4",
+        "## Task 5: unfrozen",
+        "## What was claimed",
+        "## Why sparsity stops falling",
+    ]
+    assert text.count("t distribution") == 1
+    assert paragraph(text) == (
+        "The study `small` has 5 experiments, each with 3 seeds (0, 1, 2). Experiments without a parent began with "
+        "random weights (nothing here is pre-trained). The data are synthetic images, drawn on the spot: 400 training "
+        "images, 100 for validation, in batches of 32. A training took 4 epochs. They ran on cpu (1 thread each), with "
+        "lit-prune 0.1.0, Lightning 2.6.6, torch 2.15.0, Python 3.11.4. 15 of 15 runs are complete."
+    )
+    assert (tmp_path / "results.csv").read_text(encoding="utf-8").count("complete") == 15
+    assert capsys.readouterr().out.splitlines() == [
+        "15 of 15 runs are complete.",
+        "Claims by verdict: holds: 2, does not hold: 0, not decidable with these runs: 0.",
+        f"Report: {tmp_path / 'report.md'}",
+    ]
+
+
+def test_the_same_folder_gives_the_same_report(tmp_path):
+    make_study(tmp_path)
+    first = text_of(tmp_path), (tmp_path / "results.csv").read_bytes()
+    assert (text_of(tmp_path), (tmp_path / "results.csv").read_bytes()) == first
+
+
+def test_a_report_changes_nothing_of_the_runs(tmp_path):
+    make_study(tmp_path, unfinished={("task1/logits", 0)})
+    before = files(tmp_path)
+    text_of(tmp_path)
+    after = files(tmp_path)
+    assert {path: after[path] for path in before} == before
+
+
+@pytest.mark.parametrize(
+    ("weights", "said"),
+    [
+        ("random", "began with random weights (nothing here is pre-trained)."),
+        ("IMAGENET1K_V1", "began with ImageNet's pre-trained weights (IMAGENET1K_V1)."),
+        ("/some/where/weights.pt", "began with the weights in the file `weights.pt`."),
+        (None, "began with whatever weights their model's own code gives it."),
+    ],
+)
+def test_the_first_paragraph_says_where_weights_came_from(tmp_path, weights, said):
+    make_study(tmp_path, SMALL | {"initial_weights": weights})
+    first = paragraph(text_of(tmp_path))
+    assert f"Experiments without a parent {said}" in first
+    assert "/some" not in first
+
+
+def test_what_runs_began_with_counts_not_what_was_planned(tmp_path):
+    make_study(tmp_path, SMALL | {"initial_weights": "IMAGENET1K_V1"}, missing=ALL - {("task1/logits", 0)})
+    path = run_folder(tmp_path, "task1/logits", 0) / "result.json"
+    path.write_text(path.read_text(encoding="utf-8").replace("IMAGENET1K_V1", "random"), encoding="utf-8")
+    text = text_of(tmp_path)
+    assert "began with random weights (nothing here is pre-trained)." in paragraph(text)
+    assert "IMAGENET" not in text
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({}, "The data are CIFAR-10: 45,000 training images, 5,000 for validation, in batches of 128."),
+        (
+            {"limit_train": 10_000, "val_size": 2000, "batch_size": 64},
+            "The data are CIFAR-10: 10,000 of 48,000 training images, 2,000 for validation, in batches of 64.",
+        ),
+        ({"class_path": "their.module.Digits"}, "The data are those of `Digits`."),
+        ("Digits", "The data are those of `Digits`."),
+        ({"val_size": "many", "source": ["x"]}, "The data are ['x']: all training images, many for validation"),
+    ],
+)
+def test_the_first_paragraph_says_what_the_data_are(tmp_path, data, said):
+    make_study(tmp_path, SMALL | {"settings": {"data": data}})
+    assert said in paragraph(text_of(tmp_path))
+
+
+def test_experiments_with_other_data_are_named(tmp_path):
+    own = {"name": "task1/small-batch", "overrides": {"data": {"batch_size": 8}}}
+    make_study(tmp_path, SMALL | {"experiments": [*SMALL["experiments"], own]})
+    assert "in batches of 32 (task1/small-batch: other data settings)." in paragraph(text_of(tmp_path))
+
+
+def test_one_seed_is_said_once_and_has_no_interval(tmp_path):
+    make_study(tmp_path, SMALL | {"seeds": [4]})
+    text = text_of(tmp_path)
+    assert text.count("One seed gives no interval") == 1
+    assert "±" not in text
+    assert "with 1 seed (4)." in paragraph(text)
+
+
+def test_an_incomplete_study_says_what_is_missing_and_why(tmp_path, capsys):
+    make_study(
+        tmp_path,
+        diverged={("task1/softmax", 1)},
+        unfinished={("task1/logits", 0)},
+        failed={("task5/finetuned-10", 2)},
+        missing={("task4/finetuned-10", 0), ("task4/finetuned-10", 1)},
+    )
+    (run_folder(tmp_path, "task3/prune-10", 2) / "result.json").write_text('{"format": 1, ', encoding="utf-8")
+    text = text_of(tmp_path)
+    assert paragraph(text).endswith(" 9 of 15 runs are complete, and all numbers are theirs.")
+    reasons = text.split("\n\n")[2].splitlines()
+    assert len(reasons) == 5
+    assert reasons[:2] == [
+        "- Not finished, its last logged epoch is 1: task1/logits (seed 0)",
+        "- Diverged (`train/loss` is nan in epoch 1): task1/softmax (seed 1)",
+    ]
+    assert re.fullmatch(r"- Failed \(result.json cannot be read \(.*\)\): task3/prune-10 \(seed 2\)", reasons[2])
+    assert reasons[3:] == [
+        "- Not started: task4/finetuned-10 (seeds 0, 1)",
+        "- Failed (The optimizer ran out of memory): task5/finetuned-10 (seed 2)",
+    ]
+    out = capsys.readouterr().out
+    assert "9 of 15 runs are complete." in out
+    assert "not decidable with these runs: 2." in out
+
+
+def test_missing_columns_are_told_once_and_the_rest_is_reported(tmp_path):
+    make_study(tmp_path, without={"val/acc"})
+    text = text_of(tmp_path)
+    assert text.count("Complete (but metrics.csv has no column `val/acc`): task1/logits (seeds 0, 1, 2);") == 1
+    assert "final val loss" in text
+    assert not re.search(r"\| +(best|final) val \|", text)
+
+
+def test_a_study_that_has_not_begun_is_reported(tmp_path):
+    make_study(tmp_path, missing=ALL)
+    text = text_of(tmp_path)
+    assert "Experiments without a parent are to begin with random weights" in paragraph(text)
+    assert paragraph(text).endswith(" 0 of 15 runs are complete.")
+    assert "There are no numbers yet." in text
+    assert text.count("No run of it has ended yet.") == 4
+    assert text.count("**not decidable with these runs**") == 2
+
+
+def test_another_output_has_its_figures_beside_it(tmp_path, monkeypatch):
+    make_study(tmp_path / "logs" / "study")
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "logs/study", "--output", "docs/results.md"]) == 0
+    text = (tmp_path / "docs" / "results.md").read_text(encoding="utf-8")
+    links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", text)
+    assert len(links) >= 3
+    for link in links:
+        assert link.startswith("figures/")
+        assert (tmp_path / "docs" / link).is_file()
+    left = {path.name for path in (tmp_path / "logs" / "study").iterdir()}
+    assert left == {"plan.yaml", "results.csv", "task1", "task3", "task4", "task5"}
+
+
+def test_the_default_output_has_figures_and_a_summary_for_tensorboard(tmp_path):
+    make_study(tmp_path)
+    assert write_report(tmp_path) == tmp_path / "report.md"
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    sections = dict(zip(re.findall(r"^## (.*)$", text, re.M), re.split(r"^## .*$", text, flags=re.M)[1:], strict=True))
+    links = {title: re.findall(r"\]\((figures/[^)]+)\)", part) for title, part in sections.items()}
+    assert links["Task 1: losses"]
+    for link in (link for found in links.values() for link in found):
+        assert (tmp_path / link).is_file()
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == sorted(
+        Path(link).name for found in links.values() for link in found
+    )
+    assert list((tmp_path / "report").rglob("events.out.tfevents*"))
+
+
+def test_a_folder_that_is_not_a_studys_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "holiday.jpg").write_bytes(b"sun")
+    assert sentence(tmp_path).startswith("Expected the folder of a study, but got")
+    assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ([], "the following arguments are required: DIR"),
+        (["d", "--ouput", "x.md"], "a known option, but got `--ouput`. HINT: did you mean `--output`."),
+        (["d", "--no-figure"], "a known option, but got `--no-figure`. HINT: did you mean `--no-figures`."),
+        (["d", "--zzz=3"], "a known option, but got `--zzz`. HINT: `lit-prune report --help` lists the options."),
+        (["d", "e"], "one folder, but got `e`."),
+        (["d", "--output"], "Expected a value after `--output`, but got none."),
+    ],
+)
+def test_a_wrong_word_gets_one_sentence(words, complaint):
+    text = sentence(*words)
+    assert complaint in text
+    assert "\n" not in text
+
+
+def test_an_output_that_is_a_folder_is_refused(tmp_path):
+    make_study(tmp_path)
+    before = files(tmp_path)
+    assert sentence(tmp_path, "--output", tmp_path / "task1").startswith("Expected `--output` to be a file, but got")
+    assert files(tmp_path) == before
+
+
+def test_help_is_given(capsys):
+    assert main(["report", "--help"]) == 0
+    assert "--output FILE.md" in capsys.readouterr().out
+
+
+def complaint_of(capsys: pytest.CaptureFixture[str]) -> str:
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    (line,) = captured.err.splitlines()
+    return line.removeprefix("lit-prune: error: ")
+
+
+@pytest.mark.parametrize("name", ["results.csv", "report.md"])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_what_cannot_be_written_is_said_and_the_old_report_stays(tmp_path, monkeypatch, capsys, name, code):
+    make_study(tmp_path)
+    text_of(tmp_path)
+    before = files(tmp_path)
+    make_study(tmp_path / "other", seed=1)  # other numbers, so that the next report would be another one
+    for path in (tmp_path / "other").rglob("metrics.csv"):
+        (tmp_path / path.relative_to(tmp_path / "other")).write_bytes(path.read_bytes())
+
+    def fail(path, text):
+        if path.name == name:
+            raise OSError(code, os.strerror(code), f"{path}.part")
+        write_text(path, text)
+
+    monkeypatch.setattr(report, "write_text", fail)
+    capsys.readouterr()
+    assert main(["report", str(tmp_path), *OPTIONS]) == 1
+    assert complaint_of(capsys) == (
+        f"Expected to be able to write into `{tmp_path}`, but got {os.strerror(code).lower()}. "
+        "HINT: free some space, or check whose folder it is."
+    )
+    assert (tmp_path / "report.md").read_bytes() == before[tmp_path / "report.md"]
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of 512 KiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
+    try:
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        pytest.skip("there is no `mount` here")
+    if done.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)  # noqa: S607 - the one that is on the path
+
+
+def leave(folder, size):
+    """Fill a disk until there is room for so many bytes, or for a file system's page less."""
+    free = os.statvfs(folder)
+    (folder / "filler").write_bytes(b"x" * (free.f_bavail * free.f_frsize - size))
+
+
+@pytest.mark.parametrize("room", [0, 8 << 10, 24 << 10, 200 << 10])
+def test_a_full_disk_loses_nothing(small_disk, capsys, room):
+    make_study(small_disk, SMALL | {"seeds": [0]})
+    text_of(small_disk)
+    (small_disk / "figures").mkdir()
+    before = files(small_disk)
+    capsys.readouterr()
+    leave(small_disk, room)
+    assert main(["report", str(small_disk)]) == 1
+    assert "no space left on device" in complaint_of(capsys)
+    (small_disk / "filler").unlink()
+    after = files(small_disk)
+    assert {path: after[path] for path in before} == before
+    assert not [path for path in after if path.name.startswith(".")]
+    # with room again, the same command does it
+    assert main(["report", str(small_disk), *OPTIONS]) == 0
+
+
+def test_a_report_waits_for_no_framework(tmp_path):
+    make_study(tmp_path)
+    code = (
+        "import sys\n"
+        "from lit_prune.study.report.command import main\n"
+        f"assert main(['report', {str(tmp_path)!r}]) == 0\n"
+        "slow = {'torch', 'lightning', 'pytorch_lightning', 'torchvision', 'torchmetrics', 'scipy.stats'}\n"
+        "print(sorted(slow & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    assert (tmp_path / "report.md").is_file()

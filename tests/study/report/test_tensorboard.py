@@ -1,0 +1,241 @@
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
+from werkzeug.test import Client
+
+from lit_prune.study.report.figures import draw
+from lit_prune.study.report.tensorboard import write_board
+from lit_prune.study.results.curves import mean_curve
+from lit_prune.study.results.results import Results, read_results
+from lit_prune.study.results.tradeoff import tradeoff
+from lit_prune.study.statistics import estimate
+from tests.study.folders import SMALL, full_content, make_study
+
+REPORT = "# Results\n\n| a | b |\n|---|---|\n| 1 | **2** |\n"
+ALL = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
+
+
+def accumulated(folder: Path) -> EventAccumulator:
+    accumulator = EventAccumulator(str(folder), size_guidance=ALL)
+    accumulator.Reload()
+    return accumulator
+
+
+def points(accumulator: EventAccumulator, tag: str) -> list[tuple[int, Any]]:
+    return [(event.step, event.value) for event in accumulator.Scalars(tag)]
+
+
+def layout_of(accumulator: EventAccumulator) -> Layout:
+    (event,) = accumulator.Tensors("custom_scalars__config__")
+    return Layout.FromString(event.tensor_proto.string_val[0])
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory) -> SimpleNamespace:
+    """The whole study with a board, and what TensorBoard's reader finds in it."""
+    folder = tmp_path_factory.mktemp("full")
+    make_study(folder, full_content(3))
+    results = read_results(folder)
+    figures = draw(results, folder / "figures")
+    write_board(results, figures, REPORT)
+    return SimpleNamespace(results=results, figures=figures, events=accumulated(folder / "report"))
+
+
+@pytest.fixture(scope="module")
+def web(board) -> Client:
+    """TensorBoard's HTTP interface, without a port."""
+    with warnings.catch_warnings():
+        # of html5lib, which comes inside TensorBoard
+        warnings.filterwarnings("ignore", message="html5lib's sanitizer is deprecated", category=DeprecationWarning)
+        from tensorboard import default, program
+        from tensorboard.backend import application
+        from tensorboard.backend.event_processing.data_ingester import LocalDataIngester
+    tensorboard = program.TensorBoard(plugins=default.get_plugins())
+    words = ["--logdir", str(board.results.folder), "--reload_interval", "0", "--reload_task", "blocking"]
+    tensorboard.configure(argv=["tensorboard", *words])
+    ingester = LocalDataIngester(tensorboard.flags)
+    ingester.start()
+    app = application.TensorBoardWSGIApp(
+        tensorboard.flags,
+        tensorboard.plugin_loaders,
+        ingester.data_provider,
+        deprecated_multiplexer=ingester.deprecated_multiplexer,
+    )
+    return Client(app)
+
+
+def answer(web: Client, path: str, **query: Any) -> Any:
+    response = web.get(path, query_string=query)
+    assert response.status_code == 200, response.text
+    return response.json
+
+
+def test_curves_are_means_over_seeds_at_their_epochs(board):
+    results: Results = board.results
+    scalars = set(board.events.Tags()["scalars"])
+    for name in ("task1/logits", "control/l1-50"):
+        for role in ("train_loss", "val_loss", "train_acc", "val_acc"):
+            curve = mean_curve(results, name, role)
+            assert curve is not None
+            expected = list(zip(curve.epochs, curve.values, strict=True))
+            assert [epoch for epoch, _ in expected] == [0, 1, 2]
+            assert points(board.events, f"{name}/{role}") == [(e, pytest.approx(v, rel=1e-6)) for e, v in expected]
+    assert points(board.events, "control/l1-50/sparsity") == [(e, pytest.approx(0.5, abs=1e-6)) for e in range(3)]
+    # neither the sparsity of what prunes nothing, nor curves of what does not train
+    assert "task1/logits/sparsity" not in scalars
+    assert not [tag for tag in scalars if tag.startswith("task3/")]
+    trained = [e.name for e in results.plan.experiments if e.train]
+    assert len(trained) == 28
+    assert {f"{name}/val_acc" for name in trained} <= scalars
+
+
+def test_accuracy_against_sparsity_has_margins(board):
+    for slug, steps in (("l1", [10, 20, 30, 50, 80, 90, 95, 98]), ("random", [10, 20, 30])):
+        found = [points(board.events, f"pruning/{slug}/test_acc{end}") for end in ("", "/lower", "/upper")]
+        assert [[step for step, _ in one] for one in found] == [steps] * 3
+    values = board.results.values("control/random-20", "final_test_acc").values()
+    mean = estimate(values)
+    assert mean is not None
+    assert [one[1][1] for one in found] == pytest.approx([mean.mean, mean.low, mean.high])
+
+
+def test_with_one_seed_the_margin_has_no_width(tmp_path):
+    make_study(tmp_path, SMALL | {"seeds": [3]})
+    write_board(read_results(tmp_path), [], REPORT)
+    events = accumulated(tmp_path / "report")
+    found = [points(events, f"pruning/l1/test_acc{end}") for end in ("", "/lower", "/upper")]
+    assert found[0] == found[1] == found[2]
+    assert [step for step, _ in found[0]] == [10]
+
+
+def test_the_layout_shows_tags_that_exist_and_each_curve_once(board):
+    tags = board.events.Tags()["scalars"]
+    categories = list(layout_of(board.events).category)
+    titles = [category.title for category in categories]
+    groups = board.results.plan.groups
+    assert titles == ["Accuracy against sparsity (% as step)", *(groups[f"task{n}"] for n in (1, 2, 4, 5)), "Controls"]
+    series = [one for chart in categories[0].chart for one in chart.margin.series]
+    assert [chart.title for chart in categories[0].chart] == [one.label for one in tradeoff(board.results)]
+    margins = [tag for one in series for tag in (one.value, one.lower, one.upper)]
+    shown = []
+    for category in categories[1:]:
+        expected = ["accuracy", "loss"] if category.title == groups["task1"] else None
+        names = [chart.title for chart in category.chart]
+        assert names == (expected or (names if len(names) == 2 else ["accuracy", "loss", "sparsity"]))
+        for chart in category.chart:
+            (pattern,) = chart.multiline.tag
+            matching = [tag for tag in tags if re.match(pattern, tag)]
+            assert matching
+            assert len({tag.split("/")[0] for tag in matching}) == 1
+            shown += matching
+    assert sorted([*margins, *shown]) == sorted(tags)
+
+
+def test_a_group_of_one_experiment_without_a_slash_has_its_charts(tmp_path):
+    experiments = [{"name": "a.b"}, {"name": "axb/c/d"}, {"name": "a-b/c"}]
+    make_study(tmp_path, SMALL | {"experiments": experiments, "claims": [], "groups": {}})
+    write_board(read_results(tmp_path), [], REPORT)
+    events = accumulated(tmp_path / "report")
+    found = {
+        category.title: [tag for tag in events.Tags()["scalars"] if re.match(category.chart[1].multiline.tag[0], tag)]
+        for category in layout_of(events).category
+    }
+    assert found == {n.split("/")[0]: [f"{n}/train_loss", f"{n}/val_loss"] for n in ("a.b", "axb/c/d", "a-b/c")}
+
+
+def test_figures_and_text_arrive_as_they_are(board):
+    assert board.events.Tags()["images"] == [f"figures/{figure.path.stem}" for figure in board.figures]
+    assert len(board.figures) == 10
+    for figure in board.figures:
+        (image,) = board.events.Images(f"figures/{figure.path.stem}")
+        assert image.encoded_image_string == figure.path.read_bytes()
+        assert image.width > 700
+    (text,) = board.events.Tensors("report")
+    assert text.tensor_proto.string_val[0].decode() == REPORT
+
+
+def test_writing_again_replaces(tmp_path):
+    make_study(tmp_path)
+    (tmp_path / "report").mkdir()
+    other = tmp_path / "report" / "notes.txt"
+    other.write_text("mine")
+    write_board(read_results(tmp_path), [], "old")
+    write_board(read_results(tmp_path), [], "new")
+    assert len(list((tmp_path / "report").iterdir())) == 2
+    assert other.read_text() == "mine"
+    reader = accumulated(tmp_path / "report")
+    assert [step for step, _ in points(reader, "task1/logits/val_acc")] == [0, 1, 2, 3]
+    (text,) = reader.Tensors("report")
+    assert text.tensor_proto.string_val[0] == b"new"
+
+
+def test_a_diverged_experiment_has_no_curve(tmp_path):
+    make_study(tmp_path, diverged={("task1/softmax", 2), ("task4/finetuned-10", 0)})
+    write_board(read_results(tmp_path), [], REPORT)
+    tags = accumulated(tmp_path / "report").Tags()["scalars"]
+    assert "task1/logits/val_loss" in tags
+    assert not [tag for tag in tags if tag.startswith(("task1/softmax", "task4/", "pruning/l1/"))]
+
+
+@pytest.mark.parametrize("status", ["missing", "unfinished", "failed", "diverged"])
+def test_a_study_without_a_complete_run_has_its_text(tmp_path, status):
+    everything = {(e["name"], seed) for e in SMALL["experiments"] for seed in SMALL["seeds"]}
+    state: Any = {status: everything}
+    make_study(tmp_path, **state)
+    write_board(read_results(tmp_path), [], REPORT)
+    events = accumulated(tmp_path / "report")
+    assert events.Tags()["scalars"] == []
+    assert "report" in events.Tags()["tensors"]
+
+
+def test_tensorboard_serves_the_curves(board, web):
+    assert answer(web, "/data/runs") == ["report"]
+    tags = answer(web, "/data/plugin/scalars/tags")["report"]
+    assert set(tags) == set(board.events.Tags()["scalars"])
+    served = answer(web, "/data/plugin/scalars/scalars", run="report", tag="task4/initial-30/val_acc")
+    assert [(step, value) for _, step, value in served] == points(board.events, "task4/initial-30/val_acc")
+
+
+def test_tensorboard_serves_the_charts(board, web):
+    categories = answer(web, "/data/plugin/custom_scalars/layout")["category"]
+    assert categories[0]["title"].startswith("Accuracy against sparsity")
+    assert len(categories) == 6
+    for category in categories[1:]:
+        for chart in category["chart"]:
+            (pattern,) = chart["multiline"]["tag"]
+            found = answer(web, "/data/plugin/custom_scalars/scalars", run="report", tag=pattern)
+            assert found["regex_valid"] is True
+            assert found["tag_to_events"]
+    for chart in categories[0]["chart"]:
+        for tag in chart["margin"]["series"][0].values():
+            assert answer(web, "/data/plugin/scalars/scalars", run="report", tag=tag)
+
+
+def test_tensorboard_serves_figures_and_text(board, web):
+    tags = answer(web, "/data/plugin/images/tags")["report"]
+    assert set(tags) == {f"figures/{figure.path.stem}" for figure in board.figures}
+    (image,) = answer(web, "/data/plugin/images/images", run="report", tag="figures/plateau", sample=0)
+    response = web.get(f"/data/plugin/images/individualImage?{image['query']}")
+    assert response.data == (board.results.folder / "figures" / "plateau.png").read_bytes()
+    assert answer(web, "/data/plugin/text/tags") == {"report": ["report"]}
+    (text,) = answer(web, "/data/plugin/text/text", run="report", tag="report")
+    assert "<strong>2</strong>" in text["text"]
+    assert "<table>" in text["text"]
+
+
+def test_figures_and_board_need_neither_torch_nor_tensorflow(tmp_path):
+    code = (
+        "import sys, lit_prune.study.report.tensorboard, lit_prune.study.report.figures\n"
+        "heavy = {'torch', 'lightning', 'torchvision', 'tensorflow', 'scipy.stats', 'matplotlib.pyplot'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout == "[]\n"

@@ -1,0 +1,287 @@
+"""Studies that run: to the end, cut off and gone on with, side by side, and with runs that fail."""
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from lit_prune.study.results.results import read_results
+from tests.study.conftest import FREED, PRUNED, TINY, callbacks, start
+from tests.training.conftest import run as run  # the fixture
+
+EXPERIMENTS: list[dict[str, Any]] = [
+    {"name": "base/dense"},
+    {"name": "child/freed", "parent": "base/dense", "overrides": FREED},
+    {"name": "child/scored", "parent": "base/dense", "train": False, "overrides": PRUNED},
+]
+TIMES = {"seconds_per_epoch", "time/epoch"}
+
+
+def write(folder: Path, *experiments: dict[str, Any], **keys: Any) -> None:
+    content = {"name": "tiny", "settings": TINY, "initial_weights": "random", "experiments": list(experiments), **keys}
+    (folder / "tiny.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    """A CSV file without what it says about time."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+def assert_same_study(one: Path, other: Path) -> None:
+    """Every number but times, and every weight, bit for bit."""
+    assert rows(one / "results.csv") == rows(other / "results.csv")
+    for path in sorted(one.glob("*/*/seed=*")):
+        twin = other / path.relative_to(one)
+        assert rows(path / "metrics.csv") == rows(twin / "metrics.csv"), path
+        mine, theirs = weights(path), weights(twin)
+        assert mine.keys() == theirs.keys()
+        assert all(torch.equal(mine[name], theirs[name]) for name in mine), path
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A study that was never interrupted, two runs at a time."""
+    folder = tmp_path_factory.mktemp("whole")
+    write(folder, *EXPERIMENTS)
+    process = start("study", "tiny.yaml", "--out", "out", "--jobs", "2", cwd=folder)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    return folder / "out"
+
+
+def test_a_study_leaves_what_it_promises(whole):
+    for name in ("plan.yaml", "results.csv", "report.md", "figures"):
+        assert (whole / name).exists(), name
+    for experiment in EXPERIMENTS:
+        folder = whole / experiment["name"] / "seed=0"
+        for name in ("config.yaml", "metrics.csv", "result.json", "log.txt", "checkpoints/last.ckpt"):
+            assert (folder / name).is_file(), (experiment, name)
+        assert list(folder.glob("events.out.tfevents.*"))
+        assert not (folder / "error.txt").exists()
+        result = json.loads((folder / "result.json").read_text())
+        assert (result["experiment"], result["seed"]) == (experiment["name"], 0)
+        assert 0 <= result["test"]["last"]["test/acc"] <= 1
+        # what only a resumed training needs is gone, the weights are there
+        assert "optimizer_states" not in torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(run.status == "complete" for run in read_results(whole).runs)
+
+
+def test_children_start_from_the_weights_of_their_parent(whole):
+    parent, scored = weights(whole / "base/dense/seed=0"), weights(whole / "child/scored/seed=0")
+    prunable = [name for name, value in parent.items() if value.dim() in (2, 4)]
+    zeros = sum(int((scored[name] == 0).sum()) for name in prunable)
+    assert zeros == round(0.3 * sum(parent[name].numel() for name in prunable))
+    for name, value in parent.items():
+        kept = scored[name] != 0 if name in prunable else torch.ones_like(value, dtype=torch.bool)
+        assert torch.equal(scored[name][kept], value[kept]), name
+
+
+def test_sparsity_after_removal_stops_at_what_never_received_a_gradient(whole):
+    runs = read_results(whole)
+    (freed,) = runs.of("child/freed")
+    assert freed.measures["sparsity_start"] == pytest.approx(0.3, abs=1e-6)
+    assert 0.15 < freed.measures["sparsity_end"] < 0.25
+    assert freed.measures["sparsity_end"] == pytest.approx(freed.measures["untouched_pruned"], abs=1e-3)
+
+
+def test_the_same_command_again_runs_nothing(whole, run, monkeypatch):
+    before = {path: path.stat().st_mtime_ns for path in whole.glob("*/*/seed=*/*")}
+    monkeypatch.chdir(whole.parent)
+    answer = run("study", "tiny.yaml", "--out", "out")
+    assert answer.status == 0, answer.err
+    assert {path: path.stat().st_mtime_ns for path in whole.glob("*/*/seed=*/*")} == before
+    assert len(before) > 15
+
+
+def test_a_run_can_be_repeated_alone_from_its_configuration(whole, run):
+    answer = run("fit", "--config", str(whole / "base/dense/seed=0/config.yaml"))
+    assert answer.status == 0, answer.err
+    ours = weights(Path("lightning_logs/tiny-base-dense-seed0/version_0"))
+    theirs = weights(whole / "base/dense/seed=0")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def runs_of(process: "subprocess.Popen[str]") -> list[int]:
+    """Processes of the runs that a study has started."""
+    if process.poll() is not None:
+        return []
+    return [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().split(")")[-1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Any, seconds: float = 300) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_study_that_is_killed_ends_with_the_same_bits(whole, tmp_path):
+    """SIGKILL at three random moments, each with the same command again; then the rest."""
+    write(tmp_path, *EXPERIMENTS)
+    out, rng = tmp_path / "out", random.Random()  # noqa: S311 - moments, not secrets
+    words = ("study", "tiny.yaml", "--out", "out", "--jobs", "1")
+
+    def logs() -> int:
+        return len(list(out.glob("*/*/*/metrics.csv")))
+
+    for _ in range(3):
+        process, before = start(*words, cwd=tmp_path), logs()
+        wait_for(lambda new=process: runs_of(new) or new.poll() is not None)
+        if rng.random() < 0.7:  # not only while the run is still importing
+            wait_for(lambda new=process, known=before: logs() > known or new.poll() is not None)
+        time.sleep(rng.uniform(0, 4))
+        children = runs_of(process)
+        process.kill()
+        process.communicate()
+        # nothing goes on behind the back of the next command
+        wait_for(lambda pids=children: not any(map(alive, pids)), 60)
+    process = start(*words, cwd=tmp_path)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert_same_study(whole, out)
+    for path in out.glob("*/*/seed=*"):
+        epochs = [row["epoch"] for row in rows(path / "metrics.csv") if row.get("train/loss")]
+        assert epochs == sorted(set(epochs)), path
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+def test_a_signal_says_how_to_go_on_and_a_folder_is_for_one_study_at_a_time(run, tmp_path, number):
+    write(tmp_path, {"name": "dense"})
+    process = start("study", "tiny.yaml", "--out", "out", "--max_epochs", "50", cwd=tmp_path)
+    wait_for(lambda: list(tmp_path.glob("out/dense/*/checkpoints/last.ckpt")))
+    children = runs_of(process)
+    second = run("study", "tiny.yaml", "--out", "out", "--max_epochs", "50")
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=120)
+    assert second.status == 2
+    assert second.complaint == (
+        "Expected `out` for this study alone, but got another one that runs in it. HINT: wait for it, or end it."
+    )
+    assert process.returncode == 128 + number
+    assert "The same command goes on where this one stopped." in printed
+    assert "Traceback" not in printed
+    assert children
+    assert not any(map(alive, children))
+    stopped = torch.load(tmp_path / "out/dense/seed=0/checkpoints/last.ckpt", weights_only=True)
+    assert "optimizer_states" in stopped
+
+
+def test_two_workers_of_a_ray_cluster_give_the_same_bits(whole, tmp_path):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    write(tmp_path, *EXPERIMENTS)
+    process = start("study", "tiny.yaml", "--out", "out", "--ray", "local", "--jobs", "2", cwd=tmp_path)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    assert_same_study(whole, tmp_path / "out")
+
+
+def test_a_failing_run_does_not_stop_the_others(run, tmp_path):
+    full = callbacks(("GlobalL1Pruning", {"amount": 0.9, "max_layer_sparsity": 0.1}))
+    # a learning rate at which the loss is no number
+    away = {"model": {"optimizer": {"init_args": {"lr": 1e30}}}, "trainer": {"max_epochs": 2}}
+    write(
+        tmp_path,
+        {"name": "wrong", "overrides": full},
+        {"name": "child", "parent": "wrong"},
+        {"name": "right", "train": False},
+        {"name": "away", "overrides": away},
+    )
+    answer = run("study", "tiny.yaml", "--out", "out")
+    assert answer.status == 1
+    assert "lit-prune: failed: wrong (seed 0): Expected `max_layer_sparsity` to leave room" in answer.err
+    assert "lit-prune: left out, for its parent failed: child (seed 0)" in answer.err
+    assert "Traceback" not in answer.err
+    statuses = {run.experiment: run.status for run in read_results("out").runs}
+    assert statuses == {"wrong": "failed", "child": "missing", "right": "complete", "away": "diverged"}
+    report = Path("out/report.md").read_text()
+    assert "max_layer_sparsity" in report
+    assert "diverged" in report
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_alone_is_named_and_made_again(tmp_path):
+    write(tmp_path, {"name": "dense"}, {"name": "scored", "train": False})
+    process = start("study", "tiny.yaml", "--out", "out", "--jobs", "1", cwd=tmp_path)
+    wait_for(lambda: runs_of(process))
+    os.kill(runs_of(process)[0], signal.SIGKILL)  # as for want of memory
+    printed, _ = process.communicate()
+    assert process.returncode == 1
+    assert "failed: dense (seed 0): It was killed by signal 9, perhaps for want of memory" in printed
+    assert (tmp_path / "out/scored/seed=0/result.json").is_file()
+    process = start("study", "tiny.yaml", "--out", "out", cwd=tmp_path)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+
+
+def test_a_study_of_somebody_elses_module_and_data(tmp_path):
+    examples = Path(__file__).parents[2] / "examples"
+    words = ("study", "moons.yaml", "--out", str(tmp_path / "moons"), "--seeds", "5", "--max_epochs", "4")
+    process = start(*words, cwd=examples)
+    printed, _ = process.communicate()
+    assert process.returncode == 0, printed
+    results = read_results(tmp_path / "moons")
+    assert [run.status for run in results.runs] == ["complete"] * 5
+    (gradual,) = results.of("pruned/gradually")
+    assert gradual.measures["sparsity_end"] == pytest.approx(0.5, abs=0.01)
+    (dense,) = results.of("dense/on")
+    assert dense.measures["sparsity_end"] == 0
+    assert dense.measures["final_val_acc"] > 0.6
+    report = (tmp_path / "moons/report.md").read_text()
+    assert "Half of the weights can be pruned by magnitude at no cost" in report
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system on which no checkpoint has room."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("only root can mount a small disk")
+    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=30m", "tmpfs", str(folder)], check=False)
+    if done.returncode != 0:
+        pytest.skip("mounting is not allowed here")
+    yield folder
+    subprocess.run([str(shutil.which("umount")), str(folder)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_one_sentence_and_nothing_is_lost(run, tmp_path, small_disk):
+    write(tmp_path, {"name": "dense"}, {"name": "scored", "train": False})
+    answer = run("study", "tiny.yaml", "--out", str(small_disk / "out"), "--max_epochs", "1", "--jobs", "1")
+    assert answer.status == 1
+    assert "failed: dense (seed 0): Expected to be able to read and write " in answer.err
+    assert "no space left on device. HINT: free some space" in answer.err
+    assert "Traceback" not in answer.err
+    assert not list(small_disk.rglob("*.part"))
+    assert (small_disk / "out/plan.yaml").is_file()
+    # room again, the same command
+    subprocess.run([str(shutil.which("mount")), "-o", "remount,size=900m", str(small_disk)], check=True)
+    answer = run("study", "tiny.yaml", "--out", str(small_disk / "out"), "--max_epochs", "1", "--jobs", "1")
+    assert answer.status == 0, answer.err
+    assert all(each.status == "complete" for each in read_results(small_disk / "out").runs)

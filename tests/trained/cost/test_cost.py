@@ -1,0 +1,244 @@
+"""What networks cost: counts that are exact, times that are compared fairly, and sentences that follow from them."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lit_prune import LitResNet18
+from lit_prune.errors import InputError
+from lit_prune.functional import apply_masks, global_l1_masks, remove_masks, weight_layers
+from lit_prune.functional.flops import LayerFlops
+from lit_prune.models.channels import USUAL
+from lit_prune.trained.cost.latency import Latency
+from lit_prune.trained.cost.measure import Comparison, Cost, compare
+from lit_prune.trained.cost.text import as_json, as_table, conclusions
+from lit_prune.trained.cost.variants import Kind, Variant, variants
+from lit_prune.trained.scoring import Score
+from tests.training.small import SmallNet
+
+NARROW = {name: max(4, number // 8) for name, number in USUAL.items()}
+IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def pruned(model, amount=0.5):
+    apply_masks(model, global_l1_masks(weight_layers(model), amount))
+    remove_masks(model)
+    return model.eval()
+
+
+@pytest.fixture(scope="module")
+def ways(tmp_path_factory):
+    """Of one network that is half zeros, by kind."""
+    folder = tmp_path_factory.mktemp("onnx")
+    model = pruned(LitResNet18(channels=NARROW))
+    return {variant.kind: variant for variant in variants("net", model, 32, folder)}
+
+
+def test_every_way_is_the_same_network(ways):
+    assert list(ways) == ["dense", "zeros", "masked", "lit-prune", "cropped", "onnx", "cropped onnx"]
+    with torch.inference_mode():
+        logits = {kind: way.forward(IMAGES.contiguous(memory_format=way.layout)) for kind, way in ways.items()}
+    for kind in ("masked", "lit-prune", "cropped", "onnx", "cropped onnx"):
+        torch.testing.assert_close(logits[kind], logits["zeros"], rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(logits["dense"], logits["zeros"], rtol=1e-2, atol=1e-2)
+    assert {way.network for way in ways.values()} == {"net"}
+
+
+def test_what_a_way_is_made_of(ways):
+    for kind in ("dense", "zeros", "masked", "cropped"):
+        modules = list(ways[kind].forward.modules())
+        own = {type(module).__module__.split(".")[0] for module in modules}
+        assert "lit_prune" not in own
+        assert any(isinstance(module, nn.Conv2d) for module in modules)
+        masked = [module for module in modules if hasattr(module, "weight_mask")]
+        assert bool(masked) == (kind == "masked")
+        assert all(
+            p.is_contiguous(memory_format=torch.channels_last) for p in ways[kind].forward.parameters() if p.dim() == 4
+        )
+    assert all(bool((parameter != 0).all()) for parameter in _weights(ways["dense"].forward))
+    full, zeros = _weights(ways["dense"].forward), _weights(ways["zeros"].forward)
+    assert all(torch.equal(a[b != 0], b[b != 0]) for a, b in zip(full, zeros, strict=True))
+
+
+def _weights(model):
+    return [ref.tensor for ref in weight_layers(model)]
+
+
+def test_counts(ways):
+    zeros = ways["zeros"]
+    weights = _weights(zeros.forward)
+    assert zeros.parameters == sum(p.numel() for p in zeros.forward.parameters())
+    dead = sum(int((weight == 0).sum()) for weight in weights)
+    others = sum(int((p == 0).sum()) for p in zeros.forward.parameters() if p.dim() < 2)
+    assert dead == round(0.5 * sum(weight.numel() for weight in weights))
+    assert zeros.nonzero == zeros.parameters - dead - others
+    assert (ways["masked"].parameters, ways["masked"].nonzero) == (zeros.parameters, zeros.nonzero)
+    assert zeros.flops.nominal == ways["dense"].flops.nominal == ways["dense"].flops.nonzero > zeros.flops.nonzero
+    cropped = ways["cropped"]
+    assert 0 < cropped.parameters < 0.6 * zeros.parameters
+    assert cropped.flops.nominal < zeros.flops.nominal
+    assert ways["cropped onnx"].parameters == cropped.parameters
+    assert zeros.compressed is not None
+    assert ways["dense"].compressed is not None
+    assert zeros.compressed < 0.8 * zeros.bytes
+    assert zeros.compressed < 0.8 * ways["dense"].compressed
+    assert zeros.bytes == pytest.approx(4 * zeros.parameters, rel=0.3)
+    assert 0 < cropped.bytes < zeros.bytes
+    assert 0 < ways["cropped onnx"].bytes < ways["onnx"].bytes
+    assert ways["onnx"].compressed is None
+
+
+def test_a_network_without_zeros_is_dense_as_it_is(tmp_path):
+    found = [way.kind for way in variants("net", SmallNet().eval(), 32, None)]
+    assert found == ["dense", "cropped"]
+    found = [way.kind for way in variants("net", pruned(SmallNet()), 32, None, filled=False)]
+    assert found == ["zeros", "masked", "cropped"]
+
+
+def test_networks_are_left_as_they_are():
+    model = pruned(SmallNet())
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    list(variants("net", model, 32, None))
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(not hasattr(module, "weight_mask") for module in model.modules())
+
+
+def test_a_small_network_is_faster_than_a_large_one():
+    torch.manual_seed(0)
+    large = pruned(LitResNet18(channels={name: number // 2 for name, number in USUAL.items()}))
+    small = LitResNet18(channels=NARROW).eval()
+    found = compare({"large": large, "small": small}, 32, [1, 16], rounds=3, onnx=False, turn=0.01)
+    kinds = [(cost.variant.network, cost.variant.kind) for cost in found.costs]
+    assert kinds == [
+        *(("large", kind) for kind in ("dense", "zeros", "masked", "lit-prune", "cropped")),
+        *(("small", kind) for kind in ("dense", "lit-prune", "cropped")),
+    ]
+    assert found.batches == (1, 16)
+    assert found.zeros == {"large": pytest.approx(0.5, abs=1e-6), "small": 0.0}
+    assert found.threads == torch.get_num_threads()
+    narrow = found.find("small", "dense")
+    assert narrow is not None
+    assert found.speed(narrow, 16) > 1.5
+    assert [cost.difference is None for cost in found.costs] == [True, *[False] * 7]
+    assert max(cost.difference for cost in found.costs if cost.difference is not None) < 1e-3
+    assert found.find("small", "masked") is None
+
+
+def made(kind: Kind, network: str, *milliseconds: float, difference: float | None = 0.0) -> Cost:
+    variant = Variant(
+        network, kind, lambda images: images, torch.channels_last, 1000, 100, LayerFlops(4_000_000, 400_000), 4096,
+        None if "onnx" in kind else 512,
+    )  # fmt: skip
+    latency = {batch: Latency((ms / 1000, 2 * ms / 1000)) for batch, ms in zip((1, 8), milliseconds, strict=True)}
+    return Cost(variant, latency, difference)
+
+
+@pytest.fixture
+def comparison():
+    costs = (
+        made("dense", "net", 2.0, 8.0, difference=None),
+        made("zeros", "net", 2.0, 10.0),
+        made("masked", "net", 3.0, 12.0),
+        made("cropped", "net", 1.0, 4.0),
+        made("cropped onnx", "net", 0.5, 2.0),
+        made("dense", "half", 0.5, 4.0),
+    )
+    machine = {"processor": "abacus", "instructions": "wood", "python": "3.11", "torch": "2.9"}
+    return Comparison(costs, 32, 2, machine, {"net": 0.9, "half": 0.0})
+
+
+def test_the_sentences_follow_from_what_was_measured(comparison):
+    assert conclusions(comparison) == [
+        "Unstructured zeros do not speed up dense kernels: with 90.0% of its weights zero, net takes 1.00 (batch 1) "
+        "and 1.25 (batch 8) times as long as without zeros, and 1.50 (batch 1) and 1.50 (batch 8) times as long while "
+        "it is masked.",
+        "Times as fast as net of torch's own layers: without the taps that see padding alone (the same outputs) 2.00 "
+        "(batch 1) and 2.00 (batch 8); both 4.00 (batch 1) and 4.00 (batch 8); half in torch 4.00 (batch 1) and 2.00 "
+        "(batch 8).",
+    ]
+
+
+def test_the_table(comparison):
+    lines = as_table(comparison, {"net": Score(75, 100)}).splitlines()
+    text = "\n".join(" ".join(line.split()) for line in lines)
+    for line in (
+        "network run as accuracy parameters nonzero MFLOPs nonzero bytes compressed",
+        "net dense 1,000 100 4.0 0.4 4,096 512",
+        "net zeros 0.7500 1,000 100 4.0 0.4 4,096 512",
+        "net cropped onnx 0.7500 1,000 100 4.0 0.4 4,096",
+        "half dense 1,000 100 4.0 0.4 4,096 512",
+        "net dense 3.00 (2.00 to 4.00) 1.00 12.00 (8.00 to 16.00) 1.00",
+        "half dense 0.75 (0.50 to 1.00) 4.00 6.00 (4.00 to 8.00) 2.00",
+    ):
+        assert line in text.splitlines(), text
+    assert "2 rounds of turns with 2 threads on abacus (wood)" in "\n".join(lines)
+    assert lines[-2:] == conclusions(comparison)
+    assert "accuracy" not in as_table(comparison, {})
+
+
+def test_json(comparison):
+    content = json.loads(as_json(comparison, {"net": Score(75, 100)}))
+    assert content["accuracy"] == {"net": 0.75}
+    assert content["sparsity"] == {"net": 0.9, "half": 0.0}
+    assert (content["threads"], content["input_size"]) == (2, 32)
+    cost = content["costs"][1]
+    assert (cost["network"], cost["kind"], cost["flops"], cost["bytes"]) == ("net", "zeros", 4_000_000, 4096)
+    assert cost["latency"]["8"] == {"median": 0.015, "low": 0.01, "high": 0.02, "rounds": [0.01, 0.02], "speed": 0.8}
+    assert content["costs"][0]["largest_difference"] is None
+    assert content["conclusions"] == conclusions(comparison)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ((0, [1], 1), "Expected `input_size` to be at least 1, but got 0. HINT: 32 is that of CIFAR-10."),
+        (
+            (32, [], 1),
+            "Expected `batches` to be different numbers from 1 on, but got []. HINT: [1,128] shows both ends.",
+        ),
+        (
+            (32, [2, 2], 1),
+            "Expected `batches` to be different numbers from 1 on, but got [2, 2]. HINT: [1,128] shows both ends.",
+        ),
+        (
+            (32, [0], 1),
+            "Expected `batches` to be different numbers from 1 on, but got [0]. HINT: [1,128] shows both ends.",
+        ),
+        (
+            (32, [1], 0),
+            "Expected `rounds` to be at least 1, but got 0. HINT: the median of eleven is steady on most machines.",
+        ),
+    ],
+)
+def test_what_cannot_be_measured(arguments, sentence):
+    with pytest.raises(InputError) as error:
+        compare({"net": SmallNet()}, *arguments)
+    assert str(error.value) == sentence
+
+
+def test_the_command(run, foreign, monkeypatch):
+    sparse, dense = pruned(LitResNet18(channels=NARROW), 0.3), LitResNet18(channels=NARROW)
+    for name, model in (("sparse.pt", sparse), ("dense.pt", dense)):
+        torch.save(model.state_dict(), name)
+    threads = torch.get_num_threads()
+    words = ["--rounds=1", "--batches=[1]", "--limit=20", "--data.source=synthetic", "--data.val_size=20"]
+    done = run("cost", "sparse.pt", "--against=dense.pt", "--onnx=false", "--format=json", "--threads=1", *words)
+    assert done.status == 0, done.err
+    content = json.loads(done.out)
+    assert content["sparsity"] == {"sparse.pt": pytest.approx(0.3, abs=1e-4), "dense.pt": 0.0}
+    assert content["threads"] == 1
+    assert torch.get_num_threads() == threads
+    assert content["accuracy"].keys() == content["sparsity"].keys()
+    assert sorted(path.name for path in Path().iterdir()) == ["dense.pt", "sparse.pt"]
+    assert run("cost", "sparse.pt", "--against=dense.pt", "--against=./dense.pt").complaint == (
+        "Expected `--against` to name other checkpoints, but got `dense.pt` twice. HINT: leave one of them out."
+    )
+    others = ["--model=tests.training.small.SmallNet", "--rounds=1", "--batches=[1]"]
+    monkeypatch.setattr("lit_prune.trained.cost.command.has_onnx", lambda: False)
+    done = run("cost", str(foreign), *others)
+    assert done.status == 0
+    assert "ONNX Runtime is left out" in done.err
+    assert "dense" in done.out

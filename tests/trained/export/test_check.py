@@ -1,0 +1,116 @@
+"""A check that passes what is equal, and nothing else."""
+
+import math
+
+import pytest
+import torch
+
+from lit_prune.errors import UnfinishedError
+from lit_prune.trained.export.check import Check, check, in_batches, random_batches, same_bits
+
+IMAGES = torch.arange(24.0).reshape(4, 1, 2, 3)
+LABELS = torch.tensor([2, 0, 0, 1])
+
+
+def logits(images):
+    """Class 2 for every image; the largest is 3."""
+    return torch.tensor([1.0, 2.0, 3.0]).expand(len(images), 3)
+
+
+def test_the_same_is_the_same():
+    found = check(logits, logits, [(IMAGES, None)])
+    assert found == Check(4, 0.0, 3.0, 0)
+    assert found.require("them") is found
+
+
+def test_the_largest_difference_over_all_batches_counts():
+    def other(images):
+        wrong = logits(images).clone()
+        if len(images) == 1:
+            wrong[0, 0] = 3.5
+        return wrong
+
+    found = check(logits, other, [(IMAGES, LABELS), (IMAGES[:1], LABELS[:1]), (IMAGES, LABELS)])
+    assert (found.images, found.difference, found.changed) == (9, 2.5, 1)
+    assert found.scores is not None
+    assert [score.right for score in found.scores] == [3, 2]
+    assert [score.images for score in found.scores] == [9, 9]
+    with pytest.raises(UnfinishedError) as error:
+        found.require("random images")
+    assert str(error.value) == (
+        "Expected logits that differ by at most 0.0003, but got a difference of 2.5 on random images. "
+        "HINT: nothing was written; other options, such as another `--format`, may give an exact file."
+    )
+    assert error.value.status == 1
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf])
+@pytest.mark.parametrize("broken", [0, 1])
+def test_what_is_no_number_never_passes(number, broken):
+    """Wherever it comes from, and whatever comes after it."""
+
+    def other(images):
+        return logits(images) * (number if len(images) == 2 else 1)
+
+    pair = (other, logits) if broken == 0 else (logits, other)
+    found = check(*pair, [(IMAGES[:2], None), (IMAGES, None)])
+    with pytest.raises(UnfinishedError, match=r"but got a difference of (nan|inf) on"):
+        found.require("these")
+
+
+def test_what_cannot_be_run_is_not_equal():
+    def broken(images):
+        raise ValueError("no such\noperator.")
+
+    with pytest.raises(UnfinishedError) as error:
+        check(logits, broken, [(IMAGES, None)])
+    assert str(error.value) == (
+        "Expected a file that can be run on 4 images, but got no such operator. "
+        "HINT: nothing was written; other options, such as another `--format`, may give an exact file."
+    )
+
+
+def test_what_has_another_shape_is_not_equal():
+    """Though it could be broadcast."""
+    with pytest.raises(UnfinishedError, match=r"logits of shape \(4, 3\) from the file, but got \(1, 3\)"):
+        check(logits, lambda images: logits(images[:1]), [(IMAGES, None)])
+
+
+def test_the_bound_is_relative_to_large_logits_alone():
+    assert Check(1, 0.0, 50.0, 0).bound == pytest.approx(5e-3)
+    assert Check(1, 0.0, 0.1, 0).bound == pytest.approx(1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 5])
+def test_batches_of_one_size_run_any_number(batch):
+    sizes = []
+
+    def run(images):
+        sizes.append(len(images))
+        return images.flatten(1)
+
+    assert torch.equal(in_batches(run, batch)(IMAGES), IMAGES.flatten(1))
+    assert set(sizes) == {batch}
+    assert in_batches(run, None) is run
+
+
+def test_random_images_are_always_the_same_and_one_of_them_is_alone():
+    first, again = ([images for images, _ in random_batches(None, 3, 5)] for _ in range(2))
+    assert [tuple(images.shape) for images in first] == [(1, 3, 5, 5), (2, 3, 5, 5), (7, 3, 5, 5)]
+    assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
+    assert [len(images) for images, _ in random_batches(6, 1, 2)] == [6]
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        (torch.tensor([math.nan]), torch.tensor([math.nan]), True),
+        (torch.tensor([0.0]), torch.tensor([-0.0]), False),
+        (torch.tensor([1]), torch.tensor([1.0]), False),
+        (torch.tensor(1), torch.tensor([1]), False),
+        (IMAGES.mT, IMAGES.mT.clone(), True),
+        (torch.tensor(True), torch.tensor(False), False),
+    ],
+)
+def test_bits_are_compared_not_values(a, b, same):
+    assert same_bits(a, b) is same

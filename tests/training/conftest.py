@@ -1,0 +1,61 @@
+"""A command line to call as a user would, in an empty folder of its own."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_prune.main import main
+from lit_prune.models.channels import USUAL
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a person sees of one command."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def complaint(self) -> str:
+        """The one sentence on stderr, without the program's name; fails if there is more or less."""
+        lines = [line for line in self.err.splitlines() if line.startswith("lit-prune: error: ")]
+        assert len(lines) == 1, self.err
+        assert "Traceback" not in self.err
+        return lines[0].removeprefix("lit-prune: error: ")
+
+
+Run = Callable[..., Outcome]
+
+# a training of seconds: an epoch of four batches
+TINY = [
+    "--data.source=synthetic",
+    "--data.limit_train=32",
+    "--data.val_size=20",
+    "--data.batch_size=8",
+    "--trainer.accelerator=cpu",
+    "--trainer.enable_progress_bar=false",
+    "--trainer.enable_model_summary=false",
+]
+# a ResNet-18 of few channels: a fiftieth of the time, and a thousandth of the bytes
+NARROW = f"--model.channels={json.dumps(dict.fromkeys(USUAL, 8), separators=(',', ':'))}"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
+    """Call `main` with words in an empty folder; return what a person sees."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def call(*words: str) -> Outcome:
+        capfd.readouterr()
+        status = main(list(words))
+        captured = capfd.readouterr()
+        return Outcome(status, captured.out, captured.err)
+
+    yield call
+    torch.set_num_threads(threads)

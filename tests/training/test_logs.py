@@ -1,0 +1,209 @@
+"""Logs that a later process goes on with: no row lost, no epoch twice."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+from lightning.pytorch.loggers import CSVLogger
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lit_prune.training.loggers import log_positions, make_loggers, rewind_logs
+
+# what the monitor logs in training, after what is logged in validation
+EPOCH = ({"val/acc": 0.5}, {"train/loss": 1.5})
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "experiment" / "seed=0"
+
+
+def log(loggers: Any, *epochs: int, **extra: float) -> None:
+    """Log as a Trainer does: at the batch that it has come to, with the epoch among the metrics."""
+    for epoch in epochs:
+        for metrics in EPOCH:
+            for logger in loggers:
+                scaled = {name: value + epoch for name, value in metrics.items()}
+                logger.log_metrics(scaled | extra | {"epoch": epoch}, step=epoch * 100 + 7)
+
+
+def end(loggers: Any) -> None:
+    for logger in loggers:
+        logger.finalize("success")
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    """The rows of the CSV file, without empty cells."""
+    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
+        return [{name: value for name, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
+    """What TensorBoard reads of a folder: by tag, the steps and values, by step.
+
+    Of files of one second, TensorBoard reads the one with the lower counter first, in the order of the alphabet: 10
+    comes before 9. Processes begin theirs anew, so only tests make as many in one.
+    """
+    events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    events.Reload()
+    return {tag: sorted((event.step, event.value) for event in events.Scalars(tag)) for tag in events.Tags()["scalars"]}
+
+
+def expected_rows(*epochs: int) -> list[dict[str, str]]:
+    return [
+        {"epoch": str(e), "step": str(e)} | {name: str(value + e) for name, value in metrics.items()}
+        for e in epochs
+        for metrics in EPOCH
+    ]
+
+
+def test_both_loggers_write_into_the_folder_and_each_epoch_is_at_its_number(folder):
+    loggers = make_loggers(folder)
+    assert {logger.log_dir for logger in loggers} == {str(folder)}
+    log(loggers, 0, 1)
+    end(loggers)
+    assert rows(folder) == expected_rows(0, 1)
+    assert scalars(folder)["val/acc"] == [(0, 0.5), (1, 1.5)]
+
+
+def test_what_goes_on_adds_to_what_is_there(folder):
+    first = make_loggers(folder)
+    log(first, 0)
+    end(first)
+    second = make_loggers(folder)
+    log(second, 1)
+    end(second)
+    assert rows(folder) == expected_rows(0, 1)
+    assert scalars(folder)["train/loss"] == [(0, 1.5), (1, 2.5)]
+
+
+def test_a_rewound_run_knows_exactly_what_it_knew(folder):
+    loggers = make_loggers(folder)
+    log(loggers, 0, 1)
+    positions = log_positions(loggers)
+    before, known = (folder / "metrics.csv").read_bytes(), scalars(folder)
+    assert positions["rows"] == 4
+    log(loggers, 2, 3)
+    end(loggers)
+    later = make_loggers(folder)  # a process that was cut off too
+    log(later, 4)
+    end(later)
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 2
+    assert scalars(folder) != known
+    rewind_logs(folder, positions)
+    assert (folder / "metrics.csv").read_bytes() == before
+    assert scalars(folder) == known
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+
+
+def test_a_rewound_run_goes_on_as_if_nothing_had_happened(folder, tmp_path):
+    whole, cut = make_loggers(tmp_path / "whole" / "seed=0"), make_loggers(folder)
+    log(whole, 0, 1, 2)
+    log(cut, 0)
+    positions = log_positions(cut)
+    log(cut, 1)
+    end(cut)
+    rewind_logs(folder, positions)
+    again = make_loggers(folder)
+    log(again, 1, 2)
+    for loggers in (whole, again):
+        end(loggers)
+    assert (folder / "metrics.csv").read_bytes() == (tmp_path / "whole/seed=0/metrics.csv").read_bytes()
+    assert scalars(folder) == scalars(tmp_path / "whole/seed=0")
+
+
+def test_positions_are_plain_values_of_what_is_on_disk(folder):
+    loggers = make_loggers(folder)
+    assert log_positions(loggers) == {}
+    log(loggers, 0)
+    positions = log_positions(loggers)
+    assert positions == {
+        "rows": 2,
+        "events": {path.name: path.stat().st_size for path in folder.glob("events.out.tfevents.*")},
+    }
+    assert len(positions["events"]) == 1
+    log(loggers, 1)
+    assert log_positions(loggers)["rows"] == 4
+    end(loggers)
+
+
+def test_somebody_elses_logger_has_no_position(tmp_path):
+    logger = CSVLogger(tmp_path)
+    logger.log_metrics({"a": 1}, step=0)
+    logger.save()
+    assert log_positions([logger]) == {}
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_a_new_column_loses_no_earlier_row(folder, later):
+    loggers = make_loggers(folder)
+    log(loggers, 0)
+    if later:  # in another process
+        end(loggers)
+        loggers = make_loggers(folder)
+    log(loggers, 1, extra=0.25)
+    end(loggers)
+    assert rows(folder) == [*expected_rows(0), *(row | {"extra": "0.25"} for row in expected_rows(1))]
+    assert [path.name for path in folder.iterdir() if path.suffix == ".part"] == []
+
+
+def test_rewinding_behind_a_new_column_keeps_the_values(folder):
+    loggers = make_loggers(folder)
+    log(loggers, 0)
+    positions = log_positions(loggers)
+    log(loggers, 1, extra=0.25)
+    end(loggers)
+    rewind_logs(folder, positions)
+    assert rows(folder) == expected_rows(0)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 9])
+def test_a_half_written_row_is_dropped(folder, cut):
+    loggers = make_loggers(folder)
+    log(loggers, 0)
+    positions = log_positions(loggers)
+    before = (folder / "metrics.csv").read_bytes()
+    log(loggers, 1)
+    end(loggers)
+    whole = (folder / "metrics.csv").read_bytes()
+    half = whole[: whole.index(b"\n", len(before)) - cut]
+    assert half.startswith(before)
+    (folder / "metrics.csv").write_bytes(half)
+    rewind_logs(folder, positions)
+    assert (folder / "metrics.csv").read_bytes() == before
+
+
+def test_half_an_event_is_dropped(folder):
+    loggers = make_loggers(folder)
+    log(loggers, 0)
+    positions, known = log_positions(loggers), scalars(folder)
+    log(loggers, 1)
+    end(loggers)
+    (path,) = folder.glob("events.out.tfevents.*")
+    path.write_bytes(path.read_bytes()[: positions["events"][path.name] + 11])
+    rewind_logs(folder, positions)
+    assert path.stat().st_size == positions["events"][path.name]
+    assert scalars(folder) == known
+
+
+def test_a_checkpoint_without_positions_means_a_new_beginning(folder):
+    loggers = make_loggers(folder)
+    log(loggers, 0)
+    end(loggers)
+    (folder / "log.txt").touch()
+    rewind_logs(folder, {})
+    assert not (folder / "metrics.csv").exists()
+    assert list(folder.glob("events.out.tfevents.*")) == []
+    assert (folder / "log.txt").exists()
+    rewind_logs(folder, {})  # nothing to forget is no mistake
+
+
+def test_rewinding_to_the_end_changes_nothing(folder):
+    loggers = make_loggers(folder)
+    log(loggers, 0, 1)
+    positions = log_positions(loggers)
+    end(loggers)
+    before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
+    rewind_logs(folder, positions)
+    assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == before

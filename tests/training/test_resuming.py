@@ -1,0 +1,231 @@
+"""`fit --resume`, and what SIGTERM and SIGINT leave to resume from."""
+
+import os
+import random
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from crash_test import differences, rows
+from filelock import FileLock
+
+from lit_prune import LitResNet18
+from lit_prune.files.checkpoint import read_checkpoint
+from lit_prune.main import main
+from tests.training.conftest import NARROW, TINY, Run
+
+FOLDER = Path("lightning_logs/x/version_0")
+LAST = FOLDER / "checkpoints" / "last.ckpt"
+# a freeze that ends, a gradual pruning, a removal, a monitor: 3 epochs of 4 batches
+WORDS = [
+    *TINY,
+    "--model=tests.training.small.SmallNet",
+    "--name=x",
+    "--trainer.max_epochs=3",
+    "--trainer.callbacks+=LayerFreezing",
+    "--trainer.callbacks.fraction=0.3",
+    "--trainer.callbacks.unfreeze_epoch=1",
+    "--trainer.callbacks+=GlobalL1Pruning",
+    "--trainer.callbacks.amount=0.5",
+    "--trainer.callbacks.end_epoch=1",
+    "--trainer.callbacks+=PruningRemoval",
+    "--trainer.callbacks.epoch=2",
+    "--trainer.callbacks+=SparsityMonitor",
+]
+
+
+def assert_same_run(folder: Path, other: Path) -> None:
+    """Weights, masks, optimizer, schedulers, metrics and events of two runs that have ended."""
+    assert list(differences(folder, other)) == []
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was never interrupted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("whole"))
+        assert main(["fit", *WORDS]) == 0
+        return FOLDER.absolute()
+
+
+def interrupting(hook: str, step: int, marker: str = "sent", number: int = signal.SIGTERM) -> list[str]:
+    given = {"hook": hook, "step": step, "marker": marker, "number": int(number)}
+    return [
+        "--trainer.callbacks+=tests.training.interrupting.Interrupting",
+        *(f"--trainer.callbacks.{name}={value}" for name, value in given.items()),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("hook", "step", "number"),
+    [
+        ("on_train_batch_start", 1, signal.SIGTERM),
+        ("on_before_optimizer_step", 6, signal.SIGINT),
+        ("on_train_batch_end", 6, signal.SIGTERM),
+        ("on_after_backward", 7, signal.SIGTERM),  # the last batch of an epoch
+        ("on_validation_batch_start", 8, signal.SIGINT),
+        ("on_train_epoch_end", 4, signal.SIGTERM),
+        ("on_train_epoch_start", 8, signal.SIGINT),
+    ],
+)
+def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(run, whole, hook, step, number):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    words = [*WORDS, *interrupting(hook, step, number=number)]
+    stopped = run("fit", *words, "--resume")
+    assert stopped.status == 128 + number
+    assert signal.Signals(number).name in stopped.complaint
+    assert f"`{LAST}`; `lit-prune fit --resume {FOLDER}` goes on." in stopped.complaint
+    assert read_checkpoint(LAST)["global_step"] >= step
+    assert not (FOLDER / "summary.txt").exists()
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+    assert run("fit", "--resume", str(FOLDER)).status == 0  # as the hint says
+    assert_same_run(FOLDER, whole)
+    assert (FOLDER / "summary.txt").is_file()
+    assert not list(FOLDER.rglob("*.part"))
+    assert not (FOLDER / "checkpoints" / "previous.ckpt").exists()
+
+
+def test_a_signal_before_training_ends_at_once_and_leaves_nothing(run):
+    stopped = run("fit", *WORDS, *interrupting("on_fit_start", 0))
+    assert stopped.status == 143
+    assert stopped.complaint.startswith("Expected this command to come to its end, but got SIGTERM.")
+    assert not Path("lightning_logs").exists()
+
+
+def test_the_same_command_begins_goes_on_and_ends(run, whole):
+    words = [*WORDS, *interrupting("on_train_batch_end", 5), "--resume"]
+    assert run("fit", *words).status == 143
+    assert run("fit", *words).status == 0
+    assert_same_run(FOLDER, whole)
+    before = {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")}
+    again = run("fit", *words)
+    assert again.status == 0
+    assert again.out.startswith(f"The run in {FOLDER} has come to its end")
+    assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")} == before
+    assert [path.name for path in FOLDER.parent.iterdir()] == ["version_0"]
+
+
+def test_our_own_model_resumes_with_its_best_epoch(run, tmp_path):
+    words = [NARROW, *(word for word in WORDS if not word.startswith("--model"))]
+    assert run("fit", *words).status == 0
+    shutil.move(FOLDER, tmp_path / "whole")
+    assert run("fit", *words, *interrupting("on_after_backward", 5), "--resume").status == 143
+    flip(LAST)
+    answer = run("fit", *words, "--resume")
+    assert "passed over" in answer.err
+    assert_same_run(FOLDER, tmp_path / "whole")
+    best = [sorted(path.name for path in f.glob("checkpoints/best*")) for f in (FOLDER, tmp_path / "whole")]
+    assert best[0] == best[1] != []
+
+
+def test_a_best_epoch_that_a_run_went_on_from_gives_way_to_a_better_one(run, monkeypatch):
+    def improve(model: LitResNet18, *_: object) -> None:
+        model.log_dict({"val/acc": model.current_epoch / 10, "val/loss": 1.0})
+
+    monkeypatch.setattr(LitResNet18, "validation_step", improve)
+    words = [*TINY, NARROW, "--name=x", "--resume"]
+    assert run("fit", *words, "--trainer.max_epochs=1").status == 0
+    LAST.unlink()
+    assert [path.name for path in LAST.parent.iterdir()] == ["best-epoch=000-val_acc=0.0000.ckpt"]
+    assert run("fit", *words, "--trainer.max_epochs=3").status == 0
+    assert sorted(path.name for path in LAST.parent.iterdir()) == ["best-epoch=002-val_acc=0.2000.ckpt", "last.ckpt"]
+
+
+def test_a_run_that_has_ended_can_be_trained_for_longer(run, whole):
+    shutil.copytree(whole, FOLDER)
+    assert run("fit", "--resume", str(FOLDER), "--trainer.max_epochs=4").status == 0
+    assert [row["epoch"] for row in rows(FOLDER / "metrics.csv") if "train/loss" in row] == ["0", "1", "2", "3"]
+    longer = rows(FOLDER / "metrics.csv")
+    assert longer[: len(rows(whole / "metrics.csv"))] == rows(whole / "metrics.csv")
+
+
+@pytest.fixture
+def cut(run: Run, whole: Path) -> Path:
+    """A run that was stopped in its last epoch, with the checkpoint before its last one."""
+    assert run("fit", *WORDS, *interrupting("on_train_batch_end", 10)).status == 143
+    assert sorted(path.name for path in LAST.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
+    return LAST.parent
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[random.SystemRandom().randrange(4, len(content) - 90)] ^= 16
+    path.write_bytes(content)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, random.SystemRandom().randrange(1, path.stat().st_size))
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, lambda path: path.write_bytes(b"")])
+def test_a_damaged_checkpoint_is_named_and_passed_over(run, whole, cut, damage):
+    times = LAST.stat().st_atime_ns, LAST.stat().st_mtime_ns
+    damage(LAST)
+    os.utime(LAST, ns=times)
+    answer = run("fit", *WORDS, "--resume")
+    assert answer.status == 0
+    passed = [line for line in answer.err.splitlines() if line.startswith("lit-prune: passed over: ")]
+    assert len(passed) == 1
+    assert f"`{LAST}`" in passed[0]
+    assert f"It goes on from `{cut}/previous.ckpt`" in passed[0]
+    assert_same_run(FOLDER, whole)
+
+
+def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(run, cut):
+    for path in cut.glob("*.ckpt"):
+        flip(path)
+    before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
+    answer = run("fit", *WORDS, "--resume")
+    assert answer.status == 2
+    assert answer.complaint.startswith(f"Expected a checkpoint in `{cut}` that training can go on from, but got none: ")
+    assert all(f"{name}.ckpt" in answer.complaint for name in ("last", "previous"))
+    assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
+
+
+def test_a_run_without_a_checkpoint_begins_anew_in_its_folder(run, whole, cut):
+    shutil.rmtree(cut)
+    (FOLDER / "left.part").touch()
+    assert run("fit", *WORDS, "--resume").status == 0
+    assert_same_run(FOLDER, whole)
+    assert not (FOLDER / "left.part").exists()
+
+
+def test_what_others_train_in_is_left_alone(run, cut):
+    before = {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")}
+    with FileLock(FOLDER / ".lock"):
+        answer = run("fit", *WORDS, "--resume")
+    assert answer.status == 2
+    assert answer.complaint == (
+        f"Expected `{FOLDER}` for this run alone, but got another process that trains in it. HINT: wait for it, or "
+        "leave out `--resume` to begin another run."
+    )
+    assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")} == before
+
+
+def test_resuming_needs_a_run(run):
+    run_folder = "Expected `--resume` to name the folder of a run"
+    for words, sentence in [
+        (["--resume=nowhere"], f"{run_folder}, but got `nowhere`, which is no folder."),
+        (["--resume", "."], f"{run_folder}, but got `.`, which holds no config.yaml."),
+        (["--resume", "--ckpt_path=a.ckpt"], "Expected one of `--resume` and `--ckpt_path`, but got both."),
+        (["--resume", "--trainer.logger=false"], "Expected a run with the loggers of every run beside `--resume`"),
+        (["--resume", "--name=../up"], "Expected `--name` to be a folder below lightning_logs, but got `../up`."),
+    ]:
+        answer = run("fit", *TINY, *words)
+        assert answer.status == 2
+        assert answer.complaint.startswith(sentence)
+        assert not Path("lightning_logs").exists()
+    assert run("test", *TINY, "--resume").complaint.startswith("Expected a known option, but got `--resume`.")
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(run, cut):
+    content = read_checkpoint(LAST)
+    content["lit_prune"]["format"] = 99
+    torch.save(content, "future.ckpt")
+    assert run("test", *TINY, "--ckpt_path=future.ckpt").complaint == (
+        "Expected a checkpoint in format 1 or older, but got `future.ckpt` in format 99. HINT: `pip install --upgrade "
+        "lit-prune` if a newer version wrote it."
+    )

@@ -1,0 +1,241 @@
+"""`fit`, `validate`, `test` and `predict`, called as a user calls them, on a few drawn images."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lit_prune.cli.configs import shipped_configs
+from tests.training.conftest import NARROW, TINY, Run
+
+LOGS = Path("lightning_logs")
+EVERY_THIRD_STEP = [
+    "--trainer.callbacks+=ModelCheckpoint",
+    "--trainer.callbacks.every_n_train_steps=3",
+    "--trainer.callbacks.save_top_k=-1",
+    "--trainer.callbacks.filename=step{step}",
+    "--trainer.callbacks.auto_insert_metric_name=false",
+]
+
+
+def fit(run: Run, name: str, *words: str) -> Path:
+    """Train; return the run folder."""
+    answer = run("fit", *TINY, f"--name={name}", *words)
+    assert answer.status == 0, answer.err
+    return max((LOGS / name).iterdir(), key=lambda path: int(path.name.split("_")[1]))
+
+
+def contents(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """Every tensor that decides how a training goes on: weights, buffers, optimizer state."""
+    loaded = torch.load(checkpoint, weights_only=True)
+    tensors = dict(loaded["state_dict"])
+    for index, state in loaded["optimizer_states"][0]["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    return tensors
+
+
+def assert_same(one: Path, other: Path) -> None:
+    first, second = contents(one), contents(other)
+    assert first.keys() == second.keys()
+    different = [name for name in first if not torch.equal(first[name], second[name])]
+    assert different == []
+
+
+def scalars(folder: Path) -> EventAccumulator:
+    return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
+
+
+def test_a_run_has_one_folder_with_all_that_it_wrote(run):
+    answer = run("fit", *TINY, "--name=first", "--trainer.max_epochs=2")
+    assert answer.status == 0, answer.err
+    folder = LOGS / "first" / "version_0"
+    assert {path.name for path in LOGS.iterdir()} == {"first"}
+    assert {path.name for path in (LOGS / "first").iterdir()} == {"version_0"}
+    checkpoints = sorted(path.name for path in (folder / "checkpoints").iterdir())
+    assert len(checkpoints) == 2
+    assert checkpoints[0].startswith("best-epoch=00")
+    assert checkpoints[1] == "last.ckpt"
+    assert (folder / "config.yaml").is_file()
+
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    logged = {"train/loss", "train/acc", "val/loss", "val/acc", "lr"}
+    assert logged <= set(rows[0])
+    for name in logged:
+        assert len([row for row in rows if row[name]]) == 2
+
+    # the summary tells where things are, and the numbers are those that were logged
+    best = max(float(row["val/acc"]) for row in rows if row["val/acc"])
+    assert f"best        val/acc {best:.4f}" in answer.out
+    assert f"checkpoint  {folder / 'checkpoints' / checkpoints[0]}" in answer.out
+    assert "dashboard   tensorboard --logdir lightning_logs/first" in answer.out
+
+
+def test_curves_have_the_epoch_as_their_axis(run):
+    events = scalars(fit(run, "axis", "--trainer.max_epochs=3"))
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert [point.step for point in events.Scalars(name)] == [0, 1, 2], name
+
+
+def test_hparams_compare_runs_by_real_metrics(run):
+    events = scalars(fit(run, "hparams", "--trainer.max_epochs=2"))
+    tags = set(events.Tags()["scalars"])
+    assert {"best/val_acc", "final/val_loss", "final/train_acc"} <= tags
+    assert not any("hp_metric" in tag for tag in tags)
+    assert events.Scalars("final/val_loss")[-1].value == events.Scalars("val/loss")[-1].value
+    best = max(point.value for point in events.Scalars("val/acc"))
+    assert events.Scalars("best/val_acc")[-1].value == best
+    experiment = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
+    assert b"best/val_acc" in experiment
+    assert b"batch_norm" in experiment
+
+
+def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
+    words = ["--trainer.max_epochs=1", "--data.augment=standard", NARROW]
+    first = fit(run, "a", "--seed_everything=3", *words) / "checkpoints" / "last.ckpt"
+    second = fit(run, "b", "--seed_everything=3", *words) / "checkpoints" / "last.ckpt"
+    third = fit(run, "c", "--seed_everything=4", *words) / "checkpoints" / "last.ckpt"
+    assert_same(first, second)
+    one, other = contents(first), contents(third)
+    assert not torch.equal(one["backbone.conv1.weight"], other["backbone.conv1.weight"])
+
+
+def test_the_last_checkpoint_is_of_the_last_epoch_also_if_the_best_is_not(run):
+    # nothing is learned, so the first epoch stays the best
+    words = [
+        "--trainer.max_epochs=3",
+        "--model.optimizer=SGD",
+        "--model.optimizer.lr=0",
+        "--model.batch_norm=frozen",
+        NARROW,
+    ]
+    checkpoints = fit(run, "flat", *words) / "checkpoints"
+    epochs = {path.name[:4]: torch.load(path, weights_only=True)["epoch"] for path in checkpoints.iterdir()}
+    assert epochs == {"best": 0, "last": 2}
+
+
+def test_a_run_can_be_repeated_from_its_own_config(run):
+    folder = fit(run, "origin", "--trainer.max_epochs=1", "--model.optimizer=SGD", "--model.optimizer.lr=0.02")
+    answer = run("fit", "--config", str(folder / "config.yaml"))
+    assert answer.status == 0, answer.err
+    assert_same(folder / "checkpoints" / "last.ckpt", LOGS / "origin" / "version_1" / "checkpoints" / "last.ckpt")
+
+
+# the checkpoints that were asked for beside the default ones are not asked for again
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+def test_resuming_is_bit_identical(run):
+    """From an epoch's end, from the middle of an epoch and from an epoch's last batch."""
+    words = ["--seed_everything=11", NARROW, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"]
+    whole = fit(run, "whole", "--trainer.max_epochs=2", *words, *EVERY_THIRD_STEP)
+    # four batches an epoch: step 3 is inside the first epoch, step 6 inside the second
+    assert {path.name for path in (whole / "checkpoints").glob("step*")} == {"step3.ckpt", "step6.ckpt"}
+    stopped = fit(run, "stopped", "--trainer.max_epochs=1", *words, "--trainer.callbacks+=ModelCheckpoint",
+                  "--trainer.callbacks.every_n_train_steps=4", "--trainer.callbacks.filename=fourth")  # fmt: skip
+    for source in (
+        stopped / "checkpoints" / "last.ckpt",
+        stopped / "checkpoints" / "fourth.ckpt",
+        whole / "checkpoints" / "step3.ckpt",
+        whole / "checkpoints" / "step6.ckpt",
+    ):
+        # neither the seed nor the model's settings are said again: the checkpoint knows them
+        resumed = fit(run, "resumed", "--trainer.max_epochs=2", f"--ckpt_path={source}")
+        assert_same(whole / "checkpoints" / "last.ckpt", resumed / "checkpoints" / "last.ckpt")
+
+
+def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
+    folder = fit(run, "scored", "--trainer.max_epochs=2", "--model.stem=cifar")
+    best = next((folder / "checkpoints").glob("best*"))
+    # the stem is not said again: the checkpoint knows it
+    words = [f"--ckpt_path={best}", "--data.eval_batch_size=16", *TINY[4:]]
+    answer = run("validate", *words)
+    assert answer.status == 0, answer.err
+    logged = max(point.value for point in scalars(folder).Scalars("val/acc"))
+    again = scalars(LOGS / "validate" / "version_0").Scalars("val/acc")
+    assert [point.value for point in again] == [logged]
+
+    answer = run("test", *words, "--trainer.limit_test_batches=2")
+    assert answer.status == 0, answer.err
+    tags = scalars(LOGS / "test" / "version_0").Tags()["scalars"]
+    assert {"test/loss", "test/acc"} <= set(tags)
+    assert len([tag for tag in tags if tag.startswith("test/acc/")]) == 10
+
+
+def test_predict_names_the_class_of_each_image(run, tmp_path):
+    folder = fit(run, "predicted", "--trainer.max_epochs=1")
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.new("RGB", (64, 40), "red").save(pictures / "a.png")
+    Image.new("L", (10, 300), 99).save(pictures / "b.jpg")
+    answer = run(
+        "predict", f"--ckpt_path={folder / 'checkpoints' / 'last.ckpt'}", f"--data.predict_path={pictures}", *TINY[4:]
+    )
+    assert answer.status == 0, answer.err
+    with (LOGS / "predict" / "version_0" / "predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [Path(row["image"]).name for row in rows] == ["a.png", "b.jpg"]
+    for row in rows:
+        assert 0.1 <= float(row["probability"]) <= 1
+        line = next(line for line in answer.out.splitlines() if line.startswith(row["image"]))
+        assert line.removeprefix(row["image"]).split("  ")[1:][0].strip() == row["class"]
+        assert line.endswith(f"{float(row['probability']):.3f}")
+
+
+def test_weights_can_start_a_new_run(run):
+    folder = fit(run, "parent", "--trainer.max_epochs=1")
+    parent = folder / "checkpoints" / "last.ckpt"
+    child = fit(run, "child", "--trainer.max_epochs=1", f"--model.init_from={parent}", "--model.optimizer=SGD",
+                "--model.optimizer.lr=0")  # fmt: skip
+    # nothing moved, because the learning rate is zero: what was trained is what was read
+    start, end = contents(parent), contents(child / "checkpoints" / "last.ckpt")
+    assert torch.equal(start["head.0.weight"], end["head.0.weight"])
+    assert torch.load(child / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
+
+
+def test_the_environment_and_several_configs_are_read_in_order(run, tmp_path, monkeypatch):
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump({"data": {"batch_size": 4}, "trainer": {"max_epochs": 7}}))
+    (tmp_path / "two.yaml").write_text(yaml.safe_dump({"trainer": {"max_epochs": 8}}))
+    monkeypatch.setenv("LIT_PRUNE_FIT__DATA__AUGMENT", "standard")
+    monkeypatch.setenv("LIT_PRUNE_FIT__DATA__BATCH_SIZE", "5")
+    answer = run(
+        "fit", "--config=quick", "--config=one.yaml", "--config=two.yaml", "--data.val_size=30", "--print_config"
+    )
+    assert answer.status == 0, answer.err
+    config = yaml.safe_load(answer.out)
+    assert config["data"]["source"] == "synthetic"  # quick
+    assert config["data"]["augment"] == "standard"  # environment
+    assert config["data"]["batch_size"] == 4  # a configuration beats the environment
+    assert config["trainer"]["max_epochs"] == 8  # the later configuration beats the earlier one
+    assert config["data"]["val_size"] == 30  # the command line beats all
+
+
+def test_the_environment_can_name_a_shipped_configuration(run, monkeypatch):
+    monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", "quick")
+    answer = run("fit", "--print_config")
+    assert answer.status == 0, answer.err
+    assert yaml.safe_load(answer.out)["data"]["source"] == "synthetic"
+    monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", "quik")
+    assert run("fit", "--print_config").complaint == (
+        "Expected `--config` to name a YAML file or a shipped configuration, but got `quik`. "
+        "HINT: did you mean `--config quick`."
+    )
+
+
+@pytest.mark.parametrize("name", shipped_configs())
+def test_every_shipped_configuration_is_whole(run, name):
+    answer = run("fit", "--config", name, "--print_config")
+    assert answer.status == 0, answer.err
+    printed = yaml.safe_load(answer.out)
+    given = yaml.safe_load(shipped_configs()[name].read_text())
+
+    def assert_inside(part, whole):
+        for key, value in part.items():
+            if isinstance(value, dict):
+                assert_inside(value, whole[key])
+            else:
+                assert whole[key] == value
+
+    assert_inside(given, printed)
