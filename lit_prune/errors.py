@@ -5,7 +5,7 @@ Every floor of the package may import this module; it imports nothing.
 
 from typing import Any
 
-__all__ = ["InputError", "UnfinishedError", "expected"]
+__all__ = ["InputError", "UnfinishedError", "expected", "shorten"]
 
 
 class InputError(ValueError):
@@ -43,3 +43,15 @@ def expected(what: str, found: Any, hint: str) -> InputError:
     """
     shown = found if isinstance(found, str) else repr(found)
     return InputError(f"Expected {what}, but got {shown}. HINT: {hint}.")
+
+
+def shorten(text: str, limit: int = 100) -> str:
+    """Replace the middle of a text that is too long for a message, and say how long it was.
+
+    Args:
+        text: Any text.
+        limit: Characters up to which it stays as it is.
+    """
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]}...{text[-limit // 4 :]} ({len(text)} characters)"

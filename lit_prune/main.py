@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from lit_prune.cli.failures import complain
+from lit_prune.cli.failures import print_error
 from lit_prune.errors import InputError, expected
 from lit_prune.version import __version__
 
@@ -64,13 +64,13 @@ def main(args: Sequence[str] | None = None) -> int:
         The exit status: 0, 1 for a run that could not be finished, 2 for input that cannot be used. A wrong
         input prints one sentence on stderr, and its traceback too if `LIT_PRUNE_TRACEBACK` is set.
     """
-    words = list(sys.argv[1:] if args is None else args)
+    argv = list(sys.argv[1:] if args is None else args)
     try:
-        for word in words:
+        for word in argv:
             _check(word)
-        return _dispatch(words)
+        return _dispatch(argv)
     except InputError as error:
-        return complain(error, 2)
+        return print_error(error, 2)
 
 
 def _check(word: str) -> None:
@@ -86,20 +86,20 @@ def _check(word: str) -> None:
         raise expected("words in UTF-8", f"`{start}`", "rename the file, if it is one")
 
 
-def _dispatch(words: list[str]) -> int:
-    if not words:
+def _dispatch(argv: list[str]) -> int:
+    if not argv:
         print(USAGE)
         raise expected(f"a command ({', '.join(COMMANDS)})", "none", "`lit-prune --help` says what each does")
-    if words[0] in ("-h", "--help"):
+    if argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
-    if words[0] == "--version":
+    if argv[0] == "--version":
         print(f"lit-prune {__version__}")
         return 0
-    if words[0] not in COMMANDS:
-        near = difflib.get_close_matches(words[0], COMMANDS, n=1)
+    if argv[0] not in COMMANDS:
+        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
         hint = f"did you mean `lit-prune {near[0]}`" if near else "`lit-prune --help` says what each does"
-        raise expected(f"a command ({', '.join(COMMANDS)})", f"`{words[0]}`", hint)
-    module, _ = COMMANDS[words[0]]
-    status: int = import_module(f"lit_prune.{module}").main(words)
+        raise expected(f"a command ({', '.join(COMMANDS)})", f"`{argv[0]}`", hint)
+    module, _ = COMMANDS[argv[0]]
+    status: int = import_module(f"lit_prune.{module}").main(argv)
     return status

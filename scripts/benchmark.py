@@ -51,7 +51,7 @@ def show(name: str, measurement: Measurement) -> None:
         print(f"  {ratio:<28} {statistics.median(values):8.3f}             ({min(values):.3f} to {max(values):.3f})")
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", choices=["synthetic", "cifar10"], default="synthetic", help="what to train on")
@@ -62,7 +62,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument(
         "--only", choices=list(MEASUREMENTS), action="append", help="measure this alone; may be repeated"
     )
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     if options.rounds < 1 or options.steps < 1:
         parser.error("--rounds and --steps are at least 1")
     settings = Settings(options.source, options.data_dir, options.rounds, options.steps)

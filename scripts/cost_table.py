@@ -36,7 +36,7 @@ WAYS: dict[Kind, str] = {
 }
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, print, and write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", metavar="NAME=CHECKPOINT", help="what to measure, the dense one first")
@@ -48,7 +48,7 @@ def main(words: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, help="CPU threads; as torch chooses if left out")
     parser.add_argument("--no_onnx", action="store_true", help="leave ONNX Runtime out")
     parser.add_argument("--write", type=Path, help="the document whose table to replace")
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:

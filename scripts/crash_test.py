@@ -124,14 +124,14 @@ def _run(folder: Path, moment: str | None, draw: random.Random, duration: float)
 def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]":
     """Start the same command as ever, in a process that may be told when to kill itself."""
     folder.mkdir(exist_ok=True)
-    words = ["fit", "--resume", *(f"--{name}={value}" for name, value in SETTINGS.items())]
+    argv = ["fit", "--resume", *(f"--{name}={value}" for name, value in SETTINGS.items())]
     for name, arguments in CALLBACKS:
-        words += [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{k}={v}" for k, v in arguments.items())]
+        argv += [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{k}={v}" for k, v in arguments.items())]
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     environment.pop("CRASH_AT", None)
     with (folder / "log.txt").open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, Path(__file__).absolute(), "--child", *words],
+            [sys.executable, Path(__file__).absolute(), "--child", *argv],
             cwd=folder,
             env=environment | ({"CRASH_AT": moment} if moment else {}),
             stdout=log,
@@ -139,14 +139,14 @@ def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]"
         )
 
 
-def _child(words: list[str]) -> int:
+def _child(argv: list[str]) -> int:
     """Be `lit-prune`, and at the moment that CRASH_AT names, be killed."""
     from lit_prune.main import main as lit_prune
 
     if "CRASH_AT" in os.environ:
         function, call, seconds = os.environ["CRASH_AT"].split()
         _kill_in(function, int(call), float(seconds))
-    return lit_prune(words)
+    return lit_prune(argv)
 
 
 def _kill_in(function: str, call: int, seconds: float) -> None:

@@ -197,24 +197,24 @@ def losses(folder: Path) -> Iterator[str]:
             yield f"{name} in the events at epochs {logged}"
 
 
-def lit_prune(folder: Path, command: str, content: dict[str, Any], *words: str) -> "subprocess.CompletedProcess[str]":
+def lit_prune(folder: Path, command: str, content: dict[str, Any], *argv: str) -> "subprocess.CompletedProcess[str]":
     """Run a command with a YAML file, in a process of its own that knows the example's module and this file's."""
     path = folder / f"{command}.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     given = ["--config", str(path)] if command == "fit" else [str(path)]
     known = [str(ROOT / "examples"), str(ROOT / "scripts"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, known))}
-    program = [sys.executable, "-m", "lit_prune", command, *given, *words]
+    program = [sys.executable, "-m", "lit_prune", command, *given, *argv]
     return subprocess.run(program, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
-def main(words: list[str] | None = None) -> int:
+def main(argv: list[str] | None = None) -> int:
     """Measure, print a line for each measurement, and judge."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=60, help="runs of the study; 0 leaves it out")
     parser.add_argument("--jobs", type=int, default=4, help="how many of them at once")
     parser.add_argument("--epochs", type=int, default=1000, help="epochs of the long run; 0 leaves it out")
-    options = parser.parse_args(words)
+    options = parser.parse_args(argv)
     if options.runs % EXPERIMENTS or options.runs < 0 or options.jobs < 1:
         parser.error(f"--runs is a multiple of {EXPERIMENTS}, and --jobs at least 1")
     if options.epochs and options.epochs < 100:

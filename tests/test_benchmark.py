@@ -18,8 +18,8 @@ RATIOS = {
 }
 
 
-def run(*words):
-    return subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=False)
+def run(*argv):
+    return subprocess.run([sys.executable, SCRIPT, *argv], capture_output=True, text=True, check=False)
 
 
 def test_it_measures_and_writes(tmp_path):
@@ -50,7 +50,7 @@ def test_it_measures_and_writes(tmp_path):
         (["--rounds", "0"], "--rounds and --steps are at least 1"),
     ],
 )
-def test_it_refuses_what_it_cannot_measure(words, complaint):
-    done = run(*words)
+def test_it_refuses_what_it_cannot_measure(argv, complaint):
+    done = run(*argv)
     assert done.returncode == 2
     assert complaint in done.stderr

@@ -79,9 +79,9 @@ def test_the_page_has_the_marks():
         ),
     ],
 )
-def test_it_refuses_what_it_cannot_use(networks, capsys, words, complaint):
+def test_it_refuses_what_it_cannot_use(networks, capsys, argv, complaint):
     with pytest.raises(SystemExit) as leave:
-        cost_table.main([*QUICK[:-1], "--no_onnx", *words])
+        cost_table.main([*QUICK[:-1], "--no_onnx", *argv])
     assert leave.value.code == 2
     assert complaint in " ".join(capsys.readouterr().err.split())
     assert not Path("none.md").exists()

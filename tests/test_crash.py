@@ -22,8 +22,8 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "crash_test.py"
 
 def crash(kills: int) -> str:
     seed = secrets.randbelow(1_000_000)
-    words = [sys.executable, str(SCRIPT), "--kills", str(kills), "--seed", str(seed)]
-    answer = subprocess.run(words, capture_output=True, text=True, check=False, timeout=1800)
+    argv = [sys.executable, str(SCRIPT), "--kills", str(kills), "--seed", str(seed)]
+    answer = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=1800)
     assert answer.returncode == 0, f"seed {seed}: {answer.stdout}{answer.stderr}"
     return answer.stdout
 

@@ -28,9 +28,9 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "examples"
 
 
-def run_script(folder: Path, name: str, *words: str) -> str:
+def run_script(folder: Path, name: str, *argv: str) -> str:
     """Run a script with arguments; return what it prints."""
-    outcome = run_snippet((folder / name).read_text(encoding="utf-8"), name, folder, *words)
+    outcome = run_snippet((folder / name).read_text(encoding="utf-8"), name, folder, *argv)
     assert outcome.status == 0, outcome.err
     return outcome.out
 
@@ -45,8 +45,8 @@ def test_the_callbacks_work_in_a_script_of_somebody_else(folder):
 
 def test_the_callbacks_work_in_a_cli_of_somebody_else(folder):
     assert not re.search(r"(import|from) lit_prune", (folder / "reuse_in_your_cli.py").read_text(encoding="utf-8"))
-    words = ("fit", "--config", "reuse_in_your_cli.yaml", "--trainer.enable_progress_bar=false")
-    run_script(folder, "reuse_in_your_cli.py", *words)
+    argv = ("fit", "--config", "reuse_in_your_cli.yaml", "--trainer.enable_progress_bar=false")
+    run_script(folder, "reuse_in_your_cli.py", *argv)
     with (folder / "logs/bars/version_0/metrics.csv").open(encoding="utf-8") as file:
         rows = [float(row["sparsity/global"]) for row in csv.DictReader(file) if row["sparsity/global"]]
     assert rows[0] == 0
@@ -59,9 +59,9 @@ def test_a_network_is_fine_tuned_from_imagenet_weights(folder, monkeypatch, caps
     # there is no network in a test: a file like the one that would be downloaded
     source = resnet18()
     torch.save(source.state_dict(), "resnet18.pth")
-    words = ["--config", "finetune_from_imagenet.yaml", "--model.weights", "resnet18.pth", *TINY]
-    assert main(["fit", *words, "--trainer.max_epochs=1"]) == 0, capsys.readouterr().err
-    assert main(["fit", *words, "--trainer.max_epochs=2"]) == 0
+    argv = ["--config", "finetune_from_imagenet.yaml", "--model.weights", "resnet18.pth", *TINY]
+    assert main(["fit", *argv, "--trainer.max_epochs=1"]) == 0, capsys.readouterr().err
+    assert main(["fit", *argv, "--trainer.max_epochs=2"]) == 0
     runs = Path("lightning_logs/finetune_from_imagenet")
     head_alone, all_of_it = (_weights(runs / f"version_{n}/checkpoints") for n in (0, 1))
     first = source.state_dict()["conv1.weight"]

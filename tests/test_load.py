@@ -19,8 +19,8 @@ load_test = importlib.util.module_from_spec(SPEC)
 SPEC.loader.exec_module(load_test)
 
 
-def run(*words):
-    return subprocess.run([sys.executable, SCRIPT, *words], capture_output=True, text=True, check=False)
+def run(*argv):
+    return subprocess.run([sys.executable, SCRIPT, *argv], capture_output=True, text=True, check=False)
 
 
 @pytest.mark.slow
@@ -95,8 +95,8 @@ def test_growth_is_noticed():
         (["--epochs", "9"], "--epochs is at least 100, or 0"),
     ],
 )
-def test_it_refuses_what_it_cannot_measure(words, complaint, capsys):
+def test_it_refuses_what_it_cannot_measure(argv, complaint, capsys):
     with pytest.raises(SystemExit) as leave:
-        load_test.main(words)
+        load_test.main(argv)
     assert leave.value.code == 2
     assert complaint in capsys.readouterr().err

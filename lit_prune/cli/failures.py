@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from lit_prune.errors import InputError, UnfinishedError, expected
 
-__all__ = ["Failure", "complain", "understood"]
+__all__ = ["Failure", "describe_failure", "print_error"]
 
 # what torch says, on the CPU and on others, when there is no memory left
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
@@ -31,7 +31,7 @@ class Failure(NamedTuple):
     status: int
 
 
-def understood(error: BaseException, again: str = "the same command") -> Failure | None:
+def describe_failure(error: BaseException, again: str = "the same command") -> Failure | None:
     """Say what a failure means to a person.
 
     Args:
@@ -67,7 +67,7 @@ def understood(error: BaseException, again: str = "the same command") -> Failure
     return None
 
 
-def complain(error: BaseException, status: int, sentence: str | None = None) -> int:
+def print_error(error: BaseException, status: int, sentence: str | None = None) -> int:
     """Print an error as one sentence.
 
     Args:

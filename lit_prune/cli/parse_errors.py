@@ -9,8 +9,8 @@ from lightning.pytorch import Callback
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_prune.cli.typed import brief, last_typed, typed_value
-from lit_prune.errors import InputError, expected
+from lit_prune.cli.typed import last_typed, typed_value
+from lit_prune.errors import InputError, expected, shorten
 
 __all__ = ["explain"]
 
@@ -36,21 +36,21 @@ _HELP = "`--help` lists the options"
 _CALLABLE = r"expects a function or a callable class: Parser key \"([^\"]+)\":"
 
 
-def explain(message: str, words: Sequence[str], options: Sequence[str]) -> InputError:
+def explain(message: str, argv: Sequence[str], options: Sequence[str]) -> InputError:
     """Say in one sentence what a parser complains about.
 
     Args:
         message: The parser's message, of any length.
-        words: The words that were parsed.
+        argv: The words that were parsed.
         options: The options that would have been known, each with its leading dashes.
 
     Returns:
         The error to raise.
     """
-    return _words(message, words, options) or _classes(message, words) or _values(message, words, options)
+    return _words(message, argv, options) or _classes(message, argv) or _values(message, argv, options)
 
 
-def _words(message: str, words: Sequence[str], options: Sequence[str]) -> InputError | None:
+def _words(message: str, argv: Sequence[str], options: Sequence[str]) -> InputError | None:
     """What is wrong with the words, whatever their values."""
     if match := re.match(r"unrecognized arguments: (\S*)", message):
         return _unknown_option(match[1].split("=")[0].rstrip("+"), options)
@@ -63,13 +63,13 @@ def _words(message: str, words: Sequence[str], options: Sequence[str]) -> InputE
         return expected(f"a {match[1]}", "none", hint)
     if match := re.match(r"argument (\S+): expected (?:one|at least one) argument", message):
         # the arguments of a class are those of its option, for the parser
-        whole = next((word for word in words if word.startswith(f"{match[1]}.") and "=" not in word), match[1])
+        whole = next((word for word in argv if word.startswith(f"{match[1]}.") and "=" not in word), match[1])
         return expected(f"a value after `{whole}`", "none", "give it as the next word")
     if match := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
-        return expected(f"`{match[1]}` without a value", f"`{brief(match[2])}`", "leave the value out")
+        return expected(f"`{match[1]}` without a value", f"`{shorten(match[2])}`", "leave the value out")
     if match := re.match(r"Invalid option \"(.*)\" for (\S+)", message, re.DOTALL):
         hint = f"`{match[2]}` alone prints all"
-        return expected(f"`{match[2]}` to be comments, skip_default or skip_null", f"`{brief(match[1])}`", hint)
+        return expected(f"`{match[2]}` to be comments, skip_default or skip_null", f"`{shorten(match[1])}`", hint)
     if match := re.match(r"Group '([^']+)' does not accept option '([^']+)'", message):  # under `--print_config`
         return _unknown_option(f"--{match[1]}.{match[2]}", options)
     if match := re.match(r"Option '([^']+)' is not accepted", message):
@@ -77,24 +77,24 @@ def _words(message: str, words: Sequence[str], options: Sequence[str]) -> InputE
     return None
 
 
-def _classes(message: str, words: Sequence[str]) -> InputError | None:
+def _classes(message: str, argv: Sequence[str]) -> InputError | None:
     """What is wrong with the arguments of a class that an option chose."""
     if match := re.search(r"class_path '([^']+)':\s*the following arguments are required: ([\w, ]+)", message):
         return _missing_argument(match[1], match[2])
     if match := re.search(r"are required: ([\w, ]+).*class_path='([^']+)'", message, re.DOTALL):
         return _missing_argument(match[2], match[1])
     if match := re.search(r"class_path '([^']+)':\s*Parser key \"([^\"]+)\":(.*?)(?:\n    - |\Z)", message, re.DOTALL):
-        return _bad_value(f"{_option_of(match[1])}.{match[2]}", match[3], words)
+        return _bad_value(f"{_option_of(match[1])}.{match[2]}", match[3], argv)
     if match := re.search(rf"Parser key \"([^\"]+)\":.*{_CALLABLE}(.*)\. Got value: Namespace", message, re.DOTALL):
-        return _bad_value(f"{match[1]}.{match[2]}", match[3], words)
+        return _bad_value(f"{match[1]}.{match[2]}", match[3], argv)
     if match := re.search(r"class_path '([^']+)':\s*Option '([^']+)' is not accepted", message):
-        return _unknown_argument(match[1], match[2], words)
+        return _unknown_argument(match[1], match[2], argv)
     if match := re.search(r"Option '([^']+)' is not accepted.*class_path='([^']+)'", message, re.DOTALL):
-        return _unknown_argument(match[2], match[1], words)
+        return _unknown_argument(match[2], match[1], argv)
     return None
 
 
-def _values(message: str, words: Sequence[str], options: Sequence[str]) -> InputError:
+def _values(message: str, argv: Sequence[str], options: Sequence[str]) -> InputError:
     """What is wrong with a value or a file."""
     if match := re.match(r"Unexpected config: (.*)", message, re.DOTALL):
         found = _one_line(match[1]) or "an empty file"
@@ -107,17 +107,17 @@ def _values(message: str, words: Sequence[str], options: Sequence[str]) -> Input
     element = r"Parser key \"([^\"]+)\" element \d+:\s*Expected a <class '(\w+)'>\. Got value: (.*)"
     if match := re.match(element, message, re.DOTALL):
         what = f"every value of `--{match[1]}` to be {_KINDS.get(match[2], match[2])}"
-        return expected(what, f"`{brief(match[3].strip())}`", "separate them by spaces")
+        return expected(what, f"`{shorten(match[3].strip())}`", "separate them by spaces")
     if match := re.match(r'Parser key "([^"]+)":', message):
-        return _bad_value(match[1], message[match.end() :], words)
+        return _bad_value(match[1], message[match.end() :], argv)
     return expected("arguments that can be parsed", _one_line(message), _HELP)
 
 
 def _unknown_option(name: str, options: Sequence[str]) -> InputError:
     if not name.startswith("-"):
-        return expected("an option, which starts with `--`", f"`{brief(name)}`" if name else "an empty word", _HELP)
+        return expected("an option, which starts with `--`", f"`{shorten(name)}`" if name else "an empty word", _HELP)
     near = _closest_option(name, options)
-    return expected("a known option", f"`{brief(name)}`", f"did you mean `{near}`" if near else _HELP)
+    return expected("a known option", f"`{shorten(name)}`", f"did you mean `{near}`" if near else _HELP)
 
 
 def _closest_option(name: str, options: Sequence[str]) -> str | None:
@@ -143,24 +143,24 @@ def _option_of(owner: str) -> str:
     return next(chosen, None) or next(modules, _leaf(owner))
 
 
-def _unknown_argument(owner: str, name: str, words: Sequence[str]) -> InputError:
+def _unknown_argument(owner: str, name: str, argv: Sequence[str]) -> InputError:
     """A class that an option chose does not take an argument."""
-    typed = next((word.split("=")[0] for word in words if _leaf(word.split("=")[0]) == name), name)
-    if _leaf(owner) == "Callback" and last_typed("trainer.callbacks", words) in _subclasses(Callback):
-        value = last_typed(typed.lstrip("-"), words) or ""  # what a class made of it was worse than a mistake
-        return expected(f"`{typed}` to have a value that can be used", f"`{brief(value)}`", "check the value")
+    typed = next((word.split("=")[0] for word in argv if _leaf(word.split("=")[0]) == name), name)
+    if _leaf(owner) == "Callback" and last_typed("trainer.callbacks", argv) in _subclasses(Callback):
+        value = last_typed(typed.lstrip("-"), argv) or ""  # what a class made of it was worse than a mistake
+        return expected(f"`{typed}` to have a value that can be used", f"`{shorten(value)}`", "check the value")
     if _leaf(owner) == "Callback":  # no callback was named, or by something that is no class
         hint = "name it first, for example `--trainer.callbacks+=GlobalL1Pruning`"
-        return expected("a callback before its arguments", f"`{brief(typed)}`", hint)
+        return expected("a callback before its arguments", f"`{shorten(typed)}`", hint)
     for group, base in _MODULE_OPTIONS.items():
         if _leaf(owner) == base:
-            found = last_typed(group, words)
-            return _bad_module(group, f"`{brief(typed if found is None else found)}`")
+            found = last_typed(group, argv)
+            return _bad_module(group, f"`{shorten(typed if found is None else found)}`")
     known = _arguments_of(_leaf(owner))
     near = difflib.get_close_matches(name, known, n=1)
     takes = f"it takes {', '.join(known)}" if known else _HELP
     hint = f"did you mean `{typed.removesuffix(name)}{near[0]}`" if near else takes
-    return expected(f"an argument of {_leaf(owner)}", f"`{brief(typed)}`", hint)
+    return expected(f"an argument of {_leaf(owner)}", f"`{shorten(typed)}`", hint)
 
 
 def _bad_module(group: str, found: str) -> InputError:
@@ -168,34 +168,34 @@ def _bad_module(group: str, found: str) -> InputError:
     return expected(f"`--{group}` to name a class of {_MODULE_OPTIONS[group]}", found, hint)
 
 
-def _bad_value(key: str, rest: str, words: Sequence[str]) -> InputError:
+def _bad_value(key: str, rest: str, argv: Sequence[str]) -> InputError:
     match = re.search(r"(?:Given value|Got value|path string): (.*)", rest)
     # what the parser made of it, "1000.0", is not always what was typed, "1e3"
-    found = typed_value(key, match[1].strip(), words) if match else _one_line(rest)
+    found = typed_value(key, match[1].strip(), argv) if match else _one_line(rest)
     if match := re.search(r"value has (\d+) digits", rest):
         return expected(f"`--{key}` to have a value of a few digits", f"one of {match[1]}", "check the value")
     if match := re.search(r"File does not exist: '([^']*)'", rest):
-        return expected(f"`--{key}` to name a file", f"`{brief(match[1])}`, which does not exist", "check the path")
+        return expected(f"`--{key}` to name a file", f"`{shorten(match[1])}`, which does not exist", "check the path")
     if key in _CLASS_OPTIONS and (error := _bad_class(key, rest, found)) is not None:
         return error
     if match := re.search(r"Expected a tuple with (\d+) elements", rest):
-        return expected(f"`--{key}` to be a list of {match[1]} values", f"`{brief(found)}`", "write [a, b]")
+        return expected(f"`--{key}` to be a list of {match[1]} values", f"`{shorten(found)}`", "write [a, b]")
     kinds = dict.fromkeys(_KINDS.get(name, name) for name in re.findall(r"Expected (?:a )?<class '([^']+)'>", rest))
     groups = re.findall(r"Literal\[([^]]*)\]", rest)
     if choices := list(dict.fromkeys(value for group in groups for value in re.findall(r"'(.*?)'", group))):
         near = difflib.get_close_matches(found, choices, n=1)
         hint = f"did you mean `{near[0]}`" if near else "choose one of them"
         other = "".join(f", or {kind}" for kind in kinds if kind != "null")
-        return expected(f"`--{key}` to be one of {', '.join(choices)}{other}", f"`{brief(found)}`", hint)
+        return expected(f"`--{key}` to be one of {', '.join(choices)}{other}", f"`{shorten(found)}`", hint)
     if key in _MODULE_OPTIONS:
         why = re.search(r"Problem with given class_path '([^']+)':\s*(.*)", rest)
-        return _bad_module(key, f"`{brief(why[1])}` ({brief(why[2].strip())})" if why else f"`{brief(found)}`")
+        return _bad_module(key, f"`{shorten(why[1])}` ({shorten(why[2].strip())})" if why else f"`{shorten(found)}`")
     if match := re.search(r"Unable to load config '(.*?)'", rest):
         found = match[1]
         hint = f"give them one by one, as `--{key}.NAME VALUE`"
-        return expected(f"`--{key}` to name a YAML file with its options", f"`{brief(found)}`", hint)
+        return expected(f"`--{key}` to name a YAML file with its options", f"`{shorten(found)}`", hint)
     if kinds:
-        return expected(f"`--{key}` to be {' or '.join(kinds)}", f"`{brief(found)}`", "check the value")
+        return expected(f"`--{key}` to be {' or '.join(kinds)}", f"`{shorten(found)}`", "check the value")
     return expected(f"`--{key}` to have a value that it takes", _one_line(rest), _HELP)
 
 
@@ -210,7 +210,7 @@ def _bad_class(key: str, rest: str, found: str) -> InputError | None:
         found = match[1]
     near = difflib.get_close_matches(found, sorted(_subclasses(base)), n=1)
     hint = f"did you mean `{near[0]}`" if near else "give a class name, or module.Class for your own"
-    return expected(f"`--{key}` to name {kind}", f"`{brief(found)}`", hint)
+    return expected(f"`--{key}` to name {kind}", f"`{shorten(found)}`", hint)
 
 
 def _leaf(name: str) -> str:
@@ -218,7 +218,7 @@ def _leaf(name: str) -> str:
 
 
 def _one_line(text: str) -> str:
-    return brief(re.sub(r"\s+", " ", text).strip(" .:-"), 300)
+    return shorten(re.sub(r"\s+", " ", text).strip(" .:-"), 300)
 
 
 def _subclasses(base: type) -> dict[str, type]:

@@ -16,7 +16,7 @@ from lit_prune.cli.parse_errors import explain
 from lit_prune.errors import expected
 from lit_prune.files.yaml import check_yaml
 
-__all__ = ["NamedConfig", "OneLineParser", "explained"]
+__all__ = ["NamedConfig", "OneLineParser", "one_sentence_errors"]
 
 # jsonargparse knows functions that nobody wants called from a configuration (`os.system`); by itself it warns alone
 set_parsing_settings(import_path_denylist=[])
@@ -49,7 +49,7 @@ class OneLineParser(LightningArgumentParser):
     """A `LightningArgumentParser` whose errors can be explained in one sentence, not a page of usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Leave parsing, with what `explained` needs to build the sentence."""
+        """Leave parsing, with what `one_sentence_errors` needs to build the sentence."""
         if not self.exit_on_error:  # a parser inside the parser, whose failure may be one of several tries
             super().error(message, ex)
         raise _ParseError(message, self._known_options()) from ex
@@ -69,11 +69,11 @@ class OneLineParser(LightningArgumentParser):
 
 
 @contextmanager
-def explained(words: Sequence[str]) -> Iterator[None]:
+def one_sentence_errors(argv: Sequence[str]) -> Iterator[None]:
     """Turn what a `OneLineParser` complains about into one sentence.
 
     Args:
-        words: The words that are parsed inside.
+        argv: The words that are parsed inside.
 
     Raises:
         InputError: If they cannot be parsed.
@@ -81,4 +81,4 @@ def explained(words: Sequence[str]) -> Iterator[None]:
     try:
         yield
     except _ParseError as error:
-        raise explain(str(error), words, error.options) from error
+        raise explain(str(error), argv, error.options) from error

@@ -4,29 +4,29 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
-from lit_prune.cli.failures import complain, understood
+from lit_prune.cli.failures import describe_failure, print_error
 from lit_prune.cli.quiet import quiet
-from lit_prune.cli.signals import Stopping
+from lit_prune.cli.signals import StopSignals
 
-__all__ = ["ended"]
+__all__ = ["run_command"]
 
 
-def ended(command: Callable[[Sequence[str]], None], words: Sequence[str]) -> int:
+def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """Run a command to its end.
 
     SIGINT and SIGTERM reach it as an `UnfinishedError`, so that what it has begun to write is cleared away.
 
     Args:
         command: What to run.
-        words: Its name and its options.
+        argv: Its name and its options.
 
     Returns:
         The exit status: 0, 1 if files could not be written or read on the way, 2 for input that cannot be used, or
         128 + signal.
     """
-    with quiet(scoring=True), Stopping():
+    with quiet(scoring=True), StopSignals():
         try:
-            command(words)
+            command(argv)
             sys.stdout.flush()
         except SystemExit as leave:  # after --help
             return int(leave.code or 0)
@@ -34,7 +34,7 @@ def ended(command: Callable[[Sequence[str]], None], words: Sequence[str]) -> int
             # Python would write once more at its end, and complain
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Exception as error:
-            if (failure := understood(error)) is None:
+            if (failure := describe_failure(error)) is None:
                 raise
-            return complain(error, failure.status, failure.sentence)
+            return print_error(error, failure.status, failure.sentence)
     return 0

@@ -8,12 +8,12 @@ from typing import Any
 
 from lit_prune.errors import UnfinishedError, expected
 
-__all__ = ["Stopping"]
+__all__ = ["StopSignals"]
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class Stopping:
+class StopSignals:
     """Ends what happens inside it when SIGTERM or SIGINT comes, by an `UnfinishedError` of status 128 + signal.
 
     Attributes:
@@ -26,7 +26,7 @@ class Stopping:
         self.patient = False
         self._before: dict[signal.Signals, Any] = {}
 
-    def __enter__(self) -> "Stopping":
+    def __enter__(self) -> "StopSignals":
         # only the main thread of a process can be told
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in _SIGNALS}

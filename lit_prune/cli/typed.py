@@ -4,38 +4,31 @@ from collections.abc import Iterator, Sequence
 
 import yaml
 
-__all__ = ["brief", "last_typed", "typed_value"]
+__all__ = ["last_typed", "typed_value"]
 
 
-def brief(text: str, most: int = 100) -> str:
-    """Leave out the middle of what is too long to be read."""
-    if len(text) <= most:
-        return text
-    return f"{text[: most // 2]}...{text[-most // 4 :]} ({len(text)} characters)"
-
-
-def last_typed(key: str, words: Sequence[str]) -> str | None:
+def last_typed(key: str, argv: Sequence[str]) -> str | None:
     """Find the value that was typed for an option, given without its dashes; None if there is none."""
-    return next(_typed(key, words), None)
+    return next(_typed(key, argv), None)
 
 
-def typed_value(key: str, parsed: str, words: Sequence[str]) -> str:
+def typed_value(key: str, parsed: str, argv: Sequence[str]) -> str:
     """Find what was typed for an option in the words, from what a parser made of it.
 
     Args:
         key: The option, without its dashes.
         parsed: The beginning of what the parser says that it got, as `repr` or `str` shows it.
-        words: The words that were parsed. The value may also come from a file.
+        argv: The words that were parsed. The value may also come from a file.
 
     Returns:
         What was typed; `parsed` if nothing was that comes to it.
     """
-    return next((value for value in _typed(key, words) if _comes_to(value, parsed)), parsed)
+    return next((value for value in _typed(key, argv) if _comes_to(value, parsed)), parsed)
 
 
-def _typed(key: str, words: Sequence[str]) -> Iterator[str]:
+def _typed(key: str, argv: Sequence[str]) -> Iterator[str]:
     """The values that were typed for an option, the last one first."""
-    for word, after in reversed([*zip(words, [*words[1:], ""], strict=True)]):
+    for word, after in reversed([*zip(argv, [*argv[1:], ""], strict=True)]):
         name, given, value = word.partition("=")
         if name.startswith("--") and name[2:].rstrip("+").replace(".init_args.", ".") == key:
             yield value if given else after

@@ -3,23 +3,23 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["flat", "merged"]
+__all__ = ["flatten", "merge"]
 
 _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
 
 
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Name what is nested by dots: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
     leaves: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{name}.")
+            leaves |= flatten(value, f"{prefix}{name}.")
         else:
             leaves[prefix + name] = value
     return leaves
 
 
-def merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
     """Lay settings over others.
 
     Args:
@@ -45,10 +45,10 @@ def _laid_over(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(old, str) and "class_path" not in new:
         old = {"class_path": old}
     if not isinstance(old, Mapping) or ("class_path" in new and new["class_path"] != old.get("class_path")):
-        return merged({}, new)
+        return merge({}, new)
     if "class_path" in old and new and not new.keys() & _OF_CLASSES:
         new = {"init_args": new}
-    return merged(old, new)
+    return merge(old, new)
 
 
 def _listed(value: Any) -> list[Any]:

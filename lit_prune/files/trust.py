@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from lit_prune.errors import InputError, expected
 from lit_prune.files.yaml import load_yaml_text
 
-__all__ = ["check_content", "check_stored"]
+__all__ = ["check_checkpoint", "check_stored_settings"]
 
 _KEY = "lit_prune"
 _GROUPS = {"model": Mapping, "data": Mapping, "run": Mapping}
@@ -31,7 +31,7 @@ _MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)
 _SHOWN = 80
 
 
-def check_content(checkpoint: Mapping[str, Any], path: str) -> None:
+def check_checkpoint(checkpoint: Mapping[str, Any], path: str) -> None:
     """Check what of a checkpoint is used without being asked for.
 
     Args:
@@ -58,7 +58,7 @@ def check_content(checkpoint: Mapping[str, Any], path: str) -> None:
             )
 
 
-def check_stored(stored: Mapping[str, Any], typed: Mapping[str, Any], path: str) -> None:
+def check_stored_settings(stored: Mapping[str, Any], typed: Mapping[str, Any], path: str) -> None:
     """Check the settings in a checkpoint before classes are made from them.
 
     They may name optimizers and schedulers of `torch.optim`, and whatever the user names in this very command.

@@ -1,7 +1,7 @@
 """Pure functions on any `nn.Module`, for those without a Trainer."""
 
 from lit_prune.functional.coverage import GradientCoverage
-from lit_prune.functional.cropping import cropped
+from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.freezing import Frozen, first_layers, freeze, modules_to_freeze
 from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
@@ -30,7 +30,7 @@ __all__ = [
     "apply_masks",
     "clear_pruned_state",
     "clear_state",
-    "cropped",
+    "crop_kernels",
     "first_layers",
     "freeze",
     "global_l1_masks",

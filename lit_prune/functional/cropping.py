@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.errors import expected
-from lit_prune.functional.plain import plain
+from lit_prune.functional.plain import plain_copy
 
-__all__ = ["cropped", "kept_taps"]
+__all__ = ["crop_kernels", "kept_taps"]
 
 Sizes = set[tuple[int, int]]
 
 
-def cropped(model: nn.Module, input_size: int | tuple[int, int], channels: int = 3) -> nn.Module:
+def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: int = 3) -> nn.Module:
     """Copy a model with smaller kernels that give the same outputs at one input size.
 
     A tap of a kernel that reads padding for every output multiplies zeros: whatever its weight is, the outputs are
@@ -36,7 +36,7 @@ def cropped(model: nn.Module, input_size: int | tuple[int, int], channels: int =
     Raises:
         InputError: If the model does not take images of this size.
     """
-    copied = plain(model)
+    copied = plain_copy(model)
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
     with _sizes(copied) as seen, torch.no_grad():
         try:

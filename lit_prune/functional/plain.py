@@ -8,12 +8,12 @@ from torch import Tensor, nn
 
 from lit_prune.functional.masking import remove_masks
 
-__all__ = ["plain"]
+__all__ = ["plain_copy"]
 
 _OURS = __name__.partition(".")[0]
 
 
-def plain(model: nn.Module) -> nn.Module:
+def plain_copy(model: nn.Module) -> nn.Module:
     """Copy a model as plain torch modules that compute the same.
 
     Args:

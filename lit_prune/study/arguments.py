@@ -6,11 +6,10 @@ import re
 from pathlib import Path
 from typing import Any, NoReturn
 
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, expected, shorten
 
-__all__ = ["SentenceParser", "check_path", "shortened"]
+__all__ = ["SentenceParser", "check_path"]
 
-_SHOWN = 80
 # of Linux, macOS and Windows
 _LONGEST_NAME = 255
 _TYPES = {"int": "a whole number", "float": "a number"}
@@ -35,12 +34,12 @@ class SentenceParser(argparse.ArgumentParser):
         """Leave parsing with one sentence."""
         if match := re.fullmatch(r"argument (\S+): invalid (\w+) value: '(.*)'", message, re.DOTALL):
             what = f"`{match[1]}` to be {_TYPES.get(match[2], match[2])}"
-            raise expected(what, f"`{shortened(match[3])}`", "check the value")
+            raise expected(what, f"`{shorten(match[3])}`", "check the value")
         if match := re.fullmatch(r"argument (\S+): expected (?:at least )?one argument", message):
             raise expected(f"a value after `{match[1]}`", "none", "give it as the next word")
         if match := re.fullmatch(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
-            raise expected(f"`{match[1]}` without a value", f"`{shortened(match[2])}`", "leave the value out")
-        raise expected(self._wanted, shortened(message), self._hint)
+            raise expected(f"`{match[1]}` without a value", f"`{shorten(match[2])}`", "leave the value out")
+        raise expected(self._wanted, shorten(message), self._hint)
 
     def unknown(self, word: str, what: str, hint: str) -> InputError:
         """Say that a word is none of the options, naming the nearest one.
@@ -52,12 +51,7 @@ class SentenceParser(argparse.ArgumentParser):
         """
         known = [option for action in self._actions for option in action.option_strings if option.startswith("--")]
         near = difflib.get_close_matches(word, known, n=1)
-        return expected(what, f"`{shortened(word)}`", f"did you mean `{near[0]}`" if near else hint)
-
-
-def shortened(text: str) -> str:
-    """Leave out the end of what is too long to be read."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+        return expected(what, f"`{shorten(word)}`", f"did you mean `{near[0]}`" if near else hint)
 
 
 def check_path(what: str, path: str | Path) -> None:
@@ -73,5 +67,5 @@ def check_path(what: str, path: str | Path) -> None:
     if not str(path):
         raise expected(f"{what} to be a path", "nothing", "give one, or leave the option out")
     if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(path).parts):
-        found = f"`{shortened(str(path))}`"
+        found = f"`{shorten(str(path))}`"
         raise expected(f"{what} to be a path of names up to {_LONGEST_NAME} bytes each", found, "check the path")

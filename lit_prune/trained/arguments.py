@@ -8,7 +8,7 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
-from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
+from lit_prune.cli.parser import NamedConfig, OneLineParser, one_sentence_errors
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import expected
 
@@ -39,12 +39,12 @@ def make_parser(command: str, description: str, *, data: bool = False) -> OneLin
     return parser
 
 
-def parse(parser: OneLineParser, words: Sequence[str]) -> Namespace:
+def parse(parser: OneLineParser, argv: Sequence[str]) -> Namespace:
     """Parse what was typed.
 
     Args:
         parser: From `make_parser`.
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The options. `data` holds only those of its options that were typed: the others are the checkpoint's.
@@ -53,11 +53,11 @@ def parse(parser: OneLineParser, words: Sequence[str]) -> Namespace:
         InputError: If they cannot be parsed.
         SystemExit: After `--help`.
     """
-    rest = list(words[1:])
+    rest = list(argv[1:])
     if not {"-h", "--help"} & set(rest) and not _has_file(parser, rest):
         usage = f"`{parser.prog} CHECKPOINT [options]`; `--help` lists the options"
         raise expected("the path of a checkpoint after the command", "none", usage)
-    with explained(rest):
+    with one_sentence_errors(rest):
         given: Namespace = parser.parse_args(rest)
         typed: Namespace = parser.parse_args(rest, defaults=False)
     if "data" in given:
@@ -69,12 +69,12 @@ def parse(parser: OneLineParser, words: Sequence[str]) -> Namespace:
     return given
 
 
-def _has_file(parser: OneLineParser, words: Sequence[str]) -> bool:
+def _has_file(parser: OneLineParser, argv: Sequence[str]) -> bool:
     """Whether a word may be the checkpoint: one that is neither an option nor the value of one."""
     flags = {name for action in parser._actions if action.nargs == 0 for name in action.option_strings}
-    takes = (word.startswith("-") and "=" not in word and word not in flags for word in words)
+    takes = (word.startswith("-") and "=" not in word and word not in flags for word in argv)
     values = {n + 1 for n, takes_one in enumerate(takes) if takes_one}
-    return any(not word.startswith("-") for n, word in enumerate(words) if n not in values)
+    return any(not word.startswith("-") for n, word in enumerate(argv) if n not in values)
 
 
 def check_output(path: str, *inputs: str, option: str = "--output") -> Path:

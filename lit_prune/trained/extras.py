@@ -9,10 +9,10 @@ from typing import Any
 
 from lit_prune.errors import expected
 
-__all__ = ["needed", "silenced"]
+__all__ = ["import_extra", "silence_libraries"]
 
 
-def needed(module: str, extra: str) -> Any:
+def import_extra(module: str, extra: str) -> Any:
     """Import a package that an extra brings.
 
     Args:
@@ -23,7 +23,7 @@ def needed(module: str, extra: str) -> Any:
         InputError: If it is not installed.
     """
     try:
-        with silenced():
+        with silence_libraries():
             return import_module(module)
     except ModuleNotFoundError as error:
         name = (error.name or module).partition(".")[0]
@@ -31,7 +31,7 @@ def needed(module: str, extra: str) -> Any:
 
 
 @contextmanager
-def silenced() -> Iterator[None]:
+def silence_libraries() -> Iterator[None]:
     """Leave out, while it lasts, what libraries log and warn of about their own insides."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -7,8 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from lit_prune.callbacks.freezing import FROZEN_KEY
-from lit_prune.cli.typed import brief
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.checkpoint import KEY
 from lit_prune.functional.flops import LayerFlops, flops, input_shape
 from lit_prune.functional.selection import weight_layers
@@ -169,7 +168,7 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
 def shown(name: str) -> str:
     """Return a name as a person may see it: a file of a stranger may name layers by what a terminal obeys."""
     text = name if name.isprintable() else name.encode("unicode_escape").decode()
-    return brief(text, _LONGEST) or "(itself)"
+    return shorten(text, _LONGEST) or "(itself)"
 
 
 def layer_weights(network: Network) -> dict[str, Tensor]:

@@ -12,12 +12,12 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lit_prune.cli.parser import OneLineParser, explained
+from lit_prune.cli.parser import OneLineParser, one_sentence_errors
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
 from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_fit, read_weights, save, stored_settings
-from lit_prune.files.trust import check_content, check_stored
+from lit_prune.files.trust import check_checkpoint, check_stored_settings
 from lit_prune.functional.packing import unpack_masks
 from lit_prune.models.resnet18 import LitResNet18
 
@@ -80,9 +80,9 @@ def load_network(path: str, model: str | None = None) -> Network:
     """
     kind = None if model is None else _class(model)
     content = read_weights(path)
-    check_content(content, path)
+    check_checkpoint(content, path)
     settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule}, path)
-    check_stored(_used(settings, model), {"model": {"class_path": model}} if model is not None else {}, path)
+    check_stored_settings(_used(settings, model), {"model": {"class_path": model}} if model is not None else {}, path)
     state, masks = _plain(content["state_dict"])
     for found in _states(content, "masks", state):
         masks |= found
@@ -198,7 +198,7 @@ def _build(name: str, kind: type, content: Mapping[str, Any], settings: Settings
         given = {argument: value for argument, value in given.items() if argument in takes}
     parser = OneLineParser(prog="lit-prune")
     parser.add_subclass_arguments(LightningModule, "model", required=True)
-    with explained([f"--model={name}"]):
+    with one_sentence_errors([f"--model={name}"]):
         config = parser.parse_object({"model": {"class_path": name, "init_args": given}})
     try:
         built: LightningModule = parser.instantiate(config).model

@@ -9,7 +9,7 @@ from typing import Literal
 from jsonargparse import Namespace
 from torch import Tensor, nn
 
-from lit_prune.cli.run_command import ended
+from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
 from lit_prune.errors import expected
 from lit_prune.functional.masking import apply_masks, remove_masks
@@ -33,16 +33,16 @@ __all__ = ["choose_masks", "main", "mask_zeros"]
 _SEEDS = 2**32
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `prune`; see `lit-prune prune --help`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The exit status: 0, 1 if files could not be read or written on the way, 2 for input that cannot be used.
     """
-    return ended(_prune, words)
+    return run_command(_prune, argv)
 
 
 def choose_masks(
@@ -83,8 +83,8 @@ def mask_zeros(model: nn.Module, weights: Sequence[WeightRef]) -> None:
     apply_masks(model, {name: mask for name, mask in kept.items() if not mask.all()})
 
 
-def _prune(words: Sequence[str]) -> None:
-    given = _parse(words)
+def _prune(argv: Sequence[str]) -> None:
+    given = _parse(argv)
     output = check_output(given.output, given.checkpoint)
     network = load_network(given.checkpoint, given.model)
     model = network.require_model()
@@ -117,7 +117,7 @@ def _prune(words: Sequence[str]) -> None:
     print(f"  {_callback(given)}")
 
 
-def _parse(words: Sequence[str]) -> Namespace:
+def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_parser(
         "prune",
         "Zero the weights of the smallest magnitude in a trained network, without training; with any of --data.NAME, "
@@ -142,7 +142,7 @@ def _parse(words: Sequence[str]) -> Namespace:
         default=None,
         help="Images to score: test as `lit-prune test` does, or val to choose an amount by (default: test).",
     )
-    given = parse(parser, words)
+    given = parse(parser, argv)
     check_amount(given.amount)
     check_cap(given.max_layer_sparsity)
     if given.local and given.max_layer_sparsity is not None:
@@ -176,11 +176,11 @@ def _scores(split: str, before: Score, after: Score) -> str:
 
 def _callback(given: Namespace) -> str:
     """The callback that holds these zeros: magnitudes of zero are the first to be pruned, however they were chosen."""
-    words = [
+    argv = [
         f"--trainer.callbacks+={'LocalL1Pruning' if given.local else 'GlobalL1Pruning'}",
         f"--trainer.callbacks.amount={given.amount}",
     ]
     for name in ("layers", "exclude"):
         if given[name]:
-            words.append(f"--trainer.callbacks.{name}='{json.dumps(given[name])}'")
-    return " ".join(words)
+            argv.append(f"--trainer.callbacks.{name}='{json.dumps(given[name])}'")
+    return " ".join(argv)

@@ -9,7 +9,7 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
-from lit_prune.cli.failures import understood
+from lit_prune.cli.failures import describe_failure
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import expected
 from lit_prune.trained.network import Network
@@ -110,7 +110,7 @@ def _right(forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) 
     try:
         return int((forward(images).argmax(1) == labels).sum())
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if understood(error) is not None:  # a signal came meanwhile, or there is no memory left
+        if describe_failure(error) is not None:  # a signal came meanwhile, or there is no memory left
             raise
         raise expected(
             f"a network that gives logits for images of shape {tuple(images.shape[1:])}",

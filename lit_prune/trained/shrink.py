@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jsonargparse import Namespace
 from torch import nn
 
-from lit_prune.cli.run_command import ended
+from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
 from lit_prune.errors import expected
 from lit_prune.functional import sparsity_report, weight_layers
@@ -51,19 +51,19 @@ def shrunk(network: Network, ratio: float, input_size: int = 32, round_to: int =
     return smaller.eval().requires_grad_(False)
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `lit-prune shrink`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The exit status: 0, 1 if files could not be written or read on the way, 2 for input that cannot be used.
     """
-    return ended(_shrink, words)
+    return run_command(_shrink, argv)
 
 
-def _shrink(words: Sequence[str]) -> None:
+def _shrink(argv: Sequence[str]) -> None:
     parser = make_parser("shrink", "Remove the channels of least magnitude: a smaller dense network.", data=True)
     parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")
     parser.add_argument("--output", type=str, required=True, help="The checkpoint to write.")
@@ -71,7 +71,7 @@ def _shrink(words: Sequence[str]) -> None:
     parser.add_argument(
         "--round_to", type=int, default=1, help="Keep a multiple of so many channels; AVX-512 likes 16 (default: 1)."
     )
-    given = parse(parser, words)
+    given = parse(parser, argv)
     check_removal(given.ratio, given.round_to, given.input_size)
     output = check_output(given.output, given.checkpoint)
     network = load_network(given.checkpoint, given.model)

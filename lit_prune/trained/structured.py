@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.errors import expected
-from lit_prune.functional.cropping import cropped
-from lit_prune.functional.plain import plain
-from lit_prune.trained.extras import needed
+from lit_prune.functional.cropping import crop_kernels
+from lit_prune.functional.plain import plain_copy
+from lit_prune.trained.extras import import_extra
 
 __all__ = ["check_removal", "narrowed"]
 
@@ -31,7 +31,7 @@ def check_removal(ratio: float, round_to: int, input_size: int) -> Any:
         raise expected("`round_to` to be at least 1", round_to, "8 suits many processors, 1 rounds nothing")
     if input_size < 1:
         raise expected("`input_size` to be at least 1", input_size, "32 is that of CIFAR-10")
-    return needed("torch_pruning", "structured")
+    return import_extra("torch_pruning", "structured")
 
 
 def narrowed(model: nn.Module, ratio: float, input_size: int, keep: Sequence[str], round_to: int = 1) -> nn.Module:
@@ -61,7 +61,7 @@ def narrowed(model: nn.Module, ratio: float, input_size: int, keep: Sequence[str
             images of this size, or torch-pruning is not installed.
     """
     pruning = check_removal(ratio, round_to, input_size)
-    narrow, ranked = plain(model), cropped(model, input_size)
+    narrow, ranked = plain_copy(model), crop_kernels(model, input_size)
     layers = dict(narrow.named_modules())
     if unknown := [name for name in keep if name not in layers]:
         raise expected("`keep` to name layers", f"`{unknown[0]}`", "`named_modules()` lists them")

@@ -8,12 +8,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 
 from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import read_checkpoint, save
-from lit_prune.files.trust import check_content
+from lit_prune.files.trust import check_checkpoint
 
-__all__ = ["WholeCheckpoints"]
+__all__ = ["AtomicCheckpointIO"]
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint beside its place and moves it there, so that a killed run leaves the one before."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -36,7 +36,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
             return loaded
         content = read_checkpoint(path)
-        check_content(content, str(path))
+        check_checkpoint(content, str(path))
         return content
 
 

@@ -14,37 +14,37 @@ from lit_prune.files.yaml import load_yaml
 __all__ = ["chosen_classes"]
 
 
-def chosen_classes(words: Sequence[str]) -> tuple[bool, bool]:
+def chosen_classes(argv: Sequence[str]) -> tuple[bool, bool]:
     """Look for a `class_path` of model and data, in options and configurations.
 
     Classes in the current folder can be imported then, as under `python -m`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         Whether the model, and whether the data, are of a class that the words choose.
     """
-    configs = [_read(value) for value in _values(words)]
-    model, data = (_is_chosen(group, words, configs) for group in ("model", "data"))
+    configs = [_read(value) for value in _values(argv)]
+    model, data = (_is_chosen(group, argv, configs) for group in ("model", "data"))
     if (model or data) and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     return model, data
 
 
-def _is_chosen(group: str, words: Sequence[str], configs: Sequence[Any]) -> bool:
+def _is_chosen(group: str, argv: Sequence[str], configs: Sequence[Any]) -> bool:
     options = (f"--{group}", f"--{group}.class_path")
-    if any(word.split("=")[0] in options for word in words):
+    if any(word.split("=")[0] in options for word in argv):
         return True
     groups = [config.get(group) for config in configs if isinstance(config, dict)]
     return any(isinstance(value, str) or (isinstance(value, dict) and "class_path" in value) for value in groups)
 
 
-def _values(words: Sequence[str]) -> list[str]:
+def _values(argv: Sequence[str]) -> list[str]:
     """What is given to `--config`."""
-    values = [after for word, after in zip(words, [*words, ""][1:], strict=True) if word in ("-c", "--config")]
-    values += [word.split("=", 1)[1] for word in words if word.startswith("--config=")]
-    from_environment = os.environ.get(f"LIT_PRUNE_{words[0].upper()}__CONFIG") if words else None
+    values = [after for word, after in zip(argv, [*argv, ""][1:], strict=True) if word in ("-c", "--config")]
+    values += [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
+    from_environment = os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG") if argv else None
     return values + ([from_environment] if from_environment else [])
 
 

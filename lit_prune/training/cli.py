@@ -19,29 +19,37 @@ from lightning.pytorch.utilities import rank_zero_only
 import lit_prune.callbacks  # a callback's short name works once its class exists
 from lit_prune.callbacks import Pruning, SparsityMonitor
 from lit_prune.cli.configs import find_config
-from lit_prune.cli.failures import complain, understood
-from lit_prune.cli.parser import NamedConfig, OneLineParser, explained
+from lit_prune.cli.failures import describe_failure, print_error
+from lit_prune.cli.parser import NamedConfig, OneLineParser, one_sentence_errors
 from lit_prune.cli.quiet import quiet
-from lit_prune.cli.signals import Stopping
+from lit_prune.cli.signals import StopSignals
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
 from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_checkpoint, read_state_dict, stored_settings
-from lit_prune.files.trust import check_content, check_stored
+from lit_prune.files.trust import check_checkpoint, check_stored_settings
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
 from lit_prune.training.callbacks.finite_loss import FiniteLoss
 from lit_prune.training.callbacks.predictions import PredictionTable
 from lit_prune.training.callbacks.running_metrics import RunningMetrics
-from lit_prune.training.callbacks.save_config import RunConfig
+from lit_prune.training.callbacks.save_config import SaveRunConfig
 from lit_prune.training.callbacks.summary import RunSummary
-from lit_prune.training.checkpoint_io import WholeCheckpoints
+from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from lit_prune.training.classes import chosen_classes
 from lit_prune.training.hyperparameters import hyperparameters
-from lit_prune.training.launcher import end_with_launcher
+from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.loggers import make_loggers, rewind_logs
-from lit_prune.training.precedence import take_stored
-from lit_prune.training.resuming import NEWEST, clean, find_run, newest_loadable, with_own_config
-from lit_prune.training.run_folder import LOCK, abandon, default_loggers, end, has_ended, lock_run, log_folder
+from lit_prune.training.precedence import apply_stored_settings
+from lit_prune.training.resuming import NEWEST, find_run, newest_loadable, remove_stale_files, with_own_config
+from lit_prune.training.run_folder import (
+    LOCK,
+    default_loggers,
+    is_finished,
+    lock_run,
+    log_folder,
+    mark_finished,
+    remove_unused,
+)
 
 __all__ = ["TrainingCLI", "main"]
 
@@ -61,7 +69,7 @@ class TrainingCLI(LightningCLI):
     """A LightningCLI over our model and data, or over those that the words choose; no typed word is ignored.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
         folder: The run's folder; None makes a new one. A run that is resumed from a checkpoint in it goes on there:
             what was logged after that checkpoint is forgotten.
         training: False keeps `fit` from training: the pruning callbacks prune at once, the model is scored on the
@@ -74,12 +82,12 @@ class TrainingCLI(LightningCLI):
 
     def __init__(
         self,
-        words: Sequence[str],
+        argv: Sequence[str],
         folder: Path | None = None,
         training: bool = True,
-        stopping: Stopping | None = None,
+        stopping: StopSignals | None = None,
     ) -> None:
-        self._words = with_own_config(words)
+        self._words = with_own_config(argv)
         # Lightning would make the parsers of all four commands, at every start
         mine = {name: skipped for name, skipped in self.subcommands().items() if name == self._words[0]}
         self.subcommands = lambda: mine  # type: ignore[method-assign]
@@ -98,7 +106,7 @@ class TrainingCLI(LightningCLI):
                 LightningDataModule if self._own_data else CIFAR10DataModule,
                 subclass_mode_model=self._own_model,
                 subclass_mode_data=self._own_data,
-                save_config_callback=RunConfig,
+                save_config_callback=SaveRunConfig,
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=0,
                 parser_kwargs={"prog": "lit-prune"},
@@ -107,7 +115,7 @@ class TrainingCLI(LightningCLI):
             )
         except Exception:
             for folder in self._folders:
-                abandon(folder)
+                remove_unused(folder)
             raise
         finally:
             self._held.close()
@@ -173,7 +181,7 @@ class TrainingCLI(LightningCLI):
         variable = f"LIT_PRUNE_{self._words[0].upper()}__CONFIG"
         if variable in os.environ:  # the parser takes paths there; a name works here as it does for --config
             os.environ[variable] = find_config(os.environ[variable])
-        with explained(self._words):
+        with one_sentence_errors(self._words):
             self.config = parser.parse_args(self._words)
         for group in ("model", "data", "trainer"):
             value = self.config[self.config.subcommand].get(group)
@@ -190,12 +198,12 @@ class TrainingCLI(LightningCLI):
         path = self.config[command].get("ckpt_path")
         if path is not None:
             self._checkpoint = self._checkpoint or read_checkpoint(path)
-            check_content(self._checkpoint, path)
+            check_checkpoint(self._checkpoint, path)
             self._origin = stored_settings(self._checkpoint, {"model": LitResNet18, "data": CIFAR10DataModule}, path)
             typed = _settings(self.parser.parse_args(self._words, defaults=False)[command])
-            check_stored(self._origin, typed, path)
-            chosen = take_stored(self._origin, typed, command, path)
-            with explained(self._words):
+            check_stored_settings(self._origin, typed, path)
+            chosen = apply_stored_settings(self._origin, typed, command, path)
+            with one_sentence_errors(self._words):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
         if self.config[command].name is None:
             self.config[command].name = named
@@ -216,7 +224,7 @@ class TrainingCLI(LightningCLI):
         self._held.enter_context(lock_run(folder))
         resumed = newest_loadable(folder)
         if resumed is not None:
-            if has_ended(folder, resumed.content, config.trainer.max_epochs):
+            if is_finished(folder, resumed.content, config.trainer.max_epochs):
                 print(f"The run in {folder} has come to its end; more epochs with `--trainer.max_epochs`.")
                 raise SystemExit(0)
             config.ckpt_path = str(resumed.path)
@@ -281,7 +289,7 @@ class TrainingCLI(LightningCLI):
             kwargs["logger"] = self._loggers(Path(settings.default_root_dir or "."))
         plugins = settings.plugins if isinstance(settings.plugins, list) else [settings.plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            kwargs["plugins"] = [*(plugin for plugin in plugins if plugin is not None), WholeCheckpoints()]
+            kwargs["plugins"] = [*(plugin for plugin in plugins if plugin is not None), AtomicCheckpointIO()]
         kwargs["callbacks"] = [*callbacks, *self._own_callbacks(callbacks)]
         self.save_config_kwargs = {"overwrite": not self._goes_on}
         return super().instantiate_trainer(**kwargs)
@@ -297,7 +305,7 @@ class TrainingCLI(LightningCLI):
         self._run_folder = self._folder
         if rank_zero_only.rank == 0:  # type: ignore[attr-defined]  # not before all that was typed has been understood
             stored = self._checkpoint if self._goes_on else None
-            clean(self._folder, stored, kept=[LOCK, "log.txt"])
+            remove_stale_files(self._folder, stored, kept=[LOCK, "log.txt"])
             if stored is not None:
                 rewind_logs(self._folder, stored.get(KEY, {}).get("logs", {}))
         return make_loggers(self._folder)
@@ -352,7 +360,7 @@ class TrainingCLI(LightningCLI):
         if self.trainer.is_global_zero:
             text = self._summary.text(self.trainer)
             if self._run_folder is not None:
-                end(self._run_folder, text)
+                mark_finished(self._run_folder, text)
             print(f"\n{text}")
 
     def _own_callbacks(self, given: list[Callback]) -> list[Callback]:
@@ -390,27 +398,27 @@ class TrainingCLI(LightningCLI):
         return [*callbacks, *(callback for callback in checkpoints if callback.state_key not in replaced)]
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `fit`, `validate`, `test` or `predict`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The exit status: 0, 1 if files could not be written or read on the way, 2 for input that cannot be used.
     """
-    end_with_launcher()
-    with quiet(scoring=words[0] != "fit"), Stopping() as stopping:
+    exit_with_launcher()
+    with quiet(scoring=argv[0] != "fit"), StopSignals() as stopping:
         try:
-            TrainingCLI(words, stopping=stopping)
+            TrainingCLI(argv, stopping=stopping)
         except SystemExit as leave:  # --help and --print_config end here
             return int(leave.code or 0)
         except Exception as error:
-            if (failure := understood(error)) is None:
+            if (failure := describe_failure(error)) is None:
                 raise
             if failure.status > 128 and stopping.received is None:  # another process of the run was told, and says so
                 return failure.status
-            return complain(error, failure.status, failure.sentence)
+            return print_error(error, failure.status, failure.sentence)
     return 0
 
 

@@ -3,7 +3,7 @@
 from typing import Any
 
 from lit_prune.files.checkpoint import Settings
-from lit_prune.files.nested import flat
+from lit_prune.files.nested import flatten
 
 __all__ = ["hyperparameters"]
 
@@ -20,7 +20,7 @@ def hyperparameters(settings: Settings, trainer: Any, foreign: bool) -> dict[str
     callbacks = trainer.callbacks or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     if foreign:
-        plain = flat({"model": model, "data": data})
+        plain = flatten({"model": model, "data": data})
         return {k: v for k, v in plain.items() if isinstance(v, bool | int | float | str)}
     return {
         "optimizer": _class_name(model["optimizer"]),

@@ -4,13 +4,13 @@ import os
 import threading
 import time
 
-__all__ = ["end_with_launcher"]
+__all__ = ["exit_with_launcher"]
 
 _LAUNCHER = "LIT_PRUNE_LAUNCHER"
 _POLL = 1.0  # seconds
 
 
-def end_with_launcher() -> None:
+def exit_with_launcher() -> None:
     """Let a process that a strategy has launched end as soon as the process that launched it does.
 
     Between two collectives the others notice by themselves that one is gone. Before the first one they would wait half

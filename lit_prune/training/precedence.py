@@ -10,9 +10,9 @@ from typing import Any
 
 from lit_prune.errors import expected
 from lit_prune.files.checkpoint import Settings
-from lit_prune.files.nested import flat
+from lit_prune.files.nested import flatten
 
-__all__ = ["take_stored"]
+__all__ = ["apply_stored_settings"]
 
 # where the images are and how they are loaded has no part in which numbers come out
 _FREE_DATA_SETTINGS = {"data_dir", "eval_batch_size", "num_workers", "predict_path"}
@@ -20,7 +20,7 @@ _FREE_DATA_SETTINGS = {"data_dir", "eval_batch_size", "num_workers", "predict_pa
 _ORIGINS = {"weights", "init_from"}
 
 
-def take_stored(stored: Settings, typed: Settings, command: str, path: str) -> Settings:
+def apply_stored_settings(stored: Settings, typed: Settings, command: str, path: str) -> Settings:
     """Choose the settings that a checkpoint decides.
 
     Args:
@@ -41,8 +41,8 @@ def take_stored(stored: Settings, typed: Settings, command: str, path: str) -> S
             continue
         given = typed.get(group, {})
         free = _free(group, settings, command)
-        known = flat(settings)
-        for name, value in flat(given).items():
+        known = flatten(settings)
+        for name, value in flatten(given).items():
             top = name.split(".")[0]
             if top in settings and top not in free and known.get(name) != value:
                 option = (

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from lit_prune.errors import InputError, expected
 from lit_prune.files.checkpoint import read_checkpoint
 
-__all__ = ["NEWEST", "Resumed", "clean", "find_run", "newest_loadable", "with_own_config"]
+__all__ = ["NEWEST", "Resumed", "find_run", "newest_loadable", "remove_stale_files", "with_own_config"]
 
 # what `--resume` without a folder means: the newest run of this name
 NEWEST = "newest"
@@ -32,26 +32,26 @@ class Resumed(NamedTuple):
     content: dict[str, Any]
 
 
-def with_own_config(words: Sequence[str]) -> list[str]:
+def with_own_config(argv: Sequence[str]) -> list[str]:
     """Let `fit --resume FOLDER` begin with the configuration in that folder, which typed options come after.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Raises:
         InputError: If the folder is not that of a run.
     """
-    words = list(words)
-    given = [word.split("=", 1)[1] for word in words if word.startswith("--resume=")]
-    given += [after for word, after in pairwise(words) if word == "--resume" and not after.startswith("-")]
-    if not given or given[-1] == NEWEST or words[0] != "fit":
-        return words
+    argv = list(argv)
+    given = [word.split("=", 1)[1] for word in argv if word.startswith("--resume=")]
+    given += [after for word, after in pairwise(argv) if word == "--resume" and not after.startswith("-")]
+    if not given or given[-1] == NEWEST or argv[0] != "fit":
+        return argv
     config = Path(given[-1]) / "config.yaml"
     if not config.is_file():
         what = "which is no folder" if not Path(given[-1]).is_dir() else "which holds no config.yaml"
         hint = "give lightning_logs/NAME/version_N, or `--resume` alone for the newest run of this name"
         raise expected("`--resume` to name the folder of a run", f"`{given[-1]}`, {what}", hint)
-    return [words[0], f"--config={config}", *words[1:]]
+    return [argv[0], f"--config={config}", *argv[1:]]
 
 
 def find_run(logs: Path) -> Path | None:
@@ -100,7 +100,7 @@ def newest_loadable(folder: Path) -> Resumed | None:
     )
 
 
-def clean(folder: Path, stored: dict[str, Any] | None, kept: Sequence[str] = ()) -> None:
+def remove_stale_files(folder: Path, stored: dict[str, Any] | None, kept: Sequence[str] = ()) -> None:
     """Take away what the checkpoint that a run goes on from does not know of; its logs are `rewind_logs`' to cut.
 
     Args:

@@ -17,7 +17,16 @@ from lit_prune.files.atomic import write_text
 from lit_prune.files.checkpoint import KEY
 from lit_prune.training.loggers import make_loggers
 
-__all__ = ["LOCK", "abandon", "claim_version", "default_loggers", "end", "has_ended", "lock_run", "log_folder"]
+__all__ = [
+    "LOCK",
+    "claim_version",
+    "default_loggers",
+    "is_finished",
+    "lock_run",
+    "log_folder",
+    "mark_finished",
+    "remove_unused",
+]
 
 # held while a process trains in the folder; it stays, since taking it away could let two in
 LOCK = ".lock"
@@ -66,7 +75,7 @@ def claim_version(folder: Path) -> int:
     return number
 
 
-def abandon(folder: Path) -> None:
+def remove_unused(folder: Path) -> None:
     """Take back the folder of a run that never began, so that a mistake leaves no trace.
 
     Args:
@@ -145,13 +154,13 @@ def lock_run(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-def end(folder: Path, summary: str) -> None:
+def mark_finished(folder: Path, summary: str) -> None:
     """Note that a training has come to its end."""
     (folder / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)
     write_text(folder / _ENDED, summary + "\n")
 
 
-def has_ended(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
+def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
     """Say whether a run has come to its end, and is not to train for longer now.
 
     Args:

@@ -22,18 +22,18 @@ SHORT = {
 SENTENCE = re.compile(r"(In `[^`]*`: )?Expected .+, but got .+\. HINT: .+\.")
 
 
-def in_process(words: list[str]) -> Outcome:
+def in_process(argv: list[str]) -> Outcome:
     """Run a command as a shell would."""
     # a mistake that kills the process is one too, and must not take the tests with it
-    done = subprocess.run([sys.executable, "-m", "lit_prune", *words], capture_output=True, text=True, check=False)
+    done = subprocess.run([sys.executable, "-m", "lit_prune", *argv], capture_output=True, text=True, check=False)
     return Outcome(done.returncode, done.stdout, done.stderr)
 
 
 def check(run: Run, case: Case, known: dict[str, str], places: dict[str, str]) -> None:
-    words = [filled(word, places) for word in case.words]
-    words[1:1] = SHORT.get(case.words[0], []) if case.words else []
+    argv = [filled(word, places) for word in case.argv]
+    argv[1:1] = SHORT.get(case.argv[0], []) if case.argv else []
     before = listing(Path())
-    answer = in_process(words) if case.process else run(*words)
+    answer = in_process(argv) if case.process else run(*argv)
     pattern = ".*".join(re.escape(filled(part, places)) for part in case.sentence.split("{...}"))
     assert re.fullmatch(pattern, answer.complaint), answer.complaint
     assert SENTENCE.fullmatch(answer.complaint)

@@ -221,7 +221,7 @@ def places(request: pytest.FixtureRequest, files: Path) -> Callable[[Case], dict
     """What the names in a case stand for; only what it names is made."""
 
     def find(case: Case) -> dict[str, str]:
-        text = " ".join(case.words)
+        text = " ".join(case.argv)
         found = {"{files}": str(files)}
         if "{locked}" in text:
             found["{locked}"] = str(request.getfixturevalue("locked"))

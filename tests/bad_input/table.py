@@ -22,7 +22,7 @@ class Case(NamedTuple):
         process: Whether to run it in a process of its own too.
     """
 
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     sentence: str
     status: int = 2
     leaves: str = ""
@@ -31,8 +31,8 @@ class Case(NamedTuple):
     @property
     def id(self) -> str:
         """The words, short enough for a name."""
-        words = " ".join(self.words).replace("--trainer.callbacks", "").replace("{files}/", "")
-        return words.encode("unicode_escape").decode()[:70] or "nothing"
+        argv = " ".join(self.argv).replace("--trainer.callbacks", "").replace("{files}/", "")
+        return argv.encode("unicode_escape").decode()[:70] or "nothing"
 
 
 def filled(text: str, places: dict[str, str]) -> str:

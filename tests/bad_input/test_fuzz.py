@@ -66,18 +66,18 @@ def in_time() -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def answer(words: list[str]) -> tuple[int, str]:
+def answer(argv: list[str]) -> tuple[int, str]:
     """Run a command; return its status and what it says on stderr."""
     said = io.StringIO()
     with in_time(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-        return main(words), said.getvalue()
+        return main(argv), said.getvalue()
 
 
-def is_answered(words: list[str], *statuses: int) -> None:
+def is_answered(argv: list[str], *statuses: int) -> None:
     before = listing(Path())
-    status, said = answer(words)
+    status, said = answer(argv)
     complaints = [line for line in said.splitlines() if line.startswith("lit-prune: error: ")]
-    assert status in statuses, (words, said)
+    assert status in statuses, (argv, said)
     assert "Traceback" not in said
     if status:
         assert len(complaints) == 1, said
@@ -171,18 +171,18 @@ NEVER = "--never-an-option=1"
 @bounded(60)
 @given(
     command=st.sampled_from(["fit", "validate", "test", "predict"]),
-    words=st.lists(WORD, max_size=6),
+    argv=st.lists(WORD, max_size=6),
     last=st.sampled_from([NEVER, "--print_config"]),
 )
-def test_random_words_of_a_training_are_answered(run, command, words, last):
+def test_random_words_of_a_training_are_answered(run, command, argv, last):
     # a help or a configuration that is asked for ends the reading of words
-    is_answered([command, *words, NEVER, last], 0, 2)
+    is_answered([command, *argv, NEVER, last], 0, 2)
 
 
 @bounded(200)
-@given(command=st.sampled_from(["study", "report"]) | TEXT, words=st.lists(WORD, max_size=6))
-def test_random_words_of_other_commands_are_answered(run, command, words):
-    is_answered([command if command not in COMMANDS or words else "report", *words, NEVER], 0, 2)
+@given(command=st.sampled_from(["study", "report"]) | TEXT, argv=st.lists(WORD, max_size=6))
+def test_random_words_of_other_commands_are_answered(run, command, argv):
+    is_answered([command if command not in COMMANDS or argv else "report", *argv, NEVER], 0, 2)
 
 
 TRAINED = ("inspect", "prune", "sensitivity", "shrink", "export", "cost")
@@ -206,10 +206,10 @@ THEIRS = [
 @bounded(60)
 @given(
     command=st.sampled_from(TRAINED),
-    words=st.lists(st.one_of(WORD, st.tuples(st.sampled_from(THEIRS), VALUE).map("=".join)), max_size=6),
+    argv=st.lists(st.one_of(WORD, st.tuples(st.sampled_from(THEIRS), VALUE).map("=".join)), max_size=6),
 )
-def test_random_words_about_a_trained_network_are_answered(run, command, words):
-    is_answered([command, *words, NEVER], 0, 2)
+def test_random_words_about_a_trained_network_are_answered(run, command, argv):
+    is_answered([command, *argv, NEVER], 0, 2)
 
 
 # --- YAML

@@ -14,10 +14,10 @@ def tree() -> set[Path]:
     return set(Path().rglob("*"))
 
 
-def refused(run: Run, files: Path, *words: str) -> str:
+def refused(run: Run, files: Path, *argv: str) -> str:
     """Run a command that must fail; return its sentence."""
     before = tree()
-    answer = run(*(word.replace("{files}", str(files)) for word in words))
+    answer = run(*(word.replace("{files}", str(files)) for word in argv))
     assert answer.status == 2
     assert tree() == before
     return answer.complaint.replace(str(files), "{files}")
@@ -83,8 +83,8 @@ def test_nothing_to_predict_is_one_sentence(run, files, path, sentence):
         (["--seed_everything=3"], "--seed_everything", "0", "3"),
     ],
 )  # fmt: skip
-def test_what_contradicts_a_resumed_checkpoint_is_refused(run, files, checkpoint, words, option, stored, typed):
-    assert refused(run, files, "fit", *QUIET, f"--ckpt_path={checkpoint}", *words) == (
+def test_what_contradicts_a_resumed_checkpoint_is_refused(run, files, checkpoint, argv, option, stored, typed):
+    assert refused(run, files, "fit", *QUIET, f"--ckpt_path={checkpoint}", *argv) == (
         f"Expected `{option}` to be {stored} as in `{checkpoint}`, but got {typed}. HINT: `--ckpt_path` goes on with a "
         "run as it was; to start anew from its weights, give `--model.init_from`."
     )

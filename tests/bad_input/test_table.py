@@ -17,15 +17,15 @@ def test_a_mistake_is_one_sentence(run, case, known_files, places):
 
 
 def test_the_table_is_about_every_command_and_callback():
-    words = [case.words for case in [*CASES, *trained.CASES]]
-    assert len(words) >= 600
-    assert len(set(words)) == len(words)
+    argv = [case.argv for case in [*CASES, *trained.CASES]]
+    assert len(argv) >= 600
+    assert len(set(argv)) == len(argv)
     for command in COMMANDS:
-        assert sum(bool(case) and case[0] == command for case in words) >= 5, command
+        assert sum(bool(case) and case[0] == command for case in argv) >= 5, command
     for name in lit_prune.callbacks.__all__:
         if isabstract(getattr(lit_prune.callbacks, name)):
             continue  # a base for callbacks of others
-        assert sum(f"--trainer.callbacks+={name}" in case for case in words) >= 6, name
+        assert sum(f"--trainer.callbacks+={name}" in case for case in argv) >= 6, name
     assert sum(case.process for case in CASES) >= 8
 
 
@@ -37,6 +37,6 @@ def test_the_later_of_two_values_counts(run):
 
 
 def test_long_words_are_shown_short(run, files):
-    long = [case for case in CASES if any("{long}" in word or "{many}" in word for word in case.words)]
+    long = [case for case in CASES if any("{long}" in word or "{many}" in word for word in case.argv)]
     assert len(long) >= 10
     assert all(len(case.sentence) < 500 for case in long)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lit_prune.cli.run_command import ended
+from lit_prune.cli.run_command import run_command
 from lit_prune.errors import expected
 
 NO_SPACE = OSError(28, "No space left on device", "out.ckpt")
@@ -24,12 +24,12 @@ NO_SPACE = OSError(28, "No space left on device", "out.ckpt")
     ],
 )
 def test_a_status_and_a_sentence(capsys, ends, status, said):
-    def command(words):
-        sys.stdout.write(" ".join(words) + "\n")
+    def command(argv):
+        sys.stdout.write(" ".join(argv) + "\n")
         if ends is not None:
             raise ends
 
-    assert ended(command, ["cost", "x"]) == status
+    assert run_command(command, ["cost", "x"]) == status
     out, err = capsys.readouterr()
     assert out == "cost x\n"
     assert err.startswith(said)
@@ -37,16 +37,16 @@ def test_a_status_and_a_sentence(capsys, ends, status, said):
 
 
 def test_a_bug_is_no_sentence():
-    def command(words):
+    def command(argv):
         raise KeyError("a bug")
 
     with pytest.raises(KeyError, match="a bug"):
-        ended(command, ["cost"])
+        run_command(command, ["cost"])
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_lets_it_clear_away(tmp_path, capsys, number):
-    def command(words):
+    def command(argv):
         part = tmp_path / "part"
         part.touch()
         try:
@@ -55,7 +55,7 @@ def test_a_signal_ends_it_and_lets_it_clear_away(tmp_path, capsys, number):
         finally:
             part.unlink()
 
-    assert ended(command, ["cost"]) == 128 + number
+    assert run_command(command, ["cost"]) == 128 + number
     assert list(tmp_path.iterdir()) == []
     assert capsys.readouterr().err.startswith("lit-prune: error: Expected ")
 

@@ -51,13 +51,13 @@ class Command:
         shown: The lines below it in a console block.
     """
 
-    words: tuple[str, ...]
+    argv: tuple[str, ...]
     variables: tuple[tuple[str, str], ...] = ()
     output: str | None = None
     shown: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return shlex.join(self.words)
+        return shlex.join(self.argv)
 
 
 @dataclass(frozen=True)
@@ -102,35 +102,35 @@ def _of_console(body: str) -> list[Command]:
             commands += _of_line(line.removeprefix("$ "))
         elif line.strip() and commands:
             last = commands[-1]
-            commands[-1] = Command(last.words, last.variables, last.output, (*last.shown, line))
+            commands[-1] = Command(last.argv, last.variables, last.output, (*last.shown, line))
     return commands
 
 
 def _of_line(line: str) -> list[Command]:
     lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>()")
     lexer.whitespace_split = True
-    commands, words = [], list[str]()
+    commands, argv = [], list[str]()
     for word in lexer:
         if word == "&&":
-            commands.append(_of_words(words))
-            words = []
+            commands.append(_of_words(argv))
+            argv = []
         else:
-            words.append(word)
-    return [*commands, _of_words(words)] if words else commands
+            argv.append(word)
+    return [*commands, _of_words(argv)] if argv else commands
 
 
-def _of_words(words: list[str]) -> Command:
+def _of_words(argv: list[str]) -> Command:
     output = None
-    if len(words) > 2 and words[-2] == ">":
-        words, output = words[:-2], words[-1]
-    for word in words:
+    if len(argv) > 2 and argv[-2] == ">":
+        argv, output = argv[:-2], argv[-1]
+    for word in argv:
         if re.fullmatch(r"[&|;<>()]+", word) or word in ("for", "do", "done", "if") or "$" in word:
-            raise ValueError(f"`{word}` in `{' '.join(words)}`: the tests of the documents run plain commands alone")
+            raise ValueError(f"`{word}` in `{' '.join(argv)}`: the tests of the documents run plain commands alone")
     count = 0
-    while count < len(words) and re.match(r"[A-Z_]+=", words[count]):
+    while count < len(argv) and re.match(r"[A-Z_]+=", argv[count]):
         count += 1
-    variables = tuple((name, value) for name, _, value in (word.partition("=") for word in words[:count]))
-    return Command(tuple(words[count:]), variables, output)
+    variables = tuple((name, value) for name, _, value in (word.partition("=") for word in argv[:count]))
+    return Command(tuple(argv[count:]), variables, output)
 
 
 def text_of(path: Path) -> str:

@@ -80,11 +80,11 @@ class SmallRuns:
         """The folder of a run, of a network with the usual channels or with few."""
         run = self.folder / ("wide" if wide else "narrow") / "lightning_logs" / "seed" / "version_0"
         if not run.exists():
-            words = [*TINY, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]
-            words += ["--trainer.callbacks+=SparsityMonitor", *([] if wide else [NARROW])]
+            argv = [*TINY, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]
+            argv += ["--trainer.callbacks+=SparsityMonitor", *([] if wide else [NARROW])]
             run.parents[2].mkdir()
             with contextlib.chdir(run.parents[2]):
-                assert main(["fit", "--config=seed", "--model.weights=null", *words]) == 0
+                assert main(["fit", "--config=seed", "--model.weights=null", *argv]) == 0
         return run
 
 
@@ -113,26 +113,26 @@ class Session:
         Raises:
             ValueError: If it is a command that no test can run.
         """
-        program, *words = command.words
+        program, *argv = command.argv
         if program == "cd":
-            self.folder = self.folder / words[0]
+            self.folder = self.folder / argv[0]
             return Outcome(0 if self.folder.is_dir() else 1, "", f"{self.folder} is no folder")
-        if program == "lit-prune" or words[:2] == ["-m", "lit_prune"]:
-            outcome = self._do_ours(words if program == "lit-prune" else words[2:], command)
+        if program == "lit-prune" or argv[:2] == ["-m", "lit_prune"]:
+            outcome = self._do_ours(argv if program == "lit-prune" else argv[2:], command)
         elif program == "python":
-            outcome = self._do_python(words)
+            outcome = self._do_python(argv)
         elif program in ("pip", "pytest", "tensorboard", "jupyter"):
-            return self._look_at(program, words)
+            return self._look_at(program, argv)
         else:
             raise ValueError(f"`{command}`: the tests of the documents know no way to run `{program}`")
         if command.output is not None:
             (self.folder / command.output).write_text(outcome.out, encoding="utf-8")
         return outcome
 
-    def prepare(self, words: Sequence[str]) -> None:
+    def prepare(self, argv: Sequence[str]) -> None:
         """Put there what a command reads."""
         named: str | None = None
-        for word in words:
+        for word in argv:
             if word.startswith("-") and "=" not in word:
                 named = word  # what follows is its value
                 continue
@@ -162,40 +162,40 @@ class Session:
             path.mkdir(parents=True)
             Image.new("RGB", (48, 32), "teal").save(path / "a.png")
 
-    def _do_ours(self, words: list[str], command: Command) -> Outcome:
-        if not words or words[0] not in COMMANDS:
-            return self._call(words, command)
-        if words[0] == "report":
-            for word in words[1:]:
+    def _do_ours(self, argv: list[str], command: Command) -> Outcome:
+        if not argv or argv[0] not in COMMANDS:
+            return self._call(argv, command)
+        if argv[0] == "report":
+            for word in argv[1:]:
                 if not word.startswith("-") and not (self.folder / word / "plan.yaml").exists():
                     shutil.rmtree(self.folder / word, ignore_errors=True)  # of a fit with the same name
                     (self.folder / word).parent.mkdir(parents=True, exist_ok=True)
                     make_study(self.folder / word)
         else:
-            self.prepare(words[1:])
-        return self._call([*words, *self._shortened(words)], command)
+            self.prepare(argv[1:])
+        return self._call([*argv, *self._shortened(argv)], command)
 
-    def _shortened(self, words: list[str]) -> list[str]:
-        name = words[0]
-        if {"-h", "--help", "--print_config"} & set(words):
+    def _shortened(self, argv: list[str]) -> list[str]:
+        name = argv[0]
+        if {"-h", "--help", "--print_config"} & set(argv):
             return []
         if name == "study":
             # an experiment is enough of the plans that ship, each of which has tests of its own
-            some = [] if "--preset" not in words or "--only" in words else ["--only=task1/logits"]
+            some = [] if "--preset" not in argv or "--only" in argv else ["--only=task1/logits"]
             # the estimate of the time trains for some steps
-            ours = "--preset" in words or self._plans_ours(words[1])
+            ours = "--preset" in argv or self._plans_ours(argv[1])
             return ["--weights=random", "--dry_run", *some, *(["--data.batch_size=16", NARROW] if ours else [])]
         if name == "report":
             return []
         if name == "fit":
-            return [*TINY, *_of_model(words)]
+            return [*TINY, *_of_model(argv)]
         if name in ("validate", "test", "predict"):
             part = {"validate": "val"}.get(name, name)
             return ["--data.source=synthetic", "--data.val_size=20", *_QUIET, f"--trainer.limit_{part}_batches=1"]
         known = options_of(name)
         few = [f"{option}={value}" for option, value in _FEW.items() if option in known]
         few += _FEW_OF.get(name, ())
-        return [*few, *(["--data.source=synthetic"] if any(word.startswith("--data.") for word in words) else [])]
+        return [*few, *(["--data.source=synthetic"] if any(word.startswith("--data.") for word in argv) else [])]
 
     def _plans_ours(self, name: str) -> bool:
         """Whether a plan's experiments train our network."""
@@ -203,13 +203,13 @@ class Session:
         plan = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
         return "class_path" not in plan.get("settings", {}).get("model", {})
 
-    def _call(self, words: list[str], command: Command) -> Outcome:
+    def _call(self, argv: list[str], command: Command) -> Outcome:
         out, err = io.StringIO(), io.StringIO()
         threads = torch.get_num_threads()
-        inside = self._inside(dict(command.variables), module=command.words[0] == "python")
+        inside = self._inside(dict(command.variables), module=command.argv[0] == "python")
         with inside, contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
             try:
-                status = main(words)
+                status = main(argv)
             except SystemExit as end:
                 status = int(end.code or 0)
         torch.set_num_threads(threads)
@@ -233,39 +233,39 @@ class Session:
                 if (getattr(sys.modules[name], "__file__", None) or "").startswith(str(self.folder)):
                     del sys.modules[name]
 
-    def _do_python(self, words: list[str]) -> Outcome:
-        if words and words[0].startswith("scripts/"):  # they take minutes, and have tests of their own
-            return has_options(words)
-        done = subprocess.run([sys.executable, *words], cwd=self.folder, capture_output=True, text=True, check=False)
+    def _do_python(self, argv: list[str]) -> Outcome:
+        if argv and argv[0].startswith("scripts/"):  # they take minutes, and have tests of their own
+            return has_options(argv)
+        done = subprocess.run([sys.executable, *argv], cwd=self.folder, capture_output=True, text=True, check=False)
         return Outcome(done.returncode, done.stdout, done.stderr)
 
-    def _look_at(self, program: str, words: list[str]) -> Outcome:
+    def _look_at(self, program: str, argv: list[str]) -> Outcome:
         """Check of a command that is no program of ours what can be checked without running it."""
         if program == "pip":
-            extras = {extra for word in words for extra in re.findall(r"\[(.*?)\]", word)}
+            extras = {extra for word in argv for extra in re.findall(r"\[(.*?)\]", word)}
             known = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
             unknown = [one for extra in extras for one in extra.split(",") if not re.search(rf"(?m)^{one} = \[", known)]
             return Outcome(1 if unknown else 0, "", f"there is no extra {unknown}")
-        paths = [word for word in words if word.startswith("tests/") or word.startswith("examples/")]
+        paths = [word for word in argv if word.startswith("tests/") or word.startswith("examples/")]
         missing = [path for path in paths if not (ROOT / path.split("::")[0]).exists()]
         return Outcome(1 if missing else 0, "", f"there is no {missing}")
 
 
-def _of_model(words: Sequence[str]) -> list[str]:
+def _of_model(argv: Sequence[str]) -> list[str]:
     """Options that keep a training from downloading weights, and its network small where nothing else decides that."""
-    typed = {word.split("=")[0] for word in words}
-    configs = {value for word, value in pairwise(words) if word in ("-c", "--config")}
+    typed = {word.split("=")[0] for word in argv}
+    configs = {value for word, value in pairwise(argv) if word in ("-c", "--config")}
     if typed & {"--resume", "--ckpt_path", "--model"} or not configs <= {"quick", "seed"}:
         return []
-    given = dict(pairwise(words)).get("--model.weights")
+    given = dict(pairwise(argv)).get("--model.weights")
     if given not in (None, "null"):
         return [] if "." in given else ["--model.weights=null"]
     return ["--model.weights=null", *([] if "--model.init_from" in typed else [NARROW])]
 
 
-def has_options(words: Sequence[str]) -> Outcome:
+def has_options(argv: Sequence[str]) -> Outcome:
     """Check that a script of ours is there and takes the options that are typed."""
-    script = ROOT / words[0]
+    script = ROOT / argv[0]
     text = script.read_text(encoding="utf-8") if script.is_file() else ""
-    missing = [word for word in words if word.startswith("--") and f'"{word.split("=")[0]}"' not in text]
-    return Outcome(1 if missing or not text else 0, "", f"{words[0]} has no {missing}" if text else f"no {words[0]}")
+    missing = [word for word in argv if word.startswith("--") and f'"{word.split("=")[0]}"' not in text]
+    return Outcome(1 if missing or not text else 0, "", f"{argv[0]} has no {missing}" if text else f"no {argv[0]}")

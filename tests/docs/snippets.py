@@ -19,7 +19,7 @@ _SERVER.set_forkserver_preload(
 )
 
 
-def run_snippet(code: str, place: str, folder: Path, *words: str) -> Outcome:
+def run_snippet(code: str, place: str, folder: Path, *argv: str) -> Outcome:
     """Run a Python block.
 
     Args:
@@ -30,9 +30,9 @@ def run_snippet(code: str, place: str, folder: Path, *words: str) -> Outcome:
         words: What is typed after its name.
     """
     # a block without us is there to show that something can be done where we are not installed
-    alone = not re.search(r"\blit_prune\b", code) and not words
+    alone = not re.search(r"\blit_prune\b", code) and not argv
     out, err = folder / ".out", folder / ".err"
-    process = _SERVER.Process(target=_run, args=(code, place, words, alone, str(folder), str(out), str(err)))
+    process = _SERVER.Process(target=_run, args=(code, place, argv, alone, str(folder), str(out), str(err)))
     process.start()
     process.join()
     assert process.exitcode is not None
@@ -42,10 +42,10 @@ def run_snippet(code: str, place: str, folder: Path, *words: str) -> Outcome:
     return outcome
 
 
-def _run(code: str, place: str, words: tuple[str, ...], alone: bool, folder: str, out: str, err: str) -> None:
+def _run(code: str, place: str, argv: tuple[str, ...], alone: bool, folder: str, out: str, err: str) -> None:
     os.chdir(folder)
     sys.path.insert(0, folder)
-    sys.argv = [place, *words]
+    sys.argv = [place, *argv]
     for stream, path in ((1, out), (2, err)):
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), stream)
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115 - until the end

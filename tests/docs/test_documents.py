@@ -125,16 +125,16 @@ def test_the_block_does_what_it_says(block, session):
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_the_commands_in_the_text_have_these_options(path):
-    for words in inline_commands(path):
-        named = [re.split(r"[=+]", word)[0] for word in words if re.match(r"--\w", word)]
-        if words[0] == "python":
-            assert (outcome := has_options(words[1:])).status == 0, outcome.err
-        elif len(words) > 1 and words[1] in COMMANDS:
+    for argv in inline_commands(path):
+        named = [re.split(r"[=+]", word)[0] for word in argv if re.match(r"--\w", word)]
+        if argv[0] == "python":
+            assert (outcome := has_options(argv[1:])).status == 0, outcome.err
+        elif len(argv) > 1 and argv[1] in COMMANDS:
             free = ("--data.", "--model.", "--trainer.")
-            unknown = [o for o in named if o not in options_of(words[1]) and not o.startswith(free)]
-            assert unknown == [] or unknown == ["--help"], f"{words}: {unknown} not in {help_of(words[1])[:500]}"
+            unknown = [o for o in named if o not in options_of(argv[1]) and not o.startswith(free)]
+            assert unknown == [] or unknown == ["--help"], f"{argv}: {unknown} not in {help_of(argv[1])[:500]}"
         else:
-            assert len(words) == 1 or words[1] in ("COMMAND", "--version", "--help"), words
+            assert len(argv) == 1 or argv[1] in ("COMMAND", "--version", "--help"), argv
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())

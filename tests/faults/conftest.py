@@ -22,11 +22,11 @@ FIT = [
 KiB = 1 << 10
 
 
-def _mount(*words: str) -> None:
-    mount = shutil.which(words[0])
+def _mount(*argv: str) -> None:
+    mount = shutil.which(argv[0])
     if mount is None or os.geteuid() != 0:
         pytest.skip("only root can mount a disk")
-    done = subprocess.run([mount, *words[1:]], capture_output=True, text=True, check=False)
+    done = subprocess.run([mount, *argv[1:]], capture_output=True, text=True, check=False)
     if done.returncode:
         pytest.skip(f"a disk cannot be mounted here: {done.stderr.strip()}")
 

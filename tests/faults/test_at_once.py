@@ -24,8 +24,8 @@ def fit(rank, folder, number):
     (folder / f"ready-{rank}").touch()
     while len(list(folder.glob("ready-*"))) < number:
         pass
-    words = [f"--model.hidden={8 + rank}", f"--seed_everything={rank}", f"--trainer.max_epochs={2 + rank}"]
-    assert main([*FIT, *words]) == 0
+    argv = [f"--model.hidden={8 + rank}", f"--seed_everything={rank}", f"--trainer.max_epochs={2 + rank}"]
+    assert main([*FIT, *argv]) == 0
 
 
 @pytest.mark.parametrize("number", [2, 4])

@@ -55,8 +55,8 @@ def steps_of(folder, tag="train/loss"):
 @pytest.mark.parametrize("room", [0, 64 * KiB])
 def test_a_checkpoint_that_has_no_room_leaves_the_one_before(run, disk, room, monkeypatch):
     # 1.6 MB a checkpoint: that of epoch 1 has room, that of epoch 2 has not
-    words = [*FIT, "--model.hidden=20000", "--trainer.max_epochs=4", f"--trainer.default_root_dir={disk.folder}"]
-    answer = run(*words, *fill(disk, 2, room))
+    argv = [*FIT, "--model.hidden=20000", "--trainer.max_epochs=4", f"--trainer.default_root_dir={disk.folder}"]
+    answer = run(*argv, *fill(disk, 2, room))
     assert answer.status == 1
     assert FULL in answer.complaint
     (folder,) = disk.folder.glob("lightning_logs/*/version_0")
@@ -66,15 +66,15 @@ def test_a_checkpoint_that_has_no_room_leaves_the_one_before(run, disk, room, mo
     # room again: the run goes on in its folder, and no epoch is missing or twice
     disk.resize(64 << 20)
     monkeypatch.setattr(FillDisk, "armed", False)
-    answer = run(*words, f"--resume={folder}")
+    answer = run(*argv, f"--resume={folder}")
     assert answer.status == 0, answer.err
     assert read_checkpoint(folder / "checkpoints/last.ckpt")["epoch"] == 3
     assert epochs_of(folder) == steps_of(folder) == [0, 1, 2, 3]
 
 
 def test_logs_that_have_no_room_end_the_run_where_they_are_whole(run, disk):
-    words = [*FIT, "--trainer.max_epochs=60", "--trainer.enable_checkpointing=false"]
-    answer = run(*words, f"--trainer.default_root_dir={disk.folder}", *fill(disk, 1))
+    argv = [*FIT, "--trainer.max_epochs=60", "--trainer.enable_checkpointing=false"]
+    answer = run(*argv, f"--trainer.default_root_dir={disk.folder}", *fill(disk, 1))
     assert answer.status == 1
     assert FULL in answer.complaint
     assert "Exception in thread" not in answer.err
@@ -142,14 +142,14 @@ def test_a_row_that_was_cut_off_by_a_full_disk_is_forgotten_when_the_run_goes_on
 
 
 def test_a_configuration_that_has_no_room_leaves_no_run(run, disk):
-    words = [*FIT, "--trainer.max_epochs=1", f"--trainer.default_root_dir={disk.folder}"]
+    argv = [*FIT, "--trainer.max_epochs=1", f"--trainer.default_root_dir={disk.folder}"]
     disk.leave(0)
-    answer = run(*words)
+    answer = run(*argv)
     assert answer.status == 1
     assert FULL in answer.complaint
     assert list(disk.folder.iterdir()) == []
     disk.resize(64 << 20)
-    answer = run(*words)
+    answer = run(*argv)
     assert answer.status == 0, answer.err
     (config,) = disk.folder.glob("lightning_logs/*/version_0/config.yaml")
     assert yaml.safe_load(config.read_text())["trainer"]["max_epochs"] == 1
@@ -159,16 +159,16 @@ def test_predictions_that_have_no_room_are_not_half_there(run, disk):
     answer = run(*FIT, "--trainer.max_epochs=1")
     assert answer.status == 0, answer.err
     (checkpoint,) = Path("lightning_logs").glob("*/version_0/checkpoints/last.ckpt")
-    words = ["predict", *FIT[1:-1], "--data.points=2000", f"--ckpt_path={checkpoint}"]
-    words.append(f"--trainer.default_root_dir={disk.folder}")
+    argv = ["predict", *FIT[1:-1], "--data.points=2000", f"--ckpt_path={checkpoint}"]
+    argv.append(f"--trainer.default_root_dir={disk.folder}")
     disk.leave(16 * KiB)
-    answer = run(*words)
+    answer = run(*argv)
     assert answer.status == 1
     assert FULL in answer.complaint
     assert not list(disk.folder.rglob("predictions.csv"))
     assert not list(disk.folder.rglob("*.part"))
     disk.resize(64 << 20)
-    answer = run(*words)
+    answer = run(*argv)
     assert answer.status == 0, answer.err
     (table,) = disk.folder.rglob("predictions.csv")
     assert len(table.read_text().splitlines()) == 2001

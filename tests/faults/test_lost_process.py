@@ -42,9 +42,9 @@ def child_of(process):
 @pytest.fixture
 def training(tmp_path):
     """A `fit` in two processes, both of which have begun."""
-    words = [sys.executable, "-m", "lit_prune", *FIT, *DDP, f"--trainer.default_root_dir={tmp_path}"]
+    argv = [sys.executable, "-m", "lit_prune", *FIT, *DDP, f"--trainer.default_root_dir={tmp_path}"]
     with (tmp_path / "printed").open("w") as file:
-        process = subprocess.Popen(words, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(argv, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
     try:
         wait_for(lambda: process.poll() is not None or child_of(process), 300)
         assert process.poll() is None

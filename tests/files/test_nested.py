@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lit_prune.files.nested import flat, merged
+from lit_prune.files.nested import flatten, merge
 
 NAMES = st.sampled_from(["a", "b", "c", "class_path", "init_args", "a+", "b+"])
 LEAVES = st.none() | st.integers(0, 9) | st.sampled_from(["X", "Y"]) | st.lists(st.integers(0, 9), max_size=2)
@@ -29,7 +29,7 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(SETTINGS, SETTINGS)
 def test_the_arguments_are_never_changed(below, above):
     before = copy.deepcopy((below, above))
-    result = merged(below, above)
+    result = merge(below, above)
     assert (below, above) == before
     spoil(result)
     assert (below, above) == before
@@ -46,7 +46,7 @@ def spoil(content: dict[str, Any]) -> None:
 @patient
 @given(SETTINGS, SETTINGS)
 def test_no_addition_is_left_for_later(below, above):
-    assert not any("+" in name for name in names(merged(below, above)))
+    assert not any("+" in name for name in names(merge(below, above)))
 
 
 def names(content: dict[str, Any]) -> list[str]:
@@ -57,10 +57,10 @@ def names(content: dict[str, Any]) -> list[str]:
 @patient
 @given(PLAIN, PLAIN)
 def test_all_that_is_above_is_there_and_what_it_does_not_name_is_kept(below, above):
-    result = flat(merged(below, above))
-    assert flat(above).items() <= result.items()
-    assert result.keys() <= flat(below).keys() | flat(above).keys()
-    assert merged(below, {}) == merged({}, below) == merged(below, below) == below
+    result = flatten(merge(below, above))
+    assert flatten(above).items() <= result.items()
+    assert result.keys() <= flatten(below).keys() | flatten(above).keys()
+    assert merge(below, {}) == merge({}, below) == merge(below, below) == below
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_all_that_is_above_is_there_and_what_it_does_not_name_is_kept(below, abo
     ],
 )
 def test_mappings_are_merged_and_all_else_is_replaced(below, above, result):
-    assert merged(below, above) == result
+    assert merge(below, above) == result
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_mappings_are_merged_and_all_else_is_replaced(below, above, result):
     ],
 )
 def test_a_plus_adds_to_what_is_there(below, above, result):
-    assert merged(below, above) == {"a": result}
-    assert merged({"deep": below}, {"deep": above}) == {"deep": {"a": result}}
+    assert merge(below, above) == {"a": result}
+    assert merge({"deep": below}, {"deep": above}) == {"deep": {"a": result}}
 
 
 ADAM = {"class_path": "Adam", "init_args": {"lr": 0.1, "fused": True}}
@@ -110,15 +110,15 @@ ADAM = {"class_path": "Adam", "init_args": {"lr": 0.1, "fused": True}}
     ],
 )
 def test_arguments_stay_with_their_class(above, result):
-    assert merged({"optimizer": ADAM}, {"optimizer": above}) == {"optimizer": result}
+    assert merge({"optimizer": ADAM}, {"optimizer": above}) == {"optimizer": result}
 
 
 @pytest.mark.parametrize("above", [{"lr": 1}, {"init_args": {"lr": 1}}])
 def test_a_class_given_by_its_name_alone_takes_arguments(above):
-    assert merged({"optimizer": "SGD"}, {"optimizer": above}) == {
+    assert merge({"optimizer": "SGD"}, {"optimizer": above}) == {
         "optimizer": {"class_path": "SGD", "init_args": {"lr": 1}}
     }
 
 
 def test_settings_without_a_class_are_not_given_to_one():
-    assert merged({"model": {"output": "logits"}}, {"model": {"class_path": "X"}}) == {"model": {"class_path": "X"}}
+    assert merge({"model": {"output": "logits"}}, {"model": {"class_path": "X"}}) == {"model": {"class_path": "X"}}

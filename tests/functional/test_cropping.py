@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lit_prune.errors import InputError
-from lit_prune.functional.cropping import cropped, kept_taps
-from lit_prune.functional.plain import plain
+from lit_prune.functional.cropping import crop_kernels, kept_taps
+from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 
 # size, kernel, stride, padding, dilation
@@ -26,7 +26,7 @@ def reads(size, kernel, stride, padding, dilation):
 def same(model, smaller, *shape):
     images = torch.randn(2, *shape, dtype=next(model.parameters()).dtype)
     with torch.no_grad():
-        torch.testing.assert_close(smaller(images), plain(model)(images))
+        torch.testing.assert_close(smaller(images), plain_copy(model)(images))
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def smaller(model):
-    return cropped(model, 32)
+    return crop_kernels(model, 32)
 
 
 @given(shapes, shapes)
@@ -48,7 +48,7 @@ def test_any_convolution_gives_the_same(rows, columns):
     assume(all(size + 2 * padding > dilation * (kernel - 1) for size, kernel, _, padding, dilation in kinds))
     size, kernel, stride, padding, dilation = zip(*kinds, strict=True)
     model = nn.Conv2d(2, 4, kernel, stride, padding, dilation, groups=2).double()
-    smaller = cropped(model, size, channels=2)
+    smaller = crop_kernels(model, size, channels=2)
     same(model, smaller, 2, *size)
     for dimension, shape in enumerate(kinds):
         kept = kept_taps({shape[0]}, *shape[1:])
@@ -77,7 +77,7 @@ def test_a_layer_that_is_called_at_two_sizes_keeps_what_either_needs():
     assert kept_taps({1, 2}, 5, 1, 2, 1) == slice(1, 4)
     conv = nn.Conv2d(2, 2, 5, padding=2)
     model = nn.Sequential(conv, nn.MaxPool2d(2), conv)
-    smaller = cropped(model, 2, channels=2)
+    smaller = crop_kernels(model, 2, channels=2)
     same(model, smaller, 2, 2, 2)
     assert smaller.state_dict()["0.weight"].shape[2:] == (3, 3)
 
@@ -87,7 +87,7 @@ def test_resnet_gives_the_same_with_four_tenths_of_its_weights(model, smaller):
     convolutions = [m for m in smaller.modules() if isinstance(m, nn.Conv2d)]
     assert {type(m) for m in convolutions} == {nn.Conv2d}
     weights = sum(m.weight.numel() for m in smaller.modules() if isinstance(m, nn.Conv2d | nn.Linear))
-    all_weights = sum(m.weight.numel() for m in plain(model).modules() if isinstance(m, nn.Conv2d | nn.Linear))
+    all_weights = sum(m.weight.numel() for m in plain_copy(model).modules() if isinstance(m, nn.Conv2d | nn.Linear))
     assert round(1 - weights / all_weights, 3) == 0.619
 
 
@@ -108,13 +108,13 @@ def test_at_another_size_it_is_another_network(model, smaller):
 
 
 def test_at_a_large_size_nothing_is_left_out(model):
-    shapes = {name: value.shape for name, value in cropped(model, 224).state_dict().items()}
+    shapes = {name: value.shape for name, value in crop_kernels(model, 224).state_dict().items()}
     assert shapes == {name: value.shape for name, value in model.state_dict().items()}
 
 
 def test_the_model_stays_as_it_is(model):
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    smaller = cropped(model, 32)
+    smaller = crop_kernels(model, 32)
     assert list(smaller.state_dict()) == list(before)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_pre_hooks for module in smaller.modules())
@@ -150,11 +150,11 @@ class Unusual(nn.Conv2d):
     ids=["tied", "subclass", "same", "replicate"],
 )
 def test_what_might_not_be_exact_is_left_alone(model):
-    smaller = cropped(model, 1, channels=1)
+    smaller = crop_kernels(model, 1, channels=1)
     same(model, smaller, 1, 1, 1)
     assert {w.shape for w in smaller.state_dict().values()} == {w.shape for w in model.state_dict().values()}
 
 
 def test_images_that_do_not_fit_are_one_sentence():
     with pytest.raises(InputError, match=r"^Expected a network that takes images of 3x1x1, but got .+\. HINT: give"):
-        cropped(nn.Conv2d(3, 1, 5), 1)
+        crop_kernels(nn.Conv2d(3, 1, 5), 1)

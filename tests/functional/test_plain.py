@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from lit_prune.functional import apply_masks, weight_layers
-from lit_prune.functional.plain import plain
+from lit_prune.functional.plain import plain_copy
 from lit_prune.models.cropped_conv import CroppedConv2d, crop_convolutions
 from lit_prune.models.resnet18 import LitResNet18
 
@@ -31,7 +31,7 @@ def masked():
 
 @pytest.fixture(scope="module")
 def copied(masked):
-    return plain(masked)
+    return plain_copy(masked)
 
 
 def test_it_computes_the_same(masked, copied, images):
@@ -58,7 +58,7 @@ def test_the_zeros_are_in_it_and_nothing_else_tells_of_masks(copied):
 def test_the_model_stays_as_it_is(masked):
     before = {name: value.clone() for name, value in masked.state_dict().items()}
     with torch.no_grad():
-        for parameter in plain(masked).parameters():
+        for parameter in plain_copy(masked).parameters():
             parameter.add_(1)
     assert all(torch.equal(value, before[name]) for name, value in masked.state_dict().items())
     assert prune.is_pruned(masked)
@@ -70,7 +70,7 @@ def test_masks_of_torch_are_made_permanent_too():
     prune.l1_unstructured(model[0], "weight", amount=6)
     x = torch.randn(2, 4)
     wanted = model(x)  # from now on the layer holds a product that `deepcopy` refuses
-    copied = plain(model)
+    copied = plain_copy(model)
     assert torch.equal(copied(x), wanted)
     assert sorted(copied.state_dict()) == ["0.bias", "0.weight"]
     assert int((copied.get_parameter("0.weight") == 0).sum()) == 6
@@ -82,5 +82,5 @@ def test_classes_of_others_are_kept():
 
     model = Mine(nn.Conv2d(1, 1, 3))
     crop_convolutions(model)
-    copied = plain(model)
+    copied = plain_copy(model)
     assert [type(module) for module in copied.modules()] == [Mine, nn.Conv2d]

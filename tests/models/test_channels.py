@@ -138,8 +138,8 @@ def test_weights_of_other_channels_than_those_asked_for(narrow, tmp_path):
 
 def test_a_run_from_narrow_weights_is_tested_and_resumed(narrow, run, tmp_path):
     torch.save(narrow.state_dict(), tmp_path / "narrow.pt")
-    words = [*TINY, "--name=narrow", "--model.init_from=narrow.pt"]
-    assert run("fit", *words, "--trainer.max_epochs=1").status == 0
+    argv = [*TINY, "--name=narrow", "--model.init_from=narrow.pt"]
+    assert run("fit", *argv, "--trainer.max_epochs=1").status == 0
     (tmp_path / "narrow.pt").unlink()
     last = "lightning_logs/narrow/version_0/checkpoints/last.ckpt"
     content = torch.load(last, weights_only=True)

@@ -265,13 +265,13 @@ def test_gradients_are_clipped_with_the_default_optimizer(tmp_path, precision):
     assert norms == pytest.approx([1e-3, 1e-3], rel=0.01)
 
 
-def command_line(monkeypatch, *words):
+def command_line(monkeypatch, *argv):
     monkeypatch.setattr("sys.argv", ["lit-prune"])
     return lightning_cli.LightningCLI(
         LitResNet18,
         Data,
         run=False,
-        args=list(words),
+        args=list(argv),
         save_config_callback=None,
         auto_configure_optimizers=False,
         seed_everything_default=False,
@@ -279,8 +279,8 @@ def command_line(monkeypatch, *words):
 
 
 def test_the_command_line_shows_and_changes_the_optimizer(monkeypatch):
-    def optimizer(*words):
-        made = command_line(monkeypatch, *words).model._make_optimizer([nn.Parameter(torch.ones(1))])
+    def optimizer(*argv):
+        made = command_line(monkeypatch, *argv).model._make_optimizer([nn.Parameter(torch.ones(1))])
         return type(made), made.defaults["lr"], made.defaults["fused"]
 
     assert optimizer() == (Adam, 1e-3, True)

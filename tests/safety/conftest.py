@@ -17,6 +17,6 @@ def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("genuine")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        words = [*TINY, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
-        assert main(["fit", *words, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]) == 0
+        argv = [*TINY, "--trainer.max_epochs=1", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+        assert main(["fit", *argv, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]) == 0
     return next(folder.rglob("last.ckpt"))

@@ -14,7 +14,7 @@ import torch
 
 from lit_prune.errors import InputError
 from lit_prune.files.checkpoint import read_checkpoint, read_state_dict
-from lit_prune.training.checkpoint_io import WholeCheckpoints
+from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from tests.safety.gadgets import GADGETS, exchanged, shell
 from tests.training.conftest import TINY
 
@@ -80,7 +80,7 @@ def test_a_trainer_reads_checkpoints_as_safely(armed, name, full_powers, monkeyp
     """Also those that nobody names: under SLURM, a Trainer goes on from a file that lies where it starts."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path, canary = armed[name]
-    said = refusal(lambda path: WholeCheckpoints().load_checkpoint(path, weights_only=full_powers), path)
+    said = refusal(lambda path: AtomicCheckpointIO().load_checkpoint(path, weights_only=full_powers), path)
     assert re.fullmatch(sentence(path, GADGETS[name][1]), said)
     assert not canary.exists()
 
@@ -161,14 +161,14 @@ OWN = ["--model=lightning.pytorch.demos.boring_classes.BoringModel",
         ["fit", *OWN, "--weights_only=false", "--ckpt_path"],
         ["study", "--preset=quick", "--out=study", "--dry_run", "--weights"],
     ],
-    ids=lambda words: " ".join([words[0], *words[-2:]]),
+    ids=lambda argv: " ".join([argv[0], *argv[-2:]]),
 )
-def test_every_option_that_takes_a_file_refuses_it(run, tmp_path, monkeypatch, words, name):
+def test_every_option_that_takes_a_file_refuses_it(run, tmp_path, monkeypatch, argv, name):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     write, asked = GADGETS[name]
     write(tmp_path / "evil.pt", tmp_path / "canary")
     before = set(tmp_path.rglob("*"))
-    answer = run(*words, "evil.pt")
+    answer = run(*argv, "evil.pt")
     assert answer.status == 2
     assert re.fullmatch(".*" + sentence("evil.pt", asked), answer.complaint)
     assert set(tmp_path.rglob("*")) == before

@@ -104,7 +104,7 @@ LINKS = [
 
 @pytest.mark.parametrize("words", [["study", "plan.yaml", "--out=study", "--jobs=1"], ["report", "study"]])
 @pytest.mark.parametrize(("link", "target"), LINKS)
-def test_nothing_is_written_or_deleted_through_a_link(run, tmp_path, victim, link, target, words):
+def test_nothing_is_written_or_deleted_through_a_link(run, tmp_path, victim, link, target, argv):
     content = {"name": "plan", "settings": TINY, "experiments": [{"name": "task1/fine"}]}
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump(content))
     study = tmp_path / "study"
@@ -113,7 +113,7 @@ def test_nothing_is_written_or_deleted_through_a_link(run, tmp_path, victim, lin
     (study / link).symlink_to(os.path.relpath(victim / target, (study / link).parent))
     before = inventory(victim)
     assert before
-    answer = run(*words)
+    answer = run(*argv)
     assert answer.status == 2
     assert answer.complaint == (
         f"Expected no link in `study` that leads out of this study, but got `{link}`, which leads to "

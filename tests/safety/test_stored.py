@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from lit_prune.errors import InputError
 from lit_prune.files.checkpoint import read_checkpoint
-from lit_prune.files.trust import check_content, check_stored
+from lit_prune.files.trust import check_checkpoint, check_stored_settings
 from tests.training.conftest import TINY, Run
 
 UNSAFE = (
@@ -80,15 +80,15 @@ def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("name", SETTINGS)
 def test_settings_name_classes_of_torch_alone(name):
     settings, where, found = SETTINGS[name]
-    said = refusal(check_stored, {"model": settings}, {}, "x.ckpt")
+    said = refusal(check_stored_settings, {"model": settings}, {}, "x.ckpt")
     assert said == UNSAFE.replace("{where}", where).replace("{found}", found)
     assert not Path("canary").exists()
 
 
 def test_what_the_user_names_himself_is_fine():
     own = {"optimizer": {"class_path": "evil.X"}}
-    check_stored({"model": own}, {"model": own}, "x.ckpt")
-    refusal(check_stored, {"model": own}, {"model": {"optimizer": {"class_path": "evil.Y"}}}, "x.ckpt")
+    check_stored_settings({"model": own}, {"model": own}, "x.ckpt")
+    refusal(check_stored_settings, {"model": own}, {"model": {"optimizer": {"class_path": "evil.Y"}}}, "x.ckpt")
 
 
 @pytest.mark.parametrize(
@@ -109,22 +109,24 @@ def test_what_the_user_names_himself_is_fine():
     ],
 )  # fmt: skip
 def test_settings_of_our_runs_are_fine(settings):
-    check_stored({"model": settings, "data": {"data_dir": "evil.yaml"}, "run": {"name": None}}, {}, "x.ckpt")
+    check_stored_settings({"model": settings, "data": {"data_dir": "evil.yaml"}, "run": {"name": None}}, {}, "x.ckpt")
 
 
 def test_every_argument_of_somebody_elses_class_may_be_a_class():
     typed = {"model": {"class_path": "moons.Net"}}
     own = {"class_path": "moons.Net", "init_args": {"width": 8, "activation": "relu", "names": ["a.b.c", "x y"]}}
-    check_stored({"model": own}, typed, "x.ckpt")
+    check_stored_settings({"model": own}, typed, "x.ckpt")
     for value in ("evil.X", "os.system", "__main__.x", {"class_path": "evil.X"}, ["evil.X"], "[evil.X]", "evil.yaml"):
         stored = {"model": {"class_path": "moons.Net", "init_args": {"activation": value}}}
-        assert "which is unsafe" in refusal(check_stored, stored, typed, "x.ckpt")
+        assert "which is unsafe" in refusal(check_stored_settings, stored, typed, "x.ckpt")
         # an argument that comes without the class is one of the class that was typed
         stored = {"model": {"activation": value}}
-        assert "which is unsafe" in refusal(check_stored, stored, typed, "x.ckpt")
-        check_stored(stored, {"model": {**typed["model"], "init_args": {"activation": value, "x": "evil.X"}}}, "x.ckpt")
-    assert "model.class_path" in refusal(check_stored, {"model": {"class_path": "evil.Net"}}, typed, "x.ckpt")
-    assert "model.class_path" in refusal(check_stored, {"model": {"class_path": "evil.Net"}}, {}, "x.ckpt")
+        assert "which is unsafe" in refusal(check_stored_settings, stored, typed, "x.ckpt")
+        check_stored_settings(
+            stored, {"model": {**typed["model"], "init_args": {"activation": value, "x": "evil.X"}}}, "x.ckpt"
+        )
+    assert "model.class_path" in refusal(check_stored_settings, {"model": {"class_path": "evil.Net"}}, typed, "x.ckpt")
+    assert "model.class_path" in refusal(check_stored_settings, {"model": {"class_path": "evil.Net"}}, {}, "x.ckpt")
 
 
 def _cycle() -> dict[str, Any]:
@@ -162,7 +164,7 @@ MALFORMED: list[tuple[Any, str]] = [
 
 @pytest.mark.parametrize(("settings", "where"), MALFORMED, ids=range(len(MALFORMED)))
 def test_malformed_settings_are_one_sentence(settings, where):
-    assert refusal(check_stored, settings, {}, "x.ckpt") == (
+    assert refusal(check_stored_settings, settings, {}, "x.ckpt") == (
         f"Expected the settings in `x.ckpt` to be values by name, but got something else for `{where}`. "
         "HINT: the file was changed; take another checkpoint of this run."
     )
@@ -180,7 +182,9 @@ def test_malformed_settings_are_one_sentence(settings, where):
     ],
 )
 def test_malformed_checkpoints_are_one_sentence(checkpoint):
-    assert refusal(check_content, checkpoint, "x.ckpt").startswith("Expected the settings in `x.ckpt` to be values by")
+    assert refusal(check_checkpoint, checkpoint, "x.ckpt").startswith(
+        "Expected the settings in `x.ckpt` to be values by"
+    )
 
 
 PATHS = [
@@ -204,7 +208,7 @@ PATHS = [
     ],
 )
 def test_states_of_callbacks_name_files_of_their_folder(path, state):
-    assert refusal(check_content, {"callbacks": {"ModelCheckpoint": state(path)}}, "x.ckpt") == (
+    assert refusal(check_checkpoint, {"callbacks": {"ModelCheckpoint": state(path)}}, "x.ckpt") == (
         f"Expected states of callbacks in `x.ckpt` to name files of their own folder, but got {path!r}, which is "
         "unsafe. HINT: going on with it could delete files elsewhere; to start anew from its weights, give "
         "`--model.init_from`."
@@ -212,10 +216,10 @@ def test_states_of_callbacks_name_files_of_their_folder(path, state):
 
 
 def test_states_of_our_runs_are_fine(genuine):
-    check_content(read_checkpoint(genuine), "x.ckpt")
+    check_checkpoint(read_checkpoint(genuine), "x.ckpt")
     for path in ("", "runs/checkpoints/last.ckpt", "/runs/last.ckpt", "../runs/last.ckpt", "../..", "a..b/c", "..."):
-        check_content({"callbacks": {"a": {"best_model_path": path, "itself": _cycle()}}}, "x.ckpt")
-    check_content({}, "x.ckpt")
+        check_checkpoint({"callbacks": {"a": {"best_model_path": path, "itself": _cycle()}}}, "x.ckpt")
+    check_checkpoint({}, "x.ckpt")
 
 
 # from here on as a user would
@@ -230,9 +234,9 @@ def tampered(genuine: Path, change: Callable[[dict[str, Any]], None]) -> None:
     torch.save(checkpoint, "x.ckpt")
 
 
-def refused(run: Run, *words: str) -> str:
+def refused(run: Run, *argv: str) -> str:
     before = set(Path().rglob("*"))
-    answer = run(*words, "--ckpt_path=x.ckpt")
+    answer = run(*argv, "--ckpt_path=x.ckpt")
     assert answer.status == 2
     assert set(Path().rglob("*")) == before
     return answer.complaint
@@ -242,8 +246,8 @@ def refused(run: Run, *words: str) -> str:
 def test_a_checkpoint_cannot_choose_what_is_imported(run, genuine, name):
     settings, where, found = SETTINGS[name]
     tampered(genuine, lambda checkpoint: checkpoint["lit_prune"]["settings"]["model"].update(copy.deepcopy(settings)))
-    for words in (["fit", *TINY, *ONE_MORE], ["test", *TINY]):
-        assert refused(run, *words) == UNSAFE.replace("{where}", where).replace("{found}", found)
+    for argv in (["fit", *TINY, *ONE_MORE], ["test", *TINY]):
+        assert refused(run, *argv) == UNSAFE.replace("{where}", where).replace("{found}", found)
 
 
 @pytest.mark.parametrize(("settings", "where"), MALFORMED[:-1], ids=range(len(MALFORMED) - 1))

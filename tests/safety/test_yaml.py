@@ -81,18 +81,18 @@ def test_dangers_are_refused_before_they_are_built(tmp_path, name, read):
         ["study", "base.yaml", "--dry_run"],
         ["report", "study"],
     ],
-    ids=lambda words: " ".join([words[0], words[-1]]),
+    ids=lambda argv: " ".join([argv[0], argv[-1]]),
 )
-def test_dangers_are_refused_by_every_command(run, tmp_path, name, words):
+def test_dangers_are_refused_by_every_command(run, tmp_path, name, argv):
     study = tmp_path / "study"
     study.mkdir()
     for path in (tmp_path / "evil.yaml", study / "plan.yaml"):
         path.write_text(DANGERS[name][0])
     (tmp_path / "base.yaml").write_text("base: evil.yaml")
     before = set(tmp_path.rglob("*"))
-    answer = run(*words)
+    answer = run(*argv)
     assert answer.status == 2
-    path = {"report": "study/plan.yaml", "study": tmp_path / "evil.yaml"}.get(words[0], "evil.yaml")
+    path = {"report": "study/plan.yaml", "study": tmp_path / "evil.yaml"}.get(argv[0], "evil.yaml")
     assert answer.complaint == sentence(name, f"`{path}`")
     assert set(tmp_path.rglob("*")) == before
 
@@ -118,8 +118,8 @@ def test_a_huge_file_is_not_read(tmp_path):
 def test_brackets_without_end_are_one_sentence(run, tmp_path):
     """Parsers differ in how they give up; none may take the interpreter with it."""
     (tmp_path / "evil.yaml").write_text("[" * 1_000_000)
-    for words in (["fit", *TINY, "--config=evil.yaml"], ["study", "evil.yaml", "--dry_run"]):
-        answer = run(*words)
+    for argv in (["fit", *TINY, "--config=evil.yaml"], ["study", "evil.yaml", "--dry_run"]):
+        answer = run(*argv)
         assert answer.status == 2
         assert answer.complaint.startswith("Expected ")
 

@@ -50,10 +50,10 @@ def write_plan(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def start(*words: str, cwd: Path) -> "subprocess.Popen[str]":
+def start(*argv: str, cwd: Path) -> "subprocess.Popen[str]":
     """Start `lit-prune` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "lit_prune", *words],
+        [sys.executable, "-m", "lit_prune", *argv],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

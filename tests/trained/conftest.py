@@ -30,6 +30,6 @@ def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of `tests.training.small.SmallNet`, which our command line trained."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("foreign"))
-        words = [*TINY, "--model=tests.training.small.SmallNet", "--trainer.max_epochs=1", "--name=small"]
-        assert main(["fit", *words]) == 0
+        argv = [*TINY, "--model=tests.training.small.SmallNet", "--trainer.max_epochs=1", "--name=small"]
+        assert main(["fit", *argv]) == 0
         return Path("lightning_logs/small/version_0/checkpoints/last.ckpt").absolute()

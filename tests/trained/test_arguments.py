@@ -9,18 +9,18 @@ from lit_prune.errors import InputError
 from lit_prune.trained.arguments import check_output, make_parser, parse
 
 
-def given(*words: str):
+def given(*argv: str):
     parser = make_parser("inspect", "Look.", data=True)
     parser.add_argument("--amount", type=float, default=0.3)
     parser.add_argument("--flag", action="store_true")
-    return parse(parser, ["inspect", *words])
+    return parse(parser, ["inspect", *argv])
 
 
 @pytest.mark.parametrize(
     "words", [("a.ckpt", "--amount=0.5"), ("--amount", "0.5", "a.ckpt"), ("--flag", "a.ckpt", "--amount", "0.5")]
 )
-def test_the_checkpoint_may_stand_anywhere(words):
-    options = given(*words)
+def test_the_checkpoint_may_stand_anywhere(argv):
+    options = given(*argv)
     assert (options.checkpoint, options.amount, options.data.as_dict()) == ("a.ckpt", 0.5, {})
 
 
@@ -45,9 +45,9 @@ def test_only_typed_options_of_the_data_are_there(tmp_path, monkeypatch):
         (("a", "--amount"), "Expected a value after `--amount`, but got none. "),
     ],
 )
-def test_a_mistake_is_one_sentence(words, sentence):
+def test_a_mistake_is_one_sentence(argv, sentence):
     with pytest.raises(InputError) as error:
-        given(*words)
+        given(*argv)
     assert str(error.value).startswith(sentence)
     assert "\n" not in str(error.value)
 

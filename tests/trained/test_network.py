@@ -140,8 +140,8 @@ def test_what_is_written_is_read_tested_and_trained_on(checkpoint, run):
     assert (
         run("test", "--ckpt_path=new.ckpt", "--trainer.accelerator=cpu", "--trainer.limit_test_batches=1").status == 0
     )
-    words = ["--model.init_from=new.ckpt", "--data.source=synthetic", "--trainer.accelerator=cpu"]
-    assert run("fit", *words, "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false").status == 0
+    argv = ["--model.init_from=new.ckpt", "--data.source=synthetic", "--trainer.accelerator=cpu"]
+    assert run("fit", *argv, "--trainer.fast_dev_run=true", "--trainer.enable_progress_bar=false").status == 0
     assert run("fit", "--ckpt_path=new.ckpt").complaint.endswith("give `--model.init_from`.")
 
 

@@ -75,17 +75,17 @@ def test_the_smallest_of_all_weights_become_zero_and_nothing_else(run, small):
         (["--amount=0"], {"first": 0, "second": 0, "head": 0}),
     ],
 )
-def test_which_layers_and_how_much_of_each(run, small, words, expected):
-    assert run("prune", small, SMALL, *words, "--output=out.ckpt").status == 0
+def test_which_layers_and_how_much_of_each(run, small, argv, expected):
+    assert run("prune", small, SMALL, *argv, "--output=out.ckpt").status == 0
     found = zeros("out.ckpt")
     assert {key: sum(found[name] for name in key.split("+")) for key in expected} == expected
     changed(small, "out.ckpt")
 
 
 def test_a_random_choice_follows_its_seed_alone(run, small):
-    for name, words in {"a": [], "b": ["--seed=0"], "c": ["--seed", "1"]}.items():
+    for name, argv in {"a": [], "b": ["--seed=0"], "c": ["--seed", "1"]}.items():
         torch.manual_seed(ord(name))
-        answer = run("prune", small, SMALL, "--random", *words, "--amount=0.5", f"--output={name}.ckpt")
+        answer = run("prune", small, SMALL, "--random", *argv, "--amount=0.5", f"--output={name}.ckpt")
         assert answer.status == 0, answer.err
     assert changed("a.ckpt", "b.ckpt") == set()
     kept = {name: torch.cat([w.flatten() != 0 for w in state(f"{name}.ckpt").values() if w.dim() > 1]) for name in "ac"}
@@ -97,26 +97,26 @@ def test_a_random_choice_follows_its_seed_alone(run, small):
 
 
 @pytest.mark.parametrize("words", [[], ["--random", "--seed=5"], ["--local"]])
-def test_what_is_zero_stays_zero_and_counts(run, small, words):
+def test_what_is_zero_stays_zero_and_counts(run, small, argv):
     assert run("prune", small, SMALL, "--random", "--amount=0.3", "--output=first.ckpt").status == 0
-    answer = run("prune", "first.ckpt", SMALL, *words, "--amount=0.6", "--output=second.ckpt")
+    answer = run("prune", "first.ckpt", SMALL, *argv, "--amount=0.6", "--output=second.ckpt")
     assert answer.status == 0, answer.err
     before, after = state("first.ckpt"), state("second.ckpt")
     assert all(bool((after[name][before[name] == 0] == 0).all()) for name in before)
-    assert sum(zeros("second.ckpt").values()) == (round(0.6 * 1528) if words != ["--local"] else 130 + 691 + 96)
+    assert sum(zeros("second.ckpt").values()) == (round(0.6 * 1528) if argv != ["--local"] else 130 + 691 + 96)
 
 
 @pytest.mark.parametrize("words", [[], ["--local"], ["--random"]])
-def test_less_than_there_is_cannot_be_pruned(run, small, words):
+def test_less_than_there_is_cannot_be_pruned(run, small, argv):
     assert run("prune", small, SMALL, "--local", "--amount=0.5", "--output=half.ckpt").status == 0
-    answer = run("prune", "half.ckpt", SMALL, *words, "--amount=0.4", "--output=less.ckpt")
+    answer = run("prune", "half.ckpt", SMALL, *argv, "--amount=0.4", "--output=less.ckpt")
     assert answer.status == 2
     assert answer.complaint == (
         "Expected an `amount` above the sparsity that these weights have, 0.5000, but got 0.4. "
         "HINT: what is zero stays zero, and counts."
     )
     assert not Path("less.ckpt").exists()
-    again = run("prune", "half.ckpt", SMALL, *words, "--amount=0.5", "--output=same.ckpt")
+    again = run("prune", "half.ckpt", SMALL, *argv, "--amount=0.5", "--output=same.ckpt")
     assert again.status == 0
     assert changed("half.ckpt", "same.ckpt") == set()
 
@@ -134,8 +134,8 @@ def test_a_layer_that_dies_is_named(run, small):
 
 
 def test_accuracy_is_on_test_images_and_says_what_changed(run, foreign):
-    words = ["--amount=0.95", "--output=out.ckpt", *IMAGES, "--limit=200"]
-    answer = run("prune", str(foreign), SMALL, *words)
+    argv = ["--amount=0.95", "--output=out.ckpt", *IMAGES, "--limit=200"]
+    answer = run("prune", str(foreign), SMALL, *argv)
     assert answer.status == 0, answer.err
     (line,) = [line for line in answer.out.splitlines() if "accuracy" in line]
     found = re.fullmatch(
@@ -170,8 +170,8 @@ def test_no_images_no_scores(run, small):
 
 
 @pytest.mark.parametrize("words", [[], ["--random", "--layers", "second", "head"], ["--local", "--exclude=first"]])
-def test_the_command_that_it_names_trains_with_the_same_zeros(run, foreign, words):
-    answer = run("prune", str(foreign), SMALL, "--amount=0.5", *words, "--output=out.ckpt")
+def test_the_command_that_it_names_trains_with_the_same_zeros(run, foreign, argv):
+    answer = run("prune", str(foreign), SMALL, "--amount=0.5", *argv, "--output=out.ckpt")
     command = answer.out[answer.out.index("lit-prune fit ") :].replace("\\\n", " ")
     _, _, init, path, *callback = shlex.split(command)
     assert (init, path) == ("--model.init_from", "out.ckpt")
@@ -183,8 +183,8 @@ def test_the_command_that_it_names_trains_with_the_same_zeros(run, foreign, word
 
 
 def _fit_from(path: str, callback: list[str], run: Any) -> str:
-    words = [*TINY, "--model=tests.trained.test_prune.Started", f"--model.start={path}", "--trainer.max_epochs=1"]
-    answer = run("fit", *words, "--name=tuned", *callback)
+    argv = [*TINY, "--model=tests.trained.test_prune.Started", f"--model.start={path}", "--trainer.max_epochs=1"]
+    answer = run("fit", *argv, "--name=tuned", *callback)
     assert answer.status == 0, answer.err
     return "lightning_logs/tuned/version_0/checkpoints/last.ckpt"
 
@@ -209,8 +209,8 @@ def test_a_resnet_is_fine_tuned_from_the_file_and_tested(run, checkpoint):
     tested = run("test", "--ckpt_path=out.ckpt", *IMAGES, "--trainer.accelerator=cpu")
     assert tested.status == 0, tested.err
     callback = ["--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.6"]
-    words = [*TINY, "--model.init_from=out.ckpt", "--model.weights=null", "--trainer.max_epochs=1", "--name=tuned"]
-    fitted = run("fit", *words, *callback)
+    argv = [*TINY, "--model.init_from=out.ckpt", "--model.weights=null", "--trainer.max_epochs=1", "--name=tuned"]
+    fitted = run("fit", *argv, *callback)
     assert fitted.status == 0, fitted.err
     after = load_network("lightning_logs/tuned/version_0/checkpoints/last.ckpt")
     for ref, other in zip(weight_layers(before.require_model()), weight_layers(after.require_model()), strict=True):

@@ -51,9 +51,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFi
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
 
-    def call(*words: str) -> Outcome:
+    def call(*argv: str) -> Outcome:
         capfd.readouterr()
-        status = main(list(words))
+        status = main(list(argv))
         captured = capfd.readouterr()
         return Outcome(status, captured.out, captured.err)
 

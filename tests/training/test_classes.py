@@ -39,8 +39,8 @@ def config(tmp_path):
         (["--modelling=x"], (False, False)),
     ],
 )
-def test_options_choose(words, chosen):
-    assert chosen_classes(["fit", *words]) == chosen
+def test_options_choose(argv, chosen):
+    assert chosen_classes(["fit", *argv]) == chosen
 
 
 @pytest.mark.parametrize(
@@ -59,12 +59,12 @@ def test_options_choose(words, chosen):
 @pytest.mark.parametrize("form", ["--config PATH", "--config=PATH", "-c PATH", "environment"])
 def test_configurations_choose(config, monkeypatch, content, chosen, form):
     path = config(content)
-    words = form.replace("PATH", path).split()
+    argv = form.replace("PATH", path).split()
     if form == "environment":
-        words = []
+        argv = []
         monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", path)
         assert chosen_classes(["test"]) == (False, False)  # it is for another command
-    assert chosen_classes(["fit", *words]) == chosen
+    assert chosen_classes(["fit", *argv]) == chosen
 
 
 def test_the_second_of_two_configurations_counts_too(config):

@@ -19,7 +19,7 @@ FOLDER = Path("lightning_logs/x/version_0")
 LAST = FOLDER / "checkpoints" / "last.ckpt"
 
 
-def words(step: int, value: str = "nan") -> list[str]:
+def argv(step: int, value: str = "nan") -> list[str]:
     model = ["--model=tests.training.small.Diverging", f"--model.step={step}", f"--model.value={value}"]
     return [*TINY, *model, "--name=x", "--trainer.max_epochs=4"]
 
@@ -31,7 +31,7 @@ def weights() -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
 def test_training_stops_with_the_step_and_the_last_good_checkpoint(run, value):
-    answer = run("fit", *words(9, value))
+    answer = run("fit", *argv(9, value))
     assert answer.status == 1
     assert answer.complaint == (
         f"Expected a finite loss, but got {value} at step 9 (epoch 2). HINT: the last good checkpoint is `{LAST}`; try "
@@ -43,14 +43,14 @@ def test_training_stops_with_the_step_and_the_last_good_checkpoint(run, value):
 
 
 def test_in_the_first_epoch_there_is_no_checkpoint_to_name(run):
-    answer = run("fit", *words(1))
+    answer = run("fit", *argv(1))
     assert answer.status == 1
     assert "got nan at step 1 (epoch 0). HINT: there is no checkpoint yet; try" in answer.complaint
     assert not LAST.exists()
 
 
 def test_it_runs_on_if_asked_to(run):
-    answer = run("fit", *words(9), "--on_nan=continue")
+    answer = run("fit", *argv(9), "--on_nan=continue")
     assert answer.status == 0, answer.err
     with (FOLDER / "metrics.csv").open() as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file) if row["train/loss"]]
@@ -59,7 +59,7 @@ def test_it_runs_on_if_asked_to(run):
 
 
 def test_what_was_stopped_can_be_run_on_from_its_last_good_checkpoint(run):
-    assert run("fit", *words(9)).status == 1
+    assert run("fit", *argv(9)).status == 1
     assert run("fit", "--resume", str(FOLDER)).status == 1  # the same bits, the same end
     answer = run("fit", "--resume", str(FOLDER), "--on_nan=continue")
     assert answer.status == 0, answer.err

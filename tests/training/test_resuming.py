@@ -72,8 +72,8 @@ def interrupting(hook: str, step: int, marker: str = "sent", number: int = signa
 )
 def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(run, whole, hook, step, number):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    words = [*WORDS, *interrupting(hook, step, number=number)]
-    stopped = run("fit", *words, "--resume")
+    argv = [*WORDS, *interrupting(hook, step, number=number)]
+    stopped = run("fit", *argv, "--resume")
     assert stopped.status == 128 + number
     assert signal.Signals(number).name in stopped.complaint
     assert f"`{LAST}`; `lit-prune fit --resume {FOLDER}` goes on." in stopped.complaint
@@ -96,12 +96,12 @@ def test_a_signal_before_training_ends_at_once_and_leaves_nothing(run):
 
 
 def test_the_same_command_begins_goes_on_and_ends(run, whole):
-    words = [*WORDS, *interrupting("on_train_batch_end", 5), "--resume"]
-    assert run("fit", *words).status == 143
-    assert run("fit", *words).status == 0
+    argv = [*WORDS, *interrupting("on_train_batch_end", 5), "--resume"]
+    assert run("fit", *argv).status == 143
+    assert run("fit", *argv).status == 0
     assert_same_run(FOLDER, whole)
     before = {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")}
-    again = run("fit", *words)
+    again = run("fit", *argv)
     assert again.status == 0
     assert again.out.startswith(f"The run in {FOLDER} has come to its end")
     assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")} == before
@@ -109,12 +109,12 @@ def test_the_same_command_begins_goes_on_and_ends(run, whole):
 
 
 def test_our_own_model_resumes_with_its_best_epoch(run, tmp_path):
-    words = [NARROW, *(word for word in WORDS if not word.startswith("--model"))]
-    assert run("fit", *words).status == 0
+    argv = [NARROW, *(word for word in WORDS if not word.startswith("--model"))]
+    assert run("fit", *argv).status == 0
     shutil.move(FOLDER, tmp_path / "whole")
-    assert run("fit", *words, *interrupting("on_after_backward", 5), "--resume").status == 143
+    assert run("fit", *argv, *interrupting("on_after_backward", 5), "--resume").status == 143
     flip(LAST)
-    answer = run("fit", *words, "--resume")
+    answer = run("fit", *argv, "--resume")
     assert "passed over" in answer.err
     assert_same_run(FOLDER, tmp_path / "whole")
     best = [sorted(path.name for path in f.glob("checkpoints/best*")) for f in (FOLDER, tmp_path / "whole")]
@@ -126,11 +126,11 @@ def test_a_best_epoch_that_a_run_went_on_from_gives_way_to_a_better_one(run, mon
         model.log_dict({"val/acc": model.current_epoch / 10, "val/loss": 1.0})
 
     monkeypatch.setattr(LitResNet18, "validation_step", improve)
-    words = [*TINY, NARROW, "--name=x", "--resume"]
-    assert run("fit", *words, "--trainer.max_epochs=1").status == 0
+    argv = [*TINY, NARROW, "--name=x", "--resume"]
+    assert run("fit", *argv, "--trainer.max_epochs=1").status == 0
     LAST.unlink()
     assert [path.name for path in LAST.parent.iterdir()] == ["best-epoch=000-val_acc=0.0000.ckpt"]
-    assert run("fit", *words, "--trainer.max_epochs=3").status == 0
+    assert run("fit", *argv, "--trainer.max_epochs=3").status == 0
     assert sorted(path.name for path in LAST.parent.iterdir()) == ["best-epoch=002-val_acc=0.2000.ckpt", "last.ckpt"]
 
 
@@ -207,14 +207,14 @@ def test_what_others_train_in_is_left_alone(run, cut):
 
 def test_resuming_needs_a_run(run):
     run_folder = "Expected `--resume` to name the folder of a run"
-    for words, sentence in [
+    for argv, sentence in [
         (["--resume=nowhere"], f"{run_folder}, but got `nowhere`, which is no folder."),
         (["--resume", "."], f"{run_folder}, but got `.`, which holds no config.yaml."),
         (["--resume", "--ckpt_path=a.ckpt"], "Expected one of `--resume` and `--ckpt_path`, but got both."),
         (["--resume", "--trainer.logger=false"], "Expected a run with the loggers of every run beside `--resume`"),
         (["--resume", "--name=../up"], "Expected `--name` to be a folder below lightning_logs, but got `../up`."),
     ]:
-        answer = run("fit", *TINY, *words)
+        answer = run("fit", *TINY, *argv)
         assert answer.status == 2
         assert answer.complaint.startswith(sentence)
         assert not Path("lightning_logs").exists()

@@ -22,11 +22,11 @@ DDP = [
 ]
 
 
-def fit(folder: Path, *words: str) -> tuple[int, str]:
+def fit(folder: Path, *argv: str) -> tuple[int, str]:
     """Run the command; return its exit status and what it printed on stderr."""
     folder.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "lit_prune", "fit", *WORDS, *DDP, *words]
+    command = [sys.executable, "-m", "lit_prune", "fit", *WORDS, *DDP, *argv]
     done = subprocess.run(
         command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, check=False, timeout=120
     )

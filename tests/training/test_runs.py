@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lit_prune.errors import InputError
-from lit_prune.training.run_folder import abandon, claim_version, default_loggers
+from lit_prune.training.run_folder import claim_version, default_loggers, remove_unused
 
 
 def test_runs_that_start_at_once_never_share_a_folder(tmp_path):
@@ -46,11 +46,11 @@ def test_a_run_that_never_began_leaves_no_trace_and_one_that_began_stays(tmp_pat
     first, _ = default_loggers(tmp_path, "name")
     folder = Path(first.log_dir)
     (folder / "config.yaml").touch()
-    abandon(folder)
+    remove_unused(folder)
     assert not (tmp_path / "lightning_logs").exists()
     _, second = default_loggers(tmp_path, "name")
     second.log_metrics({"epoch": 0, "val/acc": 0.5}, step=1)
-    abandon(Path(second.log_dir))
+    remove_unused(Path(second.log_dir))
     assert (Path(second.log_dir) / "metrics.csv").is_file()
 
 

@@ -22,9 +22,9 @@ EVERY_THIRD_STEP = [
 ]
 
 
-def fit(run: Run, name: str, *words: str) -> Path:
+def fit(run: Run, name: str, *argv: str) -> Path:
     """Train; return the run folder."""
-    answer = run("fit", *TINY, f"--name={name}", *words)
+    answer = run("fit", *TINY, f"--name={name}", *argv)
     assert answer.status == 0, answer.err
     return max((LOGS / name).iterdir(), key=lambda path: int(path.name.split("_")[1]))
 
@@ -95,10 +95,10 @@ def test_hparams_compare_runs_by_real_metrics(run):
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
-    words = ["--trainer.max_epochs=1", "--data.augment=standard", NARROW]
-    first = fit(run, "a", "--seed_everything=3", *words) / "checkpoints" / "last.ckpt"
-    second = fit(run, "b", "--seed_everything=3", *words) / "checkpoints" / "last.ckpt"
-    third = fit(run, "c", "--seed_everything=4", *words) / "checkpoints" / "last.ckpt"
+    argv = ["--trainer.max_epochs=1", "--data.augment=standard", NARROW]
+    first = fit(run, "a", "--seed_everything=3", *argv) / "checkpoints" / "last.ckpt"
+    second = fit(run, "b", "--seed_everything=3", *argv) / "checkpoints" / "last.ckpt"
+    third = fit(run, "c", "--seed_everything=4", *argv) / "checkpoints" / "last.ckpt"
     assert_same(first, second)
     one, other = contents(first), contents(third)
     assert not torch.equal(one["backbone.conv1.weight"], other["backbone.conv1.weight"])
@@ -106,14 +106,14 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
 
 def test_the_last_checkpoint_is_of_the_last_epoch_also_if_the_best_is_not(run):
     # nothing is learned, so the first epoch stays the best
-    words = [
+    argv = [
         "--trainer.max_epochs=3",
         "--model.optimizer=SGD",
         "--model.optimizer.lr=0",
         "--model.batch_norm=frozen",
         NARROW,
     ]
-    checkpoints = fit(run, "flat", *words) / "checkpoints"
+    checkpoints = fit(run, "flat", *argv) / "checkpoints"
     epochs = {path.name[:4]: torch.load(path, weights_only=True)["epoch"] for path in checkpoints.iterdir()}
     assert epochs == {"best": 0, "last": 2}
 
@@ -129,11 +129,11 @@ def test_a_run_can_be_repeated_from_its_own_config(run):
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_resuming_is_bit_identical(run):
     """From an epoch's end, from the middle of an epoch and from an epoch's last batch."""
-    words = ["--seed_everything=11", NARROW, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"]
-    whole = fit(run, "whole", "--trainer.max_epochs=2", *words, *EVERY_THIRD_STEP)
+    argv = ["--seed_everything=11", NARROW, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"]
+    whole = fit(run, "whole", "--trainer.max_epochs=2", *argv, *EVERY_THIRD_STEP)
     # four batches an epoch: step 3 is inside the first epoch, step 6 inside the second
     assert {path.name for path in (whole / "checkpoints").glob("step*")} == {"step3.ckpt", "step6.ckpt"}
-    stopped = fit(run, "stopped", "--trainer.max_epochs=1", *words, "--trainer.callbacks+=ModelCheckpoint",
+    stopped = fit(run, "stopped", "--trainer.max_epochs=1", *argv, "--trainer.callbacks+=ModelCheckpoint",
                   "--trainer.callbacks.every_n_train_steps=4", "--trainer.callbacks.filename=fourth")  # fmt: skip
     for source in (
         stopped / "checkpoints" / "last.ckpt",
@@ -150,14 +150,14 @@ def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
     folder = fit(run, "scored", "--trainer.max_epochs=2", "--model.stem=cifar")
     best = next((folder / "checkpoints").glob("best*"))
     # the stem is not said again: the checkpoint knows it
-    words = [f"--ckpt_path={best}", "--data.eval_batch_size=16", *TINY[4:]]
-    answer = run("validate", *words)
+    argv = [f"--ckpt_path={best}", "--data.eval_batch_size=16", *TINY[4:]]
+    answer = run("validate", *argv)
     assert answer.status == 0, answer.err
     logged = max(point.value for point in scalars(folder).Scalars("val/acc"))
     again = scalars(LOGS / "validate" / "version_0").Scalars("val/acc")
     assert [point.value for point in again] == [logged]
 
-    answer = run("test", *words, "--trainer.limit_test_batches=2")
+    answer = run("test", *argv, "--trainer.limit_test_batches=2")
     assert answer.status == 0, answer.err
     tags = scalars(LOGS / "test" / "version_0").Tags()["scalars"]
     assert {"test/loss", "test/acc"} <= set(tags)

@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from lit_prune.errors import InputError, expected
-from lit_prune.files.nested import merged
+from lit_prune.files.nested import merge
 from lit_prune.files.yaml import load_yaml
 from lit_prune.study.plan.claims import Claim, read_claims
 
@@ -26,7 +26,7 @@ __all__ = [
     "shipped_plans",
 ]
 
-_FOLDER = Path(__file__).parents[1] / "configs" / "study"
+_FOLDER = Path(__file__).parents[2] / "configs" / "study"
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
 _SHOWN = 200
 # what else is in a study's folder
@@ -257,7 +257,7 @@ def _with_base(source: str | Path, seen: tuple[Path, ...]) -> dict[str, Any]:
         return content
     below = _with_base(_find_base(str(base), path), (*seen, path))
     for key in ("settings", "groups"):
-        content[key] = merged(_mapping(below, key, str(base)), _mapping(content, key, str(source)))
+        content[key] = merge(_mapping(below, key, str(base)), _mapping(content, key, str(source)))
     for key, name in (("experiments", "name"), ("claims", "said")):
         content[key] = _replaced(_list(below, key, str(base)), _list(content, key, str(source)), name)
     return below | content

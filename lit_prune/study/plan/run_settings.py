@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from lit_prune.errors import expected
-from lit_prune.files.nested import merged
+from lit_prune.files.nested import merge
 from lit_prune.study.plan.plan import Experiment, Plan
 
 __all__ = ["epochs_of", "is_ours", "parent_checkpoint", "run_folder", "run_settings"]
@@ -47,7 +47,7 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
     Raises:
         InputError: If the settings name what a study decides itself.
     """
-    config = merged(plan.settings, experiment.overrides)
+    config = merge(plan.settings, experiment.overrides)
     for name, hint in _DECIDED.items():
         if config.get(name) is not None:
             raise expected(f"no `{name}` in the settings of a study", config[name], hint)
@@ -81,7 +81,7 @@ def is_ours(config: dict[str, Any]) -> bool:
 
 def epochs_of(plan: Plan, experiment: Experiment) -> int:
     """How many epochs a run may take: one, if it is only scored."""
-    epochs = (merged(plan.settings, experiment.overrides).get("trainer") or {}).get("max_epochs", 30)
+    epochs = (merge(plan.settings, experiment.overrides).get("trainer") or {}).get("max_epochs", 30)
     return epochs if experiment.train and isinstance(epochs, int) and epochs > 0 else 1
 
 

@@ -8,7 +8,7 @@ import yaml
 
 from lit_prune.errors import expected
 from lit_prune.files.atomic import write_text
-from lit_prune.files.nested import flat
+from lit_prune.files.nested import flatten
 from lit_prune.study.plan.plan import Plan, read_mapping, read_plan
 
 __all__ = ["check_links", "known_plan", "store_plan", "stored_plan"]
@@ -87,7 +87,7 @@ def _numbers(plan: Plan) -> dict[str, Any]:
     """What decides the numbers that come out, flat and by experiment."""
     content = plan.identity()
     content["experiments"] = {item["name"]: item for item in content["experiments"]}
-    return flat(content)
+    return flatten(content)
 
 
 def _compare(known: dict[str, Any], new: dict[str, Any], out: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_prune.cli.failures import complain
+from lit_prune.cli.failures import print_error
 from lit_prune.errors import InputError, expected
 from lit_prune.files.atomic import write_text
 from lit_prune.study.arguments import SentenceParser, check_path
@@ -25,11 +25,11 @@ Turn the folder of a study, complete or not, into report.md, results.csv and fig
 TensorBoard. It may be called while the study runs; nothing of its runs is changed."""
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `lit-prune report`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The exit status: 0, or 1 if the report could not be written.
@@ -38,14 +38,14 @@ def main(words: Sequence[str]) -> int:
         InputError: If the folder or an option cannot be used.
     """
     try:
-        given = _parse(words[1:])
+        given = _parse(argv[1:])
     except SystemExit as leave:  # --help ends here
         return int(leave.code or 0)
     folder, output = Path(given.folder), None if given.output is None else Path(given.output)
     try:
         write_report(folder, output, figures=not given.no_figures)
     except OSError as error:
-        return complain(_unwritten(error, folder, output), 1)
+        return print_error(_unwritten(error, folder, output), 1)
     return 0
 
 
@@ -123,7 +123,7 @@ def _unwritten(error: OSError, folder: Path, output: Path | None) -> InputError:
     return expected(f"to be able to write into `{where}`", found, "free some space, or check whose folder it is")
 
 
-def _parse(words: Sequence[str]) -> argparse.Namespace:
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     hint = "`lit-prune report --help` lists the options"
     parser = SentenceParser("lit-prune report", "`lit-prune report DIR`", hint, description=_DESCRIPTION)
     parser.add_argument("folder", metavar="DIR", help="The study's folder, as `lit-prune study` wrote it.")
@@ -133,7 +133,7 @@ def _parse(words: Sequence[str]) -> argparse.Namespace:
         help="Where to write the report, with its figures in `figures/` beside it (default: DIR/report.md).",
     )
     parser.add_argument("--no-figures", action="store_true", help="Draw no figures.")
-    given, unknown = parser.parse_known_args(list(words))
+    given, unknown = parser.parse_known_args(list(argv))
     if unknown:
         name = unknown[0].split("=")[0]
         what = "a known option" if name.startswith("-") else "one folder"

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Sequence
 
-from lit_prune.files.nested import merged
+from lit_prune.files.nested import merge
 from lit_prune.study.measures import MEASURES, QUANTITIES, estimate_text
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.report.markdown import table
@@ -142,7 +142,7 @@ def _origin(experiment: Experiment) -> str:
 
 
 def _callbacks(plan: Plan, experiment: Experiment) -> list[object]:
-    trainer = merged(plan.settings, experiment.overrides).get("trainer")
+    trainer = merge(plan.settings, experiment.overrides).get("trainer")
     given = trainer.get("callbacks") if isinstance(trainer, dict) else None
     return list(given) if isinstance(given, list) else [given]
 

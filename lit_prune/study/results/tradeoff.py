@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from lit_prune.files.nested import merged
+from lit_prune.files.nested import merge
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.results.results import Results
 from lit_prune.study.statistics import Estimate, estimate
@@ -124,14 +124,14 @@ def prunes(results: Results, experiment: str) -> bool:
 
 def has_removal(plan: Plan, experiment: Experiment) -> bool:
     """Tell whether an experiment takes its mask off."""
-    return _REMOVAL in _callbacks(merged(plan.settings, experiment.overrides))
+    return _REMOVAL in _callbacks(merge(plan.settings, experiment.overrides))
 
 
 def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
     """Slug and label."""
     # what all experiments share does not tell them apart, unless it is all there is
     own = _callbacks(experiment.overrides) or [n for n in _callbacks(plan.settings) if "prun" in n.lower()] or ["none"]
-    slug, label = (" + ".join(words) for words in zip(*(_SHORT.get(name, (name, name)) for name in own), strict=True))
+    slug, label = (" + ".join(argv) for argv in zip(*(_SHORT.get(name, (name, name)) for name in own), strict=True))
     if not experiment.train:
         slug, label = f"{slug}-not-trained", f"{label}, not trained"
     if experiment.parent is None:

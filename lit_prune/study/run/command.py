@@ -14,9 +14,9 @@ from types import FrameType
 from filelock import FileLock, Timeout
 from tqdm import tqdm
 
-from lit_prune.cli.failures import complain, understood
+from lit_prune.cli.failures import describe_failure, print_error
 from lit_prune.errors import expected
-from lit_prune.files.nested import merged
+from lit_prune.files.nested import merge
 from lit_prune.study.plan.plan import Experiment, Plan, load_plan, select
 from lit_prune.study.plan.run_settings import epochs_of
 from lit_prune.study.plan.stored import known_plan, store_plan, stored_plan
@@ -44,11 +44,11 @@ def _terminable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `lit-prune study`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The exit status: 0, 1 if a run failed or files could not be written, 130 after Ctrl-C, 143 after SIGTERM.
@@ -57,14 +57,14 @@ def main(words: Sequence[str]) -> int:
         InputError: If the plan, an option or the folder cannot be used.
     """
     try:
-        options = parse(words[1:])
+        options = parse(argv[1:])
     except SystemExit as leave:  # --help ends here
         return int(leave.code or 0)
     try:
         return _run(options)
     except OSError as error:
-        failure = understood(error)
-        return complain(error, 1, failure and failure.sentence)
+        failure = describe_failure(error)
+        return print_error(error, 1, failure and failure.sentence)
 
 
 def _run(options: Options) -> int:
@@ -121,7 +121,7 @@ def _plan(options: Options) -> tuple[Plan, Path, str]:
     """The plan with all that was typed, its folder, and a remark on its initial weights."""
     plan = load_plan(options.plan)
     plan = replace(
-        plan, settings=reduce(merged, options.settings, plan.settings), threads=options.threads or plan.threads
+        plan, settings=reduce(merge, options.settings, plan.settings), threads=options.threads or plan.threads
     )
     if options.seeds is not None:
         plan = plan.with_seeds(options.seeds)

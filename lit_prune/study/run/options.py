@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.yaml import load_yaml_text
-from lit_prune.study.arguments import SentenceParser, check_path, shortened
+from lit_prune.study.arguments import SentenceParser, check_path
 from lit_prune.study.plan.plan import shipped_plans
 
 __all__ = ["Options", "parse"]
@@ -52,11 +52,11 @@ class Options:
     settings: tuple[dict[str, Any], ...]
 
 
-def parse(words: Sequence[str]) -> Options:
+def parse(argv: Sequence[str]) -> Options:
     """Parse the options.
 
     Args:
-        words: Without the command.
+        argv: Without the command.
 
     Raises:
         InputError: If they cannot be used.
@@ -82,14 +82,14 @@ def parse(words: Sequence[str]) -> Options:
     parser.add_argument("--threads", metavar="N", type=int, help="CPU threads of each run.")
     parser.add_argument("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local, or HOST:PORT.")
     parser.add_argument("--dry_run", action="store_true", help="Print the plan with an estimate, and run nothing.")
-    known, rest = parser.parse_known_args(_protected(words))
+    known, rest = parser.parse_known_args(_protected(argv))
     # first, because the value after an unknown option looks like a plan
     settings = _settings([word.replace(_SPACE, " ") for word in rest], parser)
     for what, path in (("the plan", known.plan), ("`--out`", known.out), ("`--weights`", known.weights)):
         if path is not None:
             check_path(what, path)
     if known.ray is not None and not re.fullmatch(r"auto|local|(ray://)?[\w.\-\[\]:]+:\d+", known.ray, re.ASCII):
-        found = f"`{shortened(known.ray)}`"
+        found = f"`{shorten(known.ray)}`"
         raise expected("`--ray` to be auto, local or HOST:PORT", found, "`local` starts a cluster on this machine")
     if (known.plan is None) == (known.preset is None):
         found = "neither" if known.plan is None else "both"
@@ -97,7 +97,7 @@ def parse(words: Sequence[str]) -> Options:
     if known.preset is not None and known.preset not in shipped_plans():
         near = difflib.get_close_matches(known.preset, shipped_plans(), n=1)
         hint = f"did you mean `{near[0]}`" if near else "give your own plan without `--preset`"
-        raise expected(f"`--preset` to be one of {', '.join(shipped_plans())}", f"`{shortened(known.preset)}`", hint)
+        raise expected(f"`--preset` to be one of {', '.join(shipped_plans())}", f"`{shorten(known.preset)}`", hint)
     for name, most in _MOST.items():
         if (value := getattr(known, name)) is not None and value < 1:
             raise expected(f"`--{name}` to be a whole number from 1 on", value, "check the value")
@@ -119,10 +119,10 @@ def parse(words: Sequence[str]) -> Options:
     )
 
 
-def _protected(words: Sequence[str]) -> list[str]:
+def _protected(argv: Sequence[str]) -> list[str]:
     """Tie values to the settings they follow, so that argparse does not take them for the plan."""
     result: list[str] = []
-    for word in words:
+    for word in argv:
         if result and _is_setting(result[-1]) and "=" not in result[-1] and not word.startswith("--"):
             result[-1] += f"={word}"
         else:
@@ -135,17 +135,17 @@ def _is_setting(word: str) -> bool:
     return word.startswith(tuple(f"--{group}." for group in _GROUPS))
 
 
-def _settings(words: Sequence[str], parser: SentenceParser) -> tuple[dict[str, Any], ...]:
+def _settings(argv: Sequence[str], parser: SentenceParser) -> tuple[dict[str, Any], ...]:
     settings: list[dict[str, Any]] = []
-    for word in sorted(words, key=_depth):
+    for word in sorted(argv, key=_depth):
         name, _, text = word.partition("=")
         if not word.startswith("-"):
-            raise expected("one plan", f"`{shortened(word)}` as well", "write its settings as `--data.NAME VALUE`")
+            raise expected("one plan", f"`{shorten(word)}` as well", "write its settings as `--data.NAME VALUE`")
         if not _is_setting(name) or not all(name.split(".")):
             raise parser.unknown(name, "a known option", "settings begin with --data, --model, --trainer")
         if name.startswith("--trainer.callbacks."):
             hint = "for example `--trainer.callbacks+ '{class_path: GlobalL1Pruning, init_args: {amount: 0.3}}'`"
-            raise expected("a callback and its arguments in one value", f"`{shortened(name)}`", hint)
+            raise expected("a callback and its arguments in one value", f"`{shorten(name)}`", hint)
         if "=" not in word:
             raise expected(f"a value after `{name}`", "none", "give it as the next word")
         try:
@@ -154,7 +154,7 @@ def _settings(words: Sequence[str], parser: SentenceParser) -> tuple[dict[str, A
             raise
         # ValueError: a date that there is not; RecursionError: brackets in brackets in brackets ...
         except (ValueError, RecursionError, yaml.YAMLError) as error:
-            found = f"`{shortened(text)}`"
+            found = f"`{shorten(text)}`"
             raise expected(f"`{name}` to have a value in YAML", found, "put quotes around it") from error
         for part in reversed(name.removeprefix("--").split(".")):
             value = {part: value}

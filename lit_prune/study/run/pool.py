@@ -167,10 +167,10 @@ def _run(job: Job, folder: str) -> int:
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
     job.folder.mkdir(parents=True, exist_ok=True)
-    words = [str(job.out), job.experiment, str(job.seed)]
+    argv = [str(job.out), job.experiment, str(job.seed)]
     with (job.folder / "log.txt").open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "lit_prune.study.run.worker", *words],
+            [sys.executable, "-m", "lit_prune.study.run.worker", *argv],
             stdin=subprocess.PIPE,  # the run ends when this end of it is gone
             stdout=log,
             stderr=subprocess.STDOUT,

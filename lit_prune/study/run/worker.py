@@ -23,7 +23,7 @@ from lightning import __version__ as lightning_version
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_prune import __version__
-from lit_prune.cli.failures import Failure, understood
+from lit_prune.cli.failures import Failure, describe_failure
 from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError
 from lit_prune.files.atomic import replacing, write_text
@@ -32,7 +32,7 @@ from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import is_ours, parent_checkpoint, run_folder, run_settings
 from lit_prune.study.plan.stored import check_links, stored_plan
 from lit_prune.training.cli import TrainingCLI
-from lit_prune.training.launcher import end_with_launcher
+from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.resuming import newest_loadable
 
 __all__ = ["run"]
@@ -42,16 +42,16 @@ _SCORING = ("accelerator", "devices", "strategy", "num_nodes", "precision", "det
 _LIMITS = ("limit_test_batches", "enable_progress_bar", "enable_model_summary")
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run one experiment with one seed; what goes wrong is in `error.txt` of the run's folder.
 
     Args:
-        words: The study's folder, the experiment's name and the seed.
+        argv: The study's folder, the experiment's name and the seed.
 
     Returns:
         The exit status: 0, 1 for a run that failed, 2 for settings that cannot be used.
     """
-    out, name, seed = Path(words[0]), words[1], int(words[2])
+    out, name, seed = Path(argv[0]), argv[1], int(argv[2])
     folder = run_folder(out, name, seed)
     try:
         check_links(out)  # first: what goes wrong is written into the run's folder, which a link could be
@@ -64,7 +64,7 @@ def main(words: Sequence[str]) -> int:
         with quiet():
             run(plan, plan[name], seed, out)
     except Exception as error:
-        failure = understood(error)
+        failure = describe_failure(error)
         if failure is None:
             traceback.print_exc()
             failure = Failure(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
@@ -93,10 +93,10 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
     config = run_settings(plan, experiment, seed, out)
     checkpoint = _newest(folder) if experiment.train else None
     with tempfile.TemporaryDirectory() as scratch:
-        words = ["fit", "--config", _write(config, Path(scratch) / "fit.yaml")]
+        argv = ["fit", "--config", _write(config, Path(scratch) / "fit.yaml")]
         if checkpoint is not None:
-            words += ["--ckpt_path", str(checkpoint)]
-        cli = TrainingCLI(words, folder=folder, training=experiment.train)
+            argv += ["--ckpt_path", str(checkpoint)]
+        cli = TrainingCLI(argv, folder=folder, training=experiment.train)
         best = parent_checkpoint(folder, "best")
         last = parent_checkpoint(folder, "last")
         scored = {"last": last} | ({"best": best} if best != last else {})
@@ -156,9 +156,9 @@ def _score(cli: TrainingCLI, config: dict[str, Any], path: Path, scratch: Path) 
     settings["trainer"] = trainer | {"logger": False}
     if not is_ours(config):  # a checkpoint of ours knows how its model was built, and may begin with another file
         settings["model"] = config["model"]
-    words = ["test", "--config", _write(settings, scratch / "test.yaml"), "--ckpt_path", str(path)]
+    argv = ["test", "--config", _write(settings, scratch / "test.yaml"), "--ckpt_path", str(path)]
     with quiet(scoring=True):
-        metrics = TrainingCLI(words).trainer.callback_metrics
+        metrics = TrainingCLI(argv).trainer.callback_metrics
     return {name: float(value) for name, value in metrics.items()}
 
 
@@ -208,5 +208,5 @@ def _end_with_parent() -> None:
 
 if __name__ == "__main__":
     _end_with_parent()
-    end_with_launcher()
+    exit_with_launcher()
     sys.exit(main(sys.argv[1:]))

@@ -8,7 +8,7 @@ from typing import Literal
 
 import torch
 
-from lit_prune.cli.run_command import ended
+from lit_prune.cli.run_command import run_command
 from lit_prune.errors import expected
 from lit_prune.trained.arguments import make_parser, parse
 from lit_prune.trained.cost.measure import check_measuring, compare
@@ -22,19 +22,19 @@ __all__ = ["main"]
 _MOST_THREADS = 1024
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `cost`; see `lit-prune cost --help`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The exit status: 0, 1 if files could not be read on the way, 2 for input that cannot be used.
     """
-    return ended(_cost, words)
+    return run_command(_cost, argv)
 
 
-def _cost(words: Sequence[str]) -> None:
+def _cost(argv: Sequence[str]) -> None:
     parser = make_parser(
         "cost",
         "Measure FLOPs, bytes and latency of a network: its zeros, masks, cropped kernels and exported file side by "
@@ -52,7 +52,7 @@ def _cost(words: Sequence[str]) -> None:
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
     parser.add_argument("--onnx", type=bool, default=True, help="Export, and measure ONNX Runtime (default: true).")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="What to print.")
-    given = parse(parser, words)
+    given = parse(parser, argv)
     sizes = [given.batches] if isinstance(given.batches, int) else given.batches
     check_measuring(given.input_size, sizes, given.rounds)
     _check_threads(given.threads)

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from lit_prune.files.compressed import compressed_size
 from lit_prune.functional import apply_masks, weight_layers
-from lit_prune.functional.cropping import cropped
+from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.flops import LayerFlops, flops
-from lit_prune.functional.plain import plain
+from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.export.onnx import run_onnx, write_onnx
 
@@ -83,7 +83,7 @@ def variants(
         The variants, in the order of `MEANINGS`; "zeros" and "masked" only if there are zeros, and "lit-prune" only if
         the model is a LitResNet18.
     """
-    base = _channels_last(plain(model))
+    base = _channels_last(plain_copy(model))
     masks = {ref.name: ref.tensor != 0 for ref in weight_layers(base)}
     counts = _counted(base, input_size)
     if all(mask.all() for mask in masks.values()):
@@ -93,12 +93,12 @@ def variants(
             full = _filled(base)
             yield Variant(network, "dense", full, torch.channels_last, **_counted(full, input_size))
         yield Variant(network, "zeros", base, torch.channels_last, **counts)
-        masked = plain(base)
+        masked = plain_copy(base)
         apply_masks(masked, {name: mask for name, mask in masks.items() if not mask.all()})
         yield Variant(network, "masked", masked, torch.channels_last, **counts)
     if isinstance(model, LitResNet18):
         yield Variant(network, "lit-prune", model, torch.channels_last, **counts)
-    crops = _channels_last(cropped(base, input_size, channels))
+    crops = _channels_last(crop_kernels(base, input_size, channels))
     smaller = _counted(crops, input_size)
     yield Variant(network, "cropped", crops, torch.channels_last, **smaller)
     if folder is not None:
@@ -132,7 +132,7 @@ def _channels_last(module: nn.Module) -> nn.Module:
 
 def _filled(module: nn.Module) -> nn.Module:
     """Copy a network as it may have been before the pruning: numbers below the smallest that is left, for zeros."""
-    full = plain(module)
+    full = plain_copy(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for ref in weight_layers(full):

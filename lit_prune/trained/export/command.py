@@ -8,7 +8,7 @@ from typing import Literal
 from jsonargparse import Namespace
 from torch import Tensor
 
-from lit_prune.cli.run_command import ended
+from lit_prune.cli.run_command import run_command
 from lit_prune.errors import UnfinishedError, expected
 from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import read_state_dict, save
@@ -20,7 +20,7 @@ from lit_prune.trained.export.plan import GRAPHS, Export, prepare, scored
 from lit_prune.trained.export.safetensors import read_safetensors, write_safetensors
 from lit_prune.trained.export.text import report
 from lit_prune.trained.export.torch_export import run_torchexport, write_torchexport
-from lit_prune.trained.extras import needed
+from lit_prune.trained.extras import import_extra
 from lit_prune.trained.network import load_network
 from lit_prune.trained.scoring import batches, data_module
 
@@ -40,21 +40,21 @@ _PACKAGES = {
 }
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `export`; see `lit-prune export --help`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The exit status: 0, 1 if the file does not give the network's logits or could not be written, 2 for input that
         cannot be used. Unless it is 0, nothing is written.
     """
-    return ended(_export, words)
+    return run_command(_export, argv)
 
 
-def _export(words: Sequence[str]) -> None:
-    given = _parse(words)
+def _export(argv: Sequence[str]) -> None:
+    given = _parse(argv)
     output = check_output(given.output, given.checkpoint)
     export = prepare(load_network(given.checkpoint, given.model), given)
     with replacing(output) as part:
@@ -64,7 +64,7 @@ def _export(words: Sequence[str]) -> None:
     print(report(export, opset, checks, size))
 
 
-def _parse(words: Sequence[str]) -> Namespace:
+def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_parser(
         "export",
         "Write a trained network without masks as a file for other tools, and check that it gives the same logits: on "
@@ -91,7 +91,7 @@ def _parse(words: Sequence[str]) -> Namespace:
         help="Write only the weights that are not zero, for `lit_prune.load_compressed` (safetensors and state_dict).",
     )
     parser.add_argument("--opset", type=int | None, default=None, help="Version of the operators (onnx).")
-    given = parse(parser, words)
+    given = parse(parser, argv)
     _check(given)
     return given
 
@@ -117,7 +117,7 @@ def _check(given: Namespace) -> None:
         hint = "leave `--data` and `--limit` out to compare on random images of that size"
         raise expected(f"`--input_size` {_SIDE} for the images of the data", given.input_size, hint)
     for package in () if given.compress else _PACKAGES[given.format]:
-        needed(package, "export")
+        import_extra(package, "export")
     if given.opset is not None:
         check_opset(given.opset)
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lit_prune.errors import expected
 from lit_prune.trained.export.tracing import dynamic, example, traced
-from lit_prune.trained.extras import needed, silenced
+from lit_prune.trained.extras import import_extra, silence_libraries
 
 __all__ = ["INPUT", "OUTPUT", "check_opset", "run_onnx", "write_onnx"]
 
@@ -26,7 +26,7 @@ def check_opset(opset: int) -> None:
     Raises:
         InputError: If it is too old or too new, or the extra `export` is not installed.
     """
-    newest = int(needed("onnx", "export").defs.onnx_opset_version())
+    newest = int(import_extra("onnx", "export").defs.onnx_opset_version())
     if not _OLDEST <= opset <= newest:
         raise expected(f"`--opset` in [{_OLDEST}, {newest}]", opset, "leave it out for torch's own choice")
 
@@ -61,10 +61,10 @@ def write_onnx(
         OSError: If the file cannot be written.
     """
     for package in ("onnx", "onnxscript"):
-        needed(package, "export")
+        import_extra(package, "export")
     if sum(tensor.nbytes for tensor in module.state_dict().values()) >= _LARGEST:
         raise expected("weights of less than 2 GiB for ONNX", "more", "`--format safetensors` has no such limit")
-    with silenced(), traced("ONNX"):
+    with silence_libraries(), traced("ONNX"):
         program = torch.onnx.export(
             module,
             (example(module, batch, channels, input_size),),
@@ -83,7 +83,7 @@ def write_onnx(
         raise expected(f"operators of version {opset}", f"{written}, for some cannot be converted", "take that one")
     _forget_where_it_was_made(model)
     model.metadata_props.update(metadata or {})
-    with silenced():
+    with silence_libraries():
         program.save(str(path), external_data=False)
     return written
 
@@ -97,7 +97,7 @@ def run_onnx(path: str | Path) -> Callable[[Tensor], Tensor]:
     Raises:
         InputError: If ONNX Runtime is not installed, or does not know what is in the file.
     """
-    runtime = needed("onnxruntime", "export")
+    runtime = import_extra("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 4  # what is wrong is raised as well

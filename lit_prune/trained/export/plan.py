@@ -7,8 +7,8 @@ import torch
 from jsonargparse import Namespace
 from torch import Tensor, nn
 
-from lit_prune.functional.cropping import cropped
-from lit_prune.functional.plain import plain
+from lit_prune.functional.cropping import crop_kernels
+from lit_prune.functional.plain import plain_copy
 from lit_prune.trained.export.metadata import cropped_convolutions, describe
 from lit_prune.trained.export.tracing import image_channels
 from lit_prune.trained.layers import layer_weights
@@ -73,11 +73,11 @@ def prepare(network: Network, given: Namespace) -> Export:
     needs_model = given.format in GRAPHS or given.crop or scored(given)
     model = network.require_model() if needs_model else network.model
     channels = 3 if model is None else image_channels(model)
-    module = None if model is None else plain(model).to(memory_format=torch.contiguous_format)
+    module = None if model is None else plain_copy(model).to(memory_format=torch.contiguous_format)
     whole = network.state_dict if module is None else module.state_dict()
     crops: dict[str, dict[str, list[int]]] = {}
     if module is not None and given.crop:
-        smaller = cropped(module, given.input_size, channels)
+        smaller = crop_kernels(module, given.input_size, channels)
         crops = cropped_convolutions(module, smaller)
         module = smaller
     state = whole if module is None else module.state_dict()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lit_prune.trained.extras import needed
+from lit_prune.trained.extras import import_extra
 
 __all__ = ["read_safetensors", "write_safetensors"]
 
@@ -22,7 +22,7 @@ def write_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: M
         InputError: If the package is not installed.
         OSError: If the file cannot be written.
     """
-    torch_files = needed("safetensors.torch", "export")
+    torch_files = import_extra("safetensors.torch", "export")
     whole = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     Path(path).write_bytes(torch_files.save(whole, {"format": "pt"} | dict(metadata or {})))
 
@@ -33,5 +33,5 @@ def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str
     Raises:
         InputError: If the package is not installed.
     """
-    with needed("safetensors", "export").safe_open(str(path), "pt") as file:
+    with import_extra("safetensors", "export").safe_open(str(path), "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.trained.export.tracing import dynamic, example, traced
-from lit_prune.trained.extras import silenced
+from lit_prune.trained.extras import silence_libraries
 
 __all__ = ["run_torchexport", "write_torchexport"]
 
@@ -36,13 +36,13 @@ def write_torchexport(
         InputError: If the network cannot be written so.
         OSError: If the file cannot be written.
     """
-    with silenced(), traced("torch.export"), torch.no_grad():
+    with silence_libraries(), traced("torch.export"), torch.no_grad():
         images = example(module, batch, channels, input_size)
         program = torch.export.export(module, (images,), dynamic_shapes=dynamic(batch))
     program.example_inputs = None  # images of zeros, which would take more room than they tell
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source lines, with the paths of this machine
-    with silenced(), Path(path).open("wb") as file:
+    with silence_libraries(), Path(path).open("wb") as file:
         torch.export.save(program, file, extra_files=dict(metadata or {}))
 
 
@@ -52,7 +52,7 @@ def run_torchexport(path: str | Path) -> Callable[[Tensor], Tensor]:
     Returns:
         From images to logits.
     """
-    with silenced(), Path(path).open("rb") as file:
+    with silence_libraries(), Path(path).open("rb") as file:
         module: Any = torch.export.load(file).module()
 
     def run(images: Tensor) -> Tensor:

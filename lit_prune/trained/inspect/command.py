@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Literal
 
-from lit_prune.cli.run_command import ended
+from lit_prune.cli.run_command import run_command
 from lit_prune.trained.arguments import make_parser, parse
 from lit_prune.trained.inspect.text import as_csv, as_json, as_table
 from lit_prune.trained.layers import inspect
@@ -14,19 +14,19 @@ __all__ = ["main"]
 _FORMATS = {"table": as_table, "json": as_json, "csv": as_csv}
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `inspect`; see `lit-prune inspect --help`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The exit status: 0, 1 if a figure could not be written, 2 for input that cannot be used.
     """
-    return ended(_inspect, words)
+    return run_command(_inspect, argv)
 
 
-def _inspect(words: Sequence[str]) -> None:
+def _inspect(argv: Sequence[str]) -> None:
     parser = make_parser(
         "inspect", "Show a trained network layer by layer: shape, sparsity, magnitudes, frozen or not, FLOPs."
     )
@@ -47,7 +47,7 @@ def _inspect(words: Sequence[str]) -> None:
         help="Draw sparsity, weights and FLOPs of each layer, and a histogram of magnitudes with the thresholds of "
         "pruning: into one PNG file, or into two in a folder that is there.",
     )
-    given = parse(parser, words)
+    given = parse(parser, argv)
     if given.plot is not None:
         # matplotlib takes a second to import
         from lit_prune.trained.inspect.figures import check_plot, plot

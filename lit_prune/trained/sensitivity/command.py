@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from lit_prune.cli.run_command import ended
+from lit_prune.cli.run_command import run_command
 from lit_prune.errors import UnfinishedError, expected
 from lit_prune.functional.pruning import check_amount, global_l1_masks
 from lit_prune.functional.selection import WeightRef, weight_layers
@@ -28,17 +28,17 @@ __all__ = ["main", "measure", "pruned_alone"]
 _AMOUNTS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 
 
-def main(words: Sequence[str]) -> int:
+def main(argv: Sequence[str]) -> int:
     """Run `sensitivity`; see `lit-prune sensitivity --help`.
 
     Args:
-        words: The command and its options.
+        argv: The command and its options.
 
     Returns:
         The exit status: 0, 1 if files could not be read or written on the way, 2 for input that cannot be used, or
         128 + signal.
     """
-    return ended(_sensitivity, words)
+    return run_command(_sensitivity, argv)
 
 
 @contextmanager
@@ -107,8 +107,8 @@ def measure(
     }
 
 
-def _sensitivity(words: Sequence[str]) -> None:
-    given = _parse(words)
+def _sensitivity(argv: Sequence[str]) -> None:
+    given = _parse(argv)
     picture = check_picture("--output", given.output)
     network = load_network(given.checkpoint, given.model)
     model = network.require_model()
@@ -144,7 +144,7 @@ def _sensitivity(words: Sequence[str]) -> None:
         print(f"\nwritten: {picture}, and the scores in {known.path}")
 
 
-def _parse(words: Sequence[str]) -> Namespace:
+def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_parser(
         "sensitivity",
         "Prune each layer alone, by magnitude and without training, and measure what it costs. Scores are kept in a "
@@ -178,7 +178,7 @@ def _parse(words: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--format", type=Literal["table", "json", "csv"], default="table", help="What to print (default: table)."
     )
-    given = parse(parser, words)
+    given = parse(parser, argv)
     for amount in given.amounts:
         check_amount(amount)
     if not given.tolerance >= 0:

@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_prune.cli.signals import Stopping
+from lit_prune.cli.signals import StopSignals
 from lit_prune.errors import UnfinishedError
 
 __all__ = ["CheckpointOnSignal"]
@@ -23,7 +23,7 @@ class CheckpointOnSignal(Callback):
         again: What goes on with the run, for the hint.
     """
 
-    def __init__(self, stopping: Stopping, folder: Path | None, again: str) -> None:
+    def __init__(self, stopping: StopSignals, folder: Path | None, again: str) -> None:
         self._stopping = stopping
         self._path = folder and folder / "last.ckpt"
         self._again = again

@@ -8,10 +8,10 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from lit_prune.files.atomic import write_text
 
-__all__ = ["RunConfig"]
+__all__ = ["SaveRunConfig"]
 
 
-class RunConfig(SaveConfigCallback):
+class SaveRunConfig(SaveConfigCallback):
     """Saves `config.yaml` in the run folder, and nowhere else: without a logger there is no such folder.
 
     A run that goes on in its own folder has its configuration there, without the checkpoint that it goes on from.

@@ -9,7 +9,7 @@ import pytest
 from lit_prune.study.report.command import write_report
 from lit_prune.study.results.results import Results, read_results
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 RECORDED = ROOT / "lightning_logs" / "reduced"
 DOCUMENT = ROOT / "docs" / "results.md"
 

@@ -20,8 +20,8 @@ ALL = {(experiment["name"], seed) for experiment in SMALL["experiments"] for see
 OPTIONS = ["--no-figures"]
 
 
-def text_of(folder: Path, *words: str) -> str:
-    assert main(["report", str(folder), *words, *OPTIONS]) == 0
+def text_of(folder: Path, *argv: str) -> str:
+    assert main(["report", str(folder), *argv, *OPTIONS]) == 0
     return (folder / "report.md").read_text(encoding="utf-8")
 
 
@@ -30,9 +30,9 @@ def paragraph(text: str) -> str:
     return text.split("\n\n")[1]
 
 
-def sentence(*words) -> str:
+def sentence(*argv) -> str:
     with pytest.raises(InputError) as caught:
-        main(["report", *map(str, words)])
+        main(["report", *map(str, argv)])
     return str(caught.value)
 
 
@@ -230,8 +230,8 @@ def test_a_folder_that_is_not_a_studys_is_refused_and_left_alone(tmp_path):
         (["d", "--output"], "Expected a value after `--output`, but got none."),
     ],
 )
-def test_a_wrong_word_gets_one_sentence(words, complaint):
-    text = sentence(*words)
+def test_a_wrong_word_gets_one_sentence(argv, complaint):
+    text = sentence(*argv)
     assert complaint in text
     assert "\n" not in text
 

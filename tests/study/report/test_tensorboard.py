@@ -59,8 +59,8 @@ def web(board) -> Client:
         from tensorboard.backend import application
         from tensorboard.backend.event_processing.data_ingester import LocalDataIngester
     tensorboard = program.TensorBoard(plugins=default.get_plugins())
-    words = ["--logdir", str(board.results.folder), "--reload_interval", "0", "--reload_task", "blocking"]
-    tensorboard.configure(argv=["tensorboard", *words])
+    argv = ["--logdir", str(board.results.folder), "--reload_interval", "0", "--reload_task", "blocking"]
+    tensorboard.configure(argv=["tensorboard", *argv])
     ingester = LocalDataIngester(tensorboard.flags)
     ingester.start()
     app = application.TensorBoardWSGIApp(

@@ -49,14 +49,14 @@ def tree() -> set[Path]:
         (["tiny.yaml", "--out", "foreign", "--max_epochs=3"], "Expected at least one experiment in `foreign/plan.yaml`, but got none. HINT: `experiments` is a list of names and overrides."),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_sentence_and_nothing_is_left(run, write, words, sentence):
+def test_a_mistake_is_one_sentence_and_nothing_is_left(run, write, argv, sentence):
     Path("broken.yaml").write_text("- a\n")
     for folder in ("other", "foreign"):
         Path(folder).mkdir()
     Path("other/file.txt").touch()
     Path("foreign/plan.yaml").write_text("name: x\n")
     before = tree()
-    answer = run("study", *words)
+    answer = run("study", *argv)
     assert answer.status == 2
     assert answer.complaint == sentence.replace("{here}", str(Path.cwd()))
     assert {path for path in tree() - before if path.name != ".lock"} == set()
@@ -149,8 +149,8 @@ def test_help_needs_no_torch_and_neither_does_a_wrong_plan():
         "import sys; from lit_prune.main import main; status = main(sys.argv[1:]); "
         "print(status, sorted(m for m in ('torch', 'lightning', 'jsonargparse', 'ray') if m in sys.modules))"
     )
-    for words, status in ((["--help"], 0), (["--preset", "quik"], 2), (["--preset", "quick", "--only", "x"], 2)):
+    for argv, status in ((["--help"], 0), (["--preset", "quik"], 2), (["--preset", "quick", "--only", "x"], 2)):
         answer = subprocess.run(
-            [sys.executable, "-c", code, "study", *words], capture_output=True, text=True, check=True
+            [sys.executable, "-c", code, "study", *argv], capture_output=True, text=True, check=True
         )
-        assert answer.stdout.splitlines()[-1] == f"{status} []", words
+        assert answer.stdout.splitlines()[-1] == f"{status} []", argv

@@ -10,15 +10,15 @@ from typing import Any
 import pytest
 
 from lit_prune.errors import InputError
-from lit_prune.files.nested import merged
+from lit_prune.files.nested import merge
 from lit_prune.study.run.options import Options, parse
 
 PRESETS = "full, quick, reduced, seed"
 
 
-def laid_over(below: dict[str, Any], *words: str) -> dict[str, Any]:
+def laid_over(below: dict[str, Any], *argv: str) -> dict[str, Any]:
     """Settings with what was typed."""
-    return reduce(merged, parse(["p.yaml", *words]).settings, below)
+    return reduce(merge, parse(["p.yaml", *argv]).settings, below)
 
 
 def test_nothing_but_a_plan_takes_all_from_it():
@@ -27,10 +27,10 @@ def test_nothing_but_a_plan_takes_all_from_it():
 
 
 def test_every_option_arrives():
-    words = (
+    argv = (
         "--out DIR --seeds 3 1 --only a/* b --weights random --jobs 2 --threads 4 --ray auto --dry_run --max_epochs 7"
     )
-    assert parse(["p.yaml", *words.split()]) == Options(
+    assert parse(["p.yaml", *argv.split()]) == Options(
         plan="p.yaml",
         out=Path("DIR"),
         seeds=[3, 1],
@@ -53,8 +53,8 @@ def test_every_option_arrives():
         ["--jobs", "2", "--data.limit_train", "10", "p.yaml", "--dry_run"],
     ],
 )
-def test_the_value_of_a_setting_is_not_the_plan(words):
-    options = parse(words)
+def test_the_value_of_a_setting_is_not_the_plan(argv):
+    options = parse(argv)
     assert (options.plan, options.settings) == ("p.yaml", ({"data": {"limit_train": 10}},))
 
 
@@ -63,8 +63,8 @@ def test_the_value_of_a_setting_is_not_the_plan(words):
     [("10", 10), ("0.5", 0.5), ("true", True), ("null", None), ("a b", "a b"), ("-3", -3), ("[1, x]", [1, "x"]), ("{a: 1}", {"a": 1}), ("a=b", "a=b"), ("''", ""), ("$seed", "$seed")],
 )  # fmt: skip
 def test_values_are_yaml(text, value):
-    for words in (["--model.x", text], [f"--model.x={text}"]):
-        assert parse(["p.yaml", *words]).settings == ({"model": {"x": value}},)
+    for argv in (["--model.x", text], [f"--model.x={text}"]):
+        assert parse(["p.yaml", *argv]).settings == ({"model": {"x": value}},)
 
 
 def test_the_later_word_counts():
@@ -128,16 +128,16 @@ GROUPS = "settings begin with --data, --model, --trainer"
         (["p.yaml", "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"], "Expected a callback and its arguments in one value, but got `--trainer.callbacks.amount`. HINT: for example `--trainer.callbacks+ '{class_path: GlobalL1Pruning, init_args: {amount: 0.3}}'`."),
     ],
 )  # fmt: skip
-def test_a_mistake_is_one_sentence(words, sentence):
+def test_a_mistake_is_one_sentence(argv, sentence):
     with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
-        parse(words)
+        parse(argv)
 
 
 @pytest.mark.parametrize("word", ['--model.channels={"head.0": 8}', "--model.channels {head.0:  8}"])
 def test_a_value_may_have_spaces(word):
-    words = word.split(" ", 1) if "=" not in word else [word]
-    assert parse([*words, "p.yaml"]).settings == ({"model": {"channels": {"head.0": 8}}},)
-    assert parse(["--preset", "quick", *words]).plan == "quick"
+    argv = word.split(" ", 1) if "=" not in word else [word]
+    assert parse([*argv, "p.yaml"]).settings == ({"model": {"channels": {"head.0": 8}}},)
+    assert parse(["--preset", "quick", *argv]).plan == "quick"
 
 
 def test_help_names_every_option_and_the_plans_that_ship(capsys):

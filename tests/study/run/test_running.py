@@ -144,13 +144,13 @@ def test_a_study_that_is_killed_ends_with_the_same_bits(whole, tmp_path):
     """SIGKILL at three random moments, each with the same command again; then the rest."""
     write(tmp_path, *EXPERIMENTS)
     out, rng = tmp_path / "out", random.Random()  # noqa: S311 - moments, not secrets
-    words = ("study", "tiny.yaml", "--out", "out", "--jobs", "1")
+    argv = ("study", "tiny.yaml", "--out", "out", "--jobs", "1")
 
     def logs() -> int:
         return len(list(out.glob("*/*/*/metrics.csv")))
 
     for _ in range(3):
-        process, before = start(*words, cwd=tmp_path), logs()
+        process, before = start(*argv, cwd=tmp_path), logs()
         wait_for(lambda new=process: runs_of(new) or new.poll() is not None)
         if rng.random() < 0.7:  # not only while the run is still importing
             wait_for(lambda new=process, known=before: logs() > known or new.poll() is not None)
@@ -160,7 +160,7 @@ def test_a_study_that_is_killed_ends_with_the_same_bits(whole, tmp_path):
         process.communicate()
         # nothing goes on behind the back of the next command
         wait_for(lambda pids=children: not any(map(alive, pids)), 60)
-    process = start(*words, cwd=tmp_path)
+    process = start(*argv, cwd=tmp_path)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
     assert_same_study(whole, out)
@@ -239,9 +239,9 @@ def test_a_run_that_is_killed_alone_is_named_and_made_again(tmp_path):
 
 
 def test_a_study_of_somebody_elses_module_and_data(tmp_path):
-    examples = Path(__file__).parents[2] / "examples"
-    words = ("study", "moons.yaml", "--out", str(tmp_path / "moons"), "--seeds", "5", "--max_epochs", "4")
-    process = start(*words, cwd=examples)
+    examples = Path(__file__).parents[3] / "examples"
+    argv = ("study", "moons.yaml", "--out", str(tmp_path / "moons"), "--seeds", "5", "--max_epochs", "4")
+    process = start(*argv, cwd=examples)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
     results = read_results(tmp_path / "moons")

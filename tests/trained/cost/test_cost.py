@@ -224,8 +224,8 @@ def test_the_command(run, foreign, monkeypatch):
     for name, model in (("sparse.pt", sparse), ("dense.pt", dense)):
         torch.save(model.state_dict(), name)
     threads = torch.get_num_threads()
-    words = ["--rounds=1", "--batches=[1]", "--limit=20", "--data.source=synthetic", "--data.val_size=20"]
-    done = run("cost", "sparse.pt", "--against=dense.pt", "--onnx=false", "--format=json", "--threads=1", *words)
+    argv = ["--rounds=1", "--batches=[1]", "--limit=20", "--data.source=synthetic", "--data.val_size=20"]
+    done = run("cost", "sparse.pt", "--against=dense.pt", "--onnx=false", "--format=json", "--threads=1", *argv)
     assert done.status == 0, done.err
     content = json.loads(done.out)
     assert content["sparsity"] == {"sparse.pt": pytest.approx(0.3, abs=1e-4), "dense.pt": 0.0}

@@ -19,7 +19,7 @@ from lit_prune import LitResNet18
 from lit_prune.data.augment import MEAN, STD
 from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.files.compressed import read_compressed
-from lit_prune.functional.plain import plain
+from lit_prune.functional.plain import plain_copy
 from lit_prune.trained.export import command as export
 from lit_prune.trained.export.check import Check, check
 from lit_prune.trained.export.onnx import write_onnx
@@ -124,7 +124,7 @@ def test_onnx_gives_the_same_logits_and_accuracy_and_says_how_to_use_it(run, che
 def test_files_open_where_nothing_of_ours_is_installed(run, checkpoint, tmp_path):
     images = random_images(3)
     torch.save((images, logits(checkpoint, images)), "wanted.pt")
-    torch.save(plain(load_network(str(checkpoint)).require_model()), "pickled.pt")
+    torch.save(plain_copy(load_network(str(checkpoint)).require_model()), "pickled.pt")
     exported(run, checkpoint, "torchexport", "net.pt2")
     exported(run, checkpoint, "state_dict", "net.pt")
     with torch.no_grad():  # and here it is what to start from
@@ -142,7 +142,7 @@ def test_files_open_where_nothing_of_ours_is_installed(run, checkpoint, tmp_path
 def test_compressed_weights_come_back_bit_for_bit(run, checkpoint, tmp_path):
     said = exported(run, checkpoint, "safetensors", "net.small", "--compress")
     found = lit_prune.load_compressed("net.small")
-    wanted = plain(load_network(str(checkpoint)).require_model()).state_dict()
+    wanted = plain_copy(load_network(str(checkpoint)).require_model()).state_dict()
     assert list(found) == list(wanted)
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     dense = sum(tensor.nbytes for tensor in wanted.values())

@@ -68,8 +68,8 @@ def test_each_score_is_that_of_the_network_with_one_layer_pruned(run, foreign, c
         assert float(row["change_points"]) == pytest.approx(100 * (found - base), abs=1e-5)
     # `prune` does the same to a file
     for row, found in list(zip(rows, others, strict=True))[3:4]:
-        words = ["--layers", row["layer"], f"--amount={row['amount']}", "--output=one.ckpt", "--split=val", *images]
-        pruned = run("prune", str(foreign), SMALL, *words).out
+        argv = ["--layers", row["layer"], f"--amount={row['amount']}", "--output=one.ckpt", "--split=val", *images]
+        pruned = run("prune", str(foreign), SMALL, *argv).out
         assert f"on 300 images: {base:.2%} before, {found:.2%} after" in pruned
 
 
@@ -138,7 +138,7 @@ def test_scores_of_anything_else_are_refused(run, foreign, tmp_path):
     content["state_dict"]["head.bias"] += 1
     torch.save(content, "other.ckpt")
     hint = "HINT: give another `--output`, or remove that file."
-    for path, words, sentence in [
+    for path, argv, sentence in [
         ("other.ckpt", [], "Expected scores of these weights in `sensitivity.jsonl`, but got scores of others. "),
         (
             str(foreign),
@@ -151,7 +151,7 @@ def test_scores_of_anything_else_are_refused(run, foreign, tmp_path):
             "Expected scores on this split of the data in `sensitivity.jsonl`, but got scores on another one. ",
         ),
     ]:
-        answer = run("sensitivity", path, SMALL, *AMOUNTS, *words)
+        answer = run("sensitivity", path, SMALL, *AMOUNTS, *argv)
         assert (answer.status, answer.complaint) == (2, sentence + hint)
     assert Path("sensitivity.jsonl").read_bytes() == before
 
