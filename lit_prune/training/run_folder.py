@@ -28,10 +28,22 @@ __all__ = [
     "remove_unused",
 ]
 
-# held while a process trains in the folder; it stays, since taking it away could let two in
-LOCK = ".lock"
-# written when a training has come to its end
-_ENDED = "summary.txt"
+# every name of a file or folder that a run writes stands here, and nowhere else
+LOGS = "lightning_logs"
+CHECKPOINTS = "checkpoints"
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"  # the last checkpoint but one
+BEST = "best-epoch="  # how the name of the best epoch's checkpoint begins; Lightning counts epochs from 0 there
+CONFIG = "config.yaml"
+METRICS = "metrics.csv"
+PREDICTIONS = "predictions.csv"
+SUMMARY = "summary.txt"  # written when a training has finished
+LOCK = ".lock"  # held while a process trains in the folder; removing it could let two in
+# and in a study's folder
+RESULT = "result.json"
+ERROR = "error.txt"
+LOG = "log.txt"
+
 _CLAIMED = "LIT_PRUNE_CLAIMED_VERSION"
 # of Linux, macOS and Windows
 _LONGEST_NAME = 255
@@ -157,7 +169,7 @@ def lock_run(folder: Path) -> Iterator[None]:
 def mark_finished(folder: Path, summary: str) -> None:
     """Note that a training has come to its end."""
     (folder / "checkpoints" / "previous.ckpt").unlink(missing_ok=True)
-    write_text(folder / _ENDED, summary + "\n")
+    write_text(folder / SUMMARY, summary + "\n")
 
 
 def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
@@ -168,4 +180,4 @@ def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None)
         stored: The content of its last checkpoint.
         max_epochs: How long it is to train now.
     """
-    return (folder / _ENDED).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
+    return (folder / SUMMARY).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
