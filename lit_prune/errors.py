@@ -1,56 +1,65 @@
-"""The one way in which lit-prune says that an input is wrong, or that a run could not end.
+"""The two errors of lit-prune: `InputError` for values that cannot be used, `UnfinishedError` for what went wrong later.
 
-Every floor of the package may import this module; it imports nothing.
+Every module may import this one; it imports none of them.
 """
 
+from collections.abc import Collection
 from typing import Any
 
-__all__ = ["InputError", "UnfinishedError", "expected", "shorten"]
+__all__ = ["InputError", "UnfinishedError", "check_choice", "expected", "shorten"]
 
 
 class InputError(ValueError):
-    """Something that the user gave cannot be used.
+    """An input that cannot be used: a value, a file, or a missing package.
 
-    The message is one sentence for a person: what was expected, what was found, and a hint.
-    The command line prints it without a traceback; in Python it is a `ValueError`.
+    The message is written for the user, and the command line prints it without a traceback.
     """
 
 
 class UnfinishedError(RuntimeError):
-    """A run that had begun could not come to its end.
+    """A command that started but could not finish. Whatever was saved before stays intact.
 
-    The message is one sentence, in the pattern of `InputError`; nothing that was saved before is lost.
-
-    Attributes:
-        status: The exit status that tells it: 1, or 128 and the number of the signal that ended the run.
+    Args:
+        message: What happened and what to do, in plain words.
+        status: The exit status of the command line: 1, or 128 plus the number of the signal that stopped it.
     """
 
-    def __init__(self, sentence: str, status: int = 1) -> None:
-        super().__init__(sentence)
+    def __init__(self, message: str, status: int = 1) -> None:
+        super().__init__(message)
         self.status = status
 
 
 def expected(what: str, found: Any, hint: str) -> InputError:
-    """Build the error of the house's one pattern.
+    """Build the error for a value that cannot be used: "Expected {what}, but got {found}. HINT: {hint}."
 
     Args:
-        what: What was expected, for example "`amount` in [0, 1)".
-        found: What was found; strings are taken as they are, other values by their `repr`.
-        hint: What the user can do about it, a phrase without a full stop at its end.
-
-    Returns:
-        The error, to be raised by the caller: "Expected {what}, but got {found}. HINT: {hint}."
+        what: The expectation, for example "`amount` in [0, 1)".
+        found: The value found; strings are shown as they are, other values by their `repr`.
+        hint: What the user can do about it, without a full stop.
     """
     shown = found if isinstance(found, str) else repr(found)
     return InputError(f"Expected {what}, but got {shown}. HINT: {hint}.")
 
 
-def shorten(text: str, limit: int = 100) -> str:
-    """Replace the middle of a text that is too long for a message, and say how long it was.
+def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
+    """Raise an `InputError` unless a value is one of a few.
 
     Args:
-        text: Any text.
-        limit: Characters up to which it stays as it is.
+        name: Name of the argument, for the message.
+        value: Value to check.
+        choices: Values allowed.
+    """
+    if value not in choices:
+        names = ", ".join(map(repr, choices))
+        raise expected(f"`{name}` to be one of {names}", repr(value), "choose one of these")
+
+
+def shorten(text: str, limit: int = 100) -> str:
+    """Cut out the middle of a long text, and append its length.
+
+    Args:
+        text: Text to shorten.
+        limit: Largest number of characters that is kept unchanged.
     """
     if len(text) <= limit:
         return text
