@@ -128,7 +128,7 @@ class TrainingCLI(LightningCLI):
             "-c",
             "--config",
             action=NamedConfig,
-            help="A YAML file, or a configuration that ships (quick, seed).",
+            help="A YAML file, or a configuration that ships (quick, original).",
         )
         return parser
 

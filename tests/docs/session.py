@@ -78,13 +78,13 @@ class SmallRuns:
 
     def run(self, wide: bool) -> Path:
         """The folder of a run, of a network with the usual channels or with few."""
-        run = self.folder / ("wide" if wide else "narrow") / "lightning_logs" / "seed" / "version_0"
+        run = self.folder / ("wide" if wide else "narrow") / "lightning_logs" / "original" / "version_0"
         if not run.exists():
             argv = [*TINY, "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"]
             argv += ["--trainer.callbacks+=SparsityMonitor", *([] if wide else [NARROW])]
             run.parents[2].mkdir()
             with contextlib.chdir(run.parents[2]):
-                assert main(["fit", "--config=seed", "--model.weights=null", *argv]) == 0
+                assert main(["fit", "--config=original", "--model.weights=null", *argv]) == 0
         return run
 
 
@@ -255,7 +255,7 @@ def _of_model(argv: Sequence[str]) -> list[str]:
     """Options that keep a training from downloading weights, and its network small where nothing else decides that."""
     typed = {word.split("=")[0] for word in argv}
     configs = {value for word, value in pairwise(argv) if word in ("-c", "--config")}
-    if typed & {"--resume", "--ckpt_path", "--model"} or not configs <= {"quick", "seed"}:
+    if typed & {"--resume", "--ckpt_path", "--model"} or not configs <= {"quick", "original"}:
         return []
     given = dict(pairwise(argv)).get("--model.weights")
     if given not in (None, "null"):

@@ -74,7 +74,7 @@ def test_the_second_of_two_configurations_counts_too(config):
         assert chosen_classes(["fit", "--config", first, "--config", second]) == (True, False)
 
 
-@pytest.mark.parametrize("value", ["nowhere.yaml", "quick", "seed"])
+@pytest.mark.parametrize("value", ["nowhere.yaml", "quick", "original"])
 def test_what_is_missing_is_the_parsers_to_complain_about_and_what_ships_is_ours(value):
     assert chosen_classes(["fit", "--config", value]) == (False, False)
 

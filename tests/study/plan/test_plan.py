@@ -277,7 +277,7 @@ def test_a_plan_that_is_not_there_is_one_sentence(tmp_path, monkeypatch):
     for source in ("nowhere.yaml", "folder"):
         sentence = (
             f"Expected a YAML file or a plan that ships, but got `{source}`. "
-            "HINT: those that ship are full, quick, reduced, seed."
+            "HINT: those that ship are full, original, quick, reduced."
         )
         with pytest.raises(InputError, match=f"^{re.escape(sentence)}$"):
             load_plan(source)
@@ -328,7 +328,7 @@ class TestBase:
 
     def test_its_name_is_its_own_so_that_its_folder_is(self, tmp_path):
         assert load_plan(write(tmp_path / "mine.yaml", base="below.yaml")).name == "mine"
-        assert load_plan(write(tmp_path / "mine.yaml", base="seed", name="given")).name == "given"
+        assert load_plan(write(tmp_path / "mine.yaml", base="original", name="given")).name == "given"
 
     def test_only_keeps_parents_and_the_claims_that_can_be_judged(self, tmp_path):
         plan = load_plan(write(tmp_path / "mine.yaml", base="below.yaml", only=["b"]))
@@ -376,14 +376,14 @@ class TestBase:
 def test_a_file_called_like_a_shipped_plan_does_not_hide_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     whole = load_plan("full")
-    for name in ("seed", "full"):
+    for name in ("original", "full"):
         write(tmp_path / name, experiments=[A])
     assert load_plan("full") == whole
     assert names(load_plan("./full")) == ["a"]
 
 
 def test_the_plans_that_ship():
-    assert list(shipped_plans()) == ["full", "quick", "reduced", "seed"]
+    assert list(shipped_plans()) == ["full", "original", "quick", "reduced"]
     assert {len(load_plan(name).experiments) for name in ("full", "reduced")} == {31}
 
 

@@ -36,9 +36,9 @@ def tree() -> set[Path]:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ([], "Expected a plan's file or `--preset`, but got neither. HINT: presets are full, quick, reduced, seed."),
-        (["nowhere.yaml"], "Expected a YAML file or a plan that ships, but got `nowhere.yaml`. HINT: those that ship are full, quick, reduced, seed."),
-        (["--preset=quik"], "Expected `--preset` to be one of full, quick, reduced, seed, but got `quik`. HINT: did you mean `quick`."),
+        ([], "Expected a plan's file or `--preset`, but got neither. HINT: presets are full, original, quick, reduced."),
+        (["nowhere.yaml"], "Expected a YAML file or a plan that ships, but got `nowhere.yaml`. HINT: those that ship are full, original, quick, reduced."),
+        (["--preset=quik"], "Expected `--preset` to be one of full, original, quick, reduced, but got `quik`. HINT: did you mean `quick`."),
         (["tiny.yaml", "--only", "c*"], "Expected `--only` to match an experiment, but got `c*`. HINT: there are a/base, a/child, b."),
         (["tiny.yaml", "--seeds", "1", "1"], "Expected `seeds` in `--seeds` to be different whole numbers from 0 on, but got [1, 1]. HINT: for example 0 1 2."),
         (["tiny.yaml", "--data.sorce=cifar10"], "In `a/base`: Expected a known option, but got `--data.sorce`. HINT: did you mean `--data.source`."),
