@@ -21,14 +21,14 @@ COMMANDS = {
     "test": ("training.cli", "score a checkpoint on the test images"),
     "predict": ("training.cli", "name the class of your own images, or of the test images"),
     "inspect": (
-        "lit_prune.trained.inspect.command",
+        "trained.inspect.command",
         "show a trained network layer by layer: sparsity, magnitudes, FLOPs",
     ),
     "prune": ("trained.prune", "zero the smallest weights of a trained network, without training"),
     "sensitivity": ("trained.sensitivity.command", "prune each layer alone, and measure what it costs"),
     "shrink": ("trained.shrink", "remove whole channels: a smaller dense network"),
     "export": (
-        "lit_prune.trained.export.command",
+        "trained.export.command",
         "write ONNX, torch.export, safetensors or a plain state dict, and check it",
     ),
     "cost": ("trained.cost.command", "measure FLOPs, bytes and latency, and what really makes it faster"),
