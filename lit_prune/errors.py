@@ -6,7 +6,7 @@ Every module may import this one; it imports none of them.
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["InputError", "UnfinishedError", "check_choice", "expected", "shorten"]
+__all__ = ["InputError", "UnfinishedError", "check_choice", "expected", "one_line", "shorten"]
 
 
 class InputError(ValueError):
@@ -64,3 +64,13 @@ def shorten(text: str, limit: int = 100) -> str:
     if len(text) <= limit:
         return text
     return f"{text[: limit // 2]}...{text[-limit // 4 :]} ({len(text)} characters)"
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return the first paragraph of an error's message in one line, or the error's class if it has no message.
+
+    Args:
+        error: Error that a library raised.
+        limit: Largest number of characters that is kept unchanged.
+    """
+    return shorten(" ".join(str(error).split("\n\n")[0].split()).rstrip("."), limit) or type(error).__name__
