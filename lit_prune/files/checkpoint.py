@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lit_prune.errors import InputError, expected
 from lit_prune.files.checksums import fault_of, seal
+from lit_prune.files.trust import check_checkpoint
 from lit_prune.files.unpickling import unsafe_requests
 
 __all__ = [
@@ -61,6 +62,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     _check_version(content["pytorch-lightning_version"], path)
     _check_tensors(content["state_dict"], path)
+    check_checkpoint(content, str(path))
     return content
 
 
@@ -102,6 +104,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     else:
         content = {"state_dict": content}
     _check_tensors(content.get("state_dict"), path)
+    check_checkpoint(content, str(path))
     return content
 
 

@@ -17,7 +17,7 @@ from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
 from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_fit, read_weights, save, stored_settings
-from lit_prune.files.trust import check_checkpoint, check_stored_settings
+from lit_prune.files.trust import check_stored_settings
 from lit_prune.functional.packing import unpack_masks
 from lit_prune.models.resnet18 import LitResNet18
 
@@ -80,7 +80,6 @@ def load_network(path: str, model: str | None = None) -> Network:
     """
     kind = None if model is None else _class(model)
     content = read_weights(path)
-    check_checkpoint(content, path)
     settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule}, path)
     check_stored_settings(_used(settings, model), {"model": {"class_path": model}} if model is not None else {}, path)
     state, masks = _plain(content["state_dict"])

@@ -26,7 +26,7 @@ from lit_prune.cli.signals import StopSignals
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
 from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_checkpoint, read_state_dict, stored_settings
-from lit_prune.files.trust import check_checkpoint, check_stored_settings
+from lit_prune.files.trust import check_stored_settings
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
 from lit_prune.training.callbacks.finite_loss import FiniteLoss
@@ -198,7 +198,6 @@ class TrainingCLI(LightningCLI):
         path = self.config[command].get("ckpt_path")
         if path is not None:
             self._checkpoint = self._checkpoint or read_checkpoint(path)
-            check_checkpoint(self._checkpoint, path)
             self._origin = stored_settings(self._checkpoint, {"model": LitResNet18, "data": CIFAR10DataModule}, path)
             typed = _settings(self.parser.parse_args(self._words, defaults=False)[command])
             check_stored_settings(self._origin, typed, path)
