@@ -12,7 +12,7 @@ from lit_prune.cli.parser import NamedConfig, OneLineParser, one_sentence_errors
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import expected
 
-__all__ = ["check_output", "make_parser", "parse"]
+__all__ = ["check_output", "check_picture", "make_parser", "parse"]
 
 
 def make_parser(command: str, description: str, *, data: bool = False) -> OneLineParser:
@@ -101,3 +101,19 @@ def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
     with tempfile.TemporaryFile(dir=output.parent):  # whether it may be written to is best asked by trying
         pass
     return output
+
+
+def check_picture(option: str, path: str) -> Path:
+    """Check, before any work, that a PNG file can be written.
+
+    Args:
+        option: Name of the option that gave the path, for messages.
+        path: The file.
+
+    Raises:
+        InputError: If the name does not end in .png, or its folder does not exist.
+        OSError: If the folder cannot be written to.
+    """
+    if Path(path).suffix.lower() != ".png" or Path(path).is_dir():
+        raise expected(f"`{option}` to be a PNG file", f"`{path}`", f"for example `{option} layers.png`")
+    return check_output(path, option=option)

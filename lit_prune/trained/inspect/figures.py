@@ -1,4 +1,4 @@
-"""Pictures of an inspection: each layer, and the magnitudes of all weights."""
+"""Plots of `lit-prune inspect`: the layers, and the magnitudes of all weights."""
 
 import tempfile
 from collections.abc import Sequence
@@ -12,74 +12,77 @@ from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from lit_prune.cli.figures import BLUE, ORANGE, new_figure, save_png, styled
 from lit_prune.errors import expected
 from lit_prune.functional.threshold import kth_smallest
+from lit_prune.trained.arguments import check_picture
 from lit_prune.trained.layers import Inspection, layer_weights, shown
-from lit_prune.trained.layers_figure import BLUE, GREY, ORANGE, check_picture, new_figure, save_png, styled
 from lit_prune.trained.network import Network
 
-__all__ = ["check_plot", "draw_layers", "draw_magnitudes", "plot", "thresholds"]
+__all__ = ["check_plot", "plot", "thresholds"]
 
 _WIDTH = 9.0
-_TALLEST = 40.0
+_TALLEST = 40.0  # inches; with more layers than fit, not all names are shown
 _NAMES = 200
 _AMOUNTS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
-_LINES = 4
+_THRESHOLDS = 4
 _DECADES = 5
 _BINS = 120
+_LIGHT = "#c8c8c8"
 
 
 def check_plot(path: str) -> list[Path]:
-    """Say which files `--plot` means: a PNG file with both pictures, or one each in a folder that is there.
+    """Find the files that `--plot` means: a PNG file for both plots, or one file each in an existing folder.
 
     Raises:
-        InputError: If it is neither a PNG file nor a folder.
-        OSError: If nothing can be written there.
+        InputError: If the path is neither a PNG file nor an existing folder.
+        OSError: If the folder cannot be written to.
     """
     if path and Path(path).is_dir():
         with tempfile.TemporaryFile(dir=path):
             pass
         return [Path(path) / "layers.png", Path(path) / "magnitudes.png"]
     if Path(path).suffix.lower() != ".png":
-        hint = "for example `--plot layers.png`; make a folder before it is given"
-        raise expected("`--plot` to be a PNG file or a folder that is there", f"`{path}`", hint)
+        hint = "for example `--plot layers.png`; a folder must exist"
+        raise expected("`--plot` to be a PNG file or an existing folder", f"`{path}`", hint)
     return [check_picture("--plot", path)]
 
 
 def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
-    """Draw both pictures.
+    """Draw both plots.
 
     Args:
         network: The network.
-        found: What is known of it.
-        paths: One file for both, or one for each, as `check_plot` says.
+        found: Its inspection.
+        paths: One file for both plots or one for each, from `check_plot`.
 
     Raises:
         OSError: If a file cannot be written.
     """
-    # a picture has an end, also where somebody's network has ten thousand layers: not all are named then
     tall, low = 1.0 + min(0.19 * len(found.layers), _TALLEST), 3.2
     with styled():
         if len(paths) == 1:
             figure = new_figure(_WIDTH, tall + low)
             halves: Any = figure.subfigures(2, 1, height_ratios=[tall, low])
-            draw_layers(halves[0], found)
-            draw_magnitudes(halves[1], network, found)
+            _draw_layers(halves[0], found)
+            _draw_magnitudes(halves[1], network, found)
             save_png(figure, paths[0])
-            return
-        for path, height in zip(paths, (tall, low), strict=True):
-            figure = new_figure(_WIDTH, height)
-            draw_layers(figure, found) if path == paths[0] else draw_magnitudes(figure, network, found)
-            save_png(figure, path)
+        else:
+            layers, magnitudes = new_figure(_WIDTH, tall), new_figure(_WIDTH, low)
+            _draw_layers(layers, found)
+            save_png(layers, paths[0])
+            _draw_magnitudes(magnitudes, network, found)
+            save_png(magnitudes, paths[1])
 
 
-def draw_layers(figure: FigureBase, found: Inspection) -> None:
+def _draw_layers(figure: FigureBase, found: Inspection) -> None:
     """Draw sparsity, weights and FLOPs of each layer, the first one at the top."""
     layers = found.layers
     rank = range(len(layers))
     flops = [layer.flops for layer in layers if layer.flops is not None]
     panels = figure.subplots(1, 3 if len(flops) == len(layers) else 2, sharey=True)
-    figure.suptitle(_name(found), fontsize=10, fontweight="bold", x=0.01, ha="left")
+    name = f"{found.network or 'Weights'} in {Path(found.path).name}"
+    figure.suptitle(name, fontsize=11, fontweight="bold", x=0.01, ha="left")
 
     sparsity: Any = panels[0]
     sparsity.barh(rank, [100 * layer.sparsity for layer in layers], color=BLUE, label="zero")
@@ -91,84 +94,79 @@ def draw_layers(figure: FigureBase, found: Inspection) -> None:
     named = range(0, len(layers), ceil(len(layers) / _NAMES))
     sparsity.set(yticks=named, yticklabels=[shown(layers[n].name) for n in named], ylim=(len(layers) - 0.4, -0.6))
 
-    _stack(
-        panels[1],
-        [layer.weights / 1e3 for layer in layers],
-        [(layer.weights - layer.zeros) / 1e3 for layer in layers],
-        "thousand weights",
-    )
+    weights = [layer.weights / 1e3 for layer in layers]
+    _stack(panels[1], weights, [(layer.weights - layer.zeros) / 1e3 for layer in layers], "thousand weights")
     if len(panels) == 3:
         _stack(panels[2], [x.nominal / 1e6 for x in flops], [x.nonzero / 1e6 for x in flops], "MFLOPs")
     for axes in panels:
-        axes.grid(True, axis="x")
-        axes.tick_params(length=2)
+        axes.grid(visible=False, axis="y")
+        axes.grid(visible=True, axis="x")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, handlelength=1.2, columnspacing=1.0)
 
 
 def _stack(axes: Any, whole: Sequence[float], part: Sequence[float], label: str) -> None:
     rank = range(len(whole))
-    axes.barh(rank, whole, color=GREY, label="all")
-    axes.barh(rank, part, color=BLUE, height=0.45, label="not zero")
+    axes.barh(rank, whole, color=_LIGHT, label="all")
+    axes.barh(rank, part, color=BLUE, height=0.45, label="nonzero")
     axes.set_xlabel(label)
 
 
-def draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> None:
-    """Draw how many weights have which magnitude, and below which ones pruning would take them."""
+def _draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> None:
+    """Draw a histogram of the nonzero magnitudes, with the thresholds of global L1 pruning."""
     kept, untouched = _kept(network)
     axes: Any = figure.subplots()
-    axes.set_title("Magnitudes of the weights that are not zero", loc="left", fontweight="bold")
+    axes.set_title("Magnitudes of the nonzero weights", fontweight="bold")
     if not len(kept):
         axes.text(0.5, 0.5, "all weights are zero", ha="center", va="center", transform=axes.transAxes)
         return
     top = float(np.log10(kept.max()))
     edges = np.linspace(top - _DECADES, top, _BINS + 1)
-    # what is smaller still stands at the left edge
-    logs = np.clip(np.log10(kept), edges[0], edges[-1])
+    logs = np.clip(np.log10(kept), edges[0], edges[-1])  # smaller magnitudes are counted at the left edge
     counts = np.histogram(logs, edges)[0] / 1e3
     axes.stairs(counts, 10**edges, fill=True, color=BLUE, label="weights")
     if untouched is not None:
         without = np.histogram(logs[untouched], edges)[0] / 1e3
-        axes.stairs(without, 10**edges, fill=True, color=ORANGE, label="of these: never given a gradient")
+        axes.stairs(without, 10**edges, fill=True, color=ORANGE, label="of these: never received a gradient")
     axes.set(xscale="log", xlim=(10 ** edges[0], 10 ** (top + 0.1)), ylim=(0, 1.16 * counts.max()))
     axes.set(xlabel="magnitude", ylabel="thousand weights")
     axes.xaxis.set_major_formatter("{x:g}")
     for amount, value in thresholds(kept, found.total.weights, untouched).items():
         if value > 10 ** edges[0]:
             axes.axvline(value, color="black", lw=1, ls="--")
-            text = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 7.5}
+            text = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 8}
             axes.text(value, 0.99, f"{amount:.3g}%", transform=axes.get_xaxis_transform(), **text)
     handles, labels = axes.get_legend_handles_labels()
     handles.append(Line2D([], [], color="black", lw=1, ls="--"))
-    labels.append("threshold with which global L1 pruning makes so many % of all weights zero")
+    labels.append("threshold at which global L1 pruning reaches this sparsity")
     axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, columnspacing=1.2)
 
 
 def thresholds(
     kept: NDArray[np.floating[Any]], weights: int, untouched: NDArray[np.bool_] | None = None
 ) -> dict[float, float]:
-    """Find the magnitudes up to which global L1 pruning takes weights.
+    """Find the largest magnitudes that global L1 pruning sets to zero, for several sparsities.
 
     Args:
-        kept: Magnitudes that are not zero.
-        weights: How many weights there are in all.
-        untouched: Which of those in `kept` have never received a gradient, if that is known.
+        kept: Magnitudes of the nonzero weights.
+        weights: Number of all weights.
+        untouched: Which of `kept` have never received a gradient, if known.
 
     Returns:
-        Threshold by sparsity in %. For the sparsity that there is now, if any, it is the smallest magnitude that a
-        pruning left, of those that training has not changed since, where these are known. Some higher ones follow.
+        Threshold by sparsity in %. The first is for the network's own sparsity, if it has any: the smallest magnitude
+        that pruning kept, among weights that training has not changed since, where these are known.
     """
     zeros = weights - len(kept)
     unchanged = kept[untouched] if untouched is not None and untouched.any() else kept
     found = {100 * zeros / weights: float(unchanged.min())} if zeros else {}
     for amount in _AMOUNTS:
         more = round(amount * weights) - zeros
-        if more >= max(1, 0.02 * weights) and len(found) < _LINES:
+        if more >= max(1, 0.02 * weights) and len(found) < _THRESHOLDS:
             found[100 * amount] = kth_smallest(torch.from_numpy(kept), more)[0]
     return found
 
 
 def _kept(network: Network) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_] | None]:
-    """Magnitudes of all weights that are not zero, and which of them have never received a gradient."""
+    """Magnitudes of the nonzero weights, and which of them have never received a gradient, if known."""
     weights = layer_weights(network)
     known = all(name in network.touched for name in weights)
     magnitudes, untouched = [], []
@@ -178,7 +176,3 @@ def _kept(network: Network) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_
         if known:
             untouched.append(~network.touched[name][chosen])
     return torch.cat(magnitudes).numpy(), torch.cat(untouched).numpy() if known else None
-
-
-def _name(found: Inspection) -> str:
-    return f"{found.network or 'Weights'} in {Path(found.path).name}"

@@ -16,8 +16,7 @@ from lit_prune.cli.run_command import run_command
 from lit_prune.errors import UnfinishedError, expected
 from lit_prune.functional.pruning import check_amount, global_l1_masks
 from lit_prune.functional.selection import WeightRef, weight_layers
-from lit_prune.trained.arguments import make_parser, parse
-from lit_prune.trained.layers_figure import check_picture
+from lit_prune.trained.arguments import check_picture, make_parser, parse
 from lit_prune.trained.network import Network, load_network
 from lit_prune.trained.scoring import Score, accuracy, batches, data_module
 from lit_prune.trained.sensitivity.measurements import Measurements, fingerprint

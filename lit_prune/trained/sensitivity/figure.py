@@ -1,4 +1,4 @@
-"""A map of what pruning each layer alone costs."""
+"""Heat map of `lit-prune sensitivity`: what pruning each layer alone costs."""
 
 from pathlib import Path
 from typing import Any
@@ -6,23 +6,23 @@ from typing import Any
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from lit_prune.cli.figures import new_figure, save_png, styled
 from lit_prune.trained.layers import shown
-from lit_prune.trained.layers_figure import new_figure, save_png, styled
 from lit_prune.trained.sensitivity.result import Sensitivity, points
 
 __all__ = ["draw_map"]
 
 
 def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
-    """Draw a heat map, layers from the first one at the top, amounts from left to right.
+    """Draw a row for each layer, the first at the top, and a column for each amount.
 
     Args:
-        found: What was measured.
-        tolerance: Percentage points; what costs more than that is right of the black steps.
-        path: A PNG file.
+        found: The measured scores.
+        tolerance: Loss of accuracy in percentage points up to which cells are framed.
+        path: The PNG file to write.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     layers, amounts = list(found.sizes), found.amounts
     changes = np.array([found.changes(layer) for layer in layers])
@@ -33,25 +33,20 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
         image = axes.imshow(np.minimum(changes, 0), aspect="auto", cmap="YlGnBu_r", vmin=-deepest, vmax=0)
         for row, column in np.ndindex(changes.shape):
             change = changes[row, column]
-            dark = -change > 0.5 * deepest
-            axes.text(column, row, f"{change:+.1f}", ha="center", va="center", fontsize=7,
-                      color="white" if dark else "black")  # fmt: skip
+            colour = "white" if -change > 0.5 * deepest else "black"
+            axes.text(column, row, f"{change:+.1f}", ha="center", va="center", fontsize=8, color=colour)
         for row, layer in enumerate(layers):
             kept = sum(amount <= found.safe(layer, tolerance) for amount in amounts)
             axes.add_patch(Rectangle((-0.5, row - 0.5), kept, 1, fill=False, ec="black", lw=1.3))
         axes.set(xticks=range(len(amounts)), xticklabels=[f"{100 * amount:g}%" for amount in amounts])
-        axes.set(
-            yticks=range(len(layers)),
-            yticklabels=[shown(layer) for layer in layers],
-            xlabel="of the layer's weights are zero",
-        )
+        axes.set(yticks=range(len(layers)), yticklabels=[shown(layer) for layer in layers])
+        axes.set_xlabel("sparsity of the layer")
         axes.tick_params(length=0)
-        for side in axes.spines.values():
-            side.set_visible(False)
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label=f"change in {found.split} accuracy (points)", fraction=0.04, pad=0.02)
-        title = (
+        axes.set_title(
             f"Each layer of {Path(found.path).name} pruned alone: {found.base.accuracy:.2%} before, "
             f"{found.base.images:,} images\nframed: costs at most {points(tolerance)}"
         )
-        axes.set_title(title, loc="left")
         save_png(figure, path)

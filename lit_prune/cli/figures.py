@@ -1,0 +1,112 @@
+"""How figures look, and how they are written to PNG files."""
+
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from lit_prune.files.atomic import replacing
+
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "GREY",
+    "LINES",
+    "MARKERS",
+    "ORANGE",
+    "SERIES",
+    "legend_below",
+    "make_panels",
+    "new_figure",
+    "save_png",
+    "styled",
+]
+
+# Okabe and Ito's colours, which colour-blind readers can tell apart; the series go from dark to light, without yellow
+BLACK, BLUE, ORANGE, GREY = "#000000", "#0072B2", "#E69F00", "#777777"
+SERIES = (BLUE, "#D55E00", "#009E73", BLACK, "#CC79A7", "#56B4E9", ORANGE)
+# so that lines can be told apart without colours, too
+LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
+_DPI = 110
+_STYLE: Any = {
+    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 9,
+    "axes.labelsize": 9,
+    "axes.titlelocation": "left",
+    "axes.titley": 1.0,  # a fixed place: looking for a free one takes as long as drawing the lines
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.formatter.useoffset": False,
+    "axes.formatter.use_mathtext": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "xtick.major.size": 2.5,
+    "ytick.major.size": 2.5,
+    "grid.color": "#e4e4e4",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "legend.handlelength": 2.6,
+    # a $ in a name does not begin a formula
+    "text.usetex": False,
+    "text.parse_math": False,
+}
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """Draw in this style, whatever the user's matplotlibrc says."""
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams.update(_STYLE)
+        yield
+
+
+def new_figure(width: float, height: float, title: str = "") -> Figure:
+    """Make an empty figure; call it inside `styled`.
+
+    Args:
+        width: Width in inches.
+        height: Height in inches.
+        title: Title at the top left.
+    """
+    figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    if title:
+        figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
+    return figure
+
+
+def make_panels(figure: Figure, count: int, columns: int) -> list[Axes]:
+    """Add panels row by row; the last row may be shorter."""
+    grid = figure.add_gridspec(-(-count // columns), columns)
+    return [figure.add_subplot(grid[divmod(index, columns)]) for index in range(count)]
+
+
+def legend_below(figure: Figure, handles: Sequence[Any], columns: int, side: str = "left", **options: Any) -> None:
+    """Add a legend below all panels, on the left or right."""
+    figure.legend(handles=handles, loc=f"outside lower {side}", ncols=columns, **options)
+
+
+def save_png(figure: Figure, path: Path) -> None:
+    """Write a figure to a PNG file, which is replaced whole or not at all.
+
+    Raises:
+        OSError: If the file cannot be written.
+    """
+    with replacing(path) as part, warnings.catch_warnings():
+        # names can hold characters that the font lacks, which are drawn as boxes, or be too long for the figure
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        warnings.filterwarnings("ignore", message="constrained_layout not applied")
+        # this level makes files as small as zlib's default does, and takes less time
+        settings = {"compress_level": 3}
+        figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None}, pil_kwargs=settings)
