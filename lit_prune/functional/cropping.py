@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.errors import expected
+from lit_prune.functional.live_taps import find_live_taps
 from lit_prune.functional.plain import plain_copy
 
-__all__ = ["crop_kernels", "kept_taps"]
+__all__ = ["crop_kernels"]
 
 Sizes = set[tuple[int, int]]
 
@@ -52,38 +53,6 @@ def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: 
     return copied
 
 
-def kept_taps(sizes: set[int], kernel: int, stride: int, padding: int, dilation: int) -> slice:
-    """Find the fewest taps with which a convolution gives the same outputs, along one dimension.
-
-    Args:
-        sizes: Pixels of the inputs that it shall work on, at least one size.
-        kernel: Taps of the kernel.
-        stride: Step of the kernel between two outputs, in pixels.
-        padding: Zeros on either side of the input.
-        dilation: Distance between two taps, in pixels.
-
-    Returns:
-        The first range, among the shortest, that holds every tap which reads a pixel for an output and that needs as
-        much padding on the left as on the right: `padding - start * dilation` zeros.
-    """
-    outputs = {size: _outputs(size, kernel, stride, padding, dilation) for size in sizes}
-    live = [
-        tap
-        for tap in range(kernel)
-        if any(0 <= out * stride - padding + tap * dilation < size for size in sizes for out in range(outputs[size]))
-    ] or [0]
-    for taps in range(live[-1] - live[0] + 1, kernel):
-        for start in range(max(0, live[-1] - taps + 1), min(live[0], kernel - taps) + 1):
-            left = padding - start * dilation
-            if left >= 0 and all(_outputs(size, taps, stride, left, dilation) == outputs[size] for size in sizes):
-                return slice(start, start + taps)
-    return slice(0, kernel)
-
-
-def _outputs(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
 def _images(model: nn.Module, channels: int, height: int, width: int) -> Tensor:
     some = next(model.parameters(), torch.empty(0))
     return torch.zeros(1, channels, height, width, dtype=some.dtype, device=some.device)
@@ -111,8 +80,8 @@ def _sizes(model: nn.Module) -> Iterator[dict[nn.Conv2d, Sizes]]:
 
 def _crop(layer: Any, sizes: Sizes) -> None:
     taps = [
-        kept_taps(
-            {size[dimension] for size in sizes},
+        find_live_taps(
+            [size[dimension] for size in sizes],
             layer.kernel_size[dimension],
             layer.stride[dimension],
             layer.padding[dimension],

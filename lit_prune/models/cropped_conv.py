@@ -5,6 +5,7 @@ multiply zeros there. Leaving them out changes no output and no gradient, and mo
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
 from typing import Any
 
@@ -12,20 +13,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-__all__ = ["CroppedConv2d", "Span", "crop_convolutions", "live_span"]
+from lit_prune.functional.live_taps import count_outputs, find_live_taps
+
+__all__ = ["CroppedConv2d", "Span", "crop_convolutions", "find_span"]
 
 Window = tuple[slice, slice]
 
 
 @dataclass(frozen=True)
 class Span:
-    """What a convolution really uses along one dimension.
+    """What a convolution uses of its kernel and its input along one dimension.
 
     Attributes:
-        taps: The smallest range of taps that holds every tap which reads a pixel for at least one output.
-        padding: Zeros on either side of the input with which these taps give the same outputs.
-        pixels: How many of the input's first pixels hold every pixel that is read.
-        windows: For each output, the taps that meet these pixels; empty unless there is one for every pixel.
+        taps: Kernel positions that are needed, from `find_live_taps`.
+        padding: Zeros on either side of the input that these taps need.
+        pixels: Number of first input pixels that hold every pixel that is read.
+        windows: For each output, the taps that read these pixels. Empty unless every output reads all of them.
     """
 
     taps: slice
@@ -34,41 +37,18 @@ class Span:
     windows: tuple[slice, ...]
 
 
-def live_span(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Span | None:
-    """Find what a convolution really uses of its kernel and its input, along one dimension.
-
-    Args:
-        size: Pixels of the input.
-        kernel: Taps of the kernel.
-        stride: Step of the kernel between two outputs, in pixels.
-        padding: Zeros on either side of the input.
-        dilation: Distance between two taps, in pixels.
-
-    Returns:
-        What is used; None where no tap reads a pixel, where the padded input is smaller than the kernel, or where no
-        symmetric padding gives the live taps the same outputs.
-    """
-
-    def count_outputs(kernel: int, padding: int) -> int:
-        return int((size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1)
-
-    outputs = count_outputs(kernel, padding)
-    live = []
-    for tap in range(kernel):
-        offset = tap * dilation - padding
-        first = max(0, -(offset // stride))  # the first output for which this tap is not left of the input
-        if first < outputs and first * stride + offset < size:
-            live.append(tap)
-    if not live:
-        return None
-    taps = slice(live[0], live[-1] + 1)
-    cropped = padding - taps.start * dilation
-    if cropped < 0 or count_outputs(taps.stop - taps.start, cropped) != outputs:
-        return None
+def find_span(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Span:
+    """Find what a convolution uses of its kernel and its input; the arguments are those of `find_live_taps`."""
+    taps = find_live_taps((size,), kernel, stride, padding, dilation)
+    outputs = count_outputs(size, kernel, stride, padding, dilation)
     pixels = min(size, (outputs - 1) * stride + (kernel - 1) * dilation - padding + 1)
-    starts = range(padding, padding - outputs * stride, -stride)
-    whole = dilation == 1 and starts[-1] >= 0 and padding + pixels <= kernel
-    return Span(taps, cropped, pixels, tuple(slice(start, start + pixels) for start in starts) if whole else ())
+    starts = [padding - output * stride for output in range(outputs)]
+    whole = pixels > 0 and dilation == 1 and padding + pixels <= kernel and all(start >= 0 for start in starts)
+    windows = tuple(slice(start, start + pixels) for start in starts) if whole else ()
+    return Span(taps, padding - taps.start * dilation, pixels, windows)
+
+
+_cached_span = lru_cache(maxsize=1024)(find_span)
 
 
 def _windows(weight: Tensor, *windows: Window) -> Tensor:
@@ -182,7 +162,9 @@ class CroppedConv2d(nn.Conv2d):
         # a tracer's sizes are no plain ints; to compute with them would fix the size of what is traced or exported
         if type(size) is not int or torch.compiler.is_exporting():
             return None
-        return live_span(
+        # compilers see through the function, not through its cache
+        find = find_span if torch.compiler.is_compiling() else _cached_span
+        return find(
             size,
             self.kernel_size[dimension],
             self.stride[dimension],

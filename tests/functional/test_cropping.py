@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lit_prune.errors import InputError
-from lit_prune.functional.cropping import crop_kernels, kept_taps
+from lit_prune.functional.cropping import crop_kernels
+from lit_prune.functional.live_taps import find_live_taps
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 
@@ -51,30 +52,12 @@ def test_any_convolution_gives_the_same(rows, columns):
     smaller = crop_kernels(model, size, channels=2)
     same(model, smaller, 2, *size)
     for dimension, shape in enumerate(kinds):
-        kept = kept_taps({shape[0]}, *shape[1:])
+        kept = find_live_taps([shape[0]], *shape[1:])
         assert reads(*shape) <= set(range(kept.start, kept.stop))
         assert smaller.get_parameter("weight").shape[2 + dimension] == kept.stop - kept.start
 
 
-@pytest.mark.parametrize(
-    ("shape", "kept"),
-    [
-        ((1, 3, 1, 1, 1), (1, 2)),
-        ((2, 3, 2, 1, 1), (1, 3)),
-        ((2, 3, 1, 1, 1), (0, 3)),  # every tap reads a pixel for one of the two outputs
-        ((1, 7, 2, 3, 1), (3, 4)),
-        ((3, 7, 1, 6, 2), (2, 5)),
-        ((1, 2, 1, 1, 1), (0, 2)),
-        ((1, 3, 2, 2, 1), (0, 3)),  # the one tap that reads would need padding on the left alone
-    ],
-)
-def test_what_is_kept(shape, kept):
-    assert kept_taps({shape[0]}, *shape[1:]) == slice(*kept)
-
-
 def test_a_layer_that_is_called_at_two_sizes_keeps_what_either_needs():
-    assert kept_taps({1, 2}, 3, 1, 1, 1) == slice(0, 3)
-    assert kept_taps({1, 2}, 5, 1, 2, 1) == slice(1, 4)
     conv = nn.Conv2d(2, 2, 5, padding=2)
     model = nn.Sequential(conv, nn.MaxPool2d(2), conv)
     smaller = crop_kernels(model, 2, channels=2)
