@@ -12,7 +12,7 @@ from torch.utils.hooks import RemovableHandle
 from lit_prune.callbacks._checks import check_epoch, check_names, refuse_sharded_parameters
 from lit_prune.callbacks._fit import callbacks_of, overrides
 from lit_prune.errors import expected
-from lit_prune.functional.freezing import Frozen, check_choice, modules_to_freeze
+from lit_prune.functional.freezing import Frozen, check_selection, modules_to_freeze
 
 __all__ = ["FROZEN_KEY", "LayerFreezing"]
 
@@ -68,7 +68,7 @@ class LayerFreezing(Callback):
         freeze_norm: bool = True,
         unfreeze_epoch: int | None = None,
     ) -> None:
-        check_choice(fraction, layers, by)
+        check_selection(fraction, layers, by)
         check_names("layers", layers)
         if unfreeze_epoch is not None:
             check_epoch("unfreeze_epoch", unfreeze_epoch)

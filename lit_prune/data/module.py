@@ -15,7 +15,7 @@ from lit_prune.data.augment import Augmentation, augment, normalise
 from lit_prune.data.draws import balanced_order
 from lit_prune.data.images import read_images
 from lit_prune.data.loader import Batch, Images, Loader, TrainLoader
-from lit_prune.errors import expected
+from lit_prune.errors import check_choice, expected
 
 __all__ = ["CIFAR10DataModule"]
 
@@ -80,8 +80,8 @@ class CIFAR10DataModule(LightningDataModule):
         _check_path("data_dir", data_dir)
         if predict_path is not None:
             _check_path("predict_path", predict_path)
-        _check_choice("source", source, Source)
-        _check_choice("augment", augment, Augmentation)
+        check_choice("source", source, get_args(Source))
+        check_choice("augment", augment, get_args(Augmentation))
         total = (arrays if source == "cifar10" else synthetic).SIZES["train"]
         # One image of all must be left over to train on, and batch norm needs two.
         _check_whole("val_size", val_size, 1, total - 2, f"leave some of the {total} training images to train on")
@@ -263,12 +263,6 @@ class CIFAR10DataModule(LightningDataModule):
             "num_workers": self.num_workers,
             "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
         }
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    names = get_args(choices)
-    if value not in names:
-        raise expected(f"`{name}` to be one of {', '.join(map(repr, names))}", value, "choose one of these")
 
 
 def _check_path(name: str, value: str) -> None:

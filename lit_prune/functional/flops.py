@@ -2,19 +2,21 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.parameter import is_lazy
+from torch.utils.flop_counter import FlopCounterMode
 
-from lit_prune.errors import expected
+from lit_prune.errors import expected, shorten
 from lit_prune.functional.masking import stored_weight
+from lit_prune.functional.plain import plain_copy
 
-__all__ = ["LayerFlops", "flops", "input_shape"]
+__all__ = ["LayerFlops", "count_flops", "input_shape"]
 
-_TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, *_TRANSPOSED)
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
@@ -42,57 +44,66 @@ class LayerFlops:
         return LayerFlops(self.nominal + other.nominal, self.nonzero + other.nonzero)
 
 
-def flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, LayerFlops]:
+def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, LayerFlops]:
     """Count the FLOPs of each convolution and linear layer for one input.
 
-    One multiply-add counts as 2 FLOPs. Counted are the products of weights with their inputs in convolutions
-    (transposed ones too) and `nn.Linear`, taps on padding included, as is usual; a layer that is called twice counts
-    twice. Not counted are biases, norms, activations, pooling, sums of branches, and products that a model computes
-    without calling such a layer, as `nn.MultiheadAttention` does. They are a small part of a ResNet.
-
-    The model computes one batch of one input of zeros, in evaluation mode and without gradients, and is as it was
-    afterwards: modes, buffers and hooks.
+    `torch.utils.flop_counter.FlopCounterMode` counts a forward pass of a `plain_copy` in evaluation mode: 2 FLOPs for
+    each multiply-add of a weight and its input, multiplications by padding included. A layer that is called twice
+    counts twice. Biases, norms, activations, pooling and residual sums do not count, nor do products that a model
+    computes without calling such a layer, as `nn.MultiheadAttention` does.
 
     Args:
-        model: Any module whose forward takes one tensor. It may be masked.
+        model: Any module whose forward takes one tensor, masked or not. It is not changed.
         input_size: As for `input_shape`.
 
     Returns:
-        FLOPs by the qualified name of the layer, in the order of registration; a weight that several layers share
-        counts under the first name. A layer that was not called has none, 0.
+        FLOPs by the qualified name of the layer, in the order of registration. A weight that several layers share
+        counts under the first name. A layer that was not called has 0.
 
     Raises:
         InputError: If the size cannot be used, or the model cannot compute an input of this size.
 
     Example:
-        >>> flops(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), 32)["0"].nominal == 2 * 3 * 8 * 9 * 32 * 32
+        >>> count_flops(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), 32)["0"].nominal == 2 * 3 * 8 * 9 * 32 * 32
         True
     """
     shape = input_shape(model, input_size)
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    counts, names = _layers(model)
+    counter = FlopCounterMode(display=False)
+    counts: dict[str, LayerFlops] = {}
+    running: list[list[int]] = []  # for each layer that is being called: the total before it, and FLOPs of inner layers
 
-    def count(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
-        counts[names[module]] += _computed(module, args[0] if args else kwargs["input"], output)
+    def enter(module: nn.Module, args: Any) -> None:
+        running.append([counter.get_total_flops(), 0])
 
-    modes = {module: module.training for module in model.modules()}
-    handles = [module.register_forward_hook(count, with_kwargs=True) for module in names]
+    def leave(name: str, module: nn.Module, args: Any, output: Any) -> None:
+        before, inner = running.pop()
+        spent = counter.get_total_flops() - before
+        if running:
+            running[-1][1] += spent
+        weight: Any = module.weight
+        nominal = spent - inner
+        counts[name] += LayerFlops(nominal, nominal * int(weight.count_nonzero()) // max(1, weight.numel()))
+
     try:
-        for module in modes:  # `eval` may be overridden, to keep parts in training mode
-            module.training = False
-        with torch.no_grad():
-            model(torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device))
+        plain = plain_copy(model)
+        owners: dict[int, str] = {}
+        for name, module in plain.named_modules():
+            module.training = False  # `eval` may be overridden, to keep parts in training mode
+            if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+                weight = stored_weight(module)
+                owner = owners.setdefault(id(module if weight is None else weight), name)
+                counts[owner] = LayerFlops(0, 0)
+                module.register_forward_pre_hook(enter)
+                module.register_forward_hook(partial(leave, owner))
+        with torch.no_grad(), counter:
+            plain(torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise expected(
             f"`input_size` {input_size} to be one that {type(model).__name__} can compute",
-            f"{type(error).__name__} ({' '.join(str(error).split())[:200].rstrip('.')})",
+            f"{type(error).__name__} ({shorten(' '.join(str(error).split()), 200).rstrip('.')})",
             "give the pixels of a side, or the shape of one input",
         ) from error
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, mode in modes.items():
-            module.training = mode
     return counts
 
 
@@ -127,24 +138,3 @@ def input_shape(model: nn.Module, input_size: int | Sequence[int]) -> tuple[int,
             "give all of its sizes but the batch, for example (784,)",
         )
     return (first.in_channels, input_size, input_size)
-
-
-def _layers(model: nn.Module) -> tuple[dict[str, LayerFlops], dict[nn.Module, str]]:
-    """Name the layers to count, and those with the weight of an earlier one by its name."""
-    names: dict[nn.Module, str] = {}
-    owners: dict[int, str] = {}
-    for name, module in model.named_modules():
-        if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
-            weight = stored_weight(module)
-            names[module] = owners.setdefault(id(module if weight is None else weight), name)
-    return {name: LayerFlops(0, 0) for name in names.values()}, names
-
-
-def _computed(module: Any, input: Tensor, output: Tensor) -> LayerFlops:
-    weight: Tensor = module.weight
-    # every weight meets each position once: of the input if it is spread over outputs, else of the output
-    if isinstance(module, _TRANSPOSED):
-        positions = input.numel() // module.in_channels
-    else:
-        positions = output.numel() // (module.out_features if isinstance(module, nn.Linear) else module.out_channels)
-    return LayerFlops(2 * positions * weight.numel(), 2 * positions * int(weight.count_nonzero()))

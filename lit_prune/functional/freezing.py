@@ -31,7 +31,7 @@ _NORMS = (
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
-def check_choice(fraction: Any = None, layers: Any = None, by: Any = "layers") -> None:
+def check_selection(fraction: Any = None, layers: Any = None, by: Any = "layers") -> None:
     """Check what `modules_to_freeze` can check without a model.
 
     Raises:
@@ -72,7 +72,7 @@ def first_layers(model: nn.Module, fraction: float, by: str = "layers") -> list[
     Raises:
         InputError: If an argument cannot be used or the model has no weight layers.
     """
-    check_choice(fraction=fraction, by=by)
+    check_selection(fraction=fraction, by=by)
     refs = weight_layers(model)
     sizes = [1 if by == "layers" else ref.tensor.numel() for ref in refs]
     # the simple fraction that was meant by a float: 3/10 by 0.1 + 0.2
@@ -107,7 +107,7 @@ def modules_to_freeze(
     Raises:
         InputError: If an argument cannot be used, a pattern matches nothing, or nothing is left to freeze.
     """
-    check_choice(fraction, layers, by)
+    check_selection(fraction, layers, by)
     if fraction is not None:
         frozen = {ref.module for ref in first_layers(model, fraction, by)}
         trainable = {ref.module for ref in weight_layers(model)} - frozen

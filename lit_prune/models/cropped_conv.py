@@ -104,6 +104,8 @@ class CroppedConv2d(nn.Conv2d):
     dynamic sizes).
     """
 
+    plain_class = nn.Conv2d
+
     def forward(self, input: Tensor) -> Tensor:
         """Convolve `(batch, inputs, height, width)`, as `torch.nn.Conv2d` does."""
         original, mask = self._parameters.get("weight_orig"), self._buffers.get("weight_mask")

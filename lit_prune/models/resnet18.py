@@ -1,6 +1,7 @@
 """The network: torchvision's ResNet-18 with the seed's head, as a LightningModule."""
 
 import math
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args
 
@@ -14,7 +15,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchvision.models import ResNet18_Weights, resnet18
 
-from lit_prune.errors import expected
+from lit_prune.errors import check_choice, expected
 from lit_prune.files.checkpoint import check_fit, read_state_dict
 from lit_prune.models.channels import channels_of, check_channels, narrow
 from lit_prune.models.cropped_conv import crop_convolutions
@@ -78,9 +79,9 @@ class LitResNet18(LightningModule):
         lr_scheduler: LRSchedulerCallable | None = None,
     ) -> None:
         super().__init__()
-        _check_choice("output", output, Output)
-        _check_choice("batch_norm", batch_norm, BatchNorm)
-        _check_choice("stem", stem, Stem)
+        check_choice("output", output, get_args(Output))
+        check_choice("batch_norm", batch_norm, get_args(BatchNorm))
+        check_choice("stem", stem, get_args(Stem))
         if not (softmax_scale > 0 and math.isfinite(softmax_scale)):
             raise expected("a finite `softmax_scale` above 0", softmax_scale, "10 is a good value")
         state = _read(weights, init_from, stem)
@@ -131,6 +132,10 @@ class LitResNet18(LightningModule):
         """
         stem = "cifar" if state["backbone.conv1.weight"].shape[-1] == 3 else "imagenet"
         return {"stem": stem, "channels": channels_of(state)}
+
+    def plain_module(self) -> nn.Module:
+        """Return an `nn.Sequential` of the same backbone and head, for `lit_prune.functional.plain.plain_copy`."""
+        return nn.Sequential(OrderedDict(backbone=self.backbone, head=self.head))
 
     def forward(self, images: Tensor) -> Tensor:
         """Score images.
@@ -238,6 +243,8 @@ class _FrozenBatchNorm2d(nn.BatchNorm2d):
     To put an ordinary one into evaluation mode would not last: Trainers and callbacks set the modes of modules.
     """
 
+    plain_class = nn.BatchNorm2d
+
     def forward(self, input: Tensor) -> Tensor:
         return F.batch_norm(input, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
@@ -294,9 +301,3 @@ def _download() -> Mapping[str, Tensor]:
             "fetch that file where there is a network and give its path as `weights`, or train from random weights",
         ) from error
     return state
-
-
-def _check_choice(name: str, value: Any, choices: Any) -> None:
-    names = get_args(choices)
-    if value not in names:
-        raise expected(f"`{name}` to be one of {', '.join(map(repr, names))}", repr(value), "choose one of these")

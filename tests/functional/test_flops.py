@@ -10,7 +10,7 @@ from torchvision.models import mobilenet_v3_small, resnet18
 
 from lit_prune.errors import InputError
 from lit_prune.functional import apply_masks
-from lit_prune.functional.flops import LayerFlops, flops, input_shape
+from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
 
 
 @pytest.mark.parametrize("build", [resnet18, mobilenet_v3_small])
@@ -20,7 +20,7 @@ def test_whole_networks_agree_with_torch(build):
         nn.init.constant_(parameter, 0.01)  # among millions of random weights, one may be zero
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, 64, 64))
-    counts = flops(model, 64)
+    counts = count_flops(model, 64)
     assert sum(layer.nominal for layer in counts.values()) == counter.get_total_flops()
     theirs = {name.partition(".")[2]: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
     assert {name: layer.nominal for name, layer in counts.items()} == {name: theirs[name] for name in counts}
@@ -42,7 +42,7 @@ def test_whole_networks_agree_with_torch(build):
     ],
 )
 def test_each_weight_counts_once_for_each_position(layer, shape, positions):
-    assert flops(layer, shape)[""] == LayerFlops(*[2 * positions * layer.weight.numel()] * 2)
+    assert count_flops(layer, shape)[""] == LayerFlops(*[2 * positions * layer.weight.numel()] * 2)
 
 
 def test_weights_that_are_zero_are_not_computed_with():
@@ -52,7 +52,7 @@ def test_weights_that_are_zero_are_not_computed_with():
     apply_masks(model, {"0": mask})
     with torch.no_grad():
         model[2].weight[:, :10] = 0
-    assert flops(model, 6) == {
+    assert count_flops(model, 6) == {
         "0": LayerFlops(2 * 36 * 108, 2 * 36 * 81),
         "2": LayerFlops(2 * 288, 2 * 268),
     }
@@ -69,12 +69,12 @@ def test_a_layer_counts_each_time_it_is_called():
         def forward(self, x):
             return self.first(input=self.first(self.tied(x)))
 
-    assert flops(Twice(), (3,)) == {"first": LayerFlops(54, 54), "idle": LayerFlops(0, 0)}
+    assert count_flops(Twice(), (3,)) == {"first": LayerFlops(54, 54), "idle": LayerFlops(0, 0)}
 
 
 def test_a_parametrised_weight_counts_by_what_it_is():
     layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
-    assert flops(layer, (4,)) == {"": LayerFlops(24, 24)}
+    assert count_flops(layer, (4,)) == {"": LayerFlops(24, 24)}
 
 
 @pytest.mark.parametrize("size", [8, 0])
@@ -85,10 +85,10 @@ def test_the_model_is_left_as_it_was(size):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     chance = torch.get_rng_state()
     if size:
-        flops(model, size)
+        count_flops(model, size)
     else:
         with pytest.raises(InputError):
-            flops(model, (3, 2, 2))
+            count_flops(model, (3, 2, 2))
     assert [module.training for module in model.modules()] == modes
     assert not any(module._forward_hooks for module in model.modules())
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
@@ -98,7 +98,7 @@ def test_the_model_is_left_as_it_was(size):
 
 def test_it_computes_where_the_model_is():
     model = nn.Sequential(nn.Conv2d(1, 1, 1)).to(torch.float64)
-    assert flops(model, 2)["0"].nominal == 8
+    assert count_flops(model, 2)["0"].nominal == 8
     assert model[0].weight.dtype == torch.float64
 
 
@@ -130,7 +130,7 @@ def test_a_size_that_is_none_is_refused(model, size, found):
         "HINT: 32 means images of 32x32 pixels; (3, 32, 32) is the same with the channels."
     )
     with pytest.raises(InputError) as error:
-        flops(model, size)
+        count_flops(model, size)
     assert str(error.value) == sentence
 
 
@@ -139,20 +139,20 @@ def test_a_number_means_nothing_without_images(model):
     with pytest.raises(
         InputError, match=r"^Expected `input_size` to be the shape of one input, .* but got 32\. HINT: "
     ):
-        flops(model, 32)
+        count_flops(model, 32)
 
 
 def test_an_image_that_the_model_cannot_compute_is_refused():
     with pytest.raises(
         InputError, match=r"^Expected `input_size` 2 to be one that Conv2d can compute, but got Runtime"
     ):
-        flops(nn.Conv2d(1, 1, 3), 2)
+        count_flops(nn.Conv2d(1, 1, 3), 2)
 
 
 def test_lazy_weights_are_refused_and_stay_lazy():
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.LazyConv2d(2, 1))
     with pytest.raises(InputError) as error:
-        flops(model, 4)
+        count_flops(model, 4)
     assert str(error.value) == (
         "Expected a model whose weights have values, but got a lazy one. HINT: run one batch through the model first."
     )
