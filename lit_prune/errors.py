@@ -6,7 +6,7 @@ Every module may import this one; it imports none of them.
 from collections.abc import Collection
 from typing import Any
 
-__all__ = ["InputError", "UnfinishedError", "check_choice", "expected", "one_line", "shorten"]
+__all__ = ["InputError", "UnfinishedError", "check_choice", "check_integer", "expected", "one_line", "shorten"]
 
 
 class InputError(ValueError):
@@ -52,6 +52,22 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     if value not in choices:
         names = ", ".join(map(repr, choices))
         raise expected(f"`{name}` to be one of {names}", repr(value), "choose one of these")
+
+
+def check_integer(name: str, value: Any, low: int, high: int | None = None, *, hint: str) -> None:
+    """Raise an `InputError` unless a value is an integer in a range; True and 3.0 are not integers.
+
+    Args:
+        name: Name of the argument, for the message.
+        value: Value to check.
+        low: Smallest integer allowed.
+        high: Largest integer allowed; None sets no limit.
+        hint: What the user can do about it.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
+        unlimited = {0: "a non-negative integer", 1: "a positive integer"}.get(low, f"an integer of at least {low}")
+        kind = unlimited if high is None else f"an integer in [{low}, {high}]"
+        raise expected(f"`{name}` to be {kind}", value, hint)
 
 
 def shorten(text: str, limit: int = 100) -> str:

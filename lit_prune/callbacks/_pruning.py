@@ -12,7 +12,7 @@ from lit_prune.callbacks._fit import builds_late, callbacks_of, continues, refus
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import apply_masks, current_mask, remove_masks, zero_pruned
-from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state, leaves_zeros_alone
+from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state, keeps_zeros
 from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.pruning import check_amount, check_cap, check_room, global_masks, local_masks
 from lit_prune.functional.rewinding import rewind
@@ -182,7 +182,7 @@ class Pruning(Callback, ABC):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Keep the values behind the masks at zero where the optimizer does not."""
-        if not all(map(leaves_zeros_alone, trainer.optimizers)):
+        if not all(map(keeps_zeros, trainer.optimizers)):
             for ref in self._weights:
                 zero_pruned(ref.module)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_prune.data.draws import Purpose, random_bits
+from lit_prune.data.randomness import Purpose, random_bits
 
 __all__ = ["MEAN", "STD", "Augmentation", "augment", "crop", "flip", "normalise"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from lit_prune.data.draws import Purpose, permutation
+from lit_prune.data.randomness import Purpose, permutation
 from lit_prune.errors import expected
 
 __all__ = ["Batch", "Images", "Loader", "Request", "TrainLoader"]

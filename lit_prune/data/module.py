@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_prune.data import arrays, synthetic
 from lit_prune.data.arrays import Split, SplitName
 from lit_prune.data.augment import Augmentation, augment, normalise
-from lit_prune.data.draws import balanced_order
+from lit_prune.data.randomness import balanced_order
 from lit_prune.data.images import read_images
 from lit_prune.data.loader import Batch, Images, Loader, TrainLoader
 from lit_prune.errors import check_choice, expected

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lit_prune.data.arrays import Split, SplitName
-from lit_prune.data.draws import Purpose, generator, permutation
+from lit_prune.data.randomness import Purpose, generator, permutation
 
 __all__ = ["CLASS_NAMES", "SIZES", "draw_split"]
 

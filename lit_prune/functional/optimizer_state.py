@@ -6,7 +6,7 @@ from torch.optim import Optimizer
 
 from lit_prune.functional.masking import masked_parameters
 
-__all__ = ["clear_pruned_state", "clear_state", "leaves_zeros_alone", "remembered_gradients"]
+__all__ = ["clear_pruned_state", "clear_state", "keeps_zeros", "remembered_gradients"]
 
 # a weight, a gradient and a state of zero stay zero under these, decay and momentum included
 _ELEMENTWISE = {
@@ -79,7 +79,7 @@ def clear_state(optimizer: Optimizer) -> None:
                     value.zero_()
 
 
-def leaves_zeros_alone(optimizer: Optimizer) -> bool:
+def keeps_zeros(optimizer: Optimizer) -> bool:
     """Say whether a zero weight with a zero gradient and a cleared state is known to stay zero under an optimizer."""
     return type(optimizer) in _ELEMENTWISE
 

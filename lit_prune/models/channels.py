@@ -11,12 +11,12 @@ from torch import Tensor, nn
 
 from lit_prune.errors import expected
 
-__all__ = ["USUAL", "channels_of", "check_channels", "narrow"]
+__all__ = ["FULL_CHANNELS", "channels_of", "check_channels", "narrow"]
 
 _STAGES = {1: 64, 2: 128, 3: 256, 4: 512}
 
 # layer by its name in the state dict -> its outputs in the usual network
-USUAL: dict[str, int] = {
+FULL_CHANNELS: dict[str, int] = {
     # all of stage 1 adds to what the first convolution puts out
     "backbone.conv1": 64,
     **{f"backbone.layer{stage}.{block}.conv1": width for stage, width in _STAGES.items() for block in (0, 1)},
@@ -32,17 +32,19 @@ def check_channels(channels: Mapping[str, int]) -> None:
         channels: Outputs by layer.
 
     Raises:
-        InputError: If a name is not one of `USUAL`, or a number is not in [1, its usual one].
+        InputError: If a name is not one of `FULL_CHANNELS`, or a number is not in [1, its usual one].
     """
     for name, number in channels.items():
-        if name not in USUAL:
+        if name not in FULL_CHANNELS:
             raise expected(
                 "`channels` to name layers that decide about channels",
                 f"`{name}`",
-                f"those are {', '.join(USUAL)}; all others follow from them",
+                f"those are {', '.join(FULL_CHANNELS)}; all others follow from them",
             )
-        if not isinstance(number, int) or not 1 <= number <= USUAL[name]:
-            raise expected(f"`channels` of `{name}` in [1, {USUAL[name]}]", number, "leave it out for the usual number")
+        if not isinstance(number, int) or not 1 <= number <= FULL_CHANNELS[name]:
+            raise expected(
+                f"`channels` of `{name}` in [1, {FULL_CHANNELS[name]}]", number, "leave it out for the usual number"
+            )
 
 
 def channels_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
@@ -56,14 +58,14 @@ def channels_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
         could have are left to whoever loads the weights.
     """
     found = {}
-    for name, usual in USUAL.items():
+    for name, usual in FULL_CHANNELS.items():
         weight = state.get(f"{name}.weight", state.get(f"{name.removeprefix('backbone.')}.weight"))
         if weight is not None and weight.dim() > 1 and 0 < len(weight) < usual:
             found[name] = len(weight)
     return found or None
 
 
-def narrow(backbone: Any, head: nn.Sequential, channels: Mapping[str, int]) -> None:
+def set_channels(backbone: Any, head: nn.Sequential, channels: Mapping[str, int]) -> None:
     """Give layers fewer channels, in place, with new random weights.
 
     Args:
@@ -71,7 +73,7 @@ def narrow(backbone: Any, head: nn.Sequential, channels: Mapping[str, int]) -> N
         head: Linear, ReLU, linear.
         channels: Outputs by layer, as `check_channels` accepts them; layers left out have their usual number.
     """
-    width = USUAL | dict(channels)
+    width = FULL_CHANNELS | dict(channels)
     stream = width["backbone.conv1"]
     backbone.conv1, backbone.bn1 = _convolution(backbone.conv1, 3, stream), nn.BatchNorm2d(stream)
     for stage in _STAGES:

@@ -17,7 +17,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from lit_prune.errors import check_choice, expected
 from lit_prune.files.checkpoint import check_fit, read_state_dict
-from lit_prune.models.channels import channels_of, check_channels, narrow
+from lit_prune.models.channels import channels_of, check_channels, set_channels
 from lit_prune.models.cropped_conv import crop_convolutions
 
 __all__ = ["LitResNet18"]
@@ -56,7 +56,7 @@ class LitResNet18(LightningModule):
         stem: "imagenet": 7x7 convolution of stride 2 and max-pooling; "cifar": 3x3 convolution of stride 1 alone, made
             for small images, 16 times as many pixels in every later layer.
         channels: Outputs of layers that have fewer than a ResNet-18 has, by the names in
-            `lit_prune.models.channels.USUAL`; layers that are added to each other follow. By default, those of the
+            `lit_prune.models.channels.FULL_CHANNELS`; layers that are added to each other follow. By default, those of the
             weights in `init_from` or `weights` (`lit-prune shrink` makes some with fewer), else the usual numbers.
         optimizer: Makes the optimizer from the parameters. Default: Adam, learning rate 1e-3.
         lr_scheduler: Makes the scheduler from the optimizer. It steps after every epoch; OneCycleLR and CyclicLR,
@@ -107,7 +107,7 @@ class LitResNet18(LightningModule):
             self.backbone.maxpool = nn.Identity()
         self.head = nn.Sequential(nn.Linear(512, 100), nn.ReLU(inplace=True), nn.Linear(100, CLASSES))
         if channels:
-            narrow(self.backbone, self.head, channels)
+            set_channels(self.backbone, self.head, channels)
         crop_convolutions(self.backbone)
         if batch_norm == "frozen":
             for module in self.backbone.modules():

@@ -16,7 +16,7 @@ from torch import nn
 
 from lit_prune import CIFAR10DataModule, LitResNet18
 from lit_prune.training.cli import TRAINER_DEFAULTS
-from lit_prune.training.run_folder import default_loggers
+from lit_prune.training.loggers import default_loggers
 
 BATCH_SIZE = 128
 

@@ -10,7 +10,7 @@ from torch import nn, optim
 from lit_prune.functional import selection
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.masking import apply_masks, remove_masks
-from lit_prune.functional.optimizer_state import clear_pruned_state, leaves_zeros_alone
+from lit_prune.functional.optimizer_state import clear_pruned_state, keeps_zeros
 from lit_prune.functional.pruning import global_l1_masks
 
 # what modules hold is of any type
@@ -40,7 +40,7 @@ def test_pruned_weights_stay_zero_and_grow_only_by_new_gradients(name: str) -> N
     torch.manual_seed(0)
     model: Any = nn.Linear(6, 5)
     optimizer = OPTIMIZERS[name](model.parameters())
-    assert leaves_zeros_alone(optimizer)
+    assert keeps_zeros(optimizer)
 
     def train(steps: int) -> None:
         for _ in range(steps):
@@ -82,7 +82,7 @@ def test_without_clearing_momentum_would_push_at_once() -> None:
 
 def test_optimizers_that_mix_weights_are_not_trusted() -> None:
     parameters = nn.Linear(2, 2).parameters()
-    assert not leaves_zeros_alone(optim.LBFGS(parameters))
+    assert not keeps_zeros(optim.LBFGS(parameters))
 
 
 @pytest.mark.parametrize(

@@ -9,14 +9,14 @@ import yaml
 from torch import nn
 
 from lit_prune.errors import InputError
-from lit_prune.models.channels import USUAL, channels_of
+from lit_prune.models.channels import FULL_CHANNELS, channels_of
 from lit_prune.models.cropped_conv import CroppedConv2d
 from lit_prune.models.resnet18 import LitResNet18
 from tests.training.conftest import TINY
 from tests.training.conftest import run as run  # the fixture
 
 # each of the thirteen another number, so that none can stand in for another
-NARROW = {name: 5 + number for number, name in enumerate(USUAL)}
+NARROW = {name: 5 + number for number, name in enumerate(FULL_CHANNELS)}
 
 
 @pytest.fixture(scope="module")
@@ -26,14 +26,14 @@ def narrow():
 
 def test_the_names_are_all_that_decides():
     state = LitResNet18().state_dict()
-    assert len(USUAL) == 13
-    assert {name: len(state[f"{name}.weight"]) for name in USUAL} == USUAL
+    assert len(FULL_CHANNELS) == 13
+    assert {name: len(state[f"{name}.weight"]) for name in FULL_CHANNELS} == FULL_CHANNELS
     assert channels_of(state) is None
 
 
 def test_every_layer_follows(narrow):
     state = narrow.state_dict()
-    assert {name: len(state[f"{name}.weight"]) for name in USUAL} == NARROW
+    assert {name: len(state[f"{name}.weight"]) for name in FULL_CHANNELS} == NARROW
     assert channels_of(state) == NARROW
     assert channels_of(narrow.backbone.state_dict()) == {n: c for n, c in NARROW.items() if n != "head.0"}
     assert state["backbone.layer1.1.conv2.weight"].shape[:2] == (
@@ -107,7 +107,7 @@ def test_weights_bring_their_channels(narrow, tmp_path):
         (
             {"backbone.layer1.0.conv2": 3},
             "Expected `channels` to name layers that decide about channels, but got `backbone.layer1.0.conv2`. HINT: "
-            f"those are {', '.join(USUAL)}; all others follow from them.",
+            f"those are {', '.join(FULL_CHANNELS)}; all others follow from them.",
         ),
         *(
             (

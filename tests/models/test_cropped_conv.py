@@ -280,10 +280,10 @@ import sys
 import torch
 from torch.nn.functional import cross_entropy
 from lit_prune import LitResNet18
-from lit_prune.models.channels import USUAL
+from lit_prune.models.channels import FULL_CHANNELS
 torch.manual_seed(0)
 torch.set_num_threads(1)
-model = LitResNet18(channels=dict.fromkeys(USUAL, 4))
+model = LitResNet18(channels=dict.fromkeys(FULL_CHANNELS, 4))
 optimizer = torch.optim.SGD(model.parameters(), 0.01)
 for _ in range(10):
     images, labels = torch.randn(32, 3, 32, 32), torch.randint(10, (32,))

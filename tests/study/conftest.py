@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_prune.models.channels import USUAL
+from lit_prune.models.channels import FULL_CHANNELS
 
 # trains for a fraction of a second an epoch
 TINY: dict[str, Any] = {
     "model": {
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "fused": True}},
         # every layer has its usual share of the weights
-        "channels": {name: width // 8 for name, width in USUAL.items()},
+        "channels": {name: width // 8 for name, width in FULL_CHANNELS.items()},
     },
     "data": {"source": "synthetic", "limit_train": 64, "val_size": 20, "batch_size": 16, "eval_batch_size": 100},
     "trainer": {

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from lit_prune import LitResNet18
 from lit_prune.errors import InputError
-from lit_prune.models.channels import USUAL, channels_of
+from lit_prune.models.channels import FULL_CHANNELS, channels_of
 from lit_prune.trained.network import load_network
 from lit_prune.trained.shrink import shrunk
 from lit_prune.trained.structured import narrowed
@@ -18,7 +18,7 @@ from tests.docs.places import BLOCKS
 from tests.docs.snippets import run_snippet
 from tests.training.conftest import TINY
 
-SMALL = {name: 4 + number % 3 for number, name in enumerate(USUAL)}
+SMALL = {name: 4 + number % 3 for number, name in enumerate(FULL_CHANNELS)}
 LARGE = {name: 2 * number for name, number in SMALL.items()}
 
 
@@ -168,7 +168,7 @@ def test_zeros_stay_zero_in_the_channels_that_are_left(checkpoint):
     network = load_network(str(checkpoint))
     found = shrunk(network, 0.5)
     assert not found.training
-    assert channels_of(found.state_dict()) == {name: number // 2 for name, number in USUAL.items()}
+    assert channels_of(found.state_dict()) == {name: number // 2 for name, number in FULL_CHANNELS.items()}
     whole, left = (model.state_dict()["backbone.conv1.weight"] for model in (network.require_model(), found))
     assert (left == 0).any()
     kernels = {kernel.numpy().tobytes() for kernel in whole}

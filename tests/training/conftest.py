@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_prune.main import main
-from lit_prune.models.channels import USUAL
+from lit_prune.models.channels import FULL_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ TINY = [
     "--trainer.enable_model_summary=false",
 ]
 # a ResNet-18 of few channels: a fiftieth of the time, and a thousandth of the bytes
-NARROW = f"--model.channels={json.dumps(dict.fromkeys(USUAL, 8), separators=(',', ':'))}"
+NARROW = f"--model.channels={json.dumps(dict.fromkeys(FULL_CHANNELS, 8), separators=(',', ':'))}"
 
 
 @pytest.fixture

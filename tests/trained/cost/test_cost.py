@@ -11,7 +11,7 @@ from lit_prune import LitResNet18
 from lit_prune.errors import InputError
 from lit_prune.functional import apply_masks, global_l1_masks, remove_masks, weight_layers
 from lit_prune.functional.flops import LayerFlops
-from lit_prune.models.channels import USUAL
+from lit_prune.models.channels import FULL_CHANNELS
 from lit_prune.trained.cost.latency import Latency
 from lit_prune.trained.cost.measure import Comparison, Cost, compare
 from lit_prune.trained.cost.text import as_json, as_table, conclusions
@@ -19,7 +19,7 @@ from lit_prune.trained.cost.variants import Kind, Variant, variants
 from lit_prune.trained.scoring import Score
 from tests.training.small import SmallNet
 
-NARROW = {name: max(4, number // 8) for name, number in USUAL.items()}
+NARROW = {name: max(4, number // 8) for name, number in FULL_CHANNELS.items()}
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -108,7 +108,7 @@ def test_networks_are_left_as_they_are():
 
 def test_a_small_network_is_faster_than_a_large_one():
     torch.manual_seed(0)
-    large = pruned(LitResNet18(channels={name: number // 2 for name, number in USUAL.items()}))
+    large = pruned(LitResNet18(channels={name: number // 2 for name, number in FULL_CHANNELS.items()}))
     small = LitResNet18(channels=NARROW).eval()
     found = compare({"large": large, "small": small}, 32, [1, 16], rounds=3, onnx=False, turn=0.01)
     kinds = [(cost.variant.network, cost.variant.kind) for cost in found.costs]

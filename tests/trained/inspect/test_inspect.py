@@ -16,7 +16,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from lit_prune.errors import InputError
-from lit_prune.functional.flops import LayerFlops, flops
+from lit_prune.functional.flops import LayerFlops, count_flops
 from lit_prune.functional.packing import unpack_masks
 from lit_prune.trained.inspect.figures import thresholds
 from lit_prune.trained.layers import Inspection, Layer, inspect
@@ -51,7 +51,7 @@ def test_every_number_is_that_of_the_file(run, checkpoint):
     touched = unpack_masks(next(s["touched"] for key, s in callbacks.items() if key.startswith("SparsityMonitor")))
     found = read_csv(run("inspect", str(checkpoint), "--format=csv").out)
     model = load_network(str(checkpoint)).require_model()
-    counted = flops(model, (3, 32, 32))
+    counted = count_flops(model, (3, 32, 32))
     weights = {name: content["state_dict"][f"{name}.weight"] for name in masks}
     assert list(found) == list(counted)
     assert found.keys() == weights.keys()

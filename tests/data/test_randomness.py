@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_prune.data.draws import Purpose, balanced_order, permutation, random_bits
+from lit_prune.data.randomness import Purpose, balanced_order, permutation, random_bits
 
 
 def test_the_stream_is_this_one_for_ever():
