@@ -1,68 +1,100 @@
-"""An argument parser that answers a mistake with one sentence."""
+"""The argument parser of every command, which reports a mistake in one sentence.
+
+It imports neither torch nor Lightning, so that `lit-prune report` starts quickly.
+"""
 
 import argparse
+import os
+import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NoReturn
 
-from jsonargparse import (  # type: ignore[attr-defined]  # the first is public, by its documentation
+from jsonargparse import (  # type: ignore[attr-defined]  # its documentation says that ActionConfigFile is public
     ActionConfigFile,
+    ArgumentParser,
+    DefaultHelpFormatter,
+    Namespace,
     set_parsing_settings,
 )
-from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_prune.cli.configs import find_config
 from lit_prune.cli.parse_errors import explain
-from lit_prune.errors import expected
+from lit_prune.errors import expected, shorten
 from lit_prune.files.yaml import check_yaml
 
-__all__ = ["NamedConfig", "OneLineParser", "one_sentence_errors"]
+__all__ = [
+    "CommandParser",
+    "ConfigOption",
+    "check_output",
+    "check_path",
+    "check_picture",
+    "make_checkpoint_parser",
+    "one_sentence_errors",
+    "parse_checkpoint_command",
+]
 
-# jsonargparse knows functions that nobody wants called from a configuration (`os.system`); by itself it warns alone
+# Configurations must not call functions such as `os.system`. Without a list, jsonargparse only warns about them.
 set_parsing_settings(import_path_denylist=[])
+
+_LONGEST_NAME = 255  # bytes; the limit of Linux, macOS and Windows
 
 
 class _ParseError(Exception):
-    """What a parser complained about, and which options it knows."""
+    """The message of a parser, with the options that it accepts."""
 
     def __init__(self, message: str, options: Sequence[str]) -> None:
         super().__init__(message)
         self.options = options
 
 
-class NamedConfig(ActionConfigFile):
-    """`--config`, which also takes the name of a configuration that ships."""
+class _HelpFormatter(DefaultHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str:
+        text = super()._get_help_string(action)
+        if action.default is None or "(default: " in (action.help or ""):
+            return text.replace(" (default: %(default)s)", "").replace(", default: %(default)s", "")
+        return text
+
+
+class ConfigOption(ActionConfigFile):
+    """The action of `--config`, which also accepts the name of a shipped configuration."""
 
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
     ) -> None:
-        """Read one configuration into what was parsed before it."""
+        """Read one configuration, and override with it what was parsed before."""
         path = find_config(values)
         try:
             check_yaml(path)
             super().__call__(parser, namespace, path, option_string)  # type: ignore[no-untyped-call]
         except (OSError, UnicodeDecodeError) as error:
-            raise expected("`--config` to hold YAML that can be read", str(error), f"check `{path}`") from error
+            raise expected("`--config` to be a readable YAML file", str(error), f"check `{path}`") from error
 
 
-class OneLineParser(LightningArgumentParser):
-    """A `LightningArgumentParser` whose errors can be explained in one sentence, not a page of usage."""
+class CommandParser(ArgumentParser):
+    """A `jsonargparse.ArgumentParser` whose errors `one_sentence_errors` can explain, in place of a page of usage."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        # an abbreviated option is most likely a typo
+        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _HelpFormatter} | settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Leave parsing, with what `one_sentence_errors` needs to build the sentence."""
-        if not self.exit_on_error:  # a parser inside the parser, whose failure may be one of several tries
+        """Raise what `one_sentence_errors` turns into a sentence."""
+        if not self.exit_on_error:  # a parser inside the parser, for one of several types that a value may have
             super().error(message, ex)
         raise _ParseError(message, self._known_options()) from ex
 
     def _known_options(self) -> list[str]:
-        """List every option that this parser and its subcommands take, nested defaults included."""
+        """List the options of this parser and its subcommands, with the arguments of default classes."""
         names: list[str] = []
         for action in self._actions:
             names += [name for name in action.option_strings if name.startswith("--")]
             if isinstance(action, argparse._SubParsersAction):
                 for parser in action.choices.values():
                     names += parser._known_options()
-        # an option such as --model.optimizer.lr exists through the default of --model.optimizer alone
+        # --model.optimizer.lr exists only because --model.optimizer has a default
         defaults = vars(self.get_defaults().as_flat())
         names += [f"--{key.replace('.init_args.', '.')}" for key in defaults if ".init_args." in key]
         return sorted(set(names))
@@ -70,15 +102,115 @@ class OneLineParser(LightningArgumentParser):
 
 @contextmanager
 def one_sentence_errors(argv: Sequence[str]) -> Iterator[None]:
-    """Turn what a `OneLineParser` complains about into one sentence.
+    """Turn the errors of a `CommandParser` into an `InputError` of one sentence.
 
     Args:
-        argv: The words that are parsed inside.
-
-    Raises:
-        InputError: If they cannot be parsed.
+        argv: The arguments that are parsed inside.
     """
     try:
         yield
     except _ParseError as error:
         raise explain(str(error), argv, error.options) from error
+
+
+def make_checkpoint_parser(command: str, description: str, *, data: bool = False) -> CommandParser:
+    """Make the parser of a command on a trained network; the command adds its own options.
+
+    Args:
+        command: The command, for example "inspect".
+        description: What the command does, for `--help`.
+        data: Whether the command can score images; adds `--data.NAME` and `--limit`.
+    """
+    parser = CommandParser(prog=f"lit-prune {command}", description=description)
+    parser.add_argument("checkpoint", type=str, help="A Lightning checkpoint, or a state dict.")
+    parser.add_argument("-c", "--config", action=ConfigOption, help="A YAML file with options.")
+    parser.add_argument(
+        "--model",
+        type=str | None,
+        default=None,
+        help="Class of the network, as module.Class of a LightningModule, if it was not trained by `lit-prune fit`. "
+        "Its arguments are read from the checkpoint.",
+    )
+    if data:
+        from lit_prune.data import CIFAR10DataModule
+
+        parser.add_argument("--limit", type=int | None, default=None, help="Largest number of images to score.")
+        parser.add_class_arguments(CIFAR10DataModule, "data", sub_configs=False)
+    return parser
+
+
+def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Namespace:
+    """Parse the arguments of a command on a trained network.
+
+    Args:
+        parser: From `make_checkpoint_parser`.
+        argv: The command and its arguments.
+
+    Returns:
+        The options. `data` holds only options that were given; the checkpoint has the others.
+    """
+    with one_sentence_errors(argv[1:]):
+        options: Namespace = parser.parse_args(argv[1:])
+        given: Namespace = parser.parse_args(argv[1:], defaults=False)
+    if "data" in options:
+        options.data = given.get("data") or Namespace()  # type: ignore[no-untyped-call]
+    if options.get("limit") is not None and options.limit < 1:
+        raise expected("`--limit` to be a positive integer", options.limit, "leave it out to score all images")
+    if options.model is not None and os.getcwd() not in sys.path:  # as for the classes given to `fit`
+        sys.path.insert(0, os.getcwd())
+    return options
+
+
+def check_path(what: str, path: str) -> None:
+    """Raise an `InputError` if a path is empty or one of its names is too long.
+
+    Args:
+        what: The option or argument, for the message.
+        path: Its value.
+    """
+    if not path:
+        raise expected(f"{what} to be a path", "an empty value", "give a path, or leave the option out")
+    if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(path).parts):
+        limit = f"{what} to be a path of names up to {_LONGEST_NAME} bytes each"
+        raise expected(limit, f"`{shorten(path)}`", "check the path")
+
+
+def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
+    """Check, before any work, that an output file can be written and replaces none of the inputs.
+
+    Args:
+        path: Path of the output file.
+        inputs: Files that must not be overwritten.
+        option: Option that the path was given to, for the message.
+
+    Raises:
+        InputError: If the path is a folder or one of the inputs, or if its folder does not exist.
+        OSError: If nothing can be written into the folder.
+    """
+    output = Path(path)
+    if not path or output.is_dir():
+        found = f"the folder `{path}`" if path else "an empty value"
+        raise expected(f"`{option}` to be a file", found, f"for example `{output / 'model.out'}`")
+    if not output.parent.is_dir():
+        raise expected(f"`{option}` in an existing folder", f"`{path}`", f"create `{output.parent}` first")
+    if any(output.resolve() == Path(given).resolve() for given in inputs):
+        raise expected(f"`{option}` to differ from the checkpoint", f"`{path}`, the same file", "give another name")
+    with tempfile.TemporaryFile(dir=output.parent):  # the most reliable test of whether the folder is writable
+        pass
+    return output
+
+
+def check_picture(option: str, path: str) -> Path:
+    """Check, before any work, that a PNG file can be written.
+
+    Args:
+        option: Option that the path was given to, for the message.
+        path: Path of the PNG file.
+
+    Raises:
+        InputError: If the name does not end in .png, or its folder does not exist.
+        OSError: If nothing can be written into the folder.
+    """
+    if Path(path).suffix.lower() != ".png" or Path(path).is_dir():
+        raise expected(f"`{option}` to be a PNG file", f"`{path}`", f"for example `{option} layers.png`")
+    return check_output(path, option=option)

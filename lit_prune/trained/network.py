@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from lit_prune.cli.parser import OneLineParser, one_sentence_errors
+from lit_prune.cli.parser import CommandParser, one_sentence_errors
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected
 from lit_prune.files.atomic import replacing
@@ -195,7 +195,7 @@ def _build(name: str, kind: type, content: Mapping[str, Any], settings: Settings
     given = known.get("init_args", {}) if "class_path" in known else dict(content.get("hyper_parameters") or {})
     if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
         given = {argument: value for argument, value in given.items() if argument in takes}
-    parser = OneLineParser(prog="lit-prune")
+    parser = CommandParser(prog="lit-prune")
     parser.add_subclass_arguments(LightningModule, "model", required=True)
     with one_sentence_errors([f"--model={name}"]):
         config = parser.parse_object({"model": {"class_path": name, "init_args": given}})

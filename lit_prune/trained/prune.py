@@ -24,7 +24,7 @@ from lit_prune.functional.pruning import (
 )
 from lit_prune.functional.selection import WeightRef, weight_layers
 from lit_prune.functional.sparsity import LayerSparsity, SparsityReport, sparsity_report
-from lit_prune.trained.arguments import check_output, make_parser, parse
+from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.trained.network import load_network, save_network
 from lit_prune.trained.scoring import Score, accuracy, batches, data_module, typed_data
 
@@ -118,7 +118,7 @@ def _prune(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
-    parser = make_parser(
+    parser = make_checkpoint_parser(
         "prune",
         "Zero the weights of the smallest magnitude in a trained network, without training; with any of --data.NAME, "
         "--split and --limit, score it before and after.",
@@ -142,7 +142,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         default=None,
         help="Images to score: test as `lit-prune test` does, or val to choose an amount by (default: test).",
     )
-    given = parse(parser, argv)
+    given = parse_checkpoint_command(parser, argv)
     check_amount(given.amount)
     check_cap(given.max_layer_sparsity)
     if given.local and given.max_layer_sparsity is not None:

@@ -12,7 +12,7 @@ from lit_prune.functional import sparsity_report, weight_layers
 from lit_prune.functional.flops import flops
 from lit_prune.models.channels import channels_of
 from lit_prune.models.resnet18 import LitResNet18
-from lit_prune.trained.arguments import check_output, make_parser, parse
+from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.trained.network import Network, load_network, save_network
 from lit_prune.trained.scoring import accuracy, batches, data_module, typed_data
 from lit_prune.trained.structured import check_removal, narrowed
@@ -64,14 +64,14 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _shrink(argv: Sequence[str]) -> None:
-    parser = make_parser("shrink", "Remove the channels of least magnitude: a smaller dense network.", data=True)
+    parser = make_checkpoint_parser("shrink", "Remove the channels of least magnitude: a smaller dense network.", data=True)
     parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")
     parser.add_argument("--output", type=str, required=True, help="The checkpoint to write.")
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
     parser.add_argument(
         "--round_to", type=int, default=1, help="Keep a multiple of so many channels; AVX-512 likes 16 (default: 1)."
     )
-    given = parse(parser, argv)
+    given = parse_checkpoint_command(parser, argv)
     check_removal(given.ratio, given.round_to, given.input_size)
     output = check_output(given.output, given.checkpoint)
     network = load_network(given.checkpoint, given.model)

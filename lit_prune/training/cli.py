@@ -20,7 +20,7 @@ import lit_prune.callbacks  # a callback's short name works once its class exist
 from lit_prune.callbacks import Pruning, SparsityMonitor
 from lit_prune.cli.configs import find_config
 from lit_prune.cli.failures import describe_failure, print_error
-from lit_prune.cli.parser import NamedConfig, OneLineParser, one_sentence_errors
+from lit_prune.cli.parser import CommandParser, ConfigOption, one_sentence_errors
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.signals import StopSignals
 from lit_prune.data import CIFAR10DataModule
@@ -63,6 +63,10 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     # our metrics are logged once an epoch; this is for those of the user's callbacks, and spares short runs a warning
     "log_every_n_steps": 1,
 }
+
+
+class _Parser(CommandParser, LightningArgumentParser):
+    """A parser of Lightning's whose errors are one sentence."""
 
 
 class TrainingCLI(LightningCLI):
@@ -122,12 +126,11 @@ class TrainingCLI(LightningCLI):
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Make a parser whose `--config` knows the configurations that ship."""
-        # an abbreviation is a typo that happens to fit
-        parser = OneLineParser(default_env=True, env_prefix="LIT_PRUNE", allow_abbrev=False, **kwargs)
+        parser = _Parser(default_env=True, env_prefix="LIT_PRUNE", **kwargs)
         parser.add_argument(
             "-c",
             "--config",
-            action=NamedConfig,
+            action=ConfigOption,
             help="A YAML file, or a configuration that ships (quick, original).",
         )
         return parser

@@ -10,7 +10,7 @@ import torch
 
 from lit_prune.cli.run_command import run_command
 from lit_prune.errors import expected
-from lit_prune.trained.arguments import make_parser, parse
+from lit_prune.cli.parser import make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.trained.cost.measure import check_measuring, compare
 from lit_prune.trained.cost.text import as_json, as_table
 from lit_prune.trained.cost.variants import has_onnx
@@ -35,7 +35,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _cost(argv: Sequence[str]) -> None:
-    parser = make_parser(
+    parser = make_checkpoint_parser(
         "cost",
         "Measure FLOPs, bytes and latency of a network: its zeros, masks, cropped kernels and exported file side by "
         "side, and beside other checkpoints; with any of --data.NAME and --limit, its accuracy on test images too.",
@@ -52,7 +52,7 @@ def _cost(argv: Sequence[str]) -> None:
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
     parser.add_argument("--onnx", type=bool, default=True, help="Export, and measure ONNX Runtime (default: true).")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="What to print.")
-    given = parse(parser, argv)
+    given = parse_checkpoint_command(parser, argv)
     sizes = [given.batches] if isinstance(given.batches, int) else given.batches
     check_measuring(given.input_size, sizes, given.rounds)
     _check_threads(given.threads)

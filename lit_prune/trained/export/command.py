@@ -13,7 +13,7 @@ from lit_prune.errors import UnfinishedError, expected
 from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import read_state_dict, save
 from lit_prune.files.compressed import read_compressed, write_compressed
-from lit_prune.trained.arguments import check_output, make_parser, parse
+from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.trained.export.check import Check, check, in_batches, random_batches, same_bits
 from lit_prune.trained.export.onnx import check_opset, run_onnx, write_onnx
 from lit_prune.trained.export.plan import GRAPHS, Export, prepare, scored
@@ -65,7 +65,7 @@ def _export(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
-    parser = make_parser(
+    parser = make_checkpoint_parser(
         "export",
         "Write a trained network without masks as a file for other tools, and check that it gives the same logits: on "
         "random images, and with any of --data.NAME or --limit on test images too.",
@@ -91,7 +91,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         help="Write only the weights that are not zero, for `lit_prune.load_compressed` (safetensors and state_dict).",
     )
     parser.add_argument("--opset", type=int | None, default=None, help="Version of the operators (onnx).")
-    given = parse(parser, argv)
+    given = parse_checkpoint_command(parser, argv)
     _check(given)
     return given
 

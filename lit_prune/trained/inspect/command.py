@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from lit_prune.cli.run_command import run_command
-from lit_prune.trained.arguments import make_parser, parse
+from lit_prune.cli.parser import make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.trained.inspect.text import as_csv, as_json, as_table
 from lit_prune.trained.layers import inspect
 from lit_prune.trained.network import load_network
@@ -27,7 +27,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _inspect(argv: Sequence[str]) -> None:
-    parser = make_parser(
+    parser = make_checkpoint_parser(
         "inspect", "Show a trained network layer by layer: shape, sparsity, magnitudes, frozen or not, FLOPs."
     )
     parser.add_argument(
@@ -47,7 +47,7 @@ def _inspect(argv: Sequence[str]) -> None:
         help="Draw sparsity, weights and FLOPs of each layer, and a histogram of magnitudes with the thresholds of "
         "pruning: into one PNG file, or into two in a folder that is there.",
     )
-    given = parse(parser, argv)
+    given = parse_checkpoint_command(parser, argv)
     if given.plot is not None:
         # matplotlib takes a second to import
         from lit_prune.trained.inspect.figures import check_plot, plot

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lit_prune.cli.figures import BLUE, ORANGE, new_figure, save_png, styled
 from lit_prune.errors import expected
 from lit_prune.functional.threshold import kth_smallest
-from lit_prune.trained.arguments import check_picture
+from lit_prune.cli.parser import check_picture
 from lit_prune.trained.layers import Inspection, layer_weights, shown
 from lit_prune.trained.network import Network
 

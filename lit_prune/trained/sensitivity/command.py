@@ -16,7 +16,7 @@ from lit_prune.cli.run_command import run_command
 from lit_prune.errors import UnfinishedError, expected
 from lit_prune.functional.pruning import check_amount, global_l1_masks
 from lit_prune.functional.selection import WeightRef, weight_layers
-from lit_prune.trained.arguments import check_picture, make_parser, parse
+from lit_prune.cli.parser import check_picture, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.trained.network import Network, load_network
 from lit_prune.trained.scoring import Score, accuracy, batches, data_module
 from lit_prune.trained.sensitivity.measurements import Measurements, fingerprint
@@ -144,7 +144,7 @@ def _sensitivity(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
-    parser = make_parser(
+    parser = make_checkpoint_parser(
         "sensitivity",
         "Prune each layer alone, by magnitude and without training, and measure what it costs. Scores are kept in a "
         ".jsonl file beside --output: the same command goes on where it was stopped.",
@@ -177,7 +177,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--format", type=Literal["table", "json", "csv"], default="table", help="What to print (default: table)."
     )
-    given = parse(parser, argv)
+    given = parse_checkpoint_command(parser, argv)
     for amount in given.amounts:
         check_amount(amount)
     if not given.tolerance >= 0:
