@@ -27,7 +27,7 @@ from lit_prune.errors import InputError
 from lit_prune.files.checkpoint import read_checkpoint, read_state_dict
 from lit_prune.files.compressed import load_compressed, write_compressed
 from lit_prune.main import COMMANDS, main
-from lit_prune.study.plan.plan import load_plan
+from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.plan.stored import stored_plan
 from lit_prune.study.results.results import read_results
 from lit_prune.trained.network import load_network

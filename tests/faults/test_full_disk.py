@@ -209,7 +209,7 @@ def test_a_study_whose_disk_is_full_names_its_runs_and_goes_on(run, disk, tmp_pa
     disk.leave(2 << 20)
     answer = run("study", "full.yaml", "--out", str(out), "--jobs", "1")
     assert answer.status == 1
-    failed = [line for line in answer.err.splitlines() if line.startswith("lit-prune: failed: line (seed ")]
+    failed = [line for line in answer.err.splitlines() if line.startswith("lit-prune: Run `line`, seed ")]
     assert failed
     assert all(FULL in line for line in failed)
     assert "Traceback" not in answer.err

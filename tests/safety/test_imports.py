@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lit_prune.study.plan.plan import load_plan
+from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.plan.stored import store_plan
 from tests.training.conftest import TINY
 

@@ -8,8 +8,9 @@ import pytest
 import yaml
 
 from lit_prune.errors import InputError
-from lit_prune.study.plan.plan import load_plan, read_plan
+from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.plan.stored import check_links, store_plan, stored_plan
+from lit_prune.study.plan.validation import read_plan
 from lit_prune.study.run import worker
 from tests.study.conftest import TINY
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import yaml
 
-from lit_prune.study.plan.plan import Experiment, Plan, load_plan, read_plan
+from lit_prune.study.plan.loading import load_plan
+from lit_prune.study.plan.plan import Experiment, Plan
+from lit_prune.study.plan.validation import read_plan
 
 __all__ = ["LAYERS", "SMALL", "full_content", "make_study", "run_folder"]
 

@@ -1,26 +1,28 @@
-"""What a study claims, as data: contrasts between experiments, and the limits that each has to keep."""
+"""Claims of a study as data: contrasts between experiments, with limits that each must keep."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from lit_prune.errors import expected
 from lit_prune.study.measures import MEASURES
+from lit_prune.study.plan.values import check_bool, check_keys
 
 __all__ = ["Claim", "Contrast", "read_claims"]
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """A difference, paired by seed, that a claim says lies between two limits.
+    """A measure, or a difference paired by seed, that a claim expects between two limits.
 
     Attributes:
-        of: The experiment that is looked at.
+        of: Name of an experiment.
         measure: A name in `MEASURES`.
-        minus: The experiment to compare it with. None takes `of` itself if `minus_measure` is given, or nothing away.
-        minus_measure: The measure to take away. None takes `measure`.
-        between: The limits, both included; None is no limit.
-        exact: Look at each seed by itself; otherwise at the 95% confidence interval of the mean over seeds.
+        minus: Name of the experiment to subtract. None subtracts `minus_measure` of the same experiment, if that is
+            given, and otherwise nothing.
+        minus_measure: Measure to subtract. None means `measure`.
+        between: Lower and upper limit, both inclusive; None is no limit.
+        exact: Whether every seed must keep the limits; otherwise the 95% confidence interval of the mean is tested.
     """
 
     of: str
@@ -31,18 +33,18 @@ class Contrast:
     exact: bool = False
 
     def experiments(self) -> set[str]:
-        """The one or two experiments that are needed."""
+        """Return the names of the one or two experiments that it needs."""
         return {name for name in (self.of, self.minus) if name is not None}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, and the contrasts that all have to hold if it is true.
+    """A sentence, and the contrasts that must all hold if it is true.
 
     Attributes:
-        said: The claim.
-        contrasts: At least one.
-        pretrained: Whether it is about pre-trained initial weights; with random ones it cannot be decided.
+        said: The sentence.
+        contrasts: At least one contrast.
+        pretrained: Whether the claim is about pre-trained initial weights; with random ones it is not decidable.
     """
 
     said: str
@@ -50,46 +52,47 @@ class Claim:
     pretrained: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, as `read_claims` takes them."""
+        """Return plain values, which `read_claims` turns back into the claim."""
         plain = [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(c).items()} for c in self.contrasts]
         return {"said": self.said, "pretrained": self.pretrained, "contrasts": plain}
 
 
 def read_claims(items: Sequence[Any], experiments: Sequence[str], source: str) -> tuple[Claim, ...]:
-    """Check claims that a plan makes.
+    """Turn the plain values of claims into `Claim` objects.
 
     Args:
-        items: Mappings with the keys of `Claim`; `of` of a contrast may be a list of experiments.
-        experiments: The names that exist.
-        source: The plan, for messages.
+        items: Mappings with the keys of `Claim`; `of` in a contrast may be a list of experiments.
+        experiments: Names of all experiments.
+        source: File of the plan, for messages.
 
     Raises:
-        InputError: If one cannot be used.
+        InputError: If a claim cannot be used.
     """
     claims = []
     for item in items:
         plain = isinstance(item, dict) and isinstance(item.get("said"), str)
         if not plain or not isinstance(item.get("contrasts"), list | tuple) or not item["contrasts"]:
             raise expected(f"claims with `said` and `contrasts` in `{source}`", item, "see the plans that ship")
-        _check_keys(item, Claim, item["said"])
-        _check_switch(item, "pretrained", item["said"])
-        contrasts = [c for contrast in item["contrasts"] for c in _contrasts(contrast, experiments, item["said"])]
+        where = f"in the claim {item['said']!r}"
+        check_keys(item, Claim, where)
+        check_bool(item, "pretrained", where)
+        contrasts = [c for contrast in item["contrasts"] for c in _read_contrasts(contrast, experiments, where)]
         claims.append(Claim(item["said"], tuple(contrasts), item.get("pretrained", False)))
     return tuple(claims)
 
 
-def _contrasts(item: Any, experiments: Sequence[str], said: str) -> list[Contrast]:
+def _read_contrasts(item: Any, experiments: Sequence[str], where: str) -> list[Contrast]:
     if not isinstance(item, dict) or not item.get("of"):
-        raise expected(f"contrasts with `of`, `measure` and `between` in the claim {said!r}", item, "check the keys")
-    _check_keys(item, Contrast, said)
+        raise expected(f"contrasts with `of`, `measure` and `between` {where}", item, "check the keys")
+    check_keys(item, Contrast, where)
+    check_bool(item, "exact", where)
     names = item["of"] if isinstance(item["of"], list) else [item["of"]]
     for name in [*names, item.get("minus")]:
         if name is not None and name not in experiments:
-            raise expected(f"the claim {said!r} to be about experiments of the plan", f"`{name}`", "check the name")
+            raise expected(f"an experiment of the plan {where}", f"`{name}`", "check the name")
     for measure in (item.get("measure"), item.get("minus_measure") or item.get("measure")):
         if not isinstance(measure, str) or measure not in MEASURES:
-            raise expected(f"a measure of the report in the claim {said!r}", f"`{measure}`", f"{', '.join(MEASURES)}")
-    _check_switch(item, "exact", said)
+            raise expected(f"a measure of the report {where}", f"`{measure}`", f"choose from {', '.join(MEASURES)}")
     limits = item.get("between")
     if (
         not isinstance(limits, list | tuple)
@@ -97,21 +100,8 @@ def _contrasts(item: Any, experiments: Sequence[str], said: str) -> list[Contras
         or not all(limit is None or (isinstance(limit, int | float) and limit == limit) for limit in limits)
         or list(limits) == [None, None]
     ):
-        raise expected(
-            f"`between` with two limits in the claim {said!r}", str(limits), "write [low, high], null for none"
-        )
+        raise expected(f"`between` with two limits {where}", str(limits), "write [low, high], with null for no limit")
     low, high = limits
     if low is not None and high is not None and low > high:
-        raise expected(f"`between` with the lower limit first in the claim {said!r}", str(limits), "turn them round")
+        raise expected(f"`between` with the lower limit first {where}", str(limits), "swap them")
     return [Contrast(**{**item, "of": name, "between": (low, high)}) for name in names]
-
-
-def _check_switch(item: dict[str, Any], key: str, said: str) -> None:
-    if not isinstance(item.get(key, False), bool):
-        raise expected(f"`{key}` in the claim {said!r} to be true or false", item[key], "choose one of these")
-
-
-def _check_keys(item: dict[str, Any], cls: type, said: str) -> None:
-    known = [f.name for f in fields(cls)]
-    if unknown := [key for key in item if key not in known]:
-        raise expected(f"the keys {', '.join(known)} in the claim {said!r}", f"`{unknown[0]}`", "check the spelling")

@@ -1,4 +1,4 @@
-"""From an experiment and a seed to the configuration of one run."""
+"""The configuration of one run, made from an experiment and a seed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,29 +6,30 @@ from typing import Any
 from lit_prune.errors import expected
 from lit_prune.files.nested import merge
 from lit_prune.study.plan.plan import Experiment, Plan
+from lit_prune.training.run_folder import CHECKPOINTS, LAST
 
-__all__ = ["epochs_of", "is_ours", "parent_checkpoint", "run_folder", "run_settings"]
+__all__ = ["count_epochs", "has_default_model", "parent_checkpoint", "run_folder", "run_settings"]
 
-# what a study decides -> what to say to those who would
+# settings that a study decides -> hint for those who set them
 _DECIDED = {
-    "seed_everything": "`seeds` of the plan, or `--seeds`, says which are run",
-    "name": "it is made of those of the plan, the experiment and the seed",
-    "ckpt_path": "an experiment's `parent` says what it starts from",
+    "seed_everything": "set `seeds` in the plan, or give `--seeds`",
+    "name": "the study names its runs by plan, experiment and seed",
+    "ckpt_path": "set `parent` of the experiment",
     "config": "write the settings into the plan",
-    "threads": "`threads` of the plan, or `--threads`, says how many",
+    "threads": "set `threads` in the plan, or give `--threads`",
 }
-# what of a Trainer a study decides -> the values that change nothing, and what to say of others
+# Trainer settings that a study decides -> values that change nothing, and hint for others
 _FIXED: dict[str, tuple[tuple[object, ...], str]] = {
-    "logger": ((None,), "the report reads what the study's own loggers write"),
-    "default_root_dir": ((None,), "`--out` says where its runs are"),
-    "fast_dev_run": ((None, False), "a rehearsal leaves nothing to report"),
-    "enable_checkpointing": ((None, True), "runs are scored, and gone on with, from their checkpoints"),
+    "logger": ((None,), "the report reads the files of the study's own loggers"),
+    "default_root_dir": ((None,), "give `--out`"),
+    "fast_dev_run": ((None, False), "it leaves nothing to report"),
+    "enable_checkpointing": ((None, True), "runs are scored and resumed from their checkpoints"),
 }
 _QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
 def run_folder(out: Path, experiment: str, seed: int) -> Path:
-    """Where a run is."""
+    """Return the folder of a run."""
     return out / experiment / f"seed={seed}"
 
 
@@ -38,14 +39,14 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
     Args:
         plan: The study.
         experiment: One of its experiments.
-        seed: One of its seeds. The word `$seed` in settings stands for it.
+        seed: Random seed of the run, which replaces every `$seed` in the settings.
         out: The study's folder.
 
     Returns:
         A configuration of `lit-prune fit`.
 
     Raises:
-        InputError: If the settings name what a study decides itself.
+        InputError: If the plan sets what a study decides.
     """
     config = merge(plan.settings, experiment.overrides)
     for name, hint in _DECIDED.items():
@@ -55,15 +56,14 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
     for name, (harmless, hint) in _FIXED.items():
         if trainer.get(name) not in harmless:
             raise expected(f"no `trainer.{name}` in a study", trainer[name], hint)
-    config = {key: _with_seed(value, seed) for key, value in config.items()}
+    config = {key: _insert_seed(value, seed) for key, value in config.items()}
     config |= {"seed_everything": seed, "threads": plan.threads}
-    # a run that diverges is a result, and is called one in the report
-    config.setdefault("on_nan", "continue")
+    config.setdefault("on_nan", "continue")  # a diverged run is a result, and reported as such
     config["name"] = f"{plan.name}-{experiment.name.replace('/', '-')}-seed{seed}"
     parent = None
     if experiment.parent is not None:
         parent = str(parent_checkpoint(run_folder(out, experiment.parent, seed), experiment.checkpoint))
-    if not is_ours(config):
+    if not has_default_model(config):
         return config if parent is None else config | {"init_from": parent}
     model = config["model"] = dict(config.get("model") or {})
     if parent is not None:
@@ -73,32 +73,32 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
     return config
 
 
-def is_ours(config: dict[str, Any]) -> bool:
-    """Say whether a configuration is about this project's model, not somebody else's."""
+def has_default_model(config: dict[str, Any]) -> bool:
+    """Return whether a configuration leaves the class of the model at its default, this project's ResNet-18."""
     model = config.get("model")
     return not isinstance(model, str) and "class_path" not in (model or {})
 
 
-def epochs_of(plan: Plan, experiment: Experiment) -> int:
-    """How many epochs a run may take: one, if it is only scored."""
+def count_epochs(plan: Plan, experiment: Experiment) -> int:
+    """Return the largest number of epochs of a run, 1 for a run without training."""
     epochs = (merge(plan.settings, experiment.overrides).get("trainer") or {}).get("max_epochs", 30)
     return epochs if experiment.train and isinstance(epochs, int) and epochs > 0 else 1
 
 
 def parent_checkpoint(folder: Path, which: str) -> Path:
-    """Find the checkpoint of a run that its children start from.
+    """Return the path of a run's checkpoint from which its children start.
 
     Args:
         folder: The run's folder.
-        which: "last" or "best". Where there is no best one, nothing was monitored, and the last is taken.
+        which: "last" or "best". A run that monitors no metric has no best checkpoint: it is the last one.
     """
-    best = sorted((folder / "checkpoints").glob("best*.ckpt")) if which == "best" else []
-    return best[0] if best else folder / "checkpoints" / "last.ckpt"
+    best = sorted((folder / CHECKPOINTS).glob("best*.ckpt")) if which == "best" else []
+    return best[0] if best else folder / CHECKPOINTS / LAST
 
 
-def _with_seed(value: Any, seed: int) -> Any:
+def _insert_seed(value: Any, seed: int) -> Any:
     if isinstance(value, dict):
-        return {key: _with_seed(item, seed) for key, item in value.items()}
+        return {key: _insert_seed(item, seed) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_seed(item, seed) for item in value]
+        return [_insert_seed(item, seed) for item in value]
     return seed if value == "$seed" else value

@@ -1,4 +1,4 @@
-"""The plan that a study's folder belongs to."""
+"""The plan stored in a study's folder, which the folder's runs belong to."""
 
 import os
 from pathlib import Path
@@ -9,117 +9,107 @@ import yaml
 from lit_prune.errors import expected
 from lit_prune.files.atomic import write_text
 from lit_prune.files.nested import flatten
-from lit_prune.study.plan.plan import Plan, read_mapping, read_plan
+from lit_prune.study.plan.loading import read_mapping
+from lit_prune.study.plan.plan import Plan
+from lit_prune.study.plan.validation import read_plan
 
-__all__ = ["check_links", "known_plan", "store_plan", "stored_plan"]
+__all__ = ["PLAN", "check_folder", "check_links", "store_plan", "stored_plan"]
 
-_NAME = "plan.yaml"
+PLAN = "plan.yaml"
 
 
 def stored_plan(out: Path) -> Plan:
     """Read the plan of a study's folder.
 
     Raises:
-        InputError: If there is none, or it cannot be read, or a link in the folder leads out of it.
+        InputError: If there is no readable plan, or a link leads out of the folder.
     """
     check_links(out)
-    path = out / _NAME
-    if not path.is_file():
-        what = "is not a folder" if not out.is_dir() else f"holds no {_NAME}" if any(out.iterdir()) else "is empty"
-        hint = "give the folder that `lit-prune study` wrote"
-        raise expected("the folder of a study", f"`{out}`, which {what}", hint)
-    content = read_mapping(path, "a plan", "check the folder")
-    return read_plan(content, str(path))
+    if not (path := out / PLAN).is_file():
+        what = "is not a folder" if not out.is_dir() else f"holds no {PLAN}" if any(out.iterdir()) else "is empty"
+        raise expected("the folder of a study", f"`{out}`, which {what}", "give a folder that `lit-prune study` wrote")
+    return read_plan(read_mapping(path, "a plan", "check the folder"), str(path))
 
 
 def store_plan(plan: Plan, out: Path) -> Plan:
-    """Make a folder belong to a plan, or check that it does.
+    """Store a plan in a folder, or add its seeds to the same plan there.
 
     Args:
-        plan: What is to be run. Seeds may be new; what decides numbers may not.
+        plan: Plan to run.
         out: The study's folder.
 
     Returns:
-        The plan with all seeds that the folder is for.
+        The plan with all seeds of the folder.
 
     Raises:
-        InputError: If the folder holds something else, belongs to a plan that differs, or has a link out of it.
-        OSError: If it cannot be written.
+        InputError: As `check_folder` does.
+        OSError: If the folder cannot be written.
     """
-    known = known_plan(plan, out)
+    known = check_folder(plan, out)
     if known is not None:
         plan = plan.with_seeds(sorted({*known.seeds, *plan.seeds}))
         if plan == known:
             return plan
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / _NAME, yaml.safe_dump(plan.as_dict(), sort_keys=False, allow_unicode=True))
+    write_text(out / PLAN, yaml.safe_dump(plan.as_dict(), sort_keys=False, allow_unicode=True))
     return plan
 
 
-def known_plan(plan: Plan, out: Path) -> Plan | None:
-    """Check that a folder can become, or is, that of a plan, and write nothing.
+def check_folder(plan: Plan, out: Path) -> Plan | None:
+    """Check that a plan can run in a folder, without writing anything.
 
     Args:
-        plan: What is to be run.
-        out: The study's folder.
+        plan: Plan to run.
+        out: The study's folder, which need not exist.
 
     Returns:
-        The plan that is stored there, if there is one.
+        The plan stored there, None for a new or empty folder.
 
     Raises:
-        InputError: As `store_plan` does.
+        InputError: If the folder holds other files, belongs to a plan with other results, or has a link out of it.
     """
     if (file := next((path for path in (out, *out.parents) if path.is_file()), None)) is not None:
         raise expected("`--out` to be a folder", f"the file `{file}`", "give another")
     check_links(out)
-    if (out / _NAME).is_file():
+    if (out / PLAN).is_file():
         known = stored_plan(out)
-        _compare(_numbers(known), _numbers(plan), out)
+        _compare(known, plan, out)
         return known
     if out.is_dir() and any(not item.name.startswith(".") for item in out.iterdir()):
-        raise expected(
-            f"a new or empty folder, or that of this study, at `{out}`", "other files", "give another `--out`"
-        )
+        raise expected(f"`{out}` to be new, empty or this study's folder", "other files", "give another `--out`")
     return None
 
 
-def _numbers(plan: Plan) -> dict[str, Any]:
-    """What decides the numbers that come out, flat and by experiment."""
-    content = plan.identity()
-    content["experiments"] = {item["name"]: item for item in content["experiments"]}
-    return flatten(content)
-
-
-def _compare(known: dict[str, Any], new: dict[str, Any], out: Path) -> None:
-    for name in sorted({*known, *new}):
-        if known.get(name) != new.get(name):
-            raise expected(
-                f"the plan that made `{out}`, with {_say(name, known)}",
-                _say(name, new),
-                "give another `--out`, or the settings of then",
-            )
-
-
-def _say(name: str, values: dict[str, Any]) -> str:
-    return f"`{name}` {values[name]!r}" if name in values else f"no `{name}`"
-
-
 def check_links(out: Path) -> None:
-    """Refuse a study's folder in which a link leads out of it: runs write there, and take away what is half-written.
+    """Check that no link in a study's folder leads out of it: runs write there, and remove stale files.
 
     Args:
-        out: The study's folder, which may be a link itself; it need not be there.
+        out: The study's folder, which may itself be a link, and need not exist.
 
     Raises:
         InputError: If there is such a link, at any depth.
     """
     whole = out.resolve()
     for folder, folders, files in os.walk(whole):
-        for name in sorted([*folders, *files]):
-            path = Path(folder, name)
-            if path.is_symlink() and not Path(os.path.realpath(path)).is_relative_to(whole):
+        for path in sorted(Path(folder, name) for name in [*folders, *files]):
+            if path.is_symlink() and not (target := Path(os.path.realpath(path))).is_relative_to(whole):
                 raise expected(
-                    f"no link in `{out}` that leads out of this study",
-                    f"`{path.relative_to(whole)}`, which leads to `{os.path.realpath(path)}`",
-                    "take the link away; to keep a study elsewhere, give `--out`",
+                    f"no link in `{out}` that leads out of it",
+                    f"`{path.relative_to(whole)}`, which leads to `{target}`",
+                    "remove the link; to keep a study elsewhere, give `--out`",
                 )
+
+
+def _compare(known: Plan, new: Plan, out: Path) -> None:
+    """Raise an `InputError` for the first setting that would change results."""
+    old, now = _flat_identity(known), _flat_identity(new)
+    for name in sorted(old.keys() | now.keys()):
+        if old.get(name) != now.get(name):
+            before, after = (f"`{name}` {v[name]!r}" if name in v else f"no `{name}`" for v in (old, now))
+            hint = "give another `--out`, or the settings that the folder was made with"
+            raise expected(f"the plan of `{out}`, with {before}", after, hint)
+
+
+def _flat_identity(plan: Plan) -> dict[str, Any]:
+    content = plan.identity()
+    return flatten(content | {"experiments": {item["name"]: item for item in content["experiments"]}})

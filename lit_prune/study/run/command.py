@@ -4,7 +4,7 @@ import errno
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial, reduce
@@ -12,28 +12,31 @@ from pathlib import Path
 from types import FrameType
 
 from filelock import FileLock, Timeout
+from jsonargparse import Namespace
 from tqdm import tqdm
 
-from lit_prune.cli.failures import describe_failure, print_error
-from lit_prune.errors import expected
+from lit_prune.cli.failures import print_error
+from lit_prune.errors import InputError
 from lit_prune.files.nested import merge
-from lit_prune.study.plan.plan import Experiment, Plan, load_plan, select
-from lit_prune.study.plan.run_settings import epochs_of
-from lit_prune.study.plan.stored import known_plan, store_plan, stored_plan
+from lit_prune.study.plan.loading import load_plan
+from lit_prune.study.plan.plan import Experiment, Plan, select
+from lit_prune.study.plan.run_settings import count_epochs
+from lit_prune.study.plan.stored import PLAN, check_folder, store_plan, stored_plan
 from lit_prune.study.report.command import write_report
-from lit_prune.study.run.options import Options, parse
-from lit_prune.study.run.pool import Pool, Processes, RayTasks
-from lit_prune.study.run.scheduler import Outcome, Progress, is_complete, jobs_of, run_jobs
+from lit_prune.study.run.options import parse
+from lit_prune.study.run.pool import Job, Pool, Processes, RayTasks
+from lit_prune.study.run.scheduler import Outcome, Progress, is_complete, list_jobs, run_jobs
+from lit_prune.training.run_folder import LOCK, LOGS
 
 __all__ = ["main"]
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which is to end a study as Ctrl-C does."""
+    """SIGTERM, which stops a study as Ctrl-C does."""
 
 
 @contextmanager
-def _terminable() -> Iterator[None]:
+def _stop_on_sigterm() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise _Terminated
 
@@ -58,132 +61,128 @@ def main(argv: Sequence[str]) -> int:
     """
     try:
         options = parse(argv[1:])
-    except SystemExit as leave:  # --help ends here
+    except SystemExit as leave:  # after --help
         return int(leave.code or 0)
     try:
         return _run(options)
     except OSError as error:
-        failure = describe_failure(error)
-        return print_error(error, 1, failure and failure.sentence)
+        return print_error(error)
 
 
-def _run(options: Options) -> int:
-    plan, out, sentence = _plan(options)
+def _run(options: Namespace) -> int:
+    plan, out, warning = _make_plan(options)
     chosen = select(plan, options.only or ["*"])
-    if sentence:
-        print(f"lit-prune: {sentence}", file=sys.stderr)
-    from lit_prune.study.run.preflight import (  # torch takes seconds, a wrong plan should not
-        check_settings,
-        default_jobs,
-    )
+    if warning:
+        print(f"lit-prune: {warning}", file=sys.stderr)
+    # imported late, because torch takes seconds, and errors of the plan should not
+    from lit_prune.study.run.preflight import check_settings, default_jobs
 
     check_settings(plan, chosen, out)
     jobs = options.jobs or default_jobs(plan.threads)
     if options.dry_run:
         print(_overview(plan, chosen, out, jobs))
         return 0
-    known_plan(plan, out)  # before anything is written there
+    check_folder(plan, out)  # before anything is written there
     out.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(out / ".lock", timeout=0):
-            return _locked(store_plan(plan, out), plan, chosen, out, options, jobs)
+        with FileLock(out / LOCK, timeout=0):
+            store_plan(plan, out)
+            return _run_and_report(plan, list_jobs(plan, chosen, out), out, options, jobs)
     except Timeout as error:
-        raise expected(
-            f"`{out}` for this study alone", "another one that runs in it", "wait for it, or end it"
-        ) from error
+        sentence = f"Another `lit-prune study` is running in `{out}`. Wait until it has stopped."
+        raise InputError(sentence) from error
 
 
-def _locked(stored: Plan, plan: Plan, chosen: list[Experiment], out: Path, options: Options, jobs: int) -> int:
-    todo = jobs_of(plan, chosen, out)
+def _make_plan(options: Namespace) -> tuple[Plan, Path, str]:
+    """Return the plan with all options applied, its folder, and a warning about its initial weights."""
+    plan = load_plan(options.plan)
+    settings = reduce(merge, options.settings, plan.settings)
+    plan = replace(plan, settings=settings, threads=options.threads or plan.threads)
+    if options.seeds is not None:
+        plan = plan.with_seeds(options.seeds)
+    out = Path(options.out or Path(LOGS) / plan.name)
+    if options.weights is None and (out / PLAN).is_file():
+        # a folder keeps its initial weights, even if those of the plan have become available since
+        return replace(plan, initial_weights=stored_plan(out).initial_weights), out, ""
+    if options.weights is None and plan.initial_weights in (None, "random"):
+        return plan, out, ""
+    from lit_prune.study.run.preflight import choose_weights
+
+    plan, warning = choose_weights(plan, options.weights)
+    return plan, out, warning
+
+
+def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, jobs: int) -> int:
     gpu = (plan.settings.get("trainer") or {}).get("accelerator") != "cpu"
     pool: Pool = Processes(jobs) if options.ray is None else RayTasks(options.ray, options.jobs, plan.threads, gpu)
-    total = sum(epochs_of(plan, plan[job.experiment]) for job in todo)
-    # a line a run where nobody watches
+    total = _count_all_epochs(plan, todo)
+    # without a terminal, one line for each run instead of a bar
     with tqdm(total=total, unit="epoch", desc=plan.name, dynamic_ncols=True, disable=None) as bar:
-        first = sum(epochs_of(plan, plan[job.experiment]) for job in todo if is_complete(job))
-        bar.initial = bar.n = first  # time left is told from what is run now
+        # the remaining time is estimated from the epochs of this command
+        bar.initial = bar.n = _count_all_epochs(plan, filter(is_complete, todo))
         try:
-            with _terminable():
-                outcome = run_jobs(plan, todo, pool, partial(_report, bar, out))
+            with _stop_on_sigterm():
+                outcome = run_jobs(plan, todo, pool, partial(_show, bar, out))
         except KeyboardInterrupt as stop:
             pool.close()
             bar.close()
-            print("\nInterrupted. The same command goes on where this one stopped.", file=sys.stderr)
+            print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)
             return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
         finally:
             pool.close()
-    _check_there(out)
+    _check_plan_exists(out)
     write_report(out)
     return _sum_up(outcome)
 
 
-def _plan(options: Options) -> tuple[Plan, Path, str]:
-    """The plan with all that was typed, its folder, and a remark on its initial weights."""
-    plan = load_plan(options.plan)
-    plan = replace(
-        plan, settings=reduce(merge, options.settings, plan.settings), threads=options.threads or plan.threads
-    )
-    if options.seeds is not None:
-        plan = plan.with_seeds(options.seeds)
-    out = options.out or Path("lightning_logs") / plan.name
-    if options.weights is None and (out / "plan.yaml").is_file():
-        # a folder keeps the weights that it began with, though others may be at hand by now
-        return replace(plan, initial_weights=stored_plan(out).initial_weights), out, ""
-    if options.weights is None and plan.initial_weights in (None, "random"):
-        return plan, out, ""
-    from lit_prune.study.run.preflight import with_weights
-
-    plan, sentence = with_weights(plan, options.weights)
-    return plan, out, sentence
+def _count_all_epochs(plan: Plan, jobs: Iterable[Job]) -> int:
+    return sum(count_epochs(plan, plan[job.experiment]) for job in jobs)
 
 
-def _report(bar: "tqdm[None]", out: Path, progress: Progress) -> None:
-    _show(bar, progress)
-    _check_there(out)  # the next run would make it again, and find no plan in it
-
-
-def _check_there(out: Path) -> None:
-    if not (out / "plan.yaml").is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out / "plan.yaml"))
-
-
-def _show(bar: "tqdm[None]", progress: Progress) -> None:
+def _show(bar: "tqdm[None]", out: Path, progress: Progress) -> None:
     bar.n = max(bar.n, min(progress.epochs, bar.total))
-    names = [f"{job.experiment} (seed {job.seed})" for job in progress.running]
-    bar.set_postfix_str(", ".join(names[:2]) + (f" and {len(names) - 2} more" if len(names) > 2 else ""))
-    if (job := progress.ended) is not None:
-        what = f"failed: {progress.problem}" if progress.problem else "complete"
-        line = f"{job.experiment} (seed {job.seed}): {what}"
+    names = [f"{job.experiment}, seed {job.seed}" for job in progress.running]
+    bar.set_postfix_str("; ".join(names[:2]) + (f"; {len(names) - 2} more" if len(names) > 2 else ""))
+    if (job := progress.stopped) is not None:
+        line = f"{_name(job)} failed: {progress.problem}" if progress.problem else f"{_name(job)} is complete."
         tqdm.write(line) if not bar.disable else print(line, flush=True)
+    _check_plan_exists(out)  # the next run would make the folder again, without a plan
+
+
+def _name(job: Job) -> str:
+    return f"Run `{job.experiment}`, seed {job.seed},"
+
+
+def _check_plan_exists(out: Path) -> None:
+    if not (out / PLAN).is_file():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out / PLAN))
 
 
 def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str:
-    from lit_prune.study.run.preflight import seconds_per_epoch
+    from lit_prune.study.run.preflight import estimate_epoch_seconds
 
-    todo = [job for job in jobs_of(plan, chosen, out) if not is_complete(job)]
-    epochs = sum(epochs_of(plan, plan[job.experiment]) for job in todo)
+    todo = [job for job in list_jobs(plan, chosen, out) if not is_complete(job)]
+    epochs = _count_all_epochs(plan, todo)
     width = max(len(experiment.name) for experiment in chosen)
-    start = plan.initial_weights or "its own"
+    start = f"{plan.initial_weights or 'its own'} weights"
     rows = [
-        f"  {experiment.name:{width}}  {epochs_of(plan, experiment) if experiment.train else 'no':>4} epochs  "
-        f"from {experiment.parent or f'{start} weights'}"
+        f"  {experiment.name:{width}}  {count_epochs(plan, experiment) if experiment.train else 'no':>4} epochs  "
+        f"from {experiment.parent or start}"
         for experiment in chosen
     ]
-    each = seconds_per_epoch(plan)
-    duration = "" if each is None else f", about {_duration(epochs * each / jobs)} on this machine with {jobs} at once"
-    seeds = ", ".join(map(str, plan.seeds))
-    head = f"{plan.name}: {len(chosen)} experiments, seeds {seeds}, in {out}"
+    seconds = estimate_epoch_seconds(plan)
+    duration = ""
+    if seconds is not None:
+        minutes = max(round(epochs * seconds / jobs / 60), 1)
+        time = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
+        duration = f", about {time} on this machine with {jobs} at a time"
+    head = f"{plan.name}: {len(chosen)} experiments, seeds {', '.join(map(str, plan.seeds))}, in {out}"
     return "\n".join([head, *rows, f"{len(todo)} runs to do, {epochs} epochs{duration}."])
-
-
-def _duration(seconds: float) -> str:
-    minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{max(minutes, 1)} min"
 
 
 def _sum_up(outcome: Outcome) -> int:
     for job, problem in outcome.failed.items():
-        print(f"lit-prune: failed: {job.experiment} (seed {job.seed}): {problem}", file=sys.stderr)
+        print(f"lit-prune: {_name(job)} failed: {problem}", file=sys.stderr)
     for job in outcome.left_out:
-        print(f"lit-prune: left out, for its parent failed: {job.experiment} (seed {job.seed})", file=sys.stderr)
+        print(f"lit-prune: {_name(job)} was not started, because its parent failed.", file=sys.stderr)
     return 1 if outcome.failed or outcome.left_out else 0

@@ -13,7 +13,7 @@ import yaml
 from lit_prune.cli.parser import CommandParser, check_path, one_sentence_errors
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.yaml import load_yaml_text
-from lit_prune.study.plan.plan import shipped_plans
+from lit_prune.study.plan.loading import shipped_plans
 
 __all__ = ["Options", "parse"]
 

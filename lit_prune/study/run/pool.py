@@ -1,26 +1,28 @@
-"""Where runs run: in processes of this machine, or as tasks of a Ray cluster."""
+"""Pools that run the runs of a study: processes of this machine, or tasks of a Ray cluster."""
 
 import logging
 import os
 import subprocess
 import sys
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
-from lit_prune.errors import expected
+from lit_prune.errors import InputError, expected
 from lit_prune.study.plan.run_settings import run_folder
+from lit_prune.training.run_folder import LOG
 
 __all__ = ["Job", "Pool", "Processes", "RayTasks"]
 
 
 class Job(NamedTuple):
-    """One run that is to be made.
+    """One run to do.
 
     Attributes:
         out: The study's folder.
-        experiment: The experiment's name.
-        seed: The seed.
-        threads: CPU threads that it uses.
+        experiment: Name of the experiment.
+        seed: Random seed.
+        threads: Number of CPU threads.
     """
 
     out: Path
@@ -30,89 +32,85 @@ class Job(NamedTuple):
 
     @property
     def folder(self) -> Path:
-        """The run's folder."""
+        """Folder of the run."""
         return run_folder(self.out, self.experiment, self.seed)
 
 
-class Pool(Protocol):
-    """Runs jobs side by side."""
-
-    def has_room(self) -> bool:
-        """Say whether another job can start at once."""
-        ...
-
-    def start(self, job: Job) -> None:
-        """Start a job."""
-        ...
-
-    def ended(self) -> list[tuple[Job, int]]:
-        """Return the jobs that have ended since the last call, with their exit status."""
-        ...
-
-    def close(self) -> None:
-        """End what is still running."""
-        ...
-
-
-class Processes:
-    """Runs each job in a process of its own on this machine.
+class Pool(ABC):
+    """Runs jobs at the same time.
 
     Args:
-        jobs: How many at once.
+        jobs: Largest number of jobs at the same time; None for no limit.
     """
 
-    def __init__(self, jobs: int) -> None:
+    def __init__(self, jobs: int | None) -> None:
         self._jobs = jobs
-        self._running: dict[Job, subprocess.Popen[bytes]] = {}
+        self._running: dict[Any, Job] = {}
 
     def has_room(self) -> bool:
-        """Say whether another job can start at once."""
-        return len(self._running) < self._jobs
+        """Return whether another job can be started."""
+        return self._jobs is None or len(self._running) < self._jobs
+
+    @abstractmethod
+    def start(self, job: Job) -> None:
+        """Start a job, whose output is appended to `log.txt` in its folder."""
+
+    @abstractmethod
+    def collect(self) -> list[tuple[Job, int]]:
+        """Return the jobs that stopped since the last call, with their exit status."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Stop all jobs that are still running."""
+
+
+class Processes(Pool):
+    """Runs each job in a process of its own on this machine."""
 
     def start(self, job: Job) -> None:
-        """Start a job; what it prints is added to `log.txt` in its folder."""
-        self._running[job] = _start(job)
+        """Start a process."""
+        self._running[_start(job)] = job
 
-    def ended(self) -> list[tuple[Job, int]]:
-        """Return the jobs that have ended since the last call, with their exit status."""
-        ended = [(job, process.returncode) for job, process in self._running.items() if process.poll() is not None]
-        for job, _ in ended:
-            _release(self._running.pop(job))
-        return ended
+    def collect(self) -> list[tuple[Job, int]]:
+        """Return the jobs whose process exited since the last call."""
+        stopped = [(process, job) for process, job in self._running.items() if process.poll() is not None]
+        for process, _ in stopped:
+            _release(process)
+            del self._running[process]
+        return [(job, process.returncode) for process, job in stopped]
 
     def close(self) -> None:
-        """Kill what is still running: a run goes on from its last checkpoint, so that nothing is to be waited for."""
-        for process in self._running.values():
+        """Kill all processes: a run resumes from its last checkpoint, so there is nothing to wait for."""
+        for process in self._running:
             process.kill()
-        for process in self._running.values():
+        for process in self._running:
             process.wait()
             _release(process)
         self._running = {}
 
 
-class RayTasks:
-    """Runs each job as a task of a Ray cluster whose machines share this folder.
+class RayTasks(Pool):
+    """Runs each job as a task of a Ray cluster, whose machines share the study's folder.
 
     Args:
-        address: Of the cluster, "auto" for the one that this machine belongs to, or "local" for a new one on it.
-        jobs: How many at once; None leaves that to the cluster's resources.
-        threads: CPU threads of each run.
-        gpu: Whether a run may use a GPU where the cluster has any. Each gets one, or a share if `jobs` are more.
+        address: Address of the cluster; "auto" for the cluster of this machine, "local" for a new one on it.
+        jobs: Largest number of jobs at the same time; None leaves it to the cluster's resources.
+        threads: CPU threads of each job.
+        gpu: Whether jobs may use the cluster's GPUs: one each, or an equal share if `jobs` exceeds their number.
 
     Raises:
         InputError: If Ray is not installed, or there is no such cluster.
     """
 
     def __init__(self, address: str, jobs: int | None = None, threads: int = 1, gpu: bool = True) -> None:
+        super().__init__(jobs)
         try:
             import ray
         except ImportError as error:
-            raise expected("the package `ray`", "none", 'install it with `pip install "lit-prune[ray]"`') from error
+            hint = "Install it with `pip install 'lit-prune[ray]'`."
+            raise InputError(f"The package `ray` is not installed. {hint}") from error
         self._ray: Any = ray
-        self._jobs = jobs
-        self._running: dict[Any, Job] = {}
-        # Ray reports its use to its makers unless it is told not to
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default Ray reports its usage to its developers
         new: dict[str, Any] = {}
         if address == "local":
             new = {"num_cpus": jobs and jobs * threads, "include_dashboard": False}
@@ -125,23 +123,18 @@ class RayTasks:
         gpus: float = self._ray.cluster_resources().get("GPU", 0) if gpu else 0
         self._gpus = min(1, gpus / jobs) if jobs else min(1, gpus)
 
-    def has_room(self) -> bool:
-        """Say whether another job can be handed in; the cluster starts it when there are resources."""
-        return self._jobs is None or len(self._running) < self._jobs
-
     def start(self, job: Job) -> None:
-        """Hand a job to the cluster."""
+        """Submit a task, which the cluster starts as soon as there are resources."""
         task = self._ray.remote(num_cpus=job.threads, num_gpus=self._gpus, max_retries=0)(_run)
-        absolute = job._replace(out=job.out.absolute())
-        self._running[task.remote(absolute, os.getcwd())] = job
+        self._running[task.remote(job._replace(out=job.out.absolute()), os.getcwd())] = job
 
-    def ended(self) -> list[tuple[Job, int]]:
-        """Return the jobs that have ended since the last call, with their exit status."""
+    def collect(self) -> list[tuple[Job, int]]:
+        """Return the jobs whose task stopped since the last call."""
         ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         return [(self._running.pop(task), self._status(task)) for task in ready]
 
     def close(self) -> None:
-        """End what is still running, and leave the cluster."""
+        """Cancel all tasks and disconnect from the cluster."""
         for task in self._running:
             self._ray.cancel(task, force=True)
         self._running = {}
@@ -150,12 +143,12 @@ class RayTasks:
     def _status(self, task: Any) -> int:
         try:
             return int(self._ray.get(task))
-        except self._ray.exceptions.RayError:  # the worker was lost, with its machine perhaps
+        except self._ray.exceptions.RayError:  # the worker was lost, possibly with its machine
             return 1
 
 
 def _run(job: Job, folder: str) -> int:
-    """Run a job from here to its end, in the folder where the study was started."""
+    """Run a job until it stops, in the folder in which the study was started."""
     os.chdir(folder)
     process = _start(job)
     try:
@@ -168,21 +161,17 @@ def _run(job: Job, folder: str) -> int:
 def _start(job: Job) -> subprocess.Popen[bytes]:
     job.folder.mkdir(parents=True, exist_ok=True)
     argv = [str(job.out), job.experiment, str(job.seed)]
-    with (job.folder / "log.txt").open("ab") as log:
+    # environment variables must not change settings that the plan decides
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_PRUNE_FIT__")}
+    with (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "lit_prune.study.run.worker", *argv],
-            stdin=subprocess.PIPE,  # the run ends when this end of it is gone
+            stdin=subprocess.PIPE,  # the run stops when this end is closed
             stdout=log,
             stderr=subprocess.STDOUT,
-            env=_environment(job),
-            start_new_session=True,  # Ctrl-C is for the study, which ends its runs itself
+            env=kept | {"OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,  # Ctrl-C reaches the study alone, which stops its runs
         )
-
-
-def _environment(job: Job) -> dict[str, str]:
-    """This process's, without what would change settings that the plan decides."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_PRUNE_FIT__")}
-    return kept | {"OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"}
 
 
 def _release(process: subprocess.Popen[bytes]) -> None:

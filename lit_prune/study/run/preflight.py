@@ -1,10 +1,10 @@
-"""What can be known of a study's runs before one of them is started: their settings, their weights, their time."""
+"""Checks and estimates before a study's first run starts: settings, initial weights, time."""
 
 import os
 import statistics
 import tempfile
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import redirect_stdout
 from dataclasses import replace
 from io import StringIO
@@ -18,10 +18,10 @@ from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.study.plan.plan import Experiment, Plan
-from lit_prune.study.plan.run_settings import is_ours, run_settings
+from lit_prune.study.plan.run_settings import has_default_model, run_settings
 from lit_prune.training.cli import TrainingCLI
 
-__all__ = ["check_settings", "default_jobs", "seconds_per_epoch", "with_weights"]
+__all__ = ["check_settings", "choose_weights", "default_jobs", "estimate_epoch_seconds"]
 
 _IMAGENET = "IMAGENET1K_V1"
 
@@ -30,7 +30,7 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
     """Parse the configuration of every experiment, as its run will.
 
     Raises:
-        InputError: If one cannot be used; the message names the experiment.
+        InputError: If a configuration cannot be used; the message names the experiment.
     """
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "fit.yaml"
@@ -46,42 +46,50 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
                 raise InputError(f"In `{experiment.name}`: {error}") from error
 
 
-def with_weights(plan: Plan, typed: str | None) -> tuple[Plan, str]:
-    """Decide what experiments without a parent start from.
+def choose_weights(plan: Plan, given: str | None) -> tuple[Plan, str]:
+    """Choose the initial weights of experiments without a parent.
 
     Args:
         plan: The study.
-        typed: What was given with `--weights`, if anything.
+        given: Value of `--weights`, if any.
 
     Returns:
-        The plan with weights that can be had, and a sentence if they are not those that it names.
+        The plan with weights that can be loaded, and a warning if they are not the plan's.
 
     Raises:
-        InputError: If weights that were typed cannot be used.
+        InputError: If the given weights, or those in a file, cannot be loaded.
     """
-    weights = typed or plan.initial_weights
-    if weights is None or weights == "random" or not is_ours(plan.settings):
+    weights = given or plan.initial_weights
+    if weights in (None, "random") or not has_default_model(plan.settings):
         return replace(plan, initial_weights=weights), ""
     stem = (plan.settings.get("model") or {}).get("stem", "imagenet")
     try:
         LitResNet18(weights=weights, stem=stem)
     except InputError as error:
-        if typed is not None or weights != _IMAGENET:
+        if given is not None or weights != _IMAGENET:
             raise
-        return replace(plan, initial_weights="random"), f"ImageNet's weights cannot be had, so they are random: {error}"
+        warning = f"The ImageNet weights cannot be loaded, so initial weights are random: {error}"
+        return replace(plan, initial_weights="random"), warning
     return replace(plan, initial_weights=weights), ""
 
 
 def default_jobs(threads: int) -> int:
-    """How many runs at once suit this machine: one on a GPU, otherwise as there are cores."""
-    return 1 if torch.cuda.is_available() else max(1, len(_cores()) // threads)
+    """Return how many runs suit this machine at the same time: 1 on a GPU, otherwise as many as it has cores for."""
+    if torch.cuda.is_available():
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // threads)
 
 
-def seconds_per_epoch(plan: Plan) -> float | None:
-    """Estimate the time of an epoch from a few steps on this machine's CPU; None if it cannot be known beforehand."""
+def estimate_epoch_seconds(plan: Plan) -> float | None:
+    """Estimate the duration of an epoch from a few steps on this machine's CPU.
+
+    Returns:
+        Seconds; None for a custom model, custom data or a GPU.
+    """
     settings = plan.settings.get("data") or {}
     own_data = isinstance(settings, str) or "class_path" in settings
-    if own_data or not is_ours(plan.settings) or torch.cuda.is_available():
+    if own_data or not has_default_model(plan.settings) or torch.cuda.is_available():
         return None
     data = CIFAR10DataModule(**settings)
     threads = torch.get_num_threads()
@@ -100,12 +108,8 @@ def seconds_per_epoch(plan: Plan) -> float | None:
             seconds.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)
-    step = statistics.median(seconds[2:])
+    step = statistics.median(seconds[2:])  # the first steps include setting up
     total = 50_000 if data.source == "cifar10" else 10_000
     training = data.limit_train or total - data.val_size
-    # an image that is only scored takes about a third of one that is trained on
+    # validation takes about a third of the time of training, per image
     return step * (training + data.val_size / 3) / data.batch_size
-
-
-def _cores() -> Sequence[int] | set[int]:
-    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""Running a study: each run after its parent, several side by side, and what is complete not again."""
+"""The order of a study's runs: each after its parent, several at the same time, complete ones not again."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -6,22 +6,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lit_prune.study.plan.plan import Experiment, Plan
-from lit_prune.study.plan.run_settings import epochs_of
+from lit_prune.study.plan.run_settings import count_epochs
 from lit_prune.study.run.pool import Job, Pool
+from lit_prune.training.run_folder import ERROR, LOG, METRICS, RESULT
 
-__all__ = ["Outcome", "Progress", "jobs_of", "run_jobs"]
+__all__ = ["Outcome", "Progress", "is_complete", "list_jobs", "run_jobs"]
 
 _POLL = 0.2  # seconds
 
 
 @dataclass
 class Outcome:
-    """What became of the jobs of a study.
+    """Results of the jobs of a study.
 
     Attributes:
-        complete: Those whose result is there, also from earlier.
-        failed: Those that ended without one, and the sentence that says why.
-        left_out: Those whose parent failed.
+        complete: Jobs whose result exists, earlier ones included.
+        failed: Jobs that stopped without a result, each with the reason in a sentence.
+        left_out: Jobs that were not started, because their parent failed.
     """
 
     complete: list[Job] = field(default_factory=list)
@@ -31,46 +32,44 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a study is.
+    """Progress of a study.
 
     Attributes:
-        epochs: Epochs that are done, of all runs of this study.
-        running: The jobs that are being run.
-        ended: The job that has just ended, if one has.
-        problem: Why it failed, if it did.
+        epochs: Number of finished epochs of all runs.
+        running: Jobs that are running.
+        stopped: The job that has just stopped, if any.
+        problem: The reason if that job failed, otherwise empty.
     """
 
     epochs: int
     running: tuple[Job, ...]
-    ended: Job | None = None
+    stopped: Job | None = None
     problem: str = ""
 
 
-def jobs_of(plan: Plan, experiments: Iterable[Experiment], out: Path) -> list[Job]:
-    """List the runs of some experiments of a plan: parents first, and of each experiment all seeds."""
+def list_jobs(plan: Plan, experiments: Iterable[Experiment], out: Path) -> list[Job]:
+    """List the runs of some experiments: parents first, and for each experiment all seeds."""
     return [Job(out, experiment.name, seed, plan.threads) for experiment in experiments for seed in plan.seeds]
 
 
 def run_jobs(plan: Plan, jobs: Iterable[Job], pool: Pool, report: Callable[[Progress], None]) -> Outcome:
-    """Run jobs, each after the one whose weights it starts from; a failure stops only what depends on it.
+    """Run jobs, each after its parent. A failed job stops its descendants alone.
 
     Args:
         plan: The study.
-        jobs: From `jobs_of`. A parent is among them, or complete.
-        pool: Where they run.
-        report: Is told how far the study is, about once a second and when a job has ended.
+        jobs: Jobs from `list_jobs`. Each parent must be among them, or complete.
+        pool: Pool that runs them.
+        report: Function that receives the progress, about once a second and whenever a job stops.
     """
-    outcome = Outcome()
-    waiting = list(jobs)
-    epochs = {job: epochs_of(plan, plan[job.experiment]) for job in waiting}
-    outcome.complete = [job for job in waiting if is_complete(job)]
-    waiting = [job for job in waiting if job not in outcome.complete]
-    running: list[Job] = []
-    told = 0.0
+    outcome, waiting, running = Outcome(), list[Job](), list[Job]()
+    for job in jobs:
+        (outcome.complete if is_complete(job) else waiting).append(job)
+    epochs = {job: count_epochs(plan, plan[job.experiment]) for job in [*outcome.complete, *waiting]}
+    reported = 0.0
 
-    def tell(ended: Job | None = None, problem: str = "") -> None:
+    def tell(stopped: Job | None = None, problem: str = "") -> None:
         done = sum(epochs[job] for job in [*outcome.complete, *outcome.failed, *outcome.left_out])
-        report(Progress(done + sum(_epochs_so_far(job) for job in running), tuple(running), ended, problem))
+        report(Progress(done + sum(map(_logged_epochs, running)), tuple(running), stopped, problem))
 
     tell()
     while waiting or running:
@@ -83,38 +82,37 @@ def run_jobs(plan: Plan, jobs: Iterable[Job], pool: Pool, report: Callable[[Prog
                 waiting.remove(job)
                 running.append(job)
                 pool.start(job)
-        if not running:  # all that was left has been left out
+        if not running:  # all remaining jobs have been left out
             break
         time.sleep(_POLL)
-        for job, status in pool.ended():
+        for job, status in pool.collect():
             running.remove(job)
-            problem = "" if status == 0 and is_complete(job) else why(job, status)
-            if problem:
-                outcome.failed[job] = problem
-            else:
+            if status == 0 and is_complete(job):
                 outcome.complete.append(job)
-            tell(job, problem)
-        if time.monotonic() - told > 1:
-            told = time.monotonic()
+            else:
+                outcome.failed[job] = _reason(job, status)
+            tell(job, outcome.failed.get(job, ""))
+        if time.monotonic() - reported > 1:
+            reported = time.monotonic()
             tell()
     return outcome
 
 
 def is_complete(job: Job) -> bool:
-    """Say whether the result of a job is there."""
-    return (job.folder / "result.json").is_file()
+    """Return whether the result of a job exists."""
+    return (job.folder / RESULT).is_file()
 
 
-def why(job: Job, status: int) -> str:
-    """Say in a sentence why a job has failed."""
-    error = job.folder / "error.txt"
+def _reason(job: Job, status: int) -> str:
+    """Say in a sentence why a job failed."""
+    error, log = job.folder / ERROR, job.folder / LOG
     if error.is_file():
         return error.read_text(encoding="utf-8", errors="replace").strip()
     if not job.folder.is_dir():
-        return f"Its folder `{job.folder}` was moved or removed while it ran."
+        return f"Its folder `{job.folder}` was moved or removed during the run."
     if status < 0:
-        return f"It was killed by signal {-status}, perhaps for want of memory; see `{job.folder / 'log.txt'}`."
-    return f"It ended with exit status {status}; see `{job.folder / 'log.txt'}`."
+        return f"It was killed by signal {-status}, possibly for lack of memory. See `{log}`."
+    return f"It exited with status {status}. See `{log}`."
 
 
 def _parent(plan: Plan, job: Job) -> Job | None:
@@ -122,10 +120,10 @@ def _parent(plan: Plan, job: Job) -> Job | None:
     return None if parent is None else job._replace(experiment=parent)
 
 
-def _epochs_so_far(job: Job) -> int:
-    """Count the epochs that a run has logged; while a file is being written the count may be a little off."""
+def _logged_epochs(job: Job) -> int:
+    """Count the epochs that a run has logged, roughly while its file is being written."""
     try:
-        with (job.folder / "metrics.csv").open("rb") as file:
+        with (job.folder / METRICS).open("rb") as file:
             rows = sum(1 for _ in file) - 1
     except OSError:
         return 0

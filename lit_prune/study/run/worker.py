@@ -1,8 +1,8 @@
 """One run of a study, in a process of its own: an ordinary `fit`, then `test` of its checkpoints.
 
-`python -m lit_prune.study.run.worker OUT EXPERIMENT SEED` is the whole interface, so that a process on this machine, a
-task on another machine and the processes that a strategy launches all run the same thing. It ends when its standard
-input does: the process that wanted the run is gone.
+`python -m lit_prune.study.run.worker OUT EXPERIMENT SEED` is the whole interface, the same for a process on this
+machine, a task on another one, and the processes that a strategy launches. The process exits when its standard input
+is closed, because the process that started it is gone.
 """
 
 import json
@@ -29,32 +29,35 @@ from lit_prune.errors import InputError
 from lit_prune.files.atomic import replacing, write_text
 from lit_prune.files.checkpoint import read_checkpoint, save
 from lit_prune.study.plan.plan import Experiment, Plan
-from lit_prune.study.plan.run_settings import is_ours, parent_checkpoint, run_folder, run_settings
+from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoint, run_folder, run_settings
 from lit_prune.study.plan.stored import check_links, stored_plan
 from lit_prune.training.cli import TrainingCLI
 from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.resuming import newest_loadable
+from lit_prune.training.run_folder import ERROR, RESULT
 
 __all__ = ["run"]
 
-# what of a Trainer's settings matters when a model is scored
-_SCORING = ("accelerator", "devices", "strategy", "num_nodes", "precision", "deterministic", "benchmark")
-_LIMITS = ("limit_test_batches", "enable_progress_bar", "enable_model_summary")
+# settings of a run's Trainer that its test takes over
+_SCORING = (
+    *("accelerator", "devices", "strategy", "num_nodes", "precision", "deterministic", "benchmark"),
+    *("limit_test_batches", "enable_progress_bar", "enable_model_summary"),
+)
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one experiment with one seed; what goes wrong is in `error.txt` of the run's folder.
+    """Run one experiment with one seed, and write the reason of a failure to `error.txt` in the run's folder.
 
     Args:
-        argv: The study's folder, the experiment's name and the seed.
+        argv: The study's folder, the name of the experiment, and the seed.
 
     Returns:
-        The exit status: 0, 1 for a run that failed, 2 for settings that cannot be used.
+        The exit status: 0, 1 if the run failed, 2 if its settings cannot be used.
     """
     out, name, seed = Path(argv[0]), argv[1], int(argv[2])
     folder = run_folder(out, name, seed)
     try:
-        check_links(out)  # first: what goes wrong is written into the run's folder, which a link could be
+        check_links(out)  # first, because error.txt goes to the run's folder, which could be a link
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -68,30 +71,36 @@ def main(argv: Sequence[str]) -> int:
         if failure is None:
             traceback.print_exc()
             failure = Failure(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
-        _note(folder, failure.sentence)
+        print(failure.sentence, file=sys.stderr)
+        try:
+            write_text(folder / ERROR, failure.sentence + "\n")
+        except OSError as unwritten:  # the disk may be full; the log has the reason, too
+            print(unwritten, file=sys.stderr)
         return failure.status
     return 0
 
 
 def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
-    """Train and score one experiment with one seed, from where an earlier try was cut off.
+    """Train and score one experiment with one seed; an interrupted run is resumed.
+
+    The run's folder then holds `config.yaml`, `metrics.csv`, TensorBoard events, `checkpoints/` without optimizer
+    states, and `result.json`, which is written last.
 
     Args:
         plan: The study.
         experiment: One of its experiments.
         seed: One of its seeds.
-        out: The study's folder. The run leaves `config.yaml`, `metrics.csv`, events, `checkpoints/` without optimizer
-            state, and at last `result.json` in its own folder below.
+        out: The study's folder.
 
     Raises:
         InputError: If the settings cannot be used.
     """
     began = time.monotonic()
     folder = run_folder(out, experiment.name, seed)
-    if (folder / "result.json").is_file():
+    if (folder / RESULT).is_file():
         return
     config = run_settings(plan, experiment, seed, out)
-    checkpoint = _newest(folder) if experiment.train else None
+    checkpoint = _find_checkpoint(folder) if experiment.train else None
     with tempfile.TemporaryDirectory() as scratch:
         argv = ["fit", "--config", _write(config, Path(scratch) / "fit.yaml")]
         if checkpoint is not None:
@@ -101,11 +110,11 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         last = parent_checkpoint(folder, "last")
         scored = {"last": last} | ({"best": best} if best != last else {})
         test: dict[str, dict[str, float]] = {}
-        for which, path in scored.items() if _tests(cli) else ():
+        for which, path in scored.items() if _has_test(cli) else ():
             if which == "best" and cli.best_epoch == cli.trainer.current_epoch - 1:
-                test["best"] = test["last"]  # one epoch, in two files
+                test["best"] = test["last"]  # the same epoch in two files
             else:
-                test[which] = _score(cli, config, path, Path(scratch))
+                test[which] = _score(config, path, Path(scratch))
     if not cli.trainer.is_global_zero:
         return
     result = {
@@ -126,35 +135,34 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         },
         "seconds": time.monotonic() - began,
     }
-    (folder / "error.txt").unlink(missing_ok=True)
-    write_text(folder / "result.json", json.dumps(result, indent=1) + "\n")
+    (folder / ERROR).unlink(missing_ok=True)
+    write_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
     for path in scored.values():
-        _forget_optimizer(path)
+        _drop_optimizer_state(path)
 
 
-def _newest(folder: Path) -> Path | None:
-    """The checkpoint to go on from, if an earlier try has left one."""
+def _find_checkpoint(folder: Path) -> Path | None:
+    """Return the checkpoint to resume from, if there is one."""
     try:
         resumed = newest_loadable(folder)
     except InputError as error:
-        print(f"{error} The run begins anew.", file=sys.stderr)
+        print(f"{error} The run starts from the beginning.", file=sys.stderr)
         return None
     return resumed and resumed.path
 
 
-def _tests(cli: TrainingCLI) -> bool:
-    """Whether there is a test to be had from somebody else's model and data."""
+def _has_test(cli: TrainingCLI) -> bool:
+    """Return whether model and data, which may be custom, define a test."""
     data = cli.datamodule
     loads = is_overridden("test_dataloader", cli.model) or (data is not None and is_overridden("test_dataloader", data))
     return loads and is_overridden("test_step", cli.model)
 
 
-def _score(cli: TrainingCLI, config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:
-    trainer = {name: value for name, value in config["trainer"].items() if name in (*_SCORING, *_LIMITS)}
-    kept = ("seed_everything", "threads", "data")
-    settings: dict[str, Any] = {name: config[name] for name in kept if name in config}
-    settings["trainer"] = trainer | {"logger": False}
-    if not is_ours(config):  # a checkpoint of ours knows how its model was built, and may begin with another file
+def _score(config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:
+    settings: dict[str, Any] = {n: config[n] for n in ("seed_everything", "threads", "data") if n in config}
+    settings["trainer"] = {name: config["trainer"][name] for name in _SCORING if name in config["trainer"]}
+    settings["trainer"]["logger"] = False
+    if not has_default_model(config):  # the default model is built from its checkpoint
         settings["model"] = config["model"]
     argv = ["test", "--config", _write(settings, scratch / "test.yaml"), "--ckpt_path", str(path)]
     with quiet(scoring=True):
@@ -162,8 +170,8 @@ def _score(cli: TrainingCLI, config: dict[str, Any], path: Path, scratch: Path) 
     return {name: float(value) for name, value in metrics.items()}
 
 
-def _forget_optimizer(path: Path) -> None:
-    """Drop from a checkpoint what only a resumed training needs: two thirds of it under Adam."""
+def _drop_optimizer_state(path: Path) -> None:
+    """Remove from a checkpoint the state that only a resumed training needs, with Adam two thirds of the file."""
     stored = read_checkpoint(path)
     for name in ("optimizer_states", "lr_schedulers"):
         stored.pop(name, None)
@@ -174,7 +182,7 @@ def _forget_optimizer(path: Path) -> None:
 def _initial_weights(experiment: Experiment, config: dict[str, Any]) -> str | None:
     if experiment.parent is not None:
         return "parent"
-    return (config["model"].get("weights") or "random") if is_ours(config) else None
+    return (config["model"].get("weights") or "random") if has_default_model(config) else None
 
 
 def _device(cli: TrainingCLI) -> str:
@@ -187,16 +195,8 @@ def _write(settings: dict[str, Any], path: Path) -> str:
     return str(path)
 
 
-def _note(folder: Path, sentence: str) -> None:
-    print(sentence, file=sys.stderr)
-    try:
-        write_text(folder / "error.txt", sentence + "\n")
-    except OSError as error:  # the disk may be full, and the log already says why
-        print(error, file=sys.stderr)
-
-
-def _end_with_parent() -> None:
-    """End when standard input does: a killed study leaves no run behind."""
+def _exit_with_parent() -> None:
+    """Exit as soon as standard input is closed, so that no run survives a killed study."""
 
     def wait() -> None:
         while os.read(0, 4096):
@@ -207,6 +207,6 @@ def _end_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    _end_with_parent()
+    _exit_with_parent()
     exit_with_launcher()
     sys.exit(main(sys.argv[1:]))

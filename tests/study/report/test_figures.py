@@ -9,7 +9,7 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
-from lit_prune.study.plan.plan import load_plan
+from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.report.figures import Figure, draw, drawings
 from lit_prune.study.report.figures.style import RC, Drawing, png, spread
 from lit_prune.study.results.curves import mean_curve

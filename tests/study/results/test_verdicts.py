@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from lit_prune.study.plan.claims import Claim, Contrast
-from lit_prune.study.plan.plan import read_plan
+from lit_prune.study.plan.validation import read_plan
 from lit_prune.study.results.results import Results, Run
 from lit_prune.study.results.verdicts import FAILS, HOLDS, OPEN, judge
 
