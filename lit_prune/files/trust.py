@@ -1,147 +1,155 @@
-"""What a checkpoint of a stranger may say: values, and no more.
+"""Rules for what an untrusted checkpoint may make the command line do.
 
-Its tensors are loaded without executing it. But a checkpoint also holds the settings of its run, from which classes are
-imported and called, and paths, of files that callbacks delete when they have written newer ones. Both are checked here.
+Reading its tensors runs nothing. But its settings become arguments of classes, where a text can name a class to import
+or a file to read, and the states of its callbacks name files to delete. SECURITY.md states the rules for both.
 """
 
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
-import yaml
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lit_prune.errors import InputError, expected
-from lit_prune.files.yaml import load_yaml_text
+from lit_prune.errors import InputError, expected, shorten
 
-__all__ = ["check_checkpoint", "check_stored_settings"]
+__all__ = ["check_callback_states", "check_stored_settings", "malformed"]
 
-_KEY = "lit_prune"
-_GROUPS = {"model": Mapping, "data": Mapping, "run": Mapping}
-# what "run" may hold, and of which types; anything else would be taken for an option
+# what "run" may hold, and of which types; anything else would become an option
 _RUN = {"seed_everything": int | None, "name": str | None}
-# the arguments of our model from which classes are made
-_MADE = ("optimizer", "lr_scheduler")
+# the arguments of our model that are built from classes; the types of the others take no class
+_BUILT = ("optimizer", "lr_scheduler")
+# what the parser looks for in every argument that can take a class
+_OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
 _DEPTH, _VALUES = 20, 10_000
-_MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)  # the latter has one, of a scheduler
-_SHOWN = 80
+_MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)  # the latter has a scheduler
+# names no module, since it has no dot; is no YAML but a scalar; is no path unless such a file is in this folder
+_WORD = re.compile(r"(\w[\w+-]{0,99})?", re.ASCII)
 
 
-def check_checkpoint(checkpoint: Mapping[str, Any], path: str) -> None:
-    """Check what of a checkpoint is used without being asked for.
+def check_callback_states(states: Mapping[str, Any], path: str | Path) -> None:
+    """Check that the states of callbacks name only files below the folder that their path begins with.
 
     Args:
-        checkpoint: As it was read.
-        path: Where from, for the message.
+        states: States by callback, as in a checkpoint.
+        path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If settings are not where they belong, or the state of a callback names files that are not below
-            the folder that the name begins with.
+        InputError: If a text in them is a path that leads out of its folder.
     """
-    own = checkpoint.get(_KEY, {"settings": {}})
-    if not isinstance(own, Mapping) or not isinstance(own.get("settings"), Mapping):
-        raise _malformed(path, _KEY)
-    for key in ("hyper_parameters", "datamodule_hyper_parameters", "callbacks"):
-        if not isinstance(checkpoint.get(key, {}), Mapping):
-            raise _malformed(path, key)
-    for text in _texts(checkpoint.get("callbacks", {})):
+    for text in _texts(states):
         if _escapes(text):
             raise expected(
-                f"states of callbacks in `{path}` to name files of their own folder",
-                f"{ascii(text)[:_SHOWN]}, which is unsafe",
-                "going on with it could delete files elsewhere; to start anew from its weights, give "
-                "`--model.init_from`",
+                f"states of callbacks in `{path}` that name files of their own folder",
+                f"{shorten(ascii(text))}, which is unsafe",
+                "resuming from it could delete other files; give `--model.init_from` to start from its weights",
             )
 
 
-def check_stored_settings(stored: Mapping[str, Any], typed: Mapping[str, Any], path: str) -> None:
-    """Check the settings in a checkpoint before classes are made from them.
+def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], path: str | Path) -> None:
+    """Check the settings in a checkpoint before anything is built from them.
 
-    They may name optimizers and schedulers of `torch.optim`, and whatever the user names in this very command.
+    They may name optimizers and schedulers of `torch.optim`, and what the user names in the same command. Wherever a
+    class could be built, any other text must be a plain word, or belong to an argument that is declared as `str`.
 
     Args:
-        stored: The settings, by group.
-        typed: What the user gave, by group.
-        path: Where the checkpoint is, for the message.
+        stored: Settings in the checkpoint, by group.
+        given: Settings that the user gave, by group.
+        path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If they name anything else that would be imported or read, or are no settings at all.
+        InputError: If they could import or read anything else, or are not settings at all.
     """
     _check_shape(stored, path)
-    known = {text for text in _texts(typed) if text}
+    known = {text for text in _texts(given) if text}
     for group in ("model", "data"):
-        settings, given = stored.get(group, {}), typed.get(group)
-        # somebody else's class may take a class, or a function, in any of its arguments
-        foreign = "class_path" in settings or isinstance(given, str) or "class_path" in (given or {})
+        settings, own = stored.get(group, {}), given.get(group) or {}
+        chosen = own if isinstance(own, str) else own.get("class_path")
+        # a class that is not ours can take a class, or a function, in any of its arguments
+        foreign = chosen is not None or "class_path" in settings
+        plain = {f"{group}.{inner}{name}" for name in _text_arguments(chosen) for inner in ("", "init_args.")}
         for name, value in settings.items():
-            strict = foreign or (group == "model" and name in _MADE)
-            for where, text in _named(value, f"{group}.{name}", strict, name == "class_path"):
-                if text not in known and not _is_of_torch(text):
+            strict = foreign or (group == "model" and name in _BUILT)
+            for where, text in _risks(value, f"{group}.{name}", strict):
+                if text not in known and not _is_of_torch(text) and where not in plain:
                     raise expected(
                         f"settings in `{path}` that name nothing but classes of torch.optim",
-                        f"`{where}` {ascii(text)[:_SHOWN]}, which is unsafe",
-                        "going on with it could run code; if it is yours, give the run's own `--config` too",
+                        f"`{shorten(ascii(where)[1:-1])}` {shorten(ascii(text))}, which is unsafe",
+                        "it could run code; if it is yours, give it again: in the run's own `--config`, or in a "
+                        "subclass of yours",
                     )
 
 
-def _check_shape(stored: Any, path: str) -> None:
+def malformed(path: str | Path, where: Any) -> InputError:
+    """Return the error for a checkpoint in which something is not the dictionary of settings that it must be."""
+    name = shorten(ascii(where)[1:-1]) if isinstance(where, str) else type(where).__name__
+    return expected(
+        f"the settings in `{path}` to be values by name",
+        f"something else for `{name}`",
+        "the file was changed; take another checkpoint of this run",
+    )
+
+
+def _check_shape(stored: Any, path: str | Path) -> None:
     if not isinstance(stored, Mapping):
-        raise _malformed(path, "settings")
+        raise malformed(path, "settings")
     for group, settings in stored.items():
-        if group not in _GROUPS or not isinstance(settings, Mapping):
-            raise _malformed(path, group)
-        if not _is_plain(settings):
-            raise _malformed(path, group)
+        if group not in ("model", "data", "run") or not isinstance(settings, Mapping) or not _is_bounded(settings):
+            raise malformed(path, group)
+        for name in settings:
+            # the parser takes dots in a name for levels, and "+" for an addition
+            if not isinstance(name, str) or not name.isidentifier():
+                raise malformed(path, f"{group}.{name}" if isinstance(name, str) else group)
     for name, value in stored.get("run", {}).items():
         if name not in _RUN or not isinstance(value, _RUN[name]):
-            raise _malformed(path, f"run.{name}")
+            raise malformed(path, f"run.{name}")
 
 
-def _is_plain(settings: Any) -> bool:
-    """Whether these are values by name, of a bearable number and depth: a pickle can contain itself."""
+def _is_bounded(settings: Any) -> bool:
+    """Whether nested values are few and not deep; a pickle can contain itself."""
     waiting, seen = [(settings, 0)], 0
     while waiting:
         value, depth = waiting.pop()
         seen += 1
         if depth > _DEPTH or seen > _VALUES:
             return False
-        if isinstance(value, Mapping):
-            if not all(isinstance(name, str) for name in value):
-                return False
-            waiting += [(item, depth + 1) for item in value.values()]
-        elif isinstance(value, list | tuple):
-            waiting += [(item, depth + 1) for item in value]
+        waiting += [(item, depth + 1) for item in _items(value)]
     return True
 
 
-def _named(value: Any, where: str, strict: bool, is_class: bool = False) -> Iterator[tuple[str, str]]:
-    """List what of a setting would be imported or read, each with its name."""
-    if isinstance(value, Mapping):
-        # the arguments of a class are its own, whatever ours take
-        strict = strict or "class_path" in value
-        for name, item in value.items():
-            yield from _named(item, f"{where}.{name}", strict, name == "class_path")
-    elif isinstance(value, list | tuple):
-        for number, item in enumerate(value):
-            yield from _named(item, f"{where}.{number}", strict)
-    elif is_class:
+def _risks(value: Any, where: str, strict: bool) -> Iterator[tuple[str, str]]:
+    """List the texts that could be imported or read, each with its place in the settings."""
+    if where.endswith(".class_path"):
         yield where, str(value)
-    elif isinstance(value, str) and strict:
-        if _can_be_imported(value) or _is_file(value):
+    elif isinstance(value, Mapping):
+        # a class can take classes in its arguments, whatever ours take
+        strict = strict or any("class_path" in str(name).split(".") for name in value)
+        for name, item in value.items():
+            yield from _risks(item, f"{where}.{name}", strict)
+            yield from _risks(name, f"{where}.{name!a}", strict)
+    elif isinstance(value, str):
+        if strict and (not _WORD.fullmatch(value) or (value and Path(value).exists())):
             yield where, value
-        elif isinstance(inner := _as_yaml(value), Mapping | list):  # the parser reads text as YAML
-            yield from _named(inner, where, strict)
-        elif isinstance(inner, InputError):
-            yield where, value
+    else:
+        for number, item in enumerate(_items(value)):
+            yield from _risks(item, f"{where}.{number}", strict)
+
+
+def _text_arguments(class_path: Any) -> set[str]:
+    """Names of the arguments that an imported class declares as `str`, which the parser passes on as they are."""
+    module, _, name = str(class_path).rpartition(".")
+    try:
+        hints = get_type_hints(getattr(sys.modules[module], name).__init__)
+    except Exception:  # not imported, not a class, or hints that cannot be resolved
+        return set()
+    return {argument for argument, hint in hints.items() if hint in (str, str | None)} - _OF_CLASSES
 
 
 def _is_of_torch(name: str) -> bool:
     module, _, attribute = name.rpartition(".")
-    # what is imported already; a name is not reason enough to import another
+    # only what is imported already: importing a module to look into it would be too late
     found = getattr(sys.modules.get(module), attribute, None) if _MODULES.fullmatch(module) else None
     return (
         isinstance(found, type)
@@ -150,55 +158,26 @@ def _is_of_torch(name: str) -> bool:
     )
 
 
-def _can_be_imported(text: str) -> bool:
-    first, dot, _ = text.partition(".")
-    if not dot or not all(part.isidentifier() for part in text.split(".")):
-        return False
-    try:
-        return first in sys.modules or find_spec(first) is not None
-    except (ImportError, ValueError):
-        return True
-
-
-def _is_file(text: str) -> bool:
-    try:
-        return Path(text).is_file()
-    except (OSError, ValueError):  # longer than a path can be, or with a null in it
-        return False
-
-
-def _as_yaml(text: str) -> Any:
-    try:
-        return load_yaml_text(text, "a setting")
-    except InputError as error:
-        return error
-    except (ValueError, yaml.YAMLError):
-        return None
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, Mapping):
+        return [*value.keys(), *value.values()]
+    return value if isinstance(value, list | tuple | set | frozenset) else ()
 
 
 def _texts(values: Any) -> Iterator[str]:
-    """All text in nested values, of names too; each container once, for a pickle can contain itself."""
+    """All texts in nested values, names too. Each container is visited once, since a pickle can contain itself."""
     waiting, seen = [values], set()
     while waiting:
         value = waiting.pop()
         if isinstance(value, str):
             yield value
-        elif isinstance(value, Mapping | list | tuple) and id(value) not in seen:
+        elif id(value) not in seen and (items := _items(value)):
             seen.add(id(value))
-            items: Iterable[Any] = [*value.keys(), *value.values()] if isinstance(value, Mapping) else value
             waiting += items
 
 
 def _escapes(text: str) -> bool:
-    """Whether text can be the path of something that is not below the folder that it begins with."""
+    """Whether a text can be a path that is not below the folder that it begins with."""
     parts = re.split(r"[/\\]", text)
     leading = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     return "://" in text or ".." in parts[leading:]
-
-
-def _malformed(path: str, where: Any) -> InputError:
-    return expected(
-        f"the settings in `{path}` to be values by name",
-        f"something else for `{ascii(where)[1:-1][:_SHOWN] if isinstance(where, str) else type(where).__name__}`",
-        "the file was changed; take another checkpoint of this run",
-    )

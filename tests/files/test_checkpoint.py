@@ -1,4 +1,4 @@
-"""Files that are read safely, and files that are refused in one sentence."""
+"""Reading checkpoints and weights: files that are read, and files that are refused in one sentence."""
 
 import os
 import pickle
@@ -14,7 +14,7 @@ from lit_prune.files.checkpoint import check_fit, read_checkpoint, read_state_di
 
 
 class Harmful:
-    """Unpickled with full powers, this makes a folder."""
+    """Creates a folder when it is unpickled without restrictions."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -62,34 +62,24 @@ def test_missing_files(read, tmp_path):
 def test_files_of_another_kind(read, content, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
-    assert refusal(read, path) == (
-        f"Expected a checkpoint or a state dict, but got `{path}`, which is neither. "
-        "HINT: give a file that a Trainer or `torch.save` wrote."
-    )
+    assert f"but got `{path}`, which is neither" in refusal(read, path)
 
 
 @pytest.mark.parametrize("read", [read_checkpoint, read_state_dict])
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])
 def test_truncated_files(read, kept, checkpoint):
     whole = checkpoint.read_bytes()
-    checkpoint.write_bytes(whole[: max(2, int(kept * len(whole)))])
-    assert refusal(read, checkpoint) == (
-        f"Expected a whole checkpoint, but got `{checkpoint}`, which is truncated or damaged. "
-        "HINT: copy or write it again."
-    )
+    checkpoint.write_bytes(whole[: int(kept * len(whole))])
+    assert refusal(read, checkpoint) == f"`{checkpoint}` is truncated or damaged. Copy or write it again."
 
 
 @pytest.mark.parametrize("read", [read_checkpoint, read_state_dict])
 def test_files_that_could_run_code_do_not(read, tmp_path):
     path, folder = tmp_path / "evil.ckpt", tmp_path / "made by the file"
     torch.save({"state_dict": {"weight": torch.ones(1)}, "more": Harmful(folder)}, path)
-    assert refusal(read, path) == (
-        f"Expected a file with nothing but weights and plain values, but got `{path}`, which is unsafe: "
-        "it asks for posix.mkdir. "
-        "HINT: loading it could run code; save the `state_dict` alone."
-    )
+    assert f"but got `{path}`, which is unsafe: it asks for posix.mkdir. HINT: " in refusal(read, path)
     path.write_bytes(pickle.dumps(Harmful(folder)))
-    assert "which is unsafe: it asks for posix.mkdir. HINT: loading it could run code" in refusal(read, path)
+    assert "needs more than `torch.load(weights_only=True)` allows" in refusal(read, path)
     assert not folder.exists()
 
 
@@ -110,7 +100,7 @@ def test_bare_weights_are_no_checkpoint(tmp_path):
     torch.save(nn.Linear(2, 3).state_dict(), path)
     assert refusal(read_checkpoint, path) == (
         f"Expected a checkpoint that a Trainer wrote, but got `{path}`, which holds something else. "
-        "HINT: bare weights go into `--model.weights`."
+        "HINT: `--model.weights` and `--model.init_from` take plain weights."
     )
 
 
@@ -123,14 +113,13 @@ def test_weights_of_another_architecture_are_named():
     weights["0.weight"] = torch.ones(3, 4)
     del weights["0.bias"]
     weights |= {f"more.{i}": torch.ones(1) for i in range(5)}
-    assert refusal(check_fit, module, weights, "x.pt") == (
-        "Expected the weights of a Sequential in `x.pt`, but got weights without `0.bias` and with `more.0`, `more.1`, "
-        "`more.2` and 2 more as well and with `0.weight` of shape (3, 4) instead of (3, 2). HINT: these are weights of "
-        "another architecture; `stem` changes the shape of the first convolution."
-    )
+    said = refusal(check_fit, module, weights, "x.pt")
+    assert "the weights of a Sequential in `x.pt`, but got weights without `0.bias` and with the additional" in said
+    assert "`more.0`, `more.1`, `more.2` and 2 more and with `0.weight` of shape (3, 4) instead of (3, 2)" in said
+    assert "`stem` changes the shape of the first convolution" in said
 
 
-@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="needs a user whom permissions bind")
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")
 def test_unreadable_files(checkpoint):
     checkpoint.chmod(0)
     assert re.fullmatch(

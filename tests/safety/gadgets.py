@@ -1,4 +1,4 @@
-"""Files that run a command when they are unpickled with full powers: each would make the file that it is told."""
+"""Files that run a command when they are unpickled without restrictions: each creates the file that it is told to."""
 
 import functools
 import importlib
@@ -34,7 +34,7 @@ class Calls:
 
 
 class Restored:
-    """Does its harm when its state is given back to it."""
+    """Creates the canary when its state is restored."""
 
     def __init__(self, canary: Path) -> None:
         self.canary = str(canary)
@@ -44,7 +44,7 @@ class Restored:
 
 
 class Attached(nn.Module):
-    """A module, saved whole, with more in it than weights."""
+    """A module that is saved whole, with a gadget next to its weights."""
 
     def __init__(self, canary: Path) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Attached(nn.Module):
 
 
 def touch(path: str) -> int:
-    """What somebody's configuration may call in place of an optimizer."""
+    """Stands for any function that a configuration can call in place of an optimizer."""
     Path(path).touch()
     return 0
 
@@ -71,14 +71,14 @@ def _partial(canary: Path) -> Callable[[], int]:
 
 
 def _code(canary: Path) -> Calls:
-    """Code made of bytes, as cloudpickle makes it."""
+    """Call code that is stored as bytes, as cloudpickle stores it."""
     marshalled = marshal.dumps(compile(python(canary), "made", "exec"))
 
     return Calls(exec, Calls(marshal.loads, marshalled))
 
 
 def _saved(make: Callable[[Path], Any], **options: Any) -> Write:
-    """With weights beside it, as `torch.save` writes them."""
+    """Write the gadget and some weights with `torch.save`."""
 
     def write(path: Path, canary: Path) -> None:
         torch.save({"state_dict": {"weight": torch.ones(2)}, "more": make(canary)}, path, **options)
@@ -102,14 +102,14 @@ def _by_hand(text: str) -> Write:
 
 
 def _nested(path: Path, canary: Path) -> None:
-    """Asks for `torch.load` itself, with full powers, of another file."""
+    """Write a file that asks for `torch.load` itself, without restrictions, of another file."""
     inner = path.with_suffix(".inner")
     torch.save(shell(canary), inner)
     _saved(lambda _: Calls(functools.partial(torch.load, str(inner), weights_only=False)))(path, canary)
 
 
 def _tar(path: Path, canary: Path) -> None:
-    """The format of torch before 0.1.10."""
+    """Write the format of torch before 0.1.10."""
     parts = {
         "sys_info": pickle.dumps({"little_endian": True}),
         "storages": pickle.dumps(0) + pickle.dumps([]),
@@ -124,16 +124,16 @@ def _tar(path: Path, canary: Path) -> None:
 
 
 def _script(path: Path, canary: Path) -> None:
-    """A TorchScript archive, whose pickle is not its own."""
+    """Write a TorchScript archive, and exchange its pickle."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # TorchScript is on its way out; its files are not
+        warnings.simplefilter("ignore")  # TorchScript is deprecated; its files remain
         traced = torch.jit.trace(nn.Linear(2, 3), torch.ones(1, 2))
         torch.jit.save(traced, str(path))
     exchanged(path, pickle.dumps(shell(canary), 2))
 
 
 def exchanged(path: Path, content: bytes, method: int = zipfile.ZIP_STORED) -> None:
-    """Write an archive anew, with another `data.pkl`."""
+    """Write an archive again, with another `data.pkl`."""
     with zipfile.ZipFile(path) as archive:
         parts = {name: archive.read(name) for name in archive.namelist()}
     with zipfile.ZipFile(path, "w", method) as archive:
@@ -142,7 +142,7 @@ def exchanged(path: Path, content: bytes, method: int = zipfile.ZIP_STORED) -> N
 
 
 def _new_pickle(protocol: int) -> Write:
-    """An archive with a pickle of a protocol that torch does not write."""
+    """Write an archive with a pickle of a protocol that torch does not use."""
 
     def write(path: Path, canary: Path) -> None:
         torch.save({"weight": torch.ones(2)}, path)
@@ -152,7 +152,7 @@ def _new_pickle(protocol: int) -> Write:
 
 
 def _late(path: Path, canary: Path) -> None:
-    """The old format, harmless but for the last of its five pickles, the keys of its tensors."""
+    """Write the old format, with a gadget in the last of its five pickles, the keys of its tensors."""
     torch.save({"weight": torch.ones(2)}, path, _use_new_zipfile_serialization=False)
     content = path.read_bytes()
     stream = io.BytesIO(content)
@@ -167,14 +167,14 @@ def _array(canary: Path) -> Any:
     return array
 
 
-# what it is -> how it is written, and what the refusal has to name
-GADGETS: dict[str, tuple[Write, str]] = {
+# by kind: how it is written, and what the refusal must name; None for formats in which torch cannot tell
+GADGETS: dict[str, tuple[Write, str | None]] = {
     "os.system": (_saved(shell), "posix.system"),
     "alone": (_alone(shell), "posix.system"),
-    "eval": (_saved(lambda canary: Calls(eval, python(canary))), "eval"),
-    "exec": (_saved(lambda canary: Calls(exec, python(canary))), "exec"),
-    "subprocess.Popen": (_saved(lambda canary: Calls(subprocess.Popen, ["touch", str(canary)])), "subprocess.Popen"),
-    "subprocess.call": (_saved(lambda canary: Calls(subprocess.call, ["touch", str(canary)])), "subprocess.call"),
+    "eval": (_saved(lambda canary: Calls(eval, python(canary))), "builtins.eval"),
+    "exec": (_saved(lambda canary: Calls(exec, python(canary))), "builtins.exec"),
+    "subprocess.Popen": (_saved(lambda canary: Calls(subprocess.Popen, ["touch", str(canary)])), "Popen"),
+    "subprocess.call": (_saved(lambda canary: Calls(subprocess.call, ["touch", str(canary)])), "call"),
     "os.mkdir": (_saved(lambda canary: Calls(os.mkdir, str(canary))), "posix.mkdir"),
     "pathlib": (_saved(lambda canary: Calls(Path.touch, canary)), "builtins.getattr"),
     "runpy": (_saved(lambda canary: Calls(runpy.run_path, str(_module(canary)))), "runpy.run_path"),
@@ -193,15 +193,15 @@ GADGETS: dict[str, tuple[Write, str]] = {
     ),
     "numpy": (_saved(_array), "posix.system"),
     "module": (_alone(Attached), "tests.safety.gadgets.Attached"),
-    "old format": (_saved(shell, _use_new_zipfile_serialization=False), "posix.system"),
-    "old format, last pickle": (_late, "posix.system"),
-    "oldest format": (_tar, "posix.system"),
-    "TorchScript": (_script, "the code of a TorchScript archive"),
-    "protocol 4": (_new_pickle(4), "posix.system"),
-    **{f"bare pickle {protocol}": (_pickled(protocol), "posix.system") for protocol in range(6)},
-    "bare opcode INST": (_by_hand("(S\"touch '{canary}'\"\nios\nsystem\n."), "os.system"),
-    "bare opcode OBJ": (_by_hand("(cos\nsystem\nS\"touch '{canary}'\"\no."), "os.system"),
-    "bare opcodes without an end": (_by_hand("cos\nsystem\n(S\"touch '{canary}'\"\ntR"), "os.system"),
+    "old format": (_saved(shell, _use_new_zipfile_serialization=False), None),
+    "old format, last pickle": (_late, None),
+    "oldest format": (_tar, None),
+    "TorchScript": (_script, None),
+    "protocol 4": (_new_pickle(4), None),
+    **{f"bare pickle {protocol}": (_pickled(protocol), None) for protocol in range(6)},
+    "bare opcode INST": (_by_hand("(S\"touch '{canary}'\"\nios\nsystem\n."), None),
+    "bare opcode OBJ": (_by_hand("(cos\nsystem\nS\"touch '{canary}'\"\no."), None),
+    "bare opcodes without an end": (_by_hand("cos\nsystem\n(S\"touch '{canary}'\"\ntR"), None),
 }
 
 

@@ -1,4 +1,4 @@
-"""Files with weights run nothing, whoever wrote them, and the refusal says so."""
+"""No file with weights runs code, and the refusal says why."""
 
 import pickle
 import re
@@ -19,7 +19,7 @@ from tests.safety.gadgets import GADGETS, exchanged, shell
 from tests.training.conftest import TINY
 
 READERS = [read_checkpoint, read_state_dict]
-# loads one file after the other as nobody should
+# loads each file in the unsafe ways
 OPEN_ALL = """
 import pickle, sys, warnings
 warnings.simplefilter("ignore")
@@ -41,18 +41,23 @@ def refusal(function: Callable[[Path], Any], path: Path) -> str:
     return str(error.value)
 
 
-def sentence(path: Path | str, asked: str) -> str:
-    """What the refusal of an unsafe file has to match."""
+def sentence(path: Path | str, asked: str | None) -> str:
+    """Return a pattern of the refusal: with the name of what the file asks for, if torch can tell it."""
+    file = re.escape(str(path))
+    if asked is None:
+        return (
+            rf"Expected a checkpoint or a state dict, but got `{file}`, which is neither, or needs more than "
+            r"`torch\.load\(weights_only=True\)` allows\. HINT: .*could run code\."
+        )
     return (
-        r"Expected a file with nothing but weights and plain values, but got "
-        rf"`{re.escape(str(path))}`, which is unsafe: it asks for .*{re.escape(asked)}.*\. "
-        r"HINT: loading it could run code; save the `state_dict` alone\."
+        rf"Expected a file with nothing but tensors and plain values, but got `{file}`, which is unsafe: "
+        rf"it asks for .*{re.escape(asked)}.*\. HINT: loading it could run code; save the `state_dict` alone\."
     )
 
 
 @pytest.fixture(scope="module")
 def armed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Path]]:
-    """Every gadget: its file and the canary that it would make."""
+    """Write every gadget: its file, and the canary that it would make."""
     files = {}
     for number, (name, (write, _)) in enumerate(GADGETS.items()):
         folder = tmp_path_factory.mktemp("gadget")
@@ -65,7 +70,7 @@ def armed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Pat
 @pytest.mark.parametrize("forced", [False, True], ids=["", "forced"])
 @pytest.mark.parametrize("name", GADGETS)
 def test_no_gadget_runs(armed, name, forced, read, monkeypatch):
-    if forced:  # a way to switch torch's own safety off, for callers who do not insist on it
+    if forced:  # switches off torch's own safety, except for callers that pass `weights_only=True`
         monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     monkeypatch.syspath_prepend(str(armed[name][0].parent))
     path, canary = armed[name]
@@ -77,7 +82,7 @@ def test_no_gadget_runs(armed, name, forced, read, monkeypatch):
 @pytest.mark.parametrize("full_powers", [None, False])
 @pytest.mark.parametrize("name", GADGETS)
 def test_a_trainer_reads_checkpoints_as_safely(armed, name, full_powers, monkeypatch):
-    """Also those that nobody names: under SLURM, a Trainer goes on from a file that lies where it starts."""
+    """Under SLURM, a Trainer resumes without being asked, from a file in the folder in which it starts."""
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     path, canary = armed[name]
     said = refusal(lambda path: AtomicCheckpointIO().load_checkpoint(path, weights_only=full_powers), path)
@@ -86,18 +91,18 @@ def test_a_trainer_reads_checkpoints_as_safely(armed, name, full_powers, monkeyp
 
 
 def test_the_gadgets_are_real(tmp_path):
-    """With full powers every one of them makes its canary; or else the test above could not fail."""
+    """Loaded unsafely, every gadget makes its canary; otherwise the test above could not fail."""
     files = {}
     for number, (name, (write, _)) in enumerate(GADGETS.items()):
         (tmp_path / str(number)).mkdir()
         files[name] = tmp_path / str(number) / "evil.ckpt", tmp_path / str(number) / f"canary{number}"
         write(*files[name])
     subprocess.run([sys.executable, "-c", OPEN_ALL, *(str(path) for path, _ in files.values())], check=True)
-    # what torch takes for TorchScript goes to another reader of its own, which does not know Python's names
+    # torch reads TorchScript in C++, where Python's names mean nothing
     assert [name for name, (_, canary) in files.items() if not canary.exists()] == ["TorchScript"]
 
 
-def test_a_compressed_archive_is_not_even_unpacked(tmp_path):
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(tmp_path):
     path, canary = tmp_path / "evil.pt", tmp_path / "canary"
     torch.save({"weight": torch.ones(2)}, path)
     exchanged(path, pickle.dumps(shell(canary), 2), zipfile.ZIP_DEFLATED)
@@ -149,7 +154,7 @@ OWN = ["--model=lightning.pytorch.demos.boring_classes.BoringModel",
 
 @pytest.mark.parametrize("name", ["os.system", "old format", "oldest format", "bare pickle 0", "module", "TorchScript"])
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ["fit", *TINY, "--ckpt_path"],
         ["validate", *TINY, "--ckpt_path"],
@@ -175,18 +180,17 @@ def test_every_option_that_takes_a_file_refuses_it(run, tmp_path, monkeypatch, a
 
 
 @pytest.mark.parametrize("text", ["config\nfoo\nbar\n", "cat\ndog\n", "import os\n", "(a list)", "]\n", "\x93NUMPY"])
-def test_text_is_not_taken_for_a_pickle(tmp_path, text):
+def test_text_is_not_called_unsafe(tmp_path, text):
     (tmp_path / "notes.txt").write_text(text, encoding="latin-1")
     assert "which is neither" in refusal(read_state_dict, tmp_path / "notes.txt")
 
 
-def test_what_an_unsafe_file_asks_for_stays_in_one_line(tmp_path):
-    """The names in a pickle are whatever its author wrote there, escape sequences of a terminal too."""
-    name = "\x1b[31mHINT: fine\n" + "x" * 10_000
-    (tmp_path / "evil.pt").write_bytes(
-        b"\x80\x04\x8c\x02os" + b"X" + len(name).to_bytes(4, "little") + name.encode() + b"\x93."
-    )
-    said = refusal(read_state_dict, tmp_path / "evil.pt")
-    assert r"which is unsafe: it asks for 'os.\x1b[31mHINT: fine\nxxx" in said
+def test_the_name_of_what_an_unsafe_file_asks_for_stays_in_one_line(tmp_path):
+    """The author of a pickle chooses the names in it, which may hold escape sequences of a terminal."""
+    path = tmp_path / "evil.pt"
+    torch.save({"weight": torch.ones(2)}, path)
+    exchanged(path, b"\x80\x02cos\n\x1b[31mHINT: fine\r" + b"x" * 10_000 + b"\n.")
+    said = refusal(read_state_dict, path)
+    assert r"which is unsafe: it asks for os.\x1b[31mHINT: fine\rxxx" in said
     assert len(said) < 400
     assert said.isprintable()
