@@ -2,8 +2,8 @@
 
     cd examples && lit-prune fit --config finetune_from_imagenet.yaml
 
-The class adds one thing to ours: the parameters of early layers, which know edges and colours already, train more
-slowly than those of late ones (discriminative fine-tuning, Howard & Ruder 2018, arXiv:1801.06146).
+The class adds one thing to `LitResNet18`: early layers, which already detect edges and colours, train more slowly than
+late ones (discriminative fine-tuning, Howard & Ruder 2018, arXiv:1801.06146).
 """
 
 from collections.abc import Iterator
@@ -16,12 +16,12 @@ from lit_prune import LitResNet18
 
 
 class DiscriminativeResNet18(LitResNet18):
-    """A ResNet-18 whose learning rate falls from the head towards the first convolution.
+    """A ResNet-18 whose learning rate decreases from the head to the first convolution.
 
     Args:
-        weights: What the backbone starts from: "IMAGENET1K_V1", or the path of a file that torchvision wrote.
+        weights: Initial weights of the backbone: "IMAGENET1K_V1", or the path of a torchvision file.
         lr: Learning rate of the head.
-        decay: Each earlier part has this much of the rate of the part after it; 1 gives all the same.
+        decay: Factor from the learning rate of each part to that of the part before it; 1 makes them equal.
     """
 
     def __init__(self, weights: str | None = "IMAGENET1K_V1", lr: float = 1e-3, decay: float = 0.5) -> None:
@@ -29,7 +29,7 @@ class DiscriminativeResNet18(LitResNet18):
         self.lr, self.decay = lr, decay
 
     def configure_optimizers(self) -> Any:
-        """Make Adam with one group of parameters for each part."""
+        """Return Adam with one parameter group for each part."""
         groups = [
             {"params": list(part.parameters()), "lr": self.lr * self.decay**depth}
             for depth, part in enumerate(self._parts())
@@ -37,7 +37,7 @@ class DiscriminativeResNet18(LitResNet18):
         return torch.optim.Adam(groups, fused=True)
 
     def _parts(self) -> Iterator[nn.Module]:
-        """From the head to the first convolution."""
+        """Yield the parts of the network, from the head to the first convolution."""
         yield self.head
         yield from (self.backbone.layer4, self.backbone.layer3, self.backbone.layer2, self.backbone.layer1)
         yield nn.ModuleList([self.backbone.conv1, self.backbone.bn1])

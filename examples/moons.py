@@ -1,4 +1,4 @@
-"""A LightningModule and a LightningDataModule that know nothing of lit-prune: two interleaved half-moons."""
+"""A LightningModule and a LightningDataModule without lit-prune: points on two interleaved half-moons."""
 
 import math
 
@@ -10,10 +10,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class MoonsClassifier(LightningModule):
-    """A small perceptron for points in the plane.
+    """A small multilayer perceptron for points in the plane.
 
     Args:
-        hidden: Units of each of the two hidden layers.
+        hidden: Number of units in each of the two hidden layers.
         lr: Learning rate of SGD with momentum.
     """
 
@@ -29,15 +29,15 @@ class MoonsClassifier(LightningModule):
         return self._score("train", batch)
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Log the score of a batch."""
+        """Log loss and accuracy of a batch."""
         self._score("valid", batch)
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
-        """Log the score of a batch."""
+        """Log loss and accuracy of a batch."""
         self._score("test", batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make the optimizer."""
+        """Return the optimizer."""
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
 
     def _score(self, stage: str, batch: list[Tensor]) -> Tensor:
@@ -53,9 +53,9 @@ class MoonsData(LightningDataModule):
     """Points on two half-moons, with noise.
 
     Args:
-        points: How many of each of training, validation and test.
+        points: Number of points for each of training, validation and test.
         noise: Standard deviation of the noise.
-        batch_size: Points in a batch.
+        batch_size: Number of points in a batch.
     """
 
     def __init__(self, points: int = 256, noise: float = 0.15, batch_size: int = 32) -> None:

@@ -1,8 +1,8 @@
-"""A LightningCLI of your own: its configuration adds callbacks of lit-prune by their class path.
+"""Your own LightningCLI, whose configuration adds callbacks of lit-prune by their class path.
 
     cd examples && python reuse_in_your_cli.py fit --config reuse_in_your_cli.yaml
 
-Nothing here imports lit-prune; every option of a callback can also be typed, for example
+Nothing here imports lit-prune. Callbacks can also be added on the command line, for example
 `--trainer.callbacks+=lit_prune.GlobalL1Pruning --trainer.callbacks.amount=0.5`.
 """
 

@@ -1,7 +1,7 @@
-"""A Lightning script of your own, with callbacks of lit-prune, in a few seconds: `python reuse_in_your_project.py`.
+"""Your own Lightning script with callbacks of lit-prune. It takes a few seconds: `python reuse_in_your_project.py`.
 
-The model and the data know nothing of lit-prune. The script trains the model, prunes it while it trains on, shows that
-a training that was cut off in the middle of that ends the same, and saves weights that load without lit-prune.
+Model and data are plain Lightning. The script trains the model, prunes it gradually while it trains on, shows that an
+interrupted training resumes to the same weights, and saves weights that load without lit-prune.
 """
 
 import logging
@@ -55,15 +55,15 @@ class BarNet(LightningModule):
         self.log("accuracy", (self(images).argmax(1) == labels).float().mean())
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        """Make the optimizer."""
+        """Return the optimizer."""
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
 
 
 class Bars(LightningDataModule):
-    """Images of a lying bar, a standing bar, or both, under noise.
+    """Noisy images of a horizontal bar, a vertical bar, or both.
 
     Args:
-        images: How many of them to train on; half as many for validation.
+        images: Number of training images; validation has half as many.
         noise: Standard deviation of the noise.
     """
 
@@ -73,7 +73,7 @@ class Bars(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Load the training images."""
-        # an order that depends on a seed of its own, so that a run that goes on sees what it would have seen
+        # a fixed order, so that a resumed run sees the same batches as an uninterrupted one
         return DataLoader(self._draw(self.images, seed=0), batch_size=32, shuffle=False)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
@@ -96,7 +96,7 @@ class Bars(LightningDataModule):
 def train(
     folder: Path, epochs: int, *callbacks: Callback, resume: Path | None = None, start: BarNet | None = None
 ) -> BarNet:
-    """Train for some epochs, from new weights or from those of another network, and say how good it is."""
+    """Train for some epochs, from new weights or those of another network, and print the accuracy."""
     seed_everything(0, verbose=False)
     model = BarNet()
     if start is not None:
@@ -115,18 +115,18 @@ def train(
 
 
 def callbacks() -> list[Callback]:
-    """What a sparse training adds: this is all that changes in a script."""
+    """Make the callbacks of a sparse training: all that changes in a script."""
     return [
-        LayerFreezing(layers=["stem*"], unfreeze_epoch=1),  # the first layer waits for one epoch
-        GlobalL1Pruning(amount=0.8, start_epoch=0, end_epoch=3),  # 80% of all weights are zero by epoch 3
-        SparsityMonitor(),  # logs what the sparsity is
+        LayerFreezing(layers=["stem*"], unfreeze_epoch=1),  # the first layer is frozen for one epoch
+        GlobalL1Pruning(amount=0.8, start_epoch=0, end_epoch=3),  # 80% of all weights are zero after three epochs
+        SparsityMonitor(),  # logs the sparsity
     ]
 
 
 def main() -> None:
-    """Run it all."""
+    """Run all trainings."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data are in memory
+    warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data is in memory
     warnings.filterwarnings("ignore", ".*dirpath has changed.*")  # the resumed run has a folder of its own
     warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")  # of Lightning 2.6 on newer torch
     with tempfile.TemporaryDirectory() as name:
@@ -134,18 +134,18 @@ def main() -> None:
         print("dense:")
         dense = train(folder / "dense", 4)
 
-        print("dense, trained on:")  # what pruning is to be compared with
+        print("dense, trained on:")  # the baseline for pruning
         train(folder / "control", 5, start=dense)
 
-        print("80% pruned, in steps, while it trains on:")
+        print("pruned to 80% while it trains on:")
         sparse = train(folder / "sparse", 5, *callbacks(), start=dense)
         report = sparsity_report(weight_layers(sparse))
         print(f"  {report.zeros} of {report.weights} weights are zero")
 
-        print("the same, from the checkpoint in the middle:")
+        print("the same, resumed from a checkpoint in the middle:")
         resumed = train(folder / "resumed", 5, *callbacks(), resume=folder / "sparse" / "epoch=1.ckpt")
         same = all(torch.equal(a, b) for a, b in zip(sparse.parameters(), resumed.parameters(), strict=True))
-        print(f"  {'the same bits' if same else 'other bits'} as without the interruption")
+        print(f"  weights are {'the same as' if same else 'different from'} those without an interruption")
 
         torch.save(sparse.state_dict(), folder / "weights.pt")
         plain = BarNet()

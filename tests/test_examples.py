@@ -1,4 +1,4 @@
-"""What is in `examples/` does what it says: each runs where nothing else of the repository is."""
+"""Every example runs as documented, in a folder without the rest of the repository."""
 
 import csv
 import re
@@ -18,7 +18,7 @@ from tests.docs.session import TINY
 from tests.docs.snippets import run_snippet
 
 EXAMPLES = ROOT / "examples"
-# what the notebook is about, not how good its networks are
+# enough to test the notebook, not to train good networks
 SHORT = "LIMIT_TRAIN, VAL_SIZE, EPOCHS = 64, 50, 2\nAMOUNTS = (0.5,)"
 
 
@@ -29,21 +29,21 @@ def folder(tmp_path: Path) -> Path:
 
 
 def run_script(folder: Path, name: str, *argv: str) -> str:
-    """Run a script with arguments; return what it prints."""
+    """Run a script with arguments, and return its output."""
     outcome = run_snippet((folder / name).read_text(encoding="utf-8"), name, folder, *argv)
     assert outcome.status == 0, outcome.err
     return outcome.out
 
 
-def test_the_callbacks_work_in_a_script_of_somebody_else(folder):
+def test_the_callbacks_work_in_your_own_script(folder):
     said = run_script(folder, "reuse_in_your_project.py")
     # 80% of 9 * 16, 9 * 16 * 32, 9 * 32 * 32 and 32 * 3 weights
     assert "11251 of 14064 weights are zero" in said
-    assert "the same bits as without the interruption" in said
+    assert "weights are the same as those without an interruption" in said
     assert "saved under plain names: stem.0.weight, " in said
 
 
-def test_the_callbacks_work_in_a_cli_of_somebody_else(folder):
+def test_the_callbacks_work_in_your_own_cli(folder):
     assert not re.search(r"(import|from) lit_prune", (folder / "reuse_in_your_cli.py").read_text(encoding="utf-8"))
     argv = ("fit", "--config", "reuse_in_your_cli.yaml", "--trainer.enable_progress_bar=false")
     run_script(folder, "reuse_in_your_cli.py", *argv)
@@ -51,12 +51,12 @@ def test_the_callbacks_work_in_a_cli_of_somebody_else(folder):
         rows = [float(row["sparsity/global"]) for row in csv.DictReader(file) if row["sparsity/global"]]
     assert rows[0] == 0
     assert rows[3] == pytest.approx(0.8, abs=1e-4)
-    assert rows[4] < 0.2  # the masks are off
+    assert rows[4] < 0.2  # the masks are removed
 
 
 def test_a_network_is_fine_tuned_from_imagenet_weights(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
-    # there is no network in a test: a file like the one that would be downloaded
+    # tests have no internet access: a file like the one that would be downloaded
     source = resnet18()
     torch.save(source.state_dict(), "resnet18.pth")
     argv = ["--config", "finetune_from_imagenet.yaml", "--model.weights", "resnet18.pth", *TINY]
@@ -80,7 +80,7 @@ def _weights(folder: Path) -> dict[str, Any]:
 
 
 def execute(folder: Path, settings: str | None) -> list[str]:
-    """Execute the notebook, with other settings if they are given; return what its cells print."""
+    """Execute the notebook, optionally with other settings, and return what its cells print."""
     notebook = nbformat.read(folder / "tasks_1_to_5.ipynb", as_version=4)
     if settings is not None:
         (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
@@ -99,15 +99,15 @@ def execute(folder: Path, settings: str | None) -> list[str]:
 
 
 def check_notebook(printed: list[str], epochs: int) -> None:
-    """Check what does not depend on how long the networks were trained."""
+    """Check the outputs that do not depend on the length of training."""
     freezing, masked, removed = printed
-    assert [line.split(maxsplit=1)[1] for line in freezing.splitlines()] == ["is as it was"] * 2 + ["has trained"] * 2
+    assert [line.split(maxsplit=1)[1] for line in freezing.splitlines()] == ["unchanged"] * 2 + ["trained"] * 2
     assert masked.split(": ")[1].strip() == ", ".join(["0.3000"] * epochs)
     end, untouched = (float(part.split(": ")[1]) for part in removed.strip().split("; "))
     assert 0.1 < untouched <= end < 0.3
 
 
-@pytest.mark.filterwarnings("ignore:.*")  # of the kernel's server, at its start and end
+@pytest.mark.filterwarnings("ignore:.*")  # from the kernel's start and end
 def test_the_notebook_runs(folder):
     check_notebook(execute(folder, SHORT), epochs=2)
 
@@ -118,7 +118,7 @@ def test_the_notebook_runs_as_it_ships(folder):
     check_notebook(execute(folder, None), epochs=4)
 
 
-def test_every_example_is_looked_at():
-    """`moons` has its test in `tests/study/run/test_running.py`."""
+def test_every_example_has_a_test():
+    """The test of `moons` is in `tests/study/run/test_running.py`."""
     stems = {path.stem for path in EXAMPLES.iterdir() if path.suffix in (".py", ".yaml", ".ipynb")}
     assert stems == {"finetune_from_imagenet", "moons", "reuse_in_your_cli", "reuse_in_your_project", "tasks_1_to_5"}
