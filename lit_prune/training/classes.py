@@ -1,4 +1,4 @@
-"""Whether a command is about our model and our data, or about somebody else's."""
+"""Whether a command uses a custom model or custom data, which decides what its parser accepts."""
 
 import os
 import sys
@@ -15,15 +15,18 @@ __all__ = ["chosen_classes"]
 
 
 def chosen_classes(argv: Sequence[str]) -> tuple[bool, bool]:
-    """Look for a `class_path` of model and data, in options and configurations.
+    """Look for a class of model and data in options and configurations.
 
-    Classes in the current folder can be imported then, as under `python -m`.
+    If there is one, the current folder is added to `sys.path`, as `python -m` does.
 
     Args:
         argv: The command and its options.
 
     Returns:
-        Whether the model, and whether the data, are of a class that the words choose.
+        Whether a model class, and whether a data class is chosen.
+
+    Raises:
+        InputError: If a configuration is unsafe to read.
     """
     configs = [_read(value) for value in _values(argv)]
     model, data = (_is_chosen(group, argv, configs) for group in ("model", "data"))
@@ -41,7 +44,7 @@ def _is_chosen(group: str, argv: Sequence[str], configs: Sequence[Any]) -> bool:
 
 
 def _values(argv: Sequence[str]) -> list[str]:
-    """What is given to `--config`."""
+    """The values of `--config`."""
     values = [after for word, after in zip(argv, [*argv, ""][1:], strict=True) if word in ("-c", "--config")]
     values += [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
     from_environment = os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG") if argv else None
@@ -49,11 +52,7 @@ def _values(argv: Sequence[str]) -> list[str]:
 
 
 def _read(value: str) -> Any:
-    """The content of a configuration; one that cannot be read is the parser's to complain about.
-
-    Raises:
-        InputError: If it would be a danger to who reads it. No parser has seen it then, wherever it was named.
-    """
+    """Read a configuration; the parser reports one that cannot be read, unless reading it would be unsafe."""
     try:
         path = find_config(value)
     except InputError:

@@ -1,4 +1,4 @@
-"""TensorBoard's events written by the thread that logs them, so that a full disk is an error there, and only there."""
+"""TensorBoard event files written by the thread that logs, so that a full disk raises an error there."""
 
 import itertools
 import os
@@ -18,18 +18,17 @@ from lit_prune.files.atomic import append
 __all__ = ["EventFile", "Summaries"]
 
 _numbers = itertools.count()
-# what is logged without being saved waits here; a histogram is some ten KiB
-_WAITING_BYTES = 1 << 18
+_BUFFER_BYTES = 1 << 18  # a histogram takes about ten KiB
 
 
 class EventFile:
-    """An event file to which events are added whole, or not at all.
+    """An event file to which events are appended completely or not at all.
 
-    TensorBoard's own writer has a thread for that: when it fails, its traceback is printed, half of an event stays at
-    the end of the file, where no reader gets past it, and the run hears of it later or never.
+    TensorBoard's own writer uses a thread. When a write fails there, the thread prints a traceback and leaves half an
+    event at the end of the file, which readers cannot skip, and the run learns of it late or never.
 
     Args:
-        folder: Where the file is made.
+        folder: Folder in which the file is created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -38,8 +37,8 @@ class EventFile:
         name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
         self._path = folder / name
         self._path.open("xb").close()
-        self._waiting = BytesIO()
-        self._writer = RecordWriter(self._waiting)
+        self._buffer = BytesIO()
+        self._writer = RecordWriter(self._buffer)
         self.add_event(Event(wall_time=time.time(), file_version="brain.Event:2"))
         self.flush()
 
@@ -48,23 +47,23 @@ class EventFile:
         return str(self._folder)
 
     def add_event(self, event: Event) -> None:
-        """Add an event; `flush` puts it on disk."""
+        """Add an event, which is on disk after `flush`."""
         self._writer.write(event.SerializeToString())
-        if self._waiting.tell() > _WAITING_BYTES:
+        if self._buffer.tell() > _BUFFER_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Put on disk what has been added.
+        """Write the added events to disk.
 
         Raises:
-            OSError: If it cannot be written, or if the file is no longer where it was made.
+            OSError: If they cannot be written, or if the file was moved or removed.
         """
-        append(self._path, self._waiting.getvalue())
-        self._waiting.seek(0)
-        self._waiting.truncate()
+        append(self._path, self._buffer.getvalue())
+        self._buffer.seek(0)
+        self._buffer.truncate()
 
     def close(self) -> None:
-        """Put on disk what has been added."""
+        """Write the added events to disk."""
         self.flush()
 
 
@@ -76,5 +75,5 @@ class Summaries(SummaryWriter):
             writer: Any = FileWriter.__new__(FileWriter)  # its constructor starts the thread
             writer.event_writer = EventFile(Path(self.log_dir))
             self.file_writer = writer
-            self.all_writers = {self.log_dir: writer}  # type: ignore[assignment]  # None there until it is needed
+            self.all_writers = {self.log_dir: writer}  # type: ignore[assignment]  # None in the base class at first
         return self.file_writer

@@ -1,4 +1,4 @@
-"""What TensorBoard's HParams tab compares."""
+"""The hyper-parameters by which TensorBoard's HParams tab compares runs."""
 
 from typing import Any
 
@@ -8,20 +8,20 @@ from lit_prune.files.nested import flatten
 __all__ = ["hyperparameters"]
 
 
-def hyperparameters(settings: Settings, trainer: Any, foreign: bool) -> dict[str, bool | int | float | str]:
-    """Choose what to compare runs by: the same names, each of one type, in every run.
+def hyperparameters(settings: Settings, trainer: Any) -> dict[str, bool | int | float | str]:
+    """Choose the hyper-parameters to compare, under the same names and of the same types in every run.
 
     Args:
-        settings: Of model, data and run, as a checkpoint keeps them.
-        trainer: The Trainer's settings.
-        foreign: Whether model or data are somebody else's, of which every plain value is taken.
+        settings: Settings of model, data and run, as stored in a checkpoint. For a custom model or custom data, every
+            plain value is taken.
+        trainer: Settings of the Trainer.
     """
     model, data = settings["model"], settings["data"]
+    if "class_path" in model or "class_path" in data:
+        plain = flatten({"model": model, "data": data})
+        return {name: value for name, value in plain.items() if isinstance(value, bool | int | float | str)}
     callbacks = trainer.callbacks or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    if foreign:
-        plain = flatten({"model": model, "data": data})
-        return {k: v for k, v in plain.items() if isinstance(v, bool | int | float | str)}
     return {
         "optimizer": _class_name(model["optimizer"]),
         "lr": float(model["optimizer"]["init_args"].get("lr", float("nan"))),
@@ -42,6 +42,4 @@ def hyperparameters(settings: Settings, trainer: Any, foreign: bool) -> dict[str
 
 
 def _class_name(config: Any) -> str:
-    if config is None:
-        return "none"
-    return str(config["class_path"]).rsplit(".", 1)[-1]
+    return "none" if config is None else str(config["class_path"]).rsplit(".", 1)[-1]

@@ -1,4 +1,4 @@
-"""The processes that a strategy launches, which end when the one that launched them is gone."""
+"""Ending the processes of a distributed strategy when the process that launched them is gone."""
 
 import os
 import threading
@@ -11,16 +11,16 @@ _POLL = 1.0  # seconds
 
 
 def exit_with_launcher() -> None:
-    """Let a process that a strategy has launched end as soon as the process that launched it does.
+    """Make a launched process exit as soon as its launcher does.
 
-    Between two collectives the others notice by themselves that one is gone. Before the first one they would wait half
-    an hour for a process that was killed while they started.
+    Once the processes have connected, they notice when one is gone. If the launcher is killed before that, the others
+    would wait for it for half an hour.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.environ[_LAUNCHER] = str(os.getpid())  # who is launched inherits it
+        os.environ[_LAUNCHER] = str(os.getpid())  # launched processes inherit it
         return
     launcher = int(os.environ.get(_LAUNCHER, "0"))
-    if launcher:  # others launch processes too, and look after them
+    if launcher:  # processes that another program launched are its own concern
         threading.Thread(target=_wait, args=[launcher], daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""Loggers of one run that a later process can go on with: no row lost, no epoch twice."""
+"""The loggers of a run, which a later process can continue: no row is lost, and no epoch is logged twice."""
 
 import csv
 import errno
@@ -14,21 +14,19 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_prune.files.atomic import append, replacing, sync
+from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_rank_zero, log_folder
 
-__all__ = ["log_positions", "make_loggers", "rewind_logs"]
-
-_METRICS = "metrics.csv"
-_EVENTS = "events.out.tfevents.*"
+__all__ = ["default_loggers", "log_positions", "make_loggers", "rewind_logs"]
 
 
 class _EpochAxis:
-    """Puts what a Trainer logs once an epoch at its epoch; Lightning would put it at the batch it had come to.
+    """Logs the metrics of an epoch with the epoch as their step, where Lightning would use the number of batches.
 
-    Lightning's own way, a metric called `step`, also renames every checkpoint that has `{step}` in its file name.
+    Lightning's own way, a metric called `step`, would also rename each checkpoint with `{step}` in its file name.
     """
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        # the Trainer adds "epoch" to what modules and callbacks `log`; what is logged at batches ends in "_step"
+        # the Trainer adds "epoch" to all that is logged with `log`; names of metrics of single batches end in "_step"
         if "epoch" in metrics and not any(name.endswith("_step") for name in metrics):
             step = int(metrics["epoch"])
         super().log_metrics(metrics, step)  # type: ignore[misc]
@@ -37,28 +35,28 @@ class _EpochAxis:
 class _TensorBoard(_EpochAxis, TensorBoardLogger):
     @property
     def experiment(self) -> Any:
-        # rank zero alone writes, and `super` gives the others an object that does nothing
-        if self._experiment is None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
-            from lit_prune.training.event_file import Summaries  # TensorBoard takes a while, `--help` should not
+        # only rank zero writes; `super` gives the others an object that does nothing
+        if self._experiment is None and is_rank_zero():
+            from lit_prune.training.event_file import Summaries  # slow, and `--help` does not need it
 
             self._experiment = Summaries(self.log_dir)
         return super().experiment
 
     @rank_zero_only
     def save(self) -> None:
-        # Lightning's own also writes a file `hparams.yaml`, which would be empty: `config.yaml` has them
+        # Lightning would also write `hparams.yaml`, which would be empty: they are in `config.yaml`
         self.experiment.flush()
 
 
 class _Rows(ExperimentWriter):
-    """Goes on with a file that is there, which Lightning's own deletes, and never leaves half a row.
+    """Appends to an existing `metrics.csv`, which Lightning would delete, and never leaves half a row.
 
     Attributes:
-        count: Rows on disk. They are counted once: to read them at each checkpoint would slow a long run down.
+        count: Number of rows on disk, kept because reading them at each checkpoint would slow down long runs.
     """
 
     def __init__(self, log_dir: str) -> None:
-        self._path = Path(log_dir) / _METRICS
+        self._path = Path(log_dir) / METRICS
         self.count = 0
         super().__init__(log_dir)
 
@@ -67,11 +65,11 @@ class _Rows(ExperimentWriter):
         self.count = len(rows)
 
     def save(self) -> None:
-        """Add what has been logged since the last time.
+        """Append the rows logged since the last call.
 
         Raises:
-            OSError: If it cannot be written; the file is as before then. A file that is gone is not made anew, which
-                would leave half a history in silence.
+            OSError: If they cannot be written; the file is unchanged then. A file that was removed is not created
+                again, since it would silently lack the earlier rows.
         """
         if self.count and not self._path.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
@@ -80,7 +78,7 @@ class _Rows(ExperimentWriter):
         header = sorted({*self.metrics_keys, *chain(*self.metrics)})
         if len(header) == len(self.metrics_keys):
             append(self._path, _table(header, self.metrics).encode())
-        else:  # the first row, or a new column
+        else:  # the first rows, or a new column
             known, rows = _rows(self._path)
             earlier = [dict(zip(known, row, strict=False)) for row in rows]
             _rewrite(self._path, header, [*earlier, *self.metrics])
@@ -91,79 +89,92 @@ class _Rows(ExperimentWriter):
 class _CSV(_EpochAxis, CSVLogger):
     @property
     def experiment(self) -> Any:
-        # rank zero alone writes, and `super` gives the others an object that does nothing
-        if self._experiment is None and rank_zero_only.rank == 0:  # type: ignore[attr-defined]
+        if self._experiment is None and is_rank_zero():
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             self._experiment = _Rows(self.log_dir)
         return super().experiment
 
 
-def make_loggers(folder: Path) -> list[TensorBoardLogger | CSVLogger]:
-    """Make the TensorBoard and CSV loggers of one run, both in one folder.
+def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
+    """Make the loggers of a run in a new folder.
 
     Args:
-        folder: The run's folder. What is logged there already stays.
+        root: Folder that holds `lightning_logs`.
+        name: Name of the run, a folder below `lightning_logs`.
+
+    Raises:
+        InputError: If the name leads out of `lightning_logs`, or the folder cannot be written.
+    """
+    logs = log_folder(root, name)
+    return make_loggers(logs / f"version_{claim_version(logs)}")
+
+
+def make_loggers(folder: Path) -> list[TensorBoardLogger | CSVLogger]:
+    """Make the TensorBoard and the CSV logger of a run, both in one folder.
+
+    Args:
+        folder: Run folder. Logs that are already there are continued.
 
     Returns:
-        The two loggers; the first decides where checkpoints and `config.yaml` go.
+        The two loggers. The first determines where checkpoints and `config.yaml` are written.
     """
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
     return [
-        # hp_metric = -1 would be the only metric of the HParams tab; the summary logs the real ones at the end
+        # the summary logs the metrics of the HParams tab; Lightning's default is `hp_metric` = -1
         _TensorBoard(root, name=name, version=version, default_hp_metric=False),
-        # what an epoch logged is on disk when it ends, not after a hundred epochs
+        # each epoch is on disk when it ends, not after a hundred logged rows
         _CSV(root, name=name, version=version, flush_logs_every_n_steps=1),
     ]
 
 
 def log_positions(loggers: list[Any]) -> dict[str, Any]:
-    """Say how far the logs of a run have come, all of it being on disk.
+    """Write all logs to disk, and return their sizes for a checkpoint.
 
     Args:
-        loggers: Of a Trainer; others than those of `make_loggers` have no position.
+        loggers: Loggers of a Trainer; custom ones are ignored.
 
     Returns:
-        Plain values for a checkpoint.
+        "rows", the number of rows of `metrics.csv`, and "events", the bytes of each event file by name.
 
     Raises:
-        OSError: If they cannot be written, or are gone with the run's folder.
+        OSError: If they cannot be written, or were removed together with the run folder.
     """
     positions: dict[str, Any] = {}
     for logger in loggers:
-        if not isinstance(logger, _TensorBoard | _CSV) or rank_zero_only.rank != 0:  # type: ignore[attr-defined]
+        if not isinstance(logger, _TensorBoard | _CSV) or not is_rank_zero():
             continue
         folder = Path(logger.log_dir)
         if logger._experiment is None and not folder.is_dir():
             continue  # nothing has been logged
         logger.save()
         if isinstance(logger, _TensorBoard):
-            positions["events"] = {path.name: path.stat().st_size for path in folder.glob(_EVENTS)}
-            for path in folder.glob(_EVENTS):
-                sync(path)  # the checkpoint will be on disk, also if the machine goes off; so must be what it counts on
-        elif (folder / _METRICS).is_file():
+            positions["events"] = {path.name: path.stat().st_size for path in folder.glob(f"{EVENTS}*")}
+            for path in folder.glob(f"{EVENTS}*"):
+                sync(path)  # if power fails, the logs must not be shorter than the checkpoint says
+        elif (folder / METRICS).is_file():
             positions["rows"] = logger.experiment.count
-            sync(folder / _METRICS)
+            sync(folder / METRICS)
     return positions
 
 
 def rewind_logs(folder: Path, positions: Mapping[str, Any]) -> None:
-    """Forget what a run has logged since a checkpoint, from which it will go on.
+    """Remove what a run has logged since the checkpoint that it is resumed from.
 
     Args:
-        folder: The run's folder.
-        positions: What `log_positions` said when the checkpoint was written.
+        folder: Run folder.
+        positions: Sizes from `log_positions` when the checkpoint was written.
 
     Raises:
         OSError: If the logs cannot be rewritten.
     """
     known: Mapping[str, int] = positions.get("events", {})
-    for path in folder.glob(_EVENTS):
+    for path in folder.glob(f"{EVENTS}*"):
         if path.name not in known:
             path.unlink()
         elif path.stat().st_size > known[path.name]:
             with path.open("rb+") as file:
                 file.truncate(known[path.name])
-    path = folder / _METRICS
+    path = folder / METRICS
     header, rows = _rows(path)
     kept = rows[: positions.get("rows", 0)]
     if not kept:

@@ -1,31 +1,49 @@
-"""Going on with a run that was cut off: its newest checkpoint that can be loaded, in the folder that it began in."""
+"""Resuming a run: its folder, its newest checkpoint, and what is in the folder that this checkpoint does not know.
 
-import re
+A resumed run computes the same bits as one that was never interrupted, and its logs have the same rows. Besides
+Lightning's own state, a checkpoint holds for that:
+
+    key                     written by      used when the run resumes
+    lit_prune.logs          RunSummary      by rewind_logs, to cut the logs to their length at the checkpoint
+    lit_prune.pending       RunSummary      by RunSummary, to log the metrics that Lightning logs after the last hook of
+                                            an epoch, when its checkpoint is already written
+    lit_prune.best, final   RunSummary      by RunSummary: the best epoch so far, and the last metrics
+    lit_prune.callbacks     RunSummary      by Run, which requires the callbacks that freeze and prune
+    lit_prune.settings      RunSummary      by apply_stored_settings, as defaults of the options
+    running_metrics         RunningMetrics  by RunningMetrics, to continue the means of an unfinished epoch
+"""
+
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lit_prune.errors import InputError, expected
-from lit_prune.files.checkpoint import read_checkpoint
+from lit_prune.files.checkpoint import KEY, read_checkpoint
+from lit_prune.training.run_folder import BEST, CHECKPOINTS, CONFIG, ERROR, SUMMARY, log_folder, versions
 
-__all__ = ["NEWEST", "Resumed", "find_run", "newest_loadable", "remove_stale_files", "with_own_config"]
+__all__ = [
+    "NEWEST",
+    "Checkpoint",
+    "find_run",
+    "is_finished",
+    "newest_loadable",
+    "remove_stale_files",
+    "with_own_config",
+]
 
-# what `--resume` without a folder means: the newest run of this name
+# the value of `--resume` without a folder: the newest run of this name
 NEWEST = "newest"
 
-# what is true of a run that has ended, or of a try that failed, and not of one that goes on
-_OF_AN_ENDED_RUN = ("summary.txt", "error.txt")
 
-
-class Resumed(NamedTuple):
-    """Where a run goes on.
+class Checkpoint(NamedTuple):
+    """A checkpoint that was read from a file.
 
     Attributes:
-        path: The checkpoint.
-        content: What is in it.
+        path: Path of the file.
+        content: Everything in it.
     """
 
     path: Path
@@ -33,94 +51,119 @@ class Resumed(NamedTuple):
 
 
 def with_own_config(argv: Sequence[str]) -> list[str]:
-    """Let `fit --resume FOLDER` begin with the configuration in that folder, which typed options come after.
+    """Insert the configuration of the resumed run into `fit --resume FOLDER`, before all other options.
 
     Args:
         argv: The command and its options.
 
     Raises:
-        InputError: If the folder is not that of a run.
+        InputError: If the folder does not belong to a run.
     """
     argv = list(argv)
     given = [word.split("=", 1)[1] for word in argv if word.startswith("--resume=")]
     given += [after for word, after in pairwise(argv) if word == "--resume" and not after.startswith("-")]
     if not given or given[-1] == NEWEST or argv[0] != "fit":
         return argv
-    config = Path(given[-1]) / "config.yaml"
-    if not config.is_file():
-        what = "which is no folder" if not Path(given[-1]).is_dir() else "which holds no config.yaml"
+    folder = Path(given[-1])
+    if not (folder / CONFIG).is_file():
+        found = "which is not a folder" if not folder.is_dir() else f"which holds no {CONFIG}"
         hint = "give lightning_logs/NAME/version_N, or `--resume` alone for the newest run of this name"
-        raise expected("`--resume` to name the folder of a run", f"`{given[-1]}`, {what}", hint)
-    return [argv[0], f"--config={config}", *argv[1:]]
+        raise expected("`--resume` to name the folder of a run", f"`{folder}`, {found}", hint)
+    return [argv[0], f"--config={folder / CONFIG}", *argv[1:]]
 
 
-def find_run(logs: Path) -> Path | None:
-    """Find the newest run of a name.
-
-    Args:
-        logs: The folder with the name's versions; it need not be there.
-
-    Returns:
-        The folder of the highest version, None if there is none.
-    """
-    versions = {int(m[1]): path for path in logs.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", path.name))}
-    return versions[max(versions)] if versions else None
-
-
-def newest_loadable(folder: Path) -> Resumed | None:
-    """Find the newest checkpoint of a run that training can go on from; those passed over are named on stderr.
+def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
+    """Find the folder of the run that `--resume` names.
 
     Args:
-        folder: The run's folder.
+        config: The parsed options of `fit`.
+        name: Name of the run.
+        argv: The command and its options.
 
     Returns:
-        The checkpoint, verified and read; None if there is none at all.
+        The folder; None if there is no run of this name yet.
 
     Raises:
-        InputError: If there are some, and none of them can be gone on from.
+        InputError: If other options contradict `--resume`.
     """
-    paths = sorted((folder / "checkpoints").glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
+    if any(word.split("=")[0] == "--ckpt_path" for word in argv):
+        raise expected("one of `--resume` and `--ckpt_path`", "both", "`--resume` finds the checkpoint itself")
+    if config.trainer.logger is not None or config.trainer.fast_dev_run:
+        found = "custom ones or none"
+        hint = "leave out `--trainer.logger` and `--trainer.fast_dev_run`"
+        raise expected("the default loggers together with `--resume`", found, hint)
+    if config.resume != NEWEST:
+        return Path(config.resume)
+    runs = versions(log_folder(Path(config.trainer.default_root_dir or "."), name))
+    return runs[max(runs)] if runs else None
+
+
+def newest_loadable(folder: Path) -> Checkpoint | None:
+    """Find the newest checkpoint that training can continue from; damaged ones are reported on stderr and skipped.
+
+    Args:
+        folder: Run folder.
+
+    Returns:
+        The checkpoint; None if the folder has none at all.
+
+    Raises:
+        InputError: If none of the checkpoints can be used.
+    """
+    paths = sorted((folder / CHECKPOINTS).glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     faults: list[str] = []
     for path in paths:
         try:
             content = read_checkpoint(path)
-            if "optimizer_states" in content:
-                for fault in faults:
-                    print(f"lit-prune: passed over: {fault} It goes on from `{path}`.", file=sys.stderr)
-                return Resumed(path, content)
-            faults.append(f"`{path}` holds no optimizer state.")
         except InputError as error:
             faults.append(str(error))
+            continue
+        if "optimizer_states" in content:
+            for fault in faults:
+                print(f"lit-prune: skipped: {fault} Resuming from `{path}`.", file=sys.stderr)
+            return Checkpoint(path, content)
+        faults.append(f"`{path}` holds no optimizer state.")
     if not paths:
         return None
     raise expected(
-        f"a checkpoint in `{folder / 'checkpoints'}` that training can go on from",
+        f"a checkpoint in `{folder / CHECKPOINTS}` that training can continue from",
         "none: " + " ".join(faults).rstrip("."),
-        "start anew in another folder, without `--resume`",
+        "start from the beginning in another folder, without `--resume`",
     )
 
 
-def remove_stale_files(folder: Path, stored: dict[str, Any] | None, kept: Sequence[str] = ()) -> None:
-    """Take away what the checkpoint that a run goes on from does not know of; its logs are `rewind_logs`' to cut.
+def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
+    """Whether a run has finished, and `max_epochs` does not ask for a longer training.
 
     Args:
-        folder: The run's folder.
-        stored: The checkpoint's content; None for a run that begins anew, which leaves nothing.
+        folder: Run folder.
+        stored: Content of its last checkpoint.
+        max_epochs: Number of epochs that it is to train now.
+    """
+    return (folder / SUMMARY).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
+
+
+def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None, kept: Sequence[str] = ()) -> None:
+    """Remove the files of a run that are newer than the checkpoint it resumes from; `rewind_logs` cuts its logs.
+
+    Args:
+        folder: Run folder.
+        stored: Content of the checkpoint; None empties the folder, for a run that starts from the beginning.
         kept: Names of files that stay in any case.
 
     Raises:
-        OSError: If something cannot be taken away.
+        OSError: If a file cannot be removed.
     """
     if stored is None:
         for item in folder.iterdir():
             if item.name not in kept:
                 shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         return
-    for name in _OF_AN_ENDED_RUN:
+    for name in (SUMMARY, ERROR):
         (folder / name).unlink(missing_ok=True)
     states = [state for state in stored.get("callbacks", {}).values() if isinstance(state, dict)]
     known = {Path(str(state["best_model_path"])).name for state in states if "best_model_path" in state}
-    for item in (folder / "checkpoints").iterdir():
-        # half of a file, or a best epoch that has not happened as far as the checkpoint knows
-        if item.suffix == ".part" or (item.name.startswith("best-epoch=") and item.name not in known):
+    for item in (folder / CHECKPOINTS).iterdir():
+        # an unfinished file, or a best epoch that lies after the checkpoint
+        if item.suffix == ".part" or (item.name.startswith(BEST) and item.name not in known):
             item.unlink()

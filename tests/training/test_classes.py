@@ -26,7 +26,7 @@ def config(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "chosen"),
+    ("argv", "chosen"),
     [
         ([], (False, False)),
         (["--model", "my.Model"], (True, False)),

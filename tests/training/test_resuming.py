@@ -59,39 +59,41 @@ def interrupting(hook: str, step: int, marker: str = "sent", number: int = signa
 
 
 @pytest.mark.parametrize(
-    ("hook", "step", "number"),
+    ("hook", "step", "number", "when"),
     [
-        ("on_train_batch_start", 1, signal.SIGTERM),
-        ("on_before_optimizer_step", 6, signal.SIGINT),
-        ("on_train_batch_end", 6, signal.SIGTERM),
-        ("on_after_backward", 7, signal.SIGTERM),  # the last batch of an epoch
-        ("on_validation_batch_start", 8, signal.SIGINT),
-        ("on_train_epoch_end", 4, signal.SIGTERM),
-        ("on_train_epoch_start", 8, signal.SIGINT),
+        ("on_train_batch_start", 1, signal.SIGTERM, "in epoch 1"),
+        ("on_before_optimizer_step", 6, signal.SIGINT, "in epoch 2"),
+        ("on_train_batch_end", 6, signal.SIGTERM, "in epoch 2"),
+        ("on_after_backward", 7, signal.SIGTERM, "after epoch 2"),  # the last batch of an epoch
+        ("on_validation_batch_start", 8, signal.SIGINT, "after epoch 2"),
+        ("on_train_epoch_end", 4, signal.SIGTERM, "after epoch 1"),
+        ("on_train_epoch_start", 8, signal.SIGINT, "after epoch 2"),
     ],
 )
-def test_a_signal_leaves_a_checkpoint_and_says_how_to_go_on(run, whole, hook, step, number):
+def test_a_signal_saves_a_checkpoint_and_prints_the_command_that_resumes(run, whole, hook, step, number, when):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     argv = [*WORDS, *interrupting(hook, step, number=number)]
     stopped = run("fit", *argv, "--resume")
     assert stopped.status == 128 + number
-    assert signal.Signals(number).name in stopped.complaint
-    assert f"`{LAST}`; `lit-prune fit --resume {FOLDER}` goes on." in stopped.complaint
+    assert stopped.complaint == (
+        f"Stopped by {signal.Signals(number).name} {when} of 3; everything is saved. "
+        f"Resume with `lit-prune fit --resume {FOLDER}`."
+    )
     assert read_checkpoint(LAST)["global_step"] >= step
     assert not (FOLDER / "summary.txt").exists()
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
 
-    assert run("fit", "--resume", str(FOLDER)).status == 0  # as the hint says
+    assert run("fit", "--resume", str(FOLDER)).status == 0  # as the message says
     assert_same_run(FOLDER, whole)
     assert (FOLDER / "summary.txt").is_file()
     assert not list(FOLDER.rglob("*.part"))
     assert not (FOLDER / "checkpoints" / "previous.ckpt").exists()
 
 
-def test_a_signal_before_training_ends_at_once_and_leaves_nothing(run):
+def test_a_signal_before_training_stops_at_once_and_leaves_no_files(run):
     stopped = run("fit", *WORDS, *interrupting("on_fit_start", 0))
     assert stopped.status == 143
-    assert stopped.complaint.startswith("Expected this command to come to its end, but got SIGTERM.")
+    assert stopped.complaint
     assert not Path("lightning_logs").exists()
 
 
@@ -103,7 +105,7 @@ def test_the_same_command_begins_goes_on_and_ends(run, whole):
     before = {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")}
     again = run("fit", *argv)
     assert again.status == 0
-    assert again.out.startswith(f"The run in {FOLDER} has come to its end")
+    assert again.out.startswith(f"The run in {FOLDER} is finished.")
     assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")} == before
     assert [path.name for path in FOLDER.parent.iterdir()] == ["version_0"]
 
@@ -115,7 +117,7 @@ def test_our_own_model_resumes_with_its_best_epoch(run, tmp_path):
     assert run("fit", *argv, *interrupting("on_after_backward", 5), "--resume").status == 143
     flip(LAST)
     answer = run("fit", *argv, "--resume")
-    assert "passed over" in answer.err
+    assert "lit-prune: skipped: " in answer.err
     assert_same_run(FOLDER, tmp_path / "whole")
     best = [sorted(path.name for path in f.glob("checkpoints/best*")) for f in (FOLDER, tmp_path / "whole")]
     assert best[0] == best[1] != []
@@ -167,10 +169,10 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(run, whole, cut, damage):
     os.utime(LAST, ns=times)
     answer = run("fit", *WORDS, "--resume")
     assert answer.status == 0
-    passed = [line for line in answer.err.splitlines() if line.startswith("lit-prune: passed over: ")]
-    assert len(passed) == 1
-    assert f"`{LAST}`" in passed[0]
-    assert f"It goes on from `{cut}/previous.ckpt`" in passed[0]
+    skipped = [line for line in answer.err.splitlines() if line.startswith("lit-prune: skipped: ")]
+    assert len(skipped) == 1
+    assert f"`{LAST}`" in skipped[0]
+    assert f"Resuming from `{cut}/previous.ckpt`" in skipped[0]
     assert_same_run(FOLDER, whole)
 
 
@@ -180,7 +182,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(run, cut):
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
     answer = run("fit", *WORDS, "--resume")
     assert answer.status == 2
-    assert answer.complaint.startswith(f"Expected a checkpoint in `{cut}` that training can go on from, but got none: ")
+    assert f"a checkpoint in `{cut}` that training can continue from, but got none: " in answer.complaint
     assert all(f"{name}.ckpt" in answer.complaint for name in ("last", "previous"))
     assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
 
@@ -198,34 +200,30 @@ def test_what_others_train_in_is_left_alone(run, cut):
     with FileLock(FOLDER / ".lock"):
         answer = run("fit", *WORDS, "--resume")
     assert answer.status == 2
-    assert answer.complaint == (
-        f"Expected `{FOLDER}` for this run alone, but got another process that trains in it. HINT: wait for it, or "
-        "leave out `--resume` to begin another run."
-    )
+    assert f"Another process is training in `{FOLDER}`." in answer.complaint
     assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")} == before
 
 
 def test_resuming_needs_a_run(run):
-    run_folder = "Expected `--resume` to name the folder of a run"
-    for argv, sentence in [
-        (["--resume=nowhere"], f"{run_folder}, but got `nowhere`, which is no folder."),
-        (["--resume", "."], f"{run_folder}, but got `.`, which holds no config.yaml."),
-        (["--resume", "--ckpt_path=a.ckpt"], "Expected one of `--resume` and `--ckpt_path`, but got both."),
-        (["--resume", "--trainer.logger=false"], "Expected a run with the loggers of every run beside `--resume`"),
-        (["--resume", "--name=../up"], "Expected `--name` to be a folder below lightning_logs, but got `../up`."),
+    for argv, phrase in [
+        (["--resume=nowhere"], "but got `nowhere`, which is not a folder"),
+        (["--resume", "."], "but got `.`, which holds no config.yaml"),
+        (["--resume", "--ckpt_path=a.ckpt"], "one of `--resume` and `--ckpt_path`, but got both"),
+        (["--resume", "--trainer.logger=false"], "the default loggers together with `--resume`"),
+        (["--resume", "--name=../up"], "`--name` to be a folder below lightning_logs, but got `../up`"),
     ]:
         answer = run("fit", *TINY, *argv)
         assert answer.status == 2
-        assert answer.complaint.startswith(sentence)
+        assert phrase in answer.complaint
         assert not Path("lightning_logs").exists()
-    assert run("test", *TINY, "--resume").complaint.startswith("Expected a known option, but got `--resume`.")
+    assert "`--resume`" in run("test", *TINY, "--resume").complaint
 
 
 def test_a_checkpoint_of_a_newer_version_is_refused(run, cut):
     content = read_checkpoint(LAST)
     content["lit_prune"]["format"] = 99
     torch.save(content, "future.ckpt")
-    assert run("test", *TINY, "--ckpt_path=future.ckpt").complaint == (
-        "Expected a checkpoint in format 1 or older, but got `future.ckpt` in format 99. HINT: `pip install --upgrade "
-        "lit-prune` if a newer version wrote it."
-    )
+    complaint = run("test", *TINY, "--ckpt_path=future.ckpt").complaint
+    assert "format 1 or older" in complaint
+    assert "`future.ckpt` in format 99" in complaint
+    assert "`pip install --upgrade lit-prune`" in complaint

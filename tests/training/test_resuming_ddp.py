@@ -1,4 +1,4 @@
-"""Two processes of one run: a signal to one of them, a loss that is no number in one of them, and the way on."""
+"""A run of two processes: a signal to one of them, a NaN loss in one of them, and resuming."""
 
 import os
 import signal
@@ -39,7 +39,7 @@ def complaints(printed: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path):
+def test_a_signal_to_one_process_stops_both_at_the_same_step_and_both_resume(tmp_path):
     status, printed = fit(tmp_path / "whole")
     assert status == 0, printed
     folder = tmp_path / "cut"
@@ -55,7 +55,7 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path)
     assert sent.exists(), printed
     assert status == 128 + signal.SIGTERM
     (complaint,) = complaints(printed)
-    assert f"`{LAST}`; `lit-prune fit --resume {FOLDER}` goes on." in complaint
+    assert f"everything is saved. Resume with `lit-prune fit --resume {FOLDER}`." in complaint
     assert read_checkpoint(folder / LAST)["global_step"] == 6
     status, printed = fit(folder, *callback, "--resume")
     assert status == 0, printed
@@ -63,13 +63,13 @@ def test_a_signal_to_one_process_stops_both_at_one_step_and_both_go_on(tmp_path)
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_in_one_process_stops_both(tmp_path):
+def test_a_nan_loss_in_one_process_stops_both(tmp_path):
     began = time.monotonic()
     status, printed = fit(
         tmp_path / "nan", "--model=tests.training.small.Diverging", "--model.step=5", "--model.rank=1"
     )
     assert status == 1
     assert complaints(printed)
-    assert all("Expected a finite loss, but got nan" in line for line in complaints(printed)), printed
+    assert all("The loss became NaN" in line for line in complaints(printed)), printed
     assert read_checkpoint(tmp_path / "nan" / LAST)["global_step"] == 4
     assert time.monotonic() - began < 100

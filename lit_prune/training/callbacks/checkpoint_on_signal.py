@@ -1,5 +1,6 @@
-"""A checkpoint before SIGTERM or SIGINT ends a training."""
+"""A checkpoint when SIGTERM or SIGINT stops a training."""
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,73 +13,81 @@ __all__ = ["CheckpointOnSignal"]
 
 
 class CheckpointOnSignal(Callback):
-    """Ends a training at the first moment that it can go on from, and writes a checkpoint there.
+    """Stops a training on a signal, at the next step from which it can be resumed exactly, and saves a checkpoint.
 
-    That is after a batch. Where validation follows the batch it is a later one, or the end of the epoch, since
-    Lightning would leave that validation out of a run that goes on; and gradients that add up are used first.
+    That is the end of a batch, unless validation follows, which Lightning would leave out of the resumed run, or
+    gradients are still being accumulated.
 
     Args:
-        stopping: Is told of signals.
-        folder: Where to write `last.ckpt`; None if the run is to have no checkpoints.
-        again: What goes on with the run, for the hint.
+        stopping: Receiver of the signals.
+        checkpoint: Path of the checkpoint; None saves none.
+        resume: Command that resumes the run, for the message.
+
+    Raises:
+        UnfinishedError: When the training was stopped.
     """
 
-    def __init__(self, stopping: StopSignals, folder: Path | None, again: str) -> None:
+    def __init__(self, stopping: StopSignals, checkpoint: Path | None, resume: str) -> None:
         self._stopping = stopping
-        self._path = folder and folder / "last.ckpt"
-        self._again = again
+        self._checkpoint = checkpoint
+        self._resume = resume
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Be patient from here on."""
-        self._stopping.listen()  # Lightning's own handler ends a training without a checkpoint
+        """Let signals wait for a checkpoint from now on."""
+        self._stopping.listen()  # Lightning's own handler stops without a checkpoint
         self._stopping.patient = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Stop here if nothing else is to happen at this batch."""
-        if self._is_stopped(trainer) and not _is_in_between(trainer):
+        """Save and stop, unless the run could not be resumed exactly from here."""
+        if self._is_stopped(trainer) and not _is_unsafe(trainer):
             self._save(trainer)
-            raise self._error(trainer, f"epoch {trainer.current_epoch}, after step {trainer.global_step}")
+            raise self._error(trainer, f"in epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write a checkpoint, which the run's own may do once more."""
+        """Save, also if the run's own checkpoints are not saved each epoch."""
         if self._is_stopped(trainer):
             self._save(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Stop between two epochs."""
         if self._is_stopped(trainer):
-            raise self._error(trainer, f"epoch {trainer.current_epoch}, at its start")
+            raise self._error(trainer, f"after epoch {trainer.current_epoch}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The run has ended by itself."""
+        """Let signals stop the command at once again."""
         self._stopping.patient = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """There is nothing to wait for any more."""
+        """Let signals stop the command at once again."""
         self._stopping.patient = False
 
     def _is_stopped(self, trainer: Trainer) -> bool:
         stopped = self._stopping.received is not None
-        # all processes stop at one batch, whichever of them was told
+        # all processes stop at the same batch, whichever of them received the signal
         return trainer.strategy.reduce_boolean_decision(stopped, all=False) if trainer.world_size > 1 else stopped
 
     def _save(self, trainer: Trainer) -> None:
-        if self._path is not None:
-            trainer.save_checkpoint(self._path, weights_only=False)
+        if self._checkpoint is not None:
+            trainer.save_checkpoint(self._checkpoint, weights_only=False)
 
-    def _error(self, trainer: Trainer, where: str) -> UnfinishedError:
-        hint = "there is no checkpoint, as `--trainer.enable_checkpointing false` asks"
-        if self._path is not None:
-            hint = f"all of it is in `{self._path}`; {self._again} goes on"
-        return self._stopping.error(f"to train to epoch {trainer.max_epochs}", hint, f" in {where}")
+    def _error(self, trainer: Trainer, when: str) -> UnfinishedError:
+        number = self._stopping.received or signal.SIGINT
+        of = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        if self._checkpoint is None:
+            saved = ". Nothing is saved, because `--trainer.enable_checkpointing` is false."
+        elif self._checkpoint.is_file():
+            saved = f"; everything is saved. Resume with {self._resume}."
+        else:
+            saved = ". There is no checkpoint yet."
+        return UnfinishedError(f"Stopped by {number.name} {when}{of}{saved}", 128 + number)
 
 
-def _is_in_between(trainer: Trainer) -> bool:
-    """Whether a checkpoint at this batch would lose gradients, or the validation that follows."""
+def _is_unsafe(trainer: Trainer) -> bool:
+    """Whether a checkpoint at this batch would lose accumulated gradients, or the validation that follows."""
     loop = trainer.fit_loop
     if trainer.is_last_batch or loop._should_accumulate():
         return True
-    # nothing public says whether validation comes next
+    # nothing public tells whether validation comes next
     return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

@@ -1,4 +1,4 @@
-"""What `predict` tells: class name and probability of each image, printed and as CSV."""
+"""The output of `predict`: class and probability of each image, printed and as CSV."""
 
 import csv
 from pathlib import Path
@@ -9,32 +9,33 @@ from torch import Tensor
 
 from lit_prune.errors import expected
 from lit_prune.files.atomic import replacing
+from lit_prune.training.run_folder import PREDICTIONS
 
 __all__ = ["PredictionTable"]
 
-_PRINTED = 20
+_PRINTED = 20  # images
 
 
 class PredictionTable(Callback):
-    """Prints the predicted class of each image, and writes all of them to `predictions.csv` in the run folder.
+    """Prints the predicted class of the first images, and writes those of all to `predictions.csv` in the run folder.
 
-    It reads `class_names` and `predict_names` of the data module; the model's `predict_step` returns class
+    The data module must have `class_names` and `predict_names`, and the model's `predict_step` must return class
     probabilities of shape (N, classes).
 
     Raises:
-        InputError: In `setup`, if predictions are spread over several processes.
+        InputError: In `setup`, if several processes predict.
     """
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, float]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Refuse what would tear the order of images and names apart."""
+        """Check that one process predicts all images, in the order of their names."""
         if stage == "predict" and trainer.world_size > 1:
             raise expected("one device for `predict`", trainer.world_size, "give `--trainer.devices 1`")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget an earlier run."""
+        """Clear the rows of an earlier run."""
         self._rows = []
 
     def on_predict_batch_end(
@@ -46,7 +47,7 @@ class PredictionTable(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep the best class of each image."""
+        """Note the most probable class of each image."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         probabilities: Tensor = outputs
         best = probabilities.max(dim=1)
@@ -56,7 +57,7 @@ class PredictionTable(Callback):
 
     def on_predict_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write and print the table."""
-        path = Path(trainer.log_dir or trainer.default_root_dir) / "predictions.csv"
+        path = Path(trainer.log_dir or trainer.default_root_dir) / PREDICTIONS
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)

@@ -1,4 +1,4 @@
-"""The means of an epoch that is cut off in its middle: Lightning forgets them, and logs those of the rest alone."""
+"""The metrics of an epoch that is interrupted, of which Lightning would log only the part after resuming."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,10 +13,17 @@ __all__ = ["RunningMetrics"]
 
 
 class RunningMetrics(Callback):
-    """Keeps in checkpoints written within an epoch what has been logged of it so far, and goes on from there.
+    """Stores the metrics of an unfinished epoch in checkpoints, and continues them when the run resumes.
 
-    That is every value that is averaged, summed, or of which the highest or lowest is logged, and every metric of
-    torchmetrics in the module; under a distributed strategy, those of each process.
+    These are all values that are reduced over the epoch (mean, sum, minimum, maximum) and all torchmetrics metrics in
+    the module, for each process of a distributed strategy. With another number of processes they start again.
+
+        on_load_checkpoint      reads the values
+        on_train_start          restores the torchmetrics metrics
+        on_train_batch_end      adds each logged value to the stored one, once the resumed run has logged it too:
+                                Lightning knows a name only from then on; values that a hook logs after this one
+        on_train_batch_start    are added before the next batch
+        on_train_epoch_end      drops what was not logged again
     """
 
     def __init__(self) -> None:
@@ -24,26 +31,25 @@ class RunningMetrics(Callback):
         self._metrics: dict[str, dict[str, Any]] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what the epoch has come to, if it is not over."""
+        """Store the metrics of the epoch so far, in the middle of an epoch."""
         started = trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
         if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.is_last_batch or not started:
             return
         own = {"logged": _logged(trainer), "metrics": _metrics(pl_module)}
-        processes: list[Any] = [own]
+        processes: list[Any] = [own] * trainer.world_size
         if trainer.world_size > 1:
-            processes = [None] * trainer.world_size
             all_gather_object(processes, own)
         checkpoint["running_metrics"] = processes
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remember what the epoch had come to; another number of processes begins anew."""
+        """Read the metrics of this process."""
         processes = checkpoint.get("running_metrics", [])
         if len(processes) == trainer.world_size:
             own = processes[trainer.global_rank]
             self._logged, self._metrics = dict(own["logged"]), dict(own["metrics"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Go on with the module's metrics."""
+        """Restore the module's metrics."""
         for name, metric in _modules(pl_module):
             for state, value in self._metrics.get(name, {}).items():
                 setattr(metric, state, _to(value, pl_module.device))
@@ -52,15 +58,15 @@ class RunningMetrics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Go on with what the step has logged: Lightning knows a name once it is logged."""
+        """Continue the values that the step has logged."""
         self._merge(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Likewise with what was logged at the end of the batch before."""
+        """Continue the values that were logged at the end of the previous batch."""
         self._merge(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """What has not been logged again by now never will."""
+        """Continue the last values, and drop the others."""
         self._merge(trainer)
         self._logged = {}
 
@@ -81,7 +87,7 @@ class RunningMetrics(Callback):
 
 
 def _logged(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """What `log` has added up, which nothing public tells."""
+    """The values that `log` has accumulated, which nothing public returns."""
     results: dict[str, Any] = trainer.fit_loop.epoch_loop._results
     return {
         key: {
@@ -94,7 +100,7 @@ def _logged(trainer: Trainer) -> dict[str, dict[str, Any]]:
 
 
 def _metrics(module: LightningModule) -> dict[str, dict[str, Any]]:
-    """The states of the module's metrics that have seen anything."""
+    """The states of the module's metrics that have been updated."""
     return {
         name: {state: _to(getattr(metric, state), None) for state in metric._defaults} | {"_update_count": count}
         for name, metric in _modules(module)
@@ -107,7 +113,7 @@ def _modules(module: LightningModule) -> Iterator[tuple[str, Metric]]:
 
 
 def _to(value: Any, device: torch.device | None) -> Any:
-    """A copy of a state, which is a tensor or a list of them."""
+    """Copy a state, a tensor or a list of tensors."""
     if isinstance(value, Tensor):
         return value.detach().clone() if device is None else value.to(device)
     return [_to(item, device) for item in value] if isinstance(value, list) else value

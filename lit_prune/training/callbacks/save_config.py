@@ -12,20 +12,20 @@ __all__ = ["SaveRunConfig"]
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Saves `config.yaml` in the run folder, and nowhere else: without a logger there is no such folder.
+    """Saves `config.yaml` in the run folder; without a logger there is none, and nothing is saved.
 
-    A run that goes on in its own folder has its configuration there, without the checkpoint that it goes on from.
+    A run that is resumed in its own folder keeps the configuration that is there.
     """
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, overwrite: bool = True) -> None:
-        if "resume" in config:  # who repeats a run from its configuration does not go on with it
+        if "resume" in config:  # the configuration repeats a run, and does not resume it
             config = config.clone()
             config.resume = None
         super().__init__(parser, config, overwrite=overwrite, save_to_log_dir=False)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file, whole or not at all."""
-        folder = getattr(trainer.logger, "log_dir", None)  # the trainer's own asks all processes, and one is here
+        """Write the file."""
+        folder = getattr(trainer.logger, "log_dir", None)  # `trainer.log_dir` would wait for the other processes
         if folder is None:
             return
         path = Path(folder) / self.config_filename

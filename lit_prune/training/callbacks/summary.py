@@ -1,4 +1,4 @@
-"""The end of a training: what came out, where it is, and the HParams entry that compares runs."""
+"""The summary of a training: its results, where they are, and its entry in TensorBoard's HParams tab."""
 
 import time
 from collections.abc import Mapping
@@ -26,18 +26,20 @@ _FINAL = {
 
 
 class RunSummary(Callback):
-    """Follows a training: keeps its settings in every checkpoint, fills TensorBoard's HParams tab, and sums it up.
+    """Summarizes a training, stores its settings in every checkpoint, and fills TensorBoard's HParams tab.
 
-    Logged once an epoch: `time/epoch`, its wall-clock time in seconds, validation included. Logged once, when `fit`
-    ends: `best/val_acc`, `best/val_loss`, `final/train_loss`, `final/train_acc`, `final/val_loss`, `final/val_acc`
-    (accuracies are fractions; the best epoch is the one of highest `val/acc`) and, where it is monitored,
-    `final/sparsity`, beside the hyper-parameters. They have names of their own because HParams writes its metrics as
-    scalars: under the name of a curve they would add a false point to it.
+    Logged each epoch: `time/epoch`, seconds of wall-clock time including validation. Logged with the hyper-parameters
+    when `fit` ends: `best/val_acc` and `best/val_loss` of the epoch with the highest `val/acc`, and the last values
+    `final/train_loss`, `final/train_acc`, `final/val_loss`, `final/val_acc` and `final/sparsity`, as far as they are
+    logged. Accuracies are fractions. The names differ from those of the curves, since HParams would add a point to a
+    curve of the same name.
+
+    What it stores in checkpoints for a resumed run is listed in `lit_prune.training.resuming`.
 
     Args:
-        settings: What to keep in checkpoints, for those who resume or score them.
-        hyperparameters: Flat names and plain values, the same names in all runs.
-        continues: Whether the loggers go on in the folder of the run that wrote the checkpoint.
+        settings: Settings to store in checkpoints, by group.
+        hyperparameters: Plain values, under the same names in all runs.
+        continues: Whether the run continues in the folder of the checkpoint that it starts from.
     """
 
     def __init__(
@@ -47,20 +49,17 @@ class RunSummary(Callback):
         continues: bool = False,
     ) -> None:
         self._settings = settings
-        self.continues = continues
+        self._continues = continues
         self._hyperparameters = dict(hyperparameters)
-        # the best epoch so far, also of the runs that this one goes on from: val_acc, val_loss, epoch, checkpoint
-        self._best: dict[str, Any] = {}
+        self._best: dict[str, Any] = {}  # val_acc, val_loss, epoch and checkpoint of the best epoch so far
         self._final: dict[str, float] = {}
-        # what the Trainer will log of an epoch that has ended, once the checkpoints are written
-        self._pending: dict[str, float] = {}
-        self._ending = False
-        self._began = self._epoch_began = 0.0
+        self._pending: dict[str, float] = {}  # metrics that the run that wrote the checkpoint had not logged yet
+        self._is_between_epochs = False
+        self._start = self._epoch_start = 0.0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Keep what a resumed or scored checkpoint has to know."""
-        self._note_path(trainer)
-        self._note_final(trainer)
+        """Store settings, results and positions of the logs."""
+        self._update(trainer)
         names = [type(callback).__name__ for callback in trainer.callbacks]  # type: ignore[attr-defined]
         checkpoint[KEY] = {
             "format": FORMAT,
@@ -70,46 +69,44 @@ class RunSummary(Callback):
             "final": dict(self._final),
             "callbacks": names,
             "logs": log_positions(trainer.loggers),
-            "pending": _about_to_be_logged(trainer) if self._ending else {},
+            "pending": _pending_metrics(trainer) if self._is_between_epochs else {},
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Go on from the best epoch so far."""
-        known = checkpoint.get(KEY, {})
-        self._best = dict(known.get("best", {}))
-        self._final = dict(known.get("final", {}))
-        self._pending = dict(known.get("pending", {}))
+        """Restore the results so far."""
+        stored = checkpoint.get(KEY, {})
+        self._best, self._final, self._pending = (dict(stored.get(key, {})) for key in ("best", "final", "pending"))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and log what the run that wrote the checkpoint had no time for."""
-        self._began = time.monotonic()
-        if self.continues and self._pending:
+        """Start the clock, and log the metrics that are pending since the checkpoint."""
+        self._start = time.monotonic()
+        if self._continues and self._pending:
             for logger in trainer.loggers:
                 logger.log_metrics(self._pending, int(self._pending["epoch"]))
                 logger.save()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of an epoch that goes on in its middle."""
-        self._epoch_began = time.monotonic()
-        if self.continues:
-            # Lightning spares the file that it resumed from, and so would leave a best epoch beside the next best one
+        """Start the clock of an epoch that is resumed in its middle."""
+        self._epoch_start = time.monotonic()
+        if self._continues:
+            # Lightning never removes the file that it resumed from, not even a best epoch that is no longer the best
             trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of the epoch."""
-        self._epoch_began = time.monotonic()
+        self._epoch_start = time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Know that the epoch before is over."""
-        self._ending = False
+        """Note that an epoch is under way."""
+        self._is_between_epochs = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log how long the epoch took."""
-        self._ending = True
-        pl_module.log("time/epoch", time.monotonic() - self._epoch_began)
+        self._is_between_epochs = True
+        pl_module.log("time/epoch", time.monotonic() - self._epoch_start)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare this epoch with the best one."""
+        """Compare the epoch with the best one."""
         metrics = trainer.callback_metrics
         if trainer.sanity_checking or "val/acc" not in metrics:
             return
@@ -120,9 +117,8 @@ class RunSummary(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the hyper-parameters with the metrics that they led to."""
-        self._note_path(trainer)
-        self._note_final(trainer)
+        """Log the hyper-parameters with the results."""
+        self._update(trainer)
         metrics = {f"best/{name}": self._best[name] for name in ("val_acc", "val_loss") if self._best}
         metrics |= {f"final/{_FINAL[name]}": value for name, value in self._final.items()}
         for logger in trainer.loggers:
@@ -132,32 +128,29 @@ class RunSummary(Callback):
 
     @property
     def best_epoch(self) -> int | None:
-        """The epoch of the highest `val/acc`, counted from 0."""
+        """Epoch of the highest `val/acc`, counted from 0; None if it was not logged."""
         return self._best.get("epoch")
 
     def text(self, trainer: Trainer) -> str:
-        """Sum up a training that has ended, in a few lines for a person."""
-        seconds = time.monotonic() - self._began
-        lines = [f"Trained to epoch {trainer.current_epoch} of {trainer.max_epochs} in {seconds:.0f} s."]
+        """Return the summary of a finished training, in a few lines; epochs count from 1."""
+        seconds = time.monotonic() - self._start
+        of = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
+        lines = [f"Trained to epoch {trainer.current_epoch}{of} in {seconds:.0f} s."]
         if best := self._best:
-            line = (
-                f"  best        val/acc {best['val_acc']:.4f}, val/loss {best['val_loss']:.4f} (epoch {best['epoch']})"
-            )
-            lines.append(line)
+            scores = f"val/acc {best['val_acc']:.4f}, val/loss {best['val_loss']:.4f}"
+            lines.append(f"  best        {scores} (epoch {best['epoch'] + 1})")
         if self._final:
             lines.append("  final       " + ", ".join(f"{name} {value:.4f}" for name, value in self._final.items()))
         if best and best["checkpoint"]:
-            lines.append(f"  checkpoint  {_near(best['checkpoint'])}")
+            lines.append(f"  checkpoint  {_relative(best['checkpoint'])}")
         if isinstance(trainer.logger, TensorBoardLogger):
-            lines.append(f"  dashboard   tensorboard --logdir {_near(trainer.logger.root_dir)}")
+            lines.append(f"  dashboard   tensorboard --logdir {_relative(trainer.logger.root_dir)}")
         return "\n".join(lines)
 
-    def _note_final(self, trainer: Trainer) -> None:
-        known = trainer.callback_metrics
-        self._final |= {name: float(known[name]) for name in _FINAL if name in known}
-
-    def _note_path(self, trainer: Trainer) -> None:
-        """Remember where the best epoch's checkpoint is, as soon as it is there."""
+    def _update(self, trainer: Trainer) -> None:
+        """Note the latest metrics, and the path of the best checkpoint once it has been written."""
+        metrics = trainer.callback_metrics
+        self._final |= {name: float(metrics[name]) for name in _FINAL if name in metrics}
         for callback in trainer.checkpoint_callbacks:
             if (
                 isinstance(callback, ModelCheckpoint)
@@ -168,14 +161,14 @@ class RunSummary(Callback):
                 self._best["checkpoint"] = callback.best_model_path
 
 
-def _about_to_be_logged(trainer: Trainer) -> dict[str, float]:
-    """What the Trainer logs of this epoch after its last hook, when the epoch's checkpoint is already written."""
-    connector = trainer._logger_connector  # nothing public tells this from what has been logged already
+def _pending_metrics(trainer: Trainer) -> dict[str, float]:
+    """Metrics that the Trainer logs after the last hook of an epoch, when its checkpoint is already written."""
+    connector = trainer._logger_connector  # nothing public separates them from those that have been logged
     metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
     return metrics | {"epoch": trainer.current_epoch}
 
 
-def _near(path: str) -> str:
-    """A path as a person at this folder would type it."""
+def _relative(path: str) -> str:
+    """Return a path relative to the current folder, if it is below it."""
     absolute = Path(path).absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)

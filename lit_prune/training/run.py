@@ -1,0 +1,263 @@
+"""What a run consists of besides model, data and Trainer: its folder, loggers and callbacks, and what it refuses."""
+
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from jsonargparse import Namespace
+from lightning.fabric.plugins import CheckpointIO
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+
+import lit_prune.callbacks
+from lit_prune.callbacks import Pruning, SparsityMonitor
+from lit_prune.cli.signals import StopSignals
+from lit_prune.errors import expected
+from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
+from lit_prune.training.callbacks import CheckpointOnSignal, FiniteLoss, PredictionTable, RunningMetrics, RunSummary
+from lit_prune.training.checkpoint_io import AtomicCheckpointIO
+from lit_prune.training.hyperparameters import hyperparameters
+from lit_prune.training.loggers import default_loggers, make_loggers, rewind_logs
+from lit_prune.training.precedence import collect_settings
+from lit_prune.training.resuming import Checkpoint, find_run, is_finished, newest_loadable, remove_stale_files
+from lit_prune.training.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    LAST,
+    LOCK,
+    LOG,
+    is_rank_zero,
+    lock_run,
+    mark_finished,
+    remove_unused,
+)
+
+__all__ = ["Run", "check_options", "prune_and_score"]
+
+_MOST_THREADS = 1024
+_POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning divides by them
+
+
+class Run:
+    """The folder, loggers and callbacks of one run.
+
+    As a context manager it releases the folder at the end, and removes a new folder if the run fails before it starts.
+
+    Args:
+        command: "fit", "validate", "test" or "predict".
+        folder: Run folder to use; None creates a new one.
+        stopping: Receiver of SIGTERM and SIGINT, which end a training after a checkpoint; None handles neither.
+
+    Attributes:
+        checkpoint: Checkpoint that the run starts from; None without one.
+        stored: Settings in that checkpoint.
+        folder: Folder of the default loggers; None until they are made, and with custom loggers.
+        summary: Summary of a `fit`.
+    """
+
+    summary: RunSummary
+
+    def __init__(self, command: str, folder: Path | None, stopping: StopSignals | None) -> None:
+        self.checkpoint: Checkpoint | None = None
+        self.stored: Settings = {}
+        self.folder: Path | None = None
+        self._command = command
+        self._existing = folder
+        self._stopping = stopping
+        self._lock = ExitStack()
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, Exception) and self._existing is None and self.folder is not None:
+            remove_unused(self.folder)
+        self._lock.close()
+
+    @property
+    def continues(self) -> bool:
+        """Whether the run continues in the folder of the checkpoint that it starts from."""
+        return self.checkpoint is not None and self.checkpoint.path.parent.parent == self._existing
+
+    def resume(self, config: Namespace, name: str, argv: list[str]) -> None:
+        """Find, lock and load the run that `--resume` names, if there is one.
+
+        Args:
+            config: The parsed options of `fit`; `ckpt_path` is set.
+            name: Name of the run.
+            argv: The command and its options.
+
+        Raises:
+            InputError: If it cannot be resumed.
+            SystemExit: If it is finished.
+        """
+        folder = find_run(config, name, argv)
+        if folder is None:
+            return
+        self._existing = folder
+        self._lock.enter_context(lock_run(folder))
+        self.checkpoint = newest_loadable(folder)
+        if self.checkpoint is None:
+            return
+        if is_finished(folder, self.checkpoint.content, config.trainer.max_epochs):
+            print(f"The run in {folder} is finished. To train it for longer, give `--trainer.max_epochs`.")
+            raise SystemExit(0)
+        config.ckpt_path = str(self.checkpoint.path)
+
+    def load_weights(self, model: LightningModule, init_from: str | None) -> None:
+        """Load the weights of `--init_from`, or check those in the checkpoint, which the Trainer will load.
+
+        Raises:
+            InputError: If they do not fit the model, or training cannot continue from the checkpoint.
+        """
+        if self.checkpoint is None:
+            if init_from is not None:
+                weights = read_state_dict(init_from)
+                check_fit(model, weights, init_from)
+                model.load_state_dict(weights)
+            return
+        path, content = self.checkpoint
+        if self._command == "fit" and "optimizer_states" not in content:
+            found = f"`{path}`, which holds no optimizer state"
+            hint = "to start a new run from its weights, use `--model.init_from`"
+            raise expected("a checkpoint that training can continue from", found, hint)
+        check_fit(model, content["state_dict"], path)
+
+    def trainer_arguments(self, config: Namespace, trainer: Namespace, model: LightningModule) -> dict[str, Any]:
+        """Make the loggers, plugins and callbacks of every run, except those that the user replaced.
+
+        Args:
+            config: The parsed options of the command.
+            trainer: The options of the Trainer, with classes instantiated.
+            model: The model.
+
+        Returns:
+            Arguments of the Trainer.
+
+        Raises:
+            InputError: If a callback of the run that wrote the checkpoint is missing, or the folder cannot be used.
+        """
+        arguments: dict[str, Any] = {}
+        given = _as_list(trainer.callbacks)
+        if self._command == "fit":
+            self._check_callbacks(given)
+        if trainer.logger is None and not trainer.fast_dev_run:
+            arguments["logger"] = self._make_loggers(Path(trainer.default_root_dir or "."), config.name)
+        plugins = _as_list(trainer.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
+        arguments["callbacks"] = given
+        if self._command == "fit":
+            arguments["callbacks"] = [*given, *self._training_callbacks(config, given, model)]
+        elif self._command == "predict":
+            arguments["callbacks"] = [*given, PredictionTable()]
+        return arguments
+
+    def finish(self, trainer: Trainer) -> None:
+        """Print the summary of a training and write it to the run folder."""
+        if trainer.is_global_zero:
+            text = self.summary.text(trainer)
+            if self.folder is not None:
+                mark_finished(self.folder, text)
+            print(f"\n{text}")
+
+    def _check_callbacks(self, given: list[Callback]) -> None:
+        """Refuse to continue without the callbacks that freeze and prune, which would silently be another run."""
+        if self.checkpoint is None:
+            return
+        stored = self.checkpoint.content.get(KEY, {}).get("callbacks", [])
+        needed = {name for name in stored if name in lit_prune.callbacks.__all__ and name != "SparsityMonitor"}
+        if missing := sorted(needed - {type(callback).__name__ for callback in given}):
+            raise expected(
+                f"the callbacks of the run that wrote `{self.checkpoint.path}`",
+                f"none called {missing[0]}",
+                f"add `--trainer.callbacks+={missing[0]}` with its arguments, or resume with the run's `config.yaml`",
+            )
+
+    def _make_loggers(self, root: Path, name: str) -> list[Any]:
+        if self._existing is None:
+            loggers = default_loggers(root, name)
+            self.folder = Path(loggers[0].log_dir)
+            if self._command == "fit":
+                self._lock.enter_context(lock_run(self.folder))
+            return loggers
+        self.folder = self._existing
+        if is_rank_zero():  # only now, when all options have been checked
+            content = self.checkpoint.content if self.checkpoint is not None and self.continues else None
+            remove_stale_files(self.folder, content, kept=[LOCK, LOG])
+            if content is not None:
+                rewind_logs(self.folder, content.get(KEY, {}).get("logs", {}))
+        return make_loggers(self.folder)
+
+    def _training_callbacks(self, config: Namespace, given: list[Callback], model: LightningModule) -> list[Callback]:
+        settings = collect_settings(config)
+        custom = "class_path" in settings["model"]
+        # a resumed run still knows which weights it started from
+        stored = self.stored.get("model", {})
+        settings["model"] |= {name: stored[name] for name in ("weights", "init_from") if name in stored}
+        if not custom:  # the initial weights, which are not read again, can have other channels than the options
+            settings["model"]["channels"] = model.hparams["channels"]
+        compared = hyperparameters(settings, config.trainer)
+        self.summary = RunSummary(settings, compared, continues=self.continues)
+        folder = (self.folder or Path(config.trainer.default_root_dir or ".")) / CHECKPOINTS
+        callbacks: list[Callback] = [RunningMetrics(), self.summary]
+        if config.on_nan == "stop":
+            callbacks.append(FiniteLoss(folder / LAST))
+        saves = config.trainer.enable_checkpointing is not False
+        if self._stopping is not None:
+            if self.folder is not None:
+                resume = f"`lit-prune fit --resume {self.folder}`"
+            else:
+                resume = f"the same command and `--ckpt_path {folder / LAST}`"
+            callbacks.append(CheckpointOnSignal(self._stopping, folder / LAST if saves else None, resume))
+        if not saves:
+            return callbacks
+        # after validation and at the end of the epoch, so that a resumed run starts with the next epoch
+        keep = partial(ModelCheckpoint, auto_insert_metric_name=False, save_on_train_epoch_end=True)
+        # not `save_last`, which saves only the best epochs; and after the best one, whose path it stores
+        checkpoints = [keep(filename=Path(LAST).stem, enable_version_counter=False)]
+        if not custom:  # what a custom model logs is unknown
+            best = keep(monitor="val/acc", mode="max", filename=BEST + "{epoch:03d}-val_acc={val/acc:.4f}")
+            checkpoints.insert(0, best)
+        replaced = {callback.state_key for callback in given}
+        return [*callbacks, *(callback for callback in checkpoints if callback.state_key not in replaced)]
+
+
+def check_options(config: Namespace) -> None:
+    """Check the options that neither the parser nor Lightning checks.
+
+    Raises:
+        InputError: If one is out of range.
+    """
+    if config.threads is not None and config.threads not in range(1, _MOST_THREADS + 1):
+        raise expected(f"`--threads` in [1, {_MOST_THREADS}]", config.threads, "leave it out to use all cores")
+    for name in _POSITIVE:
+        value = getattr(config.trainer, name, None)
+        if isinstance(value, int | float) and value <= 0:
+            raise expected(f"`--trainer.{name}` above 0", value, "leave it out for the default")
+
+
+def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
+    """Do what `fit` does besides training: prune, score on the validation images, and write a checkpoint."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        if isinstance(callback, Pruning):
+            callback.prune(model)
+    trainer.validate(model, datamodule=data, verbose=False)
+    for callback in callbacks:
+        if isinstance(callback, SparsityMonitor):
+            metrics = callback.measure(trainer, model)
+            for logger in trainer.loggers:
+                logger.log_metrics(metrics | {"epoch": 0}, 0)
+                logger.save()
+    trainer.save_checkpoint(Path(trainer.log_dir or ".") / CHECKPOINTS / LAST)
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
