@@ -1,4 +1,4 @@
-"""Packages that only some commands need, and that not everybody has."""
+"""Optional packages: importing them, and silencing what they log."""
 
 import logging
 import warnings
@@ -7,32 +7,34 @@ from contextlib import contextmanager
 from importlib import import_module
 from typing import Any
 
-from lit_prune.errors import expected
+from lit_prune.errors import InputError
 
 __all__ = ["import_extra", "silence_libraries"]
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a package that an extra brings.
+    """Import a module of an optional package.
 
     Args:
-        module: What to import, for example "onnxruntime".
-        extra: The extra of this project that has it, for example "export".
+        module: Name of the module, for example "onnxruntime".
+        extra: Extra of lit-prune that installs the package, for example "export".
 
     Raises:
-        InputError: If it is not installed.
+        InputError: If the package is not installed.
     """
     try:
         with silence_libraries():
             return import_module(module)
     except ModuleNotFoundError as error:
-        name = (error.name or module).partition(".")[0]
-        raise expected(f"the package `{name}`", "a Python without it", f'`pip install "lit-prune[{extra}]"`') from error
+        package = (error.name or module).partition(".")[0]
+        raise InputError(
+            f"The package `{package}` is not installed. Install it with `pip install 'lit-prune[{extra}]'`."
+        ) from error
 
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Leave out, while it lasts, what libraries log and warn of about their own insides."""
+    """Suppress all log messages and warnings."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

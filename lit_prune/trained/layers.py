@@ -1,43 +1,45 @@
-"""What there is to know about each layer of a trained network."""
+"""Inspect the layers of a trained network."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
 from lit_prune.callbacks.freezing import FROZEN_KEY
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.checkpoint import KEY
-from lit_prune.functional.flops import LayerFlops, flops, input_shape
+from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
 from lit_prune.functional.selection import weight_layers
 from lit_prune.trained.network import Network
 
-__all__ = ["Inspection", "Layer", "inspect", "layer_weights", "shown"]
+__all__ = ["Inspection", "Layer", "inspect", "layer_weights", "printable_name"]
 
-_SIZE = 32
-_LONGEST = 80
+_DEFAULT_SIZE = 32
+_MAX_NAME = 80
+
+T = TypeVar("T", int, LayerFlops)
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a trained network. None stands for what its file does not tell.
+    """One layer of a trained network. None stands for a value that its file does not tell.
 
     Attributes:
         name: Qualified name of the layer.
-        shape: Of its weight.
-        weights: How many weights it has.
-        zeros: How many of them are exactly zero.
-        masked: How many of them a mask held at zero when the file was written.
-        frozen: Whether it was frozen at the end of its training.
-        smallest: The smallest magnitude of a weight that is not zero; None if all are.
-        largest: The largest magnitude.
-        infinite: How many weights are NaN or infinite; they have no part in the magnitudes.
-        untouched: How many weights have never received a gradient.
-        flops: What it computes for one input.
+        shape: Shape of its weight.
+        weights: Number of weights.
+        zeros: Number of weights that are exactly zero.
+        masked: Number of weights that a mask held at zero when the file was written.
+        frozen: Whether the layer was frozen at the end of training.
+        smallest: Smallest magnitude of the finite non-zero weights; also None if there are none.
+        largest: Largest magnitude of the finite weights.
+        infinite: Number of weights that are NaN or infinite.
+        untouched: Number of weights that have never received a gradient.
+        flops: FLOPs for one input.
 
     Raises:
-        InputError: If a count is not that of a part of the weights.
+        InputError: If a count is negative or larger than the number of weights.
     """
 
     name: str
@@ -67,17 +69,17 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What there is to know about a trained network.
+    """The layers of a trained network, and what its file tells about it.
 
     Attributes:
-        path: The file that it was read from.
-        network: The class of the model; None if it is not known.
-        epoch: Of the checkpoint; None for bare weights.
-        step: Of the checkpoint; None for bare weights.
-        input_shape: Of the one input that FLOPs are counted for; None if they are not known.
-        layers: In the order of the model, or of the file.
-        other_tensors: Tensors of the file that are in no layer: biases, norms, buffers.
-        other_values: Their values.
+        path: File of the network.
+        network: Class of the model; None if it is not known.
+        epoch: Epoch of the checkpoint, counted from 0; None for weights without a checkpoint.
+        step: Step of the checkpoint; None for weights without a checkpoint.
+        input_shape: Shape of the input for which FLOPs are counted; None if they are not known.
+        layers: Layers in the order of the model, or of the file.
+        other_tensors: Number of tensors that belong to no layer: biases, norms, buffers.
+        other_values: Number of values in those tensors.
     """
 
     path: str
@@ -91,7 +93,7 @@ class Inspection:
 
     @property
     def total(self) -> Layer:
-        """All layers as if they were one, without a name and a shape; None where it is None for one of them."""
+        """Totals of all layers, without a shape; None where a count is not known for one of them."""
         smallest = [layer.smallest for layer in self.layers if layer.smallest is not None]
         largest = [layer.largest for layer in self.layers if layer.largest is not None]
         return Layer(
@@ -99,38 +101,37 @@ class Inspection:
             shape=(),
             weights=sum(layer.weights for layer in self.layers),
             zeros=sum(layer.zeros for layer in self.layers),
-            masked=_sum(layer.masked for layer in self.layers),
+            masked=_sum_known((layer.masked for layer in self.layers), 0),
             frozen=None,
             smallest=min(smallest, default=None),
             largest=max(largest, default=None),
             infinite=sum(layer.infinite for layer in self.layers),
-            untouched=_sum(layer.untouched for layer in self.layers),
-            flops=_all_flops([layer.flops for layer in self.layers]),
+            untouched=_sum_known((layer.untouched for layer in self.layers), 0),
+            flops=_sum_known((layer.flops for layer in self.layers), LayerFlops(0, 0)),
         )
 
 
 def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> Inspection:
-    """Look at a trained network.
+    """Inspect a trained network.
 
-    Layers are its convolutions and linear layers. Where the architecture is not known, they are the tensors of its file
-    that have at least two dimensions, embeddings among them, and nothing is known of FLOPs.
+    Its layers are the convolutions and linear layers. If the architecture is not known, they are all tensors with at
+    least two dimensions, embeddings included, and FLOPs are not known.
 
     Args:
-        network: From `load_network`.
-        input_size: What to count FLOPs for: the pixels of a side, or the shape of one input. None takes the model's
-            `example_input_array`, or else images of 32x32 pixels; if it cannot compute these, nothing is known of
-            FLOPs.
+        network: Network to inspect.
+        input_size: Input to count FLOPs for: height and width of an image in pixels, or the shape of one input. None
+            takes the model's `example_input_array`, or else images of 32x32 pixels; FLOPs are not known if the model
+            cannot process them.
 
     Raises:
-        InputError: If there is no layer, or an `input_size` was given that the model cannot compute.
+        InputError: If there is no layer, or the model cannot process the given `input_size`.
     """
     weights = layer_weights(network)
     if not weights:
-        raise expected(
-            "a weight of two or more dimensions", f"none in `{network.path}`", "norms and biases alone make no layer"
-        )
-    counted, shape = _count(network, input_size)
-    frozen = _frozen(network)
+        what = "a weight of two or more dimensions"
+        raise expected(what, f"none in `{network.path}`", "biases and norms alone make no layer")
+    layer_flops, shape = _count_flops(network, input_size)
+    frozen = _frozen_modules(network)
     knows_masks = bool(network.masks) or "callbacks" in network.content
     layers = []
     for name, weight in weights.items():
@@ -148,16 +149,17 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
                 largest=largest,
                 infinite=infinite,
                 untouched=None if touched is None else int((~touched).count_nonzero()),
-                flops=counted.get(name),
+                flops=layer_flops.get(name),
             )
         )
     taken = {id(weight) for weight in weights.values()}
     others = [tensor for tensor in network.state_dict.values() if id(tensor) not in taken]
+    epoch, step = (network.content.get(key) for key in ("epoch", "global_step"))
     return Inspection(
         path=network.path,
         network=None if network.model is None else type(network.model).__name__,
-        epoch=_whole(network.content.get("epoch")),
-        step=_whole(network.content.get("global_step")),
+        epoch=epoch if isinstance(epoch, int) else None,
+        step=step if isinstance(step, int) else None,
         input_shape=shape,
         layers=tuple(layers),
         other_tensors=len(others),
@@ -165,20 +167,20 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
     )
 
 
-def shown(name: str) -> str:
-    """Return a name as a person may see it: a file of a stranger may name layers by what a terminal obeys."""
+def printable_name(name: str) -> str:
+    """Shorten a layer's name and escape control characters, which a file from elsewhere may hold."""
     text = name if name.isprintable() else name.encode("unicode_escape").decode()
-    return shorten(text, _LONGEST) or "(itself)"
+    return shorten(text, _MAX_NAME) or "(itself)"
 
 
 def layer_weights(network: Network) -> dict[str, Tensor]:
-    """Return the weights of the layers by the names of these, as the file holds them."""
+    """Return the weight of each layer by the layer's name, as stored in the file."""
     state = network.state_dict
     if network.model is not None:
         try:
             names = [ref.name for ref in weight_layers(network.model)]
             return {name: state[f"{name}.weight"] for name in names}
-        except (InputError, KeyError):  # weights that are computed from others, or no layer that we know
+        except (InputError, KeyError):  # a weight is computed from others, or there is no layer of a known type
             pass
     return {
         name.removesuffix(".weight"): tensor
@@ -187,41 +189,35 @@ def layer_weights(network: Network) -> dict[str, Tensor]:
     }
 
 
-def _count(
+def _count_flops(
     network: Network, input_size: int | Sequence[int] | None
 ) -> tuple[Mapping[str, LayerFlops], tuple[int, ...] | None]:
-    model = network.model
-    if model is None:
-        if input_size is not None:
-            network.require_model()
+    """Return FLOPs by layer and the shape of the input, or nothing if they are not known."""
+    if input_size is not None:
+        return count_flops(network.require_model(), input_size), input_shape(network.require_model(), input_size)
+    if (model := network.model) is None:
         return {}, None
     example: Any = model.example_input_array
-    if input_size is not None:
-        return flops(model, input_size), input_shape(model, input_size)
-    size = tuple(example.shape[1:]) if isinstance(example, Tensor) and example.dim() > 1 else _SIZE
+    size = tuple(example.shape[1:]) if isinstance(example, Tensor) and example.dim() > 1 else _DEFAULT_SIZE
     try:
-        return flops(model, size), input_shape(model, size)
+        return count_flops(model, size), input_shape(model, size)
     except InputError:
         return {}, None
 
 
-def _frozen(network: Network) -> set[str] | None:
-    """Names of the modules that were frozen, if the file tells."""
-    noted = network.content.get(FROZEN_KEY)
-    if isinstance(noted, list):
-        return {name for name in noted if isinstance(name, str)}
-    own = network.content.get(KEY)
-    ran = own.get("callbacks") if isinstance(own, Mapping) else None
-    # our command line lists all callbacks of its run
-    return set() if isinstance(ran, list) and "LayerFreezing" not in ran else None
-
-
-def _whole(value: Any) -> int | None:
-    return value if isinstance(value, int) else None
+def _frozen_modules(network: Network) -> set[str] | None:
+    """Return the names of the frozen modules; None if the file does not tell."""
+    frozen = network.content.get(FROZEN_KEY)
+    if isinstance(frozen, list):
+        return {name for name in frozen if isinstance(name, str)}
+    settings = network.content.get(KEY)
+    callbacks = settings.get("callbacks") if isinstance(settings, Mapping) else None
+    # the command line stores the names of all callbacks of a run
+    return set() if isinstance(callbacks, list) and "LayerFreezing" not in callbacks else None
 
 
 def _magnitudes(weight: Tensor) -> tuple[float | None, float | None, int]:
-    """Smallest and largest magnitude of what is neither zero nor no number, and how many are none."""
+    """Return the smallest and largest magnitude of the finite non-zero weights, and the number of non-finite ones."""
     finite = weight[weight.isfinite()].abs()
     kept = finite[finite != 0]
     infinite = weight.numel() - finite.numel()
@@ -230,16 +226,11 @@ def _magnitudes(weight: Tensor) -> tuple[float | None, float | None, int]:
     return float(kept.min()), float(kept.max()), infinite
 
 
-def _sum(values: Iterable[int | None]) -> int | None:
-    known = list(values)
-    return None if None in known else sum(value for value in known if value is not None)
-
-
-def _all_flops(values: Sequence[LayerFlops | None]) -> LayerFlops | None:
-    if None in values:
-        return None
-    total = LayerFlops(0, 0)
+def _sum_known(values: Iterable[T | None], start: T) -> T | None:
+    """Sum values; None if one of them is None."""
+    total = start
     for value in values:
-        if value is not None:
-            total += value
+        if value is None:
+            return None
+        total += value
     return total

@@ -1,4 +1,4 @@
-"""A trained network as a file holds it: ours, a bare state dict, or somebody else's Lightning checkpoint."""
+"""Load a trained network from any checkpoint or state dict, and save a changed one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,31 +14,31 @@ from torch import Tensor, nn
 
 from lit_prune.cli.parser import CommandParser, one_sentence_errors
 from lit_prune.data import CIFAR10DataModule
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, expected, one_line
 from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_fit, read_weights, save, stored_settings
-from lit_prune.files.trust import check_stored_settings
+from lit_prune.files.trust import check_stored_settings, malformed
 from lit_prune.functional.packing import unpack_masks
 from lit_prune.models.resnet18 import LitResNet18
 
 __all__ = ["Network", "load_network", "save_network"]
 
-# what `torch.compile` puts before the names of what it compiled
+# prefix that `torch.compile` adds to names
 _COMPILED = "_orig_mod."
 
 
 @dataclass(frozen=True)
 class Network:
-    """A trained network.
+    """A trained network, as stored in a file.
 
     Attributes:
-        path: The file that it was read from.
-        content: All that is in a checkpoint; of bare weights, the `state_dict` alone.
-        model: The network, in evaluation mode, on the CPU and without masks; None if nobody knows its architecture.
-        masks: For each layer by name, true where a weight is kept, as the pruning callbacks had it.
-        touched: For each layer by name, true where a weight has received a gradient; empty if the file does not tell.
-        settings: Of the run that wrote it, by group, as far as the file tells.
-        state_dict: The weights by name, masks multiplied in.
+        path: Path of the file.
+        content: Content of the checkpoint; for plain weights, only `state_dict`.
+        model: Model without masks, in evaluation mode and on the CPU; None if its architecture is not known.
+        masks: Masks of pruning by layer, true where a weight is kept.
+        touched: By layer, true where a weight has received a gradient; empty if the file does not tell.
+        settings: Settings of the run that wrote the file, by group, as far as the file holds them.
+        state_dict: Weights by name, with masks applied.
     """
 
     path: str
@@ -50,11 +50,7 @@ class Network:
     state_dict: dict[str, Tensor]
 
     def require_model(self) -> LightningModule:
-        """Return the model.
-
-        Raises:
-            InputError: If its architecture is not known.
-        """
+        """Return the model, or raise an `InputError` if its architecture is not known."""
         if self.model is None:
             raise expected(
                 f"the weights of a LitResNet18 in `{self.path}`",
@@ -65,59 +61,55 @@ class Network:
 
 
 def load_network(path: str, model: str | None = None) -> Network:
-    """Read a trained network.
+    """Load a trained network.
 
     Args:
-        path: A checkpoint of `lit-prune fit` or of any Lightning Trainer, or a state dict. Nothing in it is executed.
-        model: module.Class of the LightningModule, for networks that are not ours. Its arguments are the
-            checkpoint's hyper-parameters.
+        path: Checkpoint of `lit-prune fit` or of any Lightning Trainer, or a state dict. Nothing in it is executed.
+        model: Class of the network as module.Class of a LightningModule, for networks other than `LitResNet18`. Its
+            arguments are read from the checkpoint.
 
     Returns:
-        The network; without a model if it is not ours and no class was named.
+        The network; its `model` is None if it is not a `LitResNet18` and no class was named.
 
     Raises:
         InputError: If the file cannot be used, or the class cannot be imported, built or loaded with the weights.
     """
-    kind = None if model is None else _class(model)
+    model_class = None if model is None else _import_class(model)
     content = read_weights(path)
-    settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule}, path)
-    check_stored_settings(_used(settings, model), {"model": {"class_path": model}} if model is not None else {}, path)
-    state, masks = _plain(content["state_dict"])
-    for found in _states(content, "masks", state):
-        masks |= found
-    touched: dict[str, Tensor] = {}
-    for found in _states(content, "touched", state):
-        touched |= found
-    built = None
-    if model is not None and kind is not None:
-        built = _build(model, kind, content, settings, path)
-    elif "class_path" not in settings.get("model", {}) and _is_ours(state):
-        known = settings.get("model", {})
-        kept = {n: v for n, v in known.items() if n in ("output", "softmax_scale", "batch_norm")}
-        built = LitResNet18(**LitResNet18.architecture_of(state), **kept)
+    settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule})
+    # settings of a custom class are ignored, unless the user names that class
+    check_stored_settings({group: s for group, s in settings.items() if "class_path" not in s}, {}, path)
+    state, masks = _apply_masks(content["state_dict"])
+    if model is not None and model_class is not None:
+        built: LightningModule | None = _build_custom(model, model_class, content, settings, path)
+    else:
+        built = _build_resnet(state, settings.get("model", {}))
     if built is not None:
         check_fit(built, state, path)
-        built.load_state_dict(state, strict=False)  # counters of batch norms may be missing in old files
+        built.load_state_dict(state, strict=False)  # old files lack `num_batches_tracked` of batch norms
         built.eval().requires_grad_(False)
+    masks |= _unpack_callback_states(content, "masks", state)
+    touched = _unpack_callback_states(content, "touched", state)
     return Network(path, content, built, masks, touched, settings, state)
 
 
 def save_network(network: Network, model: nn.Module, path: str | Path, **changes: Any) -> None:
-    """Write a checkpoint that `fit --model.init_from`, `test --ckpt_path` and every command here take.
+    """Write a checkpoint that `fit --model.init_from`, `test --ckpt_path` and the commands on networks accept.
 
     Args:
-        network: Where the model came from; its hyper-parameters and settings are kept, its optimizer's state is not.
-        model: Whose weights to write.
-        path: The file, written whole or not at all.
-        changes: Arguments of the model that are others now.
+        network: Network that the model was made from; its hyper-parameters and settings are kept, the state of its
+            optimizer is not.
+        model: Model whose weights to write.
+        path: File, written completely or not at all.
+        changes: Arguments of the model that have changed.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     old = network.content
-    own = dict(old.get("hyper_parameters") or {})
-    if not own and isinstance(model, LightningModule):
-        own = {name: value for name, value in model.hparams.items() if not name.startswith("_") and not callable(value)}
+    hyper_parameters = dict(old.get("hyper_parameters") or {})
+    if not hyper_parameters and isinstance(model, LightningModule):
+        hyper_parameters = {n: v for n, v in model.hparams.items() if not n.startswith("_") and not callable(v)}
     content: dict[str, Any] = {
         "pytorch-lightning_version": old.get("pytorch-lightning_version", lightning.__version__),
         "epoch": old.get("epoch", 0),
@@ -125,27 +117,26 @@ def save_network(network: Network, model: nn.Module, path: str | Path, **changes
         "state_dict": {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
         "loops": None,
         "callbacks": {},
-        "hyper_parameters": own | changes,
+        "hyper_parameters": hyper_parameters | changes,
     }
     for key in ("hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name"):
         if key in old:
             content[key] = old[key]
     if KEY in old:
-        settings = {group: dict(values) for group, values in network.settings.items()}
-        settings["model"] = settings.get("model", {}) | changes
+        settings = network.settings | {"model": network.settings.get("model", {}) | changes}
         content[KEY] = {"format": FORMAT, "settings": settings}
     with replacing(path) as part:
         save(content, part)
 
 
-def _plain(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Multiply masks of `torch.nn.utils.prune` into their weights, and take what compiling adds off the names."""
+def _apply_masks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Return weights with the masks of `torch.nn.utils.prune` applied, and the masks; remove prefixes of compiling."""
     named = {name.replace(_COMPILED, ""): tensor for name, tensor in weights.items()}
     state, masks = {}, {}
     for name, tensor in named.items():
         plain = name.removesuffix("_orig")
         if name.endswith("_orig") and (mask := named.get(f"{plain}_mask")) is not None and mask.shape == tensor.shape:
-            state[plain] = (tensor * mask).masked_fill(mask == 0, 0.0)  # the product alone leaves zeros with a sign
+            state[plain] = (tensor * mask).masked_fill(mask == 0, 0.0)  # the product alone has negative zeros
             if plain.endswith(".weight"):
                 masks[plain.removesuffix(".weight")] = mask != 0
         elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in named):
@@ -153,74 +144,69 @@ def _plain(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, 
     return state, masks
 
 
-def _states(content: Mapping[str, Any], key: str, state: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """What the callbacks of the run remember of each weight under a key, as far as it fits the weights."""
-    found = []
+def _unpack_callback_states(content: Mapping[str, Any], key: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Unpack, by layer, the masks that callbacks stored under a key."""
+    masks: dict[str, Tensor] = {}
     for callback in content.get("callbacks", {}).values():
         packed = callback.get(key) if isinstance(callback, Mapping) else None
         if isinstance(packed, Mapping):
-            # a stranger's file may say anything; to unpack by a wrong shape could take all memory
-            fitting = {name: entry for name, entry in packed.items() if _fits(state.get(f"{name}.weight"), entry)}
-            found.append(unpack_masks(fitting))
-    return found
+            # a wrong shape in an untrusted file could take all memory
+            masks |= unpack_masks({n: mask for n, mask in packed.items() if _fits(state.get(f"{n}.weight"), mask)})
+    return masks
 
 
-def _fits(weight: Tensor | None, entry: Any) -> bool:
-    if weight is None or not isinstance(entry, Mapping) or entry.get("shape") != list(weight.shape):
+def _fits(weight: Tensor | None, packed: Any) -> bool:
+    if weight is None or not isinstance(packed, Mapping) or packed.get("shape") != list(weight.shape):
         return False
-    bits = entry.get("bits")
+    bits = packed.get("bits")
     return isinstance(bits, Tensor) and bits.dtype == torch.uint8 and bits.numel() == (weight.numel() + 7) // 8
 
 
-def _is_ours(state: Mapping[str, Tensor]) -> bool:
-    return "backbone.conv1.weight" in state and "head.2.weight" in state
+def _build_resnet(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> LitResNet18 | None:
+    """Build the `LitResNet18` that weights belong to; None if they belong to another network."""
+    if "class_path" in settings or not {"backbone.conv1.weight", "head.2.weight"} <= state.keys():
+        return None
+    kept = {name: value for name, value in settings.items() if name in ("output", "softmax_scale", "batch_norm")}
+    return LitResNet18(**LitResNet18.architecture_of(state), **kept)
 
 
-def _used(settings: Settings, model: str | None) -> Settings:
-    """The settings from which something may be built: those of a class that nobody names are looked at by nobody."""
-    used = {}
-    for group, values in settings.items():
-        if isinstance(values, Mapping) and "class_path" in values:
-            if group == "model" and model is not None:
-                used[group] = {**values, "class_path": model}
-        else:
-            used[group] = values
-    return used
-
-
-def _build(name: str, kind: type, content: Mapping[str, Any], settings: Settings, path: str) -> LightningModule:
-    """Make somebody else's module with the arguments that its checkpoint holds."""
-    takes = signature(kind).parameters
-    known = settings.get("model", {})
-    given = known.get("init_args", {}) if "class_path" in known else dict(content.get("hyper_parameters") or {})
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in takes.values()):
-        given = {argument: value for argument, value in given.items() if argument in takes}
+def _build_custom(name: str, kind: type, content: Mapping[str, Any], settings: Settings, path: str) -> LightningModule:
+    """Build a class that the user named, with the arguments in its checkpoint."""
+    stored = settings.get("model", {})
+    arguments = stored.get("init_args", {}) if "class_path" in stored else content.get("hyper_parameters") or {}
+    if not isinstance(arguments, Mapping):
+        raise malformed(path, "model.init_args")
+    parameters = signature(kind).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        arguments = {argument: value for argument, value in arguments.items() if argument in parameters}
+    model = {"class_path": name, "init_args": dict(arguments)}
+    check_stored_settings({"model": model}, {"model": {"class_path": name}}, path)
     parser = CommandParser(prog="lit-prune")
     parser.add_subclass_arguments(LightningModule, "model", required=True)
     with one_sentence_errors([f"--model={name}"]):
-        config = parser.parse_object({"model": {"class_path": name, "init_args": given}})
+        config = parser.parse_object({"model": model})
     try:
         built: LightningModule = parser.instantiate(config).model
     except InputError:
         raise
-    except Exception as error:  # whatever somebody else's class does
-        found = " ".join(str(error).split()).rstrip(".") or type(error).__name__
-        hint = f"its arguments are those that `{path}` was written with"
-        raise expected(f"`--model {name}` to be built", found, hint) from error
+    except Exception as error:  # a custom class may raise anything
+        raise InputError(
+            f"`--model {name}` cannot be built with the arguments in `{path}`: {one_line(error)}."
+        ) from error
     return built
 
 
-def _class(name: str) -> type[LightningModule]:
+def _import_class(name: str) -> type[LightningModule]:
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(import_module(module), attribute) if module else None
-    except Exception as error:  # whatever somebody else's module does
+    except Exception as error:  # a custom module may raise anything
         found = error
     if not isinstance(found, type) or not issubclass(found, LightningModule):
-        why = f" ({' '.join(str(found).split()).rstrip('.')})" if isinstance(found, Exception) else ""
+        reason = f" ({one_line(found)})" if isinstance(found, Exception) else ""
         raise expected(
             "`--model` to name a class of LightningModule",
-            f"`{name}`{why}",
-            "give module.Class, of an installed package or of this folder",
+            f"`{name}`{reason}",
+            "give module.Class, from an installed package or from this folder",
         )
     return found

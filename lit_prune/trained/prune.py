@@ -1,4 +1,4 @@
-"""`lit-prune prune`: the smallest weights of a trained network become zero, without training."""
+"""`lit-prune prune`: set the smallest weights of a trained network to zero, without training."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from typing import Literal
 from jsonargparse import Namespace
 from torch import Tensor, nn
 
+from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
 from lit_prune.errors import expected
@@ -16,17 +17,16 @@ from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.pruning import (
     RandomScore,
     check_amount,
-    check_cap,
+    check_max_layer_sparsity,
     check_room,
     global_masks,
     local_masks,
     magnitude,
 )
 from lit_prune.functional.selection import WeightRef, weight_layers
-from lit_prune.functional.sparsity import LayerSparsity, SparsityReport, sparsity_report
-from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
+from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 from lit_prune.trained.network import load_network, save_network
-from lit_prune.trained.scoring import Score, accuracy, batches, data_module, typed_data
+from lit_prune.trained.scoring import Score, score_split, wants_scores
 
 __all__ = ["choose_masks", "main", "mask_zeros"]
 
@@ -34,15 +34,78 @@ _SEEDS = 2**32
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `prune`; see `lit-prune prune --help`.
-
-    Args:
-        argv: The command and its options.
-
-    Returns:
-        The exit status: 0, 1 if files could not be read or written on the way, 2 for input that cannot be used.
-    """
+    """Run `lit-prune prune` and return its exit status."""
     return run_command(_prune, argv)
+
+
+def _prune(argv: Sequence[str]) -> None:
+    options = _parse(argv)
+    output = check_output(options.output, options.checkpoint)
+    network = load_network(options.checkpoint, options.model)
+    model = network.require_model()
+    weights = weight_layers(model, options.layers, options.exclude)
+    check_room(weights, options.amount, options.max_layer_sparsity)
+    scored = wants_scores(options) or options.split is not None
+    split: Literal["val", "test"] = options.split or "test"
+
+    scores = [score_split(model, network, options, split)] if scored else []
+    mask_zeros(model, weights)
+    before = sparsity_report(weights)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        seed = (options.seed or 0) if options.random else None
+        masks = choose_masks(weights, options.amount, seed, options.local, options.max_layer_sparsity)
+    for warning in caught:
+        print(f"lit-prune: warning: {warning.message}", file=sys.stderr)
+    apply_masks(model, masks)
+    remove_masks(model)
+    if scored:
+        scores.append(score_split(model, network, options, split))
+    save_network(network, model, output)
+
+    print(_format_layers(before, sparsity_report(weights)))
+    if scores:
+        print(f"\n{_format_scores(split, *scores)}")
+    print(f"\nwritten: {output}; to fine-tune it and keep its zeros: lit-prune fit --model.init_from {output} \\")
+    print(f"  {_pruning_callback(options)}")
+
+
+def _parse(argv: Sequence[str]) -> Namespace:
+    parser = make_checkpoint_parser(
+        "prune",
+        "Set the weights of smallest magnitude to zero, without training. With --data.NAME, --split or --limit, score "
+        "the network before and after.",
+        data=True,
+    )
+    parser.add_argument("--amount", type=float, required=True, help="Fraction of weights to prune, in [0, 1).")
+    parser.add_argument("--output", type=str, required=True, help="Checkpoint to write.")
+    parser.add_argument(
+        "--layers", type=str, nargs="+", default=None, help="Globs of the layers to prune (default: all)."
+    )
+    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Globs of the layers to leave unpruned.")
+    parser.add_argument("--random", action="store_true", help="Choose weights at random instead of by magnitude.")
+    parser.add_argument("--seed", type=int | None, default=None, help="Random seed for `--random` (default: 0).")
+    parser.add_argument("--local", action="store_true", help="Prune each layer to `--amount`, not all layers together.")
+    parser.add_argument(
+        "--max_layer_sparsity", type=float | None, default=None, help="Largest fraction to prune of any layer."
+    )
+    parser.add_argument(
+        "--split",
+        type=Literal["val", "test"] | None,
+        default=None,
+        help="Images to score. Use val to choose an amount (default: test).",
+    )
+    options = parse_checkpoint_command(parser, argv)
+    check_amount(options.amount)
+    check_max_layer_sparsity(options.max_layer_sparsity)
+    if options.local and options.max_layer_sparsity is not None:
+        hint = "with `--local` all layers have the same sparsity"
+        raise expected("one of `--local` and `--max_layer_sparsity`", "both", hint)
+    if options.seed is not None and not options.random:
+        raise expected("`--random` with `--seed`", "`--seed` alone", "pruning by magnitude uses no random numbers")
+    if options.seed is not None and not 0 <= options.seed < _SEEDS:
+        raise expected(f"`--seed` in [0, {_SEEDS - 1}]", options.seed, "give a non-negative integer")
+    return options
 
 
 def choose_masks(
@@ -52,135 +115,67 @@ def choose_masks(
     local: bool = False,
     max_layer_sparsity: float | None = None,
 ) -> dict[str, Tensor]:
-    """Compute the masks of a pruning in which weights that are masked already stay pruned, and count.
+    """Compute the masks that prune weights to an amount. Weights that are masked already stay pruned, and count.
 
     Args:
-        weights: What to choose from.
-        amount: In [0, 1): the fraction to be zero; of all weights together, or of each layer.
-        seed: Of a random choice. None takes the weights of the smallest magnitude.
-        local: Prune each layer to `amount`, where otherwise one threshold goes for all.
-        max_layer_sparsity: The largest fraction to prune of any layer, without `local`.
+        weights: Weights to choose from.
+        amount: Fraction to prune, in [0, 1): of all weights together, or of each layer.
+        seed: Random seed used to choose weights. None chooses the weights of smallest magnitude.
+        local: Whether to prune each layer to `amount`, instead of all layers by one threshold.
+        max_layer_sparsity: Largest fraction to prune of any layer, without `local`.
 
     Raises:
         InputError: If an argument cannot be used, or more weights than `amount` are zero already.
     """
-    score = magnitude if seed is None else RandomScore(seed)
+    criterion = magnitude if seed is None else RandomScore(seed)
     before = sparsity_report(weights)
-    masks = local_masks(weights, amount, score) if local else global_masks(weights, amount, score, max_layer_sparsity)
+    if local:
+        masks = local_masks(weights, amount, criterion)
+    else:
+        masks = global_masks(weights, amount, criterion, max_layer_sparsity)
     pruned = sum(int((~mask).count_nonzero()) for mask in masks.values())
     if pruned == before.zeros > round(amount * before.weights):
         raise expected(
             f"an `amount` above the sparsity that these weights have, {before.sparsity:.4f}",
             amount,
-            "what is zero stays zero, and counts",
+            "weights that are zero already stay zero and count",
         )
     return masks
 
 
 def mask_zeros(model: nn.Module, weights: Sequence[WeightRef]) -> None:
-    """Mask what is zero in weights, so that a further pruning counts it and leaves it at zero."""
+    """Mask all weights that are zero, so that further pruning counts them and keeps them zero."""
     kept = {ref.name: ref.tensor != 0 for ref in weights}
     apply_masks(model, {name: mask for name, mask in kept.items() if not mask.all()})
 
 
-def _prune(argv: Sequence[str]) -> None:
-    given = _parse(argv)
-    output = check_output(given.output, given.checkpoint)
-    network = load_network(given.checkpoint, given.model)
-    model = network.require_model()
-    scored = typed_data(given) or given.limit is not None or given.split is not None
-    data = data_module(network, given) if scored else None
-    weights = weight_layers(model, given.layers, given.exclude)
-    check_room(weights, given.amount, given.max_layer_sparsity)
-    split: Literal["val", "test"] = given.split or "test"
+def _format_layers(before: SparsityReport, after: SparsityReport) -> str:
+    def cells(name: str, weights: int, zeros_before: int, zeros: int, sparsity: float) -> list[str]:
+        return [name, f"{weights:,}", f"{zeros_before:,}", f"{zeros:,}", f"{sparsity:.2%}"]
 
-    scores = [accuracy(model, batches(data, split, given.limit))] if data is not None else []
-    mask_zeros(model, weights)
-    before = sparsity_report(weights)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", UserWarning)
-        seed = (given.seed or 0) if given.random else None
-        masks = choose_masks(weights, given.amount, seed, given.local, given.max_layer_sparsity)
-    for warning in caught:
-        print(f"lit-prune: warning: {warning.message}", file=sys.stderr)
-    apply_masks(model, masks)
-    remove_masks(model)
-    if data is not None:
-        scores.append(accuracy(model, batches(data, split, given.limit)))
-    after = sparsity_report(weights)
-    save_network(network, model, output)
-
-    print(_layers(before, after))
-    if scores:
-        print(f"\n{_scores(split, *scores)}")
-    print(f"\nwritten: {output}; fine-tune it with its zeros: lit-prune fit --model.init_from {output} \\")
-    print(f"  {_callback(given)}")
-
-
-def _parse(argv: Sequence[str]) -> Namespace:
-    parser = make_checkpoint_parser(
-        "prune",
-        "Zero the weights of the smallest magnitude in a trained network, without training; with any of --data.NAME, "
-        "--split and --limit, score it before and after.",
-        data=True,
-    )
-    parser.add_argument("--amount", type=float, required=True, help="Fraction of the weights to be zero, in [0, 1).")
-    parser.add_argument("--output", type=str, required=True, help="The checkpoint to write.")
-    parser.add_argument(
-        "--layers", type=str, nargs="+", default=None, help="Globs of layers to prune (default: all of them)."
-    )
-    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Globs of layers to leave out.")
-    parser.add_argument("--random", action="store_true", help="Choose at random, not by magnitude.")
-    parser.add_argument("--seed", type=int | None, default=None, help="Of `--random` (default: 0).")
-    parser.add_argument("--local", action="store_true", help="Prune every layer to `--amount`, not all together.")
-    parser.add_argument(
-        "--max_layer_sparsity", type=float | None, default=None, help="Prune at most this fraction of any layer."
-    )
-    parser.add_argument(
-        "--split",
-        type=Literal["val", "test"] | None,
-        default=None,
-        help="Images to score: test as `lit-prune test` does, or val to choose an amount by (default: test).",
-    )
-    given = parse_checkpoint_command(parser, argv)
-    check_amount(given.amount)
-    check_cap(given.max_layer_sparsity)
-    if given.local and given.max_layer_sparsity is not None:
-        raise expected(
-            "one of `--local` and `--max_layer_sparsity`", "both", "with `--local` all layers become equally sparse"
-        )
-    if given.seed is not None and not given.random:
-        raise expected("`--random` beside `--seed`", "`--seed` alone", "the choice by magnitude has no chance in it")
-    if given.seed is not None and not 0 <= given.seed < _SEEDS:
-        raise expected(f"`--seed` in [0, {_SEEDS - 1}]", given.seed, "the choice depends on nothing else")
-    return given
-
-
-def _layers(before: SparsityReport, after: SparsityReport) -> str:
-    totals = [LayerSparsity("all", report.weights, report.zeros, 0) for report in (before, after)]
     rows = [
-        (new.name, f"{new.weights:,}", f"{old.zeros:,}", f"{new.zeros:,}", f"{new.sparsity:.2%}")
-        for old, new in zip((*before.layers, totals[0]), (*after.layers, totals[1]), strict=True)
+        cells(new.name, new.weights, old.zeros, new.zeros, new.sparsity)
+        for old, new in zip(before.layers, after.layers, strict=True)
     ]
-    head, rule, *lines = table(("layer", "weights", "zeros before", "zeros", "sparsity"), rows).splitlines()
-    return "\n".join([head, rule, *lines[:-1], rule, lines[-1]])
+    total = cells("all", after.weights, before.zeros, after.zeros, after.sparsity)
+    return table(("layer", "weights", "zeros before", "zeros", "sparsity"), rows, total)
 
 
-def _scores(split: str, before: Score, after: Score) -> str:
-    points = 100 * (after.accuracy - before.accuracy)
+def _format_scores(split: str, before: Score, after: Score) -> str:
+    change = 100 * (after.accuracy - before.accuracy)
     return (
         f"{split} accuracy on {after.images:,} images: {before.accuracy:.2%} before, {after.accuracy:.2%} after "
-        f"({points:+.2f} points)"
+        f"({change:+.2f} points)"
     )
 
 
-def _callback(given: Namespace) -> str:
-    """The callback that holds these zeros: magnitudes of zero are the first to be pruned, however they were chosen."""
+def _pruning_callback(options: Namespace) -> str:
+    """Return the options of `fit` that keep the zeros: zeros have the smallest magnitude, so they are pruned first."""
     argv = [
-        f"--trainer.callbacks+={'LocalL1Pruning' if given.local else 'GlobalL1Pruning'}",
-        f"--trainer.callbacks.amount={given.amount}",
+        f"--trainer.callbacks+={'LocalL1Pruning' if options.local else 'GlobalL1Pruning'}",
+        f"--trainer.callbacks.amount={options.amount}",
     ]
     for name in ("layers", "exclude"):
-        if given[name]:
-            argv.append(f"--trainer.callbacks.{name}='{json.dumps(given[name])}'")
+        if options[name]:
+            argv.append(f"--trainer.callbacks.{name}='{json.dumps(options[name])}'")
     return " ".join(argv)

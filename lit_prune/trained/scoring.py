@@ -1,4 +1,4 @@
-"""How good a network is: the same images, and the same accuracy, as `lit-prune validate` and `test`."""
+"""Score a network on the same images, and by the same accuracy, as `lit-prune validate` and `lit-prune test`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -11,19 +11,22 @@ from torch import Tensor
 
 from lit_prune.cli.failures import describe_failure
 from lit_prune.data import CIFAR10DataModule
-from lit_prune.errors import expected
+from lit_prune.errors import InputError, expected, one_line
 from lit_prune.trained.network import Network
 
-__all__ = ["Score", "accuracy", "batches", "data_module", "typed_data"]
+__all__ = ["Run", "Score", "image_batches", "make_data", "score", "score_split", "wants_data", "wants_scores"]
+
+Run = Callable[[Tensor], Tensor]
+Split = Literal["val", "test"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """How many images a network got right.
+    """Number of images that a network classified correctly.
 
     Attributes:
         right: Images whose highest logit is that of their label.
-        images: Images in all, at least one.
+        images: All images, at least one.
     """
 
     right: int
@@ -35,48 +38,54 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Fraction of the images."""
+        """Fraction of the images that were classified correctly."""
         return self.right / self.images
 
 
-def typed_data(given: Namespace) -> bool:
-    """Say whether any of `--data.NAME` was typed."""
-    return len(given.data.as_dict()) > 0
+def wants_data(options: Namespace) -> bool:
+    """Tell whether any `--data.NAME` was given."""
+    return len(options.data.as_dict()) > 0
 
 
-def data_module(network: Network, given: Namespace) -> CIFAR10DataModule:
-    """Make the data of a checkpoint's run, with what was typed instead of its settings.
+def wants_scores(options: Namespace) -> bool:
+    """Tell whether images were asked for: by `--data.NAME` or by `--limit`."""
+    return wants_data(options) or options.limit is not None
+
+
+def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
+    """Build the data of the run that wrote a checkpoint.
 
     Args:
-        network: Its settings name the images that it was not trained on.
-        given: What was parsed.
+        network: Network with the settings of its run, which tell the images that it was not trained on.
+        options: Parsed options; `--data.NAME` replaces the setting of the run.
 
     Raises:
-        InputError: If an argument cannot be used.
+        InputError: If an option cannot be used.
     """
-    known = signature(CIFAR10DataModule).parameters
     stored = network.settings.get("data", {})
-    if "class_path" in stored and not typed_data(given):
-        raise expected("images to score", f"`{network.path}`, whose data are another class's", "give `--data.source`")
-    kept = {} if "class_path" in stored else {name: value for name, value in stored.items() if name in known}
-    return CIFAR10DataModule(**(kept | {"predict_path": None, "num_workers": 0} | given.data.as_dict()))
+    if "class_path" in stored:
+        if not wants_data(options):
+            what = f"`{network.path}`, whose run used a custom data module"
+            raise expected("images to score", what, "choose images with `--data.source`")
+        stored = {}
+    known = signature(CIFAR10DataModule).parameters
+    kept = {name: value for name, value in stored.items() if name in known}
+    return CIFAR10DataModule(**(kept | {"predict_path": None, "num_workers": 0} | options.data.as_dict()))
 
 
-def batches(
-    data: CIFAR10DataModule, split: Literal["val", "test"], limit: int | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Go through the images of a split, always in the same order.
+def image_batches(data: CIFAR10DataModule, split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
+    """Iterate over the images of a split, always in the same order.
 
     Args:
-        data: Where they come from.
-        split: Validation images, held back from training, or the test set.
-        limit: How many images at most.
+        data: Data module.
+        split: "val" for the validation images, held back from training, or "test".
+        limit: Largest number of images. None takes all.
 
     Yields:
         `images (N, 3, 32, 32) float32`, normalised, and `labels (N,) int64`.
 
     Raises:
-        InputError: If they are not there and cannot be made.
+        InputError: If the data set is missing and cannot be downloaded or drawn.
     """
     data.prepare_data()
     data.setup("validate" if split == "val" else "test")
@@ -88,32 +97,46 @@ def batches(
             return
 
 
-def accuracy(forward: Callable[[Tensor], Tensor], images: Iterable[tuple[Tensor, Tensor]]) -> Score:
-    """Score a network.
+def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
+    """Score a model.
 
     Args:
-        forward: From images to logits, (N, classes).
+        model: Computes logits (N, classes) from images.
         images: Batches of images and labels.
 
     Raises:
-        InputError: If the network is not one for such images.
+        InputError: If the model cannot compute logits for these images.
     """
     right = total = 0
     with torch.inference_mode():
         for batch, labels in images:
-            right += _right(forward, batch, labels)
+            right += _count_right(model, batch, labels)
             total += len(labels)
     return Score(right, total)
 
 
-def _right(forward: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor) -> int:
+def score_split(model: Run, network: Network, options: Namespace, split: Split = "test") -> Score:
+    """Score a model on the images that the options choose.
+
+    Args:
+        model: Computes logits from images: the model of the network, or one made from it.
+        network: Network whose run tells which images to use.
+        options: Parsed options, with `data` and `limit`.
+        split: "val" or "test".
+
+    Raises:
+        InputError: If an option cannot be used, or the model cannot compute logits for the images.
+    """
+    return score(model, image_batches(make_data(network, options), split, options.limit))
+
+
+def _count_right(model: Run, images: Tensor, labels: Tensor) -> int:
     try:
-        return int((forward(images).argmax(1) == labels).sum())
+        return int((model(images).argmax(1) == labels).sum())
     except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if describe_failure(error) is not None:  # a signal came meanwhile, or there is no memory left
+        if describe_failure(error) is not None:  # a signal, or no memory left
             raise
-        raise expected(
-            f"a network that gives logits for images of shape {tuple(images.shape[1:])}",
-            f"{type(error).__name__} ({' '.join(str(error).split())[:200].rstrip('.')})",
-            "score it where its own images are",
+        raise InputError(
+            f"The network cannot compute logits for images of shape {tuple(images.shape[1:])}: "
+            f"{type(error).__name__} ({one_line(error)}). Score it in Python, on images of its own."
         ) from error

@@ -1,101 +1,181 @@
-"""`lit-prune shrink`: fewer channels, which makes a network smaller and faster on any machine."""
+"""`lit-prune shrink`: remove whole channels, which makes a network smaller and faster on any machine."""
 
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from jsonargparse import Namespace
-from torch import nn
+from torch import Tensor, nn
 
+from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
 from lit_prune.errors import expected
 from lit_prune.functional import sparsity_report, weight_layers
-from lit_prune.functional.flops import flops
+from lit_prune.functional.cropping import crop_kernels
+from lit_prune.functional.flops import count_flops
+from lit_prune.functional.plain import plain_copy
 from lit_prune.models.channels import channels_of
 from lit_prune.models.resnet18 import LitResNet18
-from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
+from lit_prune.trained.extras import import_extra
 from lit_prune.trained.network import Network, load_network, save_network
-from lit_prune.trained.scoring import accuracy, batches, data_module, typed_data
-from lit_prune.trained.structured import check_removal, narrowed
+from lit_prune.trained.scoring import score_split, wants_scores
 
-__all__ = ["main", "shrunk"]
+__all__ = ["main", "remove_channels", "shrink_network"]
 
 _CLASSIFIER = "head.2"
 
 
-def shrunk(network: Network, ratio: float, input_size: int = 32, round_to: int = 1) -> LitResNet18:
-    """Make a network of ours without its channels of least magnitude.
+def main(argv: Sequence[str]) -> int:
+    """Run `lit-prune shrink` and return its exit status."""
+    return run_command(_shrink, argv)
+
+
+def _shrink(argv: Sequence[str]) -> None:
+    parser = make_checkpoint_parser(
+        "shrink",
+        "Remove the channels of smallest magnitude, which gives a smaller dense network. With --data.NAME or --limit, "
+        "score it before and after.",
+        data=True,
+    )
+    parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")
+    parser.add_argument("--output", type=str, required=True, help="Checkpoint to write.")
+    parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
+    parser.add_argument(
+        "--round_to",
+        type=int,
+        default=1,
+        help="Round the number of channels to a multiple of this; 16 suits AVX-512 (default: 1).",
+    )
+    options = parse_checkpoint_command(parser, argv)
+    _check_removal(options.ratio, options.round_to, options.input_size)
+    output = check_output(options.output, options.checkpoint)
+    network = load_network(options.checkpoint, options.model)
+    smaller = shrink_network(network, options.ratio, options.input_size, options.round_to)
+    text = _compare(network, smaller, options)
+    save_network(network, smaller, output, channels=channels_of(smaller.state_dict()))
+    print(text)
+    print(f"\nwritten: {output}; to fine-tune it: lit-prune fit --model.init_from {output}")
+
+
+def shrink_network(network: Network, ratio: float, input_size: int = 32, round_to: int = 1) -> LitResNet18:
+    """Copy a `LitResNet18` without its channels of smallest magnitude.
 
     Args:
-        network: A trained LitResNet18; it is left as it is.
+        network: Trained network; it is not changed.
         ratio: Fraction of the channels to remove from every layer but the last, in (0, 1).
-        input_size: Height and width of its images, in pixels.
-        round_to: Numbers of channels become a multiple of this, where a layer has as many.
+        input_size: Height and width of the images, in pixels.
+        round_to: Multiple to which numbers of channels are rounded, in layers that have as many.
 
     Returns:
-        The smaller network, in evaluation mode. What was zero in the channels that are left is zero.
+        The smaller network, in evaluation mode. Weights of the remaining channels are unchanged, zeros included.
 
     Raises:
-        InputError: If the network is another one, or an argument cannot be used.
+        InputError: If the network is not a `LitResNet18`, or an argument cannot be used.
     """
     model = network.require_model()
     if not isinstance(model, LitResNet18):
         raise expected(
             f"the weights of a LitResNet18 in `{network.path}`",
-            f"those of a {type(model).__name__}, which would not know how many channels it has left",
-            "`lit_prune.trained.structured.narrowed` removes them from any network, in Python",
+            f"those of a {type(model).__name__}, which cannot be rebuilt with fewer channels",
+            "in Python, `lit_prune.trained.shrink.remove_channels` removes channels from any network",
         )
-    state = narrowed(model, ratio, input_size, [_CLASSIFIER], round_to).state_dict()
+    state = remove_channels(model, ratio, input_size, [_CLASSIFIER], round_to).state_dict()
     kept = {name: model.hparams[name] for name in ("output", "softmax_scale", "batch_norm")}
     smaller = LitResNet18(**LitResNet18.architecture_of(state), **kept)
     smaller.load_state_dict(state)
     return smaller.eval().requires_grad_(False)
 
 
-def main(argv: Sequence[str]) -> int:
-    """Run `lit-prune shrink`.
+def remove_channels(
+    model: nn.Module, ratio: float, input_size: int, keep: Sequence[str], round_to: int = 1
+) -> nn.Module:
+    """Copy a model without its channels of smallest magnitude.
+
+    Channels that are added to each other, as in residual connections, are removed together; the dependency graph of
+    Fang et al. 2023 (https://arxiv.org/abs/2301.12900) finds them, in the library torch-pruning. The score of a channel
+    is the L1 norm of the weights that compute it (Li et al. 2017, https://arxiv.org/abs/1608.08710) and of those that
+    read it, averaged over its layers. Dead taps, kernel positions that only ever see padding at this size, do not
+    count: they never learn, so their initial values would decide.
+
+    Every group of layers loses the same fraction. A single ranking of all channels would favour wide layers, whose
+    norms sum more weights, and could empty narrow ones.
 
     Args:
-        argv: The command and its options.
+        model: Convolutions, batch norms and linear layers, combined by operations of torch; it is not changed.
+        ratio: Fraction of the channels to remove, in (0, 1). Of n channels, round((1 - ratio) n) stay, at least one.
+        input_size: Height and width of the images, in pixels.
+        keep: Names of the layers whose outputs all stay, such as the classifier.
+        round_to: Multiple to which numbers of channels are rounded, in layers that have as many.
 
     Returns:
-        The exit status: 0, 1 if files could not be written or read on the way, 2 for input that cannot be used.
+        The `plain_copy` of the model (see `lit_prune.functional.plain`), with fewer channels.
+
+    Raises:
+        InputError: If `ratio` or `round_to` cannot be used, `keep` names an unknown layer, the model does not take
+            images of this size, or torch-pruning is not installed.
     """
-    return run_command(_shrink, argv)
+    pruning = _check_removal(ratio, round_to, input_size)
+    smaller, ranked = plain_copy(model), crop_kernels(model, input_size)
+    layers = dict(smaller.named_modules())
+    if unknown := [name for name in keep if name not in layers]:
+        raise expected("`keep` to name layers", f"`{unknown[0]}`", "`named_modules()` lists them")
+    images = torch.zeros(2, 3, input_size, input_size)
+    # the graph is found by following gradients
+    graph = pruning.DependencyGraph().build_dependency(smaller.requires_grad_(True), images)
+    handlers = {nn.Conv2d: pruning.prune_conv_out_channels, nn.Linear: pruning.prune_linear_out_channels}
+    for name, channels in _rank_channels(pruning, ranked.requires_grad_(True), images, keep, ratio, round_to):
+        if channels:
+            handler = next(handler for kind, handler in handlers.items() if isinstance(layers[name], kind))
+            graph.get_pruning_group(layers[name], handler, channels).prune()
+    return smaller
 
 
-def _shrink(argv: Sequence[str]) -> None:
-    parser = make_checkpoint_parser("shrink", "Remove the channels of least magnitude: a smaller dense network.", data=True)
-    parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")
-    parser.add_argument("--output", type=str, required=True, help="The checkpoint to write.")
-    parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
-    parser.add_argument(
-        "--round_to", type=int, default=1, help="Keep a multiple of so many channels; AVX-512 likes 16 (default: 1)."
+def _check_removal(ratio: float, round_to: int, input_size: int) -> Any:
+    """Check the arguments of `remove_channels` before any work, and return the library torch-pruning."""
+    if not 0 < ratio < 1:
+        raise expected("`ratio` in (0, 1)", ratio, "0.5 removes half of the channels")
+    if round_to < 1:
+        raise expected("`round_to` to be at least 1", round_to, "8 suits many processors, 1 does not round")
+    if input_size < 1:
+        raise expected("`input_size` to be at least 1", input_size, "images of CIFAR-10 have 32 pixels a side")
+    return import_extra("torch_pruning", "structured")
+
+
+def _rank_channels(
+    pruning: Any, model: nn.Module, images: Tensor, keep: Sequence[str], ratio: float, round_to: int
+) -> list[tuple[str, list[int]]]:
+    """For each group of layers, return the name of its first layer and that layer's channels to remove."""
+    layers = dict(model.named_modules())
+    names = {layer: name for name, layer in layers.items()}
+    graph = pruning.DependencyGraph().build_dependency(model, images)
+    importance = pruning.importance.GroupMagnitudeImportance(p=1, normalizer=None, target_types=[nn.Conv2d, nn.Linear])
+    groups = graph.get_all_groups(
+        ignored_layers=[layers[name] for name in keep], root_module_types=[nn.Conv2d, nn.Linear]
     )
-    given = parse_checkpoint_command(parser, argv)
-    check_removal(given.ratio, given.round_to, given.input_size)
-    output = check_output(given.output, given.checkpoint)
-    network = load_network(given.checkpoint, given.model)
-    smaller = shrunk(network, given.ratio, given.input_size, given.round_to)
-    text = _comparison(network, smaller, given)
-    save_network(network, smaller, output, channels=channels_of(smaller.state_dict()))
-    print(text)
-    print(f"\nwritten: {output}; fine-tune it: lit-prune fit --model.init_from {output}")
+    ranked = []
+    for group in groups:
+        scores: Tensor = importance(group)
+        kept = min(len(scores), max(round_to, round(len(scores) * (1 - ratio) / round_to) * round_to))
+        lowest = scores.argsort(stable=True)[: len(scores) - kept]
+        ranked.append((names[group[0].dep.target.module], sorted(lowest.tolist())))
+    return ranked
 
 
-def _comparison(network: Network, smaller: LitResNet18, given: Namespace) -> str:
-    """Say what became of the network."""
-    models: list[nn.Module] = [network.require_model(), smaller]
-    layers = [{ref.name: len(ref.tensor) for ref in weight_layers(model)} for model in models]
-    rows = [[name, str(number), str(layers[1][name])] for name, number in layers[0].items()]
+def _compare(network: Network, smaller: LitResNet18, options: Namespace) -> str:
+    """Make a table of the network before and after."""
+    models = [network.require_model(), smaller]
+    before, after = ({ref.name: len(ref.tensor) for ref in weight_layers(model)} for model in models)
+    rows = [[name, str(outputs), str(after[name])] for name, outputs in before.items()]
     reports = [sparsity_report(weight_layers(model)) for model in models]
-    computed = [sum(layer.nominal for layer in flops(model, given.input_size).values()) for model in models]
+    size = options.input_size
+    mflops = [sum(layer.nominal for layer in count_flops(model, size).values()) / 1e6 for model in models]
     rows += [
         ["parameters", *(f"{sum(p.numel() for p in model.parameters()):,}" for model in models)],
         ["weights that are zero", *(f"{report.zeros:,}" for report in reports)],
-        [f"MFLOPs at {given.input_size}x{given.input_size}", *(f"{count / 1e6:.1f}" for count in computed)],
+        [f"MFLOPs at {size}x{size}", *(f"{count:.1f}" for count in mflops)],
     ]
-    if typed_data(given) or given.limit is not None:
-        data = data_module(network, given)
-        scores = [accuracy(model, batches(data, "test", given.limit)) for model in models]
+    if wants_scores(options):
+        scores = [score_split(model, network, options) for model in models]
         rows.append([f"accuracy on {scores[0].images} test images", *(f"{score.accuracy:.4f}" for score in scores)])
     return table(["outputs of", "before", "after"], rows)

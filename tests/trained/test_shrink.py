@@ -12,8 +12,7 @@ from lit_prune import LitResNet18
 from lit_prune.errors import InputError
 from lit_prune.models.channels import FULL_CHANNELS, channels_of
 from lit_prune.trained.network import load_network
-from lit_prune.trained.shrink import shrunk
-from lit_prune.trained.structured import narrowed
+from lit_prune.trained.shrink import remove_channels, shrink_network
 from tests.docs.places import BLOCKS
 from tests.docs.snippets import run_snippet
 from tests.training.conftest import TINY
@@ -76,7 +75,7 @@ def test_dead_channels_are_what_goes_through_all_residual_connections(small):
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(large(images), small(images))
     before = {name: value.clone() for name, value in large.state_dict().items()}
-    found = narrowed(large, 0.5, 32, ["head.2"])
+    found = remove_channels(large, 0.5, 32, ["head.2"])
     state = small.state_dict()
     assert found.state_dict().keys() == state.keys()
     assert all(torch.equal(value, state[name]) for name, value in found.state_dict().items())
@@ -100,13 +99,13 @@ def test_the_smallest_go_and_the_classifier_stays():
         for channel, size in enumerate([5, 1, 7, 2, 8, 3, 6, 4]):
             model.first.weight[channel] = size
             model.last.weight[:, channel] = 0.1
-    found: Any = narrowed(model, 0.5, 1, ["last"])
+    found: Any = remove_channels(model, 0.5, 1, ["last"])
     assert found.first.weight[:, 0, 1, 1].tolist() == [5, 7, 8, 6]
     assert found.last.weight.shape == (5, 4, 1, 1)
     # a channel is worth what reads it, too
     with torch.no_grad():
         model.last.weight[:, 1] = 100
-    found = narrowed(model, 0.5, 1, ["last"])
+    found = remove_channels(model, 0.5, 1, ["last"])
     assert found.first.weight[:, 0, 1, 1].tolist() == [1, 7, 8, 6]
 
 
@@ -119,7 +118,7 @@ def test_taps_that_see_padding_alone_have_no_say():
             model.first.weight[channel, :, 1, 1] = 1.0 if channel < 4 else 0.5
     # one pixel: the centre of the kernel alone ever meets it
     for size, left in ((1, 1.0), (8, 0.5)):
-        found: Any = narrowed(model, 0.5, size, ["last"])
+        found: Any = remove_channels(model, 0.5, size, ["last"])
         assert found.first.weight[:, 0, 1, 1].tolist() == [left] * 4
 
 
@@ -128,7 +127,7 @@ def test_taps_that_see_padding_alone_have_no_say():
     [(0.5, 1, 4), (0.3, 1, 6), (0.99, 1, 1), (0.01, 1, 8), (0.3, 4, 4), (0.9, 4, 4), (0.5, 16, 8)],
 )
 def test_how_many_stay(ratio, round_to, kept):
-    found: Any = narrowed(Chain(), ratio, 8, ["last"], round_to)
+    found: Any = remove_channels(Chain(), ratio, 8, ["last"], round_to)
     assert found.first.out_channels == kept
 
 
@@ -143,30 +142,29 @@ def test_how_many_stay(ratio, round_to, kept):
         ),
         (
             (0.5, 8, ["last"], 0),
-            "Expected `round_to` to be at least 1, but got 0. HINT: 8 suits many processors, 1 rounds nothing.",
+            "Expected `round_to` to be at least 1, but got 0. HINT: 8 suits many processors, 1 does not round.",
         ),
         ((0.5, 8, ["end"]), "Expected `keep` to name layers, but got `end`. HINT: `named_modules()` lists them."),
     ],
 )
 def test_what_cannot_be_removed(arguments, sentence):
     with pytest.raises(InputError) as error:
-        narrowed(Chain(), *arguments)
+        remove_channels(Chain(), *arguments)
     assert str(error.value) == sentence
 
 
 def test_without_the_library(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(InputError) as error:
-        narrowed(Chain(), 0.5, 8, ["last"])
+        remove_channels(Chain(), 0.5, 8, ["last"])
     assert str(error.value) == (
-        "Expected the package `torch_pruning`, but got a Python without it. "
-        'HINT: `pip install "lit-prune[structured]"`.'
+        "The package `torch_pruning` is not installed. Install it with `pip install 'lit-prune[structured]'`."
     )
 
 
 def test_zeros_stay_zero_in_the_channels_that_are_left(checkpoint):
     network = load_network(str(checkpoint))
-    found = shrunk(network, 0.5)
+    found = shrink_network(network, 0.5)
     assert not found.training
     assert channels_of(found.state_dict()) == {name: number // 2 for name, number in FULL_CHANNELS.items()}
     whole, left = (model.state_dict()["backbone.conv1.weight"] for model in (network.require_model(), found))
@@ -203,14 +201,11 @@ def test_the_file_is_fine_tuned_tested_and_shrunk_again(run, checkpoint):
 def test_somebody_elses_network_is_left_to_python(run, foreign):
     done = run("shrink", str(foreign), "--ratio=0.5", "--output=o.ckpt", "--model=tests.training.small.SmallNet")
     assert done.status == 2
-    assert done.complaint == (
-        f"Expected the weights of a LitResNet18 in `{foreign}`, but got those of a SmallNet, which would not know how "
-        "many channels it has left. HINT: `lit_prune.trained.structured.narrowed` removes them from any network, in "
-        "Python."
-    )
+    assert f"Expected the weights of a LitResNet18 in `{foreign}`, but got those of a SmallNet" in done.complaint
+    assert "in Python, `lit_prune.trained.shrink.remove_channels` removes channels" in done.complaint
     assert not Path("o.ckpt").exists()
     model = load_network(str(foreign), "tests.training.small.SmallNet").require_model()
-    found: Any = narrowed(model, 0.5, 32, ["head"])
+    found: Any = remove_channels(model, 0.5, 32, ["head"])
     assert found(torch.zeros(2, 3, 32, 32)).shape == (2, 10)
     assert (found.first.out_channels, found.second.out_channels, found.head.in_features) == (4, 8, 8)
 

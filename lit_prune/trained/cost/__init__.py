@@ -1,1 +1,1 @@
-"""`lit-prune cost`."""
+"""`lit-prune cost`: measure FLOPs, bytes and latency of networks."""

@@ -1,4 +1,4 @@
-"""How long calls take, measured so that a noisy machine treats all of them alike."""
+"""Time function calls fairly: they take turns, so that a noisy machine affects all of them alike."""
 
 import random
 import statistics
@@ -8,56 +8,60 @@ from dataclasses import dataclass
 
 from lit_prune.errors import expected
 
-__all__ = ["Latency", "measure"]
+__all__ = ["Latency", "check_rounds", "measure"]
 
-_MOST_CALLS = 10_000
+_MAX_CALLS = 10_000
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds of one call, as the rounds of a measurement had it.
+    """Duration of one call, measured in several rounds.
 
     Attributes:
-        seconds: The mean of each round's calls, at least one.
+        seconds: Mean duration of a call in each round, at least one.
 
     Raises:
-        InputError: If there is no round, or one took no time.
+        InputError: If there is no round, or a duration is not positive.
     """
 
     seconds: tuple[float, ...]
 
     def __post_init__(self) -> None:
         if not self.seconds or not min(self.seconds) > 0:
-            raise expected("rounds that took time", str(list(self.seconds)), "measure longer")
+            raise expected("rounds of positive duration", str(list(self.seconds)), "measure longer")
 
     @property
     def median(self) -> float:
-        """The middle round."""
+        """Median of the rounds."""
         return statistics.median(self.seconds)
 
     @property
     def low(self) -> float:
-        """The fastest round."""
+        """Fastest round."""
         return min(self.seconds)
 
     @property
     def high(self) -> float:
-        """The slowest round."""
+        """Slowest round."""
         return max(self.seconds)
 
-    def over(self, other: "Latency") -> float:
-        """How many times as long it takes as another that was measured with it: the median of the rounds' ratios.
+    def ratio(self, other: "Latency") -> float:
+        """Return how many times as long this takes as another: the median of the ratios within each round.
 
-        The two are compared within a round, when the machine was in one mood for both.
+        Ratios are taken within a round because the machine was about equally busy for both.
 
         Raises:
             InputError: If the other was measured in another number of rounds.
         """
         if len(self.seconds) != len(other.seconds):
-            raise expected(
-                f"{len(self.seconds)} rounds to compare with", len(other.seconds), "measure both at the same time"
-            )
+            raise expected(f"{len(self.seconds)} rounds", len(other.seconds), "measure both at the same time")
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
+
+
+def check_rounds(rounds: int) -> None:
+    """Raise an `InputError` unless there is at least one round."""
+    if rounds < 1:
+        raise expected("`rounds` to be at least 1", rounds, "the median of 11 is steady on most machines")
 
 
 def measure(
@@ -67,34 +71,32 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     pause: float = 0.05,
 ) -> dict[str, Latency]:
-    """Let calls take turns, and time them.
+    """Time calls that take turns.
 
-    In every round each has one turn, in an order of chance that is the same every time, so that none always comes after
-    the same one. Before a turn there is a pause: the threads of the one before may spin a while, in case there is more
-    to do, and take the cores from others. Then comes a call that is not timed, which brings the weights back into the
-    caches, and then the mean of as many calls as fill the time.
+    In every round each call has one turn, in a random but reproducible order, so that none always follows the same
+    other one. A turn begins with a pause, because threads of the previous call may keep spinning and occupy the cores;
+    then one call that is not timed brings the weights back into the caches; then as many calls as fill the turn.
 
     Args:
-        calls: What to time, by name.
-        rounds: Turns of each, at least one.
-        turn: Seconds that a turn shall last; a longer call is made once.
-        clock: Tells the time in seconds.
+        calls: Functions to time, by name.
+        rounds: Number of rounds, at least 1.
+        turn: Duration of a turn in seconds; a longer call is made once.
+        clock: Function that returns the time in seconds.
         pause: Seconds before each turn.
 
     Returns:
-        The latency of each, by name.
+        The latency of each call, by name.
 
     Raises:
         InputError: If `rounds` is less than 1.
     """
-    if rounds < 1:
-        raise expected("`rounds` to be at least 1", rounds, "the median of eleven is steady on most machines")
+    check_rounds(rounds)
     repeats = {}
     for name, call in calls.items():
-        call()  # the first one makes what later ones find made
+        call()  # the first call initialises what later calls reuse
         began = clock()
         call()
-        repeats[name] = max(1, min(_MOST_CALLS, int(turn / max(clock() - began, 1e-9))))
+        repeats[name] = max(1, min(_MAX_CALLS, int(turn / max(clock() - began, 1e-9))))
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     draw = random.Random(0)  # noqa: S311 - an order, not a secret
     for _ in range(rounds):

@@ -1,4 +1,4 @@
-"""What was measured of costs, as a person or a program reads it."""
+"""Format measured costs as a table with conclusions, and as JSON."""
 
 import json
 from collections.abc import Mapping
@@ -10,25 +10,25 @@ from lit_prune.trained.cost.measure import Comparison, Cost
 from lit_prune.trained.cost.variants import MEANINGS, Kind
 from lit_prune.trained.scoring import Score
 
-__all__ = ["as_json", "as_table", "conclusions"]
+__all__ = ["conclusions", "count", "format_json", "format_ratios", "format_table"]
 
 
-def as_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Write costs as a table, with what its names mean, and what follows from it.
+def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
+    """Make the tables for a terminal, with an explanation of the variants and the conclusions.
 
     Args:
-        comparison: What was measured.
-        scores: Of the networks, as far as they were scored.
+        comparison: Measured costs.
+        scores: Scores of the networks that were scored, by name.
     """
     sizes, times = [], []
     for cost in comparison.costs:
-        variant, score = cost.variant, scores.get(cost.variant.network)
-        known = score is not None and cost.difference is not None
+        variant = cost.variant
+        score = None if cost.difference is None else scores.get(variant.network)
         sizes.append(
             [
                 variant.network,
                 variant.kind,
-                *([f"{score.accuracy:.4f}" if known and score else ""] if scores else []),
+                *([f"{score.accuracy:.4f}" if score else ""] if scores else []),
                 f"{variant.parameters:,}",
                 f"{variant.nonzero:,}",
                 f"{variant.flops.nominal / 1e6:.1f}",
@@ -37,26 +37,25 @@ def as_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
                 "" if variant.compressed is None else f"{variant.compressed:,}",
             ]
         )
-        shown = [(_milliseconds(cost.latency[b]), f"{comparison.speed(cost, b):.2f}") for b in comparison.batches]
-        times.append([variant.network, variant.kind, *(cell for cells in shown for cell in cells)])
+        cells = [(_milliseconds(cost.latency[b]), f"{comparison.speed(cost, b):.2f}") for b in comparison.batches]
+        times.append([variant.network, variant.kind, *sum(cells, ())])
     head = ["network", "run as", *(["accuracy"] if scores else [])]
     head += ["parameters", "nonzero", "MFLOPs", "nonzero", "bytes", "compressed"]
     columns = [(f"batch {batch}: ms (lowest to highest)", "speed") for batch in comparison.batches]
-    first, machine = comparison.costs[0], comparison.machine
+    reference, machine = comparison.costs[0].variant, comparison.machine
     meanings = {cost.variant.kind: MEANINGS[cost.variant.kind] for cost in comparison.costs}
-    rounds = len(first.latency[comparison.batches[0]].seconds)
     return "\n".join(
         [
             table(head, sizes),
             "",
-            table(["network", "run as", *(name for names in columns for name in names)], times),
+            table(["network", "run as", *sum(columns, ())], times),
             "",
             *(f"{kind:12s}  {meaning}" for kind, meaning in meanings.items()),
             "",
             f"Images of {comparison.input_size}x{comparison.input_size}; a multiply-add is 2 FLOPs. "
-            f"{_count(rounds, 'round')} of turns with {_count(comparison.threads, 'thread')} on {machine['processor']} "
-            f"({machine['instructions']}), Python {machine['python']}, torch {machine['torch']}. "
-            f"Speed: times as fast as {first.variant.network}, {first.variant.kind}; the median of the rounds.",
+            f"Medians of {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
+            f"{machine['processor']} ({machine['instructions']}), Python {machine['python']}, torch "
+            f"{machine['torch']}. Speed: times as fast as {reference.network}, {reference.kind}.",
             "",
             *conclusions(comparison),
         ]
@@ -64,54 +63,63 @@ def as_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
 
 
 def conclusions(comparison: Comparison) -> list[str]:
-    """Say in sentences what was measured: that zeros alone make nothing faster, and what does.
-
-    Args:
-        comparison: What was measured.
-    """
+    """Return sentences on what the measurement shows: the effect of zeros, and of each other way to run the network."""
     network = comparison.costs[0].variant.network
     sentences = []
     zeros, masked = comparison.find(network, "zeros"), comparison.find(network, "masked")
     if zeros is not None and masked is not None:
         sentences.append(
-            f"Unstructured zeros do not speed up dense kernels: with {comparison.zeros[network]:.1%} of its weights "
-            f"zero, {network} takes {_longer(comparison, zeros)} times as long as without zeros, and "
-            f"{_longer(comparison, masked)} times as long while it is masked."
+            f"Zeros make files smaller (with `--compress`), not faster: with {comparison.sparsity[network]:.1%} of its "
+            f"weights zero, {network} takes {_durations(comparison, zeros)} times as long as without zeros, and "
+            f"{_durations(comparison, masked)} times as long while masks are applied."
         )
     ways: dict[Kind, str] = {
-        "cropped": "without the taps that see padding alone (the same outputs)",
+        "cropped": "without dead taps (same outputs)",
         "onnx": "in ONNX Runtime",
         "cropped onnx": "both",
     }
-    found = [(how, cost) for kind, how in ways.items() if (cost := comparison.find(network, kind)) is not None]
-    for other in comparison.zeros:
-        whole = comparison.find(other, "zeros") or comparison.find(other, "dense")
-        if other != network and whole is not None:
-            found.append((f"{other} in torch", whole))
-    said = "; ".join(f"{how} {_faster(comparison, cost)}" for how, cost in found)
-    return [*sentences, f"Times as fast as {network} of torch's own layers: {said}."]
+    faster = [(way, cost) for kind, way in ways.items() if (cost := comparison.find(network, kind)) is not None]
+    for other in comparison.sparsity:
+        cost = comparison.find(other, "zeros", "dense")
+        if other != network and cost is not None:
+            faster.append((f"{other} in torch", cost))
+    speeds = "; ".join(
+        f"{way} {format_ratios({batch: comparison.speed(cost, batch) for batch in comparison.batches})}"
+        for way, cost in faster
+    )
+    return [*sentences, f"Speed relative to {network} in torch's own layers: {speeds}."]
 
 
-def as_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Write costs as JSON: seconds, bytes, counts, and ratios to the first variant.
+def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
+    """Make JSON: seconds, bytes, counts, and ratios to the first variant.
 
     Args:
-        comparison: What was measured.
-        scores: Of the networks, as far as they were scored.
+        comparison: Measured costs.
+        scores: Scores of the networks that were scored, by name.
     """
     content = {
         "input_size": comparison.input_size,
         "threads": comparison.threads,
         "machine": dict(comparison.machine),
-        "sparsity": dict(comparison.zeros),
+        "sparsity": dict(comparison.sparsity),
         "accuracy": {name: score.accuracy for name, score in scores.items()},
-        "costs": [_as_dict(comparison, cost) for cost in comparison.costs],
+        "costs": [_record(comparison, cost) for cost in comparison.costs],
         "conclusions": conclusions(comparison),
     }
     return json.dumps(content, indent=2)
 
 
-def _as_dict(comparison: Comparison, cost: Cost) -> dict[str, Any]:
+def format_ratios(ratios: Mapping[int, float]) -> str:
+    """Format ratios by batch size: "1.20 (batch 1) and 1.50 (batch 128)"."""
+    return " and ".join(f"{ratio:.2f} (batch {batch})" for batch, ratio in ratios.items())
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with a noun in the singular or plural."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _record(comparison: Comparison, cost: Cost) -> dict[str, Any]:
     variant = cost.variant
     return {
         "network": variant.network,
@@ -142,18 +150,6 @@ def _milliseconds(latency: Latency) -> str:
     return f"{middle} ({low} to {high})"
 
 
-def _longer(comparison: Comparison, cost: Cost) -> str:
-    first = comparison.costs[0]
-    return _by_batch({batch: cost.latency[batch].over(first.latency[batch]) for batch in comparison.batches})
-
-
-def _faster(comparison: Comparison, cost: Cost) -> str:
-    return _by_batch({batch: comparison.speed(cost, batch) for batch in comparison.batches})
-
-
-def _by_batch(ratios: Mapping[int, float]) -> str:
-    return " and ".join(f"{ratio:.2f} (batch {batch})" for batch, ratio in ratios.items())
-
-
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _durations(comparison: Comparison, cost: Cost) -> str:
+    reference = comparison.costs[0].latency
+    return format_ratios({batch: cost.latency[batch].ratio(reference[batch]) for batch in comparison.batches})

@@ -1,1 +1,1 @@
-"""`lit-prune export`."""
+"""`lit-prune export`: write a trained network for other tools, and check the file."""

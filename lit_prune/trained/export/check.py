@@ -1,35 +1,32 @@
-"""Whether an exported file computes what the network computes."""
+"""Check that an exported file computes the same logits as the network."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 
 import torch
 from torch import Tensor
 
-from lit_prune.errors import UnfinishedError, expected
-from lit_prune.trained.scoring import Score
+from lit_prune.errors import UnfinishedError, one_line
+from lit_prune.trained.scoring import Run, Score
 
-__all__ = ["TOLERANCE", "Check", "check", "in_batches", "random_batches", "same_bits"]
+__all__ = ["TOLERANCE", "Check", "check", "in_batches", "random_batches"]
 
-Run = Callable[[Tensor], Tensor]
-
-# Two ways to add up float32 numbers in layer after layer differ by about 1e-6 of the largest; a wrong weight, a layer
-# in the wrong mode or another normalisation by far more than this.
+# Rounding of float32 sums makes logits differ by about 1e-6 of the largest. A wrong weight, a layer in the wrong mode
+# or another normalisation makes them differ by far more than this.
 TOLERANCE = 1e-4
-_SHOWN = 200
 
 
 @dataclass(frozen=True)
 class Check:
-    """A comparison of logits.
+    """Comparison of the logits of a network and of its exported file.
 
     Attributes:
-        images: How many were compared.
-        difference: The largest, of any logit.
-        largest: The largest logit of the network, in magnitude.
-        changed: Images whose class is another one in the file.
-        scores: How many images the network and the file got right, where labels are known.
+        images: Number of images.
+        difference: Largest absolute difference of a logit.
+        largest: Largest magnitude of a logit of the network.
+        changed: Number of images that the file puts into another class.
+        scores: Scores of the network and of the file, if labels are known.
     """
 
     images: int
@@ -40,34 +37,35 @@ class Check:
 
     @property
     def bound(self) -> float:
-        """How large a difference may be: `TOLERANCE` of the largest logit, or of 1 if that is larger."""
+        """Largest difference allowed: `TOLERANCE` times the largest logit, or times 1 if that is larger."""
         return TOLERANCE * max(1.0, self.largest)
 
-    def require(self, what: str) -> "Check":
-        """Return the check if it was passed.
+    def require(self, images: str) -> "Check":
+        """Return the check if it passed.
 
         Args:
-            what: Which images were compared, for the message.
+            images: Description of the images, for the message.
 
         Raises:
-            UnfinishedError: If the difference is above the bound, or no number.
+            UnfinishedError: If the difference is above the bound, NaN or infinite.
         """
         if isfinite(self.difference) and self.difference <= self.bound:
             return self
-        found = f"a difference of {self.difference:.2g} on {what}"
-        raise _unlike(f"logits that differ by at most {self.bound:.2g}", found)
+        raise _failed(
+            f"computes logits that differ by {self.difference:.2g} on {images}; at most {self.bound:.2g} is allowed"
+        )
 
 
 def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Check:
     """Compare the logits of a network with those of an exported file.
 
     Args:
-        network: From images to logits, (N, ...).
-        exported: The same, of the file.
-        batches: Images, and labels if there are any; at least one image.
+        network: Function that computes the network's logits (N, ...) from images.
+        exported: Function that computes them from the file.
+        batches: Images, at least one, with labels or None.
 
     Raises:
-        UnfinishedError: If the file cannot be run, or gives logits of another shape.
+        UnfinishedError: If the file cannot be run, or computes logits of another shape.
     """
     images = changed = labelled = 0
     difference = largest = 0.0
@@ -75,11 +73,11 @@ def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | 
     with torch.inference_mode():
         for batch, labels in batches:
             wanted = network(batch).flatten(1)
-            found = _given_by(exported, batch).flatten(1)
+            found = _run(exported, batch).flatten(1)
             if found.shape != wanted.shape:
-                raise _unlike(f"logits of shape {tuple(wanted.shape)} from the file", str(tuple(found.shape)))
+                raise _failed(f"computes logits of shape {tuple(found.shape)} instead of {tuple(wanted.shape)}")
             images += len(batch)
-            # `max` of Python would lose a NaN
+            # Python's `max` would lose a NaN
             difference = float(torch.tensor([difference, (wanted - found).abs().max()]).max())
             largest = max(largest, float(wanted.abs().max()))
             classes = [logits.argmax(1) for logits in (wanted, found)]
@@ -91,27 +89,25 @@ def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | 
     return Check(images, difference, largest, changed, scores)
 
 
-def _given_by(exported: Run, images: Tensor) -> Tensor:
+def _run(exported: Run, images: Tensor) -> Tensor:
     try:
         return exported(images)
     except (UnfinishedError, MemoryError):
         raise
-    except Exception as error:  # what runs files has errors of its own for what it cannot do
-        found = " ".join(str(error).split()).rstrip(".")[:_SHOWN] or type(error).__name__
-        raise _unlike(f"a file that can be run on {len(images)} images", found) from error
+    except Exception as error:  # runtimes raise errors of their own classes
+        raise _failed(f"cannot be run on {len(images)} images: {one_line(error)}") from error
 
 
-def _unlike(what: str, found: str) -> UnfinishedError:
-    hint = "nothing was written; other options, such as another `--format`, may give an exact file"
-    return UnfinishedError(str(expected(what, found, hint)))
+def _failed(what: str) -> UnfinishedError:
+    return UnfinishedError(f"The exported file {what}. Nothing was written; try another `--format` or other options.")
 
 
 def in_batches(run: Run, batch: int | None) -> Run:
-    """Let a file that takes batches of one size run any number of images: the last ones are filled up.
+    """Let a file for batches of one size run any number of images, by filling the last batch.
 
     Args:
-        run: What takes batches of that size.
-        batch: The size; None for a file that takes any.
+        run: Function that takes batches of that size.
+        batch: Batch size; None for a file that takes any.
     """
     if batch is None:
         return run
@@ -127,21 +123,13 @@ def in_batches(run: Run, batch: int | None) -> Run:
 
 
 def random_batches(batch: int | None, channels: int, input_size: int) -> Iterator[tuple[Tensor, None]]:
-    """Draw images from a normal distribution, which is what normalised images have about: always the same ones.
+    """Draw random images, always the same, with the distribution of normalised images.
 
     Args:
-        batch: Images in a batch; None gives batches of several sizes, one image among them.
-        channels: Of the images.
-        input_size: Height and width, in pixels.
+        batch: Batch size; None yields batches of several sizes, including one image.
+        channels: Channels of the images.
+        input_size: Height and width of the images, in pixels.
     """
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 7) if batch is None else (batch,):
         yield torch.randn(count, channels, input_size, input_size, generator=generator), None
-
-
-def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors are the same in type, shape and every bit, NaNs and signs of zeros included."""
-    if a.dtype != b.dtype or a.shape != b.shape:
-        return False
-    first, second = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b))
-    return torch.equal(first, second)

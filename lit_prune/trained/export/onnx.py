@@ -1,34 +1,35 @@
-"""Networks as ONNX files: written by torch's exporter, run by ONNX Runtime."""
+"""Write networks as ONNX files with torch's exporter, and run them in ONNX Runtime."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from lit_prune.errors import expected
-from lit_prune.trained.export.tracing import dynamic, example, traced
+from lit_prune.errors import InputError, expected, one_line
+from lit_prune.trained.export.tracing import dynamic_shapes, example_images, one_sentence_failures
 from lit_prune.trained.extras import import_extra, silence_libraries
+from lit_prune.trained.scoring import Run
 
 __all__ = ["INPUT", "OUTPUT", "check_opset", "run_onnx", "write_onnx"]
 
 INPUT, OUTPUT = "images", "logits"
-# below it torch converts with luck; what every release that we support knows how to write
-_OLDEST = 18
-# a message of protobuf, which a file is, holds no more
-_LARGEST = 1 << 31
+# the oldest version that torch's exporter writes without converting, in every release that is supported
+_OLDEST_OPSET = 18
+# an ONNX file is a protobuf message, which cannot be larger
+_MAX_BYTES = 1 << 31
 
 
 def check_opset(opset: int) -> None:
-    """Refuse a version of ONNX's operators that cannot be written.
+    """Check that an ONNX opset, the version of its operators, can be written.
 
     Raises:
         InputError: If it is too old or too new, or the extra `export` is not installed.
     """
     newest = int(import_extra("onnx", "export").defs.onnx_opset_version())
-    if not _OLDEST <= opset <= newest:
-        raise expected(f"`--opset` in [{_OLDEST}, {newest}]", opset, "leave it out for torch's own choice")
+    if not _OLDEST_OPSET <= opset <= newest:
+        raise expected(f"`--opset` in [{_OLDEST_OPSET}, {newest}]", opset, "leave it out for torch's default")
 
 
 def write_onnx(
@@ -44,69 +45,70 @@ def write_onnx(
     """Write a network as one ONNX file, with the input `images` and the output `logits`.
 
     Args:
-        module: Maps images (N, channels, size, size) to one tensor; in evaluation mode. Batch norms become part of the
-            convolutions before them, which keeps zeros.
-        path: The file.
+        module: Module that maps images (N, channels, size, size) to one tensor, in evaluation mode. Batch norms are
+            folded into the convolutions before them, which keeps zeros.
+        path: File to write.
         input_size: Height and width of the images, in pixels.
-        batch: Images in a batch; None leaves their number open.
-        metadata: Texts to store with it.
+        batch: Batch size; None lets the file take any.
+        metadata: Strings to store in the file.
         opset: Version of the operators; None takes torch's default.
-        channels: Of the images.
+        channels: Channels of the images.
 
     Returns:
         The version of the operators.
 
     Raises:
-        InputError: If a package is missing, or the network cannot be written so.
+        InputError: If a package is not installed, or the network cannot be written as ONNX.
         OSError: If the file cannot be written.
     """
     for package in ("onnx", "onnxscript"):
         import_extra(package, "export")
-    if sum(tensor.nbytes for tensor in module.state_dict().values()) >= _LARGEST:
+    if sum(tensor.nbytes for tensor in module.state_dict().values()) >= _MAX_BYTES:
         raise expected("weights of less than 2 GiB for ONNX", "more", "`--format safetensors` has no such limit")
-    with silence_libraries(), traced("ONNX"):
+    with silence_libraries(), one_sentence_failures("the ONNX exporter"):
         program = torch.onnx.export(
             module,
-            (example(module, batch, channels, input_size),),
+            (example_images(module, batch, channels, input_size),),
             dynamo=True,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            dynamic_shapes=dynamic(batch),
+            dynamic_shapes=dynamic_shapes(batch),
             opset_version=opset,
             verbose=False,
         )
-    if program is None:  # which is said of the exporter of old
-        raise expected("a network that can be written as ONNX", "none", "name the network in a report of this")
+    assert program is not None  # noqa: S101 - only the exporter without dynamo returns None
     model: Any = program.model
     written = int(model.opset_imports[""])
     if opset is not None and written != opset:
-        raise expected(f"operators of version {opset}", f"{written}, for some cannot be converted", "take that one")
-    _forget_where_it_was_made(model)
+        what = f"`--opset` {written}, because torch cannot convert this network to other versions"
+        raise expected(what, opset, f"give `--opset {written}`")
+    _remove_source_lines(model)
     model.metadata_props.update(metadata or {})
     with silence_libraries():
         program.save(str(path), external_data=False)
     return written
 
 
-def run_onnx(path: str | Path) -> Callable[[Tensor], Tensor]:
-    """Open an ONNX file, to be run by ONNX Runtime on the CPU with as many threads as torch has.
+def run_onnx(path: str | Path) -> Run:
+    """Open an ONNX file in ONNX Runtime, on the CPU with as many threads as torch uses.
 
     Returns:
-        From images to logits.
+        The function that computes logits from images.
 
     Raises:
-        InputError: If ONNX Runtime is not installed, or does not know what is in the file.
+        InputError: If ONNX Runtime is not installed, or cannot run the file.
     """
     runtime = import_extra("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what is wrong is raised as well
+    options.log_severity_level = 4  # errors are raised as well
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its own classes, for operators or versions that it does not know
-        found = " ".join(str(error).split()).rstrip(".")
-        hint = "take an earlier `--opset`, or `pip install --upgrade onnxruntime`"
-        raise expected("a file that ONNX Runtime can run", found, hint) from error
+    except Exception as error:  # ONNX Runtime raises errors of its own classes
+        raise InputError(
+            f"ONNX Runtime cannot run the file: {one_line(error)}. Give an earlier `--opset`, or update it with "
+            "`pip install --upgrade onnxruntime`."
+        ) from error
 
     def run(images: Tensor) -> Tensor:
         (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
@@ -115,14 +117,11 @@ def run_onnx(path: str | Path) -> Callable[[Tensor], Tensor]:
     return run
 
 
-def _forget_where_it_was_made(model: Any) -> None:
-    """Leave out what the exporter notes of every operation: source lines, with the paths of this machine."""
-    for node in model.graph.all_nodes():
-        node.metadata_props.clear()
-        node.doc_string = None
-        for value in node.outputs:
-            value.metadata_props.clear()
-    for function in model.functions.values():
-        for node in function.all_nodes():
+def _remove_source_lines(model: Any) -> None:
+    """Remove the source lines, with paths of this machine, that the exporter stores with every operation."""
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph.all_nodes():
             node.metadata_props.clear()
             node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()

@@ -1,47 +1,51 @@
-"""What `lit-prune export` is about to write: which module, which weights, and what is said of them."""
+"""Prepare an export: the module and weights to write, and the metadata to store with them."""
 
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from torch import Tensor, nn
 
+from lit_prune import __version__
+from lit_prune.data.augment import MEAN, STD
+from lit_prune.errors import InputError
 from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.plain import plain_copy
-from lit_prune.trained.export.metadata import cropped_convolutions, describe
-from lit_prune.trained.export.tracing import image_channels
+from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.layers import layer_weights
 from lit_prune.trained.network import Network
-from lit_prune.trained.scoring import typed_data
+from lit_prune.trained.scoring import make_data, wants_data, wants_scores
 
-__all__ = ["GRAPHS", "Export", "prepare", "scored"]
+__all__ = ["GRAPHS", "Export", "prepare"]
 
+# formats that store what the network computes, not only its weights
 GRAPHS = ("onnx", "torchexport")
 
 
 @dataclass(frozen=True)
 class Export:
-    """What is to be written.
+    """An export that is ready to be written.
 
     Attributes:
-        network: Where it comes from.
-        given: What was typed.
-        module: What computes the logits, in torch's own layers; None where the architecture is not known.
-        state: The weights.
-        whole: The weights before any was left out.
-        metadata: Texts to store with them.
-        channels: Of the images.
-        weights: How many weights its layers have.
-        zeros: How many of them are zero.
-        dropped: How many were left out because they see padding alone.
+        network: Network to export.
+        options: Parsed options.
+        module: Module that computes the logits, made of torch's own layers; None if the architecture is not known.
+        state: Weights to write.
+        dense_bytes: Bytes of the weights before cropping.
+        metadata: Strings to store with them.
+        channels: Channels of the images.
+        weights: Number of weights in layers.
+        zeros: Number of those that are zero.
+        dropped: Number of weights that cropping removed.
     """
 
     network: Network
-    given: Namespace
+    options: Namespace
     module: nn.Module | None
     state: dict[str, Tensor]
-    whole: dict[str, Tensor]
+    dense_bytes: int
     metadata: dict[str, str]
     channels: int
     weights: int
@@ -55,36 +59,76 @@ class Export:
 
     @property
     def batch(self) -> int | None:
-        """Images in a batch; None leaves their number open."""
-        return None if self.given.batch in (None, "dynamic") else int(self.given.batch)
+        """Batch size; None if the file takes any."""
+        return None if self.options.batch in (None, "dynamic") else int(self.options.batch)
 
 
-def scored(given: Namespace) -> bool:
-    """Say whether images were asked for."""
-    return typed_data(given) or given.limit is not None
-
-
-def prepare(network: Network, given: Namespace) -> Export:
-    """Take masks, classes of ours and, if asked for, taps that see padding alone out of a network.
+def prepare(network: Network, options: Namespace) -> Export:
+    """Copy a network without masks and without classes of lit-prune and, with `--crop`, without dead taps.
 
     Raises:
-        InputError: If that needs an architecture that is not known, or images of another size.
+        InputError: If this needs an architecture that is not known, or the network takes images of another size.
     """
-    needs_model = given.format in GRAPHS or given.crop or scored(given)
+    needs_model = options.format in GRAPHS or options.crop or wants_scores(options)
     model = network.require_model() if needs_model else network.model
-    channels = 3 if model is None else image_channels(model)
-    module = None if model is None else plain_copy(model).to(memory_format=torch.contiguous_format)
-    whole = network.state_dict if module is None else module.state_dict()
-    crops: dict[str, dict[str, list[int]]] = {}
-    if module is not None and given.crop:
-        smaller = crop_kernels(module, given.input_size, channels)
-        crops = cropped_convolutions(module, smaller)
-        module = smaller
-    state = whole if module is None else module.state_dict()
+    channels = 3 if model is None else _image_channels(model)
+    module, state, crops = None, network.state_dict, {}
+    if model is not None:
+        module = plain_copy(model).to(memory_format=torch.contiguous_format)
+        state = module.state_dict()
+    before = state
+    if module is not None and options.crop:
+        original, module = module, crop_kernels(module, options.input_size, channels)
+        state = module.state_dict()
+        crops = _cropped_convolutions(original, module)
     names = [f"{name}.weight" for name in layer_weights(network) if f"{name}.weight" in state]
-    zeros = sum(state[name].numel() - int(state[name].count_nonzero()) for name in names)
-    before, after = (sum(tensors[name].numel() for name in names) for tensors in (whole, state))
-    metadata = describe(network, given, channels, zeros / after if after else 0.0)
+    total, weights = (sum(tensors[name].numel() for name in names) for tensors in (before, state))
+    zeros = weights - sum(int(state[name].count_nonzero()) for name in names)
+    metadata = _metadata(network, options, channels, zeros / weights if weights else 0.0)
     if crops:
         metadata["cropped_convolutions"] = json.dumps(crops)
-    return Export(network, given, module, state, whole, metadata, channels, after, zeros, before - after)
+    dense_bytes = sum(tensor.nbytes for tensor in before.values())
+    return Export(network, options, module, state, dense_bytes, metadata, channels, weights, zeros, total - weights)
+
+
+def _image_channels(model: nn.Module) -> int:
+    """Return the channels of the model's example images, or else those that its first convolution takes."""
+    images = getattr(model, "example_input_array", None)
+    if isinstance(images, Tensor) and images.dim() == 4:
+        return images.shape[1]
+    return next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
+
+
+def _metadata(network: Network, options: Namespace, channels: int, sparsity: float) -> dict[str, str]:
+    """Return what a user of the file needs to know, as strings; all but the version are JSON."""
+    size = options.input_size
+    values: dict[str, Any] = {
+        "input": {"layout": "NCHW", "channels": channels, "height": size, "width": size, "dtype": "float32"},
+        "sparsity": round(sparsity, 6),
+    }
+    if isinstance(network.model, LitResNet18) and ("data" in network.settings or wants_data(options)):
+        try:
+            values["class_names"] = make_data(network, options).class_names
+        except InputError:  # a custom data module, whose class names are not known
+            pass
+        else:
+            values["preprocessing"] = {
+                "colours": "RGB",
+                "pixels": [0, 255],
+                "scale": 1 / 255,
+                "mean": MEAN,
+                "std": STD,
+                "formula": "(pixel * scale - mean) / std, for each colour",
+            }
+    return {"lit_prune_version": __version__} | {name: json.dumps(value) for name, value in values.items()}
+
+
+def _cropped_convolutions(original: nn.Module, cropped: nn.Module) -> dict[str, dict[str, list[int]]]:
+    """Return, for each cropped convolution, the settings that cannot be seen from its weight."""
+    smaller = dict(cropped.named_modules())
+    return {
+        name: {"kernel_size": list(now.kernel_size), "padding": [int(zeros) for zeros in now.padding]}
+        for name, layer in original.named_modules()
+        if isinstance(layer, nn.Conv2d) and isinstance(now := smaller[name], nn.Conv2d)
+        if now.kernel_size != layer.kernel_size
+    }

@@ -1,4 +1,4 @@
-"""What the exporters of graphs have in common: an input to trace with, and one sentence if it fails."""
+"""What both graph exporters need: images to trace with, and one sentence for any failure."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,29 +7,26 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_prune.errors import InputError, UnfinishedError, expected
+from lit_prune.errors import InputError, UnfinishedError, expected, one_line
 
-__all__ = ["dynamic", "example", "image_channels", "traced"]
-
-_SHOWN = 200
+__all__ = ["dynamic_shapes", "example_images", "one_sentence_failures"]
 
 
-def example(module: nn.Module, batch: int | None, channels: int, input_size: int) -> Tensor:
+def example_images(module: nn.Module, batch: int | None, channels: int, input_size: int) -> Tensor:
     """Make images to trace a network with.
 
     Raises:
         InputError: If the network does not map them to one tensor with a row for each.
     """
-    # one image would make torch believe that there is always one
+    # with one image, torch would assume that there is always one
     images = torch.zeros(batch or 2, channels, input_size, input_size)
     with torch.no_grad():
         try:
             output = module(images)
-        except Exception as error:  # somebody's forward may raise anything
-            _pass_on(error)
-            shape = f"{channels}x{input_size}x{input_size}"
-            hint = "give `--input_size`, the size that it was trained at"
-            raise expected(f"a network that takes images of {shape}", _line(error), hint) from error
+        except Exception as error:  # a custom `forward` may raise anything
+            _raise_if_unrelated(error)
+            what = f"a network that takes images of {channels}x{input_size}x{input_size}"
+            raise expected(what, one_line(error), "give the size it was trained at as `--input_size`") from error
     if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(images):
         found = f"a shape of {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
         what = f"a network that maps {len(images)} images to {len(images)} rows"
@@ -37,44 +34,31 @@ def example(module: nn.Module, batch: int | None, channels: int, input_size: int
     return images
 
 
-def dynamic(batch: int | None) -> Any:
-    """Say which sizes of the input stay open: the first, unless it is given."""
+def dynamic_shapes(batch: int | None) -> Any:
+    """Return the `dynamic_shapes` of an exporter: any batch size, unless it is given."""
     return None if batch is not None else ({0: torch.export.Dim("batch")},)
 
 
-def image_channels(model: nn.Module) -> int:
-    """Find how many channels the images of a network have: as its example says, or its first convolution."""
-    images = getattr(model, "example_input_array", None)
-    if isinstance(images, Tensor) and images.dim() == 4:
-        return images.shape[1]
-    return next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
-
-
 @contextmanager
-def traced(kind: str) -> Iterator[None]:
-    """Turn what an exporter raises into one sentence.
+def one_sentence_failures(exporter: str) -> Iterator[None]:
+    """Turn an exporter's error into one sentence.
 
     Raises:
         InputError: If the network cannot be traced.
     """
     try:
         yield
-    except Exception as error:  # exporters raise a dozen classes, of torch and of others
-        cause = _pass_on(error)
-        hint = "what its `forward` does must depend on the shapes of its input alone, not on values"
-        raise expected(f"a network that can be traced for {kind}", _line(cause), hint) from error
+    except Exception as error:  # exporters raise errors of a dozen classes
+        cause = _raise_if_unrelated(error)
+        hint = "its `forward` may depend on the shapes of its input, but not on the values"
+        raise expected(f"a network that {exporter} can trace", one_line(cause), hint) from error
 
 
-def _pass_on(error: BaseException) -> BaseException:
-    """Return what an error came from; raise it if it has nothing to do with the network: a signal, or a full disk."""
+def _raise_if_unrelated(error: BaseException) -> BaseException:
+    """Return the first cause of an error; raise an error that is not about the network: a signal, or a full disk."""
     while True:
         if isinstance(error, InputError | UnfinishedError | OSError | MemoryError):
             raise error
         if error.__cause__ is None:
             return error
         error = error.__cause__
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split("\n\n")[0].split()).rstrip(".") or type(error).__name__
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

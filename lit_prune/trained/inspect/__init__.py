@@ -1,1 +1,1 @@
-"""`lit-prune inspect`."""
+"""`lit-prune inspect`: show a trained network layer by layer."""

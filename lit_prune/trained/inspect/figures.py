@@ -13,10 +13,10 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from lit_prune.cli.figures import BLUE, ORANGE, new_figure, save_png, styled
+from lit_prune.cli.parser import check_picture
 from lit_prune.errors import expected
 from lit_prune.functional.threshold import kth_smallest
-from lit_prune.cli.parser import check_picture
-from lit_prune.trained.layers import Inspection, layer_weights, shown
+from lit_prune.trained.layers import Inspection, layer_weights, printable_name
 from lit_prune.trained.network import Network
 
 __all__ = ["check_plot", "plot", "thresholds"]
@@ -92,7 +92,9 @@ def _draw_layers(figure: FigureBase, found: Inspection) -> None:
     sparsity.axvline(100 * found.total.sparsity, color="black", lw=1, ls="--", label="zero, all layers")
     sparsity.set(xlim=(-3, 103), xlabel="% of the layer's weights")
     named = range(0, len(layers), ceil(len(layers) / _NAMES))
-    sparsity.set(yticks=named, yticklabels=[shown(layers[n].name) for n in named], ylim=(len(layers) - 0.4, -0.6))
+    sparsity.set(
+        yticks=named, yticklabels=[printable_name(layers[n].name) for n in named], ylim=(len(layers) - 0.4, -0.6)
+    )
 
     weights = [layer.weights / 1e3 for layer in layers]
     _stack(panels[1], weights, [(layer.weights - layer.zeros) / 1e3 for layer in layers], "thousand weights")

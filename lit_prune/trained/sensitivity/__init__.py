@@ -1,1 +1,1 @@
-"""`lit-prune sensitivity`."""
+"""`lit-prune sensitivity`: measure what pruning each layer alone costs."""

@@ -1,120 +1,45 @@
-"""`lit-prune sensitivity`: what pruning each layer alone costs."""
+"""`lit-prune sensitivity`: measure what pruning each layer alone costs."""
 
 import sys
-import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Sequence
 from typing import Literal
 
-import torch
 from jsonargparse import Namespace
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
+from lit_prune.cli.parser import check_picture, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
 from lit_prune.errors import UnfinishedError, expected
-from lit_prune.functional.pruning import check_amount, global_l1_masks
-from lit_prune.functional.selection import WeightRef, weight_layers
-from lit_prune.cli.parser import check_picture, make_checkpoint_parser, parse_checkpoint_command
+from lit_prune.functional.pruning import check_amount
+from lit_prune.functional.selection import weight_layers
 from lit_prune.trained.network import Network, load_network
-from lit_prune.trained.scoring import Score, accuracy, batches, data_module
+from lit_prune.trained.scoring import image_batches, make_data, score
+from lit_prune.trained.sensitivity.measure import measure
 from lit_prune.trained.sensitivity.measurements import Measurements, fingerprint
 from lit_prune.trained.sensitivity.result import Sensitivity
+from lit_prune.trained.sensitivity.text import format_csv, format_json, format_table
 
-__all__ = ["main", "measure", "pruned_alone"]
+__all__ = ["main"]
 
 _AMOUNTS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+_FORMATS = {"table": format_table, "json": format_json, "csv": format_csv}
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `sensitivity`; see `lit-prune sensitivity --help`.
-
-    Args:
-        argv: The command and its options.
-
-    Returns:
-        The exit status: 0, 1 if files could not be read or written on the way, 2 for input that cannot be used, or
-        128 + signal.
-    """
+    """Run `lit-prune sensitivity` and return its exit status."""
     return run_command(_sensitivity, argv)
 
 
-@contextmanager
-def pruned_alone(ref: WeightRef, amount: float) -> Iterator[bool]:
-    """Prune one layer to an amount while it lasts, by magnitude; what is zero in it counts.
-
-    Args:
-        ref: The layer.
-        amount: In [0, 1).
-
-    Yields:
-        Whether this changes anything: not if so many of its weights are zero already.
-
-    Raises:
-        InputError: If a weight is NaN or infinite.
-    """
-    weight = ref.tensor.detach()
-    before = weight.clone()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of a layer that loses all of its few weights, which is the point
-        keep = global_l1_masks([ref], amount)[ref.name]
-    weight.mul_(keep)
-    try:
-        yield not torch.equal(weight, before)
-    finally:
-        weight.copy_(before)
-
-
-def measure(
-    model: nn.Module,
-    weights: Sequence[WeightRef],
-    amounts: Sequence[float],
-    score: Callable[[], Score],
-    known: Measurements,
-    tick: Callable[[str], None] = lambda layer: None,
-) -> tuple[Score, dict[str, list[Score]]]:
-    """Score a network as it is, and with each layer pruned alone to each amount.
-
-    Args:
-        model: The network; it is as it was afterwards.
-        weights: Its layers.
-        amounts: Ascending.
-        score: Scores the network as it is now.
-        known: Scores that need not be measured again; what is measured is added.
-        tick: Is called with the name of the layer after each score.
-
-    Returns:
-        The score of the network, and those of each layer by its name.
-    """
-
-    def measured(layer: str | None, amount: float, find: Callable[[], Score]) -> Score:
-        found = known.get(layer, amount)
-        if found is None:
-            found = find()
-            known.add(layer, amount, found)
-            tick(layer or type(model).__name__)
-        return found
-
-    def alone(ref: WeightRef, amount: float) -> Score:
-        with pruned_alone(ref, amount) as changed:
-            return score() if changed else base
-
-    base = measured(None, 0.0, score)
-    return base, {
-        ref.name: [measured(ref.name, amount, partial(alone, ref, amount)) for amount in amounts] for ref in weights
-    }
-
-
 def _sensitivity(argv: Sequence[str]) -> None:
-    given = _parse(argv)
-    picture = check_picture("--output", given.output)
-    network = load_network(given.checkpoint, given.model)
+    options = _parse(argv)
+    picture = check_picture("--output", options.output)
+    network = load_network(options.checkpoint, options.model)
     model = network.require_model()
-    weights = weight_layers(model, given.layers, given.exclude)
-    images = list(batches(data_module(network, given), given.split, given.limit))
-    known = Measurements(picture.with_suffix(".jsonl"), _about(network, images, given.split))
-    amounts = sorted(set(given.amounts))
+    weights = weight_layers(model, options.layers, options.exclude)
+    images = list(image_batches(make_data(network, options), options.split, options.limit))
+    known = Measurements(picture.with_suffix(".jsonl"), _describe(network, images, options.split))
+    amounts = sorted(set(options.amounts))
     total = 1 + len(weights) * len(amounts)
     done = sum(known.get(ref.name, amount) is not None for ref in weights for amount in amounts)
     done += known.get(None, 0.0) is not None
@@ -122,70 +47,73 @@ def _sensitivity(argv: Sequence[str]) -> None:
         print(f"{done} of {total} scores are in {known.path} already.", file=sys.stderr)
     with tqdm(total=total, initial=done, unit="score", dynamic_ncols=True, disable=None) as bar:
 
-        def tick(layer: str) -> None:
+        def show_progress(layer: str) -> None:
             bar.set_postfix_str(layer, refresh=False)
             bar.update()
 
         try:
-            base, scores = measure(model, weights, amounts, lambda: accuracy(model, images), known, tick)
+            base, scores = measure(model, weights, amounts, lambda: score(model, images), known, show_progress)
         except UnfinishedError as error:
             bar.close()
-            raise _unfinished(error, known, total) from error
+            signal = {130: "Ctrl-C", 143: "SIGTERM"}.get(error.status, "a signal")
+            message = f"Stopped by {signal} after {len(known)} of {total} scores, which are saved in `{known.path}`."
+            raise UnfinishedError(f"{message} Run the same command again to continue.", error.status) from error
     sizes = {ref.name: ref.tensor.numel() for ref in weights}
-    found = Sensitivity(given.checkpoint, given.split, base, sizes, amounts, scores)
-    # matplotlib's figures take a second to import
+    result = Sensitivity(options.checkpoint, options.split, base, sizes, amounts, scores)
+    # matplotlib takes a second to import
     from lit_prune.trained.sensitivity.figure import draw_map
 
-    draw_map(found, given.tolerance, picture)
-    shown = {"table": found.as_table, "json": found.as_json, "csv": found.as_csv}[given.format]
-    print(shown(given.tolerance))
-    if given.format == "table":
+    draw_map(result, options.tolerance, picture)
+    print(_FORMATS[options.format](result, options.tolerance))
+    if options.format == "table":
         print(f"\nwritten: {picture}, and the scores in {known.path}")
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_checkpoint_parser(
         "sensitivity",
-        "Prune each layer alone, by magnitude and without training, and measure what it costs. Scores are kept in a "
-        ".jsonl file beside --output: the same command goes on where it was stopped.",
+        "Prune each layer alone, by magnitude and without training, and measure what it costs. Scores are saved in a "
+        ".jsonl file next to --output, so the same command continues where it was stopped.",
         data=True,
     )
     parser.add_argument(
-        "--output", type=str, default="sensitivity.png", help="The heat map to write (default: sensitivity.png)."
+        "--output", type=str, default="sensitivity.png", help="Heat map to write (default: sensitivity.png)."
     )
     parser.add_argument(
         "--amounts",
         type=float,
         nargs="+",
         default=_AMOUNTS,
-        help="Fractions of a layer's weights to be zero (default: 0.1 to 0.9 by tenths, and 0.95).",
+        help="Fractions of a layer to prune (default: 0.1 to 0.9 in steps of 0.1, and 0.95).",
     )
-    parser.add_argument("--layers", type=str, nargs="+", default=None, help="Globs of layers (default: all of them).")
-    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Globs of layers to leave out.")
+    parser.add_argument("--layers", type=str, nargs="+", default=None, help="Globs of the layers (default: all).")
+    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Globs of the layers to leave out.")
     parser.add_argument(
         "--tolerance",
         type=float,
         default=1.0,
-        help="Percentage points of accuracy that pruning one layer may cost, for the suggestion (default: 1.0).",
+        help="Percentage points of accuracy that pruning one layer may cost, for the suggested limits (default: 1.0).",
     )
     parser.add_argument(
         "--split",
         type=Literal["val", "test"],
         default="val",
-        help="Images to score (default: val, as one chooses by it).",
+        help="Images to score (default: val, since the result is used to choose a limit).",
     )
     parser.add_argument(
-        "--format", type=Literal["table", "json", "csv"], default="table", help="What to print (default: table)."
+        "--format", type=Literal["table", "json", "csv"], default="table", help="Output to print (default: table)."
     )
-    given = parse_checkpoint_command(parser, argv)
-    for amount in given.amounts:
+    options = parse_checkpoint_command(parser, argv)
+    for amount in options.amounts:
         check_amount(amount)
-    if not given.tolerance >= 0:
-        raise expected("`--tolerance` of 0 points or more", given.tolerance, "1.0 lets a layer cost one point")
-    return given
+    if not options.tolerance >= 0:
+        hint = "1.0 lets pruning a layer cost one percentage point"
+        raise expected("`--tolerance` of 0 points or more", options.tolerance, hint)
+    return options
 
 
-def _about(network: Network, images: Sequence[tuple[Tensor, Tensor]], split: str) -> dict[str, str]:
+def _describe(network: Network, images: Sequence[tuple[Tensor, Tensor]], split: str) -> dict[str, str]:
+    """Return what the scores depend on, as `Measurements` stores it."""
     parts = [(str(n), part) for n, batch in enumerate(images) for part in batch]
     return {
         "weights": fingerprint(sorted(network.state_dict.items())),
@@ -193,10 +121,3 @@ def _about(network: Network, images: Sequence[tuple[Tensor, Tensor]], split: str
         "network": type(network.model).__name__,
         "split": split,
     }
-
-
-def _unfinished(error: UnfinishedError, known: Measurements, total: int) -> UnfinishedError:
-    name = {130: "SIGINT", 143: "SIGTERM"}.get(error.status, "a signal")
-    hint = f"they are in `{known.path}`; the same command goes on"
-    sentence = expected(f"to measure {total} scores", f"{name} after {len(known)}", hint)
-    return UnfinishedError(str(sentence), error.status)

@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from lit_prune.cli.figures import new_figure, save_png, styled
-from lit_prune.trained.layers import shown
-from lit_prune.trained.sensitivity.result import Sensitivity, points
+from lit_prune.trained.layers import printable_name
+from lit_prune.trained.sensitivity.result import Sensitivity
+from lit_prune.trained.sensitivity.text import format_points
 
 __all__ = ["draw_map"]
 
@@ -39,7 +40,7 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
             kept = sum(amount <= found.safe(layer, tolerance) for amount in amounts)
             axes.add_patch(Rectangle((-0.5, row - 0.5), kept, 1, fill=False, ec="black", lw=1.3))
         axes.set(xticks=range(len(amounts)), xticklabels=[f"{100 * amount:g}%" for amount in amounts])
-        axes.set(yticks=range(len(layers)), yticklabels=[shown(layer) for layer in layers])
+        axes.set(yticks=range(len(layers)), yticklabels=[printable_name(layer) for layer in layers])
         axes.set_xlabel("sparsity of the layer")
         axes.tick_params(length=0)
         axes.grid(visible=False)
@@ -47,6 +48,6 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
         figure.colorbar(image, ax=axes, label=f"change in {found.split} accuracy (points)", fraction=0.04, pad=0.02)
         axes.set_title(
             f"Each layer of {Path(found.path).name} pruned alone: {found.base.accuracy:.2%} before, "
-            f"{found.base.images:,} images\nframed: costs at most {points(tolerance)}"
+            f"{found.base.images:,} images\nframed: costs at most {format_points(tolerance)}"
         )
         save_png(figure, path)

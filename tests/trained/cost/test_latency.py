@@ -34,7 +34,7 @@ def test_each_takes_its_own_time():
     found = measure(calls, rounds=3, turn=0.1, clock=machine.clock)
     assert found["quick"].seconds == pytest.approx([0.001] * 3)
     assert found["slow"].seconds == pytest.approx([0.2] * 3)
-    assert found["slow"].over(found["quick"]) == pytest.approx(200)
+    assert found["slow"].ratio(found["quick"]) == pytest.approx(200)
     # two calls before the rounds, and one before each turn, are not timed
     assert machine.order.count("slow") == 2 + 3 * (1 + 1)
     assert machine.order.count("quick") == pytest.approx(2 + 3 * (1 + 100), abs=3)
@@ -65,24 +65,24 @@ def test_a_machine_that_slows_down_changes_no_ratio():
 
     found = measure({"a": slowing, "b": machine.taking("b", 2.0)}, rounds=5, turn=0.1, clock=machine.clock)
     assert found["a"].high > 2 * found["a"].low
-    assert found["b"].over(found["a"]) == pytest.approx(2.0)
+    assert found["b"].ratio(found["a"]) == pytest.approx(2.0)
 
 
 def test_median_and_spread():
     latency = Latency((3.0, 1.0, 2.0, 10.0))
     assert (latency.low, latency.median, latency.high) == (1.0, 2.5, 10.0)
-    assert latency.over(Latency((1.0, 1.0, 2.0, 2.0))) == pytest.approx(2.0)
+    assert latency.ratio(Latency((1.0, 1.0, 2.0, 2.0))) == pytest.approx(2.0)
 
 
 def test_what_cannot_be_measured():
     for latency in ((), (0.0,), (1.0, -1.0)):
-        with pytest.raises(InputError, match="Expected rounds that took time, but got"):
+        with pytest.raises(InputError, match="Expected rounds of positive duration, but got"):
             Latency(latency)
     with pytest.raises(InputError) as error:
         measure({"a": lambda: None}, rounds=0)
     assert str(error.value) == (
-        "Expected `rounds` to be at least 1, but got 0. HINT: the median of eleven is steady on most machines."
+        "Expected `rounds` to be at least 1, but got 0. HINT: the median of 11 is steady on most machines."
     )
     with pytest.raises(InputError) as error:
-        Latency((1.0,)).over(Latency((1.0, 2.0)))
-    assert str(error.value) == "Expected 1 rounds to compare with, but got 2. HINT: measure both at the same time."
+        Latency((1.0,)).ratio(Latency((1.0, 2.0)))
+    assert str(error.value) == "Expected 1 rounds, but got 2. HINT: measure both at the same time."

@@ -95,7 +95,7 @@ def test_json_has_the_totals_of_its_layers(run, checkpoint):
 
 def test_the_table_says_what_it_shows(run, checkpoint):
     lines = run("inspect", str(checkpoint)).out.splitlines()
-    assert lines[0] == f"{checkpoint}: LitResNet18, checkpoint of epoch 0, step 4"
+    assert lines[0] == f"{checkpoint}: LitResNet18, checkpoint of epoch 1, step 4"
     columns = [
         "layer",
         "shape",
@@ -115,7 +115,7 @@ def test_the_table_says_what_it_shows(run, checkpoint):
     (total,) = [line.split() for line in lines if line.startswith("all ")]
     assert total[:6] == ["all", "11,219,112", "30.00%", "0", "of", "22"]
     assert "Masks held 3,365,734 weights at zero when this file was written." in lines
-    assert "FLOPs for one input of 3x32x32, 2 for a multiply-add; dense kernels compute the zeros too." in lines
+    assert "FLOPs of one input of 3x32x32; a multiply-add is 2 FLOPs. Dense kernels compute zeros too." in lines
     assert not any(line.startswith("Not known") for line in lines)
 
 
@@ -126,7 +126,7 @@ def test_bare_weights_of_ours_say_less(run, checkpoint, tmp_path):
     unknown = {"masked": "", "frozen": "", "untouched": ""}
     assert bare == {name: row | unknown for name, row in whole.items()}
     lines = run("inspect", "bare.pt").out.splitlines()
-    assert lines[0] == "bare.pt: LitResNet18, bare weights"
+    assert lines[0] == "bare.pt: LitResNet18, weights without a checkpoint"
     assert lines[-1] == "Not known from this file: frozen, no gradient."
 
 
@@ -142,8 +142,8 @@ def test_networks_of_others(run, foreign):
     }
     assert {name: row | {"flops": "", "flops_nonzero": ""} for name, row in named.items()} == alone
     lines = run("inspect", str(foreign)).out.splitlines()
-    assert lines[0].startswith(f"{foreign}: tensors of an unknown network, checkpoint of epoch 0")
-    hint = "; name its class with `--model module.Class` for FLOPs."
+    assert lines[0].startswith(f"{foreign}: tensors of an unknown network, checkpoint of epoch 1")
+    hint = "; to count FLOPs, name the network's class with `--model module.Class`."
     assert lines[-1] == f"Not known from this file: no gradient, MFLOPs, non-zero{hint}"
 
 

@@ -19,10 +19,11 @@ from torch import nn
 
 from lit_prune.errors import InputError
 from lit_prune.functional import weight_layers
-from lit_prune.trained.scoring import Score, accuracy
-from lit_prune.trained.sensitivity.command import measure, pruned_alone
+from lit_prune.trained.scoring import Score, score
+from lit_prune.trained.sensitivity.measure import measure, prune_temporarily
 from lit_prune.trained.sensitivity.measurements import Measurements, fingerprint
 from lit_prune.trained.sensitivity.result import Sensitivity
+from lit_prune.trained.sensitivity.text import format_json, format_table
 
 SMALL = "--model=tests.training.small.SmallNet"
 AMOUNTS = ["--amounts", "0.9", "0.5"]
@@ -35,11 +36,11 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     measured: list[float] = []
 
     def counted(*args: Any) -> Score:
-        score = accuracy(*args)
-        measured.append(score.accuracy)
-        return score
+        found = score(*args)
+        measured.append(found.accuracy)
+        return found
 
-    monkeypatch.setattr("lit_prune.trained.sensitivity.command.accuracy", counted)
+    monkeypatch.setattr("lit_prune.trained.sensitivity.command.score", counted)
     monkeypatch.setattr("lit_prune.trained.sensitivity.figure.draw_map", lambda *_: None)
     return measured
 
@@ -85,7 +86,7 @@ def test_the_map_is_a_picture(run, foreign):
     assert lines[0].startswith(f"{foreign}: ")
     assert lines[3].split() == ["layer", "weights", "50%", "90%", "safe"]
     assert [line.split()[-1] for line in lines[5:8]] == ["0.9"] * 3
-    assert "Suggestion for a global pruning of all these layers: max_layer_sparsity=0.9, for `first`." in lines
+    assert "Suggestion for global pruning of all these layers: max_layer_sparsity=0.9, because of `first`." in lines
     assert lines[-1] == "written: map.png, and the scores in map.jsonl"
 
 
@@ -114,16 +115,16 @@ def test_a_signal_keeps_what_was_measured(run, foreign, count, monkeypatch, numb
         count.append(0.0)
         if len(count) == 4:
             os.kill(os.getpid(), number)
-        return accuracy(*args)
+        return score(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr("lit_prune.trained.sensitivity.command.accuracy", interrupted)
+        patch.setattr("lit_prune.trained.sensitivity.command.score", interrupted)
         answer = run("sensitivity", str(foreign), SMALL, *AMOUNTS, "--format=csv")
     assert answer.status == 128 + number
     assert answer.out == ""
-    assert answer.complaint == (
-        f"Expected to measure 7 scores, but got {number.name} after 3. "
-        "HINT: they are in `sensitivity.jsonl`; the same command goes on."
+    name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
+    assert answer.complaint.startswith(
+        f"Stopped by {name} after 3 of 7 scores, which are saved in `sensitivity.jsonl`."
     )
     assert len(Path("sensitivity.jsonl").read_text().splitlines()) == 1 + 3
     if number == signal.SIGINT:
@@ -139,16 +140,20 @@ def test_scores_of_anything_else_are_refused(run, foreign, tmp_path):
     torch.save(content, "other.ckpt")
     hint = "HINT: give another `--output`, or remove that file."
     for path, argv, sentence in [
-        ("other.ckpt", [], "Expected scores of these weights in `sensitivity.jsonl`, but got scores of others. "),
+        (
+            "other.ckpt",
+            [],
+            "Expected scores of these weights in `sensitivity.jsonl`, but got scores of other weights. ",
+        ),
         (
             str(foreign),
             ["--limit=10"],
-            "Expected scores on these images in `sensitivity.jsonl`, but got scores on others. ",
+            "Expected scores on these images in `sensitivity.jsonl`, but got scores on other images. ",
         ),
         (
             str(foreign),
             ["--split=test", "--limit=20"],
-            "Expected scores on this split of the data in `sensitivity.jsonl`, but got scores on another one. ",
+            "Expected scores on this split of the data in `sensitivity.jsonl`, but got scores on another split. ",
         ),
     ]:
         answer = run("sensitivity", path, SMALL, *AMOUNTS, *argv)
@@ -164,9 +169,7 @@ def test_lines_that_are_no_scores_are_refused(tmp_path, line):
     known.add("a", 0.5, Score(1, 2))
     with known.path.open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(
-        InputError, match=r"^Expected scores of `lit-prune sensitivity` in `.*`, but got a line that is "
-    ):
+    with pytest.raises(InputError, match=r"^Expected scores of `lit-prune sensitivity` in `.*`, but got the line "):
         Measurements(known.path, ABOUT)
 
 
@@ -213,15 +216,15 @@ def test_one_layer_is_pruned_while_it_lasts():
     with torch.no_grad():
         second.tensor[0, :2] = 0
     before = [first.tensor.clone(), second.tensor.clone()]
-    with contextlib.suppress(KeyError), pruned_alone(first, 0.25) as changed:
+    with contextlib.suppress(KeyError), prune_temporarily(first, 0.25) as changed:
         assert changed
         assert int((first.tensor == 0).sum()) == 4
         assert torch.equal(second.tensor, before[1])
         raise KeyError
     assert torch.equal(first.tensor, before[0])
-    with pruned_alone(second, 0.5) as changed:
+    with prune_temporarily(second, 0.5) as changed:
         assert not changed
-    with pruned_alone(second, 0.9) as changed:  # all four of them, without a warning
+    with prune_temporarily(second, 0.9) as changed:  # all four of them, without a warning
         assert not second.tensor.any()
     assert torch.equal(second.tensor, before[1])
 
@@ -274,16 +277,16 @@ def test_limits_spare_the_most_sensitive_small_layers():
     ]
     assert limits[1].share == 20 / 2020
     assert built(big1=[0, 0], big2=[0, 0]).limits(1.0) == [(0.5, (), "big1", 0.0)]
-    text = one.as_table(1.0).splitlines()
-    assert text[-3].endswith(" of all these layers: no pruning at the amounts that were measured, for `tiny`.")
+    text = format_table(one, 1.0).splitlines()
+    assert text[-3].endswith(" of all these layers: no pruning at any of these amounts, because of `tiny`.")
     assert text[-2:] == [
-        "Without the most sensitive ones, 1.0% of the weights: max_layer_sparsity=0.5",
+        "Without the most sensitive layers, 1.0% of the weights: max_layer_sparsity=0.5",
         '  exclude=["tiny", "small"]',
     ]
 
 
 def test_json_says_it_all():
-    said = json.loads(built(a=[0, -7]).as_json(2.5))
+    said = json.loads(format_json(built(a=[0, -7]), 2.5))
     assert said["layers"] == [{"layer": "a", "weights": 10, "accuracy": [0.5, 0.43], "max_layer_sparsity": 0.25}]
     assert (said["accuracy"], said["images"], said["tolerance_points"], said["split"]) == (0.5, 100, 2.5, "val")
     assert said["suggestions"] == [{"max_layer_sparsity": 0.25, "exclude": [], "set_by": "a", "share": 0.0}]

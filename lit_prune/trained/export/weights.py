@@ -1,0 +1,86 @@
+"""Write the weights of a network without its graph: as safetensors, compressed, or as a state dict."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lit_prune.errors import UnfinishedError
+from lit_prune.files.checkpoint import read_state_dict, save
+from lit_prune.files.compressed import read_compressed, write_compressed
+from lit_prune.trained.extras import import_extra
+
+__all__ = ["read_safetensors", "same_bits", "write_safetensors", "write_weights"]
+
+
+def write_weights(
+    state: Mapping[str, Tensor], path: Path, kind: str, compress: bool, metadata: Mapping[str, str]
+) -> dict[str, Tensor]:
+    """Write weights, and read them back.
+
+    Args:
+        state: Tensors by name.
+        path: File to write.
+        kind: "safetensors" or "state_dict".
+        compress: Whether to store only weights that are not zero.
+        metadata: Strings to store with the weights; a state dict has no place for them.
+
+    Returns:
+        The weights as read from the file.
+
+    Raises:
+        InputError: If a package is not installed, or a tensor cannot be stored.
+        UnfinishedError: If the weights in the file differ in any bit.
+        OSError: If the file cannot be written.
+    """
+    if compress:
+        write_compressed(state, path, metadata)
+        stored = read_compressed(path, sum(tensor.nbytes for tensor in state.values()))[0]
+    elif kind == "safetensors":
+        write_safetensors(state, path, metadata)
+        stored = read_safetensors(path)[0]
+    else:
+        save({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
+        stored = read_state_dict(path)
+    if stored.keys() != state.keys() or not all(same_bits(stored[name], tensor) for name, tensor in state.items()):
+        raise UnfinishedError(
+            "The weights read back from the file differ from those that were written. Nothing was kept; check this "
+            "machine's memory and disk."
+        )
+    return stored
+
+
+def write_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Write weights as safetensors.
+
+    Args:
+        state: Tensors by name. Tensors that share memory are written separately, as the format requires.
+        path: File to write.
+        metadata: Strings to store with the weights.
+
+    Raises:
+        InputError: If the package is not installed.
+        OSError: If the file cannot be written.
+    """
+    safetensors = import_extra("safetensors.torch", "export")
+    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+    Path(path).write_bytes(safetensors.save(tensors, {"format": "pt"} | dict(metadata or {})))
+
+
+def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read weights and metadata from a safetensors file.
+
+    Raises:
+        InputError: If the package is not installed.
+    """
+    with import_extra("safetensors", "export").safe_open(str(path), "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+
+
+def same_bits(a: Tensor, b: Tensor) -> bool:
+    """Tell whether two tensors have the same type, shape and bits, including those of NaNs and negative zeros."""
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    first, second = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b))
+    return torch.equal(first, second)

@@ -1,0 +1,96 @@
+"""Format sensitivities as a table with suggested limits, as JSON and as CSV."""
+
+import json
+
+from lit_prune.cli.tables import csv_text, table
+from lit_prune.trained.sensitivity.result import Sensitivity
+
+__all__ = ["format_csv", "format_json", "format_points", "format_table"]
+
+
+def format_table(result: Sensitivity, tolerance: float) -> str:
+    """Make the table for a terminal, with changes in percentage points and the suggested limits below."""
+    head = ["layer", "weights", *(f"{100 * amount:g}%" for amount in result.amounts), "safe"]
+    rows = [
+        [
+            name,
+            f"{size:,}",
+            *(f"{change:+.1f}" for change in result.changes(name)),
+            f"{result.safe(name, tolerance):g}",
+        ]
+        for name, size in result.sizes.items()
+    ]
+    images = result.base.images
+    return "\n".join(
+        [
+            f"{result.path}: {result.base.accuracy:.2%} {result.split} accuracy on {images:,} images.",
+            "Change in percentage points when each layer alone is pruned to:",
+            "",
+            table(head, rows),
+            "",
+            f"safe: the largest of these sparsities that costs at most {format_points(tolerance)} (`--tolerance`), on",
+            f"the decreasing curve that fits the changes best; one image is {100 / images:.2g} points. "
+            "Pruning layers together costs more.",
+            *_format_limits(result, tolerance),
+        ]
+    )
+
+
+def format_json(result: Sensitivity, tolerance: float) -> str:
+    """Make JSON; accuracies and sparsities are fractions."""
+    content = {
+        "path": result.path,
+        "split": result.split,
+        "images": result.base.images,
+        "accuracy": result.base.accuracy,
+        "tolerance_points": tolerance,
+        "amounts": list(result.amounts),
+        "layers": [
+            {
+                "layer": name,
+                "weights": size,
+                "accuracy": [score.accuracy for score in result.scores[name]],
+                "max_layer_sparsity": result.safe(name, tolerance),
+            }
+            for name, size in result.sizes.items()
+        ],
+        "suggestions": [limit._asdict() for limit in result.limits(tolerance)],
+    }
+    return json.dumps(content, indent=2)
+
+
+def format_csv(result: Sensitivity, tolerance: float) -> str:
+    """Make CSV, with one line for each layer and amount; accuracies are fractions."""
+    return csv_text(
+        [
+            {
+                "layer": name,
+                "weights": size,
+                "amount": amount,
+                "accuracy": score.accuracy,
+                "change_points": round(change, 6),
+                "max_layer_sparsity": result.safe(name, tolerance),
+            }
+            for name, size in result.sizes.items()
+            for amount, score, change in zip(result.amounts, result.scores[name], result.changes(name), strict=True)
+        ]
+    )
+
+
+def format_points(tolerance: float) -> str:
+    """Format percentage points: "1 point", "0.5 points"."""
+    return f"{tolerance:g} point{'' if tolerance == 1 else 's'}"
+
+
+def _format_limits(result: Sensitivity, tolerance: float) -> list[str]:
+    lines = []
+    for limit in result.limits(tolerance):
+        advice = f"max_layer_sparsity={limit.max_layer_sparsity:g}"
+        if not limit.max_layer_sparsity:
+            advice = "no pruning at any of these amounts"
+        if not limit.exclude:
+            lines.append(f"Suggestion for global pruning of all these layers: {advice}, because of `{limit.set_by}`.")
+        else:
+            lines.append(f"Without the most sensitive layers, {limit.share:.1%} of the weights: {advice}")
+            lines.append(f"  exclude={json.dumps(limit.exclude)}")
+    return lines
