@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -35,6 +35,8 @@ SERIES = (BLUE, "#D55E00", "#009E73", BLACK, "#CC79A7", "#56B4E9", ORANGE)
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 _DPI = 110
+Side = Literal["left", "right"]
+_BELOW: Any = {"left": "outside lower left", "right": "outside lower right"}
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -92,9 +94,9 @@ def make_panels(figure: Figure, count: int, columns: int) -> list[Axes]:
     return [figure.add_subplot(grid[divmod(index, columns)]) for index in range(count)]
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], columns: int, side: str = "left", **options: Any) -> None:
-    """Add a legend below all panels, on the left or right."""
-    figure.legend(handles=handles, loc=f"outside lower {side}", ncols=columns, **options)
+def legend_below(figure: Figure, handles: Sequence[Any], columns: int, side: Side = "left", **options: Any) -> None:
+    """Add a legend below all panels."""
+    figure.legend(handles=handles, loc=_BELOW[side], ncols=columns, **options)
 
 
 def save_png(figure: Figure, path: Path) -> None:

@@ -1,45 +1,21 @@
-"""The numbers that a report knows of each run, and how they are written for a reader."""
+"""The measures that a report knows of each run, and how it writes them."""
 
 from dataclasses import dataclass
 
 from lit_prune.study.statistics import Estimate
 
-__all__ = ["MEASURES", "QUANTITIES", "Quantity", "estimate_text"]
-
-# name in results.csv, figures and claims -> what it is
-MEASURES = {
-    "best_train_acc": "highest training accuracy of an epoch",
-    "best_val_acc": "highest validation accuracy of an epoch",
-    "test_acc_at_best": "test accuracy of the epoch with the highest validation accuracy",
-    "first_val_acc": "validation accuracy of the first epoch",
-    "final_train_acc": "training accuracy of the last epoch",
-    "final_val_acc": "validation accuracy of the last epoch",
-    "final_test_acc": "test accuracy of the last epoch",
-    "lowest_val_loss": "lowest validation loss of an epoch, in nats per image",
-    "final_train_loss": "training loss of the last epoch, in nats per image",
-    "final_val_loss": "validation loss of the last epoch, in nats per image",
-    "final_test_loss": "test loss of the last epoch, in nats per image",
-    "sparsity_start": "fraction of weights that were zero after pruning, before the first step",
-    "sparsity_end": "fraction of weights that were zero after the last epoch",
-    "sparsity_range": "largest less smallest sparsity at the ends of epochs",
-    "sparsity_late_fall": "sparsity after two thirds of the epochs, less that after the last",
-    "untouched": "fraction of weights that never received a gradient in this run",
-    "untouched_pruned": "fraction of weights that were pruned and never received a gradient in this run",
-    "epochs_to_99": "epochs until validation accuracy first reached 99% of its highest",
-    "epochs": "epochs that were trained",
-    "seconds_per_epoch": "median wall-clock seconds of an epoch, validation included",
-}
+__all__ = ["MEASURES", "Measure", "format_estimate"]
 
 
 @dataclass(frozen=True)
-class Quantity:
-    """A measure as a reader sees it.
+class Measure:
+    """How a measure is written.
 
     Attributes:
-        label: What it is called in a sentence.
-        column: What it is called at the head of a column.
-        unit: "%" (a fraction in files), "nats", "epochs" or "s".
-        digits: After the point.
+        label: Name in a sentence.
+        column: Title of its column in a table.
+        unit: "%" (a fraction in files), "nats" (per image), "epochs" or "s".
+        digits: Digits after the decimal point.
     """
 
     label: str
@@ -49,42 +25,47 @@ class Quantity:
 
     @property
     def scale(self) -> float:
-        """What a value in a file is multiplied by."""
+        """Factor from values in files to written values."""
         return 100.0 if self.unit == "%" else 1.0
 
-    def text(self, value: float, digits: int | None = None) -> str:
-        """Write a value, without its unit."""
+    def format(self, value: float, digits: int | None = None) -> str:
+        """Write a value without its unit."""
         text = f"{value * self.scale:.{self.digits if digits is None else digits}f}"
-        return text.removeprefix("-") if float(text) == 0 else text  # no -0.00
+        return text.removeprefix("-") if float(text) == 0 else text  # not -0.00
 
 
-# measure -> how it is written, in the order of the columns of a table
-QUANTITIES = {
-    "best_train_acc": Quantity("best training accuracy", "best train", "%", 2),
-    "best_val_acc": Quantity("best validation accuracy", "best val", "%", 2),
-    "test_acc_at_best": Quantity("test accuracy at the best validation accuracy", "test at best val", "%", 2),
-    "first_val_acc": Quantity("validation accuracy of the first epoch", "first val", "%", 2),
-    "final_train_acc": Quantity("final training accuracy", "final train", "%", 2),
-    "final_val_acc": Quantity("final validation accuracy", "final val", "%", 2),
-    "final_test_acc": Quantity("final test accuracy", "final test", "%", 2),
-    "lowest_val_loss": Quantity("lowest validation loss", "lowest val loss", "nats", 3),
-    "final_train_loss": Quantity("final training loss", "final train loss", "nats", 3),
-    "final_val_loss": Quantity("final validation loss", "final val loss", "nats", 3),
-    "final_test_loss": Quantity("final test loss", "final test loss", "nats", 3),
-    "sparsity_start": Quantity("sparsity at the start", "sparsity at start, %", "%", 2),
-    "sparsity_end": Quantity("sparsity at the end", "sparsity at end, %", "%", 2),
-    "sparsity_range": Quantity("range of the sparsity over epochs", "sparsity range, %", "%", 2),
-    "sparsity_late_fall": Quantity("fall of the sparsity in the last third", "late fall, %", "%", 3),
-    "untouched": Quantity("weights that never received a gradient", "untouched, %", "%", 2),
-    "untouched_pruned": Quantity("weights pruned and never touched by a gradient", "pruned and untouched, %", "%", 3),
-    "epochs_to_99": Quantity("epochs to 99% of the best validation accuracy", "epochs to 99% of best", "epochs", 1),
-    "epochs": Quantity("epochs", "epochs", "epochs", 0),
-    "seconds_per_epoch": Quantity("seconds per epoch", "s per epoch", "s", 2),
+# by name in claims and results.csv, in the order of a table's columns
+MEASURES = {
+    "best_train_acc": Measure("best training accuracy", "best train", "%", 2),
+    "best_val_acc": Measure("best validation accuracy", "best val", "%", 2),
+    "test_acc_at_best": Measure("test accuracy at the best validation accuracy", "test at best val", "%", 2),
+    "first_val_acc": Measure("validation accuracy of the first epoch", "first val", "%", 2),
+    "final_train_acc": Measure("final training accuracy", "final train", "%", 2),
+    "final_val_acc": Measure("final validation accuracy", "final val", "%", 2),
+    "final_test_acc": Measure("final test accuracy", "final test", "%", 2),
+    "lowest_val_loss": Measure("lowest validation loss", "lowest val loss", "nats", 3),
+    "final_train_loss": Measure("final training loss", "final train loss", "nats", 3),
+    "final_val_loss": Measure("final validation loss", "final val loss", "nats", 3),
+    "final_test_loss": Measure("final test loss", "final test loss", "nats", 3),
+    # after pruning, before the first step
+    "sparsity_start": Measure("sparsity at the start", "sparsity at start, %", "%", 2),
+    # after the last epoch
+    "sparsity_end": Measure("sparsity at the end", "sparsity at end, %", "%", 2),
+    # maximum minus minimum over the ends of epochs
+    "sparsity_range": Measure("range of the sparsity over epochs", "sparsity range, %", "%", 2),
+    # sparsity after two thirds of the epochs minus sparsity after the last
+    "sparsity_late_fall": Measure("fall of the sparsity in the last third", "late fall, %", "%", 3),
+    "untouched": Measure("weights that never received a gradient", "untouched, %", "%", 2),
+    "untouched_pruned": Measure("pruned weights that never received a gradient", "pruned and untouched, %", "%", 3),
+    "epochs_to_99": Measure("epochs to 99% of the best validation accuracy", "epochs to 99% of best", "epochs", 1),
+    "epochs": Measure("epochs", "epochs", "epochs", 0),
+    # median wall-clock time of an epoch, with its validation
+    "seconds_per_epoch": Measure("seconds per epoch", "s per epoch", "s", 2),
 }
 
 
-def estimate_text(quantity: Quantity, estimate: Estimate, digits: int | None = None) -> str:
-    """Write a mean and half of its interval: "81.20 ± 0.34"; the mean alone where there is no interval."""
-    mean = quantity.text(estimate.mean, digits)
+def format_estimate(measure: Measure, estimate: Estimate, digits: int | None = None) -> str:
+    """Write a mean and half the width of its interval, "81.20 ± 0.34"; the mean alone without an interval."""
+    mean = measure.format(estimate.mean, digits)
     half = estimate.half_width
-    return mean if half is None else f"{mean} ± {quantity.text(half, digits)}"
+    return mean if half is None else f"{mean} ± {measure.format(half, digits)}"

@@ -1,4 +1,4 @@
-"""Means over seeds, and how sure they are."""
+"""Means over seeds, with confidence intervals."""
 
 import math
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from scipy.special import stdtrit
 
 __all__ = ["Estimate", "estimate"]
 
-_UPPER = 0.975  # what the interval leaves above it is half of 5%
+_UPPER = 0.975  # the 5% outside the interval are half above and half below it
 
 
 @dataclass(frozen=True)
@@ -16,10 +16,10 @@ class Estimate:
     """A mean over seeds with its 95% confidence interval.
 
     Attributes:
-        mean: The mean.
-        low: Lower end of the interval; None with one value, which gives no interval.
-        high: Upper end.
-        n: How many values.
+        mean: Mean.
+        low: Lower end of the interval; None for one value, which gives no interval.
+        high: Upper end of the interval, likewise.
+        n: Number of values.
     """
 
     mean: float
@@ -29,15 +29,15 @@ class Estimate:
 
     @property
     def half_width(self) -> float | None:
-        """Half the length of the interval."""
+        """Half the width of the interval; None without one."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:
-    """Estimate a mean by the t distribution.
+    """Estimate a mean with Student's t distribution.
 
     Args:
-        values: One finite number a seed, in any order.
+        values: One finite value per seed, in any order.
 
     Returns:
         The mean and its 95% interval, of width 0 if all values are the same; None for no values.
@@ -48,7 +48,7 @@ def estimate(values: Iterable[float]) -> Estimate | None:
         return None
     if n == 1:
         return Estimate(numbers[0], None, None, 1)
-    if numbers[0] == numbers[-1]:  # their mean, as it is rounded, may be another number
+    if numbers[0] == numbers[-1]:  # rounding could make their mean differ from them
         return Estimate(numbers[0], numbers[0], numbers[0], n)
     mean = math.fsum(numbers) / n
     deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (n - 1))

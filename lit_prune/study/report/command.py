@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from lit_prune.cli.failures import print_error
 from lit_prune.cli.parser import CommandParser, check_path, one_sentence_errors
-from lit_prune.errors import expected
+from lit_prune.errors import UnfinishedError, expected
 from lit_prune.files.atomic import write_text
 from lit_prune.study.report.document import report_text
 from lit_prune.study.report.tables import results_csv
@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
         where = named or (folder if output is None else output.parent)
         reason = (error.strerror or str(error)).lower()
         sentence = f"Cannot write to `{where}`: {reason}. Free some space or check the permissions, then try again."
-        return print_error(error, 1, sentence)
+        return print_error(UnfinishedError(sentence))
     return 0
 
 

@@ -1,90 +1,82 @@
-"""The document that a report is."""
+"""The Markdown document of a report."""
 
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from lit_prune.study.report.claims_table import claims_table
-from lit_prune.study.report.markdown import image
-from lit_prune.study.report.summary import overview, runs_left
-from lit_prune.study.report.tables import group_tables, groups, plateau_table, unfrozen
+from lit_prune.study.report.overview import overview, runs_left
+from lit_prune.study.report.tables import group_tables, plateau_table, unfrozen
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.verdicts import Judgement
 
-__all__ = ["Drawn", "report_text"]
+if TYPE_CHECKING:
+    from lit_prune.study.report.figures import Figure
+
+__all__ = ["embed_image", "report_text"]
 
 _INTERVAL = (
-    "Numbers are means over seeds ± half of the 95% confidence interval, by the t distribution. Accuracies and "
-    "sparsities are in per cent."
+    "Numbers are means over seeds ± half the width of the 95% confidence interval (Student's t distribution). "
+    "Accuracies and sparsities are percentages."
 )
-_ONE_SEED = "One seed gives no interval, so none is given. Accuracies and sparsities are in per cent."
+_ONE_SEED = "One seed gives no interval. Accuracies and sparsities are percentages."
 _CLAIMS = (
-    "Differences are taken seed by seed; points are percentage points. A contrast holds if its 95% interval lies "
-    "within the limits, does not hold if the two have nothing in common, and cannot be decided otherwise; where each "
-    "seed is to keep the limits, one that does not is enough. The limits stand in the plan; verdicts are computed."
+    "Differences are paired by seed; points are percentage points. A contrast holds if its 95% interval lies within "
+    "the limits, does not hold if the interval and the limits do not overlap, and is inconclusive otherwise. A "
+    "contrast with limits for each seed does not hold if one seed is outside them. The limits are part of the plan."
 )
 _PLATEAU = (
-    "A weight that was pruned is zero, and once its mask has been taken away, only a gradient can move it. Some "
-    "weights never receive one: in a ResNet-18 at 32x32 pixels, those taps of the last convolutions that see nothing "
-    "but padding. So sparsity falls only until what is still zero is what was pruned and cannot learn. Where that is "
-    "the whole reason, the last two columns are zero."
+    "Pruned weights are zero. After their mask is removed, only a gradient can change them, and some weights never "
+    "receive one: in a ResNet-18 at 32x32 pixels, the kernel positions of the last convolutions that only ever see "
+    "padding. So sparsity falls until the remaining zeros are pruned weights that never received a gradient "
+    '("untouched"). Where these are all of the remaining zeros, the last two columns are zero.'
 )
 
 
-class Drawn(Protocol):
-    """A figure that was written."""
-
-    @property
-    def path(self) -> Path:
-        """Where it is."""
-
-    @property
-    def title(self) -> str:
-        """What it shows."""
-
-    @property
-    def caption(self) -> str:
-        """A sentence about it."""
-
-    @property
-    def group(self) -> str | None:
-        """The group whose tables it belongs to."""
-
-
-def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequence[Drawn], folder: Path) -> str:
-    """Write the report, as Markdown.
+def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"], folder: Path) -> str:
+    """Write a report in Markdown.
 
     Args:
-        results: The runs.
-        judgements: What follows about the claims.
-        figures: Pictures that have been drawn.
-        folder: Where the report will be; pictures are linked from there.
+        results: The study.
+        judgements: Verdicts on its claims.
+        figures: Figures that were drawn.
+        folder: Folder of the report; links to figures are relative to it.
     """
     plan = results.plan
     parts = [f"# Results of the study `{plan.name}`", overview(results), runs_left(results)]
     if not any(run.status in ("complete", "diverged") for run in results.runs):
-        parts.append("There are no numbers yet.")
+        parts.append("There are no results yet.")
     else:
         parts.append(_ONE_SEED if len(plan.seeds) == 1 else _INTERVAL)
-    for name, experiments in groups(plan).items():
+    groups = results.groups()
+    for name, experiments in groups.items():
         parts.append(f"## {plan.groups.get(name, name)}")
-        parts += group_tables(results, experiments) or ["No run of it has ended yet."]
-        parts += _shown((figure for figure in figures if figure.group == name), folder)
+        parts += group_tables(results, experiments) or ["No run has finished yet."]
+        parts += _show((figure for figure in figures if figure.group == name), folder)
     if judgements:
-        parts += ["## What was claimed", _CLAIMS, claims_table(judgements)]
+        parts += ["## Claims", _CLAIMS, claims_table(judgements)]
     if unfrozen(plan):
-        parts += ["## Why sparsity stops falling", _PLATEAU, plateau_table(results) or "No such run has ended yet."]
-    known = groups(plan)
-    if rest := [figure for figure in figures if figure.group not in known]:
-        parts += ["## Figures", *_shown(rest, folder)]
+        parts += ["## Why sparsity stops falling", _PLATEAU, plateau_table(results) or "No such run has finished yet."]
+    if rest := [figure for figure in figures if figure.group not in groups]:
+        parts += ["## Figures", *_show(rest, folder)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _shown(figures: Iterable[Drawn], folder: Path) -> list[str]:
+def _show(figures: Iterable["Figure"], folder: Path) -> list[str]:
     parts = []
     for figure in figures:
-        # both made absolute, because either may have been given from where the command runs
         path = Path(os.path.relpath(figure.path.resolve(), folder.resolve())).as_posix()
-        parts += [image(figure.title, path), f"*{figure.title}.* {figure.caption}"]
+        parts += [embed_image(figure.title, path), f"*{figure.title}.* {figure.caption}"]
     return parts
+
+
+def embed_image(alt: str, path: str) -> str:
+    """Write an image in Markdown.
+
+    Args:
+        alt: Text for readers who do not see the image.
+        path: Path relative to the document, with forward slashes.
+    """
+    return f"![{' '.join(alt.split()).replace('[', '(').replace(']', ')')}]({quote(path)})"

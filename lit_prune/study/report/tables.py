@@ -1,19 +1,18 @@
-"""The tables of a report, and the one for machines."""
+"""Tables of a report, in Markdown, and results.csv."""
 
 import csv
 import io
 from collections.abc import Sequence
 
-from lit_prune.files.nested import merge
-from lit_prune.study.measures import MEASURES, QUANTITIES, estimate_text
+from lit_prune.study.measures import MEASURES, format_estimate
 from lit_prune.study.plan.plan import Experiment, Plan
-from lit_prune.study.report.markdown import table
-from lit_prune.study.results.results import Results, seeds_text
+from lit_prune.study.results.results import Results
+from lit_prune.study.results.tradeoff import has_removal
 from lit_prune.study.statistics import estimate
 
-__all__ = ["group_tables", "groups", "plateau_table", "results_csv", "unfrozen"]
+__all__ = ["group_tables", "markdown_table", "plateau_table", "results_csv", "unfrozen"]
 
-# the tables of a group: first column's title -> measures
+# the tables of a group of experiments: title of the first column -> measures
 _TABLES = {
     "accuracy, %": (
         "best_train_acc",
@@ -37,6 +36,25 @@ _TABLES = {
 _NONE = "-"
 
 
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
+    """Write a Markdown table that is also aligned as plain text.
+
+    Args:
+        header: Titles of the columns.
+        rows: Cells of each row.
+        left: Number of left-aligned text columns; the columns after them are right-aligned numbers.
+    """
+    lines = [[" ".join(text.split()).replace("|", "\\|") for text in row] for row in (header, *rows)]
+    widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
+
+    def align(row: Sequence[str]) -> list[str]:
+        pairs = zip(row, widths, strict=True)
+        return [cell.ljust(width) if i < left else cell.rjust(width) for i, (cell, width) in enumerate(pairs)]
+
+    rule = ["-" * w if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (align(lines[0]), rule, *map(align, lines[1:])))
+
+
 def results_csv(results: Results) -> str:
     """Write every run as one line, with all digits."""
     out = io.StringIO(newline="")
@@ -48,105 +66,80 @@ def results_csv(results: Results) -> str:
     return out.getvalue()
 
 
-def groups(plan: Plan) -> dict[str, list[Experiment]]:
-    """Sort experiments by the first part of their names, in the plan's order."""
-    found: dict[str, list[Experiment]] = {}
-    for experiment in plan.experiments:
-        found.setdefault(experiment.name.split("/")[0], []).append(experiment)
-    return found
-
-
 def group_tables(results: Results, experiments: Sequence[Experiment]) -> list[str]:
-    """Lay out the tables of a group of experiments: a mean with its interval in each cell.
+    """Write the tables of a group of experiments: means with their intervals.
 
-    Columns of which no run has a value are left out, and so are tables without columns.
+    Columns without values are left out, and so are tables without columns.
     """
     tables = []
     for title, measures in _TABLES.items():
         used = [m for m in measures if any(m in run.measures for e in experiments for run in results.of(e.name))]
         if used:
-            header = [title, "starts from", "seeds", *(QUANTITIES[m].column for m in used)]
+            header = [title, "starts from", "seeds", *(MEASURES[m].column for m in used)]
             rows = [
-                [_short(e.name), _origin(e), seeds_of(results, e.name), *(_cell(results, e.name, m) for m in used)]
+                [
+                    e.name.split("/", 1)[-1],
+                    _origin(e),
+                    _count_seeds(results, e.name),
+                    *(_cell(results, e.name, m) for m in used),
+                ]
                 for e in experiments
             ]
-            tables.append(table(header, rows, left=2))
+            tables.append(markdown_table(header, rows, left=2))
     return tables
 
 
 def unfrozen(plan: Plan) -> list[Experiment]:
-    """The experiments whose masks are taken away, so that what was pruned can grow again."""
-    return [e for e in plan.experiments if e.train and any(_leaf(c) == "PruningRemoval" for c in _callbacks(plan, e))]
+    """Return the experiments that continue to train after their masks were removed."""
+    return [experiment for experiment in plan.experiments if experiment.train and has_removal(plan, experiment)]
 
 
 def plateau_table(results: Results) -> str:
-    """Compare where sparsity stops, after masks were taken away, with what cannot move. "" if nothing was measured."""
+    """Compare the final sparsity without masks with the weights that cannot change; "" without measurements."""
     rows = []
     for experiment in unfrozen(results.plan):
-        ends = results.values(experiment.name, "sparsity_end")
-        dead = results.values(experiment.name, "untouched_pruned")
+        name = experiment.name
+        ends, dead = results.values(name, "sparsity_end"), results.values(name, "untouched_pruned")
         gaps = [ends[seed] - dead[seed] for seed in ends if seed in dead]
         measures = ("sparsity_start", "sparsity_end", "untouched_pruned")
-        cells = [_cell(results, experiment.name, measure, digits=3) for measure in measures]
-        between = estimate(gaps)
-        share = QUANTITIES["sparsity_end"]
-        if between is None:
-            cells += [_diverged(results, experiment.name) or _NONE] * 2
+        cells = [_cell(results, name, measure, digits=3) for measure in measures]
+        mean, share = estimate(gaps), MEASURES["sparsity_end"]
+        if mean is None:
+            cells += [results.diverged(name) or _NONE] * 2
         else:
-            cells += [estimate_text(share, between, 4), share.text(max(map(abs, gaps)), 4)]
-        if any("sparsity_end" in run.measures for run in results.of(experiment.name)):
-            rows.append([experiment.name, seeds_of(results, experiment.name), *cells])
+            cells += [format_estimate(share, mean, 4), share.format(max(map(abs, gaps)), 4)]
+        if any("sparsity_end" in run.measures for run in results.of(name)):
+            rows.append([name, _count_seeds(results, name), *cells])
     header = [
-        "all in % of the weights",
+        "% of the weights",
         "seeds",
         "sparsity at start",
         "sparsity at end",
         "pruned and untouched",
-        "end less pruned and untouched",
+        "end minus pruned and untouched",
         "largest difference of a seed",
     ]
-    return table(header, rows) if rows else ""
+    return markdown_table(header, rows) if rows else ""
 
 
-def seeds_of(results: Results, experiment: str) -> str:
-    """How many seeds an experiment has: "3", or "2 of 3"."""
+def _count_seeds(results: Results, experiment: str) -> str:
+    """Write the number of complete runs: "3", or "2 of 3"."""
     complete, planned = len(results.with_status(experiment, "complete")), len(results.plan.seeds)
     return str(complete) if complete == planned else f"{complete} of {planned}"
 
 
 def _cell(results: Results, experiment: str, measure: str, digits: int | None = None) -> str:
-    if diverged := _diverged(results, experiment):
+    if diverged := results.diverged(experiment):
         return diverged
-    values = results.values(experiment, measure)
-    found = estimate(values.values())
+    found = estimate(results.values(experiment, measure).values())
     if found is None:
         return _NONE
-    text = estimate_text(QUANTITIES[measure], found, digits)
+    text = format_estimate(MEASURES[measure], found, digits)
     complete = len(results.with_status(experiment, "complete"))
     return text if found.n == complete else f"{text} (n = {found.n})"
-
-
-def _diverged(results: Results, experiment: str) -> str:
-    runs = results.with_status(experiment, "diverged")
-    return f"diverged ({seeds_text(run.seed for run in runs)})" if runs else ""
-
-
-def _short(name: str) -> str:
-    return name.split("/", 1)[-1]
 
 
 def _origin(experiment: Experiment) -> str:
     if experiment.parent is None:
         return "initial weights"
     return experiment.parent if experiment.checkpoint == "last" else f"{experiment.parent} ({experiment.checkpoint})"
-
-
-def _callbacks(plan: Plan, experiment: Experiment) -> list[object]:
-    trainer = merge(plan.settings, experiment.overrides).get("trainer")
-    given = trainer.get("callbacks") if isinstance(trainer, dict) else None
-    return list(given) if isinstance(given, list) else [given]
-
-
-def _leaf(callback: object) -> str:
-    name = callback.get("class_path") if isinstance(callback, dict) else callback
-    return str(name).rsplit(".", 1)[-1]

@@ -1,10 +1,18 @@
-"""A study's summary for TensorBoard: curves over all seeds, charts that group them, figures, the report."""
+"""The run `report` for TensorBoard: mean curves, charts that group them, figures and the report."""
 
 import re
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+import struct
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+# none of these import torch or TensorFlow
 from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.plugins.custom_scalar import metadata as custom_scalar
 from tensorboard.plugins.custom_scalar.layout_pb2 import (
     Category,
     Chart,
@@ -12,11 +20,14 @@ from tensorboard.plugins.custom_scalar.layout_pb2 import (
     MarginChartContent,
     MultilineChartContent,
 )
+from tensorboard.plugins.text import metadata as text_plugin
+from tensorboard.summary.writer.record_writer import RecordWriter
 
-from lit_prune.study.report.events import image, layout, scalar, text, write_events
+from lit_prune.files.atomic import replacing
 from lit_prune.study.results.curves import mean_curve
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import Series, accuracy_measure, prunes, tradeoff
+from lit_prune.training.run_folder import EVENTS
 
 if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
@@ -28,42 +39,45 @@ _CHARTS = {"accuracy": "(train|val)_acc", "loss": "(train|val)_loss", "sparsity"
 
 
 def write_board(results: Results, figures: Sequence["Figure"], report_text: str) -> None:
-    """Write the run `report` beside the runs of a study, in place of an older one.
+    """Write the run `report` to a study's folder, replacing an older one.
 
-    - `<experiment>/train_loss`, `val_loss`, `train_acc`, `val_acc` and, if it prunes, `sparsity`: means over seeds of
-      each experiment that trains, at the epochs as the runs count them, from 0.
-    - `pruning/<series>/test_acc` (or `val_acc`), with `/lower` and `/upper`, the 95% interval over seeds: a fraction,
-      at the sparsity in per cent as its step.
-    - For Custom Scalars: a category for each group of experiments, and one for accuracy against sparsity.
+    - `<experiment>/train_loss`, `val_loss`, `train_acc`, `val_acc` and, with pruning, `sparsity`: means over seeds of
+      each experiment that trains. Steps are epochs, counted from 0 as in the runs.
+    - `pruning/<series>/test_acc` (or `val_acc`), a fraction, with `/lower` and `/upper`, the ends of its 95% interval
+      over seeds. Steps are sparsities in per cent.
+    - A layout for Custom Scalars: accuracy against sparsity, and a category for each group of experiments.
     - `figures/<name>` as images and `report` as text.
 
     Args:
-        results: A study.
-        figures: PNG files of it.
-        report_text: Markdown.
+        results: The study.
+        figures: Figures that were drawn.
+        report_text: The report in Markdown.
 
     Raises:
-        OSError: If it cannot be written, or a figure cannot be read.
+        OSError: If the run cannot be written or a figure cannot be read. An older run is kept.
     """
-    write_events(results.folder / "report", _events(results, figures, report_text))
+    _write_events(results.folder / "report", _events(results, figures, report_text))
 
 
 def _events(results: Results, figures: Sequence["Figure"], report_text: str) -> Iterator[Event]:
     kind = accuracy_measure(results).removeprefix("final_")
     series = tradeoff(results)
     curves = list(_curves(results))
-    yield layout(_layout(results, {event.summary.value[0].tag for event in curves}, series, kind))
+    layout = _layout(results, {event.summary.value[0].tag for event in curves}, series, kind)
+    yield _text(custom_scalar.CONFIG_SUMMARY_TAG, layout.SerializeToString(), custom_scalar.create_summary_metadata())
     yield from curves
     for one in series:
         for point in one.points:
-            step, accuracy = round(100 * point.sparsity), point.accuracy
-            low = accuracy.mean if accuracy.low is None else accuracy.low
-            high = accuracy.mean if accuracy.high is None else accuracy.high
-            for tag, value in zip(_tags(one, kind), (accuracy.mean, low, high), strict=True):
-                yield scalar(tag, value, step)
+            mean, low, high = point.accuracy.mean, point.accuracy.low, point.accuracy.high
+            values = (mean, mean if low is None else low, mean if high is None else high)
+            for tag, value in zip(_tags(one, kind), values, strict=True):
+                yield _event(round(100 * point.sparsity), tag=tag, simple_value=value)
     for figure in figures:
-        yield image(f"figures/{figure.path.stem}", figure.path.read_bytes())
-    yield text("report", report_text)
+        png = figure.path.read_bytes()
+        width, height = struct.unpack(">II", png[16:24])
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        yield _event(0, tag=f"figures/{figure.path.stem}", image=image)
+    yield _text("report", report_text.encode(), text_plugin.create_summary_metadata("report", ""))
 
 
 def _curves(results: Results) -> Iterator[Event]:
@@ -73,31 +87,54 @@ def _curves(results: Results) -> Iterator[Event]:
                 continue
             if curve := mean_curve(results, experiment.name, role):
                 for epoch, value in zip(curve.epochs, curve.values, strict=True):
-                    yield scalar(f"{experiment.name}/{role}", value, epoch)
+                    yield _event(epoch, tag=f"{experiment.name}/{role}", simple_value=value)
 
 
 def _layout(results: Results, tags: set[str], series: Sequence[Series], kind: str) -> Layout:
     categories = []
-    margins = []
-    for one in series:
-        value, lower, upper = _tags(one, kind)
-        content = MarginChartContent(series=[MarginChartContent.Series(value=value, lower=lower, upper=upper)])
-        margins.append(Chart(title=one.label, margin=content))
-    if margins:
-        categories.append(Category(title="Accuracy against sparsity (% as step)", chart=margins))
-    groups = dict.fromkeys(experiment.name.split("/")[0] for experiment in results.plan.experiments)
-    for group in groups:
+    if series:
         charts = []
-        for title, role in _CHARTS.items():
-            pattern = rf"^{re.escape(group)}/(.+/)?{role}$"
-            if any(re.match(pattern, tag) for tag in tags):
-                charts.append(Chart(title=title, multiline=MultilineChartContent(tag=[pattern])))
+        for one in series:
+            value, lower, upper = _tags(one, kind)
+            margins = [MarginChartContent.Series(value=value, lower=lower, upper=upper)]
+            charts.append(Chart(title=one.label, margin=MarginChartContent(series=margins)))
+        categories.append(Category(title="Accuracy against sparsity (% as step)", chart=charts))
+    for group in results.groups():
+        patterns = {title: rf"^{re.escape(group)}/(.+/)?{role}$" for title, role in _CHARTS.items()}
+        charts = [
+            Chart(title=title, multiline=MultilineChartContent(tag=[pattern]))
+            for title, pattern in patterns.items()
+            if any(re.match(pattern, tag) for tag in tags)
+        ]
         if charts:
             categories.append(Category(title=results.plan.groups.get(group, group), chart=charts))
     return Layout(category=categories)
 
 
 def _tags(series: Series, kind: str) -> tuple[str, str, str]:
-    """Tags of a value, and of the lower and upper end of its interval."""
+    """Return the tags of a value and of the lower and upper end of its interval."""
     tag = f"pruning/{series.slug}/{kind}"
     return tag, f"{tag}/lower", f"{tag}/upper"
+
+
+def _event(step: int, **value: Any) -> Event:
+    return Event(step=step, summary=Summary(value=[Summary.Value(**value)]))
+
+
+def _text(tag: str, content: bytes, metadata: Any) -> Event:
+    return _event(0, tag=tag, metadata=metadata, tensor=TensorProto(dtype="DT_STRING", string_val=[content]))
+
+
+def _write_events(folder: Path, events: Iterable[Event]) -> None:
+    """Write an event file, then remove older ones."""
+    folder.mkdir(parents=True, exist_ok=True)
+    old = list(folder.glob(f"{EVENTS}*"))
+    now = time.time()
+    # under a new name: a running TensorBoard reads new files, and then drops the older points of a step
+    with replacing(folder / f"{EVENTS}{time.time_ns()}.report") as part, part.open("wb") as file:
+        writer = RecordWriter(file)
+        for event in chain([Event(file_version="brain.Event:2")], events):
+            event.wall_time = now
+            writer.write(event.SerializeToString())
+    for other in old:
+        other.unlink()

@@ -1,1 +1,1 @@
-"""What the runs of a study have come to."""
+"""Results of a study's runs: measures, curves, verdicts."""

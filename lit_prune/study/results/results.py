@@ -1,4 +1,4 @@
-"""A study's folder, complete or not, as values."""
+"""The folder of a study, complete or not, as values."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,18 +10,17 @@ from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.stored import stored_plan
 from lit_prune.study.results.measure import measure
 from lit_prune.study.results.run_files import (
-    Ended,
     Logged,
+    Scores,
     UnreadableError,
-    is_broken,
-    read_ended,
+    is_nonfinite,
     read_error,
     read_logged,
+    read_scores,
 )
+from lit_prune.training.run_folder import ERROR, METRICS, RESULT
 
-__all__ = ["Results", "Run", "read_results", "seeds_text"]
-
-_LOSSES = ("train_loss", "val_loss")
+__all__ = ["Results", "Run", "format_seeds", "read_results"]
 
 
 @dataclass(frozen=True)
@@ -29,20 +28,20 @@ class Run:
     """One experiment with one seed.
 
     Attributes:
-        experiment: Its name.
-        seed: Its seed.
-        folder: Where its files are.
-        status: "complete"; "diverged", which ended, but with a loss that is no number or infinite; "failed";
-            "unfinished", with some files and no result; or "missing", with none.
-        note: Why it is so, one sentence without a full stop; "" where there is nothing to say.
-        epochs: Those that have values, ascending.
+        experiment: Name of the experiment.
+        seed: Random seed.
+        folder: Folder of the run's files.
+        status: "complete"; "diverged", finished, but with a NaN or infinite loss; "failed"; "unfinished", with some
+            files and no result; or "missing", with no files.
+        note: Reason for the status, a phrase without a full stop; "" for nothing to say.
+        epochs: Epochs with values, ascending, counted from 0.
         curves: By role (train_loss, train_acc, val_loss, val_acc) and by "sparsity", "ever_pruned", "untouched",
-            "untouched_pruned" and "seconds": one value an epoch, nan where there is none. Only what was logged; of an
-            unfinished run as far as it came.
-        layers: Sparsity by the name of the layer, likewise.
-        measures: The names of `MEASURES` that this run has, each finite; none unless it is complete or diverged.
-        initial_weights: What it started from: "random", the name or path of weights, or "parent". None if unknown.
-        environment: Versions and device, if it has ended.
+            "untouched_pruned" and "seconds": one value per epoch, NaN where none was logged. Columns that were not
+            logged are absent; those of an unfinished run are shorter.
+        layers: By layer, its sparsity after each epoch, likewise.
+        measures: By name in `MEASURES`, finite values. Empty unless the run is complete or diverged.
+        initial_weights: "random", the name or path of pre-trained weights, or "parent". None if unknown.
+        environment: Versions and device of a finished run.
     """
 
     experiment: str
@@ -60,46 +59,57 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """A study and what has come of it.
+    """A study and its runs.
 
     Attributes:
         folder: The study's folder.
-        plan: What was to be run.
-        runs: Every experiment and seed of the plan, in the plan's order with seeds ascending.
+        plan: The study's plan.
+        runs: Every experiment with every seed, in the plan's order with seeds ascending.
     """
 
     folder: Path
     plan: Plan
     runs: tuple[Run, ...]
 
+    def groups(self) -> dict[str, list[Experiment]]:
+        """Group the experiments by the first part of their names, in the plan's order."""
+        found: dict[str, list[Experiment]] = {}
+        for experiment in self.plan.experiments:
+            found.setdefault(experiment.name.split("/")[0], []).append(experiment)
+        return found
+
     def of(self, experiment: str) -> tuple[Run, ...]:
-        """The runs of an experiment, seeds ascending."""
+        """Return the runs of an experiment, seeds ascending."""
         return tuple(run for run in self.runs if run.experiment == experiment)
 
     def with_status(self, experiment: str, status: str) -> tuple[Run, ...]:
-        """The runs of an experiment that have a status."""
+        """Return the runs of an experiment that have a status."""
         return tuple(run for run in self.of(experiment) if run.status == status)
 
     def values(self, experiment: str, measure: str) -> dict[int, float]:
-        """A measure by seed, over complete runs.
+        """Return a measure by seed, over the complete runs of an experiment.
 
-        Returns:
-            An empty mapping if a seed of the experiment diverged: what the others say is not what the experiment does.
+        An experiment with a diverged seed has no values: the mean over the other seeds would be too good.
         """
         if self.with_status(experiment, "diverged"):
             return {}
         complete = self.with_status(experiment, "complete")
         return {run.seed: run.measures[measure] for run in complete if measure in run.measures}
 
+    def diverged(self, experiment: str) -> str:
+        """Name the seeds of an experiment that diverged: "diverged (seed 1)", or "" for none."""
+        runs = self.with_status(experiment, "diverged")
+        return f"diverged ({format_seeds(run.seed for run in runs)})" if runs else ""
+
 
 def read_results(folder: str | Path) -> Results:
-    """Read a study's folder.
+    """Read the folder of a study.
 
     Args:
-        folder: As `lit-prune study` writes it. Runs may be missing, cut off or broken; their status says so.
+        folder: Folder that `lit-prune study` wrote. Runs may be missing, unfinished or damaged; their status says so.
 
     Raises:
-        InputError: If there is no such folder, or no plan in it that can be read.
+        InputError: If the folder does not exist or holds no valid plan.
     """
     folder = Path(folder)
     plan = stored_plan(folder)
@@ -107,7 +117,7 @@ def read_results(folder: str | Path) -> Results:
     return Results(folder, plan, tuple(runs))
 
 
-def seeds_text(seeds: Iterable[int]) -> str:
+def format_seeds(seeds: Iterable[int]) -> str:
     """Name seeds: "seed 1", "seeds 0, 2"."""
     names = [str(seed) for seed in seeds]
     return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
@@ -116,71 +126,65 @@ def seeds_text(seeds: Iterable[int]) -> str:
 def _read_run(study: Path, plan: Plan, experiment: Experiment, seed: int) -> Run:
     folder = study / experiment.name / f"seed={seed}"
     run = Run(experiment.name, seed, folder, "missing", "not started")
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return run
     try:
-        if not (folder / "result.json").exists():
+        if not folder.is_dir() or not any(folder.iterdir()):
+            return run
+        if not (folder / RESULT).exists():
             return _without_result(run, plan, experiment)
-        ended = read_ended(folder / "result.json", experiment.name, seed)
-        logged = read_logged(folder / "metrics.csv", plan.metrics, experiment.train)
-        return _with_result(run, plan, experiment, logged, ended)
+        scores = read_scores(folder / RESULT, experiment.name, seed)
+        logged = read_logged(folder / METRICS, plan.metrics, experiment.train)
+        return _with_result(run, plan, experiment, logged, scores)
     except UnreadableError as error:
         return replace(run, status="failed", note=str(error))
-    except OSError as error:  # a folder that may not be looked into
+    except OSError as error:  # for example, no permission to list the folder
         return replace(run, status="failed", note=f"its folder cannot be read ({error.strerror})")
 
 
 def _without_result(run: Run, plan: Plan, experiment: Experiment) -> Run:
-    failed = run.folder / "error.txt"
     try:
-        logged = read_logged(run.folder / "metrics.csv", plan.metrics, experiment.train)
-    except UnreadableError:  # it may have been cut off within a line; nothing is concluded from it
+        logged = read_logged(run.folder / METRICS, plan.metrics, experiment.train)
+    except UnreadableError:  # the run may have been killed while it wrote a line
         logged = Logged((), {}, {}, ())
     run = _with_curves(run, logged)
-    if failed.exists():
-        return replace(run, status="failed", note=read_error(failed))
-    came = f"its last logged epoch is {logged.epochs[-1]}" if logged.epochs else "no epoch is logged"
-    return replace(run, status="unfinished", note=f"not finished, {came}")
+    if (error := run.folder / ERROR).exists():
+        return replace(run, status="failed", note=read_error(error))
+    count = logged.epochs[-1] + 1 if logged.epochs else 0
+    return replace(run, status="unfinished", note=f"unfinished after {count} epoch{'s' if count != 1 else ''}")
 
 
-def _with_result(run: Run, plan: Plan, experiment: Experiment, logged: Logged, ended: Ended) -> Run:
-    rows = logged.epochs[-1] + 1 if logged.epochs else 0
-    if rows < max(ended.epochs, 1):
-        raise UnreadableError(f"metrics.csv ends after {rows} of {max(ended.epochs, 1)} epochs")
+def _with_result(run: Run, plan: Plan, experiment: Experiment, logged: Logged, scores: Scores) -> Run:
+    found, needed = logged.epochs[-1] + 1 if logged.epochs else 0, max(scores.epochs, 1)
+    if found < needed:
+        raise UnreadableError(f"{METRICS} ends after {found} of {needed} epochs")
     status, note = "complete", ""
-    if broken := _first_broken(logged, plan, ended):
+    if broken := _find_nonfinite(logged, plan, scores):
         status, note = "diverged", broken
     elif logged.absent:
-        note = f"metrics.csv has no column {', '.join(f'`{name}`' for name in logged.absent)}"
+        note = f"{METRICS} has no column {', '.join(f'`{name}`' for name in logged.absent)}"
     return replace(
         _with_curves(run, logged),
         status=status,
         note=note,
-        measures=measure(logged, ended, plan.metrics, experiment.train),
-        initial_weights=ended.initial_weights,
-        environment=ended.environment,
+        measures=measure(logged, scores, plan.metrics, experiment.train),
+        initial_weights=scores.initial_weights,
+        environment=scores.environment,
     )
 
 
-def _first_broken(logged: Logged, plan: Plan, ended: Ended) -> str:
-    losses = {plan.metrics[role]: logged.curves[role] for role in _LOSSES if role in logged.curves}
+def _find_nonfinite(logged: Logged, plan: Plan, scores: Scores) -> str:
+    losses = {plan.metrics[role]: logged.curves[role] for role in ("train_loss", "val_loss") if role in logged.curves}
     for index, epoch in enumerate(logged.epochs):
         for name, values in losses.items():
-            if is_broken(values[index]):
-                return f"`{name}` is {values[index]} in epoch {epoch}"
+            if is_nonfinite(values[index]):
+                return f"`{name}` is {values[index]} in epoch {epoch + 1}"
     name = plan.metrics.get("test_loss", "")
-    broken = [scores[name] for scores in ended.tests.values() if is_broken(scores.get(name))]
+    broken = [tests[name] for tests in scores.tests.values() if is_nonfinite(tests.get(name))]
     return f"`{name}` is {broken[0]}" if broken else ""
 
 
 def _with_curves(run: Run, logged: Logged) -> Run:
-    return replace(
-        run,
-        epochs=logged.epochs,
-        curves={name: _filled(values) for name, values in logged.curves.items()},
-        layers={name: _filled(values) for name, values in logged.layers.items()},
+    curves, layers = (
+        {name: tuple(math.nan if value is None else value for value in values) for name, values in columns.items()}
+        for columns in (logged.curves, logged.layers)
     )
-
-
-def _filled(values: tuple[float | None, ...]) -> tuple[float, ...]:
-    return tuple(math.nan if value is None else value for value in values)
+    return replace(run, epochs=logged.epochs, curves=curves, layers=layers)

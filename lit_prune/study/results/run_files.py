@@ -1,4 +1,4 @@
-"""The files that a run leaves behind, read without trust."""
+"""Reading the files of a run, which may be damaged."""
 
 import csv
 import json
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["CURVES", "Ended", "Logged", "UnreadableError", "is_broken", "read_ended", "read_error", "read_logged"]
+__all__ = ["Logged", "Scores", "UnreadableError", "is_nonfinite", "read_error", "read_logged", "read_scores"]
 
-# what the report calls a curve -> the column of metrics.csv; losses and accuracies are named by the plan
-CURVES = {
+# name of a curve in the report -> column of metrics.csv; the plan names the columns of losses and accuracies
+_CURVES = {
     "sparsity": "sparsity/global",
     "ever_pruned": "sparsity/ever_pruned",
     "untouched": "gradient/untouched",
@@ -23,18 +23,18 @@ _LAYER = "sparsity/layer/"
 
 
 class UnreadableError(Exception):
-    """A file of a run is not what it should be; the message is one sentence that names the file."""
+    """A file of a run is missing or damaged; the message is a phrase that names the file."""
 
 
 @dataclass(frozen=True)
 class Logged:
-    """What `metrics.csv` says.
+    """Content of `metrics.csv`.
 
     Attributes:
-        epochs: Those that have rows, ascending.
-        curves: By role or name in `CURVES`, one value an epoch, None where there is none; only columns that are there.
-        layers: The sparsity of each layer, likewise.
-        absent: The columns of losses and accuracies that the plan names and the file lacks.
+        epochs: Epochs with rows, ascending.
+        curves: By role or name of a curve, one value per epoch, None for an empty cell. Absent columns are left out.
+        layers: By layer, its sparsity, likewise.
+        absent: Columns that the plan names and the file lacks.
     """
 
     epochs: tuple[int, ...]
@@ -44,13 +44,13 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Ended:
-    """What `result.json` says.
+class Scores:
+    """Content of `result.json`.
 
     Attributes:
-        epochs: How many were trained.
-        tests: Test metrics by their logged names, of the "last" and perhaps of the "best" epoch.
-        initial_weights: What the run started from.
+        epochs: Number of trained epochs.
+        tests: Test metrics by their logged names, of the "last" epoch and, where it was scored, the "best" one.
+        initial_weights: Initial weights of the run.
         environment: Versions and device.
     """
 
@@ -61,18 +61,17 @@ class Ended:
 
 
 def read_logged(path: Path, metrics: Mapping[str, str], train: bool) -> Logged:
-    """Read a `metrics.csv`, whose rows of one epoch belong together.
+    """Read `metrics.csv`, merging the rows of an epoch.
 
     Args:
         path: The file.
         metrics: Role to the name of its column.
-        train: Whether the run trained, so that training metrics are to be expected.
+        train: Whether the run trained, and so must have training metrics.
 
     Raises:
-        UnreadableError: If the file is not there, is not a table of numbers, or lacks the columns without which it
-            says nothing.
+        UnreadableError: If the file is missing, is not a table of numbers, or has none of the columns of `metrics`.
     """
-    header, rows = _table(path)
+    header, rows = _read_table(path)
     if "epoch" not in header:
         raise UnreadableError(f"{path.name} has no column `epoch`")
     columns = {role: metrics[role] for role in _ROLES if role in metrics}
@@ -80,30 +79,25 @@ def read_logged(path: Path, metrics: Mapping[str, str], train: bool) -> Logged:
     absent = tuple(name for name in wanted.values() if name not in header)
     if wanted and len(absent) == len(wanted):
         raise UnreadableError(f"{path.name} has none of the columns {', '.join(f'`{name}`' for name in absent)}")
-    columns = {key: name for key, name in (columns | CURVES).items() if name in header}
+    columns = {key: name for key, name in (columns | _CURVES).items() if name in header}
     layers = {name.removeprefix(_LAYER): name for name in header if name.startswith(_LAYER)}
-    by_epoch = _by_epoch(path, rows, {*columns.values(), *layers.values()})
+    by_epoch = _merge_epochs(path, rows, {*columns.values(), *layers.values()})
     epochs = tuple(sorted(by_epoch))
-
-    def curve(name: str) -> tuple[float | None, ...]:
-        return tuple(by_epoch[epoch].get(name) for epoch in epochs)
-
-    return Logged(
-        epochs,
-        {key: curve(name) for key, name in columns.items()},
-        {layer: curve(name) for layer, name in layers.items()},
-        absent,
+    curves, sparsities = (
+        {key: tuple(by_epoch[epoch].get(name) for epoch in epochs) for key, name in names.items()}
+        for names in (columns, layers)
     )
+    return Logged(epochs, curves, sparsities, absent)
 
 
-def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
+def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file, strict=True))
     except FileNotFoundError:
         raise UnreadableError(f"{path.name} is missing") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UnreadableError(f"{path.name} cannot be read ({_short(error)})") from error
+        raise UnreadableError(f"{path.name} cannot be read ({_describe(error)})") from error
     if not lines:
         raise UnreadableError(f"{path.name} is empty")
     header, *rows = lines
@@ -113,12 +107,12 @@ def _table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     return header, [dict(zip(header, row, strict=True)) for row in rows if row]
 
 
-def _by_epoch(path: Path, rows: list[dict[str, str]], columns: set[str]) -> dict[int, dict[str, float]]:
+def _merge_epochs(path: Path, rows: list[dict[str, str]], columns: set[str]) -> dict[int, dict[str, float]]:
     merged: dict[int, dict[str, float]] = {}
     for row in rows:
         cells = {name: row[name] for name in columns if row[name] != ""}
         if not cells:
-            continue  # learning rates, test scores, what others log
+            continue  # a row of learning rates, test scores or metrics of other callbacks
         for name, text in [("epoch", row["epoch"]), *cells.items()]:
             try:
                 float(text)
@@ -131,47 +125,47 @@ def _by_epoch(path: Path, rows: list[dict[str, str]], columns: set[str]) -> dict
     return merged
 
 
-def read_ended(path: Path, experiment: str, seed: int) -> Ended:
-    """Read a `result.json`.
+def read_scores(path: Path, experiment: str, seed: int) -> Scores:
+    """Read `result.json`.
 
     Args:
         path: The file.
-        experiment: Whose it should be.
-        seed: Likewise.
+        experiment: Experiment that it must name.
+        seed: Seed that it must name.
 
     Raises:
-        UnreadableError: If it is cut off, or somebody else's.
+        UnreadableError: If the file is damaged or belongs to another run.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UnreadableError(f"{path.name} cannot be read ({_short(error)})") from error
+        raise UnreadableError(f"{path.name} cannot be read ({_describe(error)})") from error
     if not isinstance(content, dict) or content.get("format") != 1:
         raise UnreadableError(f"{path.name} was not written by a study")
     if (found := (content.get("experiment"), content.get("seed"))) != (experiment, seed):
-        raise UnreadableError(f"{path.name} is that of `{found[0]}` with seed {found[1]}")
+        raise UnreadableError(f"{path.name} belongs to `{found[0]}` with seed {found[1]}")
     epochs, tests = content.get("epochs"), content.get("test") or {}
     weights, environment = content.get("initial_weights"), content.get("environment") or {}
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
         raise UnreadableError(f"{path.name} has {str(epochs)[:40]!r} for `epochs`")
     if not isinstance(tests, dict) or not all(_are_numbers(scores) for scores in tests.values()):
-        raise UnreadableError(f"{path.name} has something else than numbers for `test`")
+        raise UnreadableError(f"{path.name} has values that are not numbers in `test`")
     if not isinstance(weights, str | None) or not isinstance(environment, dict):
-        raise UnreadableError(f"{path.name} has something else than names for `initial_weights` or `environment`")
-    return Ended(epochs, tests, weights, environment)
+        raise UnreadableError(f"{path.name} has a wrong type for `initial_weights` or `environment`")
+    return Scores(epochs, tests, weights, environment)
 
 
 def read_error(path: Path) -> str:
-    """Read the sentence in an `error.txt`."""
+    """Read the sentence in `error.txt`, without its full stop."""
     try:
         text = " ".join(path.read_text(encoding="utf-8", errors="replace").split())
-        return text.rstrip(".") or "it failed without a word"
+        return text.rstrip(".") or f"{path.name} is empty"
     except OSError as error:
-        return f"{path.name} cannot be read ({_short(error)})"
+        return f"{path.name} cannot be read ({_describe(error)})"
 
 
-def is_broken(value: float | None) -> bool:
-    """Tell whether a value was logged, and is no number or infinite."""
+def is_nonfinite(value: float | None) -> bool:
+    """Return whether a value was logged and is NaN or infinite."""
     return value is not None and not math.isfinite(value)
 
 
@@ -181,5 +175,5 @@ def _are_numbers(scores: Any) -> bool:
     )
 
 
-def _short(error: Exception) -> str:
+def _describe(error: Exception) -> str:
     return " ".join(str(getattr(error, "strerror", None) or error).split())[:80].rstrip(".")

@@ -1,4 +1,4 @@
-"""Accuracy against sparsity: which experiments are compared, in which series, and with what."""
+"""Accuracy against sparsity: series of pruned experiments, and the dense experiments to compare them with."""
 
 import math
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ from lit_prune.study.statistics import Estimate, estimate
 __all__ = ["Point", "Series", "accuracy_measure", "compared", "has_removal", "prunes", "tradeoff"]
 
 _MEASURES = ("final_test_acc", "final_val_acc")
-# weights can be zero without having been pruned, but hardly one in a thousand
+# unpruned weights can be zero by chance, but far fewer than this fraction of them
 _DENSE = 1e-3
 _REMOVAL = "PruningRemoval"
 _SHORT = {
@@ -27,11 +27,11 @@ class Point:
     """One experiment in a series.
 
     Attributes:
-        experiment: Its name.
-        sparsity: At the end, a fraction, mean over seeds.
-        accuracy: A fraction.
-        dense: The experiment that it is compared with, if there is one.
-        difference: `accuracy` less that of `dense`, paired by seed.
+        experiment: Name of the experiment.
+        sparsity: Final sparsity, a fraction, mean over seeds.
+        accuracy: Final accuracy, a fraction.
+        dense: Name of the dense experiment to compare with; None if there is none.
+        difference: `accuracy` minus the accuracy of `dense`, paired by seed; None without pairs.
     """
 
     experiment: str
@@ -46,9 +46,9 @@ class Series:
     """Experiments that differ in how much they prune.
 
     Attributes:
-        slug: A name for tags, for example "l1".
-        label: A name for people, for example "L1 pruning, fine-tuned".
-        points: By ascending sparsity, at least one.
+        slug: Name for tags, for example "l1".
+        label: Name for readers, for example "L1 pruning, fine-tuned".
+        points: Experiments by ascending sparsity, at least one.
     """
 
     slug: str
@@ -57,14 +57,14 @@ class Series:
 
 
 def tradeoff(results: Results) -> tuple[Series, ...]:
-    """Put experiments that end with a mask in series by what prunes, whether they train, and from where.
+    """Group the experiments that end with a mask into series: same pruning callbacks, training and initial weights.
 
     Args:
-        results: A study.
+        results: The study.
 
     Returns:
-        Those with complete runs none of which diverged. Experiments that take their mask off are left out: what is
-        zero at their end was not chosen.
+        Series of the experiments with complete runs, none of which diverged. Experiments that remove their masks are
+        left out, because their final sparsity is not the one they were pruned to.
     """
     measure = accuracy_measure(results)
     series: dict[tuple[str, str], list[Point]] = {}
@@ -88,20 +88,20 @@ def tradeoff(results: Results) -> tuple[Series, ...]:
 
 
 def accuracy_measure(results: Results) -> str:
-    """Name the measure of accuracy that a study has: of the test set, or else of the validation set; "" for none."""
+    """Return the name of a study's accuracy: on the test set, or else on the validation set; "" if it has neither."""
     return next((name for name in _MEASURES if any(name in run.measures for run in results.runs)), "")
 
 
 def compared(results: Results, experiment: Experiment) -> str | None:
-    """Name the dense experiment to compare with.
+    """Return the name of the dense experiment to compare an experiment with.
 
     Args:
-        results: A study.
-        experiment: One of its experiments.
+        results: The study.
+        experiment: The experiment.
 
     Returns:
-        For one that trains, another that trains from the same weights with the study's own settings and is dense at
-        its end. Where there is none, and for one that does not train, the parent, which may be None.
+        For an experiment that trains, another that starts from the same weights, trains with the study's own settings
+        and prunes nothing. If there is none, or without training, the parent, which may be None.
     """
     if experiment.train:
         for other in results.plan.experiments:
@@ -112,7 +112,7 @@ def compared(results: Results, experiment: Experiment) -> str | None:
 
 
 def prunes(results: Results, experiment: str) -> bool:
-    """Tell whether weights of an experiment were pruned at any time, or are zero in number."""
+    """Return whether an experiment ever pruned weights, or started with zeros."""
     shares = [
         value
         for run in results.of(experiment)
@@ -123,15 +123,15 @@ def prunes(results: Results, experiment: str) -> bool:
 
 
 def has_removal(plan: Plan, experiment: Experiment) -> bool:
-    """Tell whether an experiment takes its mask off."""
+    """Return whether an experiment removes its masks."""
     return _REMOVAL in _callbacks(merge(plan.settings, experiment.overrides))
 
 
 def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
-    """Slug and label."""
-    # what all experiments share does not tell them apart, unless it is all there is
+    """Return the slug and label of an experiment's series."""
+    # callbacks that all experiments share do not tell them apart, so they count only if there are no others
     own = _callbacks(experiment.overrides) or [n for n in _callbacks(plan.settings) if "prun" in n.lower()] or ["none"]
-    slug, label = (" + ".join(argv) for argv in zip(*(_SHORT.get(name, (name, name)) for name in own), strict=True))
+    slug, label = (" + ".join(parts) for parts in zip(*(_SHORT.get(name, (name, name)) for name in own), strict=True))
     if not experiment.train:
         slug, label = f"{slug}-not-trained", f"{label}, not trained"
     if experiment.parent is None:
@@ -140,7 +140,7 @@ def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
 
 
 def _callbacks(settings: dict[str, object]) -> list[str]:
-    """Class names of callbacks, without their modules."""
+    """Return the class names of the callbacks, without modules."""
     trainer = settings.get("trainer")
     if not isinstance(trainer, dict):
         return []

@@ -1,3 +1,6 @@
+"""The figures of a report."""
+
+import io
 import math
 from itertools import pairwise
 from pathlib import Path
@@ -9,9 +12,11 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
+from lit_prune.cli.figures import styled
 from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.report.figures import Figure, draw, drawings
-from lit_prune.study.report.figures.style import RC, Drawing, png, spread
+from lit_prune.study.report.figures.drawing import Drawing
+from lit_prune.study.report.figures.sparsity import spread
 from lit_prune.study.results.curves import mean_curve
 from lit_prune.study.results.published import PUBLISHED
 from lit_prune.study.results.results import Results, read_results
@@ -28,7 +33,7 @@ def study(folder: Path, content=SMALL, **state) -> Results:
 
 
 def built(results: Results) -> dict[str, Drawing]:
-    with mpl.rc_context(RC):
+    with styled():
         return {drawing.name: drawing for drawing in drawings(results)}
 
 
@@ -104,7 +109,7 @@ def test_nothing_is_cut_off_and_no_texts_overlap(tmp_path, content):
     found = built(study(tmp_path, content))
     assert len(found) == 10
     for drawing in found.values():
-        png(drawing.canvas)
+        drawing.canvas.savefig(io.BytesIO())
         canvas: Any = drawing.canvas.canvas
         renderer, whole = canvas.get_renderer(), drawing.canvas.bbox
         texts = shown_texts(drawing.canvas)

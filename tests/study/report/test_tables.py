@@ -6,11 +6,11 @@ import re
 
 import pytest
 
-from lit_prune.study.measures import MEASURES, QUANTITIES, estimate_text
+from lit_prune.study.measures import MEASURES, format_estimate
 from lit_prune.study.plan.claims import Contrast
-from lit_prune.study.report.claims_table import claims_table, contrast_text, limits
-from lit_prune.study.report.markdown import image, table
-from lit_prune.study.report.tables import group_tables, groups, plateau_table, results_csv, unfrozen
+from lit_prune.study.report.claims_table import claims_table, describe_contrast, describe_limits
+from lit_prune.study.report.document import embed_image
+from lit_prune.study.report.tables import group_tables, markdown_table, plateau_table, results_csv, unfrozen
 from lit_prune.study.results.results import read_results
 from lit_prune.study.results.verdicts import judge
 from lit_prune.study.statistics import Estimate, estimate
@@ -30,11 +30,11 @@ def rule_of(text) -> list[str]:
 
 
 def tables_of(results, group) -> list[list[dict[str, str]]]:
-    return [cells(text) for text in group_tables(results, groups(results.plan)[group])]
+    return [cells(text) for text in group_tables(results, results.groups()[group])]
 
 
 def test_numbers_are_aligned_to_the_right_and_text_to_the_left():
-    text = table(["name", "value"], [["a", "1.0"], ["longer | name", "-12.25"]])
+    text = markdown_table(["name", "value"], [["a", "1.0"], ["longer | name", "-12.25"]])
     assert text.splitlines() == [
         "| name           |  value |",
         "| -------------- | -----: |",
@@ -44,13 +44,12 @@ def test_numbers_are_aligned_to_the_right_and_text_to_the_left():
 
 
 def test_a_picture_has_words_and_a_path():
-    assert image("loss [nats]", "figures/task 1.png") == "![loss (nats)](figures/task%201.png)"
+    assert embed_image("loss [nats]", "figures/task 1.png") == "![loss (nats)](figures/task%201.png)"
 
 
 def test_every_measure_can_be_written():
-    assert set(QUANTITIES) == set(MEASURES)
-    assert len({quantity.column for quantity in QUANTITIES.values()}) == len(MEASURES)
-    assert {name for name, quantity in QUANTITIES.items() if quantity.unit == "%"} == {
+    assert len({measure.column for measure in MEASURES.values()}) == len(MEASURES)
+    assert {name for name, measure in MEASURES.items() if measure.unit == "%"} == {
         name for name in MEASURES if any(word in name for word in ("acc", "sparsity", "untouched"))
     }
 
@@ -66,7 +65,7 @@ def test_every_measure_can_be_written():
     ],
 )
 def test_a_mean_is_written_with_half_of_its_interval(measure, found, text):
-    assert estimate_text(QUANTITIES[measure], found) == text
+    assert format_estimate(MEASURES[measure], found) == text
 
 
 def test_cells_are_means_of_the_files(tmp_path):
@@ -88,7 +87,7 @@ def test_cells_are_means_of_the_files(tmp_path):
 def test_columns_of_numbers_are_right_aligned(tmp_path):
     make_study(tmp_path)
     results = read_results(tmp_path)
-    texts = [*group_tables(results, groups(results.plan)["task1"]), plateau_table(results)]
+    texts = [*group_tables(results, results.groups()["task1"]), plateau_table(results)]
     assert len(texts) == 3
     for text, left in zip(texts, (2, 2, 1), strict=True):
         rule = rule_of(text)
@@ -136,7 +135,7 @@ def test_runs_that_are_not_there_are_left_out_and_counted(tmp_path):
     found = estimate(results.values("task1/logits", "best_val_acc").values())
     assert found is not None
     assert found.n == 2
-    assert logits["best val"] == estimate_text(QUANTITIES["best_val_acc"], found)
+    assert logits["best val"] == format_estimate(MEASURES["best_val_acc"], found)
     assert softmax["seeds"] == "0 of 3"
     assert set(list(softmax.values())[3:]) == {"-"}
 
@@ -150,7 +149,7 @@ def test_one_seed_gives_no_interval(tmp_path):
 def test_a_group_without_any_run_has_no_table(tmp_path):
     make_study(tmp_path, missing={("task3/prune-10", seed) for seed in range(3)})
     results = read_results(tmp_path)
-    assert group_tables(results, groups(results.plan)["task3"]) == []
+    assert group_tables(results, results.groups()["task3"]) == []
 
 
 @pytest.mark.parametrize("name", ["PruningRemoval", "lit_prune.PruningRemoval", "lit_prune.callbacks.PruningRemoval"])
@@ -175,11 +174,11 @@ def test_the_plateau_is_compared_with_what_cannot_move(tmp_path):
     make_study(tmp_path)
     results = read_results(tmp_path)
     (row,) = cells(plateau_table(results))
-    assert row["all in % of the weights"] == "task5/finetuned-10"
+    assert row["% of the weights"] == "task5/finetuned-10"
     runs = results.of("task5/finetuned-10")
     gaps = [run.measures["sparsity_end"] - run.measures["untouched_pruned"] for run in runs]
     assert row["largest difference of a seed"] == f"{100 * max(map(abs, gaps)):.4f}"
-    assert row["end less pruned and untouched"].startswith(f"{100 * sum(gaps) / 3:.4f} ± ")
+    assert row["end minus pruned and untouched"].startswith(f"{100 * sum(gaps) / 3:.4f} ± ")
     assert row["sparsity at start"] == "10.000 ± 0.000"
 
 
@@ -216,12 +215,12 @@ def test_the_file_for_machines_has_every_run_and_every_digit(tmp_path):
     [
         (
             Contrast("a", "best_val_acc", minus="b", between=(None, -0.05)),
-            "best validation accuracy: a less b",
+            "best validation accuracy: a minus b",
             "interval at most -5 points",
         ),
         (
             Contrast("a", "sparsity_start", minus_measure="sparsity_end", between=(0.01, None), exact=True),
-            "a: sparsity at the start less sparsity at the end",
+            "a: sparsity at the start minus sparsity at the end",
             "each seed at least 1 points",
         ),
         (
@@ -231,14 +230,14 @@ def test_the_file_for_machines_has_every_run_and_every_digit(tmp_path):
         ),
         (
             Contrast("a", "final_val_loss", minus="b", minus_measure="lowest_val_loss", between=(-0.1, 0.2)),
-            "final validation loss of a less lowest validation loss of b",
+            "final validation loss of a minus lowest validation loss of b",
             "interval within -0.1 to 0.2 nats",
         ),
     ],
 )
 def test_a_contrast_is_put_into_words(contrast, what, between):
-    assert contrast_text(contrast) == what
-    assert limits(contrast) == between
+    assert describe_contrast(contrast) == what
+    assert describe_limits(contrast) == between
 
 
 def test_claims_say_what_was_measured_and_what_follows(tmp_path):
@@ -250,7 +249,7 @@ def test_claims_say_what_was_measured_and_what_follows(tmp_path):
     assert fails["verdict"] == "**holds**"
     found = judgements[0].findings[0].estimate
     assert found is not None
-    assert fails["measured"] == f"{estimate_text(QUANTITIES['final_test_acc'], found)} points"
+    assert fails["measured"] == f"{format_estimate(MEASURES['final_test_acc'], found)} points"
     assert fails["measured"].startswith("-")
     assert constant["measured"] == "0, 0, 0 % (seeds 0, 1, 2)"
     assert constant["this contrast"] == "holds"
@@ -269,11 +268,11 @@ def test_a_claim_of_several_contrasts_is_said_once(tmp_path):
     results = read_results(tmp_path)
     rows = cells(claims_table([judge(claim, results) for claim in results.plan.claims]))
     assert [row["claim"] for row in rows] == ["All is well", "", ""]
-    why = "it is about pre-trained weights, and these runs began with random ones"
-    assert [row["verdict"] for row in rows] == [f"**not decidable with these runs**: {why}", "", ""]
+    why = "the claim is about pre-trained weights, and these runs started from random ones"
+    assert [row["verdict"] for row in rows] == [f"**inconclusive**: {why}", "", ""]
     assert [row["this contrast"] for row in rows] == [
         "holds",
-        "not decidable: task1/softmax diverged with seed 0",
+        "inconclusive: task1/softmax diverged with seed 0",
         "does not hold",
     ]
     assert rows[1]["measured"] == "-"

@@ -9,7 +9,7 @@ import yaml
 
 from lit_prune.errors import InputError
 from lit_prune.study.measures import MEASURES
-from lit_prune.study.results.results import Run, read_results, seeds_text
+from lit_prune.study.results.results import Run, format_seeds, read_results
 from tests.study.folders import LAYERS, SMALL, full_content, make_study, run_folder
 
 ONE = {"name": "one", "experiments": [{"name": "dense"}]}
@@ -146,8 +146,8 @@ def test_runs_come_in_the_order_of_the_plan_whatever_is_there(tmp_path):
     assert len(others) == 4
     notes = {run.status: run.note for run in others.values()}
     assert notes == {
-        "unfinished": "not finished, its last logged epoch is 1",
-        "diverged": "`train/loss` is nan in epoch 1",
+        "unfinished": "unfinished after 2 epochs",
+        "diverged": "`train/loss` is nan in epoch 2",
         "failed": "The optimizer ran out of memory",
         "missing": "not started",
     }
@@ -187,7 +187,7 @@ def test_a_loss_that_is_no_number_is_told_with_its_first_epoch(tmp_path, cell, f
     one_run(tmp_path, metrics)
     run = read_one(tmp_path)
     assert run.status == "diverged"
-    assert run.note == f"`val/loss` is {found} in epoch 1"
+    assert run.note == f"`val/loss` is {found} in epoch 2"
     assert "final_val_loss" not in run.measures
 
 
@@ -213,13 +213,13 @@ def test_a_test_loss_that_is_no_number_diverged_too(tmp_path):
         ("[1, 2]", "result.json was not written by a study"),
         ({"accuracy": 0.9}, "result.json was not written by a study"),
         (RESULT | {"format": 2}, "result.json was not written by a study"),
-        (RESULT | {"seed": 4}, "result.json is that of `dense` with seed 4"),
-        (RESULT | {"experiment": "other"}, "result.json is that of `other` with seed 0"),
+        (RESULT | {"seed": 4}, "result.json belongs to `dense` with seed 4"),
+        (RESULT | {"experiment": "other"}, "result.json belongs to `other` with seed 0"),
         (RESULT | {"epochs": "many"}, "result.json has 'many' for `epochs`"),
         (RESULT | {"epochs": True}, "result.json has 'True' for `epochs`"),
-        (RESULT | {"test": [1]}, "result.json has something else than numbers for `test`"),
-        (RESULT | {"test": {"last": {"test/acc": "high"}}}, "result.json has something else than numbers for `test`"),
-        (RESULT | {"environment": 3}, "result.json has something else than names for"),
+        (RESULT | {"test": [1]}, "result.json has values that are not numbers in `test`"),
+        (RESULT | {"test": {"last": {"test/acc": "high"}}}, "result.json has values that are not numbers in `test`"),
+        (RESULT | {"environment": 3}, "result.json has a wrong type for"),
         (RESULT | {"epochs": 9}, "metrics.csv ends after 3 of 9 epochs"),
     ],
 )
@@ -288,7 +288,7 @@ def test_a_half_written_line_of_an_unfinished_run_is_no_error(tmp_path):
     path = run_folder(tmp_path, "dense", 0) / "metrics.csv"
     path.write_text(path.read_text(encoding="utf-8")[:-30], encoding="utf-8")
     run = read_one(tmp_path)
-    assert (run.status, run.note) == ("unfinished", "not finished, no epoch is logged")
+    assert (run.status, run.note) == ("unfinished", "unfinished after 0 epochs")
 
 
 def test_the_layers_are_there(tmp_path):
@@ -312,7 +312,6 @@ def sentence(folder) -> str:
 
 
 def test_a_folder_that_is_not_a_studys_is_refused(tmp_path):
-    hint = "HINT: give the folder that `lit-prune study` wrote."
     absent, empty, foreign, file = (tmp_path / name for name in ("absent", "empty", "foreign", "file"))
     empty.mkdir()
     foreign.mkdir()
@@ -325,13 +324,13 @@ def test_a_folder_that_is_not_a_studys_is_refused(tmp_path):
         foreign: "which holds no plan.yaml",
     }
     for folder, why in expected.items():
-        assert sentence(folder) == f"Expected the folder of a study, but got `{folder}`, {why}. {hint}"
+        assert f"Expected the folder of a study, but got `{folder}`, {why}." in sentence(folder)
 
 
 def test_a_broken_plan_is_refused(tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text("experiments: [", encoding="utf-8")
-    assert sentence(tmp_path).startswith(f"Expected `{path}` to hold YAML that can be read, but got while parsing")
+    assert sentence(tmp_path).startswith(f"Expected `{path}` to be a readable YAML file")
     path.write_text("just words", encoding="utf-8")
     assert sentence(tmp_path).startswith(f"Expected a plan in `{path}`, but got a str.")
     path.write_text(yaml.safe_dump({"name": "x", "experiments": []}), encoding="utf-8")
@@ -339,5 +338,5 @@ def test_a_broken_plan_is_refused(tmp_path):
 
 
 def test_seeds_are_named():
-    assert seeds_text([3]) == "seed 3"
-    assert seeds_text([0, 2]) == "seeds 0, 2"
+    assert format_seeds([3]) == "seed 3"
+    assert format_seeds([0, 2]) == "seeds 0, 2"

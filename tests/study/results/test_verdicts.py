@@ -66,7 +66,7 @@ def test_the_interval_decides(tmp_path, between, expected):
     judgement = judge(Claim("said", (contrast(between=between),)), results_of(tmp_path, PAIRED))
     assert judgement.verdict == expected
     assert [finding.verdict for finding in judgement.findings] == [expected]
-    note = "the interval lies on both sides of a limit" if expected == OPEN else ""
+    note = "the interval crosses a limit" if expected == OPEN else ""
     assert judgement.findings[0].note == note
 
 

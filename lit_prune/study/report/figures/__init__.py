@@ -1,4 +1,4 @@
-"""The pictures of a report."""
+"""The figures of a report."""
 
 import gc
 from collections.abc import Iterator
@@ -6,13 +6,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
-
-from lit_prune.files.atomic import replacing
+from lit_prune.cli.figures import save_png, styled
 from lit_prune.study.report.figures.curves import curve_figures
+from lit_prune.study.report.figures.drawing import Drawing
 from lit_prune.study.report.figures.scores import score_figures
 from lit_prune.study.report.figures.sparsity import layers_figure, plateau_figure, sparsity_figure
-from lit_prune.study.report.figures.style import RC, Drawing, png
 from lit_prune.study.report.figures.tradeoff import tradeoff_figure
 from lit_prune.study.results.results import Results
 
@@ -21,14 +19,7 @@ __all__ = ["Figure", "draw", "drawings"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A picture in a file.
-
-    Attributes:
-        path: A PNG file.
-        title: What it shows.
-        caption: How to read it, one to three sentences.
-        group: First part of the names of its experiments, if it is about one group of a study.
-    """
+    """A figure in a PNG file; see `Drawing` for its title, caption and group."""
 
     path: Path
     title: str
@@ -37,34 +28,31 @@ class Figure:
 
 
 def draw(results: Results, folder: Path) -> list[Figure]:
-    """Draw whatever a study has to show.
+    """Draw all figures for which a study has results.
 
     Args:
-        results: A study, complete or not.
-        folder: Where the PNG files go; it is made if need be, and files of the same names are replaced.
+        results: The study, complete or not.
+        folder: Folder of the PNG files, made if it does not exist. Files of the same names are replaced.
 
     Returns:
-        The figures, in the order in which a report shows them; none that would be empty.
+        The figures, in the order of the report.
 
     Raises:
         OSError: If a file cannot be written.
     """
     figures = []
-    with _no_collection(), mpl.rc_context():
-        mpl.rcdefaults()  # whatever somebody's matplotlibrc says
-        mpl.rcParams.update(RC)
+    with _no_garbage_collection(), styled():
         for drawing in drawings(results):
             folder.mkdir(parents=True, exist_ok=True)
             path = folder / f"{drawing.name}.png"
-            with replacing(path) as part:
-                part.write_bytes(png(drawing.canvas))
+            save_png(drawing.canvas, path)
             figures.append(Figure(path, drawing.title, drawing.caption, drawing.group))
     return figures
 
 
 @contextmanager
-def _no_collection() -> Iterator[None]:
-    """Figures are many small objects in circles; to search them for garbage again and again takes a fifth of all."""
+def _no_garbage_collection() -> Iterator[None]:
+    """Pause garbage collection, which takes a fifth of the time: figures are many small objects in cycles."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -75,7 +63,7 @@ def _no_collection() -> Iterator[None]:
 
 
 def drawings(results: Results) -> Iterator[Drawing]:
-    """Build the figures, one after the other."""
+    """Build the figures one after the other; call it inside `styled`."""
     yield from curve_figures(results)
     yield from score_figures(results)
     for build in (tradeoff_figure, sparsity_figure, plateau_figure, layers_figure):

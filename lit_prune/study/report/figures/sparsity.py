@@ -1,4 +1,4 @@
-"""How sparse: over epochs, layer by layer, and where sparsity stops falling when masks are taken off."""
+"""Figures of sparsity: over epochs, by layer, and where it stops falling after masks were removed."""
 
 import math
 from collections.abc import Sequence
@@ -8,97 +8,65 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lit_prune.study.report.figures.curves import groups
-from lit_prune.study.report.figures.style import (
-    BLACK,
-    BLUE,
-    LINES,
-    MARKERS,
-    SERIES,
-    SMALL,
-    Drawing,
-    count_epochs,
-    legend,
-    new_canvas,
-    panel,
-    spread,
-    text_width,
-)
+from lit_prune.cli.figures import BLACK, BLUE, LINES, MARKERS, SERIES, legend_below, make_panels, new_figure
+from lit_prune.study.report.figures.drawing import SPARSITY, WIDTH, Drawing, count_epochs, scale
 from lit_prune.study.results.curves import Curve, mean_curve, run_curve
 from lit_prune.study.results.results import Results
-from lit_prune.study.results.tradeoff import has_removal, prunes, tradeoff
+from lit_prune.study.results.tradeoff import Point, has_removal, prunes, tradeoff
 from lit_prune.study.statistics import estimate
 
-__all__ = ["layers_figure", "plateau_figure", "sparsity_figure"]
-
-_SPARSITY = "sparsity (% of weights that are zero)"
+__all__ = ["layers_figure", "plateau_figure", "sparsity_figure", "spread"]
 
 
 def sparsity_figure(results: Results) -> Drawing | None:
-    """Draw sparsity over epochs of all experiments that prune and train: a panel a group, names beside the lines."""
+    """Draw sparsity over epochs for all experiments that prune and train: a panel per group, names at the lines."""
     curves = {
         group: {
-            e.name: curve
+            e.name.removeprefix(f"{group}/"): curve
             for e in experiments
             if e.train and prunes(results, e.name) and (curve := mean_curve(results, e.name, "sparsity"))
         }
-        for group, experiments in groups(results).items()
+        for group, experiments in results.groups().items()
     }
     curves = {group: found for group, found in curves.items() if found}
     if not curves:
         return None
-    columns = min(len(curves), 3)
-    rows = math.ceil(len(curves) / columns)
-    first, left, tall, above, below, head, width = 0.6, 0.4, 3.3, 0.3, 0.5, 0.35, 9.0
-    right = 0.22 + min(text_width(_short(group, name) for group, found in curves.items() for name in found), 2.0)
-    frame = min((width - first - (columns - 1) * left) / columns - right, 4.5)
-    canvas = new_canvas(width, head + rows * (above + tall + below), "Sparsity over epochs")
+    longest = max(len(name) for found in curves.values() for name in found)
+    columns = min(len(curves), 3 if longest < 20 else 1)
+    canvas = new_figure(WIDTH, 0.4 + 4.0 * math.ceil(len(curves) / columns), "Sparsity over epochs")
     top = 100 * max(max(curve.values) for found in curves.values() for curve in found.values())
     last = max(curve.epochs[-1] for found in curves.values() for curve in found.values()) + 1
-    for index, (group, found) in enumerate(curves.items()):
-        row, column = divmod(index, columns)
-        place = first + column * (frame + right + left)
-        axes = panel(canvas, place, head + above + row * (above + tall + below), frame, tall)
-        axes.set_title(group, loc="left")
+    panels = make_panels(canvas, len(curves), columns)
+    for index, (axes, (group, found)) in enumerate(zip(panels, curves.items(), strict=True)):
+        axes.set(title=group, xlabel="epoch", ylabel=SPARSITY if index % columns == 0 else "")
         axes.set_ylim(-0.02 * top, 1.06 * top)
         count_epochs(axes, last)
-        axes.set_xlabel("epoch")
-        axes.set_ylabel(_SPARSITY if column == 0 else "")
-        _label(axes, _lines(axes, group, found), 0.135 * 1.08 * top / tall)
+        for number, (name, curve) in enumerate(found.items()):
+            _line(axes, number, f"{group}/{name}", curve)
+        # a line of text in a panel that is 3 inches high
+        _label(axes, found, 0.135 * 1.08 * top / 3)
     caption = (
-        "Share of the prunable weights that are exactly zero at the end of each epoch, mean over seeds. Names stand "
-        "beside the ends of their lines; where lines lie on each other, their names stand together."
+        "Fraction of the prunable weights that are exactly zero at the end of each epoch, mean over seeds. Names are "
+        "next to the ends of their lines; the names of lines with the same end are next to each other."
     )
     return Drawing("sparsity", "Sparsity over epochs", caption, None, canvas)
 
 
-def _lines(axes: Axes, group: str, found: dict[str, Curve]) -> list[tuple[float, str, str]]:
-    """Draw lines; return the height, name and colour of their ends."""
-    ends = []
-    for index, (name, curve) in enumerate(found.items()):
-        colour, x = SERIES[index % len(SERIES)], [epoch + 1 for epoch in curve.epochs]
-        y = [100 * value for value in curve.values]
-        every = max(min(2, len(x)), len(x) // 6)
-        axes.plot(
-            x,
-            y,
-            color=colour,
-            ls=LINES[index % len(LINES)],
-            lw=1.4,
-            marker=MARKERS[index % len(MARKERS)],
-            ms=5,
-            # lines that lie on each other show their markers in turn
-            markevery=(index % every, every),
-            markerfacecolor="white" if index % 2 else colour,
-            label=name,
-        )
-        ends.append((y[-1], _short(group, name), colour))
-    return ends
+def _line(axes: Axes, index: int, name: str, curve: Curve) -> None:
+    x, y = scale(curve)
+    every = max(min(2, len(x)), len(x) // 6)
+    style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "ls": LINES[index % len(LINES)], "lw": 1.4}
+    style |= {"marker": MARKERS[index % len(MARKERS)], "ms": 5, "markevery": (index % every, every)}
+    if index % 2:
+        style["markerfacecolor"] = "white"
+    axes.plot(x, y, label=name, **style)
 
 
-def _label(axes: Axes, ends: Sequence[tuple[float, str, str]], height: float) -> None:
-    """Write names to the right of a panel, each as high as that on the y axis."""
-    ends = sorted(ends)
+def _label(axes: Axes, found: dict[str, Curve], height: float) -> None:
+    """Write names to the right of a panel, each as high as `height` on the y axis."""
+    ends = sorted(
+        (100 * curve.values[-1], name, SERIES[n % len(SERIES)]) for n, (name, curve) in enumerate(found.items())
+    )
     places = spread([y for y, _, _ in ends], height, *axes.get_ylim())
     for (y, name, colour), place in zip(ends, places, strict=True):
         axes.annotate(
@@ -107,19 +75,40 @@ def _label(axes: Axes, ends: Sequence[tuple[float, str, str]], height: float) ->
             xytext=(1.08, place),
             xycoords=axes.get_yaxis_transform(),
             textcoords=axes.get_yaxis_transform(),
-            fontsize=SMALL,
             va="center",
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},
         )
 
 
-def _short(group: str, name: str) -> str:
-    return name.removeprefix(f"{group}/")
+def spread(wanted: Sequence[float], height: float, low: float, high: float) -> list[float]:
+    """Move labels apart so that they do not overlap.
+
+    Args:
+        wanted: Middles of the labels, ascending.
+        height: Height of each label.
+        low: Lower end of the space for all labels.
+        high: Upper end of the space; labels that do not fit cross it.
+
+    Returns:
+        Middles in the same order. Labels that would overlap are stacked around the mean of their wanted middles.
+    """
+
+    def bottom(stack: Sequence[float]) -> float:
+        room = len(stack) * height
+        return max(low, min(high - room, sum(stack) / len(stack) - room / 2))
+
+    stacks: list[list[float]] = []
+    for middle in wanted:
+        stacks.append([middle])
+        while len(stacks) > 1 and bottom(stacks[-1]) < bottom(stacks[-2]) + len(stacks[-2]) * height:
+            last = stacks.pop()
+            stacks[-1] += last
+    return [bottom(stack) + (index + 0.5) * height for stack in stacks for index in range(len(stack))]
 
 
 def plateau_figure(results: Results) -> Drawing | None:
-    """Draw where sparsity stops falling without a mask, and the share of weights that were pruned and never learn."""
+    """Draw where sparsity stops falling without masks, and the fraction of pruned weights that never learn."""
     names = [
         e.name
         for e in results.plan.experiments
@@ -130,68 +119,56 @@ def plateau_figure(results: Results) -> Drawing | None:
     if not names:
         return None
     columns = min(len(names), 3)
-    rows = math.ceil(len(names) / columns)
-    left, right, tall, above, below, head, width = 0.72, 0.12, 1.45, 0.6, 0.4, 0.6, 9.0
-    title = "Sparsity after the masks were taken off"
-    canvas = new_canvas(width, head + rows * (above + tall + below), title)
-    frame = min((width - 0.1) / columns - left - right, 5.0)
-    for index, name in enumerate(names):
-        row, column = divmod(index, columns)
-        place = left + column * (left + frame + right)
-        axes = panel(canvas, place, head + above + row * (above + tall + below), frame, tall)
+    title = "Sparsity after the masks were removed"
+    canvas = new_figure(WIDTH, 0.8 + 2.5 * math.ceil(len(names) / columns), title)
+    for index, (axes, name) in enumerate(zip(make_panels(canvas, len(names), columns), names, strict=True)):
         _plateau(axes, results, name)
-        axes.set_ylabel("sparsity (%)" if column == 0 else "")
-        axes.yaxis.set_label_coords(-0.5 / frame, 0.5)
+        axes.set_ylabel("sparsity (%)" if index % columns == 0 else "")
     several = any(len(results.with_status(name, "complete")) > 1 for name in names)
     handles = [Line2D([], [], color=BLUE, lw=1.9, label="sparsity, mean over seeds" if several else "sparsity")]
     if several:
         handles.append(Line2D([], [], color=BLUE, lw=0.7, alpha=0.6, label="one seed"))
-    handles.append(Line2D([], [], color=BLACK, lw=1.2, ls="--", label="pruned and never given a gradient"))
-    legend(canvas, handles, 0.34, 3)
+    handles.append(Line2D([], [], color=BLACK, lw=1.2, ls="--", label="pruned weights without a gradient"))
+    legend_below(canvas, handles, 3)
     caption = (
-        "Sparsity at the end of each epoch after pruning and `prune.remove`, each panel with its own narrow range. "
-        "Dashed: the share of weights that were pruned and have not received one non-zero gradient; nothing can move "
-        "these from zero."
+        "Sparsity at the end of each epoch after pruning and `prune.remove`; each panel has its own narrow range. "
+        "Dashed: the fraction of weights that were pruned and never received a non-zero gradient, so they stay zero."
     )
     return Drawing("plateau", title, caption, None, canvas)
 
 
 def _plateau(axes: Axes, results: Results, name: str) -> None:
     runs = results.with_status(name, "complete")
-    values: list[float] = []
-    for run in runs:
-        if len(runs) > 1 and (curve := run_curve(run, "sparsity")):
-            y = [100 * value for value in curve.values]
-            axes.plot([e + 1 for e in curve.epochs], y, color=BLUE, lw=0.7, alpha=0.6, label=f"seed {run.seed}")
-            values += y
     mean, untouched = mean_curve(results, name, "sparsity"), results.values(name, "untouched_pruned")
     level = estimate(100 * value for value in untouched.values())
     if mean is None or level is None:
         return
-    y = [100 * value for value in mean.values]
-    every = max(1, len(y) // 20)
-    axes.plot([e + 1 for e in mean.epochs], y, color=BLUE, lw=1.9, marker="o", ms=3, markevery=every, label="mean")
+    values = [level.mean]
+    for run in runs if len(runs) > 1 else ():
+        if curve := run_curve(run, "sparsity"):
+            axes.plot(*scale(curve), color=BLUE, lw=0.7, alpha=0.6, label=f"seed {run.seed}")
+            values += scale(curve)[1]
+    x, y = scale(mean)
+    values += y
+    axes.plot(x, y, color=BLUE, lw=1.9, marker="o", ms=3, markevery=max(1, len(y) // 20), label="mean")
     axes.axhline(level.mean, color=BLACK, lw=1.2, ls="--")
-    values += [*y, level.mean]
-    # half a tenth of a percentage point is the least that is worth a picture
-    margin = max(0.12 * (max(values) - min(values)), 0.025)
+    margin = max(0.12 * (max(values) - min(values)), 0.025)  # at least, half a tenth of a percentage point is shown
     axes.set_ylim(min(values) - margin, max(values) + margin)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     count_epochs(axes, max(run.epochs[-1] for run in runs) + 1)
     axes.set_xlabel("epoch")
     start = estimate(results.values(name, "sparsity_start").values())
     pruned = f", {100 * start.mean:.1f}% pruned" if start else ""
-    axes.set_title(
-        f"{name}{pruned}\nsparsity after epoch {mean.epochs[-1] + 1}: {y[-1]:.3f}%\n"
+    lines = (
+        f"{name}{pruned}",
+        f"sparsity after epoch {x[-1]}: {y[-1]:.3f}%",
         f"pruned, no gradient: {level.mean:.3f}%",
-        loc="left",
-        fontsize=SMALL,
-        linespacing=1.15,
     )
+    axes.set_title("\n".join(lines), fontsize=8.5, linespacing=1.15)
 
 
 def layers_figure(results: Results) -> Drawing | None:
-    """Draw how sparse each layer is at the end, for the longest series of trained experiments with a mask."""
+    """Draw the final sparsity of each layer, for the longest series of experiments that train with a mask."""
     series = [
         one
         for one in tradeoff(results)
@@ -202,35 +179,32 @@ def layers_figure(results: Results) -> Drawing | None:
     chosen = max(series, key=lambda one: len(one.points))
     found = {point.experiment: (point.sparsity, _layers(results, point)) for point in chosen.points}
     layers = list(dict.fromkeys(layer for _, values in found.values() for layer in values))
-    left, head, tall = 0.2 + text_width(layers), 0.45, 0.17 * len(layers) + 0.1
     title = f"Sparsity of each layer at the end: {chosen.label}"
-    rows = math.ceil(len(found) / 3)
-    canvas = new_canvas(9.0, head + tall + 0.6 + 0.19 * rows, title)
-    axes = panel(canvas, left, head, 9.0 - left - 0.2, tall)
+    canvas = new_figure(WIDTH, 1.1 + 0.17 * len(layers) + 0.19 * math.ceil(len(found) / 3), title)
+    (axes,) = make_panels(canvas, 1, 1)
     for index, (name, (sparsity, values)) in enumerate(found.items()):
         rank = [layers.index(layer) for layer in values]
         style: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "color": SERIES[index % len(SERIES)]}
         style |= {"ls": LINES[index % len(LINES)], "lw": 0.7, "ms": 5}
-        if index % 2:  # what lies below shows through
+        if index % 2:  # markers below stay visible
             style["markerfacecolor"] = "none"
         label = f"{name} ({100 * sparsity:.1f}% of all)"
         axes.plot([100 * value for value in values.values()], rank, label=label, **style)
     axes.set(yticks=range(len(layers)), yticklabels=layers, ylim=(len(layers) - 0.4, -0.6), xlim=(-2, 102))
-    axes.set_xlabel(_SPARSITY)
-    axes.grid(True, axis="x")
-    legend(canvas, axes.get_lines(), head + tall + 0.5, 3)
+    axes.set_xlabel(SPARSITY)
+    axes.grid(visible=True, axis="x")
+    legend_below(canvas, axes.get_lines(), 3)
     caption = (
-        "Share of each layer's weights that are zero after the last epoch, mean over seeds, first layer at the top. "
+        "Fraction of each layer's weights that are zero after the last epoch, mean over seeds, first layer at the top. "
         "Pruning is global: one threshold for all layers."
     )
     return Drawing("layers", title, caption, None, canvas)
 
 
-def _layers(results: Results, point: Any) -> dict[str, float]:
-    """Mean over seeds of each layer's sparsity after the last epoch."""
-    runs = results.with_status(point.experiment, "complete")
+def _layers(results: Results, point: Point) -> dict[str, float]:
+    """Average the final sparsity of each layer over seeds."""
     last: dict[str, list[float]] = {}
-    for run in runs:
+    for run in results.with_status(point.experiment, "complete"):
         for layer, values in run.layers.items():
             if finite := [value for value in values if math.isfinite(value)]:
                 last.setdefault(layer, []).append(finite[-1])

@@ -1,22 +1,22 @@
-"""The first paragraph of a report: what was run, from which weights, on which data, and what is missing."""
+"""The first paragraphs of a report: experiments, weights, data, machine, and the runs that are not complete."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from lit_prune.study.plan.plan import Plan
-from lit_prune.study.results.results import Results, Run, seeds_text
+from lit_prune.study.results.results import Results, Run, format_seeds
 
 __all__ = ["overview", "runs_left"]
 
 _PRETRAINED = {"IMAGENET1K_V1": "ImageNet's pre-trained weights (IMAGENET1K_V1)"}
-# beside what the settings say, as documented for our data module
+# defaults of CIFAR10DataModule, whose module imports torch
 _VAL_SIZE, _BATCH_SIZE, _CIFAR10_TRAIN = 5000, 128, 50_000
 _VERSIONS = {"lit_prune": "lit-prune", "lightning": "Lightning", "torch": "torch", "python": "Python"}
 
 
 def overview(results: Results) -> str:
-    """Say in one paragraph what a reader has to know before any number."""
+    """Write the paragraph that a reader needs before any number."""
     plan = results.plan
     seeds = len(plan.seeds)
     complete = sum(run.status == "complete" for run in results.runs)
@@ -28,49 +28,46 @@ def overview(results: Results) -> str:
         _epochs(results),
         _machine(results),
         f"{complete} of {_count(len(results.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
-        + (", and all numbers are theirs." if 0 < complete < len(results.runs) else "."),
+        + ("; all numbers are from these." if 0 < complete < len(results.runs) else "."),
     ]
     return " ".join(part for part in parts if part)
 
 
 def runs_left(results: Results) -> str:
-    """List the runs that are not complete or lack something, by reason. "" if there is none."""
+    """List the runs that are not complete or lack metrics, by reason; "" if there are none."""
     found: dict[str, dict[str, list[int]]] = {}
     for run in results.runs:
         if run.status != "complete" or run.note:
             found.setdefault(_reason(run), {}).setdefault(run.experiment, []).append(run.seed)
     lines = [
-        f"- {reason}: {'; '.join(f'{name} ({seeds_text(seeds)})' for name, seeds in experiments.items())}"
+        f"- {reason}: {'; '.join(f'{name} ({format_seeds(seeds)})' for name, seeds in experiments.items())}"
         for reason, experiments in found.items()
     ]
     return "\n".join(lines)
 
 
 def _reason(run: Run) -> str:
-    if run.status == "missing":
-        return "Not started"
-    if run.status == "unfinished":
-        return run.note[:1].upper() + run.note[1:]
+    if run.status in ("missing", "unfinished"):
+        return run.note.capitalize()
     return f"{run.status.capitalize()} ({'but ' if run.status == 'complete' else ''}{run.note})"
 
 
 def _weights(results: Results) -> str:
     roots = {experiment.name for experiment in results.plan.experiments if experiment.parent is None}
-    ended = [run for run in results.runs if run.experiment in roots and run.status in ("complete", "diverged")]
-    who = "Experiments without a parent"
-    if not ended:
+    finished = [run for run in results.runs if run.experiment in roots and run.status in ("complete", "diverged")]
+    if not finished:
         planned = results.plan.initial_weights
-        return f"{who} are to begin with {_weights_text(planned)}, but none has ended yet."
-    names = list(dict.fromkeys(run.initial_weights for run in ended))
-    return f"{who} began with {' or '.join(map(_weights_text, names))}."
+        return f"Experiments without a parent will start from {_describe_weights(planned)}; none has finished yet."
+    names = dict.fromkeys(run.initial_weights for run in finished)
+    return f"Experiments without a parent started from {' or '.join(map(_describe_weights, names))}."
 
 
-def _weights_text(name: str | None) -> str:
+def _describe_weights(name: str | None) -> str:
     if name is None:
-        return "whatever weights their model's own code gives it"
+        return "the weights that their model initializes"
     if name == "random":
-        return "random weights (nothing here is pre-trained)"
-    # a path on somebody's machine says nothing to others; its last part may
+        return "random weights (nothing is pre-trained)"
+    # the folder means nothing on other machines
     return _PRETRAINED.get(name, f"the weights in the file `{Path(name).name}`")
 
 
@@ -83,11 +80,11 @@ def _data(plan: Plan) -> str:
         return f"The data are those of `{str(name).rsplit('.', 1)[-1]}`{but}."
     source, val = str(data.get("source", "cifar10")), data.get("val_size", _VAL_SIZE)
     limit = data.get("limit_train")
-    name = {"cifar10": "CIFAR-10", "synthetic": "synthetic images, drawn on the spot"}.get(source, source)
+    name = {"cifar10": "CIFAR-10", "synthetic": "synthetic images"}.get(source, source)
     left = _CIFAR10_TRAIN - val if source == "cifar10" and isinstance(val, int) else None
     train = _number(limit or left or "all") + (f" of {_number(left)}" if limit and left else "")
     batch = _number(data.get("batch_size", _BATCH_SIZE))
-    return f"The data are {name}: {train} training images, {_number(val)} for validation, in batches of {batch}{but}."
+    return f"The data are {name}: {train} training images, {_number(val)} for validation, batches of {batch}{but}."
 
 
 def _epochs(results: Results) -> str:
@@ -95,7 +92,7 @@ def _epochs(results: Results) -> str:
     if not counts:
         return ""
     low, high = min(counts), max(counts)
-    return f"A training took {_count(low, 'epoch')}." if low == high else f"A training took {low} to {high} epochs."
+    return f"Each training took {_count(low, 'epoch') if low == high else f'{low} to {high} epochs'}."
 
 
 def _machine(results: Results) -> str:
@@ -107,9 +104,9 @@ def _machine(results: Results) -> str:
     versions = [
         f"{name} {' and '.join(found)}" for key, name in _VERSIONS.items() if (found := _values(environments, key))
     ]
-    where = " and ".join(devices) or "a device that they do not name"
+    where = " and ".join(devices) or "an unknown device"
     used = f" ({' or '.join(threads)} {'thread' if threads == ['1'] else 'threads'} each)" if threads else ""
-    return f"They ran on {where}{used}" + (f", with {', '.join(versions)}." if versions else ".")
+    return f"The runs used {where}{used}" + (f", with {', '.join(versions)}." if versions else ".")
 
 
 def _values(environments: Iterable[Mapping[str, Any]], key: str) -> list[str]:

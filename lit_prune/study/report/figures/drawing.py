@@ -1,0 +1,48 @@
+"""What the figures of a report share: the drawing with its caption, and axes over epochs."""
+
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import MaxNLocator
+
+from lit_prune.study.results.curves import Curve
+
+__all__ = ["SPARSITY", "WIDTH", "Drawing", "count_epochs", "scale"]
+
+WIDTH = 9.0  # inches
+SPARSITY = "sparsity (% of weights that are zero)"
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure that has not been written to a file.
+
+    Attributes:
+        name: Name of its file, without the suffix.
+        title: Title.
+        caption: One to three sentences on how to read it.
+        group: First part of the names of its experiments, if all are of one group.
+        canvas: The matplotlib figure.
+    """
+
+    name: str
+    title: str
+    caption: str
+    group: str | None
+    canvas: Canvas
+
+
+def scale(curve: Curve, factor: float = 100.0) -> tuple[list[int], list[float]]:
+    """Return the epochs of a curve, counted from 1, and its values times a factor."""
+    return [epoch + 1 for epoch in curve.epochs], [factor * value for value in curve.values]
+
+
+def count_epochs(axes: Axes, last: int) -> None:
+    """Put integer epochs from 1 to `last` on the x axis."""
+    margin = 0.03 * max(last - 1, 1)
+    if last <= 6:
+        ticks = list(range(1, last + 1))
+    else:
+        ticks = [int(tick) for tick in MaxNLocator(nbins=4, integer=True).tick_values(0, last) if 1 <= tick <= last]
+    axes.set(xlim=(1 - margin, last + margin), xticks=ticks)
