@@ -1,6 +1,6 @@
 """Freeze, prune, fine-tune and unfreeze networks with PyTorch Lightning.
 
-Public names are imported when they are first used, so that `lit-prune --version` does not wait for torch.
+Public names are imported on first use, so that `lit-prune --version` does not wait for torch.
 """
 
 from importlib import import_module
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lit_prune.files.compressed import load_compressed
     from lit_prune.models.resnet18 import LitResNet18
 
-_HOMES = {
+_MODULES = {
     "CIFAR10DataModule": "lit_prune.data",
     "GlobalL1Pruning": "lit_prune.callbacks",
     "GlobalRandomPruning": "lit_prune.callbacks",
@@ -51,8 +51,8 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _HOMES:
-        return getattr(import_module(_HOMES[name]), name)
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

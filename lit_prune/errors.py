@@ -1,4 +1,4 @@
-"""The two errors of lit-prune: `InputError` for values that cannot be used, `UnfinishedError` for what went wrong later.
+"""The errors of lit-prune: `InputError` for input that cannot be used, `UnfinishedError` for commands that fail later.
 
 Every module may import this one; it imports none of them.
 """
@@ -30,7 +30,7 @@ class UnfinishedError(RuntimeError):
 
 
 def expected(what: str, found: Any, hint: str) -> InputError:
-    """Build the error for a value that cannot be used: "Expected {what}, but got {found}. HINT: {hint}."
+    """Build the error "Expected {what}, but got {found}. HINT: {hint}." for a value that cannot be used.
 
     Args:
         what: The expectation, for example "`amount` in [0, 1)".

@@ -1,4 +1,4 @@
-"""Which command goes where. Nothing heavy is imported before a command is known."""
+"""The command line `lit-prune`: find the module of a command, and import only that."""
 
 import difflib
 import sys
@@ -11,29 +11,22 @@ from lit_prune.version import __version__
 
 __all__ = ["main"]
 
-# longer than any path that a system takes
-_LONGEST = 4096
+_LONGEST = 4096  # characters of one argument; no path can be longer
 
-# command -> (module of this package with `main(argv)`, one line of help)
+# command -> (module with `main(argv)`, one line of help)
 COMMANDS = {
-    "fit": ("training.cli", "train, with freezing, pruning and fine-tuning as callbacks"),
+    "fit": ("training.cli", "train a network, with freezing and pruning as callbacks"),
     "validate": ("training.cli", "score a checkpoint on the validation images"),
     "test": ("training.cli", "score a checkpoint on the test images"),
-    "predict": ("training.cli", "name the class of your own images, or of the test images"),
-    "inspect": (
-        "trained.inspect.command",
-        "show a trained network layer by layer: sparsity, magnitudes, FLOPs",
-    ),
-    "prune": ("trained.prune", "zero the smallest weights of a trained network, without training"),
-    "sensitivity": ("trained.sensitivity.command", "prune each layer alone, and measure what it costs"),
-    "shrink": ("trained.shrink", "remove whole channels: a smaller dense network"),
-    "export": (
-        "trained.export.command",
-        "write ONNX, torch.export, safetensors or a plain state dict, and check it",
-    ),
-    "cost": ("trained.cost.command", "measure FLOPs, bytes and latency, and what really makes it faster"),
-    "study": ("study.run.command", "run the experiments of a plan, and report them"),
-    "report": ("study.report.command", "turn a study's folder into tables, figures and verdicts"),
+    "predict": ("training.cli", "classify your own images, or the test images"),
+    "inspect": ("trained.inspect.command", "show sparsity, weight magnitudes and FLOPs of each layer"),
+    "prune": ("trained.prune", "set the smallest weights of a trained network to zero, without training"),
+    "sensitivity": ("trained.sensitivity.command", "prune one layer at a time and measure the accuracy"),
+    "shrink": ("trained.shrink", "remove whole channels, which makes a smaller dense network"),
+    "export": ("trained.export.command", "write and verify ONNX, torch.export, safetensors or a plain state dict"),
+    "cost": ("trained.cost.command", "measure FLOPs, file size and latency"),
+    "study": ("study.run.command", "run all experiments of a plan and write a report"),
+    "report": ("study.report.command", "write tables, figures and verdicts from the folder of a study"),
 }
 
 USAGE = "\n".join(
@@ -47,49 +40,49 @@ USAGE = "\n".join(
         "",
         "options:",
         "  -h, --help   show this text; `lit-prune COMMAND --help` lists the options of a command",
-        "  --version    print the version",
+        "  --version    show the version",
         "",
-        "start here:  lit-prune study --preset quick",
+        "To begin, try `lit-prune study --preset quick`.",
     ]
 )
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Run one command.
+    """Run a command.
 
     Args:
-        args: The command and its options; `sys.argv[1:]` when None.
+        args: The command and its options; None takes `sys.argv[1:]`.
 
     Returns:
-        The exit status: 0, 1 for a run that could not be finished, 2 for input that cannot be used. A wrong
-        input prints one sentence on stderr, and its traceback too if `LIT_PRUNE_TRACEBACK` is set.
+        The exit status: 0, 1 for a command that could not finish, 2 for input that cannot be used, or 128 + signal.
+        Errors are printed as one line on stderr, or raised if the environment variable `LIT_PRUNE_TRACEBACK` is set.
     """
     argv = list(sys.argv[1:] if args is None else args)
     try:
-        for word in argv:
-            _check(word)
+        for argument in argv:
+            _check(argument)
         return _dispatch(argv)
     except InputError as error:
-        return print_error(error, 2)
+        return print_error(error)
 
 
-def _check(word: str) -> None:
-    """Refuse what no command could use, in one place."""
-    # ends of lines and the like are shown, not printed
-    start = word[:40].encode("unicode_escape").decode() + ("..." if len(word) > 40 else "")
-    if len(word) > _LONGEST:
-        hint = "put long settings into a file and give it to `--config`"
-        raise expected(f"words of at most {_LONGEST} characters", f"`{start}`, which has {len(word)}", hint)
-    if "\0" in word:
-        raise expected("words without a NUL character", f"`{start}`", "take it out")
-    if any("\ud800" <= character <= "\udfff" for character in word):  # how Python hands on bytes that are no text
-        raise expected("words in UTF-8", f"`{start}`", "rename the file, if it is one")
+def _check(argument: str) -> None:
+    """Reject arguments that no command can use."""
+    start = argument[:40].encode("unicode_escape").decode() + ("..." if len(argument) > 40 else "")
+    if len(argument) > _LONGEST:
+        hint = "write long values to a YAML file and pass it to `--config`"
+        raise expected(f"arguments of at most {_LONGEST} characters", f"`{start}` of {len(argument)}", hint)
+    if "\0" in argument:
+        raise expected("arguments without NUL characters", f"`{start}`", "remove the NUL character")
+    if any("\ud800" <= character <= "\udfff" for character in argument):  # Python's form of bytes that are not UTF-8
+        raise expected("arguments in UTF-8", f"`{start}`", "if it is a file, rename it")
 
 
 def _dispatch(argv: list[str]) -> int:
+    hint = "`lit-prune --help` describes each command"
     if not argv:
         print(USAGE)
-        raise expected(f"a command ({', '.join(COMMANDS)})", "none", "`lit-prune --help` says what each does")
+        raise expected(f"a command ({', '.join(COMMANDS)})", "none", hint)
     if argv[0] in ("-h", "--help"):
         print(USAGE)
         return 0
@@ -98,8 +91,7 @@ def _dispatch(argv: list[str]) -> int:
         return 0
     if argv[0] not in COMMANDS:
         near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f"did you mean `lit-prune {near[0]}`" if near else "`lit-prune --help` says what each does"
+        hint = f"did you mean `lit-prune {near[0]}`" if near else hint
         raise expected(f"a command ({', '.join(COMMANDS)})", f"`{argv[0]}`", hint)
-    module, _ = COMMANDS[argv[0]]
-    status: int = import_module(f"lit_prune.{module}").main(argv)
+    status: int = import_module(f"lit_prune.{COMMANDS[argv[0]][0]}").main(argv)
     return status

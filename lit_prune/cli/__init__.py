@@ -1,1 +1,1 @@
-"""Arguments in, sentences out: what every command shares."""
+"""Parse arguments, print errors and tables: what all commands share."""

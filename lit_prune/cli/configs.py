@@ -1,4 +1,4 @@
-"""The configurations that ship, named without a path: `--config quick`."""
+"""The configurations that ship with lit-prune and are given by name: `--config quick`."""
 
 import difflib
 from pathlib import Path
@@ -11,24 +11,15 @@ _FOLDER = Path(__file__).parents[1] / "configs"
 
 
 def shipped_configs() -> dict[str, Path]:
-    """List the configurations inside the package.
-
-    Returns:
-        From name ("quick") to the path of its YAML file, sorted by name.
-    """
+    """Map the names of the shipped configurations to their YAML files."""
     return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
 def find_config(value: str) -> str:
-    """Turn what the user gave to `--config` into a path.
-
-    A file of that path comes first, so that a shipped name never hides a user's own file.
+    """Return the path of a configuration.
 
     Args:
-        value: A path, or the name of a shipped configuration.
-
-    Returns:
-        The path of a file that exists.
+        value: Path of a YAML file, or name of a shipped configuration. An existing file takes precedence.
 
     Raises:
         InputError: If there is neither such a file nor such a name.
@@ -39,5 +30,5 @@ def find_config(value: str) -> str:
     if value in shipped:
         return str(shipped[value])
     near = difflib.get_close_matches(value, shipped, n=1)
-    hint = f"did you mean `--config {near[0]}`" if near else f"those that ship are {', '.join(shipped)}"
-    raise expected("`--config` to name a YAML file or a shipped configuration", f"`{value}`", hint)
+    hint = f"did you mean `--config {near[0]}`" if near else f"shipped configurations are {', '.join(shipped)}"
+    raise expected("`--config` to be a YAML file or a shipped configuration", f"`{value}`", hint)

@@ -254,6 +254,7 @@ def _subclasses(key: str) -> dict[str, type]:
 
 
 def _descend(base: type) -> Iterator[type]:
+    child: type
     for child in base.__subclasses__():
         if not inspect.isabstract(child):
             yield child

@@ -53,7 +53,7 @@ class _ParseError(Exception):
 class _HelpFormatter(DefaultHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         text = super()._get_help_string(action)
-        if action.default is None or "(default: " in (action.help or ""):
+        if action.default is None or action.nargs == 0 or "(default: " in (action.help or ""):
             return text.replace(" (default: %(default)s)", "").replace(", default: %(default)s", "")
         return text
 
@@ -77,8 +77,8 @@ class CommandParser(ArgumentParser):
     """A `jsonargparse.ArgumentParser` whose errors `one_sentence_errors` can explain, in place of a page of usage."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
-        # an abbreviated option is most likely a typo
-        super().__init__(*args, **{"allow_abbrev": False, "formatter_class": _HelpFormatter} | settings)
+        settings.setdefault("allow_abbrev", False)  # an abbreviated option is most likely a typo
+        super().__init__(*args, formatter_class=_HelpFormatter, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise what `one_sentence_errors` turns into a sentence."""

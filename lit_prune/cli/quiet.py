@@ -1,4 +1,4 @@
-"""Warnings and advertisements that tell the user of this project nothing."""
+"""Hide warnings and tips of Lightning that do not apply to this project."""
 
 import logging
 import warnings
@@ -7,40 +7,39 @@ from contextlib import contextmanager
 
 __all__ = ["quiet"]
 
-# true of other projects, not of this one
-_UNHELPFUL = [
-    # our loader indexes whole batches of a memory-mapped array: workers would slow it
+_MESSAGES = [
+    # our loader indexes whole batches of a memory-mapped array, which worker processes would only slow down
     ".*does not have many workers.*",
-    # two loggers and config.yaml share the run's own new folder on purpose
+    # both loggers and config.yaml share the new folder of a run
     "Experiment logs directory .* exists and is not empty",
-    # a study's run that goes on does so in its own folder
+    # a resumed run of a study stays in its folder
     "Checkpoint directory .* exists and is not empty",
-    # a resumed run has a new folder, so the best checkpoint of the old one is not overwritten
+    # a resumed run may have a new folder, which keeps the best checkpoint of the old one
     "The dirpath has changed from .*",
-    # Lightning 2.6 on torch 2.13 and later: nothing that a user could change
+    # Lightning 2.6 with torch 2.13 or later; the user cannot change it
     ".*isinstance\\(treespec, LeafSpec\\).*",
 ]
-# callbacks that have a state matter when a run is resumed, not when its model is scored
-_WHEN_SCORING = ["Be aware that when using `ckpt_path`"]
+# callbacks with a state matter when a run is resumed, not when its model is scored
+_SCORING_MESSAGES = ["Be aware that when using `ckpt_path`"]
 
 
 @contextmanager
 def quiet(scoring: bool = False) -> Iterator[None]:
-    """Leave out, while it lasts, what Lightning says that is not true of this project.
+    """Hide the messages inside a `with` block.
 
     Args:
-        scoring: Also leave out what matters only when a run is resumed.
+        scoring: Whether to hide also what matters only when a run is resumed.
     """
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(_no_advertisement)
+    logger.addFilter(_is_no_tip)
     try:
         with warnings.catch_warnings():
-            for message in _UNHELPFUL + (_WHEN_SCORING if scoring else []):
+            for message in _MESSAGES + (_SCORING_MESSAGES if scoring else []):
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        logger.removeFilter(_no_advertisement)
+        logger.removeFilter(_is_no_tip)
 
 
-def _no_advertisement(record: logging.LogRecord) -> bool:
+def _is_no_tip(record: logging.LogRecord) -> bool:
     return "Tip: " not in record.getMessage()

@@ -1,10 +1,10 @@
-"""How a command on a trained network ends: with a status, and one sentence if it failed."""
+"""Run a command on a trained network, and turn its errors into an exit status."""
 
 import os
 import sys
 from collections.abc import Callable, Sequence
 
-from lit_prune.cli.failures import describe_failure, print_error
+from lit_prune.cli.failures import print_error
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.signals import StopSignals
 
@@ -12,17 +12,16 @@ __all__ = ["run_command"]
 
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Run a command to its end.
+    """Run a command.
 
-    SIGINT and SIGTERM reach it as an `UnfinishedError`, so that what it has begun to write is cleared away.
+    SIGINT and SIGTERM raise an `UnfinishedError` in the command, so that it can remove unfinished files.
 
     Args:
-        command: What to run.
-        argv: Its name and its options.
+        command: Function to call.
+        argv: Its argument: the command's name and options.
 
     Returns:
-        The exit status: 0, 1 if files could not be written or read on the way, 2 for input that cannot be used, or
-        128 + signal.
+        The exit status: 0, 1 if reading or writing failed, 2 for input that cannot be used, or 128 + signal.
     """
     with quiet(scoring=True), StopSignals():
         try:
@@ -30,11 +29,9 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -
             sys.stdout.flush()
         except SystemExit as leave:  # after --help
             return int(leave.code or 0)
-        except BrokenPipeError:  # `lit-prune inspect ... | head` has seen enough
-            # Python would write once more at its end, and complain
+        except BrokenPipeError:  # as in `lit-prune inspect ... | head`
+            # otherwise Python flushes stdout at exit and fails again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Exception as error:
-            if (failure := describe_failure(error)) is None:
-                raise
-            return print_error(error, failure.status, failure.sentence)
+            return print_error(error)
     return 0

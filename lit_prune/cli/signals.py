@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the end of a command, and of a training not before a checkpoint is written."""
+"""SIGTERM and SIGINT as exceptions, which a training can delay until it has written a checkpoint."""
 
 import signal
 import sys
@@ -6,7 +6,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any
 
-from lit_prune.errors import UnfinishedError, expected
+from lit_prune.errors import UnfinishedError
 
 __all__ = ["StopSignals"]
 
@@ -14,11 +14,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Ends what happens inside it when SIGTERM or SIGINT comes, by an `UnfinishedError` of status 128 + signal.
+    """Context manager that raises an `UnfinishedError` of status 128 + signal when SIGTERM or SIGINT arrives.
 
     Attributes:
-        received: The signal that has come, if any.
-        patient: Whether to wait for whoever looks at `received`; a second signal never waits.
+        received: The signal that arrived, if any.
+        patient: Whether the first signal only sets `received`, for code that checks it. A second signal always raises.
     """
 
     def __init__(self) -> None:
@@ -27,7 +27,7 @@ class StopSignals:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
-        # only the main thread of a process can be told
+        # Python allows signal handlers only in the main thread
         if threading.current_thread() is threading.main_thread():
             self._before = {number: signal.getsignal(number) for number in _SIGNALS}
             self.listen()
@@ -40,20 +40,15 @@ class StopSignals:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Take the signals (back) from whoever else handles them."""
+        """Install the signal handlers, again if other code has replaced them."""
         if self._before:
             for number in _SIGNALS:
                 signal.signal(number, self._on_signal)
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        again = self.received is not None
+        first = self.received is None
         self.received = signal.Signals(number)
-        if self.patient and not again:
-            print(f"\n{self.received.name}: stopping after this batch. A second one stops at once.", file=sys.stderr)
+        if self.patient and first:
+            print(f"\n{self.received.name}: stopping after this batch. Send it again to stop now.", file=sys.stderr)
             return
-        raise self.error("this command to come to its end", "the same command does it again")
-
-    def error(self, what: str, hint: str, where: str = "") -> UnfinishedError:
-        """Make the error that ends the command."""
-        received = self.received or signal.SIGINT
-        return UnfinishedError(str(expected(what, f"{received.name}{where}", hint)), 128 + received)
+        raise UnfinishedError(f"Interrupted by {self.received.name}. Run the same command again.", 128 + number)

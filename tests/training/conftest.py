@@ -23,10 +23,11 @@ class Outcome:
     @property
     def complaint(self) -> str:
         """The one sentence on stderr, without the program's name; fails if there is more or less."""
-        lines = [line for line in self.err.splitlines() if line.startswith("lit-prune: error: ")]
+        start = "lit-prune: " if self.status > 128 else "lit-prune: error: "  # an interruption is not an error
+        lines = [line for line in self.err.splitlines() if line.startswith(start)]
         assert len(lines) == 1, self.err
         assert "Traceback" not in self.err
-        return lines[0].removeprefix("lit-prune: error: ")
+        return lines[0].removeprefix(start)
 
 
 Run = Callable[..., Outcome]

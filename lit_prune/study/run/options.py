@@ -4,18 +4,18 @@ import argparse
 import difflib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from jsonargparse import Namespace
 
 from lit_prune.cli.parser import CommandParser, check_path, one_sentence_errors
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.yaml import load_yaml_text
 from lit_prune.study.plan.loading import shipped_plans
 
-__all__ = ["Options", "parse"]
+__all__ = ["parse"]
 
 _GROUPS = ("--data.", "--model.", "--trainer.")
 # collects the settings; no user can type it, because `lit-prune` rejects NUL
@@ -24,37 +24,16 @@ _SETTING = "--\0"
 _LARGEST = {"jobs": 10_000, "threads": 1024, "max_epochs": 10_000_000}
 
 
-@dataclass(frozen=True)
-class Options:
-    """The options of `lit-prune study`.
+def parse(argv: Sequence[str]) -> Namespace:
+    """Parse the arguments of `lit-prune study`.
 
-    Attributes:
-        plan: Path of a plan, or name of a shipped one.
-        out: Folder of the study; None is `lightning_logs/<name of the plan>`.
-        seeds: Random seeds; None takes the plan's.
-        only: Glob patterns of experiments to run, with their parents; None runs all.
-        weights: Initial weights; None takes the plan's.
-        jobs: Number of runs at the same time; None chooses by the number of cores, or 1 on a GPU.
-        threads: CPU threads of each run; None takes the plan's.
-        ray: Address of a Ray cluster; None runs on this machine.
-        dry_run: Whether to print the plan and run nothing.
-        settings: Settings that override the plan's, in this order.
+    Args:
+        argv: The arguments, without the command.
+
+    Returns:
+        The options by name, None where the plan decides. `plan` is a path or the name of a shipped plan, and
+        `settings` are to be merged into the settings of the plan, one after the other.
     """
-
-    plan: str
-    out: Path | None
-    seeds: list[int] | None
-    only: list[str] | None
-    weights: str | None
-    jobs: int | None
-    threads: int | None
-    ray: str | None
-    dry_run: bool
-    settings: tuple[dict[str, Any], ...]
-
-
-def parse(argv: Sequence[str]) -> Options:
-    """Parse the arguments of `lit-prune study`, without the command."""
     presets = ", ".join(shipped_plans())
     parser = CommandParser(
         prog="lit-prune study",
@@ -85,7 +64,7 @@ def parse(argv: Sequence[str]) -> Options:
     )
     parser.add_argument(_SETTING, dest="settings", action="append", default=[], help=argparse.SUPPRESS)
     with one_sentence_errors(argv):
-        given = parser.parse_args(_join_settings(argv))
+        given: Namespace = parser.parse_args(_join_settings(argv))
     for what, path in (("the plan", given.plan), ("`--out`", given.out), ("`--weights`", given.weights)):
         if path is not None:
             check_path(what, path)
@@ -102,15 +81,12 @@ def parse(argv: Sequence[str]) -> Options:
     for name, largest in _LARGEST.items():
         if given[name] is not None and not 1 <= given[name] <= largest:
             raise expected(f"`--{name}` to be an integer in [1, {largest}]", given[name], "check the value")
-    settings = [_setting(*text.split("=", 1)) for text in sorted(given.settings, key=_depth)]
+    given.plan = given.preset or given.plan
+    given.out = None if given.out is None else Path(given.out)
+    given.settings = [_setting(*text.split("=", 1)) for text in sorted(given.settings, key=_depth)]
     if given.max_epochs is not None:
-        settings.append({"trainer": {"max_epochs": given.max_epochs}})
-    return Options(
-        plan=given.preset or given.plan,
-        out=None if given.out is None else Path(given.out),
-        settings=tuple(settings),
-        **{name: given[name] for name in ("seeds", "only", "weights", "jobs", "threads", "ray", "dry_run")},
-    )
+        given.settings.append({"trainer": {"max_epochs": given.max_epochs}})
+    return given
 
 
 def _join_settings(argv: Sequence[str]) -> list[str]:
