@@ -14,7 +14,7 @@ from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import apply_masks, current_mask, remove_masks, zero_pruned
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state, keeps_zeros
 from lit_prune.functional.packing import pack_masks, unpack_masks
-from lit_prune.functional.pruning import check_amount, check_cap, check_room, global_masks, local_masks
+from lit_prune.functional.pruning import check_amount, check_max_layer_sparsity, check_room, global_masks, local_masks
 from lit_prune.functional.rewinding import rewind
 from lit_prune.functional.schedule import sparsity_at
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
@@ -74,7 +74,7 @@ class Pruning(Callback, ABC):
         rewind_to: int | None = None,
     ) -> None:
         check_amount(amount)
-        check_cap(max_layer_sparsity)
+        check_max_layer_sparsity(max_layer_sparsity)
         check_names("layers", layers)
         check_names("exclude", exclude)
         check_times(start_epoch, end_epoch, schedule, every_n_epochs, rewind_to)

@@ -1,4 +1,4 @@
-"""Which weights have ever been given a gradient."""
+"""Track which weights have ever received a gradient."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -14,18 +14,18 @@ __all__ = ["GradientCoverage"]
 
 
 class GradientCoverage:
-    """Remembers which weights have received a gradient that is not zero.
+    """Track which weights have received a non-zero gradient, with one byte for each weight.
 
-    A weight without one cannot learn: taps of a kernel that see nothing but padding, inputs that are always zero,
-    units that are dead. One byte is kept for each weight.
+    A weight that never receives one cannot learn: a kernel position that only ever sees padding, a weight whose input
+    is always zero, or one of a dead unit.
 
     Args:
-        weights: For example from `weight_layers`.
+        weights: Weights to watch, for example from `weight_layers`.
 
     Example:
         >>> from torch import nn
         >>> from lit_prune.functional import weight_layers
-        >>> model = nn.Conv2d(1, 1, 3, padding=1)  # at one pixel, eight of its nine taps see padding
+        >>> model = nn.Conv2d(1, 1, 3, padding=1)  # on an image of one pixel, eight of nine weights only see padding
         >>> coverage = GradientCoverage(weight_layers(model))
         >>> model(torch.ones(1, 1, 1, 1)).sum().backward()
         >>> coverage.update()
@@ -40,32 +40,32 @@ class GradientCoverage:
         self._touched = [torch.zeros_like(ref.tensor, dtype=torch.bool, requires_grad=False) for ref in weights]
 
     def update(self, optimizers: Iterable[Optimizer] = ()) -> None:
-        """Take note of the gradients that the weights have now: call it after a backward pass.
+        """Record the current gradients; call this after a backward pass.
 
         Args:
-            optimizers: What these remember of earlier gradients counts too, so that not every step has to be looked at.
+            optimizers: Optimizers whose memory of earlier gradients counts too, so that not every step must be seen.
         """
-        seen = [remembered_gradients(optimizer) for optimizer in optimizers]
+        memories = [remembered_gradients(optimizer) for optimizer in optimizers]
         for ref, touched in zip(self._weights, self._touched, strict=True):
-            for gradient in [ref.tensor.grad, *(remembered.get(ref.tensor) for remembered in seen)]:
+            for gradient in [ref.tensor.grad, *(memory.get(ref.tensor) for memory in memories)]:
                 if gradient is not None:
                     touched.logical_or_(gradient)
 
     @property
     def untouched(self) -> float:
-        """Fraction of the weights that have not received one non-zero gradient since the beginning."""
+        """Fraction of the weights that have never received a non-zero gradient."""
         total = sum(touched.numel() for touched in self._touched)
         return 1 - sum(int(touched.count_nonzero()) for touched in self._touched) / total
 
     def touched(self) -> dict[str, Tensor]:
-        """Return for each layer, by name, a bool tensor: true for weights that have received a gradient."""
+        """Return a bool tensor for each layer, by name: true for weights that have received a gradient."""
         return {ref.name: touched for ref, touched in zip(self._weights, self._touched, strict=True)}
 
     def restore(self, touched: Mapping[str, Tensor]) -> None:
-        """Go on from what `touched` returned in another process.
+        """Continue from what `touched` returned in another process.
 
         Raises:
-            InputError: If it belongs to other layers or shapes.
+            InputError: If layers or shapes differ.
         """
         for ref, mine in zip(self._weights, self._touched, strict=True):
             theirs = touched.get(ref.name)
@@ -73,6 +73,6 @@ class GradientCoverage:
                 raise expected(
                     f"gradient coverage for layer `{ref.name}` with shape {tuple(mine.shape)}",
                     "none" if theirs is None else str(tuple(theirs.shape)),
-                    "resume with the model that the checkpoint was made with",
+                    "resume with the model that wrote the checkpoint",
                 )
             mine.copy_(theirs)

@@ -1,4 +1,4 @@
-"""How much a forward pass computes, and how much of it with weights that are not zero."""
+"""Count the FLOPs of a forward pass, and those of non-zero weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,22 +10,21 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_prune.errors import expected, shorten
+from lit_prune.errors import expected, one_line
 from lit_prune.functional.masking import stored_weight
 from lit_prune.functional.plain import plain_copy
+from lit_prune.functional.selection import CONVOLUTIONS, WEIGHT_LAYERS
 
 __all__ = ["LayerFlops", "count_flops", "input_shape"]
-
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 
 
 @dataclass(frozen=True)
 class LayerFlops:
-    """What one layer computes for one input; a multiplication and the addition after it are 2 FLOPs.
+    """FLOPs of one layer for one input; a multiply-add is 2 FLOPs.
 
     Attributes:
-        nominal: FLOPs of the whole kernel or matrix, whatever its values are.
-        nonzero: FLOPs of the weights that are not zero. Dense kernels compute the others too.
+        nominal: FLOPs of all weights.
+        nonzero: FLOPs of the non-zero weights. Dense kernels compute the others too.
 
     Raises:
         InputError: If not 0 <= nonzero <= nominal.
@@ -37,7 +36,7 @@ class LayerFlops:
     def __post_init__(self) -> None:
         if not 0 <= self.nonzero <= self.nominal:
             raise expected(
-                "0 <= nonzero <= nominal FLOPs", f"{self.nonzero}, {self.nominal}", "the first are a part of the second"
+                "0 <= nonzero <= nominal FLOPs", f"{self.nonzero}, {self.nominal}", "nonzero counts a part of nominal"
             )
 
     def __add__(self, other: "LayerFlops") -> "LayerFlops":
@@ -71,7 +70,7 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, 
     parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
     counter = FlopCounterMode(display=False)
     counts: dict[str, LayerFlops] = {}
-    running: list[list[int]] = []  # for each layer that is being called: the total before it, and FLOPs of inner layers
+    running: list[list[int]] = []  # for each layer being called: the total before the call, the FLOPs of inner layers
 
     def enter(module: nn.Module, args: Any) -> None:
         running.append([counter.get_total_flops(), 0])
@@ -89,8 +88,8 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, 
         plain = plain_copy(model)
         owners: dict[int, str] = {}
         for name, module in plain.named_modules():
-            module.training = False  # `eval` may be overridden, to keep parts in training mode
-            if isinstance(module, (*_CONVOLUTIONS, nn.Linear)):
+            module.training = False  # `eval` may be overridden to keep parts in training mode
+            if isinstance(module, WEIGHT_LAYERS):
                 weight = stored_weight(module)
                 owner = owners.setdefault(id(module if weight is None else weight), name)
                 counts[owner] = LayerFlops(0, 0)
@@ -100,41 +99,41 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, 
             plain(torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
         raise expected(
-            f"`input_size` {input_size} to be one that {type(model).__name__} can compute",
-            f"{type(error).__name__} ({shorten(' '.join(str(error).split()), 200).rstrip('.')})",
-            "give the pixels of a side, or the shape of one input",
+            f"`input_size` {input_size} to be one that {type(model).__name__} accepts",
+            f"{type(error).__name__} ({one_line(error)})",
+            "give the height and width of images in pixels, or the shape of one input",
         ) from error
     return counts
 
 
 def input_shape(model: nn.Module, input_size: int | Sequence[int]) -> tuple[int, ...]:
-    """Find the shape of one input, without the batch.
+    """Return the shape of one input, without the batch dimension.
 
     Args:
-        model: The module that takes the input.
-        input_size: The pixels of a side of a square image, which has the channels that the first convolution of
-            the model takes; or the whole shape of one input, such as (3, 32, 32).
+        model: Module that takes the input.
+        input_size: Height and width of square images, with as many channels as the first convolution of the model
+            takes; or the whole shape of one input, such as (3, 32, 32).
 
     Raises:
-        InputError: If the size is not made of whole numbers from 1 on, the model has no two-dimensional convolution
-            to take the channels from, or its parameters have no values yet (lazy modules).
+        InputError: If a size is not a positive integer, if the number of channels is unknown because the first
+            convolution is not two-dimensional, or if parameters have no values yet (lazy modules).
     """
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise expected("a model whose weights have values", "a lazy one", "run one batch through the model first")
     sizes = [input_size] if isinstance(input_size, int) else [*input_size]
     if not sizes or not all(isinstance(size, int) and not isinstance(size, bool) and size > 0 for size in sizes):
         raise expected(
-            "`input_size` to be made of whole numbers from 1 on",
+            "`input_size` to be one or several positive integers",
             input_size,
-            "32 means images of 32x32 pixels; (3, 32, 32) is the same with the channels",
+            "32 means images of 32x32 pixels; (3, 32, 32) also gives the channels",
         )
     if not isinstance(input_size, int):
         return tuple(sizes)
-    first = next((module for module in model.modules() if isinstance(module, _CONVOLUTIONS)), None)
+    first = next((module for module in model.modules() if isinstance(module, CONVOLUTIONS)), None)
     if not isinstance(first, nn.Conv2d | nn.ConvTranspose2d):
         raise expected(
-            "`input_size` to be the shape of one input, for a model that does not begin with a convolution of images",
+            "`input_size` to be the whole shape of one input, as the first layer is not a convolution of images",
             input_size,
-            "give all of its sizes but the batch, for example (784,)",
+            "give all dimensions but the batch, for example (784,)",
         )
     return (first.in_channels, input_size, input_size)

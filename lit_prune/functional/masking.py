@@ -1,15 +1,15 @@
-"""Masks on weights: torch's mechanism, made safe to keep for a whole training.
+"""Apply and remove masks on weights, in the form of `torch.nn.utils.prune`.
 
-A masked layer is what `torch.nn.utils.prune` makes of it: the parameter is called `weight_orig`, a buffer
-`weight_mask` of zeros and ones stands beside it, `weight` is their product, and a
-`torch.nn.utils.prune.BasePruningMethod` among the forward pre-hooks says so. `torch.nn.utils.prune.is_pruned`
-is true, `torch.nn.utils.prune.remove` works, and further methods of that module may be applied on top.
+A masked layer has a parameter `weight_orig`, a buffer `weight_mask` of zeros and ones, their product `weight`, and a
+`torch.nn.utils.prune.BasePruningMethod` among its forward pre-hooks. `torch.nn.utils.prune.is_pruned` is true for it,
+`torch.nn.utils.prune.remove` works, and further methods of that module may be applied on top.
 
-Two things differ. `weight` is computed whenever it is read, by a property of the layer's class, where torch
-stores the product of the last forward. So it is never stale, also where somebody reads it without calling the
-layer (attention reads `out_proj.weight`), it always carries a gradient to `weight_orig`, and nothing is left
-behind that cannot be copied or pickled. And the state dict of a masked layer is that of a plain one, with
-the zeros in it.
+Two things differ from torch:
+
+- `weight` is a property of the layer's class, computed whenever it is read; torch stores the product of the last
+  forward pass. So it is never stale, even if the layer is not called (attention reads `out_proj.weight`), it always
+  has a gradient to `weight_orig`, and the layer can be copied and pickled.
+- The state dict of a masked layer is that of an unmasked one, with zeros in it.
 """
 
 from collections import OrderedDict
@@ -28,19 +28,18 @@ __all__ = ["apply_masks", "current_mask", "masked_parameters", "remove_masks"]
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
-    """Set the masks of weights, in place; the masked weights become exactly zero.
+    """Mask weights in place; masked weights become exactly zero.
 
-    A layer that is masked already gets the new mask in the place of the old one, so that memory does not grow
-    however often this is called; masks of other methods are folded into the weight. Layers that share the
-    weight are masked with it. Parameters keep their identity, order and memory format.
+    A new mask replaces an old one; masks of other pruning methods are first made permanent zeros. Layers that share the
+    weight are masked too. Parameters keep their identity, order and memory format.
 
     Args:
-        model: The module that the names refer to.
-        masks: For each layer, by its qualified name, a tensor of the shape of its `weight`: false or zero where
-            the weight is pruned.
+        model: Module that the names refer to.
+        masks: For each layer, by qualified name, a tensor of the shape of its `weight`, false or zero where the weight
+            is pruned.
 
     Raises:
-        InputError: If a name is not that of a layer with a weight, or a mask has another shape than the weight.
+        InputError: If a name is not that of a layer with a weight, or if a mask has another shape than the weight.
     """
     named = dict(model.named_modules(remove_duplicate=False))
     for name, mask in masks.items():
@@ -56,7 +55,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             raise expected(
                 f"a mask of shape {tuple(parameter.shape)} for layer `{name}`",
                 str(tuple(mask.shape)),
-                "use masks that were made for this model",
+                "use masks that were computed for this model",
             )
         for holder in model.modules():
             if stored_weight(holder) is parameter:
@@ -64,17 +63,16 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -> list[str]:
-    """Make masked weights plain again: the zeros stay, and train from now on.
+    """Remove masks in place: pruned weights stay zero and can train again.
 
-    This is `torch.nn.utils.prune.remove` on everything that is masked, by whatever method, but the order of the
-    parameters stays as it was before the masks.
+    This does what `torch.nn.utils.prune.remove` does, for masks of any method, and keeps the order of parameters.
 
     Args:
         model: Any module.
-        weights: Only these. None takes every masked parameter of the model.
+        weights: Weights to unmask. None unmasks every parameter of the model.
 
     Returns:
-        Qualified names of the parameters that were masked, for example "backbone.conv1.weight".
+        Qualified names of the parameters that were masked, for example "conv1.weight".
     """
     chosen = None if weights is None else {id(ref.tensor) for ref in weights}
     removed = []
@@ -89,7 +87,7 @@ def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -
 
 
 def masked_parameters(module: nn.Module) -> list[str]:
-    """Name the parameters that the module itself holds and that are masked, for example ["weight"]."""
+    """List the masked parameters of a module itself, for example ["weight"]."""
     return [
         key.removesuffix("_orig")
         for key in module._parameters
@@ -98,32 +96,32 @@ def masked_parameters(module: nn.Module) -> list[str]:
 
 
 def current_mask(ref: WeightRef) -> Tensor | None:
-    """Return the mask that the weight has now, bool, true where it is kept; None if it is not masked."""
+    """Return the mask of a weight as bool, true where it is kept; None if it is not masked."""
     if ref.parameter not in masked_parameters(ref.module):
         return None
     return ref.module.get_buffer(f"{ref.parameter}_mask") != 0
 
 
 def stored_weight(module: nn.Module) -> nn.Parameter | None:
-    """Return the parameter behind a layer's weight, be it masked or plain; None if there is none."""
+    """Return the parameter that stores a layer's weight, masked or not; None if there is none."""
     return module._parameters.get("weight_orig" if "weight" in masked_parameters(module) else "weight")
 
 
 class Masked(prune.BasePruningMethod):
-    """Marks a layer as pruned for `torch.nn.utils.prune`; the layer's class computes the weight."""
+    """Marker that `torch.nn.utils.prune` looks for in a masked layer; the layer's class computes the weight."""
 
     PRUNING_TYPE = "unstructured"
     _tensor_name = "weight"
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
-        """Do nothing before a forward: the weight is computed when it is read."""
+        """Do nothing before a forward pass."""
 
     def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        """Keep the mask as it is; asked for by the base class only."""
+        """Return the mask unchanged, as the base class requires."""
         return default_mask
 
     def remove(self, module: nn.Module) -> None:
-        """Make the weight plain again; called by `torch.nn.utils.prune.remove`."""
+        """Unmask the weight, when `torch.nn.utils.prune.remove` calls this."""
         _unmask(module, "weight")
 
 
@@ -134,7 +132,7 @@ def _mask(module: nn.Module, mask: Tensor) -> None:
             remove_masks(module, [WeightRef("", module, "weight")])
         parameter = module.get_parameter("weight")
         _rename_parameter(module, "weight", "weight_orig")
-        # the dtype and memory format of the weight: their product is ten times slower otherwise
+        # same dtype and memory format as the weight: their product is ten times faster than with mixed ones
         module.register_buffer("weight_mask", torch.empty_like(parameter, requires_grad=False))
         module.__class__ = _masked_class(type(module))  # type: ignore[arg-type]
         module.register_forward_pre_hook(Masked())
@@ -144,11 +142,11 @@ def _mask(module: nn.Module, mask: Tensor) -> None:
 
 
 def zero_pruned(module: nn.Module) -> None:
-    """Make the hidden values behind a layer's masks exactly zero, whatever an optimizer has done to them."""
+    """Set masked values of a layer's parameters to exactly zero, in case an optimizer has changed them."""
     with torch.no_grad():
         for name in masked_parameters(module):
             mask = module.get_buffer(f"{name}_mask")
-            # not a product: that would leave -0.0, which is not what a checkpoint restores
+            # not multiplied by the mask, which would leave -0.0
             module.get_parameter(f"{name}_orig").masked_fill_(mask == 0, 0.0)
 
 
@@ -156,14 +154,14 @@ def _unmask(module: nn.Module, name: str) -> None:
     zero_pruned(module)
     if isinstance(module, _Masked) and name == "weight":
         module.__class__ = module._plain
-    # where torch's own methods keep the product
+    # where the methods of `torch.nn.utils.prune` store the product
     module.__dict__.pop(name, None)
     del module._buffers[f"{name}_mask"]
     _rename_parameter(module, f"{name}_orig", name)
 
 
 def _rename_parameter(module: nn.Module, old: str, new: str) -> None:
-    """Rename in place in the order, which optimizers and their checkpoints go by."""
+    """Rename a parameter and keep its place in the order, on which optimizer checkpoints depend."""
     items = [(new if key == old else key, value) for key, value in module._parameters.items()]
     module._parameters.clear()
     module._parameters.update(items)
@@ -174,7 +172,7 @@ def _is_on(hook: Callable[..., Any], name: str) -> bool:
 
 
 class _Masked(nn.Module):
-    """What the class of a masked layer adds to the class that it had before, `_plain`."""
+    """Base of the classes of masked layers, next to the layer's original class `_plain`."""
 
     _plain: Any
 
@@ -185,11 +183,11 @@ class _Masked(nn.Module):
 
     @weight.setter
     def weight(self, product: Tensor) -> None:
-        """Ignore the product that the methods of `torch.nn.utils.prune` store: it is what a read computes."""
+        """Ignore the product that methods of `torch.nn.utils.prune` store."""
 
     @weight.deleter
     def weight(self) -> None:
-        """Make way for the plain parameter; called by the `remove` of a method that was applied on top."""
+        """Restore the original class, when a method of `torch.nn.utils.prune` that was applied on top is removed."""
         self.__class__ = self._plain
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -215,7 +213,7 @@ class _Masked(nn.Module):
         if weight is not None:
             mask = self.get_buffer("weight_mask")
             state_dict[f"{prefix}weight_orig"] = weight
-            # the effective weights shall be those of the file, so the mask opens for what the file has kept
+            # the effective weights must be the loaded ones, so the mask also keeps all that are non-zero there
             fits = weight.shape == mask.shape
             state_dict[f"{prefix}weight_mask"] = (
                 mask.logical_or(weight.to(mask.device) != 0).to(mask.dtype) if fits else mask
@@ -226,7 +224,7 @@ class _Masked(nn.Module):
         missing_keys += [plain.get(key, key) for key in missing if key != f"{prefix}weight_mask"]
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Pickle and copy by way of the plain class, since this one has no name to be found by."""
+        """Pickle and copy the layer as its original class, because this class cannot be imported by name."""
         function, arguments, *state = super().__reduce_ex__(protocol)  # type: ignore[str-unpack]
         arguments = tuple(self._plain if item is type(self) else item for item in arguments)
         return _revive, (function, arguments), *state
@@ -240,6 +238,6 @@ def _revive(function: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> n
 
 @cache
 def _masked_class(plain: Any) -> type[_Masked]:
-    # under the old name: representations and model summaries show what the layer is
+    # same name as the original class, for representations and model summaries
     names = {"_plain": plain, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
     return type(plain.__name__, (_Masked, plain), names)

@@ -1,4 +1,4 @@
-"""What an optimizer remembers of weights that are pruned, or rewound."""
+"""Clear and read what optimizers remember of weights that are pruned or rewound."""
 
 import torch
 from torch import Tensor, nn, optim
@@ -8,21 +8,8 @@ from lit_prune.functional.masking import masked_parameters
 
 __all__ = ["clear_pruned_state", "clear_state", "keeps_zeros", "remembered_gradients"]
 
-# a weight, a gradient and a state of zero stay zero under these, decay and momentum included
-_ELEMENTWISE = {
-    optim.SGD,
-    optim.Adam,
-    optim.AdamW,
-    optim.Adamax,
-    optim.NAdam,
-    optim.RAdam,
-    optim.RMSprop,
-    optim.Adagrad,
-    optim.Adadelta,
-    optim.Rprop,
-}
-
-# what each keeps of past gradients, and of nothing else: not zero where one of them was not, until it fades out
+# The state of each that is an average or sum of past gradients: it is non-zero after a non-zero gradient, until that
+# fades out. Under all of these, and Rprop, a weight, a gradient and a state of zero stay zero, decay included.
 _MEMORIES = {
     optim.SGD: "momentum_buffer",
     optim.Adam: "exp_avg",
@@ -34,41 +21,41 @@ _MEMORIES = {
     optim.Adagrad: "sum",
     optim.Adadelta: "square_avg",
 }
+_ELEMENTWISE = {*_MEMORIES, optim.Rprop}
 
 
 def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
-    """Forget what an optimizer and the gradients know of pruned weights, so that nothing moves them.
+    """Clear the state and gradients of pruned weights, so that an optimizer does not move them.
 
-    Momenta and second moments become zero where the model's masks are, as in a fresh optimizer; so do stored
-    gradients. Rprop's step sizes are kept: no weight moves by them alone, and from zero they would not grow.
+    Momenta, second moments and gradients become zero where the model's masks are zero. Rprop's step sizes are kept,
+    because they alone move no weight.
 
     Args:
-        optimizer: Any optimizer; its state for other parameters is not touched.
-        model: The model with the masks.
+        optimizer: Any optimizer. Its state for other parameters is not changed.
+        model: Model with the masks.
     """
     for module in model.modules():
         for name in masked_parameters(module):
             parameter = module.get_parameter(f"{name}_orig")
             pruned = module.get_buffer(f"{name}_mask") == 0
             state = optimizer.state.get(parameter, {})
-            remembered = [value for key, value in state.items() if key != "step_size"]
-            for value in [parameter.grad, *remembered]:
+            for value in [parameter.grad, *(value for key, value in state.items() if key != "step_size")]:
                 if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
                     value.masked_fill_(pruned, 0)
 
 
 def clear_state(optimizer: Optimizer) -> None:
-    """Forget all that an optimizer and the gradients know, as if the optimizer were new; its settings stay.
+    """Clear gradients and all state, as if the optimizer were new; learning rates and other settings stay.
 
-    That is exact for torch's own elementwise optimizers, step counts included. Of others, whatever has the shape of a
-    parameter becomes zero, and the rest stays, since what they can do without is not known.
+    This is exact for torch's elementwise optimizers, step counts included. For other optimizers, state of the shape of
+    its parameter becomes zero and other state is kept, because its meaning is unknown.
 
     Args:
-        optimizer: Any optimizer. Learning rates, which a scheduler may have changed, are not touched.
+        optimizer: Any optimizer.
     """
-    optimizer.zero_grad(set_to_none=False)  # not None: whether a parameter takes part stays as it was
+    optimizer.zero_grad(set_to_none=False)  # not None, which would make parameters skip a step that they took before
     if type(optimizer) in _ELEMENTWISE - {optim.Adagrad}:
-        optimizer.state.clear()  # they make it at the next step
+        optimizer.state.clear()  # recreated in the next step
         return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
@@ -80,19 +67,19 @@ def clear_state(optimizer: Optimizer) -> None:
 
 
 def keeps_zeros(optimizer: Optimizer) -> bool:
-    """Say whether a zero weight with a zero gradient and a cleared state is known to stay zero under an optimizer."""
+    """Return whether a weight is known to stay zero while its gradient and its cleared state are zero."""
     return type(optimizer) in _ELEMENTWISE
 
 
 def remembered_gradients(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
-    """Return what an optimizer remembers of the gradients that its parameters have had.
+    """Return what an optimizer remembers of past gradients.
 
     Args:
         optimizer: Any optimizer.
 
     Returns:
-        For each parameter of which it keeps such a memory, a tensor of its shape: not zero where a gradient of the
-        last steps was not. There is none under weight decay that counts as a gradient, as in Adam but not in AdamW.
+        For each parameter with such a memory, a tensor of its shape that is non-zero where a recent gradient was.
+        Parameters under weight decay that adds to the gradient (as in Adam, but not AdamW) are left out.
     """
     memory = _MEMORIES.get(type(optimizer))
     if memory is None:

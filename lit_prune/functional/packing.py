@@ -1,4 +1,4 @@
-"""Masks as packed bits: an eighth of a byte for each weight, in tensors that any checkpoint may hold."""
+"""Pack bool masks into bits: an eighth of a byte for each weight."""
 
 from collections.abc import Mapping
 from math import prod
@@ -12,7 +12,7 @@ __all__ = ["pack_masks", "unpack_masks"]
 
 
 def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Pack bool tensors into what `torch.load(weights_only=True)` reads.
+    """Pack bool tensors into a form that `torch.load(weights_only=True)` reads.
 
     Args:
         masks: Bool tensors of any shape and on any device, by name.
@@ -28,9 +28,8 @@ def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
 
 def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
     """Undo `pack_masks`; the masks are on the CPU."""
-    return {
-        name: torch.from_numpy(
-            np.unpackbits(entry["bits"].cpu().numpy(), count=prod(entry["shape"])).astype(bool)
-        ).reshape(entry["shape"])
-        for name, entry in packed.items()
-    }
+    masks = {}
+    for name, entry in packed.items():
+        bits = np.unpackbits(entry["bits"].cpu().numpy(), count=prod(entry["shape"])).astype(bool)
+        masks[name] = torch.from_numpy(bits).reshape(entry["shape"])
+    return masks

@@ -1,4 +1,4 @@
-"""Which weights to prune: scores, the lowest of them over all layers or in each, and the masks that follow."""
+"""Choose the weights to prune: score them, and compute masks that prune the lowest scores, globally or per layer."""
 
 import math
 import warnings
@@ -12,13 +12,13 @@ from torch import Tensor
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
-from lit_prune.functional.threshold import lowest, lowest_of_each
+from lit_prune.functional.threshold import mark_lowest, mark_lowest_of_each
 
 __all__ = [
     "RandomScore",
     "Score",
     "check_amount",
-    "check_cap",
+    "check_max_layer_sparsity",
     "check_room",
     "global_l1_masks",
     "global_masks",
@@ -29,11 +29,11 @@ __all__ = [
 ]
 
 Score = Callable[[Sequence[Tensor]], Iterable[Tensor]]
-"""Weights in, scores out: for each weight a tensor of its shape; the lowest scores are pruned first.
+"""Function from weights to scores: for each weight a tensor of its shape; the lowest scores are pruned first.
 
-The weights are the parameters themselves, so that `weight.grad` can be read, under `torch.no_grad`. What is masked is
-zero in them and keeps no score. Pure, because it is called twice: the scores of all layers need not be held at once. It
-may be a generator function.
+It receives the parameters themselves, so that it can read `weight.grad`, and runs under `torch.no_grad`. Scores of
+masked weights, which are zero, are ignored. It may be a generator function. It must be pure, because it is called twice
+to save memory.
 """
 
 
@@ -44,12 +44,12 @@ def magnitude(weights: Sequence[Tensor]) -> Iterator[Tensor]:
 
 @dataclass(frozen=True)
 class RandomScore:
-    """Score weights at random, the same on every device, in every process and at every call.
+    """Score weights at random, with the same result on every device, in every process and at every call.
 
     The global random state is neither used nor changed.
 
     Args:
-        seed: Of the scores.
+        seed: Random seed.
     """
 
     seed: int = 0
@@ -65,14 +65,14 @@ class RandomScore:
 def global_l1_masks(
     weights: Sequence[WeightRef], amount: float, max_layer_sparsity: float | None = None
 ) -> dict[str, Tensor]:
-    """Prune the weights of the smallest magnitude, over all layers together; see `global_masks`."""
+    """Compute masks that prune the weights of smallest magnitude over all layers; see `global_masks`."""
     return global_masks(weights, amount, magnitude, max_layer_sparsity)
 
 
 def global_random_masks(
     weights: Sequence[WeightRef], amount: float, seed: int = 0, max_layer_sparsity: float | None = None
 ) -> dict[str, Tensor]:
-    """Prune weights at random, over all layers together, the control of every pruning study; see `global_masks`."""
+    """Compute masks that prune random weights over all layers, as a baseline; see `global_masks`."""
     return global_masks(weights, amount, RandomScore(seed), max_layer_sparsity)
 
 
@@ -80,108 +80,90 @@ def global_random_masks(
 def global_masks(
     weights: Sequence[WeightRef], amount: float, score: Score = magnitude, max_layer_sparsity: float | None = None
 ) -> dict[str, Tensor]:
-    """Compute the masks with which the lowest scores among all the weights are pruned.
+    """Compute masks that prune the lowest scores over all layers; `apply_masks` applies them.
 
-    What is pruned already stays pruned and counts, so masks only shrink. For weights that are not masked the
-    result is that of `torch.nn.utils.prune.global_unstructured`, which leaves ties to chance; here they are
-    pruned in the order of the layers and, within a layer, of its elements. Nothing is changed: see `apply_masks`.
+    Weights that are pruned already stay pruned and count towards `amount`. For unmasked weights the result is that of
+    `torch.nn.utils.prune.global_unstructured`, except that ties are broken by the order of the layers and, within a
+    layer, of its elements.
 
     Args:
-        weights: What to choose from, for example from `weight_layers`.
-        amount: In [0, 1): the fraction of all these weights that is to be zero, `round(amount * N)` of N, exactly.
-        score: Weights in, scores out.
-        max_layer_sparsity: In (0, 1]: prune at most this fraction of any layer, rounded down, and take the rest
-            elsewhere. None sets no limit.
+        weights: Weights to choose from, for example from `weight_layers`.
+        amount: Fraction of all these weights to be zero, in [0, 1); exactly `round(amount * N)` of N weights.
+        score: Function that scores weights.
+        max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1], rounded down to whole weights; the rest
+            is pruned in other layers. None sets no limit.
 
     Returns:
-        For each layer, by its name, a bool tensor of the shape of its weight, true where the weight is kept.
+        For each layer, by name, a bool tensor of the shape of its weight, true where the weight is kept.
 
     Raises:
-        InputError: If an argument is out of range, a weight or score is NaN or infinite, or the limit
-            leaves too few weights to prune.
+        InputError: If an argument is out of range, if a weight or score is NaN or infinite, or if the limit leaves too
+            few weights to prune.
 
     Warns:
-        UserWarning: If a layer is about to lose its last weight; the message names it.
+        UserWarning: If a layer loses its last weight; the message names it.
     """
     check_amount(amount)
-    check_cap(max_layer_sparsity)
-    now = _Now.of(weights)
-    room = now.left
+    check_max_layer_sparsity(max_layer_sparsity)
+    candidates = _Candidates.of(weights)
+    sizes, left = candidates.sizes, candidates.left
+    room = left
     if max_layer_sparsity is not None:
-        least = [size - math.floor(max_layer_sparsity * size) for size in now.sizes]
-        room = [max(0, count - floor) for count, floor in zip(now.left, least, strict=True)]
-    wanted = round(amount * sum(now.sizes)) - (sum(now.sizes) - sum(now.left))
+        least = [size - math.floor(max_layer_sparsity * size) for size in sizes]
+        room = [max(0, count - floor) for count, floor in zip(left, least, strict=True)]
+    wanted = round(amount * sum(sizes)) - (sum(sizes) - sum(left))
     if wanted <= 0:
-        return now.masks()
+        return candidates.masks()
     if wanted > sum(room):
         raise _no_room(amount, max_layer_sparsity)
-    marks = lowest(lambda: now.scores(score), room, wanted)
-    return now.without(marks, "limit `max_layer_sparsity`, or leave the layer out with `exclude`")
+    marks = mark_lowest(lambda: candidates.scores(score), room, wanted)
+    return candidates.masks_without(marks, "limit `max_layer_sparsity`, or leave the layer out with `exclude`")
 
 
 def local_l1_masks(weights: Sequence[WeightRef], amount: float) -> dict[str, Tensor]:
-    """Prune the weights of the smallest magnitude of each layer, all layers to the same amount; see `local_masks`."""
+    """Compute masks that prune the same fraction of each layer by magnitude; see `local_masks`."""
     return local_masks(weights, amount, magnitude)
 
 
 @torch.no_grad()
 def local_masks(weights: Sequence[WeightRef], amount: float, score: Score = magnitude) -> dict[str, Tensor]:
-    """Compute the masks with which the lowest scores of every layer are pruned, all layers to the same amount.
+    """Compute masks that prune the lowest scores of each layer, the same fraction in all layers.
 
-    In all else it is `global_masks`.
+    Everything else is as in `global_masks`, errors and warnings included.
 
     Args:
-        weights: What to choose from.
-        amount: In [0, 1): the fraction of each weight that is to be zero, `round(amount * n)` of n, exactly.
-        score: Weights in, scores out; how scores of different layers compare does not matter.
-
-    Returns:
-        For each layer, by its name, a bool tensor of the shape of its weight, true where the weight is kept.
-
-    Raises:
-        InputError: If an argument is out of range, or a weight or score is NaN or infinite.
-
-    Warns:
-        UserWarning: If a layer is about to lose its last weight; the message names it.
+        weights: Weights to choose from.
+        amount: Fraction of each layer's weights to be zero, in [0, 1); exactly `round(amount * n)` of n weights.
+        score: Function that scores weights. Scores of different layers are not compared.
     """
     check_amount(amount)
-    now = _Now.of(weights)
-    wanted = [max(0, round(amount * n) - (n - left)) for n, left in zip(now.sizes, now.left, strict=True)]
+    candidates = _Candidates.of(weights)
+    counts = zip(candidates.sizes, candidates.left, strict=True)
+    wanted = [max(0, round(amount * size) - (size - left)) for size, left in counts]
     if not any(wanted):
-        return now.masks()
-    return now.without(lowest_of_each(now.scores(score), wanted), "leave the layer out with `exclude`")
+        return candidates.masks()
+    marks = mark_lowest_of_each(candidates.scores(score), wanted)
+    return candidates.masks_without(marks, "leave the layer out with `exclude`")
 
 
 def check_amount(amount: Any) -> None:
-    """Refuse what is not a sparsity to reach.
-
-    Raises:
-        InputError: If `amount` is not a number in [0, 1).
-    """
+    """Raise an `InputError` unless `amount` is a number in [0, 1)."""
     if not _is_number(amount) or not 0 <= amount < 1:
-        raise expected("`amount` in [0, 1)", amount, "give the fraction of the chosen weights that is to be zero")
+        raise expected("`amount` in [0, 1)", amount, "give the fraction of the chosen weights to prune")
 
 
-def check_cap(max_layer_sparsity: Any) -> None:
-    """Refuse what is not a limit on the sparsity of a layer.
-
-    Raises:
-        InputError: If `max_layer_sparsity` is neither None nor a number in (0, 1].
-    """
+def check_max_layer_sparsity(max_layer_sparsity: Any) -> None:
+    """Raise an `InputError` unless `max_layer_sparsity` is None or a number in (0, 1]."""
     if max_layer_sparsity is not None and not (_is_number(max_layer_sparsity) and 0 < max_layer_sparsity <= 1):
         raise expected(
             "`max_layer_sparsity` in (0, 1]",
             max_layer_sparsity,
-            "give the largest fraction of a layer that may be zero, or leave it out",
+            "give the largest fraction of a layer to prune, or leave it out",
         )
 
 
 def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: float | None) -> None:
-    """Refuse a limit under which an amount can never be reached, before hours of training meet it.
-
-    Raises:
-        InputError: If all layers at their limit together are less sparse than `amount`.
-    """
+    """Raise an `InputError` if `amount` cannot be reached even with every layer at its limit."""
     sizes = [ref.tensor.numel() for ref in weights]
     if max_layer_sparsity is not None and round(amount * sum(sizes)) > sum(
         math.floor(max_layer_sparsity * size) for size in sizes
@@ -202,8 +184,15 @@ def _is_number(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class _Now:
-    """What is pruned now, and what there is to prune."""
+class _Candidates:
+    """Weights to choose from.
+
+    Attributes:
+        weights: Weights of all chosen layers.
+        kept: Current mask of each layer, None if it is not masked.
+        sizes: Number of weights of each layer.
+        left: Number of weights of each layer that are not pruned yet.
+    """
 
     weights: Sequence[WeightRef]
     kept: Sequence[Tensor | None]
@@ -211,23 +200,23 @@ class _Now:
     left: Sequence[int]
 
     @classmethod
-    def of(cls, weights: Sequence[WeightRef]) -> "_Now":
+    def of(cls, weights: Sequence[WeightRef]) -> "_Candidates":
         if not weights:
             raise expected("at least one weight to prune", "none", "choose them with `weight_layers`")
         for ref in weights:
-            # one pass, where `isfinite` would take three; NaN reaches both ends
+            # NaN is both minimum and maximum; one pass, where `isfinite` takes three
             if ref.tensor.numel() and not all(end.isfinite() for end in torch.aminmax(ref.tensor.detach())):
                 what = f"the weight of layer `{ref.name}` to be finite"
-                raise expected(what, "NaN or infinity", "find out where training diverged")
+                raise expected(what, "NaN or infinity", "training diverged; try a lower learning rate")
         kept = [current_mask(ref) for ref in weights]
         sizes = [ref.tensor.numel() for ref in weights]
         left = [size if mask is None else int(mask.count_nonzero()) for size, mask in zip(sizes, kept, strict=True)]
         return cls(weights, kept, sizes, left)
 
     def scores(self, score: Score) -> Iterator[Tensor]:
-        """Scores of what is not pruned yet, one layer after the other, each flat in the order of its elements."""
+        """Yield the scores of the weights that are not pruned yet, flat, one layer after the other."""
         tensors = [ref.tensor for ref in self.weights]
-        # NumPy has no bfloat16; half precision is exact in single
+        # NumPy does not support bfloat16; float32 represents half precision exactly
         dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
         for ref, mask, scores in zip(self.weights, self.kept, score(tensors), strict=True):
             if scores.shape != ref.tensor.shape:
@@ -240,22 +229,22 @@ class _Now:
             yield values.to(dtype)
 
     def masks(self) -> dict[str, Tensor]:
-        """The masks as they are."""
+        """Return the current masks."""
         return {
             ref.name: torch.ones_like(ref.tensor, dtype=torch.bool) if mask is None else mask
             for ref, mask in zip(self.weights, self.kept, strict=True)
         }
 
-    def without(self, marks: Iterable[Tensor], hint: str) -> dict[str, Tensor]:
-        """The masks without what is marked of each layer, where what is pruned already has no mark."""
+    def masks_without(self, marks: Iterable[Tensor], hint: str) -> dict[str, Tensor]:
+        """Return the current masks minus the marked weights; marks exist for weights that are not pruned yet."""
         masks = {}
         for ref, mask, count, marked in zip(self.weights, self.kept, self.left, marks, strict=True):
             keep = ~marked
             masks[ref.name] = keep.view(ref.tensor.shape) if mask is None else mask.masked_scatter(mask, keep)
             if count and not keep.any():
                 warnings.warn(
-                    f"Layer `{ref.name}` is about to become entirely zero, so that nothing passes through it any more."
-                    f" HINT: {hint}.",
-                    stacklevel=4,  # past `torch.no_grad`, to who asked for the masks
+                    f"Layer `{ref.name}` is about to become entirely zero, so that nothing passes through it any more. "
+                    f"HINT: {hint}.",
+                    stacklevel=4,  # past `torch.no_grad`, to the caller of `global_masks` or `local_masks`
                 )
         return masks

@@ -1,4 +1,4 @@
-"""Going back to the weights of an earlier moment, with the masks of now."""
+"""Rewind a model to earlier values and keep its current masks."""
 
 from collections.abc import Iterator, Mapping
 
@@ -12,38 +12,38 @@ __all__ = ["rewind", "stored_values"]
 
 
 def stored_values(model: nn.Module) -> dict[str, Tensor]:
-    """Copy what a state dict of the model would hold: all parameters and persistent buffers.
+    """Copy all parameters and persistent buffers of a model to the CPU.
 
     Args:
-        model: Any module; masked weights have their zeros.
+        model: Any module. Masked weights are copied with their zeros.
 
     Returns:
-        Tensors on the CPU, by the names that they have in a plain model.
+        Tensors by the names of an unmasked model's state dict.
     """
-    # a copy even where it is on the CPU already; of the same layout, which a later `copy_` need not care about
+    # a copy even if it is on the CPU already
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _stored(model)}
 
 
 def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Give a model the values of an earlier moment, in place; what is masked now stays zero.
+    """Set a model to earlier values, in place; masked weights stay zero.
 
-    Weights are what is rewound in the lottery ticket hypothesis (Frankle & Carbin, 2019), to their initial values or
-    to those of an early epoch (Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020).
-    Here biases, norms and their statistics go back too, so that the model is one that has been, but for the zeros.
-    What an optimizer remembers is of another model then: see `clear_state`.
+    The lottery ticket hypothesis rewinds weights to their initial values (Frankle & Carbin, 2019) or to those of an
+    early epoch (Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020). This function also
+    rewinds biases, norms and their statistics, so that the whole model is an earlier one with zeros in it. The state of
+    optimizers no longer fits then: see `clear_state`.
 
     Args:
-        model: Its parameters keep their identity, its masks are not changed.
-        values: From `stored_values`. What is missing in it stays as it is.
+        model: Model to rewind. Its parameters keep their identity.
+        values: From `stored_values`. Tensors that are missing in it stay as they are.
 
     Raises:
-        InputError: If a name is not that of a parameter or buffer, or a shape is another; nothing is changed then.
+        InputError: If a name or shape is not the model's. Nothing is changed then.
     """
     stored = dict(_stored(model))
     for name, value in values.items():
         if name not in stored or stored[name].shape != value.shape:
             raise expected(
-                f"a model with `{name}` of the shape {tuple(value.shape)} to rewind",
+                f"a model with `{name}` of shape {tuple(value.shape)} to rewind",
                 f"{tuple(stored[name].shape)}" if name in stored else "one without it",
                 "rewind the model that the values were copied from",
             )
@@ -55,12 +55,12 @@ def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and persistent buffers, those of masked layers under the names of plain ones and without the masks."""
+    """Yield parameters and persistent buffers under the names that they have in an unmasked model, without masks."""
     for prefix, module in model.named_modules():
         masked = masked_parameters(module)
         plain = {f"{name}_orig": name for name in masked}
-        tensors: dict[str, Tensor | None] = {**module._parameters, **module._buffers}
         hidden = module._non_persistent_buffers_set | {f"{name}_mask" for name in masked}
+        tensors: dict[str, Tensor | None] = {**module._parameters, **module._buffers}
         for name, tensor in tensors.items():
             if tensor is not None and name not in hidden:
                 yield f"{prefix}.{plain.get(name, name)}".removeprefix("."), tensor

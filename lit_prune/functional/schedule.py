@@ -1,4 +1,4 @@
-"""How sparse a model is to be in each epoch."""
+"""Schedules: how sparse a model is in each epoch."""
 
 import math
 
@@ -15,40 +15,37 @@ def sparsity_at(
     schedule: str = "cubic",
     every_n_epochs: int = 1,
 ) -> float:
-    """Return the sparsity that a schedule calls for in an epoch.
+    """Return the sparsity that a schedule sets for an epoch.
 
-    Between `start_epoch`, where it is 0, and `end_epoch`, where it is `amount`, the sparsity at the fraction t of the
-    way is
+    Sparsity ramps from 0 at `start_epoch` to `amount` at `end_epoch`. With t the fraction of that time, it is
 
     - "linear": `amount * t`;
     - "cubic": `amount * (1 - (1 - t)**3)` (Zhu & Gupta, "To prune, or not to prune", 2017);
-    - "geometric": `1 - (1 - amount)**t`, so that every step prunes the same fraction of what is left, as iterative
-      magnitude pruning does (Frankle & Carbin, "The lottery ticket hypothesis", 2019).
+    - "geometric": `1 - (1 - amount)**t`: each step prunes the same fraction of the remaining weights, as in iterative
+      magnitude pruning (Frankle & Carbin, "The lottery ticket hypothesis", 2019).
 
     Args:
-        epoch: Counted from 0.
-        amount: The sparsity to reach.
-        start_epoch: Where the rise begins, or, without `end_epoch`, where all of it happens.
-        end_epoch: Where `amount` is reached. None prunes once.
+        epoch: Epoch, counted from 0 like all of them.
+        amount: Sparsity to reach.
+        start_epoch: Epoch at which the ramp starts, or, without `end_epoch`, at which all of `amount` is pruned.
+        end_epoch: Epoch at which the ramp reaches `amount`. None prunes once.
         schedule: One of `SCHEDULES`.
-        every_n_epochs: The rise goes in steps, at every n-th epoch from `start_epoch` on, and at `end_epoch`.
+        every_n_epochs: Epochs between two steps of the ramp; the last step is at `end_epoch`.
     """
     if epoch < start_epoch:
         return 0.0
     if end_epoch is None or epoch >= end_epoch:
         return amount
-    way = (epoch - start_epoch) // every_n_epochs * every_n_epochs / (end_epoch - start_epoch)
+    time = (epoch - start_epoch) // every_n_epochs * every_n_epochs / (end_epoch - start_epoch)
     match schedule:
         case "linear":
-            return amount * way
+            return amount * time
         case "geometric":
-            return -math.expm1(way * math.log1p(-amount))  # `1 - (1 - amount)**way`, exact for small amounts too
+            return -math.expm1(time * math.log1p(-amount))  # `1 - (1 - amount)**time`, exact for small amounts too
         case _:
-            return amount * (1 - (1 - way) ** 3)
+            return amount * (1 - (1 - time) ** 3)
 
 
 def first_pruned_epoch(start_epoch: int, end_epoch: int | None, every_n_epochs: int = 1) -> int:
-    """Return the first epoch in which a schedule calls for any sparsity; the arguments are those of `sparsity_at`."""
-    if end_epoch is None:
-        return start_epoch
-    return min(start_epoch + every_n_epochs, end_epoch)
+    """Return the first epoch that prunes; the arguments are those of `sparsity_at`."""
+    return start_epoch if end_epoch is None else min(start_epoch + every_n_epochs, end_epoch)

@@ -1,4 +1,4 @@
-"""Which weights a model has, and which of them are meant by a name."""
+"""Choose weights and modules of a model by name."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
@@ -10,26 +10,19 @@ from torch.nn.parameter import is_lazy
 
 from lit_prune.errors import InputError, expected
 
-__all__ = ["WeightRef", "modules_matching", "weight_layers"]
+__all__ = ["CONVOLUTIONS", "WEIGHT_LAYERS", "WeightRef", "as_patterns", "modules_matching", "weight_layers"]
 
-_WEIGHT_LAYERS = (
-    nn.Conv1d,
-    nn.Conv2d,
-    nn.Conv3d,
-    nn.ConvTranspose1d,
-    nn.ConvTranspose2d,
-    nn.ConvTranspose3d,
-    nn.Linear,
-)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
+WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
 
 
 class WeightRef(NamedTuple):
-    """One weight of a model: where it is and what it is called.
+    """The weight of one layer of a model.
 
     Attributes:
-        name: Qualified name of the module, for example "backbone.layer4.0.conv1"; "" for the model itself.
-        module: The convolution or linear layer.
-        parameter: Name of the weight in the module: "weight", also while it is masked.
+        name: Qualified name of the layer, for example "layer4.0.conv1"; "" for the model itself.
+        module: Convolution or linear layer.
+        parameter: Name of the weight in the layer: "weight", also while it is masked.
     """
 
     name: str
@@ -38,7 +31,7 @@ class WeightRef(NamedTuple):
 
     @property
     def tensor(self) -> nn.Parameter:
-        """The parameter that an optimizer holds: `weight`, or `weight_orig` while the layer is masked."""
+        """Parameter that an optimizer holds: `weight`, or `weight_orig` while the layer is masked."""
         parameter = _stored(self.module, self.parameter)
         if parameter is None:
             raise _reparametrised(self.name)
@@ -48,28 +41,24 @@ class WeightRef(NamedTuple):
 def weight_layers(
     model: nn.Module, layers: Sequence[str] | str | None = None, exclude: Sequence[str] | str = ()
 ) -> list[WeightRef]:
-    """Choose weights of a model.
+    """Choose the weights of convolutions (also transposed ones) and linear layers, subclasses included.
 
-    These are the `weight` of every convolution (transposed ones too) and of every `nn.Linear`, subclasses
-    included, whether or not it is masked by `torch.nn.utils.prune`. Biases, norms and embeddings are
-    never chosen, nor is the weight of an output layer that is tied to an embedding.
-    A weight that several layers share counts once, under its first name; it is chosen
-    if any of its layers is, and left out if any of them is excluded.
+    Biases, norms, embeddings, and the weight of an output layer that is tied to an embedding are never chosen. A weight
+    that several layers share counts once, under its first name; it is chosen if any of its layers is, and left out if
+    any of them is excluded.
 
     Args:
-        model: Any module.
-        layers: Globs on qualified module names, case-sensitive as in `fnmatch.fnmatchcase`. One that matches
-            a container takes every layer in it: "backbone.layer4" means the same as "backbone.layer4.*".
-            None takes all layers.
-        exclude: Globs of what is to be left out.
+        model: Any module, masked or not.
+        layers: Globs on qualified module names, case-sensitive as in `fnmatch.fnmatchcase`. A glob that matches a
+            container chooses every layer in it: "layer4" means the same as "layer4.*". None chooses all layers.
+        exclude: Globs of layers to leave out.
 
     Returns:
         The weights in the order in which the model registers its modules.
 
     Raises:
-        InputError: If a pattern matches nothing, if nothing is left to choose, or if a chosen weight has no
-            values yet (lazy modules) or is computed from other parameters (`torch.nn.utils.parametrize`,
-            weight or spectral norm).
+        InputError: If a pattern matches nothing, if no layer is left, or if a chosen weight has no values yet (lazy
+            modules) or is computed from other parameters (`torch.nn.utils.parametrize`, weight or spectral norm).
     """
     candidates = _by_parameter(model)
     layer_names = [name for refs in candidates for name, _, _ in refs]
@@ -89,7 +78,7 @@ def weight_layers(
         raise expected(
             "at least one convolution or linear layer to choose",
             f"none in {type(model).__name__}",
-            "`layers` and `exclude` leave nothing over, or the model has no such layer",
+            "`layers` and `exclude` leave none, or the model has no such layer",
         )
     selection = [refs[0] for refs in candidates]
     for ref in selection:
@@ -110,10 +99,10 @@ def modules_matching(
     Args:
         model: Any module.
         patterns: Globs on qualified module names, case-sensitive as in `fnmatch.fnmatchcase`.
-        argument: What the caller's user calls the patterns; used in messages.
+        argument: Name of the argument that holds the patterns, for messages.
 
     Returns:
-        Name and module, each module once under its first name, in the order of registration.
+        Pairs of name and module, each module once under its first name, in the order of registration.
 
     Raises:
         InputError: If a pattern matches no module; the message names close matches.
@@ -129,19 +118,20 @@ def modules_matching(
 
 
 def as_patterns(argument: str, value: Sequence[str] | str) -> list[str]:
+    """Return one pattern or several as a list, or raise an `InputError` that names the argument."""
     patterns = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [value]
     if not all(isinstance(pattern, str) for pattern in patterns):
         raise expected(
             f"`{argument}` to be a glob or a list of globs",
             value,
-            'give module names like "backbone.layer4.*"',
+            'give module names like "*.layer4.*"',
         )
     return patterns
 
 
 def _inside(model: nn.Module, pattern: str) -> set[nn.Module]:
-    """Modules under any of their names matched by the pattern, and their descendants."""
-    # the model itself is called "", which only a wildcard should mean
+    """Return the modules that a pattern matches under any of their names, and their descendants."""
+    # the name of the model itself is "", which only a wildcard should match
     matched = [
         module for name, module in model.named_modules(remove_duplicate=False) if pattern and fnmatchcase(name, pattern)
     ]
@@ -149,11 +139,11 @@ def _inside(model: nn.Module, pattern: str) -> set[nn.Module]:
 
 
 def _by_parameter(model: nn.Module) -> list[list[WeightRef]]:
-    """Weight layers grouped by the parameter that they hold, without those tied to anything else."""
+    """Group weight layers by the parameter that they hold, and drop those that share it with another kind of layer."""
     groups: dict[int, list[WeightRef]] = {}
     foreign = set[int]()
     for name, module in model.named_modules():
-        if not isinstance(module, _WEIGHT_LAYERS):
+        if not isinstance(module, WEIGHT_LAYERS):
             foreign.update(map(id, module.parameters(recurse=False)))
         elif (parameter := _stored(module, "weight")) is not None:
             groups.setdefault(id(parameter), []).append(WeightRef(name, module, "weight"))
@@ -163,7 +153,7 @@ def _by_parameter(model: nn.Module) -> list[list[WeightRef]]:
 
 
 def _stored(module: nn.Module, parameter: str) -> nn.Parameter | None:
-    """The parameter behind a weight, if it is plain or masked."""
+    """Return the parameter that stores a weight, masked or not; None if it is computed from others."""
     parameters = dict(module.named_parameters(recurse=False))
     masked = any(name == f"{parameter}_mask" for name, _ in module.named_buffers(recurse=False))
     return parameters.get(f"{parameter}_orig" if masked else parameter)

@@ -1,4 +1,4 @@
-"""How sparse a model is."""
+"""Report how sparse a model is."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ __all__ = ["LayerSparsity", "SparsityReport", "sparsity_report"]
 
 @dataclass(frozen=True)
 class LayerSparsity:
-    """How sparse one layer is.
+    """Sparsity of one layer.
 
     Attributes:
         name: Qualified name of the layer.
-        weights: How many weights it has.
-        zeros: How many of them are exactly zero.
-        masked: How many of them are held at zero by a mask.
+        weights: Number of weights.
+        zeros: Number of weights that are exactly zero.
+        masked: Number of weights that a mask holds at zero.
 
     Raises:
         InputError: If not 0 <= masked <= zeros <= weights.
@@ -47,13 +47,13 @@ class LayerSparsity:
 
 @dataclass(frozen=True)
 class SparsityReport:
-    """How sparse a model is; `str` makes a table of it.
+    """Sparsity of a model; `str` formats it as a table.
 
     Attributes:
-        layers: The chosen layers in the order of the model; at least one.
+        layers: Chosen layers in the order of the model, at least one.
 
     Raises:
-        InputError: If there is no layer, or two have one name.
+        InputError: If there is no layer, or if two layers have the same name.
     """
 
     layers: tuple[LayerSparsity, ...]
@@ -102,11 +102,7 @@ class SparsityReport:
 
 
 def sparsity_report(weights: Sequence[WeightRef]) -> SparsityReport:
-    """Count the zeros of weights as the next forward sees them.
-
-    Args:
-        weights: For example from `weight_layers`.
-    """
+    """Count zeros in weights as a forward pass sees them, for example in those of `weight_layers`."""
     layers = []
     with torch.no_grad():
         for ref in weights:

@@ -1,4 +1,4 @@
-"""The lowest of many scores, of all layers together or of each, in little time and memory."""
+"""Find the lowest of many scores, over all layers or in each, fast and with little memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -11,32 +11,32 @@ from torch import Tensor
 
 from lit_prune.errors import expected
 
-__all__ = ["kth_smallest", "lowest", "lowest_of_each"]
+__all__ = ["kth_smallest", "mark_lowest", "mark_lowest_of_each"]
 
 _STRIDE = 97
 
 
-def lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: int) -> Iterator[Tensor]:
-    """Mark the lowest scores of all layers together.
+def mark_lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: int) -> Iterator[Tensor]:
+    """Mark the lowest scores over all layers.
 
-    Ties are taken in the order of the layers and, within a layer, of its elements.
+    Ties are broken by the order of the layers and, within a layer, of its elements.
 
     Args:
-        scores: Gives the scores of each layer, flat, all of one dtype, float32 or float64. It is called
-            twice, so that only one copy of all scores is held.
-        room: How many each layer may give at most.
-        wanted: How many to mark in all, from 1 to the sum of `room`.
+        scores: Function that returns the scores of each layer, flat, all float32 or all float64. It is called twice, so
+            that only one copy of all scores is in memory.
+        room: Largest number of scores to mark in each layer.
+        wanted: Number of scores to mark in total, from 1 to the sum of `room`.
 
     Yields:
-        For each layer a bool tensor, true for the scores that are among the lowest.
+        For each layer a bool tensor that is true for the lowest scores.
 
     Raises:
         InputError: If a score is NaN or infinite.
     """
-    # a layer without room for all its scores competes with its lowest only
+    # of a layer with less room than scores, only the lowest compete
     pool = _concatenate(
         (
-            values if most == len(values) else values[_own_lowest(values, most)]
+            values if most == len(values) else values[_mark_own_lowest(values, most)]
             for values, most in zip(scores(), room, strict=True)
         ),
         sum(room),
@@ -48,7 +48,7 @@ def lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: 
         marked = values < threshold
         below = int(marked.count_nonzero())
         if below > most:
-            marked = _own_lowest(values, most)
+            marked = _mark_own_lowest(values, most)
         elif ties:
             tied = (values == threshold).nonzero().flatten()[: min(ties, most - below)]
             marked[tied] = True
@@ -56,33 +56,33 @@ def lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: 
         yield marked
 
 
-def lowest_of_each(scores: Iterable[Tensor], wanted: Sequence[int]) -> Iterator[Tensor]:
-    """Mark the lowest scores of each layer; ties are taken in the order of its elements.
+def mark_lowest_of_each(scores: Iterable[Tensor], wanted: Sequence[int]) -> Iterator[Tensor]:
+    """Mark the lowest scores of each layer; ties are broken by the order of its elements.
 
     Args:
-        scores: Of each layer, flat, float32 or float64.
-        wanted: How many to mark in each, at most as many as it has.
+        scores: Scores of each layer, flat, float32 or float64.
+        wanted: Number of scores to mark in each layer, at most as many as it has.
 
     Yields:
-        For each layer a bool tensor, true for its lowest scores.
+        For each layer a bool tensor that is true for its lowest scores.
 
     Raises:
         InputError: If a score is NaN or infinite.
     """
     for values, most in zip(scores, wanted, strict=True):
         _check_finite(values)
-        yield _own_lowest(values, most)
+        yield _mark_own_lowest(values, most)
 
 
 def kth_smallest(values: Tensor, k: int) -> tuple[float, int]:
-    """Find the k-th smallest value exactly, on any device, and how many equal to it are among the k smallest.
+    """Find the k-th smallest value exactly, and how many values equal to it are among the k smallest.
 
-    The same rank in a small sample brackets the value, so that only a few values need sorting (Floyd & Rivest,
-    "Expected time bounds for selection", 1975). The result does not depend on the luck of the sample, only the time.
+    A small sample brackets the value, so that only a few values need sorting (Floyd & Rivest, "Expected time bounds for
+    selection", 1975). Only the running time depends on the sample, not the result.
 
     Args:
-        values: Flat, float32 or float64, without NaN. They are not changed.
-        k: From 1 to the number of values.
+        values: Flat tensor on any device, float32 or float64, without NaN. It is not changed.
+        k: Rank, from 1 to the number of values.
     """
     on_cpu = values.device.type == "cpu"
     # NumPy's sorting and counting are several times faster than torch's on a CPU
@@ -108,11 +108,11 @@ def kth_smallest(values: Tensor, k: int) -> tuple[float, int]:
 
 def _check_finite(values: Tensor) -> None:
     if values.numel() and not all(end.isfinite() for end in torch.aminmax(values)):
-        raise expected("finite scores", "NaN or infinity", "repair the function that computes them")
+        raise expected("finite scores", "NaN or infinity", "check the function that computes them")
 
 
 def _concatenate(parts: Iterator[Tensor], total: int) -> Tensor:
-    """Join tensors without ever holding all of them beside the result, as `torch.cat` would."""
+    """Join tensors one at a time; `torch.cat` would need all of them and the result in memory."""
     first = next(parts)
     joined = first.new_empty(total)
     end = 0
@@ -122,7 +122,7 @@ def _concatenate(parts: Iterator[Tensor], total: int) -> Tensor:
     return joined
 
 
-def _own_lowest(values: Tensor, wanted: int) -> Tensor:
+def _mark_own_lowest(values: Tensor, wanted: int) -> Tensor:
     if wanted == 0:
         return torch.zeros_like(values, dtype=torch.bool)
     threshold, ties = kth_smallest(values, wanted)

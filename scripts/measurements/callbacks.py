@@ -14,7 +14,7 @@ from torchvision.models import resnet18
 
 from lit_prune import LitResNet18, SparsityMonitor
 from lit_prune.functional import apply_masks, freeze, global_l1_masks, weight_layers
-from lit_prune.functional.threshold import lowest
+from lit_prune.functional.threshold import mark_lowest
 from measurements.common import BareStep, Measurement, Settings, take_turns, time_trainer
 
 AMOUNT = 0.3
@@ -53,7 +53,7 @@ def measure_threshold(settings: Settings) -> Measurement:
 
     def threshold(steps: int) -> None:
         for _ in range(steps):
-            list(lowest(lambda: scores, [len(s) for s in scores], round(AMOUNT * total)))
+            list(mark_lowest(lambda: scores, [len(s) for s in scores], round(AMOUNT * total)))
 
     def masks(steps: int) -> None:
         for _ in range(steps):

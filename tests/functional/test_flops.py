@@ -1,5 +1,6 @@
-"""What a layer computes, counted by hand, and by torch's own counter."""
+"""FLOPs of layers, compared with counts by hand and with torch's counter for whole networks."""
 
+import re
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
 
 
 @pytest.mark.parametrize("build", [resnet18, mobilenet_v3_small])
-def test_whole_networks_agree_with_torch(build):
+def test_whole_networks_agree_with_the_counter_of_torch(build):
     model = build().eval()
     for parameter in model.parameters():
         nn.init.constant_(parameter, 0.01)  # among millions of random weights, one may be zero
@@ -41,11 +42,11 @@ def test_whole_networks_agree_with_torch(build):
         (nn.ConvTranspose3d(4, 6, 2), (4, 2, 2, 2), 8),
     ],
 )
-def test_each_weight_counts_once_for_each_position(layer, shape, positions):
+def test_each_weight_counts_once_per_position(layer, shape, positions):
     assert count_flops(layer, shape)[""] == LayerFlops(*[2 * positions * layer.weight.numel()] * 2)
 
 
-def test_weights_that_are_zero_are_not_computed_with():
+def test_zero_weights_are_not_counted_as_nonzero_flops():
     model: Any = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Flatten(), nn.Linear(4 * 36, 2))
     mask = torch.ones(4, 3, 3, 3, dtype=torch.bool)
     mask[0] = False
@@ -72,13 +73,13 @@ def test_a_layer_counts_each_time_it_is_called():
     assert count_flops(Twice(), (3,)) == {"first": LayerFlops(54, 54), "idle": LayerFlops(0, 0)}
 
 
-def test_a_parametrised_weight_counts_by_what_it_is():
+def test_a_parametrised_weight_counts_by_its_computed_value():
     layer = torch.nn.utils.parametrizations.weight_norm(nn.Linear(4, 3))
     assert count_flops(layer, (4,)) == {"": LayerFlops(24, 24)}
 
 
 @pytest.mark.parametrize("size", [8, 0])
-def test_the_model_is_left_as_it_was(size):
+def test_the_model_is_not_changed(size):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Dropout(), nn.Sequential(nn.ReLU()))
     model[3].eval()
     modes = [module.training for module in model.modules()]
@@ -96,7 +97,7 @@ def test_the_model_is_left_as_it_was(size):
     assert model[0].weight.grad is None
 
 
-def test_it_computes_where_the_model_is():
+def test_the_input_has_the_dtype_of_the_model():
     model = nn.Sequential(nn.Conv2d(1, 1, 1)).to(torch.float64)
     assert count_flops(model, 2)["0"].nominal == 8
     assert model[0].weight.dtype == torch.float64
@@ -124,38 +125,26 @@ def test_a_number_means_a_square_image(model, size, shape):
         (nn.Conv2d(3, 1, 1), (3, 2.5, 2), "(3, 2.5, 2)"),
     ],
 )
-def test_a_size_that_is_none_is_refused(model, size, found):
-    sentence = (
-        f"Expected `input_size` to be made of whole numbers from 1 on, but got {found}. "
-        "HINT: 32 means images of 32x32 pixels; (3, 32, 32) is the same with the channels."
-    )
-    with pytest.raises(InputError) as error:
+def test_bad_sizes_are_refused(model, size, found):
+    with pytest.raises(InputError, match=rf"positive integers, but got {re.escape(found)}\. HINT: 32 means images"):
         count_flops(model, size)
-    assert str(error.value) == sentence
 
 
 @pytest.mark.parametrize("model", [nn.Linear(4, 2), nn.Conv1d(4, 2, 1), nn.Sequential(nn.ReLU())])
-def test_a_number_means_nothing_without_images(model):
-    with pytest.raises(
-        InputError, match=r"^Expected `input_size` to be the shape of one input, .* but got 32\. HINT: "
-    ):
+def test_one_number_is_refused_if_the_number_of_channels_is_unknown(model):
+    with pytest.raises(InputError, match=r"`input_size` to be the whole shape of one input, .* but got 32\. HINT: "):
         count_flops(model, 32)
 
 
-def test_an_image_that_the_model_cannot_compute_is_refused():
-    with pytest.raises(
-        InputError, match=r"^Expected `input_size` 2 to be one that Conv2d can compute, but got Runtime"
-    ):
+def test_a_size_that_the_model_does_not_accept_is_refused():
+    with pytest.raises(InputError, match="`input_size` 2 to be one that Conv2d accepts, but got RuntimeError"):
         count_flops(nn.Conv2d(1, 1, 3), 2)
 
 
 def test_lazy_weights_are_refused_and_stay_lazy():
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.LazyConv2d(2, 1))
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=r"but got a lazy one\. HINT: run one batch through the model first"):
         count_flops(model, 4)
-    assert str(error.value) == (
-        "Expected a model whose weights have values, but got a lazy one. HINT: run one batch through the model first."
-    )
     assert isinstance(model[1], nn.LazyConv2d)
 
 

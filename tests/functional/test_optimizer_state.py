@@ -1,4 +1,4 @@
-"""Nothing moves behind a mask, and nothing pushes after its removal."""
+"""Optimizers do not move masked weights, and do not push them after the masks are removed."""
 
 from collections.abc import Callable
 from typing import Any
@@ -67,7 +67,7 @@ def test_pruned_weights_stay_zero_and_grow_only_by_new_gradients(name: str) -> N
     assert (model.weight[pruned] != 0).all()
 
 
-def test_without_clearing_momentum_would_push_at_once() -> None:
+def test_momentum_that_is_not_cleared_moves_unmasked_weights() -> None:
     model: Any = nn.Linear(6, 5)
     optimizer = optim.SGD(model.parameters(), 0.1, momentum=0.9)
     model(torch.randn(8, 6)).square().sum().backward()
@@ -80,7 +80,7 @@ def test_without_clearing_momentum_would_push_at_once() -> None:
     assert model.weight[pruned].any()
 
 
-def test_optimizers_that_mix_weights_are_not_trusted() -> None:
+def test_optimizers_that_mix_weights_may_not_keep_zeros() -> None:
     parameters = nn.Linear(2, 2).parameters()
     assert not keeps_zeros(optim.LBFGS(parameters))
 
@@ -93,14 +93,14 @@ def test_optimizers_that_mix_weights_are_not_trusted() -> None:
         (lambda p: optim.SGD(p, lr=0.1, momentum=0.9), True),
         (lambda p: optim.RMSprop(p, lr=0.1), True),
         (lambda p: optim.Adagrad(p, lr=0.1), True),
-        # nothing is kept
+        # no memory
         (lambda p: optim.SGD(p, lr=0.1), False),
-        # decay counts as a gradient there, so that every weight would seem to have had one
+        # weight decay adds to the gradient, so every weight would seem to have had one
         (lambda p: optim.Adam(p, lr=0.1, weight_decay=0.1), False),
         (lambda p: optim.SGD(p, lr=0.1, momentum=0.9, weight_decay=0.1), False),
     ],
 )
-def test_coverage_learns_of_gradients_between_two_looks(make, remembers):
+def test_coverage_sees_gradients_that_the_optimizer_remembers(make, remembers):
     layer = nn.Linear(6, 4)
     optimizer = make(layer.parameters())
     given = torch.rand(20, 4, 6) < 0.05

@@ -1,4 +1,4 @@
-"""A plain copy computes the same, and needs nothing of ours."""
+"""A plain copy computes the same with classes of torch alone."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def images():
 
 @pytest.fixture(scope="module")
 def masked():
-    """Ours, with statistics that are not those of a new network, and half of its weights masked."""
+    """A `LitResNet18` with non-trivial batch norm statistics and half of its weights masked."""
     torch.manual_seed(1)
     model = LitResNet18(batch_norm="frozen").eval()
     for layer in model.modules():
@@ -34,12 +34,12 @@ def copied(masked):
     return plain_copy(masked)
 
 
-def test_it_computes_the_same(masked, copied, images):
+def test_outputs_are_the_same(masked, copied, images):
     with torch.no_grad():
         torch.testing.assert_close(copied(images), masked(images), rtol=1e-5, atol=1e-5)
 
 
-def test_it_has_torch_layers_alone_and_the_same_names(masked, copied):
+def test_the_copy_has_classes_of_torch_and_the_same_names(masked, copied):
     homes = {type(module).__module__.partition(".")[0] for module in copied.modules()}
     assert homes == {"torch", "torchvision"}
     assert any(type(module) is nn.Conv2d for module in copied.modules())
@@ -48,14 +48,14 @@ def test_it_has_torch_layers_alone_and_the_same_names(masked, copied):
     assert all(torch.equal(value, state[name]) for name, value in copied.state_dict().items())
 
 
-def test_the_zeros_are_in_it_and_nothing_else_tells_of_masks(copied):
+def test_masks_become_zeros(copied):
     assert not prune.is_pruned(copied)
     for ref in weight_layers(copied):
         assert 0.4 < float((ref.tensor == 0).float().mean()) < 0.6
     assert not copied.training
 
 
-def test_the_model_stays_as_it_is(masked):
+def test_the_model_is_not_changed(masked):
     before = {name: value.clone() for name, value in masked.state_dict().items()}
     with torch.no_grad():
         for parameter in plain_copy(masked).parameters():
@@ -65,7 +65,7 @@ def test_the_model_stays_as_it_is(masked):
     assert any(isinstance(module, CroppedConv2d) for module in masked.modules())
 
 
-def test_masks_of_torch_are_made_permanent_too():
+def test_masks_of_torch_become_zeros_too():
     model = nn.Sequential(nn.Linear(4, 3))
     prune.l1_unstructured(model[0], "weight", amount=6)
     x = torch.randn(2, 4)
@@ -76,11 +76,25 @@ def test_masks_of_torch_are_made_permanent_too():
     assert int((copied.get_parameter("0.weight") == 0).sum()) == 6
 
 
-def test_classes_of_others_are_kept():
+def test_classes_without_a_plain_form_are_kept():
     class Mine(nn.Sequential):
-        backbone = head = None
+        pass
 
     model = Mine(nn.Conv2d(1, 1, 3))
     crop_convolutions(model)
     copied = plain_copy(model)
     assert [type(module) for module in copied.modules()] == [Mine, nn.Conv2d]
+
+
+def test_a_plain_form_is_not_inherited():
+    """A subclass may compute something else, so its class is kept."""
+
+    class Doubled(CroppedConv2d):
+        def forward(self, input):
+            return 2 * super().forward(input)
+
+    class Own(LitResNet18):
+        pass
+
+    assert type(plain_copy(Doubled(1, 1, 3))) is Doubled
+    assert type(plain_copy(Own())) is Own

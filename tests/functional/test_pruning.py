@@ -1,4 +1,4 @@
-"""Which weights the masks prune, over all layers together and layer by layer."""
+"""Masks prune exactly the lowest scores, over all layers and in each layer."""
 
 import warnings
 from collections.abc import Callable
@@ -50,7 +50,7 @@ AMOUNTS = st.floats(0, 1, exclude_max=True)
 
 
 def quietly(function: Callable[..., dict[str, Tensor]], *args: Any) -> dict[str, Tensor]:
-    """Call without the warning about layers that become zero, which small random models earn often."""
+    """Call without the warning about layers that become zero, which is frequent in small random models."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Layer .* is about to become entirely zero")
         return function(*args)
@@ -62,7 +62,7 @@ def flat(tensors: list[Tensor]) -> Tensor:
 
 @settings(max_examples=60, deadline=None)
 @given(models(), AMOUNTS)
-def test_counts_are_exact_and_kept_magnitudes_at_least_the_pruned_ones(model: nn.Sequential, amount: float) -> None:
+def test_counts_are_exact_and_kept_magnitudes_are_at_least_the_pruned_ones(model: nn.Sequential, amount: float) -> None:
     weights = weight_layers(model)
     before = [ref.tensor.detach().clone() for ref in weights]
     masks = quietly(global_l1_masks, weights, amount)
@@ -71,7 +71,7 @@ def test_counts_are_exact_and_kept_magnitudes_at_least_the_pruned_ones(model: nn
     assert int((~kept).sum()) == round(amount * len(kept))
     if kept.any() and not kept.all():
         assert magnitudes[kept].min() >= magnitudes[~kept].max()
-        # ties go in the order of the layers and their elements
+        # ties are broken by the order of the layers and their elements
         threshold = magnitudes[~kept].max()
         tied = kept[magnitudes == threshold]
         assert torch.equal(tied, tied.sort().values)
@@ -93,16 +93,16 @@ def test_masks_only_shrink(model: nn.Sequential, amounts: list[float], at_random
         most = max(most, round(amount * total))
         assert int((~now).sum()) == most
         kept = now
-        for ref in weights:  # the survivors train on
+        for ref in weights:  # training changes the kept weights
             ref.tensor.data += ref.module.weight_mask * torch.randn_like(ref.tensor)
 
 
 @settings(max_examples=60, deadline=None)
 @given(models(), AMOUNTS, st.booleans())
-def test_local_masks_prune_each_layer_alone_exactly(model: nn.Sequential, amount: float, again: bool) -> None:
+def test_local_masks_prune_the_exact_fraction_of_each_layer(model: nn.Sequential, amount: float, again: bool) -> None:
     weights = weight_layers(model)
     left = {ref.name: torch.ones_like(ref.tensor, dtype=torch.bool) for ref in weights}
-    if again:  # what is pruned already counts
+    if again:  # weights that are pruned already count
         left = quietly(global_random_masks, weights, amount / 2)
         apply_masks(model, left)
     before = {ref.name: ref.tensor.detach().clone() for ref in weights}
@@ -116,14 +116,14 @@ def test_local_masks_prune_each_layer_alone_exactly(model: nn.Sequential, amount
         if kept.any() and pruned.any():
             magnitudes = before[ref.name].double().abs()
             assert magnitudes[kept].min() >= magnitudes[pruned].max()
-            # ties go in the order of the elements
+            # ties are broken by the order of the elements
             tied = kept[(magnitudes == magnitudes[pruned].max()) & left[ref.name]]
             assert torch.equal(tied, tied.sort().values)
 
 
 @settings(max_examples=20, deadline=None)
 @given(models([torch.float32, torch.float64]), AMOUNTS)
-def test_local_one_shot_is_that_of_torch(model: nn.Sequential, amount: float) -> None:
+def test_local_masks_are_those_of_torch(model: nn.Sequential, amount: float) -> None:
     weights = weight_layers(model)
     for ref in weights:  # distinct magnitudes and a layout that torch can flatten
         ref.tensor.data = torch.randn_like(ref.tensor).contiguous()
@@ -135,7 +135,7 @@ def test_local_one_shot_is_that_of_torch(model: nn.Sequential, amount: float) ->
 
 @settings(max_examples=30, deadline=None)
 @given(models([torch.float32, torch.float64]), AMOUNTS)
-def test_one_shot_is_that_of_torch(model: nn.Sequential, amount: float) -> None:
+def test_global_masks_are_those_of_torch(model: nn.Sequential, amount: float) -> None:
     weights = weight_layers(model)
     for ref in weights:  # distinct magnitudes and a layout that torch can flatten
         ref.tensor.data = torch.randn_like(ref.tensor).contiguous()
@@ -148,7 +148,7 @@ def test_one_shot_is_that_of_torch(model: nn.Sequential, amount: float) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(models(), AMOUNTS, st.floats(0.05, 1))
-def test_max_layer_sparsity_caps_each_layer_and_takes_the_rest_elsewhere(
+def test_max_layer_sparsity_limits_each_layer_and_prunes_the_rest_elsewhere(
     model: nn.Sequential, amount: float, cap: float
 ) -> None:
     weights = weight_layers(model)
@@ -163,7 +163,7 @@ def test_max_layer_sparsity_caps_each_layer_and_takes_the_rest_elsewhere(
     gone = [int((~masks[ref.name]).sum()) for ref in weights]
     assert sum(gone) == wanted
     assert all(count <= most for count, most in zip(gone, room, strict=True))
-    # a layer that is not full gives everything below what any layer keeps for another reason than its cap
+    # only layers at their limit keep weights that are smaller than a pruned one
     open_layers = [ref for ref, count, most in zip(weights, gone, room, strict=True) if count < most]
     if open_layers and wanted:
         least_kept = min(
@@ -185,59 +185,47 @@ def test_max_layer_sparsity_caps_each_layer_and_takes_the_rest_elsewhere(
 def test_nan_and_inf_weights_are_refused_by_name(bad: float, dtype: torch.dtype, make: Any) -> None:
     model: Any = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype)
     model[1].weight.data[1, 2] = bad
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="weight of layer `1` to be finite, but got NaN or infinity"):
         make(weight_layers(model), 0.5)
-    assert str(error.value) == (
-        "Expected the weight of layer `1` to be finite, but got NaN or infinity."
-        " HINT: find out where training diverged."
-    )
 
 
 @pytest.mark.parametrize("make", [global_l1_masks, local_l1_masks])
 def test_an_empty_selection_is_refused(make: Any) -> None:
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="at least one weight to prune, but got none"):
         make([], 0.5)
-    assert str(error.value) == (
-        "Expected at least one weight to prune, but got none. HINT: choose them with `weight_layers`."
-    )
 
 
 @pytest.mark.parametrize("make", [global_l1_masks, local_l1_masks])
 @pytest.mark.parametrize("amount", [-0.1, 1.0, 1.5, float("nan"), "a", True, None])
 def test_bad_amounts_are_refused(amount: Any, make: Any) -> None:
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=rf"`amount` in \[0, 1\), but got {amount}\."):
         make(weight_layers(nn.Linear(3, 4)), amount)
-    shown = amount if isinstance(amount, str) else repr(amount)
-    assert str(error.value) == (
-        f"Expected `amount` in [0, 1), but got {shown}."
-        " HINT: give the fraction of the chosen weights that is to be zero."
-    )
 
 
 @pytest.mark.parametrize("cap", [0, -1, 1.1, float("nan"), "a", True])
-def test_bad_caps_are_refused(cap: Any) -> None:
+def test_bad_limits_are_refused(cap: Any) -> None:
     with pytest.raises(InputError, match=r"^Expected `max_layer_sparsity` in \(0, 1\], but got "):
         global_l1_masks(weight_layers(nn.Linear(3, 4)), 0.1, cap)
 
 
-def test_a_layer_about_to_become_zero_is_a_warning_that_names_it() -> None:
+def test_a_warning_names_a_layer_that_is_about_to_become_zero() -> None:
     model: Any = nn.Sequential(nn.Linear(2, 2), nn.Linear(4, 4))
     model[0].weight.data.fill_(1e-6)
     with pytest.warns(UserWarning, match=r"^Layer `0` is about to become entirely zero"):
         masks = global_l1_masks(weight_layers(model), 0.5)
     apply_masks(model, masks)
     with warnings.catch_warnings():
-        warnings.simplefilter("error")  # it is not about to become zero any more
+        warnings.simplefilter("error")  # it is zero already
         global_l1_masks(weight_layers(model), 0.6)
 
 
-def test_a_layer_that_a_local_mask_makes_zero_is_a_warning_that_names_it() -> None:
+def test_local_masks_warn_of_a_layer_that_is_about_to_become_zero() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(4, 4))
     with pytest.warns(UserWarning, match=r"^Layer `0` is about .* HINT: leave the layer out with `exclude`\.$"):
         local_l1_masks(weight_layers(model), 0.6)
 
 
-def test_random_masks_depend_on_the_seed_alone_and_leave_the_random_state() -> None:
+def test_random_masks_depend_only_on_the_seed_and_keep_the_random_state() -> None:
     weights = weight_layers(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 20)))
     state = torch.get_rng_state()
     first = global_random_masks(weights, 0.5, seed=1)
@@ -269,7 +257,7 @@ def test_scores_are_checked(make: Any) -> None:
 
 @pytest.mark.parametrize("make", [global_masks, local_masks])
 @pytest.mark.parametrize("score", [RandomScore(0), lambda tensors: tensors])
-def test_own_scores_do_not_change_the_weights(score: Any, make: Any) -> None:
+def test_custom_scores_do_not_change_the_weights(score: Any, make: Any) -> None:
     model = nn.Linear(30, 30)
     before = model.weight.detach().clone()
     masks = make(weight_layers(model), 0.25, score)
@@ -293,7 +281,7 @@ def test_scores_may_read_the_gradient(make: Any) -> None:
     assert all(not mask.requires_grad for mask in masks.values())
 
 
-def test_no_global_sort_of_all_scores_is_needed_to_be_exact() -> None:
+def test_counts_are_exact_for_many_weights() -> None:
     weights = weight_layers(nn.Linear(700, 900))
     for amount in (1e-6, 0.01, 0.5, 0.99, 0.999999):
         masks = global_l1_masks(weights, amount)

@@ -1,4 +1,4 @@
-"""How sparse a model is to be in each epoch."""
+"""Schedules of sparsity."""
 
 from itertools import pairwise
 
@@ -29,7 +29,7 @@ def test_steps() -> None:
 
 
 def test_the_geometric_steps_of_the_lottery_ticket_hypothesis() -> None:
-    """Frankle & Carbin prune 20% of what is left in each round."""
+    """Frankle & Carbin prune 20% of the remaining weights in each round."""
     amount = 1 - 0.8**5
     left = [1 - sparsity_at(round_ * 10, amount, 0, 50, "geometric", 10) for round_ in range(6)]
     assert [b / a for a, b in pairwise(left)] == pytest.approx([0.8] * 5)
@@ -42,7 +42,7 @@ def test_the_geometric_steps_of_the_lottery_ticket_hypothesis() -> None:
     st.sampled_from(SCHEDULES),
     st.integers(1, 20),
 )
-def test_a_schedule_only_rises_and_ends_at_the_amount(
+def test_a_schedule_never_decreases_and_ends_at_the_amount(
     amount: float, start: int, length: int | None, schedule: str, step: int
 ) -> None:
     end = None if length is None else start + length

@@ -1,3 +1,5 @@
+"""Weights and modules chosen by name."""
+
 import re
 
 import pytest
@@ -26,7 +28,7 @@ def model() -> nn.Module:
 ALL = ["backbone.stem", "backbone.layer1.0", "backbone.layer1.2", "backbone.layer10.0", "head"]
 
 
-def test_takes_every_convolution_and_linear_layer_in_order(model):
+def test_every_convolution_and_linear_layer_is_chosen_in_order(model):
     refs = weight_layers(model)
     assert [ref.name for ref in refs] == ALL
     for ref in refs:
@@ -46,17 +48,17 @@ def test_takes_every_convolution_and_linear_layer_in_order(model):
         type("Special", (nn.Linear,), {})(2, 2),
     ],
 )
-def test_kinds_that_are_taken(layer):
+def test_kinds_of_layers_that_are_chosen(layer):
     assert names(nn.Sequential(layer)) == ["0"]
     assert names(layer) == [""]
 
 
-def test_kinds_that_are_not():
+def test_kinds_of_layers_that_are_not_chosen():
     others = [nn.Embedding(2, 2), nn.BatchNorm1d(2), nn.LayerNorm(2), nn.PReLU(), nn.GRU(2, 2), nn.Bilinear(2, 2, 2)]
     assert names(nn.Sequential(*others, nn.Linear(2, 2))) == [str(len(others))]
 
 
-def test_attention_counts_by_its_output_projection():
+def test_only_the_output_projection_of_attention_is_chosen():
     layer = nn.TransformerEncoderLayer(8, nhead=2)
     assert names(layer) == ["self_attn.out_proj", "linear1", "linear2"]
 
@@ -94,7 +96,7 @@ def test_equal_values_are_not_tied():
     assert names(model) == ["0", "1"]
 
 
-def test_a_head_tied_to_an_embedding_is_an_embedding():
+def test_a_layer_tied_to_an_embedding_is_not_chosen():
     model = nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 3), nn.Linear(3, 5))
     model[2].weight = model[0].weight
     assert names(model) == ["1"]
@@ -106,7 +108,7 @@ def test_a_module_is_found_under_each_of_its_names(model):
     assert names(model, layers="encoder.layer1") == ALL[1:3]
 
 
-def test_masked_layers_are_found_where_they_were(model):
+def test_masked_layers_keep_their_names_and_parameters(model):
     kept = dict(model.named_parameters())
     layer = model.get_submodule("backbone.layer1.0")
     prune.random_unstructured(layer, "weight", amount=0.5)
@@ -115,7 +117,7 @@ def test_masked_layers_are_found_where_they_were(model):
     assert all(ref.tensor is kept[f"{ref.name}.weight"] for ref in refs)
 
 
-def test_names_with_mask_in_them_confuse_nothing():
+def test_names_that_contain_mask_are_ordinary_names():
     model = nn.Sequential()
     model.register_buffer("causal_mask", torch.ones(2))
     model.add_module("roi_mask_conv", nn.Conv2d(1, 1, 1))
@@ -127,67 +129,39 @@ def test_names_with_mask_in_them_confuse_nothing():
     [
         (
             {"layers": "backbon.layer1"},
-            "Expected every pattern in `layers` to match a convolution or linear layer, but got `backbon.layer1`, "
-            "which matches none. HINT: close matches are `backbone.layer1`, `backbone.layer10`, `backbone.layer1.2`.",
+            "`layers` to match a convolution or linear layer, but got `backbon.layer1`, which matches none. HINT: "
+            "close matches are `backbone.layer1`, `backbone.layer10`, `backbone.layer1.2`.",
         ),
-        (
-            {"layers": ["head", "Head"]},
-            "Expected every pattern in `layers` to match a convolution or linear layer, but got `Head`, "
-            "which matches none. HINT: close matches are `head`.",
-        ),
+        ({"layers": ["head", "Head"]}, "but got `Head`, which matches none. HINT: close matches are `head`."),
         (
             {"layers": "backbone.bn"},
-            "Expected every pattern in `layers` to match a convolution or linear layer, but got `backbone.bn`, "
-            "which matches none. HINT: close matches are `backbone`, `backbone.stem`, `backbone.layer1`.",
+            "but got `backbone.bn`, which matches none. HINT: close matches are `backbone`, `backbone.stem`",
         ),
         (
             {"exclude": ["head", "x"]},
-            "Expected every pattern in `exclude` to match a module, but got `x`, "
-            "which matches none. "
-            "HINT: names in this model are, for example, `backbone`, `backbone.stem`, `backbone.bn`.",
+            "`exclude` to match a module, but got `x`, which matches none. HINT: names in this model are, for "
+            "example, `backbone`, `backbone.stem`, `backbone.bn`.",
         ),
-        (
-            {"layers": ""},
-            "Expected every pattern in `layers` to match a convolution or linear layer, but got ``, "
-            "which matches none. HINT: names in this model are, for example, "
-            "`backbone`, `backbone.stem`, `backbone.layer1`.",
-        ),
-        (
-            {"layers": ["head", 3]},
-            "Expected `layers` to be a glob or a list of globs, but got ['head', 3]. "
-            'HINT: give module names like "backbone.layer4.*".',
-        ),
-        (
-            {"exclude": "*"},
-            "Expected at least one convolution or linear layer to choose, but got none in ModuleDict. "
-            "HINT: `layers` and `exclude` leave nothing over, or the model has no such layer.",
-        ),
+        ({"layers": ""}, "but got ``, which matches none. HINT: names in this model are, for example, `backbone`"),
+        ({"layers": ["head", 3]}, "`layers` to be a glob or a list of globs, but got ['head', 3]"),
+        ({"exclude": "*"}, "at least one convolution or linear layer to choose, but got none in ModuleDict"),
     ],
 )
-def test_bad_choices(model, arguments, message):
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+def test_bad_patterns_are_refused(model, arguments, message):
+    with pytest.raises(InputError, match=re.escape(message)):
         weight_layers(model, **arguments)
 
 
 def test_lazy_layers_are_refused_by_name():
-    message = (
-        "Expected a weight with values in layer `0`, but got a lazy one that has no shape yet. "
-        "HINT: run one batch through the model first, or leave the layer out with `exclude`."
-    )
     model = nn.Sequential(nn.LazyLinear(2), nn.Linear(2, 2))
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match="values in layer `0`, but got a lazy one that has no shape yet"):
         weight_layers(model)
     assert names(model, exclude="0") == ["1"]
 
 
 @pytest.mark.parametrize("parametrise", [parametrizations.orthogonal, parametrizations.weight_norm])
 def test_parametrised_layers_are_refused_by_name(parametrise):
-    message = (
-        "Expected layer `0` to store its weight, but got one that is computed from other parameters "
-        "(parametrize, weight norm or spectral norm). "
-        "HINT: remove the parametrisation, or leave the layer out with `exclude`."
-    )
     model = nn.Sequential(parametrise(nn.Linear(2, 2)), nn.Linear(2, 2))
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match="layer `0` to store its weight, but got one that is computed from other"):
         weight_layers(model)
     assert names(model, exclude="0") == ["1"]

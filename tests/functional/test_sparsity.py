@@ -33,7 +33,7 @@ def test_a_report_counts_zeros_and_masks() -> None:
     assert sparsity_report(weight_layers(model)).layers[0].sparsity == 0
 
 
-def test_a_report_is_a_readable_table() -> None:
+def test_a_report_is_formatted_as_a_table() -> None:
     report = SparsityReport((LayerSparsity("stem", 1000, 250, 250), LayerSparsity("head.fc", 10, 5, 0)))
     assert str(report) == (
         "layer    weights  zeros  masked  sparsity\n"
@@ -56,7 +56,7 @@ def test_impossible_numbers_are_refused(counts: tuple[int, int, int]) -> None:
         SparsityReport((layer, layer))
 
 
-def test_coverage_finds_the_taps_that_see_only_padding() -> None:
+def test_coverage_finds_dead_taps() -> None:
     model = nn.Conv2d(4, 5, 3, padding=1)
     coverage = GradientCoverage(weight_layers(model))
     assert coverage.untouched == 1.0
@@ -72,9 +72,7 @@ def test_coverage_finds_the_taps_that_see_only_padding() -> None:
     other = GradientCoverage(weight_layers(nn.Conv2d(4, 5, 3)))
     other.restore(unpack_masks(pack_masks(coverage.touched())))
     assert other.untouched == coverage.untouched
-    with pytest.raises(
-        InputError, match=r"^Expected gradient coverage for layer `` with shape \(1, 1\), but got \(5, 4"
-    ):
+    with pytest.raises(InputError, match=r"coverage for layer `` with shape \(1, 1\), but got \(5, 4"):
         GradientCoverage(weight_layers(nn.Linear(1, 1))).restore(coverage.touched())
     with pytest.raises(InputError, match=r"^Expected at least one weight to watch, but got none."):
         GradientCoverage([])

@@ -1,4 +1,4 @@
-"""The k-th smallest value and the lowest scores."""
+"""The k-th smallest value."""
 
 import torch
 from hypothesis import given, settings
@@ -14,7 +14,7 @@ from lit_prune.functional.threshold import kth_smallest
     st.sampled_from(["normal", "ties", "equal", "sorted", "reversed"]),
     st.data(),
 )
-def test_kth_smallest_is_that_of_a_sort(size: int, share: float, kind: str, data: st.DataObject) -> None:
+def test_kth_smallest_agrees_with_sorting(size: int, share: float, kind: str, data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 2**31)))
     dtype = data.draw(st.sampled_from([torch.float32, torch.float64]))
     values = torch.randn(size, dtype=dtype)
