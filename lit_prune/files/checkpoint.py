@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from lit_prune.errors import InputError, expected, shorten
-from lit_prune.files.trust import check_callback_states, malformed
+from lit_prune.files.trust import check_callback_states, check_shape, malformed
 
 __all__ = [
     "FORMAT",
@@ -160,26 +160,19 @@ def save(content: Any, path: Path) -> None:
         raise OSError(cause.errno, cause.strerror, str(path)) from error
 
 
-def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type], path: str) -> Settings:
+def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type]) -> Settings:
     """Return the settings of the run that wrote a checkpoint.
 
     They come from an untrusted file: call `check_stored_settings` before building anything from them.
 
     Args:
-        checkpoint: Lightning checkpoint, written by the command line or by a Trainer in a script.
+        checkpoint: Checkpoint as `read_checkpoint` returned it, of the command line or of a Trainer in a script.
         classes: Classes that take the settings of the groups "model" and "data".
-        path: Path of the checkpoint, for the message.
 
     Returns:
         The settings by group, as far as the checkpoint holds them.
-
-    Raises:
-        InputError: If a newer version wrote them in a format of its own.
     """
     if KEY in checkpoint:
-        if (found := checkpoint[KEY].get("format", 0)) not in range(FORMAT + 1):
-            hint = "`pip install --upgrade lit-prune` if a newer version wrote it"
-            raise expected(f"a checkpoint in format {FORMAT} or older", f"`{path}` in format {found!r}", hint)
         settings: Settings = checkpoint[KEY]["settings"]
         return settings
     return {
@@ -257,8 +250,12 @@ def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
         _check_version(content["pytorch-lightning_version"], path)
     _check_tensors(content.get("state_dict"), path)
     own = content.get(KEY, {"settings": {}})
-    if not isinstance(own, Mapping) or not isinstance(own.get("settings"), Mapping):
+    if not isinstance(own, Mapping):
         raise malformed(path, KEY)
+    if (found := own.get("format", 0)) not in range(FORMAT + 1):
+        hint = "`pip install --upgrade lit-prune` if a newer version wrote it"
+        raise expected(f"a checkpoint in format {FORMAT} or older", f"`{path}` in format {found!r}", hint)
+    check_shape(own.get("settings"), path)
     for key in (*_GROUPS.values(), "callbacks"):
         if not isinstance(content.get(key, {}), Mapping):
             raise malformed(path, key)

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_prune.errors import InputError, expected, shorten
 
-__all__ = ["check_callback_states", "check_stored_settings", "malformed"]
+__all__ = ["check_callback_states", "check_shape", "check_stored_settings", "malformed"]
 
 # what "run" may hold, and of which types; anything else would become an option
 _RUN = {"seed_everything": int | None, "name": str | None}
@@ -62,7 +62,7 @@ def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], p
     Raises:
         InputError: If they could import or read anything else, or are not settings at all.
     """
-    _check_shape(stored, path)
+    check_shape(stored, path)
     known = {text for text in _texts(given) if text}
     for group in ("model", "data"):
         settings, own = stored.get(group, {}), given.get(group) or {}
@@ -92,7 +92,12 @@ def malformed(path: str | Path, where: Any) -> InputError:
     )
 
 
-def _check_shape(stored: Any, path: str | Path) -> None:
+def check_shape(stored: Any, path: str | Path) -> None:
+    """Check that settings are a bounded number of values by name, in the groups "model", "data" and "run".
+
+    Raises:
+        InputError: If they are anything else.
+    """
     if not isinstance(stored, Mapping):
         raise malformed(path, "settings")
     for group, settings in stored.items():
