@@ -1,6 +1,6 @@
-"""Words, YAML and bytes at random: an answer or one sentence, in bounded time, and nothing written.
+"""Random options, YAML and bytes: each is accepted or refused in one sentence, in bounded time, and nothing is written.
 
-`LIT_PRUNE_FUZZ=20 pytest tests/bad_input/test_fuzz.py` takes 20 times as many examples.
+`LIT_PRUNE_FUZZ=20 pytest tests/bad_input/test_fuzz.py` runs 20 times as many examples.
 """
 
 import contextlib
@@ -37,15 +37,15 @@ from tests.data.conftest import fake_cifar10 as fake_cifar10
 from tests.study.folders import make_study
 
 TIMES = int(os.environ.get("LIT_PRUNE_FUZZ", "1"))
-SECONDS = 20  # that one example may take, on a machine that does other things too
+SECONDS = 20  # one example may take, on a machine that is busy
 
 
 def bounded(examples: int) -> Callable[[Any], Any]:
-    """So many examples, new ones each time; hypothesis prints the one that fails and tries it first the next time."""
+    """Run this many random examples; hypothesis prints the one that fails and tries it first the next time."""
     return settings(
         max_examples=examples * TIMES,
         deadline=None,
-        # a folder that examples share is what they must leave alone
+        # examples share a folder, which none may change
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 
@@ -67,13 +67,14 @@ def in_time() -> Iterator[None]:
 
 
 def answer(argv: list[str]) -> tuple[int, str]:
-    """Run a command; return its status and what it says on stderr."""
+    """Run a command; return its status and what it prints on stderr."""
     said = io.StringIO()
     with in_time(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         return main(argv), said.getvalue()
 
 
-def is_answered(argv: list[str], *statuses: int) -> None:
+def assert_answered(argv: list[str], *statuses: int) -> None:
+    """Run a command: it ends with one of these statuses, with one sentence unless it succeeds, and changes no file."""
     before = listing(Path())
     status, said = answer(argv)
     complaints = [line for line in said.splitlines() if line.startswith("lit-prune: error: ")]
@@ -81,73 +82,32 @@ def is_answered(argv: list[str], *statuses: int) -> None:
     assert "Traceback" not in said
     if status:
         assert len(complaints) == 1, said
-        assert "Expected " in complaints[0]
-        assert ", but got " in complaints[0]
+        assert complaints[0].endswith(".")
         assert len(complaints[0]) < 6000
     assert listing(Path()) == before
 
 
-# --- words
+# --- command lines
 
-OPTIONS = [
-    *("--name", "--seed_everything", "--threads", "--on_nan", "--resume", "--config", "--ckpt_path", "--init_from"),
-    *("--model", "--model.output", "--model.softmax_scale", "--model.stem", "--model.weights", "--model.init_from"),
-    *(
-        "--model.optimizer",
-        "--model.optimizer.lr",
-        "--model.lr_scheduler",
-        "--data",
-        "--data.source",
-        "--data.data_dir",
-    ),
-    *("--data.val_size", "--data.limit_train", "--data.batch_size", "--data.augment", "--data.predict_path"),
-    *("--trainer", "--trainer.max_epochs", "--trainer.precision", "--trainer.logger", "--trainer.devices"),
-    *("--trainer.callbacks", "--trainer.callbacks+", "--trainer.callbacks.amount", "--trainer.callbacks.layers"),
-    *(
-        "--preset",
-        "--out",
-        "--seeds",
-        "--only",
-        "--jobs",
-        "--weights",
-        "--ray",
-        "--dry_run",
-        "--output",
-        "--no-figures",
-    ),
-]
+
+def words(text: str) -> list[str]:
+    return text.split()
+
+
+OPTIONS = words("""
+    --name --seed_everything --threads --on_nan --resume --config --ckpt_path --init_from
+    --model --model.output --model.softmax_scale --model.stem --model.weights --model.init_from
+    --model.optimizer --model.optimizer.lr --model.lr_scheduler --data --data.source --data.data_dir
+    --data.val_size --data.limit_train --data.batch_size --data.augment --data.predict_path
+    --trainer --trainer.max_epochs --trainer.precision --trainer.logger --trainer.devices
+    --trainer.callbacks --trainer.callbacks+ --trainer.callbacks.amount --trainer.callbacks.layers
+    --preset --out --seeds --only --jobs --weights --ray --dry_run --output --no-figures
+""")
 VALUES = [
-    *(
-        "",
-        "0",
-        "1",
-        "-1",
-        "1.5",
-        "1e9",
-        "nan",
-        ".nan",
-        ".inf",
-        "true",
-        "null",
-        "[]",
-        "{}",
-        "[1",
-        "{a: 1}",
-        "a: b: c",
-        "*a",
-    ),
-    *(
-        "!!python/object:os.system",
-        "Adam",
-        "GlobalL1Pruning",
-        "SparsityMonitor",
-        "logits",
-        "quick",
-        "synthetic",
-        "ü",
-        "'",
-    ),
-    *("/dev/null", "..", ".", "2024-13-45", "{class_path: GlobalL1Pruning, init_args: {amount: x}}", "&a [*a]"),
+    "",
+    *words("0 1 -1 1.5 1e9 nan .nan .inf true null [] {} [1 *a !!python/object:os.system Adam GlobalL1Pruning"),
+    *words("SparsityMonitor logits quick synthetic ü ' /dev/null .. . 2024-13-45"),
+    *("{a: 1}", "a: b: c", "{class_path: GlobalL1Pruning, init_args: {amount: x}}", "&a [*a]"),
 ]
 TEXT = st.text(st.characters(codec=None), max_size=30)
 VALUE = st.sampled_from(VALUES) | TEXT
@@ -155,7 +115,7 @@ VALUE = st.sampled_from(VALUES) | TEXT
 
 @st.composite
 def mangled(draw: st.DrawFn) -> str:
-    """An option with a character too many, too few, or another one."""
+    """An option with a character added, removed or replaced."""
     name = draw(st.sampled_from(OPTIONS))
     at = draw(st.integers(0, len(name)))
     cut = draw(st.integers(0, 2))
@@ -164,7 +124,7 @@ def mangled(draw: st.DrawFn) -> str:
 
 NAME = st.sampled_from(OPTIONS) | mangled()
 WORD = st.one_of(st.tuples(NAME, VALUE).map("=".join), NAME, VALUE)
-# what no command takes, so that none begins to work, however right the other words may be
+# an option of no command, so that none succeeds, whatever the other arguments are
 NEVER = "--never-an-option=1"
 
 
@@ -174,42 +134,31 @@ NEVER = "--never-an-option=1"
     argv=st.lists(WORD, max_size=6),
     last=st.sampled_from([NEVER, "--print_config"]),
 )
-def test_random_words_of_a_training_are_answered(run, command, argv, last):
-    # a help or a configuration that is asked for ends the reading of words
-    is_answered([command, *argv, NEVER, last], 0, 2)
+def test_random_arguments_of_a_training_are_answered(run, command, argv, last):
+    # a request for help or for the configuration is answered before the rest is read
+    assert_answered([command, *argv, NEVER, last], 0, 2)
 
 
 @bounded(200)
 @given(command=st.sampled_from(["study", "report"]) | TEXT, argv=st.lists(WORD, max_size=6))
-def test_random_words_of_other_commands_are_answered(run, command, argv):
-    is_answered([command if command not in COMMANDS or argv else "report", *argv, NEVER], 0, 2)
+def test_random_arguments_of_other_commands_are_answered(run, command, argv):
+    assert_answered([command if command not in COMMANDS or argv else "report", *argv, NEVER], 0, 2)
 
 
 TRAINED = ("inspect", "prune", "sensitivity", "shrink", "export", "cost")
-THEIRS = [
-    *("--amount", "--amounts", "--ratio", "--format", "--output", "--layers", "--exclude", "--limit", "--input_size"),
-    *(
-        "--batch",
-        "--against",
-        "--batches",
-        "--rounds",
-        "--crop",
-        "--compress",
-        "--random",
-        "--plot",
-        "--model",
-        "--help",
-    ),
-]
+OPTIONS_OF_TRAINED = words("""
+    --amount --amounts --ratio --format --output --layers --exclude --limit --input_size --batch
+    --against --batches --rounds --crop --compress --random --plot --model --help
+""")
 
 
 @bounded(60)
 @given(
     command=st.sampled_from(TRAINED),
-    argv=st.lists(st.one_of(WORD, st.tuples(st.sampled_from(THEIRS), VALUE).map("=".join)), max_size=6),
+    argv=st.lists(st.one_of(WORD, st.tuples(st.sampled_from(OPTIONS_OF_TRAINED), VALUE).map("=".join)), max_size=6),
 )
-def test_random_words_about_a_trained_network_are_answered(run, command, argv):
-    is_answered([command, *argv, NEVER], 0, 2)
+def test_random_arguments_about_a_trained_network_are_answered(run, command, argv):
+    assert_answered([command, *argv, NEVER], 0, 2)
 
 
 # --- YAML
@@ -218,12 +167,11 @@ SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(), st.floats(), TEXT.filter(lambda text: text.isprintable()), st.dates()
 )
 KEYS = st.sampled_from(
-    [
-        *("model", "data", "trainer", "optimizer", "class_path", "init_args", "callbacks", "callbacks+", "max_epochs"),
-        *("name", "settings", "experiments", "seeds", "claims", "parent", "overrides", "base", "only", "said", "of"),
-        *("contrasts", "between", "measure", "source", "val_size", "threads", "metrics", "groups", "initial_weights"),
-        *("checkpoint", "train", "minus", "exact", "pretrained", "minus_measure"),
-    ]
+    words("""
+    model data trainer optimizer class_path init_args callbacks callbacks+ max_epochs source val_size
+    name settings experiments seeds claims parent overrides base only said of contrasts between measure
+    threads metrics groups initial_weights checkpoint train minus exact pretrained minus_measure
+    """)
 )
 TREES = st.recursive(
     SCALARS,
@@ -250,8 +198,8 @@ DOCUMENTS = st.one_of(
 @given(content=DOCUMENTS)
 def test_a_random_configuration_is_answered(run, content):
     Path("random.yaml").write_bytes(content)
-    # whatever it says, the last words are the ones that count, and print it
-    is_answered(["fit", "--config=random.yaml", "--print_config"], 0, 2)
+    # whatever it says, `--print_config` prints it and trains nothing
+    assert_answered(["fit", "--config=random.yaml", "--print_config"], 0, 2)
 
 
 @st.composite
@@ -273,7 +221,7 @@ def plans(draw: st.DrawFn) -> bytes:
 @given(content=plans() | DOCUMENTS)
 def test_a_random_plan_is_answered(run, content):
     Path("random.yaml").write_bytes(content)
-    is_answered(["study", "random.yaml", "--dry_run"], 0, 2)
+    assert_answered(["study", "random.yaml", "--dry_run"], 0, 2)
 
 
 # --- bytes
@@ -281,7 +229,7 @@ def test_a_random_plan_is_answered(run, content):
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """A file with bytes flipped, taken away, or put in, at its ends rather than anywhere: there the formats have tables."""
+    """A file with bytes flipped, removed or inserted, mostly near its ends, where formats have their tables."""
     content = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         near = min(len(content), 400)
@@ -303,7 +251,7 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 def reads(read: Callable[[], Any], *allowed: type[Exception]) -> None:
-    """Read, and accept a value or the errors that are documented."""
+    """Read: a value and the documented errors are fine."""
     before = listing(Path())
     with in_time(), contextlib.suppress(InputError, *allowed):
         read()
@@ -312,7 +260,7 @@ def reads(read: Callable[[], Any], *allowed: type[Exception]) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    """Small files that every loader takes."""
+    """Small files, each valid for its loader, by name."""
     folder = tmp_path_factory.mktemp("whole")
     state = {"a.weight": torch.arange(6.0).reshape(2, 3), "a.bias": torch.zeros(2)}
     stored = {"settings": {"model": {"output": "logits"}}, "callbacks": ["SparsityMonitor"]}
@@ -365,7 +313,7 @@ def test_damaged_arrays_are_never_used(fake_cifar10, tmp_path_factory, monkeypat
     for path, content in (contents | {name: changed}).items():
         (folder / arrays.FOLDER / path).write_bytes(content)
     with in_time(), contextlib.suppress(InputError):
-        # what is in the header beside type and shape is nobody's business
+        # only the content is compared: a header may differ in what does not matter
         split = arrays.open_split(folder, "test")
         for kind, array in split._asdict().items():
             assert hashlib.sha256(array.tobytes()).hexdigest() == arrays.SHA256[f"test_{kind}"]
