@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from lit_prune.cli.figures import new_figure, save_png, styled
+from lit_prune.errors import shorten
 from lit_prune.trained.layers import printable_name
 from lit_prune.trained.sensitivity.result import Sensitivity
 from lit_prune.trained.sensitivity.text import format_points
@@ -29,7 +30,8 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
     changes = np.array([found.changes(layer) for layer in layers])
     deepest = max(-float(changes.min()), tolerance, 1e-9)
     with styled():
-        figure = new_figure(2.9 + 0.62 * len(amounts), 1.25 + min(0.23 * len(layers), 100.0))
+        title = f"Change in {found.split} accuracy, each layer pruned alone"
+        figure = new_figure(max(6.0, 3.7 + 0.62 * len(amounts)), 1.7 + min(0.23 * len(layers), 100.0), title)
         axes: Any = figure.subplots()
         image = axes.imshow(np.minimum(changes, 0), aspect="auto", cmap="YlGnBu_r", vmin=-deepest, vmax=0)
         for row, column in np.ndindex(changes.shape):
@@ -45,9 +47,9 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        figure.colorbar(image, ax=axes, label=f"change in {found.split} accuracy (points)", fraction=0.04, pad=0.02)
+        figure.colorbar(image, ax=axes, label="points", aspect=40, pad=0.02)
         axes.set_title(
-            f"Each layer of {Path(found.path).name} pruned alone: {found.base.accuracy:.2%} before, "
-            f"{found.base.images:,} images\nframed: costs at most {format_points(tolerance)}"
+            f"{shorten(Path(found.path).name, 30)}\n{found.base.accuracy:.2%} on {found.base.images:,} images\n"
+            f"framed: costs at most {format_points(tolerance)}"
         )
         save_png(figure, path)
