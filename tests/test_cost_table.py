@@ -1,4 +1,4 @@
-"""The script that writes the cost table of docs/benchmarks.md."""
+"""The script that measures and writes the cost table of docs/benchmarks.md."""
 
 import re
 from pathlib import Path
@@ -28,7 +28,7 @@ def networks(tmp_path, monkeypatch):
     return ["dense=dense.pt", "90%=sparse.pt", "fewer channels=small.pt"]
 
 
-def test_it_writes_the_table_between_the_marks(networks, capsys):
+def test_the_table_is_written_between_the_marks(networks, capsys):
     path = Path("page.md")
     path.write_text(DOCUMENT, encoding="utf-8")
     assert cost_table.main([*networks, *QUICK, "--write=page.md"]) == 0
@@ -51,7 +51,7 @@ def test_it_writes_the_table_between_the_marks(networks, capsys):
     )
     assert re.search(r"- fewer channels, [\d.]+% of the parameters, is [\d.]+ \(batch 1\) and ", printed)
     assert "accuracy on 20 test images" in printed
-    # a second time takes the first table's place
+    # a second table replaces the first
     assert cost_table.main([*networks[:1], *QUICK, "--write=page.md"]) == 0
     again = path.read_text(encoding="utf-8")
     assert again.count("| Network |") == 1
@@ -60,7 +60,7 @@ def test_it_writes_the_table_between_the_marks(networks, capsys):
     assert again.endswith("\n\nAfter.\n")
 
 
-def test_the_page_has_the_marks():
+def test_the_document_has_the_marks():
     text = (Path(__file__).parents[1] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     assert text.count(cost_table.START) == text.count(cost_table.END) == 1
     assert text.index(cost_table.START) < text.index(cost_table.END)
@@ -81,7 +81,7 @@ def test_the_page_has_the_marks():
         ),
     ],
 )
-def test_it_refuses_what_it_cannot_use(networks, capsys, argv, complaint):
+def test_unusable_arguments_are_refused(networks, capsys, argv, complaint):
     with pytest.raises(SystemExit) as leave:
         cost_table.main([*QUICK[:-1], "--no_onnx", *argv])
     assert leave.value.code == 2

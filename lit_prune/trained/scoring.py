@@ -53,14 +53,9 @@ def wants_scores(options: Namespace) -> bool:
 
 
 def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
-    """Build the data of the run that wrote a checkpoint.
+    """Build the data of the run that wrote a checkpoint, which tells the images that it was not trained on.
 
-    Args:
-        network: Network with the settings of its run, which tell the images that it was not trained on.
-        options: Parsed options; `--data.NAME` replaces the setting of the run.
-
-    Raises:
-        InputError: If an option cannot be used.
+    `--data.NAME` replaces settings of the run.
     """
     stored = network.settings.get("data", {})
     if "class_path" in stored:
@@ -74,18 +69,10 @@ def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
 
 
 def image_batches(data: CIFAR10DataModule, split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over the images of a split, always in the same order.
-
-    Args:
-        data: Data module.
-        split: "val" for the validation images, held back from training, or "test".
-        limit: Largest number of images. None takes all.
+    """Iterate over the images of a split, at most `limit`, always in the same order.
 
     Yields:
         `images (N, 3, 32, 32) float32`, normalised, and `labels (N,) int64`.
-
-    Raises:
-        InputError: If the data set is missing and cannot be downloaded or drawn.
     """
     data.prepare_data()
     data.setup("validate" if split == "val" else "test")
@@ -98,14 +85,10 @@ def image_batches(data: CIFAR10DataModule, split: Split, limit: int | None = Non
 
 
 def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
-    """Score a model.
-
-    Args:
-        model: Computes logits (N, classes) from images.
-        images: Batches of images and labels.
+    """Score a function that computes logits (N, classes), on batches of images and labels.
 
     Raises:
-        InputError: If the model cannot compute logits for these images.
+        InputError: If it cannot compute logits for these images.
     """
     right = total = 0
     with torch.inference_mode():
@@ -116,17 +99,7 @@ def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
 
 
 def score_split(model: Run, network: Network, options: Namespace, split: Split = "test") -> Score:
-    """Score a model on the images that the options choose.
-
-    Args:
-        model: Computes logits from images: the model of the network, or one made from it.
-        network: Network whose run tells which images to use.
-        options: Parsed options, with `data` and `limit`.
-        split: "val" or "test".
-
-    Raises:
-        InputError: If an option cannot be used, or the model cannot compute logits for the images.
-    """
+    """Score a model, of a network or made from it, on the images that the run and the options choose."""
     return score(model, image_batches(make_data(network, options), split, options.limit))
 
 

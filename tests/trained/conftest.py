@@ -1,4 +1,4 @@
-"""Networks to look at: one that `fit` trained with a pruning, and one of somebody else's."""
+"""Trained networks: a pruned ResNet-18 and a custom network, both trained by `fit`."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ AMOUNT = 0.3
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A LitResNet18, trained for an epoch with 30% of its weights pruned, the monitor watching."""
+    """Checkpoint of a LitResNet18, trained for an epoch with 30% of its weights pruned and with a SparsityMonitor."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("trained"))
         callbacks = [
@@ -27,7 +27,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint of `tests.training.small.SmallNet`, which our command line trained."""
+    """Checkpoint of `tests.training.small.SmallNet`."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("foreign"))
         argv = [*TINY, "--model=tests.training.small.SmallNet", "--trainer.max_epochs=1", "--name=small"]

@@ -1,4 +1,4 @@
-"""`lit-prune prune`: which weights become zero, that nothing else changes, and that the file is good for more."""
+"""`lit-prune prune`: the right weights become zero, nothing else changes, and the file can be used further."""
 
 import re
 import shlex
@@ -41,7 +41,7 @@ def zeros(path: str | Path) -> dict[str, int]:
 
 
 def changed(before: str | Path, after: str | Path) -> set[str]:
-    """Names of the tensors that differ, which must do so by zeros alone."""
+    """Return the names of tensors that differ, and check that they differ only by zeros."""
     old, new = state(before), state(after)
     assert old.keys() == new.keys()
     for name, tensor in new.items():
@@ -49,7 +49,7 @@ def changed(before: str | Path, after: str | Path) -> set[str]:
     return {name for name in old if not torch.equal(old[name], new[name])}
 
 
-def test_the_smallest_of_all_weights_become_zero_and_nothing_else(run, small):
+def test_only_the_smallest_weights_become_zero(run, small):
     answer = run("prune", small, SMALL, "--amount=0.4", "--output=out.ckpt")
     assert answer.status == 0, answer.err
     assert changed(small, "out.ckpt") == {"first.weight", "second.weight", "head.weight"}
@@ -75,14 +75,14 @@ def test_the_smallest_of_all_weights_become_zero_and_nothing_else(run, small):
         (["--amount=0"], {"first": 0, "second": 0, "head": 0}),
     ],
 )
-def test_which_layers_and_how_much_of_each(run, small, argv, expected):
+def test_number_of_zeros_by_layer(run, small, argv, expected):
     assert run("prune", small, SMALL, *argv, "--output=out.ckpt").status == 0
     found = zeros("out.ckpt")
     assert {key: sum(found[name] for name in key.split("+")) for key in expected} == expected
     changed(small, "out.ckpt")
 
 
-def test_a_random_choice_follows_its_seed_alone(run, small):
+def test_random_pruning_depends_only_on_its_seed(run, small):
     for name, argv in {"a": [], "b": ["--seed=0"], "c": ["--seed", "1"]}.items():
         torch.manual_seed(ord(name))
         answer = run("prune", small, SMALL, "--random", *argv, "--amount=0.5", f"--output={name}.ckpt")
@@ -97,7 +97,7 @@ def test_a_random_choice_follows_its_seed_alone(run, small):
 
 
 @pytest.mark.parametrize("argv", [[], ["--random", "--seed=5"], ["--local"]])
-def test_what_is_zero_stays_zero_and_counts(run, small, argv):
+def test_existing_zeros_stay_and_count(run, small, argv):
     assert run("prune", small, SMALL, "--random", "--amount=0.3", "--output=first.ckpt").status == 0
     answer = run("prune", "first.ckpt", SMALL, *argv, "--amount=0.6", "--output=second.ckpt")
     assert answer.status == 0, answer.err
@@ -107,7 +107,7 @@ def test_what_is_zero_stays_zero_and_counts(run, small, argv):
 
 
 @pytest.mark.parametrize("argv", [[], ["--local"], ["--random"]])
-def test_less_than_there_is_cannot_be_pruned(run, small, argv):
+def test_an_amount_below_the_present_sparsity_is_refused(run, small, argv):
     assert run("prune", small, SMALL, "--local", "--amount=0.5", "--output=half.ckpt").status == 0
     answer = run("prune", "half.ckpt", SMALL, *argv, "--amount=0.4", "--output=less.ckpt")
     assert answer.status == 2
@@ -120,7 +120,7 @@ def test_less_than_there_is_cannot_be_pruned(run, small, argv):
     assert changed("half.ckpt", "same.ckpt") == set()
 
 
-def test_a_layer_that_dies_is_named(run, small):
+def test_a_layer_that_loses_all_weights_is_reported(run, small):
     weights = state(small)
     weights["head.weight"] *= 1e-6
     torch.save(weights, small)
@@ -132,7 +132,7 @@ def test_a_layer_that_dies_is_named(run, small):
     )
 
 
-def test_accuracy_is_on_test_images_and_says_what_changed(run, foreign):
+def test_the_change_in_test_accuracy_is_printed(run, foreign):
     argv = ["--amount=0.95", "--output=out.ckpt", *IMAGES, "--limit=200"]
     answer = run("prune", str(foreign), SMALL, *argv)
     assert answer.status == 0, answer.err
@@ -144,8 +144,8 @@ def test_accuracy_is_on_test_images_and_says_what_changed(run, foreign):
     assert float(found[3]) == pytest.approx(float(found[2]) - float(found[1]), abs=0.011)
 
 
-def test_scores_are_those_of_the_network_that_was_written(run, foreign):
-    """`--split` alone asks for scores too, on the images of the checkpoint's run."""
+def test_scores_are_those_of_the_written_network(run, foreign):
+    """`--split` alone is enough to score, on the images of the checkpoint's run."""
     pruned = run("prune", str(foreign), SMALL, "--amount=0.9", "--output=out.ckpt", "--split=val")
     assert pruned.status == 0, pruned.err
     again = run("prune", "out.ckpt", SMALL, "--amount=0.9", "--output=twice.ckpt", "--split=val")
@@ -163,19 +163,19 @@ def test_scores_are_those_of_the_network_that_was_written(run, foreign):
     assert float(shares(pruned.out)[0]) == pytest.approx(100 * float(accuracy[1]), abs=0.01)
 
 
-def test_no_images_no_scores(run, small):
+def test_nothing_is_scored_by_default(run, small):
     answer = run("prune", small, SMALL, "--amount=0.5", "--output=out.ckpt")
     assert "accuracy" not in answer.out
 
 
 @pytest.mark.parametrize("argv", [[], ["--random", "--layers", "second", "head"], ["--local", "--exclude=first"]])
-def test_the_command_that_it_names_trains_with_the_same_zeros(run, foreign, argv):
+def test_the_suggested_command_keeps_the_zeros_in_training(run, foreign, argv):
     answer = run("prune", str(foreign), SMALL, "--amount=0.5", *argv, "--output=out.ckpt")
     command = answer.out[answer.out.index("lit-prune fit ") :].replace("\\\n", " ")
     _, _, init, path, *callback = shlex.split(command)
     assert (init, path) == ("--model.init_from", "out.ckpt")
     before = zeros("out.ckpt")
-    # somebody else's network has no `init_from`
+    # a custom network has no `init_from`
     fitted = _fit_from("out.ckpt", callback, run)
     assert zeros(fitted) == before
     assert changed_anywhere("out.ckpt", fitted)
@@ -194,7 +194,7 @@ def changed_anywhere(before: str, after: str) -> bool:
 
 
 class Started(SmallNet):
-    """A SmallNet that begins with the weights of a file."""
+    """A SmallNet that starts with the weights of a file."""
 
     def __init__(self, start: str) -> None:
         super().__init__()
@@ -202,7 +202,7 @@ class Started(SmallNet):
 
 
 @pytest.mark.slow
-def test_a_resnet_is_fine_tuned_from_the_file_and_tested(run, checkpoint):
+def test_a_pruned_resnet_can_be_tested_and_fine_tuned(run, checkpoint):
     assert run("prune", str(checkpoint), "--amount=0.6", "--output=out.ckpt").status == 0
     before = load_network("out.ckpt")
     tested = run("test", "--ckpt_path=out.ckpt", *IMAGES, "--trainer.accelerator=cpu")
@@ -216,7 +216,7 @@ def test_a_resnet_is_fine_tuned_from_the_file_and_tested(run, checkpoint):
         assert torch.equal(ref.tensor == 0, other.tensor == 0)
 
 
-def test_masks_of_zeros_leave_weights_as_they_are():
+def test_masking_zeros_does_not_change_weights():
     model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     with torch.no_grad():
         model[0].weight[0] = 0

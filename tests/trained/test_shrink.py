@@ -1,4 +1,4 @@
-"""Channels that are removed: the right ones, together, and what is left works everywhere."""
+"""`lit-prune shrink`: it removes the right channels of all layers together, and the smaller network works."""
 
 import sys
 from pathlib import Path
@@ -22,7 +22,7 @@ LARGE = {name: 2 * number for name, number in SMALL.items()}
 
 
 def groups_of(layer: str) -> tuple[str | None, str | None]:
-    """Which groups of channels a layer of a ResNet-18 puts out and takes in; None for classes and colours."""
+    """Return the groups of output and input channels of a ResNet-18 layer; None for classes and colours."""
     if layer.startswith("head."):
         return ("head.0", "backbone.layer4.0.conv2") if layer == "head.0" else (None, "head.0")
     if layer in ("backbone.conv1", "backbone.bn1"):
@@ -38,7 +38,7 @@ def groups_of(layer: str) -> tuple[str | None, str | None]:
 
 
 def hidden(small: LitResNet18) -> tuple[LitResNet18, dict[str, Tensor]]:
-    """Put a network into one with twice as many channels, all others of which are dead; where each channel went."""
+    """Embed a network into one with twice the channels, the others dead; return it and the places of the channels."""
     large = LitResNet18(channels=LARGE)
     places = {name: torch.randperm(LARGE[name])[:number].sort().values for name, number in SMALL.items()}
     state = large.state_dict()
@@ -62,7 +62,7 @@ def hidden(small: LitResNet18) -> tuple[LitResNet18, dict[str, Tensor]]:
 def small():
     torch.manual_seed(1)
     model = LitResNet18(channels=SMALL)
-    for module in model.modules():  # as after a training
+    for module in model.modules():  # as after training
         if isinstance(module, nn.BatchNorm2d):
             for tensor in (module.weight.data, module.bias.data, module.running_mean, module.running_var):
                 assert tensor is not None
@@ -70,7 +70,7 @@ def small():
     return model.eval()
 
 
-def test_dead_channels_are_what_goes_through_all_residual_connections(small):
+def test_dead_channels_are_removed_through_all_residual_connections(small):
     large, _ = hidden(small)
     images = torch.randn(2, 3, 32, 32)
     torch.testing.assert_close(large(images), small(images))
@@ -93,7 +93,7 @@ class Chain(nn.Module):
         return self.last(self.first(images).relu()).flatten(1)
 
 
-def test_the_smallest_go_and_the_classifier_stays():
+def test_channels_of_smallest_magnitude_are_removed_and_the_classifier_is_kept():
     model = Chain()
     with torch.no_grad():
         for channel, size in enumerate([5, 1, 7, 2, 8, 3, 6, 4]):
@@ -102,21 +102,21 @@ def test_the_smallest_go_and_the_classifier_stays():
     found: Any = remove_channels(model, 0.5, 1, ["last"])
     assert found.first.weight[:, 0, 1, 1].tolist() == [5, 7, 8, 6]
     assert found.last.weight.shape == (5, 4, 1, 1)
-    # a channel is worth what reads it, too
+    # weights that read a channel count too
     with torch.no_grad():
         model.last.weight[:, 1] = 100
     found = remove_channels(model, 0.5, 1, ["last"])
     assert found.first.weight[:, 0, 1, 1].tolist() == [1, 7, 8, 6]
 
 
-def test_taps_that_see_padding_alone_have_no_say():
+def test_dead_taps_do_not_count():
     model = Chain()
     with torch.no_grad():
         model.last.weight.fill_(0.1)
         for channel in range(8):
             model.first.weight[channel] = 0.0 if channel < 4 else 50.0
             model.first.weight[channel, :, 1, 1] = 1.0 if channel < 4 else 0.5
-    # one pixel: the centre of the kernel alone ever meets it
+    # at one pixel, only the centre of the kernel sees the image
     for size, left in ((1, 1.0), (8, 0.5)):
         found: Any = remove_channels(model, 0.5, size, ["last"])
         assert found.first.weight[:, 0, 1, 1].tolist() == [left] * 4
@@ -126,7 +126,7 @@ def test_taps_that_see_padding_alone_have_no_say():
     ("ratio", "round_to", "kept"),
     [(0.5, 1, 4), (0.3, 1, 6), (0.99, 1, 1), (0.01, 1, 8), (0.3, 4, 4), (0.9, 4, 4), (0.5, 16, 8)],
 )
-def test_how_many_stay(ratio, round_to, kept):
+def test_number_of_channels(ratio, round_to, kept):
     found: Any = remove_channels(Chain(), ratio, 8, ["last"], round_to)
     assert found.first.out_channels == kept
 
@@ -147,13 +147,13 @@ def test_how_many_stay(ratio, round_to, kept):
         ((0.5, 8, ["end"]), "Expected `keep` to name layers, but got `end`. HINT: `named_modules()` lists them."),
     ],
 )
-def test_what_cannot_be_removed(arguments, sentence):
+def test_unusable_arguments_are_refused(arguments, sentence):
     with pytest.raises(InputError) as error:
         remove_channels(Chain(), *arguments)
     assert str(error.value) == sentence
 
 
-def test_without_the_library(monkeypatch):
+def test_a_missing_library_is_reported(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch_pruning", None)
     with pytest.raises(InputError) as error:
         remove_channels(Chain(), 0.5, 8, ["last"])
@@ -162,7 +162,7 @@ def test_without_the_library(monkeypatch):
     )
 
 
-def test_zeros_stay_zero_in_the_channels_that_are_left(checkpoint):
+def test_remaining_channels_keep_their_zeros(checkpoint):
     network = load_network(str(checkpoint))
     found = shrink_network(network, 0.5)
     assert not found.training
@@ -173,7 +173,7 @@ def test_zeros_stay_zero_in_the_channels_that_are_left(checkpoint):
     assert {kernel.numpy().tobytes() for kernel in left} < kernels
 
 
-def test_the_file_is_fine_tuned_tested_and_shrunk_again(run, checkpoint):
+def test_the_file_can_be_tested_fine_tuned_and_shrunk_again(run, checkpoint):
     done = run("shrink", str(checkpoint), "--ratio=0.75", "--output=small.ckpt", "--limit=20", "--data.val_size=20")
     assert done.status == 0, done.err
     rows = {line.rsplit(maxsplit=2)[0].strip(): line.split()[-2:] for line in done.out.splitlines() if line.strip()}
@@ -198,7 +198,7 @@ def test_the_file_is_fine_tuned_tested_and_shrunk_again(run, checkpoint):
     assert smaller.hparams["output"] == "logits"
 
 
-def test_somebody_elses_network_is_left_to_python(run, foreign):
+def test_a_custom_network_is_shrunk_in_python_only(run, foreign):
     done = run("shrink", str(foreign), "--ratio=0.5", "--output=o.ckpt", "--model=tests.training.small.SmallNet")
     assert done.status == 2
     assert f"Expected the weights of a LitResNet18 in `{foreign}`, but got those of a SmallNet" in done.complaint
@@ -217,6 +217,8 @@ def test_it_loads_where_lit_prune_is_not_installed(tmp_path, small):
     images = torch.randn(3, 3, 32, 32)
     torch.save(images, tmp_path / "images.pt")
     code += "\ntorch.save(model(torch.load('images.pt')), 'logits.pt')\n"
-    done = run_snippet(code, "here", tmp_path)  # which does not mention us, and so runs without us
+    done = run_snippet(
+        code, "here", tmp_path
+    )  # the block does not import lit_prune, so it runs where that is not installed
     assert done.status == 0, done.err
     torch.testing.assert_close(torch.load(tmp_path / "logits.pt"), small(images))

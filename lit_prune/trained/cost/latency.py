@@ -18,10 +18,7 @@ class Latency:
     """Duration of one call, measured in several rounds.
 
     Attributes:
-        seconds: Mean duration of a call in each round, at least one.
-
-    Raises:
-        InputError: If there is no round, or a duration is not positive.
+        seconds: Mean duration of a call in each round, at least one; all positive.
     """
 
     seconds: tuple[float, ...]
@@ -48,10 +45,7 @@ class Latency:
     def ratio(self, other: "Latency") -> float:
         """Return how many times as long this takes as another: the median of the ratios within each round.
 
-        Ratios are taken within a round because the machine was about equally busy for both.
-
-        Raises:
-            InputError: If the other was measured in another number of rounds.
+        Within a round, the machine is about equally busy for both.
         """
         if len(self.seconds) != len(other.seconds):
             raise expected(f"{len(self.seconds)} rounds", len(other.seconds), "measure both at the same time")
@@ -86,9 +80,6 @@ def measure(
 
     Returns:
         The latency of each call, by name.
-
-    Raises:
-        InputError: If `rounds` is less than 1.
     """
     check_rounds(rounds)
     repeats = {}

@@ -14,12 +14,7 @@ __all__ = ["conclusions", "count", "format_json", "format_ratios", "format_table
 
 
 def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Make the tables for a terminal, with an explanation of the variants and the conclusions.
-
-    Args:
-        comparison: Measured costs.
-        scores: Scores of the networks that were scored, by name.
-    """
+    """Make the tables for a terminal, with the meanings of the variants, and conclusions. Scores are by network."""
     sizes, times = [], []
     for cost in comparison.costs:
         variant = cost.variant
@@ -91,12 +86,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Make JSON: seconds, bytes, counts, and ratios to the first variant.
-
-    Args:
-        comparison: Measured costs.
-        scores: Scores of the networks that were scored, by name.
-    """
+    """Make JSON: seconds, bytes, counts, and ratios to the first variant. Scores are by network."""
     content = {
         "input_size": comparison.input_size,
         "threads": comparison.threads,

@@ -41,14 +41,7 @@ class Check:
         return TOLERANCE * max(1.0, self.largest)
 
     def require(self, images: str) -> "Check":
-        """Return the check if it passed.
-
-        Args:
-            images: Description of the images, for the message.
-
-        Raises:
-            UnfinishedError: If the difference is above the bound, NaN or infinite.
-        """
+        """Return the check; raise an `UnfinishedError` if the difference is above the bound, NaN or infinite."""
         if isfinite(self.difference) and self.difference <= self.bound:
             return self
         raise _failed(
@@ -103,12 +96,7 @@ def _failed(what: str) -> UnfinishedError:
 
 
 def in_batches(run: Run, batch: int | None) -> Run:
-    """Let a file for batches of one size run any number of images, by filling the last batch.
-
-    Args:
-        run: Function that takes batches of that size.
-        batch: Batch size; None for a file that takes any.
-    """
+    """Let a file for batches of one size run any number of images, by filling the last batch."""
     if batch is None:
         return run
 
@@ -123,13 +111,7 @@ def in_batches(run: Run, batch: int | None) -> Run:
 
 
 def random_batches(batch: int | None, channels: int, input_size: int) -> Iterator[tuple[Tensor, None]]:
-    """Draw random images, always the same, with the distribution of normalised images.
-
-    Args:
-        batch: Batch size; None yields batches of several sizes, including one image.
-        channels: Channels of the images.
-        input_size: Height and width of the images, in pixels.
-    """
+    """Draw random images, always the same, distributed as normalised images; without a batch size, of several."""
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 7) if batch is None else (batch,):
         yield torch.randn(count, channels, input_size, input_size, generator=generator), None

@@ -25,11 +25,12 @@ __all__ = ["main"]
 
 _DATA_SIZE = 32  # pixels a side of the images that can be scored
 _MAX_SIZE = 4096
-_PACKAGES = {
-    "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "torchexport": (),
-    "safetensors": ("safetensors.torch",),
-    "state_dict": (),
+# options that do not suit every format, and the formats that they suit
+_FORMATS = {
+    "batch": GRAPHS,
+    "compress": ("safetensors", "state_dict"),
+    "crop": (*GRAPHS, "safetensors"),  # which store the new paddings
+    "opset": ("onnx",),
 }
 
 
@@ -90,29 +91,24 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 
 def _check_options(options: Namespace) -> None:
-    format_ = options.format
     if not 1 <= options.input_size <= _MAX_SIZE:
         hint = "it is the height and width of the images, in pixels"
         raise expected(f"`--input_size` in [1, {_MAX_SIZE}]", options.input_size, hint)
     if isinstance(options.batch, int) and options.batch < 1:
         raise expected("`--batch` to be at least 1", options.batch, "`--batch dynamic` allows any batch size")
-    if options.batch is not None and format_ not in GRAPHS:
-        raise expected(f"`--batch` with {' or '.join(GRAPHS)}", f"`{format_}`", "leave `--batch` out")
-    if options.compress and format_ in GRAPHS:
-        hint = "`--format safetensors --compress` writes only the weights"
-        raise expected("`--compress` with safetensors or state_dict", f"`{format_}`", hint)
-    if options.crop and format_ == "state_dict":
-        hint = "`--format safetensors` stores the new paddings as metadata"
-        raise expected("`--crop` with a format that stores paddings", "`state_dict`", hint)
-    if options.opset is not None and format_ != "onnx":
-        raise expected("`--opset` with onnx", f"`{format_}`", "leave `--opset` out")
+    for name, formats in _FORMATS.items():
+        given = options[name] is not None and options[name] is not False
+        if given and options.format not in formats:
+            found = f"`--format {options.format}`"
+            raise expected(f"`--{name}` with {' or '.join(formats)}", found, f"leave `--{name}` out")
     if wants_scores(options) and options.input_size != _DATA_SIZE:
         hint = "leave out `--data` and `--limit` to check on random images only"
         raise expected(f"`--input_size` {_DATA_SIZE} to check on images of the data", options.input_size, hint)
-    for package in () if options.compress else _PACKAGES[format_]:
-        import_extra(package, "export")
-    if options.opset is not None:
-        check_opset(options.opset)
+    if options.format == "onnx":
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            import_extra(package, "export")
+        if options.opset is not None:
+            check_opset(options.opset)
 
 
 def _write(export: Export, path: Path) -> tuple[int | None, Run | None]:

@@ -22,11 +22,7 @@ _MAX_BYTES = 1 << 31
 
 
 def check_opset(opset: int) -> None:
-    """Check that an ONNX opset, the version of its operators, can be written.
-
-    Raises:
-        InputError: If it is too old or too new, or the extra `export` is not installed.
-    """
+    """Raise an `InputError` if an ONNX opset, the version of its operators, is too old or too new to be written."""
     newest = int(import_extra("onnx", "export").defs.onnx_opset_version())
     if not _OLDEST_OPSET <= opset <= newest:
         raise expected(f"`--opset` in [{_OLDEST_OPSET}, {newest}]", opset, "leave it out for torch's default")

@@ -13,14 +13,7 @@ _SAME = "a zero takes as many bytes as any other number"
 
 
 def format_report(export: Export, opset: int | None, checks: Sequence[Check], size: int) -> str:
-    """Report what was written and how it was checked, a line for each fact.
-
-    Args:
-        export: Export that was written.
-        opset: Version of the operators of an ONNX file.
-        checks: Checks on random images and, if requested, on test images.
-        size: Size of the file in bytes.
-    """
+    """Report what was written and how it was checked. The size is in bytes."""
     lines = [("written", f"{export.options.output}: {_format_kind(export, opset)}")]
     lines += zip(["logits", ""], map(_format_difference, checks, ["random", "test"]), strict=False)
     if not checks:

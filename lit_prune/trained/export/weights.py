@@ -52,28 +52,14 @@ def write_weights(
 
 
 def write_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write weights as safetensors.
-
-    Args:
-        state: Tensors by name. Tensors that share memory are written separately, as the format requires.
-        path: File to write.
-        metadata: Strings to store with the weights.
-
-    Raises:
-        InputError: If the package is not installed.
-        OSError: If the file cannot be written.
-    """
+    """Write tensors by name as safetensors; those that share memory separately, as the format requires."""
     safetensors = import_extra("safetensors.torch", "export")
     tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
     Path(path).write_bytes(safetensors.save(tensors, {"format": "pt"} | dict(metadata or {})))
 
 
 def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read weights and metadata from a safetensors file.
-
-    Raises:
-        InputError: If the package is not installed.
-    """
+    """Read weights and metadata from a safetensors file."""
     with import_extra("safetensors", "export").safe_open(str(path), "pt") as file:
         return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 

@@ -20,15 +20,10 @@ __all__ = ["measure", "prune_temporarily"]
 def prune_temporarily(ref: WeightRef, amount: float) -> Iterator[bool]:
     """Prune one layer by magnitude inside a `with` block, and restore its weights afterwards.
 
-    Args:
-        ref: Layer to prune.
-        amount: Fraction of its weights, in [0, 1); weights that are zero already count.
+    Weights that are zero already count.
 
     Yields:
         Whether any weight changed.
-
-    Raises:
-        InputError: If a weight is NaN or infinite.
     """
     weight = ref.tensor.detach()
     before = weight.clone()

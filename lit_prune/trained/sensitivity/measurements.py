@@ -18,13 +18,6 @@ __all__ = ["Measurements", "fingerprint"]
 _FORMAT = 1
 _MAX_BYTES = 64 * 2**20  # a line has about 80
 _HINT = "give another `--output`, or remove that file"
-# what the scores in a file depend on, and how messages name it
-_CONDITIONS = {
-    "network": ("of this network", "of another network"),
-    "weights": ("of these weights", "of other weights"),
-    "split": ("on this split of the data", "on another split"),
-    "images": ("on these images", "on other images"),
-}
 
 
 def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
@@ -70,11 +63,7 @@ class Measurements:
         return self._scores.get((layer, amount))
 
     def add(self, layer: str | None, amount: float, score: Score) -> None:
-        """Write a score to the file.
-
-        Raises:
-            OSError: If the file cannot be written.
-        """
+        """Write a score to the file."""
         if not self._has_header:
             write_text(self.path, json.dumps(self._header) + "\n")
             self._has_header = True
@@ -85,9 +74,9 @@ class Measurements:
     def _check_header(self, first: Any) -> None:
         if not isinstance(first, dict) or first.get("lit_prune_sensitivity") != _FORMAT:
             raise _not_scores(self.path)
-        for key, (wanted, found) in _CONDITIONS.items():
-            if first.get(key) != self._header[key]:
-                raise expected(f"scores {wanted} in `{self.path}`", f"scores {found}", _HINT)
+        for key, value in self._header.items():
+            if first.get(key) != value:
+                raise expected(f"`{self.path}` to hold scores with the same {key}", "different ones", _HINT)
 
     def _load(self, line: Any) -> None:
         try:

@@ -72,12 +72,8 @@ class Sensitivity:
     def safe(self, layer: str, tolerance: float) -> float:
         """Return the largest amount to which a layer can be pruned within a tolerance.
 
-        Accuracy on few images fluctuates, but the true cost can only grow with the amount. So it is taken from the
-        decreasing curve that fits the changes best (isotonic regression).
-
-        Args:
-            layer: Name of the layer.
-            tolerance: Percentage points of accuracy that pruning may cost.
+        The tolerance is in percentage points of accuracy. Accuracy on few images fluctuates, but the true cost can only
+        grow with the amount. So it is taken from the decreasing curve that fits the changes best (isotonic regression).
 
         Returns:
             One of `amounts`, or 0.0.
@@ -88,10 +84,7 @@ class Sensitivity:
         return max(within, default=0.0)
 
     def limits(self, tolerance: float) -> list[Limit]:
-        """Suggest the `max_layer_sparsity` of a global pruning.
-
-        Args:
-            tolerance: Percentage points of accuracy that pruning one layer may cost.
+        """Suggest a `max_layer_sparsity` for global pruning, for a tolerance in percentage points.
 
         Returns:
             The limit for all layers; then, if there is one, the highest limit with the most sensitive layers excluded,

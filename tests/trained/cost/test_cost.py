@@ -1,4 +1,4 @@
-"""What networks cost: counts that are exact, times that are compared fairly, and sentences that follow from them."""
+"""`lit-prune cost`: exact counts, fair comparisons of time, and conclusions that follow from them."""
 
 import json
 from pathlib import Path
@@ -30,36 +30,40 @@ def pruned(model, amount=0.5):
 
 
 @pytest.fixture(scope="module")
-def ways(tmp_path_factory):
-    """Of one network that is half zeros, by kind."""
+def variants(tmp_path_factory):
+    """Variants of one network, half of whose weights are zero, by kind."""
     folder = tmp_path_factory.mktemp("onnx")
     model = pruned(LitResNet18(channels=NARROW))
     return {variant.kind: variant for variant in make_variants("net", model, 32, folder)}
 
 
-def test_every_way_is_the_same_network(ways):
-    assert list(ways) == ["dense", "zeros", "masked", "lit-prune", "cropped", "onnx", "cropped onnx"]
+def test_all_variants_compute_the_same(variants):
+    assert list(variants) == ["dense", "zeros", "masked", "lit-prune", "cropped", "onnx", "cropped onnx"]
     with torch.inference_mode():
-        logits = {kind: way.forward(IMAGES.contiguous(memory_format=way.layout)) for kind, way in ways.items()}
+        logits = {
+            kind: variant.forward(IMAGES.contiguous(memory_format=variant.layout)) for kind, variant in variants.items()
+        }
     for kind in ("masked", "lit-prune", "cropped", "onnx", "cropped onnx"):
         torch.testing.assert_close(logits[kind], logits["zeros"], rtol=1e-3, atol=1e-4)
     assert not torch.allclose(logits["dense"], logits["zeros"], rtol=1e-2, atol=1e-2)
-    assert {way.network for way in ways.values()} == {"net"}
+    assert {variant.network for variant in variants.values()} == {"net"}
 
 
-def test_what_a_way_is_made_of(ways):
+def test_modules_of_variants(variants):
     for kind in ("dense", "zeros", "masked", "cropped"):
-        modules = list(ways[kind].forward.modules())
+        modules = list(variants[kind].forward.modules())
         own = {type(module).__module__.split(".")[0] for module in modules}
         assert "lit_prune" not in own
         assert any(isinstance(module, nn.Conv2d) for module in modules)
         masked = [module for module in modules if hasattr(module, "weight_mask")]
         assert bool(masked) == (kind == "masked")
         assert all(
-            p.is_contiguous(memory_format=torch.channels_last) for p in ways[kind].forward.parameters() if p.dim() == 4
+            p.is_contiguous(memory_format=torch.channels_last)
+            for p in variants[kind].forward.parameters()
+            if p.dim() == 4
         )
-    assert all(bool((parameter != 0).all()) for parameter in _weights(ways["dense"].forward))
-    full, zeros = _weights(ways["dense"].forward), _weights(ways["zeros"].forward)
+    assert all(bool((parameter != 0).all()) for parameter in _weights(variants["dense"].forward))
+    full, zeros = _weights(variants["dense"].forward), _weights(variants["zeros"].forward)
     assert all(torch.equal(a[b != 0], b[b != 0]) for a, b in zip(full, zeros, strict=True))
 
 
@@ -67,38 +71,40 @@ def _weights(model):
     return [ref.tensor for ref in weight_layers(model)]
 
 
-def test_counts(ways):
-    zeros = ways["zeros"]
+def test_counts(variants):
+    zeros = variants["zeros"]
     weights = _weights(zeros.forward)
     assert zeros.parameters == sum(p.numel() for p in zeros.forward.parameters())
     dead = sum(int((weight == 0).sum()) for weight in weights)
     others = sum(int((p == 0).sum()) for p in zeros.forward.parameters() if p.dim() < 2)
     assert dead == round(0.5 * sum(weight.numel() for weight in weights))
     assert zeros.nonzero == zeros.parameters - dead - others
-    assert (ways["masked"].parameters, ways["masked"].nonzero) == (zeros.parameters, zeros.nonzero)
-    assert zeros.flops.nominal == ways["dense"].flops.nominal == ways["dense"].flops.nonzero > zeros.flops.nonzero
-    cropped = ways["cropped"]
+    assert (variants["masked"].parameters, variants["masked"].nonzero) == (zeros.parameters, zeros.nonzero)
+    assert (
+        zeros.flops.nominal == variants["dense"].flops.nominal == variants["dense"].flops.nonzero > zeros.flops.nonzero
+    )
+    cropped = variants["cropped"]
     assert 0 < cropped.parameters < 0.6 * zeros.parameters
     assert cropped.flops.nominal < zeros.flops.nominal
-    assert ways["cropped onnx"].parameters == cropped.parameters
+    assert variants["cropped onnx"].parameters == cropped.parameters
     assert zeros.compressed is not None
-    assert ways["dense"].compressed is not None
+    assert variants["dense"].compressed is not None
     assert zeros.compressed < 0.8 * zeros.bytes
-    assert zeros.compressed < 0.8 * ways["dense"].compressed
+    assert zeros.compressed < 0.8 * variants["dense"].compressed
     assert zeros.bytes == pytest.approx(4 * zeros.parameters, rel=0.3)
     assert 0 < cropped.bytes < zeros.bytes
-    assert 0 < ways["cropped onnx"].bytes < ways["onnx"].bytes
-    assert ways["onnx"].compressed is None
+    assert 0 < variants["cropped onnx"].bytes < variants["onnx"].bytes
+    assert variants["onnx"].compressed is None
 
 
-def test_a_network_without_zeros_is_dense_as_it_is(tmp_path):
-    found = [way.kind for way in make_variants("net", SmallNet().eval(), 32, None)]
+def test_a_network_without_zeros_has_no_variant_with_zeros(tmp_path):
+    found = [variant.kind for variant in make_variants("net", SmallNet().eval(), 32, None)]
     assert found == ["dense", "cropped"]
-    found = [way.kind for way in make_variants("net", pruned(SmallNet()), 32, None, reference=False)]
+    found = [variant.kind for variant in make_variants("net", pruned(SmallNet()), 32, None, reference=False)]
     assert found == ["zeros", "masked", "cropped"]
 
 
-def test_networks_are_left_as_they_are():
+def test_networks_are_not_changed():
     model = pruned(SmallNet())
     before = {name: value.clone() for name, value in model.state_dict().items()}
     list(make_variants("net", model, 32, None))
@@ -127,7 +133,7 @@ def test_a_small_network_is_faster_than_a_large_one():
     assert found.find("small", "masked") is None
 
 
-def made(kind: Kind, network: str, *milliseconds: float, difference: float | None = 0.0) -> Cost:
+def make_cost(kind: Kind, network: str, *milliseconds: float, difference: float | None = 0.0) -> Cost:
     variant = Variant(
         network, kind, lambda images: images, torch.channels_last, 1000, 100, LayerFlops(4_000_000, 400_000), 4096,
         None if "onnx" in kind else 512,
@@ -139,18 +145,18 @@ def made(kind: Kind, network: str, *milliseconds: float, difference: float | Non
 @pytest.fixture
 def comparison():
     costs = (
-        made("dense", "net", 2.0, 8.0, difference=None),
-        made("zeros", "net", 2.0, 10.0),
-        made("masked", "net", 3.0, 12.0),
-        made("cropped", "net", 1.0, 4.0),
-        made("cropped onnx", "net", 0.5, 2.0),
-        made("dense", "half", 0.5, 4.0),
+        make_cost("dense", "net", 2.0, 8.0, difference=None),
+        make_cost("zeros", "net", 2.0, 10.0),
+        make_cost("masked", "net", 3.0, 12.0),
+        make_cost("cropped", "net", 1.0, 4.0),
+        make_cost("cropped onnx", "net", 0.5, 2.0),
+        make_cost("dense", "half", 0.5, 4.0),
     )
     machine = {"processor": "abacus", "instructions": "wood", "python": "3.11", "torch": "2.9"}
     return Comparison(costs, 32, 2, machine, {"net": 0.9, "half": 0.0})
 
 
-def test_the_sentences_follow_from_what_was_measured(comparison):
+def test_conclusions_follow_from_the_measurement(comparison):
     assert conclusions(comparison) == [
         "Zeros make files smaller (with `--compress`), not faster: with 90.0% of its weights zero, net takes 1.00 "
         "(batch 1) and 1.25 (batch 8) times as long as without zeros, and 1.50 (batch 1) and 1.50 (batch 8) times as "

@@ -1,4 +1,4 @@
-"""Timing by a clock that the calls themselves move."""
+"""Timing, with a clock that only the timed calls advance."""
 
 import time
 from itertools import pairwise
@@ -10,7 +10,7 @@ from lit_prune.trained.cost.latency import Latency, measure
 
 
 class Machine:
-    """Its time passes only while something is called."""
+    """A clock that advances only during calls."""
 
     def __init__(self):
         self.now = 0.0
@@ -28,19 +28,19 @@ class Machine:
         return self.now
 
 
-def test_each_takes_its_own_time():
+def test_each_call_has_its_own_duration():
     machine = Machine()
     calls = {"quick": machine.taking("quick", 0.001), "slow": machine.taking("slow", 0.2)}
     found = measure(calls, rounds=3, turn=0.1, clock=machine.clock)
     assert found["quick"].seconds == pytest.approx([0.001] * 3)
     assert found["slow"].seconds == pytest.approx([0.2] * 3)
     assert found["slow"].ratio(found["quick"]) == pytest.approx(200)
-    # two calls before the rounds, and one before each turn, are not timed
+    # two calls before the rounds and one before each turn are not timed
     assert machine.order.count("slow") == 2 + 3 * (1 + 1)
     assert machine.order.count("quick") == pytest.approx(2 + 3 * (1 + 100), abs=3)
 
 
-def test_each_has_one_turn_in_every_round_and_comes_after_each_other():
+def test_each_call_has_one_turn_in_every_round_and_follows_every_other():
     machine = Machine()
     measure({name: machine.taking(name, 1.0) for name in "abc"}, rounds=40, turn=0.1, clock=machine.clock, pause=0)
     turns = "".join(machine.order)[6::2]
@@ -50,13 +50,13 @@ def test_each_has_one_turn_in_every_round_and_comes_after_each_other():
     assert {first + second for first in "abc" for second in "abc" if first != second} <= followed
 
 
-def test_threads_of_the_one_before_have_time_to_fall_asleep():
+def test_there_is_a_pause_before_each_turn():
     began = time.monotonic()
     measure({"a": lambda: None, "b": lambda: None}, rounds=2, turn=1e-6, pause=0.05)
     assert time.monotonic() - began >= 4 * 0.05
 
 
-def test_a_machine_that_slows_down_changes_no_ratio():
+def test_a_machine_that_slows_down_does_not_change_ratios():
     machine = Machine()
 
     def slowing():
@@ -74,7 +74,7 @@ def test_median_and_spread():
     assert latency.ratio(Latency((1.0, 1.0, 2.0, 2.0))) == pytest.approx(2.0)
 
 
-def test_what_cannot_be_measured():
+def test_unusable_arguments_are_refused():
     for latency in ((), (0.0,), (1.0, -1.0)):
         with pytest.raises(InputError, match="Expected rounds of positive duration, but got"):
             Latency(latency)

@@ -1,4 +1,4 @@
-"""A check that passes what is equal, and nothing else."""
+"""The check of exported files passes equal logits, and nothing else."""
 
 import math
 
@@ -14,17 +14,17 @@ LABELS = torch.tensor([2, 0, 0, 1])
 
 
 def logits(images):
-    """Class 2 for every image; the largest is 3."""
+    """Logits of class 2 for every image, of which the largest is 3."""
     return torch.tensor([1.0, 2.0, 3.0]).expand(len(images), 3)
 
 
-def test_the_same_is_the_same():
+def test_equal_logits_pass():
     found = check(logits, logits, [(IMAGES, None)])
     assert found == Check(4, 0.0, 3.0, 0)
     assert found.require("them") is found
 
 
-def test_the_largest_difference_over_all_batches_counts():
+def test_the_largest_difference_of_all_batches_counts():
     def other(images):
         wrong = logits(images).clone()
         if len(images) == 1:
@@ -46,8 +46,8 @@ def test_the_largest_difference_over_all_batches_counts():
 
 @pytest.mark.parametrize("number", [math.nan, math.inf])
 @pytest.mark.parametrize("broken", [0, 1])
-def test_what_is_no_number_never_passes(number, broken):
-    """Wherever it comes from, and whatever comes after it."""
+def test_nan_and_infinity_never_pass(number, broken):
+    """Whether the network or the file computes it, in any batch."""
 
     def other(images):
         return logits(images) * (number if len(images) == 2 else 1)
@@ -58,7 +58,7 @@ def test_what_is_no_number_never_passes(number, broken):
         found.require("these")
 
 
-def test_what_cannot_be_run_is_not_equal():
+def test_a_file_that_cannot_be_run_fails():
     def broken(images):
         raise ValueError("no such\noperator.")
 
@@ -66,19 +66,19 @@ def test_what_cannot_be_run_is_not_equal():
         check(logits, broken, [(IMAGES, None)])
 
 
-def test_what_has_another_shape_is_not_equal():
-    """Though it could be broadcast."""
+def test_logits_of_another_shape_fail():
+    """Even if the shapes could be broadcast."""
     with pytest.raises(UnfinishedError, match=r"logits of shape \(1, 3\) instead of \(4, 3\)"):
         check(logits, lambda images: logits(images[:1]), [(IMAGES, None)])
 
 
-def test_the_bound_is_relative_to_large_logits_alone():
+def test_the_bound_is_relative_only_to_large_logits():
     assert Check(1, 0.0, 50.0, 0).bound == pytest.approx(5e-3)
     assert Check(1, 0.0, 0.1, 0).bound == pytest.approx(1e-4)
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 5])
-def test_batches_of_one_size_run_any_number(batch):
+def test_a_fixed_batch_size_runs_any_number_of_images(batch):
     sizes = []
 
     def run(images):
@@ -90,7 +90,7 @@ def test_batches_of_one_size_run_any_number(batch):
     assert in_batches(run, None) is run
 
 
-def test_random_images_are_always_the_same_and_one_of_them_is_alone():
+def test_random_images_are_reproducible_and_include_a_batch_of_one():
     first, again = ([images for images, _ in random_batches(None, 3, 5)] for _ in range(2))
     assert [tuple(images.shape) for images in first] == [(1, 3, 5, 5), (2, 3, 5, 5), (7, 3, 5, 5)]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
@@ -108,5 +108,5 @@ def test_random_images_are_always_the_same_and_one_of_them_is_alone():
         (torch.tensor(True), torch.tensor(False), False),
     ],
 )
-def test_bits_are_compared_not_values(a, b, same):
+def test_bits_are_compared_instead_of_values(a, b, same):
     assert same_bits(a, b) is same

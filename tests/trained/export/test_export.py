@@ -1,4 +1,4 @@
-"""Exported files give the network's logits, wherever they are opened, and are not there if they do not."""
+"""`lit-prune export`: files give the network's logits without lit-prune, and are not kept if they do not."""
 
 import json
 import re
@@ -30,7 +30,7 @@ from tests.trained.conftest import AMOUNT
 
 CLASSES = "tests.training.small.SmallNet"
 
-# opens what is exported where nothing of ours, and no Lightning, can be imported
+# opens exported files where neither lit_prune nor lightning can be imported
 ELSEWHERE = """
 import json, sys
 sys.modules["lit_prune"] = sys.modules["lightning"] = None
@@ -87,7 +87,7 @@ def logits(checkpoint, images, model=None):
         return load_network(str(checkpoint), model).require_model()(images)
 
 
-def test_onnx_gives_the_same_logits_and_accuracy_and_says_how_to_use_it(run, checkpoint, tmp_path):
+def test_onnx_gives_the_same_logits_and_accuracy_and_describes_its_input(run, checkpoint, tmp_path):
     said = exported(run, checkpoint, "onnx", "net.onnx", "--crop", "--limit=60")
     assert re.search(
         r"differ by at most \S+ on 10 random images, where \S+ is allowed \(0\.0001 of the largest\)", said
@@ -118,18 +118,18 @@ def test_onnx_gives_the_same_logits_and_accuracy_and_says_how_to_use_it(run, che
     assert len(json.loads(about["class_names"])) == 10
     assert 0 < json.loads(about["sparsity"]) < 1
     content = (tmp_path / "net.onnx").read_bytes()
-    assert len(content) < 0.41 * 45_000_000  # 61.9% of the weights see padding alone
+    assert len(content) < 0.41 * 45_000_000  # 61.9% of the weights only ever see padding
     assert b"site-packages" not in content
     assert not re.search(rb"lit_prune[./]", content)
 
 
-def test_files_open_where_nothing_of_ours_is_installed(run, checkpoint, tmp_path):
+def test_files_open_where_lit_prune_is_not_installed(run, checkpoint, tmp_path):
     images = random_images(3)
     torch.save((images, logits(checkpoint, images)), "wanted.pt")
     torch.save(plain_copy(load_network(str(checkpoint)).require_model()), "pickled.pt")
     exported(run, checkpoint, "torchexport", "net.pt2")
     exported(run, checkpoint, "state_dict", "net.pt")
-    with torch.no_grad():  # and here it is what to start from
+    with torch.no_grad():  # training can start from it too
         assert torch.equal(LitResNet18(init_from="net.pt").eval()(images), logits(checkpoint, images))
     said = exported(run, checkpoint, "safetensors", "net.safetensors", "--crop")
     assert "6,946,816 more (61.9%) were dropped" in said
@@ -141,7 +141,7 @@ def test_files_open_where_nothing_of_ours_is_installed(run, checkpoint, tmp_path
     assert b"site-packages" not in (tmp_path / "net.pt2").read_bytes()
 
 
-def test_compressed_weights_come_back_bit_for_bit(run, checkpoint, tmp_path):
+def test_compressed_weights_are_read_back_bit_for_bit(run, checkpoint, tmp_path):
     said = exported(run, checkpoint, "safetensors", "net.small", "--compress")
     found = lit_prune.load_compressed("net.small")
     wanted = plain_copy(load_network(str(checkpoint)).require_model()).state_dict()
@@ -156,7 +156,7 @@ def test_compressed_weights_come_back_bit_for_bit(run, checkpoint, tmp_path):
     assert json.loads(read_compressed("net.small")[1]["sparsity"]) == AMOUNT
 
 
-def test_a_network_of_others_can_be_exported_by_the_name_of_its_class(run, foreign):
+def test_a_custom_network_is_exported_with_the_name_of_its_class(run, foreign):
     said = exported(run, foreign, "onnx", "net.onnx", "--model", CLASSES, "--batch=3", "--opset=18")
     assert "onnx with operators of version 18, for batches of 3 images of 3x32x32" in said
     assert "class names and preprocessing are not known" in said
@@ -168,7 +168,7 @@ def test_a_network_of_others_can_be_exported_by_the_name_of_its_class(run, forei
     np.testing.assert_allclose(found, logits(foreign, images, CLASSES).numpy(), atol=1e-5)
 
 
-def test_weights_of_others_need_no_class(run, foreign):
+def test_weights_of_a_custom_network_need_no_class(run, foreign):
     said = exported(run, foreign, "safetensors", "net.safetensors")
     assert "checked     every weight was read back from the file bit for bit" in said
     wanted = load_network(str(foreign)).state_dict
@@ -178,19 +178,19 @@ def test_weights_of_others_need_no_class(run, foreign):
         assert "class_names" not in file.metadata()
 
 
-def test_another_input_size_is_that_of_the_file(run, foreign):
+def test_the_file_has_the_given_input_size(run, foreign):
     said = exported(run, foreign, "torchexport", "net.pt2", "--model", CLASSES, "--input_size=20", "--batch=dynamic")
     assert "for any number of images of 3x20x20" in said
 
 
 def failing(run, checkpoint, *options):
-    """Export into an empty folder; nothing may be left there."""
+    """Export into an empty folder, and check that it stays empty."""
     answer = run("export", str(checkpoint), "--output=net.out", *options)
     assert listing(Path()) == {}
     return answer.status, answer.complaint
 
 
-def test_a_file_that_gives_other_logits_is_not_kept(run, foreign, monkeypatch):
+def test_a_file_with_other_logits_is_not_kept(run, foreign, monkeypatch):
     monkeypatch.setattr(export, "run_torchexport", lambda path: lambda images: torch.zeros(len(images), 10))
     status, said = failing(run, foreign, "--model", CLASSES, "--format=torchexport")
     assert status == 1
@@ -199,7 +199,7 @@ def test_a_file_that_gives_other_logits_is_not_kept(run, foreign, monkeypatch):
     )
 
 
-def test_a_file_that_is_wrong_on_test_images_alone_is_not_kept(run, checkpoint, monkeypatch):
+def test_a_file_that_is_wrong_only_on_test_images_is_not_kept(run, checkpoint, monkeypatch):
     def wrong(model, run, images):
         found = check(model, run, images)
         return found if found.scores is None else Check(1, 3.0, 1.0, 1)
@@ -210,7 +210,7 @@ def test_a_file_that_is_wrong_on_test_images_alone_is_not_kept(run, checkpoint, 
     assert "logits that differ by 3 on test images" in said
 
 
-def test_weights_that_do_not_come_back_are_not_kept(run, foreign, monkeypatch):
+def test_weights_that_are_read_back_differently_are_not_kept(run, foreign, monkeypatch):
     def one_bit(path):
         state, about = read_safetensors(path)
         state["first.bias"].view(torch.int32)[0] ^= 1
@@ -222,7 +222,7 @@ def test_weights_that_do_not_come_back_are_not_kept(run, foreign, monkeypatch):
     assert said.startswith("The weights read back from the file differ from those that were written. Nothing was kept")
 
 
-def test_a_file_that_was_there_stays_if_the_new_one_fails(run, foreign, monkeypatch, tmp_path):
+def test_an_existing_file_stays_if_the_new_one_fails(run, foreign, monkeypatch, tmp_path):
     (tmp_path / "net.out").write_text("mine")
     monkeypatch.setattr(export, "run_torchexport", lambda path: lambda images: torch.zeros(len(images), 10))
     answer = run("export", str(foreign), "--model", CLASSES, "--format=torchexport", "--output=net.out")
@@ -232,7 +232,7 @@ def test_a_file_that_was_there_stays_if_the_new_one_fails(run, foreign, monkeypa
 
 
 @pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
-def test_a_missing_package_is_one_sentence(run, foreign, monkeypatch, package):
+def test_a_missing_package_is_reported_in_one_sentence(run, foreign, monkeypatch, package):
     monkeypatch.setitem(sys.modules, package, None)
     assert failing(run, foreign, "--model", CLASSES, "--format=onnx") == (
         2,
@@ -248,7 +248,7 @@ def test_the_compressed_format_needs_no_package(run, foreign, monkeypatch):
 
 
 class Choosing(LightningModule):
-    """What it computes depends on values."""
+    """A network whose computation depends on values."""
 
     def __init__(self):
         super().__init__()
@@ -274,14 +274,14 @@ class Pair(Choosing):
         (Pair, r"Expected a network that maps 2 images to 2 rows, but got a tuple\. HINT: wrap it in a module that .+"),
     ],
 )
-def test_a_network_that_cannot_be_traced_is_one_sentence(run, kind, said):
+def test_a_network_that_cannot_be_traced_is_reported_in_one_sentence(run, kind, said):
     torch.save(kind().state_dict(), "../other.pt")
     status, found = failing(run, "../other.pt", "--model", f"{__name__}.{kind.__name__}", "--format=torchexport")
     assert status == 2
     assert re.fullmatch(said, found)
 
 
-def test_a_signal_while_a_network_is_traced_is_not_taken_for_its_fault(tmp_path):
+def test_a_signal_during_tracing_is_not_blamed_on_the_network(tmp_path):
     class Interrupted(Choosing):
         def forward(self, images):
             raise UnfinishedError("stop", 130)
@@ -290,20 +290,20 @@ def test_a_signal_while_a_network_is_traced_is_not_taken_for_its_fault(tmp_path)
         write_onnx(Interrupted().eval(), tmp_path / "x.onnx", 8)
 
 
-def test_an_input_of_another_size_is_one_sentence(tmp_path):
+def test_a_wrong_input_size_is_reported_in_one_sentence(tmp_path):
     with pytest.raises(
         InputError, match=r"Expected a network that takes images of 3x1x1, but got .+ HINT: give the size"
     ):
         write_onnx(nn.Conv2d(3, 1, 5), tmp_path / "x.onnx", 1)
 
 
-def test_the_checkpoint_stays_as_it_is(run, foreign):
+def test_the_checkpoint_is_not_changed(run, foreign):
     before = foreign.read_bytes()
     exported(run, foreign, "state_dict", "net.pt")
     assert foreign.read_bytes() == before
 
 
-def test_masks_of_torch_are_zeros_without_a_sign(run):
+def test_masks_of_torch_become_positive_zeros(run):
     torch.save({"a.weight_orig": -torch.ones(2, 2), "a.weight_mask": torch.eye(2)}, "../masked.pt")
     exported(run, "../masked.pt", "state_dict", "net.pt")
     assert str(torch.load("net.pt")["a.weight"].tolist()) == "[[-1.0, 0.0], [0.0, -1.0]]"

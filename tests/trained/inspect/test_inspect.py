@@ -1,4 +1,4 @@
-"""`lit-prune inspect`: every number against the file, for networks of ours, of others, and of nobody."""
+"""`lit-prune inspect`: every number matches the file, for known, custom and unknown networks."""
 
 import csv
 import io
@@ -34,7 +34,7 @@ def read_csv(text: str) -> dict[str, dict[str, str]]:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """The weights of a SmallNet, a quarter of them zero in one layer."""
+    """The weights of a SmallNet, with a quarter of one layer zero."""
     torch.manual_seed(0)
     net = SmallNet()
     with torch.no_grad():
@@ -44,7 +44,7 @@ def small(tmp_path: Path) -> Path:
     return path
 
 
-def test_every_number_is_that_of_the_file(run, checkpoint):
+def test_every_number_matches_the_file(run, checkpoint):
     content = torch.load(checkpoint, weights_only=True)
     callbacks = content["callbacks"]
     masks = unpack_masks(next(s["masks"] for key, s in callbacks.items() if key.startswith("GlobalL1Pruning")))
@@ -74,11 +74,11 @@ def test_every_number_is_that_of_the_file(run, checkpoint):
         }
     total = sum(int(row["weights"]) for row in found.values())
     assert sum(int(row["zeros"]) for row in found.values()) == round(AMOUNT * total)
-    # at 32x32, eight of nine taps in the last convolutions see padding alone
+    # at 32x32, eight of nine taps in the last convolutions only ever see padding
     assert int(found["backbone.layer4.1.conv2"]["untouched"]) >= 8 / 9 * 512 * 512 * 9
 
 
-def test_json_has_the_totals_of_its_layers(run, checkpoint):
+def test_json_has_totals_of_all_layers(run, checkpoint):
     answer = run("inspect", str(checkpoint), "--format", "json", "--input_size=64")
     found = json.loads(answer.out)
     assert answer.err == ""
@@ -93,7 +93,7 @@ def test_json_has_the_totals_of_its_layers(run, checkpoint):
     assert (found["network"], found["epoch"], found["input_shape"]) == ("LitResNet18", 0, [3, 64, 64])
 
 
-def test_the_table_says_what_it_shows(run, checkpoint):
+def test_the_table_explains_itself(run, checkpoint):
     lines = run("inspect", str(checkpoint)).out.splitlines()
     assert lines[0] == f"{checkpoint}: LitResNet18, checkpoint of epoch 1, step 4"
     columns = [
@@ -119,7 +119,7 @@ def test_the_table_says_what_it_shows(run, checkpoint):
     assert not any(line.startswith("Not known") for line in lines)
 
 
-def test_bare_weights_of_ours_say_less(run, checkpoint, tmp_path):
+def test_a_state_dict_tells_less_than_its_checkpoint(run, checkpoint, tmp_path):
     whole = read_csv(run("inspect", str(checkpoint), "--format=csv").out)
     torch.save(torch.load(checkpoint, weights_only=True)["state_dict"], tmp_path / "bare.pt")
     bare = read_csv(run("inspect", "bare.pt", "--format=csv").out)
@@ -130,7 +130,7 @@ def test_bare_weights_of_ours_say_less(run, checkpoint, tmp_path):
     assert lines[-1] == "Not known from this file: frozen, no gradient."
 
 
-def test_networks_of_others(run, foreign):
+def test_a_custom_network(run, foreign):
     alone = read_csv(run("inspect", str(foreign), "--format=csv").out)
     named = read_csv(run("inspect", str(foreign), SMALL, "--format=csv").out)
     assert list(alone) == list(named) == ["first", "second", "head"]
@@ -147,7 +147,7 @@ def test_networks_of_others(run, foreign):
     assert lines[-1] == f"Not known from this file: no gradient, MFLOPs, non-zero{hint}"
 
 
-def test_bare_tensors_of_others(run, small):
+def test_a_state_dict_of_an_unknown_network(run, small):
     found = read_csv(run("inspect", str(small), "--format=csv").out)
     assert [found["second"][key] for key in ("shape", "weights", "zeros", "masked", "frozen")] == [
         "16x8x3x3", "1152", "288", "", "",
@@ -166,7 +166,7 @@ def test_a_state_dict_with_masks_of_torch(run, tmp_path):
     assert found["second"]["flops_nonzero"] == str(2 * 49 * 576)
 
 
-def test_frozen_layers_are_those_that_the_callback_froze(run):
+def test_frozen_layers_match_the_callback(run):
     freezing = ["--trainer.callbacks+=LayerFreezing", "--trainer.callbacks.layers=[first,norm]"]
     answer = run("fit", *TINY, SMALL, "--trainer.max_epochs=1", "--name=frozen", *freezing)
     assert answer.status == 0, answer.err
@@ -175,7 +175,7 @@ def test_frozen_layers_are_those_that_the_callback_froze(run):
     assert {name: row["frozen"] for name, row in found.items()} == {"first": "True", "second": "False", "head": "False"}
     (total,) = [line.split() for line in run("inspect", path).out.splitlines() if line.startswith("all ")]
     assert total[3:6] == ["1", "of", "3"]
-    # as a version wrote it that did not name them
+    # as written by a version that did not store them
     content = torch.load(path, weights_only=True)
     del content["lit_prune_frozen"]
     torch.save(content, "old.ckpt")
@@ -200,7 +200,7 @@ def test_a_diverged_network(run, tmp_path):
     assert Path("nan.png").stat().st_size > 10_000
 
 
-def test_a_network_without_images_has_no_flops_unless_asked_for():
+def test_a_network_without_images_needs_an_input_size_for_flops():
     class Dense(nn.Module):
         example_input_array = None
 
@@ -219,11 +219,11 @@ def test_a_network_without_images_has_no_flops_unless_asked_for():
     assert inspect(network, (4,)).total.flops == LayerFlops(16, 16)
     model.example_input_array = torch.zeros(2, 4)
     assert inspect(network).input_shape == (4,)
-    with pytest.raises(InputError, match=r"^Expected `input_size` to be the shape of one input"):
+    with pytest.raises(InputError, match=r"^Expected `input_size`"):
         inspect(network, 32)
 
 
-def test_a_total_is_not_known_where_a_layer_is_not():
+def test_a_total_is_unknown_if_it_is_unknown_for_a_layer():
     def layer(name, **known):
         settings = {"masked": None, "frozen": None, "smallest": None, "largest": None, "untouched": None, "flops": None}
         return Layer(name, (2,), 2, 1, infinite=0, **(settings | known))
@@ -245,7 +245,7 @@ def test_impossible_counts_are_refused(counts):
 def test_thresholds_are_order_statistics():
     kept = np.arange(1, 101, dtype=np.float32)
     assert thresholds(kept, 100) == {30.0: 30.0, 50.0: 50.0, 80.0: 80.0, 90.0: 90.0}
-    # half of 200 is zero: the 60 smallest of the rest are to go for 80%
+    # half of 200 are zero: 80% needs the 60 smallest of the others
     assert thresholds(kept, 200) == {50.0: 1.0, 80.0: 60.0, 90.0: 80.0, 95.0: 90.0}
     untouched = kept >= 7
     assert thresholds(kept, 200, untouched)[50.0] == 7
@@ -253,7 +253,7 @@ def test_thresholds_are_order_statistics():
 
 
 def _blue(path: Path) -> float:
-    """How much of a picture is bars of weights."""
+    """Return the fraction of a picture that bars of weights cover."""
     with Image.open(path) as picture:
         pixels = np.asarray(picture.convert("RGB"))
     assert pixels.shape[1] == 990
@@ -261,13 +261,13 @@ def _blue(path: Path) -> float:
     return share
 
 
-def test_one_file_holds_both_pictures(run, checkpoint, tmp_path):
+def test_one_file_holds_both_plots(run, checkpoint, tmp_path):
     assert run("inspect", str(checkpoint), "--plot=all.png").status == 0
     assert [path.name for path in tmp_path.iterdir()] == ["all.png"]
     assert _blue(tmp_path / "all.png") > 0.01
 
 
-def test_a_folder_gets_a_picture_each(run, small, tmp_path):
+def test_a_folder_gets_one_file_for_each_plot(run, small, tmp_path):
     (tmp_path / "pictures").mkdir()
     assert run("inspect", str(small), "--plot", "pictures", SMALL).status == 0
     found = sorted((tmp_path / "pictures").iterdir())
@@ -275,14 +275,14 @@ def test_a_folder_gets_a_picture_each(run, small, tmp_path):
     assert all(_blue(path) > 0.01 for path in found)
 
 
-def test_a_picture_of_nothing_but_zeros(run, small, tmp_path):
+def test_a_network_of_zeros_is_plotted(run, small, tmp_path):
     state = {name: torch.zeros_like(tensor) for name, tensor in torch.load(small, weights_only=True).items()}
     torch.save(state, "zero.pt")
     assert run("inspect", "zero.pt", "--plot=zero.png").status == 0
     assert _blue(tmp_path / "zero.png") > 0.01
 
 
-def test_a_closed_pipe_is_no_failure(run, small, monkeypatch):
+def test_a_closed_pipe_is_not_an_error(run, small, monkeypatch):
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w") as closed:
@@ -291,7 +291,7 @@ def test_a_closed_pipe_is_no_failure(run, small, monkeypatch):
     assert (answer.status, answer.err) == (0, "")
 
 
-def test_names_that_a_terminal_would_obey_and_layers_without_end(run, tmp_path):
+def test_control_characters_and_very_many_layers(run, tmp_path):
     state = {f"layer{n}.weight": torch.ones(1, 2) for n in range(210)}
     state |= {"\x1b[2Jred.weight": torch.ones(1, 2), "層.weight": torch.ones(1, 2), "x" * 500: torch.ones(2, 2)}
     torch.save(state, "strange.pt")
@@ -304,5 +304,5 @@ def test_names_that_a_terminal_would_obey_and_layers_without_end(run, tmp_path):
     assert max(map(len, lines)) < 220
     with Image.open("strange.png") as picture:
         assert picture.height < 5_000
-    # what a program reads is exact
+    # formats for programs keep names exactly
     assert read_csv(run("inspect", "strange.pt", "--format=csv").out).keys() >= {"\x1b[2Jred", "x" * 500}

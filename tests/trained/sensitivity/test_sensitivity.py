@@ -1,4 +1,4 @@
-"""`lit-prune sensitivity`: each score against the network pruned by hand, and a run that goes on where it stopped."""
+"""`lit-prune sensitivity`: each score equals that of a pruned network, and an interrupted command continues."""
 
 import contextlib
 import csv
@@ -32,7 +32,7 @@ ABOUT = {"network": "Net", "weights": "w", "split": "val", "images": "i"}
 
 @pytest.fixture
 def count(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The accuracies that have been measured, in their order; no map is drawn, which takes longer."""
+    """The measured accuracies, in order. No heat map is drawn, because that takes longer."""
     measured: list[float] = []
 
     def counted(*args: Any) -> Score:
@@ -45,8 +45,8 @@ def count(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return measured
 
 
-def built(**changes: list[int]) -> Sensitivity:
-    """What would be known of layers that get so many of 100 images more right, at 50% and 90%."""
+def make_result(**changes: list[int]) -> Sensitivity:
+    """A result in which pruning changes the number of correct images, of 100, by these numbers."""
     scores = {name: [Score(50 + change, 100) for change in values] for name, values in changes.items()}
     sizes = {name: 1000 if name.startswith("big") else 10 for name in changes}
     amounts = [0.25, 0.5, 0.75, 0.9][: len(next(iter(changes.values())))]
@@ -67,14 +67,14 @@ def test_each_score_is_that_of_the_network_with_one_layer_pruned(run, foreign, c
     for row, found in zip(rows, others, strict=True):
         assert float(row["accuracy"]) == found
         assert float(row["change_points"]) == pytest.approx(100 * (found - base), abs=1e-5)
-    # `prune` does the same to a file
+    # `prune` gives the same scores
     for row, found in list(zip(rows, others, strict=True))[3:4]:
         argv = ["--layers", row["layer"], f"--amount={row['amount']}", "--output=one.ckpt", "--split=val", *images]
         pruned = run("prune", str(foreign), SMALL, *argv).out
         assert f"on 300 images: {base:.2%} before, {found:.2%} after" in pruned
 
 
-def test_the_map_is_a_picture(run, foreign):
+def test_the_heat_map_is_drawn(run, foreign):
     answer = run("sensitivity", str(foreign), SMALL, *AMOUNTS, "--output=map.png", "--tolerance=100")
     assert answer.status == 0, answer.err
     assert sorted(path.name for path in Path().iterdir()) == ["map.jsonl", "map.png"]
@@ -90,26 +90,26 @@ def test_the_map_is_a_picture(run, foreign):
     assert lines[-1] == "written: map.png, and the scores in map.jsonl"
 
 
-def test_what_was_measured_is_not_measured_again(run, foreign, count):
+def test_known_scores_are_not_measured_again(run, foreign, count):
     whole = run("sensitivity", str(foreign), SMALL, *AMOUNTS, "--format=json")
     assert len(count) == 7
     again = run("sensitivity", str(foreign), SMALL, *AMOUNTS, "--format=json")
     assert (again.out, again.err) == (whole.out, "7 of 7 scores are in sensitivity.jsonl already.\n")
     assert len(count) == 7
     lines = Path("sensitivity.jsonl").read_text().splitlines(keepends=True)
-    # one that the loss of power has cut in two
+    # a line cut in two by a power failure
     Path("sensitivity.jsonl").write_text("".join(lines[:4]) + lines[4][:10])
     third = run("sensitivity", str(foreign), SMALL, *AMOUNTS, "--format=json")
     assert (third.out, len(count)) == (whole.out, 7 + 4)
     assert Path("sensitivity.jsonl").read_text() == "".join(lines)
-    # more amounts and fewer layers: what fits is used
+    # with other amounts and fewer layers, scores that apply are reused
     fourth = run("sensitivity", str(foreign), SMALL, "--amounts", "0.5", "0.7", "--exclude=first", "--format=json")
     assert fourth.status == 0
     assert len(count) == 7 + 4 + 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_keeps_what_was_measured(run, foreign, count, monkeypatch, number):
+def test_a_signal_keeps_measured_scores(run, foreign, count, monkeypatch, number):
 
     def interrupted(*args: Any) -> Score:
         count.append(0.0)
@@ -132,39 +132,27 @@ def test_a_signal_keeps_what_was_measured(run, foreign, count, monkeypatch, numb
         assert len(count) == 4 + 4
 
 
-def test_scores_of_anything_else_are_refused(run, foreign, tmp_path):
+def test_scores_under_other_conditions_are_refused(run, foreign, tmp_path):
     assert run("sensitivity", str(foreign), SMALL, *AMOUNTS).status == 0
     before = Path("sensitivity.jsonl").read_bytes()
     content = torch.load(foreign, weights_only=True)
     content["state_dict"]["head.bias"] += 1
     torch.save(content, "other.ckpt")
-    hint = "HINT: give another `--output`, or remove that file."
-    for path, argv, sentence in [
-        (
-            "other.ckpt",
-            [],
-            "Expected scores of these weights in `sensitivity.jsonl`, but got scores of other weights. ",
-        ),
-        (
-            str(foreign),
-            ["--limit=10"],
-            "Expected scores on these images in `sensitivity.jsonl`, but got scores on other images. ",
-        ),
-        (
-            str(foreign),
-            ["--split=test", "--limit=20"],
-            "Expected scores on this split of the data in `sensitivity.jsonl`, but got scores on another split. ",
-        ),
+    for path, argv, condition in [
+        ("other.ckpt", [], "weights"),
+        (str(foreign), ["--limit=10"], "images"),
+        (str(foreign), ["--split=test", "--limit=20"], "split"),
     ]:
         answer = run("sensitivity", path, SMALL, *AMOUNTS, *argv)
-        assert (answer.status, answer.complaint) == (2, sentence + hint)
+        assert answer.status == 2
+        assert f"`sensitivity.jsonl` to hold scores with the same {condition}, but" in answer.complaint
     assert Path("sensitivity.jsonl").read_bytes() == before
 
 
 @pytest.mark.parametrize(
     "line", ['{"layer": "a", "amount": 0.5, "right": 3, "images": 2}', "3", '{"layer": [], "amount": 1}']
 )
-def test_lines_that_are_no_scores_are_refused(tmp_path, line):
+def test_lines_without_a_score_are_refused(tmp_path, line):
     known = Measurements(tmp_path / "m.jsonl", ABOUT)
     known.add("a", 0.5, Score(1, 2))
     with known.path.open("a") as file:
@@ -174,7 +162,7 @@ def test_lines_that_are_no_scores_are_refused(tmp_path, line):
 
 
 @pytest.mark.parametrize("content", [b"hello", b"hello\n", b"\xff\n", b"[" * 100_000 + b"\n", b"{}\n", b"[1]\n"])
-def test_files_of_something_else_are_refused_and_stay(tmp_path, content):
+def test_other_files_are_refused_and_not_changed(tmp_path, content):
     path = tmp_path / "m.jsonl"
     path.write_bytes(content)
     with pytest.raises(InputError) as error:
@@ -210,7 +198,7 @@ def test_fingerprints_tell_tensors_apart():
     assert fingerprint([("a", torch.arange(8.0)[::2] / 2), ("b", torch.zeros(2))]) == prints[0]
 
 
-def test_one_layer_is_pruned_while_it_lasts():
+def test_one_layer_is_pruned_temporarily():
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 1))
     first, second = weight_layers(model)
     with torch.no_grad():
@@ -224,7 +212,7 @@ def test_one_layer_is_pruned_while_it_lasts():
     assert torch.equal(first.tensor, before[0])
     with prune_temporarily(second, 0.5) as changed:
         assert not changed
-    with prune_temporarily(second, 0.9) as changed:  # all four of them, without a warning
+    with prune_temporarily(second, 0.9) as changed:  # loses all weights, without a warning
         assert not second.tensor.any()
     assert torch.equal(second.tensor, before[1])
 
@@ -252,31 +240,31 @@ def test_amounts_that_change_nothing_are_not_scored(tmp_path):
         ([0, -1, -2, -9], 2.0, 0.75),
         ([0, -1, -2, -9], 9.0, 0.9),
         ([-2, -3, -4, -5], 1.0, 0.0),
-        ([-3, 3, 3, -20], 1.0, 0.75),  # what is lost at 25% and is there at 50% was chance
+        ([-3, 3, 3, -20], 1.0, 0.75),  # a loss at 25% that is recovered at 50% was chance
         ([0, -3, 1, -20], 1.0, 0.75),
-        ([0, -5, -1, -20], 1.0, 0.25),  # three each at 50% and 75%
+        ([0, -5, -1, -20], 1.0, 0.25),  # the fit is -3 at both 50% and 75%
     ],
 )
 def test_safe_amounts(changes, tolerance, safe):
-    assert built(a=changes).safe("a", tolerance) == safe
+    assert make_result(a=changes).safe("a", tolerance) == safe
 
 
 @given(st.lists(st.integers(-50, 50), min_size=4, max_size=4), st.floats(0, 50))
 def test_a_safe_amount_grows_with_the_tolerance(changes, tolerance):
-    one = built(a=changes)
+    one = make_result(a=changes)
     assert one.safe("a", tolerance) <= one.safe("a", tolerance + 1)
     assert one.safe("a", 101) == 0.9
 
 
-def test_limits_spare_the_most_sensitive_small_layers():
-    one = built(big1=[0, 0, -9], tiny=[-5, -6, -9], small=[0, -9, -9], big2=[0, 0, 0])
+def test_limits_exclude_the_most_sensitive_small_layers():
+    one = make_result(big1=[0, 0, -9], tiny=[-5, -6, -9], small=[0, -9, -9], big2=[0, 0, 0])
     limits = one.limits(1.0)
     assert [(limit.max_layer_sparsity, limit.exclude, limit.set_by) for limit in limits] == [
         (0.0, (), "tiny"),
         (0.5, ("tiny", "small"), "big1"),
     ]
     assert limits[1].share == 20 / 2020
-    assert built(big1=[0, 0], big2=[0, 0]).limits(1.0) == [(0.5, (), "big1", 0.0)]
+    assert make_result(big1=[0, 0], big2=[0, 0]).limits(1.0) == [(0.5, (), "big1", 0.0)]
     text = format_table(one, 1.0).splitlines()
     assert text[-3].endswith(" of all these layers: no pruning at any of these amounts, because of `tiny`.")
     assert text[-2:] == [
@@ -285,8 +273,8 @@ def test_limits_spare_the_most_sensitive_small_layers():
     ]
 
 
-def test_json_says_it_all():
-    said = json.loads(format_json(built(a=[0, -7]), 2.5))
+def test_json_has_all_results():
+    said = json.loads(format_json(make_result(a=[0, -7]), 2.5))
     assert said["layers"] == [{"layer": "a", "weights": 10, "accuracy": [0.5, 0.43], "max_layer_sparsity": 0.25}]
     assert (said["accuracy"], said["images"], said["tolerance_points"], said["split"]) == (0.5, 100, 2.5, "val")
     assert said["suggestions"] == [{"max_layer_sparsity": 0.25, "exclude": [], "set_by": "a", "share": 0.0}]
@@ -302,6 +290,6 @@ def test_json_says_it_all():
         ({"a": 1}, {"b": [Score(1, 2)]}),
     ],
 )
-def test_results_that_are_not_whole_are_refused(sizes, scores):
+def test_incomplete_results_are_refused(sizes, scores):
     with pytest.raises(InputError, match=r"^Expected .*scores"):
         Sensitivity("x", "val", Score(1, 2), sizes, [0.5], scores)
