@@ -26,7 +26,7 @@ def chosen_classes(argv: Sequence[str]) -> tuple[bool, bool]:
         Whether a model class, and whether a data class is chosen.
 
     Raises:
-        InputError: If a configuration is unsafe to read.
+        InputError: If a configuration does not exist, or is unsafe to read.
     """
     configs = [_read(value) for value in _values(argv)]
     model, data = (_is_chosen(group, argv, configs) for group in ("model", "data"))
@@ -52,11 +52,8 @@ def _values(argv: Sequence[str]) -> list[str]:
 
 
 def _read(value: str) -> Any:
-    """Read a configuration; the parser reports one that cannot be read, unless reading it would be unsafe."""
-    try:
-        path = find_config(value)
-    except InputError:
-        return None
+    """Read a configuration; None if it cannot be read, which the parser reports."""
+    path = find_config(value)
     try:
         return load_yaml(path)
     except InputError:

@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -12,20 +13,21 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_prune.cli.configs import find_config
-from lit_prune.cli.failures import describe_failure, print_error
-from lit_prune.cli.parser import CommandParser, ConfigOption, one_sentence_errors
+from lit_prune.cli.failures import print_error
+from lit_prune.cli.parser import one_sentence_errors
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.signals import StopSignals
 from lit_prune.data import CIFAR10DataModule
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, UnfinishedError, expected
 from lit_prune.files.checkpoint import read_checkpoint, stored_settings
 from lit_prune.files.trust import check_stored_settings
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import SaveRunConfig
 from lit_prune.training.classes import chosen_classes
 from lit_prune.training.launcher import exit_with_launcher
+from lit_prune.training.options import add_fit_options, add_options, make_parser
 from lit_prune.training.precedence import apply_stored_settings, collect_settings
-from lit_prune.training.resuming import NEWEST, Checkpoint, with_own_config
+from lit_prune.training.resuming import Checkpoint, with_own_config
 from lit_prune.training.run import Run, check_options, prune_and_score
 
 __all__ = ["TrainingCLI", "main"]
@@ -37,10 +39,6 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     # our metrics are logged once an epoch; this serves custom callbacks, and spares short runs a warning
     "log_every_n_steps": 1,
 }
-
-
-class _Parser(CommandParser, LightningArgumentParser):
-    """A `LightningArgumentParser` whose errors are one sentence."""
 
 
 class TrainingCLI(LightningCLI):
@@ -74,7 +72,8 @@ class TrainingCLI(LightningCLI):
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
         self._custom_model, custom_data = chosen_classes(self._argv)
-        with Run(self._argv[0], folder, stopping) as self._run:
+        with ExitStack() as resources:
+            self._run = Run(self._argv[0], folder, stopping, resources)
             super().__init__(
                 LightningModule if self._custom_model else LitResNet18,
                 LightningDataModule if custom_data else CIFAR10DataModule,
@@ -89,57 +88,17 @@ class TrainingCLI(LightningCLI):
             )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make a parser whose `--config` accepts the names of shipped configurations."""
-        parser = _Parser(default_env=True, env_prefix="LIT_PRUNE", **kwargs)
-        parser.add_argument(
-            "-c",
-            "--config",
-            action=ConfigOption,
-            help="A YAML file, or the name of a shipped configuration (quick, original).",
-        )
-        return parser
+        """Make our parser in place of Lightning's."""
+        return make_parser(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the options of all four commands."""
-        parser.add_argument(
-            "--name",
-            type=str | None,
-            default=None,
-            help="Name of the run, a folder below lightning_logs (default: the name of the configuration).",
-        )
-        parser.add_argument(
-            "--threads",
-            type=int | None,
-            default=None,
-            help="Number of CPU threads (default: chosen by torch). The last bits of sums depend on it.",
-        )
-        if self._custom_model:
-            parser.add_argument(
-                "--init_from",
-                type=str | None,
-                default=None,
-                help="Checkpoint or state dict with initial weights. Optimizer and epochs start from the beginning.",
-            )
+        add_options(parser, self._custom_model)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
-        """Add the options of `fit` alone."""
         parser = super()._prepare_subcommand_parser(klass, subcommand, **kwargs)
         if subcommand == "fit":
-            parser.add_argument(
-                "--resume",
-                type=str | None,
-                nargs="?",
-                const=NEWEST,
-                default=None,
-                help="Resume the run in this folder (lightning_logs/NAME/version_N) with its own config.yaml. Without "
-                "a folder, resume the newest run of this name, or start the first one.",
-            )
-            parser.add_argument(
-                "--on_nan",
-                type=Literal["stop", "continue"],
-                default="stop",
-                help="Whether to stop or continue when the loss becomes NaN or infinite.",
-            )
+            add_fit_options(parser)
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
@@ -174,18 +133,11 @@ class TrainingCLI(LightningCLI):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
         if self.config[command].name is None:
             self.config[command].name = name
-
-    def _set_seed(self) -> None:
-        try:
-            super()._set_seed()
-        except ValueError as error:
-            seed = self._get(self.config, "seed_everything")
-            raise expected("`--seed_everything` in [0, 4294967295]", seed, "choose a seed in this range") from error
+        check_options(self.config[command])
 
     def instantiate_classes(self) -> None:
         """Build model, data and Trainer, and turn the errors of their classes into one sentence."""
         config = self.config[self.subcommand]
-        check_options(config)
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         try:
@@ -226,14 +178,9 @@ class TrainingCLI(LightningCLI):
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `fit`, `validate`, `test` or `predict`.
+    """Run `fit`, `validate`, `test` or `predict`, and return its exit status.
 
-    Args:
-        argv: The command and its options.
-
-    Returns:
-        The exit status: 0, 1 if a file could not be read or written or the training diverged, 2 for unusable input,
-        or 128 + signal.
+    It is 0, 1 if a file could not be read or written or training diverged, 2 for unusable input, or 128 + signal.
     """
     exit_with_launcher()
     with quiet(scoring=argv[0] != "fit"), StopSignals() as stopping:
@@ -242,10 +189,8 @@ def main(argv: Sequence[str]) -> int:
         except SystemExit as leave:  # after --help and --print_config
             return int(leave.code or 0)
         except Exception as error:
-            if (failure := describe_failure(error)) is None:
-                raise
-            if failure.status > 128 and stopping.received is None:  # the process that got the signal reports it
-                return failure.status
+            if isinstance(error, UnfinishedError) and error.status > 128 and stopping.received is None:
+                return error.status  # the process that received the signal reports it
             return print_error(error)
     return 0
 

@@ -96,11 +96,7 @@ class _CSV(_EpochAxis, CSVLogger):
 
 
 def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
-    """Make the loggers of a run in a new folder.
-
-    Args:
-        root: Folder that holds `lightning_logs`.
-        name: Name of the run, a folder below `lightning_logs`.
+    """Make the loggers of a run in a new folder `lightning_logs/<name>/version_<n>` below `root`.
 
     Raises:
         InputError: If the name leads out of `lightning_logs`, or the folder cannot be written.
@@ -110,13 +106,9 @@ def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger
 
 
 def make_loggers(folder: Path) -> list[TensorBoardLogger | CSVLogger]:
-    """Make the TensorBoard and the CSV logger of a run, both in one folder.
+    """Make the TensorBoard and the CSV logger of a run, which continue the logs that are in its folder.
 
-    Args:
-        folder: Run folder. Logs that are already there are continued.
-
-    Returns:
-        The two loggers. The first determines where checkpoints and `config.yaml` are written.
+    The first of them determines where checkpoints and `config.yaml` are written.
     """
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
     return [

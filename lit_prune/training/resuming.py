@@ -39,12 +39,7 @@ NEWEST = "newest"
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read from a file.
-
-    Attributes:
-        path: Path of the file.
-        content: Everything in it.
-    """
+    """A checkpoint that was read from a file, and its path."""
 
     path: Path
     content: dict[str, Any]
@@ -52,9 +47,6 @@ class Checkpoint(NamedTuple):
 
 def with_own_config(argv: Sequence[str]) -> list[str]:
     """Insert the configuration of the resumed run into `fit --resume FOLDER`, before all other options.
-
-    Args:
-        argv: The command and its options.
 
     Raises:
         InputError: If the folder does not belong to a run.
@@ -73,15 +65,12 @@ def with_own_config(argv: Sequence[str]) -> list[str]:
 
 
 def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
-    """Find the folder of the run that `--resume` names.
+    """Find the folder of the run that `--resume` names; None if there is no run of this name yet.
 
     Args:
         config: The parsed options of `fit`.
         name: Name of the run.
         argv: The command and its options.
-
-    Returns:
-        The folder; None if there is no run of this name yet.
 
     Raises:
         InputError: If other options contradict `--resume`.
@@ -99,13 +88,9 @@ def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
 
 
 def newest_loadable(folder: Path) -> Checkpoint | None:
-    """Find the newest checkpoint that training can continue from; damaged ones are reported on stderr and skipped.
+    """Find the newest checkpoint in a run folder that training can continue from; None if there are no checkpoints.
 
-    Args:
-        folder: Run folder.
-
-    Returns:
-        The checkpoint; None if the folder has none at all.
+    Damaged ones are reported on stderr and skipped.
 
     Raises:
         InputError: If none of the checkpoints can be used.
@@ -133,13 +118,7 @@ def newest_loadable(folder: Path) -> Checkpoint | None:
 
 
 def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
-    """Whether a run has finished, and `max_epochs` does not ask for a longer training.
-
-    Args:
-        folder: Run folder.
-        stored: Content of its last checkpoint.
-        max_epochs: Number of epochs that it is to train now.
-    """
+    """Whether a run has finished, with the number of epochs that is now asked for."""
     return (folder / SUMMARY).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
 
 

@@ -3,7 +3,6 @@
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 from jsonargparse import Namespace
@@ -37,18 +36,18 @@ from lit_prune.training.run_folder import (
 __all__ = ["Run", "check_options", "prune_and_score"]
 
 _MOST_THREADS = 1024
+_LARGEST_SEED = 2**32 - 1  # of NumPy
 _POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning divides by them
 
 
 class Run:
     """The folder, loggers and callbacks of one run.
 
-    As a context manager it releases the folder at the end, and removes a new folder if the run fails before it starts.
-
     Args:
         command: "fit", "validate", "test" or "predict".
         folder: Run folder to use; None creates a new one.
-        stopping: Receiver of SIGTERM and SIGINT, which end a training after a checkpoint; None handles neither.
+        stopping: Receiver of SIGTERM and SIGINT, which stop a training after a checkpoint; None handles neither.
+        resources: Stack whose end unlocks the run folder, and removes a new one if the run failed before it started.
 
     Attributes:
         checkpoint: Checkpoint that the run starts from; None without one.
@@ -59,24 +58,14 @@ class Run:
 
     summary: RunSummary
 
-    def __init__(self, command: str, folder: Path | None, stopping: StopSignals | None) -> None:
+    def __init__(self, command: str, folder: Path | None, stopping: StopSignals | None, resources: ExitStack) -> None:
         self.checkpoint: Checkpoint | None = None
         self.stored: Settings = {}
         self.folder: Path | None = None
         self._command = command
         self._existing = folder
         self._stopping = stopping
-        self._lock = ExitStack()
-
-    def __enter__(self) -> "Run":
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, Exception) and self._existing is None and self.folder is not None:
-            remove_unused(self.folder)
-        self._lock.close()
+        self._resources = resources
 
     @property
     def continues(self) -> bool:
@@ -84,12 +73,7 @@ class Run:
         return self.checkpoint is not None and self.checkpoint.path.parent.parent == self._existing
 
     def resume(self, config: Namespace, name: str, argv: list[str]) -> None:
-        """Find, lock and load the run that `--resume` names, if there is one.
-
-        Args:
-            config: The parsed options of `fit`; `ckpt_path` is set.
-            name: Name of the run.
-            argv: The command and its options.
+        """Find, lock and load the run that `--resume` names, if there is one, and set `ckpt_path`.
 
         Raises:
             InputError: If it cannot be resumed.
@@ -99,7 +83,7 @@ class Run:
         if folder is None:
             return
         self._existing = folder
-        self._lock.enter_context(lock_run(folder))
+        self._resources.enter_context(lock_run(folder))
         self.checkpoint = newest_loadable(folder)
         if self.checkpoint is None:
             return
@@ -132,19 +116,16 @@ class Run:
 
         Args:
             config: The parsed options of the command.
-            trainer: The options of the Trainer, with classes instantiated.
+            trainer: The options of the Trainer, with their classes instantiated.
             model: The model.
-
-        Returns:
-            Arguments of the Trainer.
 
         Raises:
             InputError: If a callback of the run that wrote the checkpoint is missing, or the folder cannot be used.
         """
         arguments: dict[str, Any] = {}
         given = _as_list(trainer.callbacks)
-        if self._command == "fit":
-            self._check_callbacks(given)
+        if self._command == "fit" and self.checkpoint is not None:
+            self._check_callbacks(given, *self.checkpoint)
         if trainer.logger is None and not trainer.fast_dev_run:
             arguments["logger"] = self._make_loggers(Path(trainer.default_root_dir or "."), config.name)
         plugins = _as_list(trainer.plugins)
@@ -165,15 +146,13 @@ class Run:
                 mark_finished(self.folder, text)
             print(f"\n{text}")
 
-    def _check_callbacks(self, given: list[Callback]) -> None:
+    def _check_callbacks(self, given: list[Callback], path: Path, content: dict[str, Any]) -> None:
         """Refuse to continue without the callbacks that freeze and prune, which would silently be another run."""
-        if self.checkpoint is None:
-            return
-        stored = self.checkpoint.content.get(KEY, {}).get("callbacks", [])
+        stored = content.get(KEY, {}).get("callbacks", [])
         needed = {name for name in stored if name in lit_prune.callbacks.__all__ and name != "SparsityMonitor"}
         if missing := sorted(needed - {type(callback).__name__ for callback in given}):
             raise expected(
-                f"the callbacks of the run that wrote `{self.checkpoint.path}`",
+                f"the callbacks of the run that wrote `{path}`",
                 f"none called {missing[0]}",
                 f"add `--trainer.callbacks+={missing[0]}` with its arguments, or resume with the run's `config.yaml`",
             )
@@ -181,9 +160,10 @@ class Run:
     def _make_loggers(self, root: Path, name: str) -> list[Any]:
         if self._existing is None:
             loggers = default_loggers(root, name)
-            self.folder = Path(loggers[0].log_dir)
+            self.folder = folder = Path(loggers[0].log_dir)
+            self._resources.push(lambda _, error, __: remove_unused(folder) if isinstance(error, Exception) else None)
             if self._command == "fit":
-                self._lock.enter_context(lock_run(self.folder))
+                self._resources.enter_context(lock_run(self.folder))
             return loggers
         self.folder = self._existing
         if is_rank_zero():  # only now, when all options have been checked
@@ -228,11 +208,9 @@ class Run:
 
 
 def check_options(config: Namespace) -> None:
-    """Check the options that neither the parser nor Lightning checks.
-
-    Raises:
-        InputError: If one is out of range.
-    """
+    """Check the ranges of options that neither the parser nor Lightning checks."""
+    if isinstance(seed := config.seed_everything, int) and not 0 <= seed <= _LARGEST_SEED:
+        raise expected(f"`--seed_everything` in [0, {_LARGEST_SEED}]", seed, "choose a seed in this range")
     if config.threads is not None and config.threads not in range(1, _MOST_THREADS + 1):
         raise expected(f"`--threads` in [1, {_MOST_THREADS}]", config.threads, "leave it out to use all cores")
     for name in _POSITIVE:

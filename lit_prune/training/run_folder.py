@@ -68,15 +68,9 @@ def versions(folder: Path) -> dict[int, Path]:
 
 
 def claim_version(folder: Path) -> int:
-    """Create the next free folder `version_<n>`, which belongs to this run alone even if several start at once.
+    """Create the next free folder `version_<n>`, and return n; runs that start at once never get the same one.
 
-    The other processes of a distributed strategy inherit the number from the process that launched them.
-
-    Args:
-        folder: Folder that holds all versions of the run.
-
-    Returns:
-        The number `<n>`.
+    Other processes of a distributed strategy inherit the number from the process that launched them.
 
     Raises:
         InputError: If the folder cannot be written.

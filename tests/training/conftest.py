@@ -1,4 +1,4 @@
-"""A command line to call as a user would, in an empty folder of its own."""
+"""Call the command line as a user would, in an empty folder."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -14,7 +14,7 @@ from lit_prune.models.channels import FULL_CHANNELS
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a person sees of one command."""
+    """What a user sees of one command."""
 
     status: int
     out: str
@@ -32,7 +32,7 @@ class Outcome:
 
 Run = Callable[..., Outcome]
 
-# a training of seconds: an epoch of four batches
+# a training of a few seconds; an epoch has four batches
 TINY = [
     "--data.source=synthetic",
     "--data.limit_train=32",
@@ -48,7 +48,7 @@ NARROW = f"--model.channels={json.dumps(dict.fromkeys(FULL_CHANNELS, 8), separat
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Run]:
-    """Call `main` with words in an empty folder; return what a person sees."""
+    """Call `main` with arguments in an empty folder, and return what a user sees."""
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
 

@@ -1,4 +1,4 @@
-"""A callback that sends its own process a signal, as a person or a machine that is to be shut down would."""
+"""A callback that sends its own process a signal, as a user or a system that shuts down would."""
 
 import os
 import signal
@@ -9,14 +9,14 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class Interrupting(Callback):
-    """Sends one signal, in the training that has not sent it yet.
+    """Sends one signal, unless an earlier training has sent it.
 
     Args:
-        hook: The hook in which it is sent.
-        step: The step at which, or later.
-        number: The signal.
-        marker: A file that is there once it has been sent.
-        rank: The process of a strategy that is told.
+        hook: Name of the hook that sends it.
+        step: First step at which it is sent.
+        number: Number of the signal.
+        marker: Path of a file that is created when the signal is sent.
+        rank: Rank of the process that receives it.
     """
 
     def __init__(self, hook: str, step: int, marker: str, number: int = int(signal.SIGTERM), rank: int = 0) -> None:

@@ -1,4 +1,4 @@
-"""A network of milliseconds, which logs what ours does."""
+"""A network that trains in milliseconds and logs the same metrics as ours."""
 
 import torch
 from lightning.pytorch import LightningModule
@@ -7,7 +7,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 
 class SmallNet(LightningModule):
-    """Two convolutions with a norm between them, and a head."""
+    """Two convolutions with batch norm between them, and a linear head."""
 
     def __init__(self, lr: float = 0.01) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class SmallNet(LightningModule):
 
 
 class Diverging(SmallNet):
-    """Its loss is no number from a step on, in all processes or in one."""
+    """Its loss becomes NaN or infinite at a given step, in all processes or in one."""
 
     def __init__(self, step: int, value: str = "nan", rank: int | None = None) -> None:
         super().__init__()

@@ -1,10 +1,11 @@
-"""Whose model and whose data a command is about."""
+"""Whether a command uses a custom model or custom data."""
 
 import sys
 
 import pytest
 import yaml
 
+from lit_prune.errors import InputError
 from lit_prune.training.classes import chosen_classes
 
 
@@ -39,7 +40,7 @@ def config(tmp_path):
         (["--modelling=x"], (False, False)),
     ],
 )
-def test_options_choose(argv, chosen):
+def test_options_choose_a_class(argv, chosen):
     assert chosen_classes(["fit", *argv]) == chosen
 
 
@@ -57,34 +58,39 @@ def test_options_choose(argv, chosen):
     ],
 )
 @pytest.mark.parametrize("form", ["--config PATH", "--config=PATH", "-c PATH", "environment"])
-def test_configurations_choose(config, monkeypatch, content, chosen, form):
+def test_configurations_choose_a_class(config, monkeypatch, content, chosen, form):
     path = config(content)
     argv = form.replace("PATH", path).split()
     if form == "environment":
         argv = []
         monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", path)
-        assert chosen_classes(["test"]) == (False, False)  # it is for another command
+        assert chosen_classes(["test"]) == (False, False)  # the variable belongs to another command
     assert chosen_classes(["fit", *argv]) == chosen
 
 
-def test_the_second_of_two_configurations_counts_too(config):
+def test_each_of_two_configurations_can_choose_a_class(config):
     plain = config({"data": {"source": "synthetic"}}, "plain.yaml")
     chosen = config({"model": "my.Model"}, "chosen.yaml")
     for first, second in ((plain, chosen), (chosen, plain)):
         assert chosen_classes(["fit", "--config", first, "--config", second]) == (True, False)
 
 
-@pytest.mark.parametrize("value", ["nowhere.yaml", "quick", "original"])
-def test_what_is_missing_is_the_parsers_to_complain_about_and_what_ships_is_ours(value):
+@pytest.mark.parametrize("value", ["quick", "original"])
+def test_shipped_configurations_use_our_classes(value):
     assert chosen_classes(["fit", "--config", value]) == (False, False)
 
 
-def test_a_word_without_its_value_is_no_mistake_here():
+def test_a_configuration_that_does_not_exist_is_refused():
+    with pytest.raises(InputError, match=r"`nowhere\.yaml`"):
+        chosen_classes(["fit", "--config", "nowhere.yaml"])
+
+
+def test_an_option_without_its_value_is_left_to_the_parser():
     assert chosen_classes(["fit", "--config"]) == (False, False)
     assert chosen_classes([]) == (False, False)
 
 
-def test_classes_in_the_current_folder_can_be_imported_once_one_is_chosen(tmp_path):
+def test_the_current_folder_is_importable_once_a_class_is_chosen(tmp_path):
     sys.path[:] = [entry for entry in sys.path if entry not in ("", str(tmp_path))]
     chosen_classes(["fit", "--model.output=logits"])
     assert str(tmp_path) not in sys.path

@@ -1,4 +1,4 @@
-"""Logs that a later process goes on with: no row lost, no epoch twice."""
+"""Logs that a later process continues: no row is lost, and no epoch is logged twice."""
 
 import csv
 from pathlib import Path
@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from lit_prune.training.loggers import log_positions, make_loggers, rewind_logs
 
-# what the monitor logs in training, after what is logged in validation
+# metrics of validation, then of training
 EPOCH = ({"val/acc": 0.5}, {"train/loss": 1.5})
 
 
@@ -20,7 +20,7 @@ def folder(tmp_path):
 
 
 def log(loggers: Any, *epochs: int, **extra: float) -> None:
-    """Log as a Trainer does: at the batch that it has come to, with the epoch among the metrics."""
+    """Log as a Trainer does: with the number of batches as step, and the epoch among the metrics."""
     for epoch in epochs:
         for metrics in EPOCH:
             for logger in loggers:
@@ -78,7 +78,7 @@ def test_what_goes_on_adds_to_what_is_there(folder):
     assert scalars(folder)["train/loss"] == [(0, 1.5), (1, 2.5)]
 
 
-def test_a_rewound_run_knows_exactly_what_it_knew(folder):
+def test_rewinding_restores_exactly_what_was_logged_at_the_checkpoint(folder):
     loggers = make_loggers(folder)
     log(loggers, 0, 1)
     positions = log_positions(loggers)
@@ -86,7 +86,7 @@ def test_a_rewound_run_knows_exactly_what_it_knew(folder):
     assert positions["rows"] == 4
     log(loggers, 2, 3)
     end(loggers)
-    later = make_loggers(folder)  # a process that was cut off too
+    later = make_loggers(folder)  # of a second process
     log(later, 4)
     end(later)
     assert len(list(folder.glob("events.out.tfevents.*"))) == 2
@@ -97,7 +97,7 @@ def test_a_rewound_run_knows_exactly_what_it_knew(folder):
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
 
 
-def test_a_rewound_run_goes_on_as_if_nothing_had_happened(folder, tmp_path):
+def test_a_rewound_run_ends_with_the_same_logs_as_an_uninterrupted_one(folder, tmp_path):
     whole, cut = make_loggers(tmp_path / "whole" / "seed=0"), make_loggers(folder)
     log(whole, 0, 1, 2)
     log(cut, 0)
@@ -113,7 +113,7 @@ def test_a_rewound_run_goes_on_as_if_nothing_had_happened(folder, tmp_path):
     assert scalars(folder) == scalars(tmp_path / "whole/seed=0")
 
 
-def test_positions_are_plain_values_of_what_is_on_disk(folder):
+def test_positions_are_plain_values_that_match_the_files(folder):
     loggers = make_loggers(folder)
     assert log_positions(loggers) == {}
     log(loggers, 0)
@@ -128,7 +128,7 @@ def test_positions_are_plain_values_of_what_is_on_disk(folder):
     end(loggers)
 
 
-def test_somebody_elses_logger_has_no_position(tmp_path):
+def test_custom_loggers_have_no_position(tmp_path):
     logger = CSVLogger(tmp_path)
     logger.log_metrics({"a": 1}, step=0)
     logger.save()
@@ -148,7 +148,7 @@ def test_a_new_column_loses_no_earlier_row(folder, later):
     assert [path.name for path in folder.iterdir() if path.suffix == ".part"] == []
 
 
-def test_rewinding_behind_a_new_column_keeps_the_values(folder):
+def test_rewinding_to_before_a_new_column_keeps_the_values(folder):
     loggers = make_loggers(folder)
     log(loggers, 0)
     positions = log_positions(loggers)
@@ -159,7 +159,7 @@ def test_rewinding_behind_a_new_column_keeps_the_values(folder):
 
 
 @pytest.mark.parametrize("cut", [1, 5, 9])
-def test_a_half_written_row_is_dropped(folder, cut):
+def test_half_a_row_is_removed(folder, cut):
     loggers = make_loggers(folder)
     log(loggers, 0)
     positions = log_positions(loggers)
@@ -174,7 +174,7 @@ def test_a_half_written_row_is_dropped(folder, cut):
     assert (folder / "metrics.csv").read_bytes() == before
 
 
-def test_half_an_event_is_dropped(folder):
+def test_half_an_event_is_removed(folder):
     loggers = make_loggers(folder)
     log(loggers, 0)
     positions, known = log_positions(loggers), scalars(folder)
@@ -187,7 +187,7 @@ def test_half_an_event_is_dropped(folder):
     assert scalars(folder) == known
 
 
-def test_a_checkpoint_without_positions_means_a_new_beginning(folder):
+def test_rewinding_without_positions_removes_all_logs(folder):
     loggers = make_loggers(folder)
     log(loggers, 0)
     end(loggers)
@@ -196,7 +196,7 @@ def test_a_checkpoint_without_positions_means_a_new_beginning(folder):
     assert not (folder / "metrics.csv").exists()
     assert list(folder.glob("events.out.tfevents.*")) == []
     assert (folder / "log.txt").exists()
-    rewind_logs(folder, {})  # nothing to forget is no mistake
+    rewind_logs(folder, {})  # without logs it does nothing
 
 
 def test_rewinding_to_the_end_changes_nothing(folder):

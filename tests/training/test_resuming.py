@@ -1,9 +1,11 @@
-"""`fit --resume`, and what SIGTERM and SIGINT leave to resume from."""
+"""`fit --resume`, after SIGTERM, SIGINT, damaged checkpoints and finished runs."""
 
 import os
 import random
 import shutil
 import signal
+import struct
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -18,8 +20,8 @@ from tests.training.conftest import NARROW, TINY, Run
 
 FOLDER = Path("lightning_logs/x/version_0")
 LAST = FOLDER / "checkpoints" / "last.ckpt"
-# a freeze that ends, a gradual pruning, a removal, a monitor: 3 epochs of 4 batches
-WORDS = [
+# temporary freezing, gradual pruning, removal of masks and the monitor, in 3 epochs of 4 batches
+OPTIONS = [
     *TINY,
     "--model=tests.training.small.SmallNet",
     "--name=x",
@@ -37,7 +39,7 @@ WORDS = [
 
 
 def assert_same_run(folder: Path, other: Path) -> None:
-    """Weights, masks, optimizer, schedulers, metrics and events of two runs that have ended."""
+    """Compare weights, masks, optimizer, schedulers, metrics and events of two finished runs."""
     assert list(differences(folder, other)) == []
 
 
@@ -46,7 +48,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was never interrupted."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("whole"))
-        assert main(["fit", *WORDS]) == 0
+        assert main(["fit", *OPTIONS]) == 0
         return FOLDER.absolute()
 
 
@@ -72,7 +74,7 @@ def interrupting(hook: str, step: int, marker: str = "sent", number: int = signa
 )
 def test_a_signal_saves_a_checkpoint_and_prints_the_command_that_resumes(run, whole, hook, step, number, when):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    argv = [*WORDS, *interrupting(hook, step, number=number)]
+    argv = [*OPTIONS, *interrupting(hook, step, number=number)]
     stopped = run("fit", *argv, "--resume")
     assert stopped.status == 128 + number
     assert stopped.complaint == (
@@ -91,14 +93,14 @@ def test_a_signal_saves_a_checkpoint_and_prints_the_command_that_resumes(run, wh
 
 
 def test_a_signal_before_training_stops_at_once_and_leaves_no_files(run):
-    stopped = run("fit", *WORDS, *interrupting("on_fit_start", 0))
+    stopped = run("fit", *OPTIONS, *interrupting("on_fit_start", 0))
     assert stopped.status == 143
     assert stopped.complaint
     assert not Path("lightning_logs").exists()
 
 
-def test_the_same_command_begins_goes_on_and_ends(run, whole):
-    argv = [*WORDS, *interrupting("on_train_batch_end", 5), "--resume"]
+def test_the_same_command_starts_resumes_and_then_reports_a_finished_run(run, whole):
+    argv = [*OPTIONS, *interrupting("on_train_batch_end", 5), "--resume"]
     assert run("fit", *argv).status == 143
     assert run("fit", *argv).status == 0
     assert_same_run(FOLDER, whole)
@@ -110,8 +112,8 @@ def test_the_same_command_begins_goes_on_and_ends(run, whole):
     assert [path.name for path in FOLDER.parent.iterdir()] == ["version_0"]
 
 
-def test_our_own_model_resumes_with_its_best_epoch(run, tmp_path):
-    argv = [NARROW, *(word for word in WORDS if not word.startswith("--model"))]
+def test_our_model_resumes_with_its_best_epoch(run, tmp_path):
+    argv = [NARROW, *(word for word in OPTIONS if not word.startswith("--model"))]
     assert run("fit", *argv).status == 0
     shutil.move(FOLDER, tmp_path / "whole")
     assert run("fit", *argv, *interrupting("on_after_backward", 5), "--resume").status == 143
@@ -123,7 +125,7 @@ def test_our_own_model_resumes_with_its_best_epoch(run, tmp_path):
     assert best[0] == best[1] != []
 
 
-def test_a_best_epoch_that_a_run_went_on_from_gives_way_to_a_better_one(run, monkeypatch):
+def test_a_better_epoch_replaces_the_best_checkpoint_that_the_run_resumed_from(run, monkeypatch):
     def improve(model: LitResNet18, *_: object) -> None:
         model.log_dict({"val/acc": model.current_epoch / 10, "val/loss": 1.0})
 
@@ -136,7 +138,7 @@ def test_a_best_epoch_that_a_run_went_on_from_gives_way_to_a_better_one(run, mon
     assert sorted(path.name for path in LAST.parent.iterdir()) == ["best-epoch=002-val_acc=0.2000.ckpt", "last.ckpt"]
 
 
-def test_a_run_that_has_ended_can_be_trained_for_longer(run, whole):
+def test_a_finished_run_can_be_trained_for_longer(run, whole):
     shutil.copytree(whole, FOLDER)
     assert run("fit", "--resume", str(FOLDER), "--trainer.max_epochs=4").status == 0
     assert [row["epoch"] for row in rows(FOLDER / "metrics.csv") if "train/loss" in row] == ["0", "1", "2", "3"]
@@ -146,15 +148,20 @@ def test_a_run_that_has_ended_can_be_trained_for_longer(run, whole):
 
 @pytest.fixture
 def cut(run: Run, whole: Path) -> Path:
-    """A run that was stopped in its last epoch, with the checkpoint before its last one."""
-    assert run("fit", *WORDS, *interrupting("on_train_batch_end", 10)).status == 143
+    """Checkpoints of a run that was stopped in its last epoch: the last one and the previous one."""
+    assert run("fit", *OPTIONS, *interrupting("on_train_batch_end", 10)).status == 143
     assert sorted(path.name for path in LAST.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
     return LAST.parent
 
 
 def flip(path: Path) -> None:
+    """Flip one bit of a record; the padding between records holds nothing."""
+    draw = random.SystemRandom()
     content = bytearray(path.read_bytes())
-    content[random.SystemRandom().randrange(4, len(content) - 90)] ^= 16
+    with zipfile.ZipFile(path) as archive:
+        record = draw.choice([record for record in archive.infolist() if record.file_size])
+    lengths = struct.unpack_from("<HH", content, record.header_offset + 26)  # of the record's name and extra field
+    content[record.header_offset + 30 + sum(lengths) + draw.randrange(record.file_size)] ^= 16
     path.write_bytes(content)
 
 
@@ -163,11 +170,11 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, lambda path: path.write_bytes(b"")])
-def test_a_damaged_checkpoint_is_named_and_passed_over(run, whole, cut, damage):
+def test_a_damaged_checkpoint_is_reported_and_skipped(run, whole, cut, damage):
     times = LAST.stat().st_atime_ns, LAST.stat().st_mtime_ns
     damage(LAST)
     os.utime(LAST, ns=times)
-    answer = run("fit", *WORDS, "--resume")
+    answer = run("fit", *OPTIONS, "--resume")
     assert answer.status == 0
     skipped = [line for line in answer.err.splitlines() if line.startswith("lit-prune: skipped: ")]
     assert len(skipped) == 1
@@ -176,35 +183,35 @@ def test_a_damaged_checkpoint_is_named_and_passed_over(run, whole, cut, damage):
     assert_same_run(FOLDER, whole)
 
 
-def test_a_run_whose_checkpoints_are_all_damaged_is_left_as_it_is(run, cut):
+def test_a_run_whose_checkpoints_are_all_damaged_is_left_unchanged(run, cut):
     for path in cut.glob("*.ckpt"):
         flip(path)
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
-    answer = run("fit", *WORDS, "--resume")
+    answer = run("fit", *OPTIONS, "--resume")
     assert answer.status == 2
     assert f"a checkpoint in `{cut}` that training can continue from, but got none: " in answer.complaint
     assert all(f"{name}.ckpt" in answer.complaint for name in ("last", "previous"))
     assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
 
 
-def test_a_run_without_a_checkpoint_begins_anew_in_its_folder(run, whole, cut):
+def test_a_run_without_a_checkpoint_starts_again_in_its_folder(run, whole, cut):
     shutil.rmtree(cut)
     (FOLDER / "left.part").touch()
-    assert run("fit", *WORDS, "--resume").status == 0
+    assert run("fit", *OPTIONS, "--resume").status == 0
     assert_same_run(FOLDER, whole)
     assert not (FOLDER / "left.part").exists()
 
 
-def test_what_others_train_in_is_left_alone(run, cut):
+def test_a_folder_in_which_another_process_trains_is_left_unchanged(run, cut):
     before = {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")}
     with FileLock(FOLDER / ".lock"):
-        answer = run("fit", *WORDS, "--resume")
+        answer = run("fit", *OPTIONS, "--resume")
     assert answer.status == 2
     assert f"Another process is training in `{FOLDER}`." in answer.complaint
     assert {path: path.stat().st_mtime_ns for path in FOLDER.rglob("*")} == before
 
 
-def test_resuming_needs_a_run(run):
+def test_resuming_needs_the_folder_of_a_run(run):
     for argv, phrase in [
         (["--resume=nowhere"], "but got `nowhere`, which is not a folder"),
         (["--resume", "."], "but got `.`, which holds no config.yaml"),

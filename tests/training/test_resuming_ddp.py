@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lit_prune.files.checkpoint import read_checkpoint
-from tests.training.test_resuming import FOLDER, LAST, WORDS, assert_same_run
+from tests.training.test_resuming import FOLDER, LAST, OPTIONS, assert_same_run
 
 ROOT = Path(__file__).parents[2]
 DDP = [
@@ -26,7 +26,7 @@ def fit(folder: Path, *argv: str) -> tuple[int, str]:
     """Run the command; return its exit status and what it printed on stderr."""
     folder.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "lit_prune", "fit", *WORDS, *DDP, *argv]
+    command = [sys.executable, "-m", "lit_prune", "fit", *OPTIONS, *DDP, *argv]
     done = subprocess.run(
         command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, check=False, timeout=120
     )
@@ -35,7 +35,7 @@ def fit(folder: Path, *argv: str) -> tuple[int, str]:
 
 def complaints(printed: str) -> list[str]:
     assert "Traceback" not in printed
-    return [line for line in printed.splitlines() if line.startswith("lit-prune: error: ")]
+    return [line for line in printed.splitlines() if line.startswith(("lit-prune: error: ", "lit-prune: Stopped by "))]
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""Every run has a folder of its own, also when several start at once."""
+"""Every run has its own folder, even if several start at once."""
 
 import csv
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +19,7 @@ def test_runs_that_start_at_once_never_share_a_folder(tmp_path):
     assert {path.name for path in folder.iterdir()} == {f"version_{number}" for number in claimed}
 
 
-def test_a_new_version_follows_the_last_one_and_other_files_do_not_count(tmp_path):
+def test_a_new_version_follows_the_highest_one_and_other_files_are_ignored(tmp_path):
     (tmp_path / "version_7").mkdir()
     (tmp_path / "version_x").mkdir()
     (tmp_path / "notes.txt").touch()
@@ -31,7 +31,7 @@ def test_both_loggers_write_into_one_folder(tmp_path):
     assert first.log_dir == second.log_dir == str(tmp_path / "lightning_logs" / "name" / "version_0")
 
 
-def test_what_an_epoch_logs_is_on_disk_at_once_and_at_its_epoch(tmp_path):
+def test_epoch_metrics_are_on_disk_at_once_with_the_epoch_as_step(tmp_path):
     _, logger = default_loggers(tmp_path, "name")
     logger.log_metrics({"epoch": 3, "val/acc": 0.5}, step=1234)
     logger.log_metrics({"epoch": 3, "extra_step": 0.25}, step=1235)
@@ -43,7 +43,7 @@ def test_what_an_epoch_logs_is_on_disk_at_once_and_at_its_epoch(tmp_path):
     ]
 
 
-def test_a_run_that_never_began_leaves_no_trace_and_one_that_began_stays(tmp_path):
+def test_the_folder_of_a_run_is_removed_only_if_nothing_was_logged(tmp_path):
     first, _ = default_loggers(tmp_path, "name")
     folder = Path(first.log_dir)
     (folder / "config.yaml").touch()
@@ -55,7 +55,7 @@ def test_a_run_that_never_began_leaves_no_trace_and_one_that_began_stays(tmp_pat
     assert (Path(second.log_dir) / "metrics.csv").is_file()
 
 
-def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+def test_a_log_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "lightning_logs").touch()
     with pytest.raises(InputError) as error:
         default_loggers(tmp_path, "name")

@@ -1,4 +1,4 @@
-"""`fit`, `validate`, `test` and `predict`, called as a user calls them, on a few drawn images."""
+"""`fit`, `validate`, `test` and `predict`, called as a user calls them, on a few synthetic images."""
 
 import csv
 from pathlib import Path
@@ -30,7 +30,7 @@ def fit(run: Run, name: str, *argv: str) -> Path:
 
 
 def contents(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """Every tensor that decides how a training goes on: weights, buffers, optimizer state."""
+    """Every tensor that determines how training continues: weights, buffers, optimizer state."""
     loaded = torch.load(checkpoint, weights_only=True)
     tensors = dict(loaded["state_dict"])
     for index, state in loaded["optimizer_states"][0]["state"].items():
@@ -49,7 +49,7 @@ def scalars(folder: Path) -> EventAccumulator:
     return EventAccumulator(str(folder), size_guidance={"scalars": 0, "tensors": 0}).Reload()
 
 
-def test_a_run_has_one_folder_with_all_that_it_wrote(run):
+def test_a_run_writes_everything_into_one_folder(run):
     answer = run("fit", *TINY, "--name=first", "--trainer.max_epochs=2")
     assert answer.status == 0, answer.err
     folder = LOGS / "first" / "version_0"
@@ -68,20 +68,20 @@ def test_a_run_has_one_folder_with_all_that_it_wrote(run):
     for name in logged:
         assert len([row for row in rows if row[name]]) == 2
 
-    # the summary tells where things are, and the numbers are those that were logged
+    # the summary shows the logged numbers and where the files are
     best = max(float(row["val/acc"]) for row in rows if row["val/acc"])
     assert f"best        val/acc {best:.4f}" in answer.out
     assert f"checkpoint  {folder / 'checkpoints' / checkpoints[0]}" in answer.out
     assert "dashboard   tensorboard --logdir lightning_logs/first" in answer.out
 
 
-def test_curves_have_the_epoch_as_their_axis(run):
+def test_curves_are_logged_at_their_epoch(run):
     events = scalars(fit(run, "axis", "--trainer.max_epochs=3"))
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
         assert [point.step for point in events.Scalars(name)] == [0, 1, 2], name
 
 
-def test_hparams_compare_runs_by_real_metrics(run):
+def test_the_hparams_tab_shows_the_logged_metrics(run):
     events = scalars(fit(run, "hparams", "--trainer.max_epochs=2"))
     tags = set(events.Tags()["scalars"])
     assert {"best/val_acc", "final/val_loss", "final/train_acc"} <= tags
@@ -104,8 +104,8 @@ def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
     assert not torch.equal(one["backbone.conv1.weight"], other["backbone.conv1.weight"])
 
 
-def test_the_last_checkpoint_is_of_the_last_epoch_also_if_the_best_is_not(run):
-    # nothing is learned, so the first epoch stays the best
+def test_the_last_checkpoint_is_that_of_the_last_epoch_even_if_another_was_the_best(run):
+    # nothing is learned, so the first epoch remains the best
     argv = [
         "--trainer.max_epochs=3",
         "--model.optimizer=SGD",
@@ -125,7 +125,7 @@ def test_a_run_can_be_repeated_from_its_own_config(run):
     assert_same(folder / "checkpoints" / "last.ckpt", LOGS / "origin" / "version_1" / "checkpoints" / "last.ckpt")
 
 
-# the checkpoints that were asked for beside the default ones are not asked for again
+# the additional checkpoints are not requested again
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_resuming_is_bit_identical(run):
     """From an epoch's end, from the middle of an epoch and from an epoch's last batch."""
@@ -141,7 +141,7 @@ def test_resuming_is_bit_identical(run):
         whole / "checkpoints" / "step3.ckpt",
         whole / "checkpoints" / "step6.ckpt",
     ):
-        # neither the seed nor the model's settings are said again: the checkpoint knows them
+        # the checkpoint knows the random seed and the settings of the model
         resumed = fit(run, "resumed", "--trainer.max_epochs=2", f"--ckpt_path={source}")
         assert_same(whole / "checkpoints" / "last.ckpt", resumed / "checkpoints" / "last.ckpt")
 
@@ -149,7 +149,7 @@ def test_resuming_is_bit_identical(run):
 def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
     folder = fit(run, "scored", "--trainer.max_epochs=2", "--model.stem=cifar")
     best = next((folder / "checkpoints").glob("best*"))
-    # the stem is not said again: the checkpoint knows it
+    # the checkpoint knows the stem
     argv = [f"--ckpt_path={best}", "--data.eval_batch_size=16", *TINY[4:]]
     answer = run("validate", *argv)
     assert answer.status == 0, answer.err
@@ -164,7 +164,7 @@ def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
     assert len([tag for tag in tags if tag.startswith("test/acc/")]) == 10
 
 
-def test_predict_names_the_class_of_each_image(run, tmp_path):
+def test_predict_prints_and_writes_the_class_of_each_image(run, tmp_path):
     folder = fit(run, "predicted", "--trainer.max_epochs=1")
     pictures = tmp_path / "pictures"
     pictures.mkdir()
@@ -189,7 +189,7 @@ def test_weights_can_start_a_new_run(run):
     parent = folder / "checkpoints" / "last.ckpt"
     child = fit(run, "child", "--trainer.max_epochs=1", f"--model.init_from={parent}", "--model.optimizer=SGD",
                 "--model.optimizer.lr=0")  # fmt: skip
-    # nothing moved, because the learning rate is zero: what was trained is what was read
+    # the learning rate is zero, so the trained weights equal those that were read
     start, end = contents(parent), contents(child / "checkpoints" / "last.ckpt")
     assert torch.equal(start["head.0.weight"], end["head.0.weight"])
     assert torch.load(child / "checkpoints" / "last.ckpt", weights_only=True)["global_step"] == 4
@@ -218,14 +218,14 @@ def test_the_environment_can_name_a_shipped_configuration(run, monkeypatch):
     assert answer.status == 0, answer.err
     assert yaml.safe_load(answer.out)["data"]["source"] == "synthetic"
     monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", "quik")
-    assert run("fit", "--print_config").complaint == (
-        "Expected `--config` to name a YAML file or a shipped configuration, but got `quik`. "
-        "HINT: did you mean `--config quick`."
-    )
+    complaint = run("fit", "--print_config").complaint
+    assert "`--config`" in complaint
+    assert "`quik`" in complaint
+    assert "`--config quick`" in complaint
 
 
 @pytest.mark.parametrize("name", shipped_configs())
-def test_every_shipped_configuration_is_whole(run, name):
+def test_every_shipped_configuration_is_parsed_completely(run, name):
     answer = run("fit", "--config", name, "--print_config")
     assert answer.status == 0, answer.err
     printed = yaml.safe_load(answer.out)

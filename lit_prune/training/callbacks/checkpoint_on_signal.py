@@ -60,7 +60,7 @@ class CheckpointOnSignal(Callback):
         self._stopping.patient = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Let signals stop the command at once again."""
+        """Likewise after an error."""
         self._stopping.patient = False
 
     def _is_stopped(self, trainer: Trainer) -> bool:

@@ -37,16 +37,14 @@ class FiniteLoss(Callback):
         if self._is_cheap(trainer, loss) or len(self._unchecked) >= _EVERY:
             self._check(trainer)
 
-    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the noted losses, before the epoch's checkpoints."""
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check the noted losses."""
         self._check(trainer)
 
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the noted losses in a training without validation."""
-        self._check(trainer)
+    on_validation_start = on_train_epoch_end
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
-        """Check the noted losses before any other checkpoint."""
+        """Check the noted losses before they reach a checkpoint."""
         self._check(trainer)
 
     def _is_cheap(self, trainer: Trainer, loss: Tensor) -> bool:

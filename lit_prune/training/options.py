@@ -1,0 +1,68 @@
+"""The options of `fit`, `validate`, `test` and `predict` besides those of model, data and Trainer."""
+
+from typing import Any, Literal
+
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lit_prune.cli.parser import CommandParser, ConfigOption
+from lit_prune.training.resuming import NEWEST
+
+__all__ = ["add_fit_options", "add_options", "make_parser"]
+
+
+class _Parser(CommandParser, LightningArgumentParser):
+    """A `LightningArgumentParser` whose errors are one sentence."""
+
+
+def make_parser(**kwargs: Any) -> LightningArgumentParser:
+    """Make a parser that reads the environment, and whose `--config` accepts the names of shipped configurations."""
+    parser = _Parser(default_env=True, env_prefix="LIT_PRUNE", **kwargs)
+    parser.add_argument(
+        "-c",
+        "--config",
+        action=ConfigOption,
+        help="A YAML file, or the name of a shipped configuration (quick, original).",
+    )
+    return parser
+
+
+def add_options(parser: LightningArgumentParser, custom_model: bool) -> None:
+    """Add the options of all four commands; for our own model, `--model.init_from` replaces `--init_from`."""
+    parser.add_argument(
+        "--name",
+        type=str | None,
+        default=None,
+        help="Name of the run, a folder below lightning_logs (default: the name of the configuration).",
+    )
+    parser.add_argument(
+        "--threads",
+        type=int | None,
+        default=None,
+        help="Number of CPU threads (default: chosen by torch). The last bits of sums depend on it.",
+    )
+    if custom_model:
+        parser.add_argument(
+            "--init_from",
+            type=str | None,
+            default=None,
+            help="Checkpoint or state dict with initial weights. Optimizer and epochs start from the beginning.",
+        )
+
+
+def add_fit_options(parser: LightningArgumentParser) -> None:
+    """Add the options of `fit` alone."""
+    parser.add_argument(
+        "--resume",
+        type=str | None,
+        nargs="?",
+        const=NEWEST,
+        default=None,
+        help="Resume the run in this folder (lightning_logs/NAME/version_N) with its own config.yaml. Without a "
+        "folder, resume the newest run of this name, or start the first one.",
+    )
+    parser.add_argument(
+        "--on_nan",
+        type=Literal["stop", "continue"],
+        default="stop",
+        help="Whether to stop or continue when the loss becomes NaN or infinite.",
+    )
