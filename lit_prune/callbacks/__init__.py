@@ -1,4 +1,4 @@
-"""Callbacks for any LightningModule: each decides when, `lit_prune.functional` decides what."""
+"""Callbacks for any LightningModule: each decides when, `lit_prune.functional` decides how."""
 
 from lit_prune.callbacks._pruning import Pruning
 from lit_prune.callbacks.freezing import LayerFreezing

@@ -1,78 +1,98 @@
-"""Checks that several callbacks share."""
+"""Checks of arguments and of the trainer that several callbacks share."""
 
 from typing import Any
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_prune.errors import expected
+from lit_prune.errors import check_choice, check_integer, expected
 from lit_prune.functional.schedule import SCHEDULES, first_pruned_epoch
 
-__all__ = ["check_epoch", "check_names", "check_times", "refuse_sharded_parameters"]
+__all__ = [
+    "builds_late",
+    "callbacks_of",
+    "check_epoch",
+    "check_names",
+    "check_times",
+    "continues",
+    "overrides",
+    "refuse_averaging",
+    "refuse_sharded_parameters",
+]
 
 _SHARDING = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
 
 
 def check_epoch(argument: str, value: Any) -> None:
-    """Refuse what is not the number of an epoch.
-
-    Raises:
-        InputError: If the value is not a whole number from 0 on.
-    """
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise expected(
-            f"`{argument}` to be a whole number from 0 on", value, "epochs are counted from 0, as in Lightning"
-        )
+    """Raise an `InputError` unless a value is a non-negative integer."""
+    check_integer(argument, value, 0, hint="epochs are counted from 0, as in Lightning")
 
 
 def check_times(start_epoch: Any, end_epoch: Any, schedule: Any, every_n_epochs: Any, rewind_to: Any) -> None:
-    """Refuse times of pruning that cannot be used, or not together.
-
-    Raises:
-        InputError: If one is no epoch, no number of epochs or no schedule, if the end is before the start, or if what
-            is to be rewound to comes after the first pruning.
-    """
+    """Raise an `InputError` unless these arguments of `Pruning` can be used, alone and together."""
     check_epoch("start_epoch", start_epoch)
     if end_epoch is not None:
         check_epoch("end_epoch", end_epoch)
         if end_epoch < start_epoch:
-            raise expected(
-                f"`end_epoch` not to be before `start_epoch`, which is {start_epoch}",
-                end_epoch,
-                "leave it out to prune once, at `start_epoch`",
-            )
-    if schedule not in SCHEDULES:
-        what = '`schedule` to be "cubic", "geometric" or "linear"'
-        raise expected(what, schedule, "leave out `end_epoch` to prune once")
-    if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int) or every_n_epochs < 1:
-        what = "`every_n_epochs` to be a whole number from 1 on"
-        raise expected(what, every_n_epochs, "1 prunes in every epoch of a rise")
+            what = f"`end_epoch` to be at least `start_epoch`, which is {start_epoch}"
+            raise expected(what, end_epoch, "leave it out to prune once, at `start_epoch`")
+    check_choice("schedule", schedule, SCHEDULES)
+    check_integer("every_n_epochs", every_n_epochs, 1, hint="1 prunes in every epoch of a ramp")
     if rewind_to is not None:
         check_epoch("rewind_to", rewind_to)
         if rewind_to >= (first := first_pruned_epoch(start_epoch, end_epoch, every_n_epochs)):
-            what = f"`rewind_to` to be before epoch {first}, the first that prunes"
+            what = f"`rewind_to` to be less than {first}, the first epoch that prunes"
             raise expected(what, rewind_to, "train before pruning, with a later `start_epoch`")
 
 
 def check_names(argument: str, value: Any) -> None:
-    """Refuse a pattern without a character, which would stand for the whole model.
-
-    Raises:
-        InputError: If there is one.
-    """
+    """Raise an `InputError` for an empty pattern, which would be the name of the whole model."""
     if "" in ([value] if isinstance(value, str) else value or []):
-        raise expected(f"`{argument}` to name something", "an empty name", 'give globs like "backbone.layer1"')
+        raise expected(f"`{argument}` to name layers", "an empty name", 'give globs like "backbone.layer1"')
 
 
 def refuse_sharded_parameters(trainer: Trainer, callback: object) -> None:
-    """Refuse strategies under which a process does not hold whole parameters.
-
-    Raises:
-        InputError: Under FSDP, DeepSpeed or a model-parallel strategy.
-    """
-    # by name, because lightning.pytorch and pytorch_lightning each have their own classes
-    if _SHARDING & {base.__name__ for base in type(trainer.strategy).__mro__}:
+    """Raise an `InputError` under strategies that split parameters between processes, such as FSDP."""
+    if _SHARDING & _base_names(trainer.strategy):
         raise expected(
             f"a strategy that keeps parameters whole for {type(callback).__name__}",
             type(trainer.strategy).__name__,
             'use one device or `strategy="ddp"`',
         )
+
+
+def refuse_averaging(trainer: Trainer, callback: Callback, names: set[str]) -> None:
+    """Raise an `InputError` if the trainer has a callback that averages weights, of a class with one of these names."""
+    for other in callbacks_of(trainer):
+        if names & _base_names(other):
+            raise expected(
+                f"no {type(other).__name__} together with {type(callback).__name__}",
+                "both",
+                "averages of pruned and unpruned weights are not zero; average weights in a separate run",
+            )
+
+
+def callbacks_of(trainer: Trainer) -> list[Callback]:
+    """Return all callbacks of a trainer."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return callbacks
+
+
+def continues(trainer: Trainer, pl_module: LightningModule, previous: LightningModule | None) -> bool:
+    """Return whether a trainer continues to train the previous model, instead of starting to train one."""
+    return pl_module is previous and trainer.current_epoch > 0
+
+
+def overrides(pl_module: LightningModule, hook: str) -> bool:
+    """Return whether a module defines a hook of `LightningModule`."""
+    base = next(cls for cls in type(pl_module).__mro__ if cls.__name__ == "LightningModule")
+    return getattr(type(pl_module), hook) is not getattr(base, hook)
+
+
+def builds_late(pl_module: LightningModule) -> bool:
+    """Return whether layers may be missing in a callback's `setup`, which runs before these hooks of the module."""
+    return any(overrides(pl_module, hook) for hook in ("setup", "configure_model"))
+
+
+def _base_names(value: object) -> set[str]:
+    # names, because lightning.pytorch and pytorch_lightning each have their own classes
+    return {base.__name__ for base in type(value).__mro__}

@@ -1,4 +1,4 @@
-"""What the pruning callbacks share: when weights are pruned, and how the masks survive."""
+"""Base of the pruning callbacks: when weights are pruned, and how masks are kept."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -7,8 +7,15 @@ from typing import Any, ClassVar, Literal
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from lit_prune.callbacks._checks import check_names, check_times, refuse_sharded_parameters
-from lit_prune.callbacks._fit import builds_late, callbacks_of, continues, refuse_averaging
+from lit_prune.callbacks._checks import (
+    builds_late,
+    callbacks_of,
+    check_names,
+    check_times,
+    continues,
+    refuse_averaging,
+    refuse_sharded_parameters,
+)
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import apply_masks, current_mask, remove_masks, zero_pruned
@@ -23,33 +30,34 @@ __all__ = ["Pruning", "pruners_of"]
 
 
 class Pruning(Callback, ABC):
-    """Prune by a criterion of your own: give it a `score`, and inherit all else from here.
+    """Base class for your own pruning criterion: define `score` and inherit everything else.
 
-    `GlobalL1Pruning` says what is guaranteed, and it is guaranteed for every subclass whose `score` depends on
-    nothing but the weights, on arguments, and on what its `state_dict` holds. All arguments but `amount` are optional.
+    The guarantees of `GlobalL1Pruning` hold for every subclass whose `score` depends only on weights, arguments, and
+    what its `state_dict` holds.
 
-    The masks are on the model; the callback remembers which sparsity it has reached and, before each batch, prunes
-    if the epoch calls for more. So it does not matter which hooks a resumed run skips.
+    The masks are on the model. Before each batch, the callback compares the sparsity that it has reached with the
+    schedule and prunes if needed, so it does not depend on hooks that a resumed run may skip.
 
     Attributes:
-        scope: "global" finds the lowest scores of all chosen weights together, "local" those of every layer, all of
-            which are pruned to the same amount then. A subclass sets it.
+        scope: "global" prunes the lowest scores of all chosen weights, "local" the lowest scores of each layer, the
+            same fraction in all layers. A subclass sets it.
 
     Args:
-        amount: In [0, 1): the fraction of all chosen weights, or of each, that is to be zero, exact to one weight.
-        start_epoch: The epoch, counted from 0, in which all is pruned, or, with `end_epoch`, the rise begins.
-        end_epoch: The epoch in which a gradual rise reaches `amount`. None prunes once.
-        schedule: How it rises: "cubic" (Zhu & Gupta 2017), "linear", or "geometric", which prunes the same fraction of
-            what is left at every step (Frankle & Carbin 2019). It does not matter without `end_epoch`.
-        layers: Globs on qualified names of what to prune. None takes every convolution and linear layer.
-        exclude: Globs of what to leave out.
-        max_layer_sparsity: In (0, 1]: prune at most this fraction of any layer and take the rest elsewhere.
-        every_n_epochs: A gradual rise goes in steps, at every n-th epoch from `start_epoch` on and at `end_epoch`.
-        rewind_to: Each time weights are pruned, all others go back to their values at the start of this epoch; 0 are
-            the weights that training began with. None goes on with the weights as they are.
+        amount: Fraction of the chosen weights to prune, in [0, 1), exact to one weight.
+        start_epoch: Epoch, counted from 0, that prunes to `amount`, or, with `end_epoch`, that starts the ramp.
+        end_epoch: Epoch at which a gradual ramp reaches `amount`. None prunes once.
+        schedule: Shape of the ramp: "cubic" (Zhu & Gupta 2017), "linear", or "geometric", which prunes the same
+            fraction of the remaining weights at every step (Frankle & Carbin 2019). Ignored without `end_epoch`.
+        layers: Globs on qualified names of layers to prune. None prunes all convolutions and linear layers.
+        exclude: Globs of layers to leave out.
+        max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1]; the rest is pruned in other layers. None
+            sets no limit.
+        every_n_epochs: Epochs between two steps of the ramp; the last step is at `end_epoch`.
+        rewind_to: Epoch, counted from 0, to whose first values the other weights are reset at every pruning; 0 resets
+            them to the initial values. None does not reset them.
 
     Raises:
-        InputError: As `GlobalL1Pruning`.
+        InputError: As in `GlobalL1Pruning`.
 
     Example:
         >>> class SmallestKernels(Pruning):
@@ -80,7 +88,7 @@ class Pruning(Callback, ABC):
         check_times(start_epoch, end_epoch, schedule, every_n_epochs, rewind_to)
         if self.scope not in ("global", "local"):
             what = f'`scope` of {type(self).__name__} to be "global" or "local"'
-            raise expected(what, self.scope, "it is an attribute of the class")
+            raise expected(what, self.scope, "set the attribute of the class")
         if self.scope == "local" and max_layer_sparsity is not None:
             what = f"no `max_layer_sparsity` for {type(self).__name__}"
             raise expected(what, max_layer_sparsity, "every layer is pruned to `amount`")
@@ -97,20 +105,20 @@ class Pruning(Callback, ABC):
         self._weights: list[WeightRef] = []
         self._reached = 0.0
         self._ever_pruned: dict[str, Tensor] = {}
-        # masks that wait for the optimizers: those are to be built on a plain model, whose parameters have plain names
+        # masks to apply when optimizers exist: those must see an unmasked model, whose parameters have plain names
         self._waiting: dict[str, Tensor] = {}
         self._rewinding = Rewinding(rewind_to)
 
     @abstractmethod
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
-        """Score weights: the lowest are pruned first.
+        """Score weights; the lowest scores are pruned first.
 
-        Called under `torch.no_grad`, and twice each time that a global scope prunes, to the same effect: it changes
-        nothing, and draws no random number from a global state. It may be a generator function.
+        It runs under `torch.no_grad`, twice for each global pruning, so it must be pure and must not use the global
+        random state. It may be a generator function.
 
         Args:
-            weights: The parameters, with what is pruned at zero, in the order of `self.weights`, which knows their
-                names and layers. `weight.grad` is there after a step, but not in a run that has just been resumed.
+            weights: Parameters, in the order of `self.weights`, which has their names and layers. Pruned weights are
+                zero. `weight.grad` is set after a training step, but not in a run that has just been resumed.
 
         Returns:
             For each weight a tensor of its shape, finite where the weight is not pruned.
@@ -118,22 +126,22 @@ class Pruning(Callback, ABC):
 
     @property
     def state_key(self) -> str:
-        """Differs between pruners of one trainer, which may not overlap; other arguments may change on resume."""
+        """Key that depends on the chosen layers, which pruners of one trainer may not share, and on nothing else."""
         layers = None if self.layers is None else as_patterns("layers", self.layers)
         return self._generate_state_key(layers=layers, exclude=as_patterns("exclude", self.exclude))
 
     @property
     def weights(self) -> list[WeightRef]:
-        """The chosen weights of the model in `fit`, or of the last one."""
+        """Chosen weights of the current model."""
         return self._weights
 
     @property
     def ever_pruned(self) -> dict[str, Tensor]:
-        """For each layer, by name, what was pruned at any time, also if its masks have been removed since."""
+        """For each layer, by name, a bool tensor: true for weights that have been pruned at any time."""
         return self._ever_pruned
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check what needs the trainer, and make the model plain until the optimizers are built."""
+        """Check the trainer, and remove masks until the optimizers exist."""
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
@@ -149,27 +157,27 @@ class Pruning(Callback, ABC):
         except InputError:
             if not builds_late(pl_module):
                 raise
-            return  # the layers may not be there yet
+            return  # layers may not exist yet
         self._waiting = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         remove_masks(pl_module, self._weights)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put the masks on: those that were there before, or those of the checkpoint."""
+        """Apply the masks that the model had before, or those of the checkpoint."""
         self._choose(trainer, pl_module)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._mask_again(pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Put masks on that came late: a callback may have restored a checkpoint, as `LearningRateFinder` does."""
+        """Apply masks of a checkpoint that another callback restored, as `LearningRateFinder` does."""
         self._mask_again(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Put back masks that were still waiting for the optimizers."""
+        """Apply masks that were removed until the optimizers exist."""
         if trainer.state.fn == "fit":
             self._mask_again(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune if the epoch calls for it."""
+        """Prune if the schedule says so."""
         self._rewinding.remember(pl_module, trainer.current_epoch, True, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
 
@@ -181,16 +189,16 @@ class Pruning(Callback, ABC):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the values behind the masks at zero where the optimizer does not."""
+        """Reset masked values to zero if an optimizer may have changed them."""
         if not all(map(keeps_zeros, trainer.optimizers)):
             for ref in self._weights:
                 zero_pruned(ref.module)
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune to the sparsity that the current epoch calls for, if that is more than what has been reached.
+        """Prune to the sparsity of the current epoch, if that is more than has been reached.
 
-        The other pruners of the trainer prune with it, so that all have chosen among the trained weights before any
-        of them rewinds the model.
+        All pruners of the trainer prune at once, so that each scores the trained weights before one of them rewinds the
+        model.
         """
         targets = {
             pruner: target
@@ -214,13 +222,11 @@ class Pruning(Callback, ABC):
             pruner._reached = target
 
     def prune(self, model: LightningModule) -> None:
-        """Prune a model to `amount` at once, without training and so without rewinding.
-
-        Args:
-            model: It keeps its masks.
+        """Prune a model to `amount` without a Trainer; the masks stay on the model.
 
         Raises:
-            InputError: As when `fit` starts and when it prunes.
+            InputError: If `layers` or `exclude` match nothing, if `max_layer_sparsity` leaves too few weights to prune,
+                or if a weight is NaN or infinite.
         """
         self._weights = weight_layers(model, self.layers, self.exclude)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
@@ -228,12 +234,12 @@ class Pruning(Callback, ABC):
         self._prune(model, self.amount)
 
     def expect_removal(self) -> None:
-        """Be ready to prune again, should training go on after an end at which the masks come off."""
+        """Prepare to prune again if training continues after the masks were removed at the end."""
         if any(current_mask(ref) is not None for ref in self._weights):
             self._reached = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the masks as packed bits, by layer, the sparsity reached, and the values for rewindings to come."""
+        """Return the sparsity reached, masks as packed bits by layer, and the values to rewind to."""
         masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         return {
             "reached": self._reached,
@@ -243,7 +249,7 @@ class Pruning(Callback, ABC):
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the masks of a checkpoint; they are put on when `fit` starts."""
+        """Restore the state of a checkpoint; its masks are applied when `fit` starts."""
         self._reached = state_dict["reached"]
         self._waiting = unpack_masks(state_dict["masks"])
         self._ever_pruned = unpack_masks(state_dict["ever_pruned"])
@@ -272,15 +278,15 @@ class Pruning(Callback, ABC):
             if shared := [ref.name for ref in theirs if id(ref.tensor) in mine]:
                 raise expected(
                     "pruning callbacks that choose different weights",
-                    f"two that both choose layer `{shared[0]}`",
+                    f"two that choose layer `{shared[0]}`",
                     "separate them with `layers` and `exclude`",
                 )
             epochs = {self.rewind_to, other.rewind_to} - {None}
             if len(epochs) > 1:
                 raise expected(
-                    "pruning callbacks that rewind to one epoch",
+                    "pruning callbacks that rewind to the same epoch",
                     f"`rewind_to` {self.rewind_to} and {other.rewind_to}",
-                    "a rewinding is of the whole model; give both the same, or only one of them any",
+                    "rewinding resets the whole model; give the same epoch to both, or give only one",
                 )
 
     def _mask_again(self, pl_module: LightningModule) -> None:
@@ -289,17 +295,19 @@ class Pruning(Callback, ABC):
         for name, mask in waiting.items():
             if name not in weights or weights[name].shape != mask.shape:
                 raise expected(
-                    f"the weight of `{name}` to be among the chosen ones, with the shape {tuple(mask.shape)}",
-                    f"{tuple(weights[name].shape)}" if name in weights else "no such weight",
-                    "resume with the model, `layers` and `exclude` that the checkpoint was made with",
+                    f"to prune the weight of `{name}`, of shape {tuple(mask.shape)}, as in the checkpoint",
+                    f"shape {tuple(weights[name].shape)}"
+                    if name in weights
+                    else "no such weight among the chosen ones",
+                    "resume with the same model, `layers` and `exclude`",
                 )
-        # a weight that is not zero is not pruned: it was loaded from a checkpoint that knows nothing of these masks
+        # non-zero weights are not masked: they were loaded from a checkpoint without these masks
         masks = {name: mask.to(weights[name].device) | (weights[name] != 0) for name, mask in waiting.items()}
         apply_masks(pl_module, masks)
         if masks:
             pruned = sum(int((~mask).count_nonzero()) for mask in masks.values())
             total = sum(weight.numel() for weight in weights.values())
-            # those of a denser checkpoint, loaded without our state: what is missing will be pruned again
+            # if the weights of a denser checkpoint were loaded without this state, they are pruned again
             if pruned < round(self._reached * total):
                 self._reached = pruned / total
 

@@ -1,4 +1,4 @@
-"""What a pruning callback goes back to."""
+"""Values that a pruning callback rewinds a model to."""
 
 from typing import Any
 
@@ -11,51 +11,51 @@ __all__ = ["Rewinding"]
 
 
 class Rewinding:
-    """The values of a model at the start of an epoch, kept from then until the last pruning.
+    """Values of a model at the start of an epoch, kept until the last pruning.
 
     Args:
-        epoch: The epoch, counted from 0. None never rewinds.
+        epoch: Epoch, counted from 0, at whose start values are copied. None never rewinds.
     """
 
     def __init__(self, epoch: int | None) -> None:
         self.epoch = epoch
         self._values: dict[str, Tensor] | None = None
-        # how sparse the model was when it was last rewound: what came off or was lost since is pruned without it
+        # sparsity at the last rewinding: pruning again to no more than that, after masks were removed, does not rewind
         self._rewound = 0.0
 
     def reset(self) -> None:
-        """Begin with another model."""
+        """Forget the values, for another model."""
         self._values, self._rewound = None, 0.0
 
-    def remember(self, model: nn.Module, epoch: int, begins: bool, amount: float, owner: str) -> None:
-        """Keep the values, when their epoch begins.
+    def remember(self, model: nn.Module, epoch: int, is_start: bool, amount: float, owner: str) -> None:
+        """Copy the values of a model if this is the start of their epoch.
 
         Args:
-            model: It is copied.
-            epoch: The current one.
-            begins: Whether nothing of the epoch has been trained yet.
-            amount: The sparsity of the last pruning.
-            owner: The class of the callback, for the message.
+            model: Model to copy values from.
+            epoch: Current epoch.
+            is_start: Whether no batch of the epoch has been trained yet.
+            amount: Sparsity of the last pruning.
+            owner: Class name of the callback, for the message.
 
         Raises:
-            InputError: If they are missing and it is too late.
+            InputError: If the values are missing and their epoch is over.
         """
         if self.epoch is None or self._values is not None or amount <= self._rewound or epoch < self.epoch:
             return
-        if epoch > self.epoch or not begins:
+        if epoch > self.epoch or not is_start:
             raise expected(
-                f"the weights from the start of epoch {self.epoch}, to rewind to",
-                f"a run that goes on in epoch {epoch} without them",
-                f"begin anew, or resume from a checkpoint that {owner} with this `rewind_to` is in",
+                f"the weights from the start of epoch {self.epoch + 1}, to rewind to",
+                f"a run that continues in epoch {epoch + 1} without them",
+                f"start from the beginning, or resume a run that has {owner} with this `rewind_to`",
             )
         self._values = stored_values(model)
 
     def take(self, sparsity: float, amount: float) -> dict[str, Tensor] | None:
-        """Return the values to go back to after a pruning, if any, and let them go after the last one.
+        """Return the values to rewind to after a pruning, if any; release them after the last pruning.
 
         Args:
-            sparsity: What has been pruned to.
-            amount: The sparsity of the last pruning.
+            sparsity: Sparsity after the pruning.
+            amount: Sparsity of the last pruning.
         """
         values = self._values
         if values is None or sparsity <= self._rewound:
@@ -66,13 +66,13 @@ class Rewinding:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values as they are, not copies, and how far they have been gone back to."""
+        """Return the values, not copied, and the sparsity at the last rewinding."""
         origin = None if self._values is None else {"epoch": self.epoch, "values": self._values}
         return {"rewound": self._rewound, "origin": origin}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over the values of a checkpoint, if they are of the same epoch."""
-        # checkpoints that are older than rewinding know nothing of it
+        """Restore the values of a checkpoint, if they are of the same epoch."""
+        # defaults are for checkpoints from before there was rewinding
         self._rewound = state_dict.get("rewound", 0.0)
         origin = state_dict.get("origin")
         self._values = origin["values"] if origin is not None and origin["epoch"] == self.epoch else None

@@ -1,4 +1,4 @@
-"""When a part of a model is frozen."""
+"""Freeze parts of a model during training."""
 
 from collections.abc import Callable
 from functools import update_wrapper
@@ -9,51 +9,47 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lit_prune.callbacks._checks import check_epoch, check_names, refuse_sharded_parameters
-from lit_prune.callbacks._fit import callbacks_of, overrides
+from lit_prune.callbacks._checks import callbacks_of, check_epoch, check_names, overrides, refuse_sharded_parameters
 from lit_prune.errors import expected
 from lit_prune.functional.freezing import Frozen, check_selection, modules_to_freeze
 
 __all__ = ["FROZEN_KEY", "LayerFreezing"]
 
-# where a checkpoint names what is frozen
+# key of a checkpoint that lists the frozen modules
 FROZEN_KEY = "lit_prune_frozen"
 
 
 class LayerFreezing(Callback):
-    """Freeze the first layers of a model, or those that are named, for all of `fit` or until an epoch.
+    """Freeze the first layers of a model, or layers by name, during `fit` or until an epoch.
 
-    Frozen tensors do not change by a bit, running statistics of norms included, whatever the optimizer does;
-    frozen norms and dropouts compute as in eval mode, whoever calls `train()`. Gradients of frozen parameters do not
-    count when gradients are clipped. Optimizers keep their groups and may hold frozen parameters or not.
+    Frozen tensors keep every bit, running statistics of norms included. Frozen norms and dropouts compute as in
+    evaluation mode, even after `train()`. Gradient clipping ignores frozen parameters. Optimizers may hold them or not.
 
-    A permanent freeze takes the layers out of the backward pass, which saves its time. One that ends cannot:
-    DistributedDataParallel decides once which gradients it synchronises. Their gradients are
-    computed and dropped before each step, so an optimizer has no state for them until they are unfrozen.
+    A permanent freeze saves the backward pass of the first layers. A freeze with `unfreeze_epoch` does not, because
+    DistributedDataParallel decides once which gradients to synchronise: gradients are computed, and dropped before each
+    step.
 
-    What is frozen follows from the arguments and the epoch alone: a resumed run goes on exactly, and `validate`, `test`
-    and `predict` do nothing. Checkpoints name the frozen modules, under "lit_prune_frozen", for whoever looks at them.
-    When `fit` ends, however it ends, the module is as it was: `requires_grad`, hooks and modes. Freezes of several
-    callbacks add up; gradual unfreezing is a list of them. Nothing is logged.
+    A resumed run continues exactly. Checkpoints list the frozen modules under "lit_prune_frozen", for information. When
+    `fit` finishes or fails, `requires_grad`, hooks and modes are restored. Several callbacks may freeze one model; with
+    different epochs they unfreeze it gradually. Nothing is logged.
 
-    Weight averaging averages frozen tensors too. Averages by `lerp` (torch's `multi_avg_fn`s) return them exactly;
-    `get_ema_avg_fn`, and so Lightning's `EMAWeightAveraging`, rounds, and the averaged model ends beside them by that.
+    Weight averaging also averages frozen tensors: exactly with torch's `multi_avg_fn`s, with rounding errors with
+    `get_ema_avg_fn` and so Lightning's `EMAWeightAveraging`.
 
     Args:
-        fraction: In (0, 1]: freeze the first `ceil(fraction * L)` of the L convolutions and linear layers, in the
-            order in which the model registers them. Exactly one of `fraction` and `layers` is to be given.
-        layers: Freeze exactly the modules that these globs on qualified names match, for example
-            "backbone.layer1", together with everything inside them.
-        by: What `fraction` counts: "layers", or "parameters" for the fewest first layers that hold at least
-            this fraction of all their weights.
-        freeze_norm: With `fraction`, also freeze every norm and dropout of `torch.nn` that is registered before the
-            first weight layer that stays trainable. False leaves norms and dropouts training, also inside `layers`.
-        unfreeze_epoch: The first epoch, counted from 0, in which the frozen layers train. None never unfreezes.
+        fraction: Fraction of the model to freeze, in (0, 1]: the first `ceil(fraction * L)` of the L convolutions and
+            linear layers, in the order in which the model registers them. Give either `fraction` or `layers`.
+        layers: Globs on qualified names of modules to freeze, for example "backbone.layer1", with everything in them.
+        by: Meaning of `fraction`: "layers", or "parameters" for the fewest first layers that hold at least this
+            fraction of all weights.
+        freeze_norm: Whether to freeze norms and dropouts of `torch.nn`: with `fraction`, those registered before the
+            first weight layer that stays trainable; with `layers`, those that match.
+        unfreeze_epoch: First epoch, counted from 0, in which the frozen layers train. None never unfreezes.
 
     Raises:
-        InputError: At construction, if an argument cannot be used; in `setup`, if a pattern matches nothing, if
-            nothing would be left to train, under strategies that shard parameters, and beside
-            `StochasticWeightAveraging` if batch norms are frozen, because it resets their statistics.
+        InputError: At construction, if an argument cannot be used. In `setup`: if a pattern matches nothing, if nothing
+            is left to train, under strategies that shard parameters, and together with `StochasticWeightAveraging` if
+            batch norms are frozen, because it resets their statistics.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -84,7 +80,7 @@ class LayerFreezing(Callback):
 
     @property
     def state_key(self) -> str:
-        """Differs between freezes of one trainer."""
+        """Key that differs between the freezes of one trainer."""
         return self._generate_state_key(
             fraction=self.fraction,
             layers=self.layers,
@@ -94,13 +90,13 @@ class LayerFreezing(Callback):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Freeze as soon as the layers exist, so that DDP and optimizers see what is frozen."""
+        """Freeze as soon as layers exist, before DDP and optimizers look at parameters."""
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
         self._release()
         self._names = []
-        # callbacks are set up before the module's own hooks have made its layers
+        # this runs before the module's own hooks, which may create layers
         hook = next((hook for hook in ("configure_model", "setup") if overrides(pl_module, hook)), None)
         if hook is None:
             self._freeze(trainer, pl_module)
@@ -108,14 +104,14 @@ class LayerFreezing(Callback):
             self._unhook = _HookThenActions.add(pl_module, hook, lambda: self._freeze(trainer, pl_module))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Freeze again, because a strategy may have replaced modules (synchronised batch norms)."""
+        """Freeze again, because a strategy may have replaced modules by synchronised batch norms."""
         self._release()
         self._freeze(trainer, pl_module)
-        # optimizers that are stepped behind Lightning's back do not call `on_before_optimizer_step`
+        # `on_before_optimizer_step` is not called in manual optimization with the raw optimizer
         self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in trainer.optimizers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unfreeze if a resumed run is past the epoch."""
+        """Unfreeze if a resumed run starts after the epoch."""
         self._reconcile(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,7 +119,7 @@ class LayerFreezing(Callback):
         self._reconcile(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Unfreeze if this is the epoch: a resumed run may skip the start of an epoch."""
+        """Unfreeze if a resumed run has skipped the start of the epoch."""
         self._reconcile(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -131,16 +127,16 @@ class LayerFreezing(Callback):
         self._before_step()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Name the modules that are frozen, or were when training ended; nothing here reads it."""
-        # beside the states of callbacks, not among them: Lightning warns of a state whose callback is not there again
+        """List the modules that are frozen, or were when training finished, for information."""
+        # not in this callback's state, because Lightning warns of states without a callback
         checkpoint[FROZEN_KEY] = sorted({*checkpoint.get(FROZEN_KEY, []), *self._names})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the module as it was."""
+        """Restore the module."""
         self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the module as it was."""
+        """Restore the module."""
         self._release()
 
     def _freeze(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -153,9 +149,9 @@ class LayerFreezing(Callback):
         self._names = [name for name, _ in named]
         if not any(parameter.requires_grad for parameter in pl_module.parameters()):
             raise expected(
-                "something left to train",
+                "at least one parameter to train",
                 f"every parameter of {type(pl_module).__name__} frozen",
-                "freeze less, or give an `unfreeze_epoch`",
+                "freeze fewer layers, or give an `unfreeze_epoch`",
             )
 
     def _reconcile(self, trainer: Trainer) -> None:
@@ -183,14 +179,14 @@ def _refuse_reset_statistics(trainer: Trainer, modules: list[nn.Module]) -> None
         getattr(module, "running_mean", None) is not None for module in modules
     ):
         raise expected(
-            "no StochasticWeightAveraging beside frozen batch norms",
+            "no StochasticWeightAveraging together with frozen batch norms",
             "both",
-            "it resets their statistics at the end; use WeightAveraging, or `freeze_norm=False`",
+            "it resets their statistics; use WeightAveraging, or `freeze_norm=False`",
         )
 
 
 class _HookThenActions:
-    """Stands in for a hook of a module and runs actions of our callbacks after each of its calls."""
+    """Replacement of a module's hook that also runs actions of callbacks after each call."""
 
     def __init__(self, module: nn.Module, hook: str) -> None:
         self.actions: list[Callable[[], None]] = []
@@ -200,13 +196,13 @@ class _HookThenActions:
 
     @classmethod
     def add(cls, module: nn.Module, hook: str, action: Callable[[], None]) -> Callable[[], None]:
-        """Have an action run after a hook; returns what takes it away again."""
-        standin = vars(module).get(hook)
-        if not isinstance(standin, cls):
-            standin = cls(module, hook)
-            setattr(module, hook, standin)
-        standin.actions.append(action)
-        return lambda: standin.remove(action)
+        """Run an action after each call of a hook, until the returned function is called."""
+        replacement = vars(module).get(hook)
+        if not isinstance(replacement, cls):
+            replacement = cls(module, hook)
+            setattr(module, hook, replacement)
+        replacement.actions.append(action)
+        return lambda: replacement.remove(action)
 
     def __call__(self, *args: Any, **kwargs: Any) -> None:
         self._original(*args, **kwargs)

@@ -1,19 +1,20 @@
-"""What is logged about sparsity."""
+"""Log the sparsity of a model, and which of its weights receive gradients."""
 
+from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
 
+import numpy as np
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lit_prune.callbacks._checks import refuse_sharded_parameters
-from lit_prune.callbacks._fit import continues
+from lit_prune.callbacks._checks import continues, refuse_sharded_parameters
 from lit_prune.callbacks._pruning import Pruning, pruners_of
-from lit_prune.callbacks._sparsity_board import draw_histograms, draw_sparsity
-from lit_prune.errors import expected
+from lit_prune.errors import check_integer
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.selection import WeightRef, weight_layers
@@ -23,38 +24,37 @@ __all__ = ["SparsityMonitor"]
 
 
 class SparsityMonitor(Callback):
-    """Log how sparse a model is and whether its weights can learn, to any logger.
+    """Log how sparse a model is and which weights receive gradients, to any logger.
 
-    The chosen weights are those of the pruning callbacks of the same trainer or, without any, of every convolution and
-    linear layer. Logged at the end of training epochs, all fractions in [0, 1]:
+    The chosen weights are those of the trainer's pruning callbacks or, without any, of all convolutions and linear
+    layers. Logged at the end of training epochs, all fractions in [0, 1] of the chosen weights if not stated otherwise:
 
-    - `sparsity/global`: of the chosen weights, those that are exactly zero.
-    - `sparsity/masked`: of the chosen weights, those that a mask holds at zero.
-    - `sparsity/ever_pruned`: of the chosen weights, those that these callbacks have pruned at any time.
-    - `sparsity/regrown`: of the weights that these callbacks have ever pruned, those that are not zero now.
-    - `sparsity/layer/<name>`: of a layer's weights, those that are exactly zero.
-    - `gradient/untouched`: of the chosen weights, those that have not received one non-zero gradient since training
-      began; gradients that `LayerFreezing` drops are not received. To cost far less than 2% of a step it is
-      sampled: it looks after the optimizer steps 0, 1, 2, 4, 8, 16, 32, after every 64th, and at the end of an epoch,
-      also at what the optimizer remembers of the steps between. So it is exact for torch's optimizers with a memory
-      (momentum, Adam, AdamW, RMSprop ...) and otherwise an upper bound: for SGD without momentum, and under weight
-      decay that counts as a gradient.
-    - `gradient/untouched_pruned`: of the chosen weights, those that are untouched and have ever been pruned. Once the
-      masks are off, this is where sparsity stops falling: these weights have no way to leave zero.
+    - `sparsity/global`: weights that are exactly zero.
+    - `sparsity/masked`: weights that a mask holds at zero.
+    - `sparsity/ever_pruned`: weights that the callbacks have pruned at any time.
+    - `sparsity/regrown`: fraction of the weights that were ever pruned that are not zero now.
+    - `sparsity/layer/<name>`: fraction of a layer's weights that are exactly zero.
+    - `gradient/untouched`: weights that have not received a non-zero gradient since training started. Gradients that
+      `LayerFreezing` drops do not count. It is sampled after steps 0, 1, 2, 4, 8, 16, 32, every 64th step, and at the
+      end of each epoch, together with the optimizer's memory of the steps between. So it is exact for optimizers of
+      torch with momentum or running averages, and an upper bound for SGD without momentum and under weight decay that
+      adds to the gradient.
+    - `gradient/untouched_pruned`: weights that are untouched and have ever been pruned. After masks are removed,
+      sparsity cannot fall below this.
 
-    To TensorBoard it also draws the sparsity of all layers as one figure and, on request, histograms, at the epoch as
-    their step. Other loggers do not get these. A resumed run goes on counting.
+    A `TensorBoardLogger` also receives a figure, `sparsity/layers`, and histograms, with the epoch as step. A resumed
+    run continues the counts.
 
     Args:
-        every_n_epochs: Log at the end of every n-th epoch.
-        per_layer: Log each layer too, and draw the figure.
-        histograms: Draw histograms of each layer's weights, `weights/<name>`, and of those that are not zero,
+        every_n_epochs: Epochs between two logs.
+        per_layer: Whether to log each layer and draw the figure.
+        histograms: Whether to draw histograms of each layer's weights, `weights/<name>`, and of its non-zero weights,
             `weights_nonzero/<name>`.
-        gradient_coverage: Log `gradient/untouched`; it needs a byte for each weight.
+        gradient_coverage: Whether to log `gradient/untouched`, which needs one byte for each weight.
 
     Raises:
-        InputError: At construction, if `every_n_epochs` is not a whole number from 1 on; in `setup`, under strategies
-            that shard parameters; when `fit` starts, if there is no weight to watch.
+        InputError: At construction, if `every_n_epochs` is not a positive integer; in `setup`, under strategies that
+            shard parameters; when `fit` starts, if there is no weight to watch.
     """
 
     def __init__(
@@ -64,8 +64,7 @@ class SparsityMonitor(Callback):
         histograms: bool = False,
         gradient_coverage: bool = True,
     ) -> None:
-        if isinstance(every_n_epochs, bool) or not isinstance(every_n_epochs, int) or every_n_epochs < 1:
-            raise expected("`every_n_epochs` to be a whole number from 1 on", every_n_epochs, "1 logs every epoch")
+        check_integer("every_n_epochs", every_n_epochs, 1, hint="1 logs every epoch")
         self.every_n_epochs = every_n_epochs
         self.per_layer = per_layer
         self.histograms = histograms
@@ -80,7 +79,7 @@ class SparsityMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        """Differs between monitors of one trainer."""
+        """Key that differs between the monitors of one trainer."""
         return self._generate_state_key(
             every_n_epochs=self.every_n_epochs,
             per_layer=self.per_layer,
@@ -89,7 +88,7 @@ class SparsityMonitor(Callback):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Begin anew, unless the trainer goes on with the same model."""
+        """Check the trainer, and reset the counts unless it continues with the same model."""
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
@@ -100,23 +99,23 @@ class SparsityMonitor(Callback):
         self._module, self._coverage = pl_module, None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the weights, now that they are there."""
+        """Choose the weights, which exist by now."""
         self._choose(trainer, pl_module)
         if self.gradient_coverage:
             self._coverage = GradientCoverage(self._weights)
             if self._touched:
                 self._coverage.restore(self._touched)
             self._steps += [0] * (len(trainer.optimizers) - len(self._steps))
-            # after the steps, when every other callback has done to the gradients what it does
+            # after the step, because other callbacks may change gradients before it
             self._handles = [
-                optimizer.register_step_post_hook(partial(self._look, index))
+                optimizer.register_step_post_hook(partial(self._sample, index))
                 for index, optimizer in enumerate(trainer.optimizers)
             ]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log and draw."""
         if self._coverage is not None:
-            # every epoch, because pruning clears what optimizers remember
+            # in every epoch, because pruning clears the memory of optimizers
             self._coverage.update(trainer.optimizers)
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
@@ -127,44 +126,40 @@ class SparsityMonitor(Callback):
             # by name, because lightning.pytorch and pytorch_lightning each have their own classes
             if trainer.is_global_zero and "TensorBoardLogger" in {base.__name__ for base in type(logger).__mro__}:
                 if self.per_layer:
-                    draw_sparsity(logger.experiment, report, trainer.current_epoch)
+                    _draw_sparsity(logger.experiment, report, trainer.current_epoch)
                 if self.histograms:
-                    draw_histograms(logger.experiment, self._weights, trainer.current_epoch)
+                    _draw_histograms(logger.experiment, self._weights, trainer.current_epoch)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        """Measure a model as it is, without training.
-
-        Returns:
-            What is logged about sparsity, by name; nothing about gradients.
-        """
+        """Return the `sparsity/` metrics of a model, by name, without training it."""
         self._choose(trainer, pl_module)
         self._coverage = None
         return self._metrics(sparsity_report(self._weights))
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Look no longer."""
-        self._stop_looking()
+        """Remove the hooks of optimizers."""
+        self._remove_hooks()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Look no longer."""
-        self._stop_looking()
+        """Remove the hooks of optimizers."""
+        self._remove_hooks()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which weights have received a gradient, as packed bits by layer, and the steps taken."""
+        """Return which weights have received a gradient, as packed bits by layer, and the number of steps."""
         touched = self._touched if self._coverage is None else self._coverage.touched()
         return {"touched": pack_masks(touched), "steps": list(self._steps)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over what a checkpoint knows; it is used when `fit` starts."""
+        """Restore the state of a checkpoint; it is used when `fit` starts."""
         self._touched = unpack_masks(state_dict["touched"])
         self._steps = list(state_dict["steps"])
 
-    def _look(self, index: int, optimizer: Optimizer, *_: Any) -> None:
+    def _sample(self, index: int, optimizer: Optimizer, *_: Any) -> None:
         if self._coverage is not None and _is_sampled(self._steps[index]):
             self._coverage.update([optimizer])
         self._steps[index] += 1
 
-    def _stop_looking(self) -> None:
+    def _remove_hooks(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles = []
@@ -176,15 +171,15 @@ class SparsityMonitor(Callback):
 
     def _metrics(self, report: SparsityReport) -> dict[str, float]:
         metrics = {"sparsity/global": report.sparsity, "sparsity/masked": report.masked / report.weights}
-        metrics |= self._history()
+        metrics |= self._pruned_metrics()
         if self.per_layer:
             metrics |= {f"sparsity/layer/{layer.name}": layer.sparsity for layer in report.layers}
         if self._coverage is not None:
             metrics["gradient/untouched"] = self._coverage.untouched
         return metrics
 
-    def _history(self) -> dict[str, float]:
-        """What has become of the weights that were pruned at any time."""
+    def _pruned_metrics(self) -> dict[str, float]:
+        """Return metrics of the weights that were pruned at any time."""
         pruned = {name: mask for pruner in self._pruners for name, mask in pruner.ever_pruned.items()}
         touched = {} if self._coverage is None else self._coverage.touched()
         total = sum(ref.tensor.numel() for ref in self._weights)
@@ -203,3 +198,32 @@ class SparsityMonitor(Callback):
 
 def _is_sampled(step: int) -> bool:
     return step & (step - 1) == 0 or step % 64 == 0
+
+
+def _draw_sparsity(writer: Any, report: SparsityReport, epoch: int) -> None:
+    """Draw the sparsity of each layer as a bar chart, to a `torch.utils.tensorboard.SummaryWriter`."""
+    # imported here because most users do not draw; without pyplot, which has global state
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1 + 0.25 * len(report.layers)), layout="constrained")
+    canvas: Any = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.barh([layer.name for layer in report.layers], [layer.sparsity for layer in report.layers])
+    axes.axvline(report.sparsity, color="black", linestyle="--", label=f"all: {report.sparsity:.2%}")
+    axes.set(xlim=(0, 1), xlabel="fraction of weights that are zero", title=f"Epoch {epoch + 1}")
+    axes.invert_yaxis()
+    axes.legend(loc="lower right")
+    canvas.draw()
+    writer.add_image("sparsity/layers", np.asarray(canvas.buffer_rgba())[..., :3], epoch, dataformats="HWC")
+
+
+def _draw_histograms(writer: Any, weights: Sequence[WeightRef], epoch: int) -> None:
+    """Draw histograms of each layer's weights, with and without zeros, to a `SummaryWriter`."""
+    with torch.no_grad():
+        for ref in weights:
+            weight = getattr(ref.module, ref.parameter).float()
+            writer.add_histogram(f"weights/{ref.name}", weight, epoch)
+            nonzero = weight[weight != 0]
+            if len(nonzero):  # TensorBoard refuses empty histograms
+                writer.add_histogram(f"weights_nonzero/{ref.name}", nonzero, epoch)

@@ -1,55 +1,53 @@
-"""Pruning callbacks, one for each way to choose weights."""
+"""Pruning callbacks by criterion: global magnitude, local magnitude, random."""
 
 from collections.abc import Iterable, Sequence
 
 from torch import Tensor
 
 from lit_prune.callbacks._pruning import Pruning
-from lit_prune.errors import expected
+from lit_prune.errors import check_integer
 from lit_prune.functional.pruning import RandomScore, magnitude
 
 __all__ = ["GlobalL1Pruning", "GlobalRandomPruning", "LocalL1Pruning"]
 
-_SEEDS = 2**32
-
 
 class GlobalL1Pruning(Pruning):
-    """Prune the weights of the smallest magnitude, over all chosen layers together, once or step by step.
+    """Prune the weights of smallest magnitude over all chosen layers, once or gradually.
 
-    Pruning happens before the first training batch of its epoch, so that the training, validation, metrics and
-    checkpoint of that epoch see one model. Pruned weights are exactly zero from then on, whatever the optimizer does,
-    and stay pruned; a `PruningRemoval` lets them train again. `validate`, `test` and `predict` prune nothing.
-    Only weights are pruned, never norms, biases or embeddings. Under DDP all processes compute the same masks.
+    Pruning happens before the first training batch of an epoch, so the whole epoch sees one model: training,
+    validation, metrics and checkpoint. Pruned weights are exactly zero from then on and stay pruned, whatever the
+    optimizer does, until a `PruningRemoval`. Biases, norms and embeddings are never pruned. `validate`, `test` and
+    `predict` prune nothing. Nothing is logged; see `SparsityMonitor`.
 
-    A state dict or checkpoint has the keys of a model that was never pruned, with the zeros in it, and loads
-    without this package. The masks are in the callback's state; a resumed run goes on exactly. After `fit` the model
-    keeps its masks. Nothing is logged; see `SparsityMonitor`.
+    A state dict has the keys of an unpruned model, with zeros in it. The masks are in the callback's state, so a
+    resumed run continues exactly. After `fit` the model keeps its masks. `docs/callbacks.md` lists all guarantees.
 
-    With `rewind_to`, pruning looks for lottery tickets (Frankle & Carbin, "The lottery ticket hypothesis", 2019; with a
-    later epoch, Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020): each time weights
-    are pruned, the whole model, biases, norms and their statistics included, goes back to its values at the start of
-    that epoch, but for the zeros. Optimizers begin anew; schedules of learning rates and the order of the data go on.
-    The values travel in the callback's state, a copy of the model, until the last pruning.
+    With `rewind_to`, each pruning resets the whole model, norms and biases included, to its values at the start of
+    that epoch, except for the zeros, to find lottery tickets (Frankle & Carbin, "The lottery ticket hypothesis", 2019;
+    Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020). Optimizer state is reset too;
+    learning rate schedules and the order of the data are not. The callback's state holds a copy of the values until
+    the last pruning.
 
     Args:
-        amount: In [0, 1): the fraction of all chosen weights that is to be zero, exact to one weight.
-        start_epoch: The epoch, counted from 0, in which all is pruned, or, with `end_epoch`, the rise begins.
-        end_epoch: The epoch in which a gradual rise reaches `amount`. None prunes once.
-        schedule: How it rises: "cubic" (Zhu & Gupta 2017), "linear", or "geometric", which prunes the same fraction of
-            what is left at every step (Frankle & Carbin 2019). It does not matter without `end_epoch`.
-        layers: Globs on qualified names of what to prune, for example "backbone.layer4". None takes the
-            `weight` of every convolution and linear layer.
-        exclude: Globs of what to leave out.
-        max_layer_sparsity: In (0, 1]: prune at most this fraction of any layer and take the rest elsewhere.
-        every_n_epochs: A gradual rise goes in steps, at every n-th epoch from `start_epoch` on and at `end_epoch`.
-        rewind_to: Each time weights are pruned, all others go back to their values at the start of this epoch; 0 are
-            the weights that training began with. None goes on with the weights as they are.
+        amount: Fraction of all chosen weights to prune, in [0, 1), exact to one weight.
+        start_epoch: Epoch, counted from 0, that prunes to `amount`, or, with `end_epoch`, that starts the ramp.
+        end_epoch: Epoch at which a gradual ramp reaches `amount`. None prunes once.
+        schedule: Shape of the ramp: "cubic" (Zhu & Gupta 2017), "linear", or "geometric", which prunes the same
+            fraction of the remaining weights at every step (Frankle & Carbin 2019). Ignored without `end_epoch`.
+        layers: Globs on qualified names of layers to prune, for example "backbone.layer4". None prunes all
+            convolutions and linear layers.
+        exclude: Globs of layers to leave out.
+        max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1]; the rest is pruned in other layers. None
+            sets no limit.
+        every_n_epochs: Epochs between two steps of the ramp; the last step is at `end_epoch`.
+        rewind_to: Epoch, counted from 0, to whose first values the other weights are reset at every pruning; 0 resets
+            them to the initial values. None does not reset them.
 
     Raises:
-        InputError: At construction, if an argument cannot be used; when `fit` starts, if a pattern matches nothing,
+        InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
             if two pruning callbacks choose the same weight or rewind to different epochs, under strategies that shard
-            parameters, and beside callbacks that average weights; at the first batch, if a resumed run does not have
-            what it is to rewind to; when it prunes, if a weight is NaN or infinite.
+            parameters, and together with callbacks that average weights. At the first batch: if a resumed run lacks
+            the values to rewind to. When pruning: if a weight is NaN or infinite.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -63,19 +61,19 @@ class GlobalL1Pruning(Pruning):
 
 
 class LocalL1Pruning(Pruning):
-    """Prune the weights of the smallest magnitude of every chosen layer, all layers to the same amount.
+    """Prune the weights of smallest magnitude of each chosen layer, the same fraction in all layers.
 
-    In everything but the choice of weights this is `GlobalL1Pruning`, with the same guarantees.
+    Everything but the choice of weights is as in `GlobalL1Pruning`, which documents the arguments in full.
 
     Args:
-        amount: In [0, 1): the fraction of each layer's weights that is to be zero, exact to one weight of the layer.
-        start_epoch: As in `GlobalL1Pruning`, like all that follows.
-        end_epoch: When the rise ends.
-        schedule: "cubic", "geometric" or "linear".
-        layers: Globs of what to prune.
-        exclude: Globs of what to leave out.
-        every_n_epochs: How many epochs a step of the rise takes.
-        rewind_to: The epoch whose first weights the model goes back to when it is pruned.
+        amount: Fraction of each layer's weights to prune, in [0, 1), exact to one weight.
+        start_epoch: Epoch that prunes, or that starts the ramp.
+        end_epoch: Epoch that ends the ramp.
+        schedule: Shape of the ramp: "cubic", "geometric" or "linear".
+        layers: Globs of layers to prune.
+        exclude: Globs of layers to leave out.
+        every_n_epochs: Epochs between two steps of the ramp.
+        rewind_to: Epoch to whose first values the other weights are reset at every pruning.
 
     Raises:
         InputError: As in `GlobalL1Pruning`.
@@ -111,25 +109,25 @@ class LocalL1Pruning(Pruning):
 
 
 class GlobalRandomPruning(Pruning):
-    """Prune weights at random, the control of every pruning study.
+    """Prune random weights, as a baseline for other criteria.
 
-    In everything but the choice of weights this is `GlobalL1Pruning`, with the same guarantees. The choice
-    depends on the seed and the shapes of the weights alone, not on the global random state, which is left alone.
+    Everything but the choice of weights is as in `GlobalL1Pruning`, which documents the arguments in full. The choice
+    depends only on the random seed and the shapes of the weights; the global random state is neither used nor changed.
 
     Args:
-        amount: As in `GlobalL1Pruning`, like all arguments but the seed.
-        seed: Of the choice.
-        start_epoch: When all is pruned or the rise begins.
-        end_epoch: When the rise ends.
-        schedule: "cubic", "geometric" or "linear".
-        layers: Globs of what to prune.
-        exclude: Globs of what to leave out.
-        max_layer_sparsity: The largest fraction to prune of any layer.
-        every_n_epochs: How many epochs a step of the rise takes.
-        rewind_to: The epoch whose first weights the model goes back to when it is pruned.
+        amount: Fraction of all chosen weights to prune, in [0, 1), exact to one weight.
+        seed: Random seed used to choose weights, an integer in [0, 2**32).
+        start_epoch: Epoch that prunes, or that starts the ramp.
+        end_epoch: Epoch that ends the ramp.
+        schedule: Shape of the ramp: "cubic", "geometric" or "linear".
+        layers: Globs of layers to prune.
+        exclude: Globs of layers to leave out.
+        max_layer_sparsity: Largest fraction of any layer to prune.
+        every_n_epochs: Epochs between two steps of the ramp.
+        rewind_to: Epoch to whose first values the other weights are reset at every pruning.
 
     Raises:
-        InputError: As in `GlobalL1Pruning`, and if the seed is not a whole number in [0, 2**32).
+        InputError: As in `GlobalL1Pruning`, and if the seed cannot be used.
     """
 
     def __init__(
@@ -145,9 +143,7 @@ class GlobalRandomPruning(Pruning):
         every_n_epochs: int = 1,
         rewind_to: int | None = None,
     ) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < _SEEDS:
-            what = f"`seed` to be a whole number in [0, {_SEEDS - 1}]"
-            raise expected(what, seed, "the choice depends on nothing else")
+        check_integer("seed", seed, 0, 2**32 - 1, hint="the same seed prunes the same weights")
         super().__init__(
             amount,
             start_epoch,
@@ -162,5 +158,5 @@ class GlobalRandomPruning(Pruning):
         self.seed = seed
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
-        """Draw scores from the seed."""
+        """Score weights at random."""
         return RandomScore(self.seed)(weights)

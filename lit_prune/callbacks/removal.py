@@ -1,11 +1,10 @@
-"""When pruned weights may train again."""
+"""Remove masks at an epoch, so that pruned weights train again."""
 
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_prune.callbacks._checks import check_epoch, refuse_sharded_parameters
-from lit_prune.callbacks._fit import continues, refuse_averaging
+from lit_prune.callbacks._checks import check_epoch, continues, refuse_averaging, refuse_sharded_parameters
 from lit_prune.callbacks._pruning import pruners_of
 from lit_prune.errors import expected
 from lit_prune.functional.masking import remove_masks
@@ -15,21 +14,20 @@ __all__ = ["PruningRemoval"]
 
 
 class PruningRemoval(Callback):
-    """Take all masks off, so that the pruned weights train again, from zero.
+    """Remove all masks at an epoch, so that the pruned weights train again, from zero.
 
-    This is `torch.nn.utils.prune.remove` on everything in the model that is masked, by whatever method, before the
-    first training batch of an epoch; what an optimizer remembers of the pruned weights is cleared. With
-    `GlobalL1Pruning` in the same list it makes dense-sparse-dense training (Han et al., "DSD", 2017) one
-    declaration. At one epoch pruning comes first, whatever the order in the list; what a gradual schedule prunes in
-    later epochs is masked again. A run that is resumed after the removal stays removed.
+    Like `torch.nn.utils.prune.remove` for every masked parameter, before the first training batch of the epoch; the
+    optimizer state of pruned weights is cleared. Together with `GlobalL1Pruning` this is dense-sparse-dense training
+    (Han et al., "DSD", 2017). In one epoch, pruning always comes first; what a schedule prunes in later epochs is
+    masked again. A resumed run does not mask again what was removed before. Nothing is logged.
 
     Args:
-        epoch: The epoch, counted from 0. "end" takes the masks off when `fit` has ended and every other
-            callback has seen the masked model; should the same trainer go on, its pruners prune again.
+        epoch: Epoch, counted from 0, or "end": remove the masks when `fit` has finished and every other callback
+            has seen the masked model. If the same trainer continues then, its pruning callbacks prune again.
 
     Raises:
-        InputError: At construction, if `epoch` is neither a whole number from 0 on nor "end"; in `setup`, under
-            strategies that shard parameters and beside `WeightAveraging`, whose average would stay masked.
+        InputError: At construction, if `epoch` is neither a non-negative integer nor "end"; in `setup`, under
+            strategies that shard parameters and together with `WeightAveraging`, whose average would stay masked.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -40,7 +38,7 @@ class PruningRemoval(Callback):
     def __init__(self, epoch: int | str = 0) -> None:
         if epoch != "end":
             if isinstance(epoch, str):
-                raise expected("`epoch` to be a whole number from 0 on", f"`{epoch}`", 'the end is called "end"')
+                raise expected('`epoch` to be a non-negative integer or "end"', f"`{epoch}`", "0 is the first epoch")
             check_epoch("epoch", epoch)
         self.epoch = epoch
         self._module: LightningModule | None = None
@@ -48,11 +46,11 @@ class PruningRemoval(Callback):
 
     @property
     def state_key(self) -> str:
-        """Differs between removals of one trainer."""
+        """Key that differs between the removals of one trainer."""
         return self._generate_state_key(epoch=self.epoch)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check what needs the trainer."""
+        """Check the trainer."""
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
@@ -62,26 +60,26 @@ class PruningRemoval(Callback):
         self._module = pl_module
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the masks off if this is the epoch."""
+        """Remove the masks if this is the epoch."""
         self._catch_up(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Take the masks off if a resumed run has skipped the start of the epoch."""
+        """Remove the masks if a resumed run has skipped the start of the epoch."""
         self._catch_up(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the masks off at the end, if that is when; checkpoints and averages are done by now."""
+        """Remove the masks if `epoch` is "end"; checkpoints and averages are complete by now."""
         if self.epoch == "end":
             for pruner in pruners_of(trainer):
                 pruner.expect_removal()
             remove_masks(pl_module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return whether the masks have been taken off."""
+        """Return whether the masks have been removed."""
         return {"done": self._done}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over whether the masks have been taken off."""
+        """Restore whether the masks have been removed."""
         self._done = state_dict["done"]
 
     def _catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -113,8 +113,8 @@ class TimedMonitor(SparsityMonitor):
         """Begin a new sum."""
         self.epochs.append(0.0)
 
-    def _look(self, index: int, *args: Any) -> None:
-        self._timed(lambda: super(TimedMonitor, self)._look(index, *args))
+    def _sample(self, index: int, *args: Any) -> None:
+        self._timed(lambda: super(TimedMonitor, self)._sample(index, *args))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Time the logging."""

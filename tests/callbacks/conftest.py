@@ -1,4 +1,4 @@
-"""What the tests of all callbacks share."""
+"""Fixtures for the tests of all callbacks."""
 
 import pytest
 import torch
@@ -6,5 +6,5 @@ import torch
 
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
-    """Models and data are random but the same in every run."""
+    """Make random models and data the same in every run."""
     torch.manual_seed(0)

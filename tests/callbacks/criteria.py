@@ -1,4 +1,4 @@
-"""Criteria as users write them, word for word those of docs/callbacks.md, and all pruners that share one suite."""
+"""Custom criteria, as shown in docs/callbacks.md, and all pruners that share one suite of tests."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -14,7 +14,7 @@ from lit_prune.functional import weight_layers
 
 
 class LampPruning(Pruning):
-    """Squared weights over the squares of what is left of their layer without the smaller ones (Lee et al., 2021)."""
+    """Squared weight, divided by the sum of squares of the weights in its layer that are not smaller."""
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         for weight in weights:
@@ -24,7 +24,7 @@ class LampPruning(Pruning):
 
 
 class TaylorPruning(Pruning):
-    """What the loss would miss of a weight, to first order: |weight x gradient|, summed over the steps of the run."""
+    """|weight x gradient|, summed over steps: how much the loss depends on each weight, to first order."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -49,7 +49,7 @@ class TaylorPruning(Pruning):
         self.missed = dict(state_dict["missed"])
 
 
-# each takes the arguments of `Pruning`; those that rewind prune from epoch 1 on
+# each takes the arguments of `Pruning`; those that rewind start to prune at epoch 1
 CRITERIA: dict[str, Any] = {
     "global-l1": GlobalL1Pruning,
     "global-random": GlobalRandomPruning,
@@ -64,6 +64,6 @@ PRUNERS: dict[str, Any] = CRITERIA | REWINDING
 
 
 def pruned_at(pruner: Pruning, model: nn.Module, sparsity: float) -> int:
-    """How many of the weights that a pruner chooses are zero at a sparsity."""
+    """Return the number of zeros at a sparsity, among the weights that a pruner chooses."""
     sizes = [ref.tensor.numel() for ref in weight_layers(model, pruner.layers, pruner.exclude)]
     return sum(round(sparsity * size) for size in sizes) if pruner.scope == "local" else round(sparsity * sum(sizes))

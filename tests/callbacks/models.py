@@ -148,7 +148,7 @@ class Classifier(LightningModule):
         optimizer = OPTIMIZERS[self.optimizer](self.parameters())
         if self.scheduler is None:
             return optimizer
-        # not `trainer.estimated_stepping_batches`: asking for it loses the position of a resumed loader
+        # not `trainer.estimated_stepping_batches`, which loses the position of a resumed loader
         scheduler = (
             OneCycleLR(optimizer, max_lr=0.1, total_steps=40)
             if self.scheduler == "onecycle"
@@ -158,7 +158,7 @@ class Classifier(LightningModule):
 
 
 class TwoOptimizers(Classifier):
-    """Manual optimization: the body with SGD, then the head with AdamW, the other toggled off."""
+    """A model with manual optimization: SGD for the body, AdamW for the head."""
 
     def __init__(self) -> None:
         super().__init__(net=conv_net())
@@ -167,7 +167,7 @@ class TwoOptimizers(Classifier):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         for optimizer in self.optimizers():  # type: ignore[union-attr]
             with self.toggled_optimizer(optimizer):
-                # zeros, not None: the optimizer would decay and push whatever keeps a gradient
+                # zeros, not None, because optimizers apply decay and momentum to zero gradients
                 optimizer.zero_grad(set_to_none=False)
                 self.manual_backward(self.loss(batch))
                 optimizer.step()
@@ -210,7 +210,7 @@ class Batches:
 
 
 def quiet_trainer(callbacks: Callback | Sequence[Callback] = (), **kwargs: Any) -> Trainer:
-    """A CPU Trainer that writes nothing but what it is asked for."""
+    """Make a Trainer on the CPU without loggers, checkpoints and progress bars."""
     callbacks = [callbacks] if isinstance(callbacks, Callback) else list(callbacks)
     defaults: dict[str, Any] = {
         "accelerator": "cpu",
@@ -225,11 +225,11 @@ def quiet_trainer(callbacks: Callback | Sequence[Callback] = (), **kwargs: Any) 
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:
-    """Copies of all parameters and buffers, by name."""
+    """Copy all parameters and buffers, by name."""
     return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
 
 
 def moved(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
-    """Names of the tensors that are not equal bit for bit."""
+    """Return the names of tensors that differ in any bit."""
     assert before.keys() == after.keys()
     return {name for name in before if not torch.equal(before[name], after[name])}

@@ -1,4 +1,4 @@
-"""The criteria that the suite tests are those that the documentation shows."""
+"""The documentation shows the custom criteria that are tested."""
 
 import inspect
 from pathlib import Path
@@ -15,5 +15,5 @@ def test_the_documentation_shows_the_tested_source(criterion: type) -> None:
     assert f"\n{inspect.getsource(criterion)}" in PAGE.read_text(encoding="utf-8")
 
 
-def test_a_criterion_takes_ten_lines() -> None:
+def test_a_criterion_fits_in_ten_lines() -> None:
     assert len(inspect.getsource(LampPruning).splitlines()) <= 10

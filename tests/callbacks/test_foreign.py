@@ -1,4 +1,4 @@
-"""All callbacks at once on modules and in a Trainer that know nothing of this package."""
+"""All callbacks together on third-party modules and Trainers."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ PACKAGES: Any = [(lightning, boring_classes), (pytorch_lightning, old_boring_cla
 
 
 class Watch(lightning.Callback):
-    """Notes at the start of every batch which weights are zero, by name, and what all of them are."""
+    """Records weights and zeros at the start of every batch, by name."""
 
     def __init__(self) -> None:
         self.epochs: list[int] = []
@@ -34,7 +34,7 @@ class Watch(lightning.Callback):
 
 
 def transformer(base: Any) -> Any:
-    """A small encoder over tokens, as somebody else would write it."""
+    """Make a small third-party encoder of tokens."""
 
     class Tokens(base):  # type: ignore[misc]
         def __init__(self) -> None:

@@ -44,7 +44,7 @@ FROZEN = {
 
 
 class Snapshots(Callback):
-    """Keeps a copy of the module at the start of each epoch and at the end of training."""
+    """Copies the module at the start of each epoch and at the end of training."""
 
     def __init__(self) -> None:
         self.seen: list[dict[str, torch.Tensor]] = []
@@ -57,7 +57,7 @@ class Snapshots(Callback):
 
 
 class Meddler(Callback):
-    """Does to modes and gradients what users do."""
+    """A model that changes modes and gradients, as users do."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         pl_module.eval()
@@ -70,7 +70,7 @@ class Meddler(Callback):
 
 
 def part(module: Classifier, name: str) -> Any:
-    """A submodule of the net, or a parameter of it."""
+    """Return a submodule or parameter of the network."""
     assert module.net is not None
     return attrgetter(name)(module.net)
 
@@ -82,7 +82,7 @@ def untouched(module: nn.Module) -> bool:
 
 
 def fit_and_watch(module: LightningModule, *callbacks: Callback, **kwargs) -> list[set[str]]:
-    """Names of what moved in each epoch."""
+    """Return the names of the tensors that changed in each epoch."""
     watch = Snapshots()
     quiet_trainer(callbacks=[*callbacks, watch], **kwargs).fit(module, Batches(), Batches(seed=1))
     return [moved(before, after) for before, after in zip(watch.seen, watch.seen[1:], strict=False)]
@@ -91,7 +91,7 @@ def fit_and_watch(module: LightningModule, *callbacks: Callback, **kwargs) -> li
 @pytest.mark.parametrize("unfreeze_epoch", [None, 5])
 @pytest.mark.parametrize("kwargs", [{}, {"accumulate_grad_batches": 3}, {"gradient_clip_val": 0.1}], ids=str)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-def test_frozen_tensors_stay_and_all_others_move(optimizer, kwargs, unfreeze_epoch):
+def test_frozen_tensors_stay_and_all_others_change(optimizer, kwargs, unfreeze_epoch):
     module = Classifier(conv_net(), optimizer)
     everything = set(snapshot(module))
     epochs = fit_and_watch(module, Meddler(), LayerFreezing(0.3, unfreeze_epoch=unfreeze_epoch), **kwargs)
@@ -101,7 +101,7 @@ def test_frozen_tensors_stay_and_all_others_move(optimizer, kwargs, unfreeze_epo
 
 @pytest.mark.parametrize("order", [1, -1])
 @pytest.mark.parametrize("module", [lambda: Classifier(conv_net()), TwoOptimizers], ids=["automatic", "manual"])
-def test_everything_moves_from_the_unfreeze_epoch_on(module, order):
+def test_everything_trains_after_unfreezing(module, order):
     module = module()
     everything = set(snapshot(module))
     callbacks = [LayerFreezing(0.3, unfreeze_epoch=1), Meddler()][::order]
@@ -109,7 +109,7 @@ def test_everything_moves_from_the_unfreeze_epoch_on(module, order):
     assert untouched(module)
 
 
-def test_unfreezing_at_epoch_0_is_no_freeze():
+def test_unfreezing_at_epoch_0_freezes_nothing():
     modules = [Classifier(conv_net())]
     modules.append(deepcopy(modules[0]))
     for module, callbacks in zip(modules, ([], [LayerFreezing(0.3, unfreeze_epoch=0)]), strict=True):
@@ -118,7 +118,7 @@ def test_unfreezing_at_epoch_0_is_no_freeze():
     assert not moved(*map(snapshot, modules))
 
 
-def test_optimizers_stepped_behind_lightnings_back():
+def test_raw_optimizers_in_manual_optimization():
     class Raw(TwoOptimizers):
         def optimizers(self, use_pl_optimizer: bool = True):
             return super().optimizers(use_pl_optimizer=False)
@@ -142,7 +142,7 @@ def test_optimizers_stepped_behind_lightnings_back():
         (MisleadingNames, {"fraction": 0.5}, {"roi_mask_conv.*", "causal_mask"}),
     ],
 )
-def test_what_is_frozen(net, arguments, frozen):
+def test_arguments_choose_the_frozen_layers(net, arguments, frozen):
     module = Classifier(net())
     everything = set(snapshot(module))
     stays = {name for name in everything if any(_match(name, p) for p in frozen)}
@@ -153,7 +153,7 @@ def _match(name: str, pattern: str) -> bool:
     return re.fullmatch("net." + pattern.replace("*", ".*"), name) is not None
 
 
-def test_permanently_frozen_layers_take_no_part_in_the_backward_pass():
+def test_permanently_frozen_layers_have_no_backward_pass():
     steps = []
 
     class Gradients(Callback):
@@ -166,7 +166,7 @@ def test_permanently_frozen_layers_take_no_part_in_the_backward_pass():
     assert steps == list(range(8))
 
 
-def test_clipping_does_not_count_frozen_gradients():
+def test_gradient_clipping_ignores_frozen_parameters():
     runs = []
     for unfreeze_epoch in (None, 9):
         torch.manual_seed(0)
@@ -177,7 +177,7 @@ def test_clipping_does_not_count_frozen_gradients():
 
 
 @pytest.mark.parametrize("scheduler", ["lambda", "onecycle"])
-def test_groups_and_schedules_pass_an_unfreeze(scheduler):
+def test_parameter_groups_and_schedules_survive_unfreezing(scheduler):
     rates: list[list[float]] = []
 
     class Rates(Callback):
@@ -214,7 +214,7 @@ class InSetup(Classifier):
     "module", [lambda: Classifier(net_in_hook=conv_net), InSetup], ids=["configure_model", "setup"]
 )
 @pytest.mark.parametrize("unfreeze_epoch", [None, 1])
-def test_layers_made_in_hooks(module, unfreeze_epoch):
+def test_layers_created_in_hooks(module, unfreeze_epoch):
     module = module()
     asked = []
 
@@ -231,7 +231,7 @@ def test_layers_made_in_hooks(module, unfreeze_epoch):
 
 
 class StopAt(Callback):
-    """Crashes after so many steps."""
+    """Raises an error after some steps."""
 
     def __init__(self, step: int) -> None:
         self.step = step
@@ -242,7 +242,7 @@ class StopAt(Callback):
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used:UserWarning")
-@pytest.mark.parametrize("step", [2, 4, 6, 8, 10])  # of 4 in an epoch: in the middle of one, and at its last batch
+@pytest.mark.parametrize("step", [2, 4, 6, 8, 10])  # an epoch has 4: in the middle of one, and at its last batch
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_a_resumed_run_is_bit_identical(tmp_path, optimizer, step):
     net = conv_net()
@@ -284,7 +284,7 @@ def test_a_run_resumed_after_an_epochs_validation(tmp_path):
 
 
 @pytest.mark.parametrize(("unfreeze_epoch", "later"), [(None, {"conv1", "bn1", "drop", "fc"}), (1, {"fc"})])
-def test_a_checkpoint_names_what_is_frozen(tmp_path, unfreeze_epoch, later):
+def test_a_checkpoint_lists_frozen_modules(tmp_path, unfreeze_epoch, later):
     module = Classifier(conv_net())
     files = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1)
     freezings = [LayerFreezing(0.3, unfreeze_epoch=unfreeze_epoch), LayerFreezing(layers="net.fc")]
@@ -335,7 +335,7 @@ def test_one_callback_for_two_models_in_turn():
         assert moved(before, snapshot(module)) == before.keys()
 
 
-def test_freezes_add_up_and_end_one_by_one():
+def test_several_freezes_end_one_by_one():
     module = Classifier(mlp())
     callbacks = [LayerFreezing(layers=f"net.{i}", unfreeze_epoch=epoch) for i, epoch in ((1, 2), (3, 1))]
     assert len({callback.state_key for callback in callbacks}) == 2
@@ -345,7 +345,7 @@ def test_freezes_add_up_and_end_one_by_one():
     assert epochs == [everything - first - second, everything - first, everything]
 
 
-def test_parameters_that_the_user_froze_stay_so():
+def test_parameters_frozen_by_the_user_stay_frozen():
     module = Classifier(conv_net())
     part(module, "conv1.weight").requires_grad_(False)
     part(module, "fc.bias").requires_grad_(False)
@@ -357,7 +357,7 @@ def test_parameters_that_the_user_froze_stay_so():
     assert {name for name, p in module.named_parameters() if not p.requires_grad} == users
 
 
-def test_norms_with_equal_values_are_told_apart():
+def test_norms_with_equal_values_are_different_modules():
     module = Classifier(
         nn.Sequential(
             OrderedDict[str, nn.Module](
@@ -388,7 +388,7 @@ def test_modules_that_a_strategy_replaces():
     assert untouched(module)
 
 
-def test_frozen_copies_can_be_made_during_training():
+def test_a_frozen_model_can_be_copied_during_training():
     copies = []
 
     class Copies(Callback):
@@ -412,14 +412,10 @@ def test_weight_averaging_keeps_frozen_tensors(order):
     assert untouched(module)
 
 
-def test_stochastic_weight_averaging_is_refused_where_it_resets_frozen_norms():
-    message = (
-        "Expected no StochasticWeightAveraging beside frozen batch norms, but got both. "
-        "HINT: it resets their statistics at the end; use WeightAveraging, or `freeze_norm=False`."
-    )
+def test_stochastic_weight_averaging_is_refused_with_frozen_norms():
     module = Classifier(conv_net())
     averaging = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match="no StochasticWeightAveraging together with frozen batch norms"):
         fit_and_watch(module, averaging, LayerFreezing(0.3))
     assert untouched(module)
     weight = part(module, "conv1.weight").detach().clone()
@@ -428,7 +424,7 @@ def test_stochastic_weight_averaging_is_refused_where_it_resets_frozen_norms():
     assert torch.equal(weight, part(module, "conv1.weight"))
 
 
-def test_in_the_other_packages_trainer():
+def test_a_trainer_of_pytorch_lightning():
     class Deep(BoringModel):
         def __init__(self) -> None:
             super().__init__()
@@ -456,73 +452,50 @@ def test_in_the_other_packages_trainer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"fraction": 0}, "Expected `fraction` in (0, 1], but got 0."),
-        ({"fraction": 2}, "Expected `fraction` in (0, 1], but got 2."),
-        ({"fraction": nan}, "Expected `fraction` in (0, 1], but got nan."),
-        ({"fraction": "a"}, "Expected `fraction` in (0, 1], but got a."),
-        ({}, "Expected exactly one of `fraction` and `layers`, but got neither."),
-        ({"fraction": 0.3, "layers": "*"}, "Expected exactly one of `fraction` and `layers`, but got both."),
-        ({"fraction": 0.3, "by": "x"}, 'Expected `by` to be "layers" or "parameters", but got x.'),
-        (
-            {"fraction": 0.3, "unfreeze_epoch": -1},
-            "Expected `unfreeze_epoch` to be a whole number from 0 on, but got -1. "
-            "HINT: epochs are counted from 0, as in Lightning.",
-        ),
-        (
-            {"fraction": 0.3, "unfreeze_epoch": True},
-            "Expected `unfreeze_epoch` to be a whole number from 0 on, but got True. "
-            "HINT: epochs are counted from 0, as in Lightning.",
-        ),
+        *(({"fraction": bad}, f"`fraction` in (0, 1], but got {bad}. ") for bad in (0, 2, nan, "a")),
+        ({}, "exactly one of `fraction` and `layers`, but got neither"),
+        ({"fraction": 0.3, "layers": "*"}, "exactly one of `fraction` and `layers`, but got both"),
+        ({"fraction": 0.3, "by": "x"}, "`by` to be one of 'layers', 'parameters', but got 'x'"),
+        ({"fraction": 0.3, "unfreeze_epoch": -1}, "`unfreeze_epoch` to be a non-negative integer, but got -1"),
+        ({"fraction": 0.3, "unfreeze_epoch": True}, "`unfreeze_epoch` to be a non-negative integer, but got True"),
     ],
 )
 def test_bad_arguments_are_refused_at_construction(arguments, message):
-    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+    with pytest.raises(InputError, match=re.escape(message)):
         LayerFreezing(**arguments)
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            {"layers": "net.conv3"},
-            "Expected every pattern in `layers` to match a module, but got `net.conv3`, which matches none. "
-            "HINT: close matches are `net.conv2`, `net.conv1`, `net.fc`.",
-        ),
-        (
-            {"layers": "net"},
-            "Expected something left to train, but got every parameter of Classifier frozen. "
-            "HINT: freeze less, or give an `unfreeze_epoch`.",
-        ),
+        ({"layers": "net.conv3"}, "to match a module, but got `net.conv3`, which matches none"),
+        ({"layers": "net"}, "at least one parameter to train, but got every parameter of Classifier frozen"),
     ],
 )
 def test_bad_choices_are_refused_before_training(arguments, message):
     module = Classifier(conv_net())
     before = snapshot(module)
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match=re.escape(message)):
         fit_and_watch(module, LayerFreezing(**arguments))
     assert not moved(before, snapshot(module))
     assert untouched(module)
 
 
-def test_freezing_all_of_a_model_for_a_while():
+def test_a_whole_model_may_be_frozen_until_an_epoch():
     module = Classifier(conv_net())
     everything = set(snapshot(module))
     assert fit_and_watch(module, LayerFreezing(layers="net", unfreeze_epoch=1)) == [set(), everything]
 
 
-def test_sharding_strategies_are_refused():
-    message = (
-        "Expected a strategy that keeps parameters whole for LayerFreezing, but got FSDPStrategy. "
-        'HINT: use one device or `strategy="ddp"`.'
-    )
+def test_strategies_that_shard_parameters_are_refused():
     trainer = quiet_trainer()
     trainer.strategy.__class__ = FSDPStrategy
-    with pytest.raises(InputError, match=f"^{re.escape(message)}$"):
+    with pytest.raises(InputError, match="keeps parameters whole for LayerFreezing, but got FSDPStrategy"):
         LayerFreezing(0.3).setup(trainer, Classifier(conv_net()), "fit")
 
 
 class Ranked(Classifier):
-    """Other data on each rank, whose mean gradient one process can compute."""
+    """A model whose data differ between processes; one process can compute the mean gradient."""
 
     def train_dataloader(self) -> Batches:
         return Batches(seed=self.trainer.global_rank)
@@ -552,7 +525,7 @@ def _ddp_worker(rank: int, path: str) -> None:
 
 
 class Halves:
-    """The batches of both ranks, joined."""
+    """A model that trains on the batches of both processes, joined."""
 
     def __len__(self) -> int:
         return len(Batches())

@@ -1,4 +1,4 @@
-"""What the monitor logs is what is there."""
+"""Logged metrics agree with the weights and gradients of the model."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -22,7 +22,7 @@ weight_layers: Any = selection.weight_layers
 
 
 class Metrics(Callback):
-    """Notes the metrics at the end of each epoch."""
+    """Records the metrics at the end of each epoch."""
 
     def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
@@ -32,7 +32,7 @@ class Metrics(Callback):
 
 
 class Dead(nn.Module):
-    """The second half of the inputs is always zero, so its weights can never learn."""
+    """A layer whose second half of inputs is always zero, so its weights can never learn."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ def run(model: Classifier, *callbacks: Callback, ckpt_path: Path | None = None, 
     return trainer, metrics
 
 
-def test_every_number_is_the_fraction_it_says() -> None:
+def test_every_metric_is_the_documented_fraction() -> None:
     model: Any = Classifier(mlp())
     total = sum(ref.tensor.numel() for ref in weight_layers(model))
     sparse = round(0.3 * total) / total
@@ -72,18 +72,18 @@ def test_every_number_is_the_fraction_it_says() -> None:
 
 
 def test_untouched_and_pruned_are_counted_together() -> None:
-    """Of the weights that can never learn, an eighth is pruned, and as many of the others."""
+    """A quarter of the weights that can never learn is pruned, and as many of the others."""
     model: Any = Classifier(Dead())
     weight = model.net.fc.weight.data
     weight[:] = 1
     weight[:, :24] = weight[:, 96:120] = 0.001
     _, metrics = run(model, SparsityMonitor(), GlobalL1Pruning(0.25, start_epoch=1), PruningRemoval(2))
     column = {name: [epoch[name] for epoch in metrics.epochs] for name in metrics.epochs[0]}
-    # masks keep gradients from the others once they are on, but those were touched in the first epoch
+    # masks stop gradients, but weights that can learn received one in the first epoch
     assert column["gradient/untouched"] == [0.5] * 4
     assert column["gradient/untouched_pruned"] == [0, 0.125, 0.125, 0.125]
     assert column["sparsity/ever_pruned"] == [0, 0.25, 0.25, 0.25]
-    # off the masks, what can learn leaves zero, and what cannot does not
+    # after the removal, only weights that can learn become non-zero
     assert column["sparsity/global"] == [0, 0.25, 0.125, 0.125]
     assert column["sparsity/regrown"] == [0, 0, 0.5, 0.5]
 
@@ -93,7 +93,7 @@ def test_untouched_weights_are_those_that_can_never_learn() -> None:
     assert [epoch["gradient/untouched"] for epoch in metrics.epochs] == [0.5] * 4
 
 
-def test_options_leave_things_out() -> None:
+def test_options_turn_metrics_off() -> None:
     _, metrics = run(Classifier(mlp()), SparsityMonitor(2, per_layer=False, gradient_coverage=False))
     assert metrics.epochs[0].keys() == {"val_loss"}
     sparsity = {"sparsity/global", "sparsity/masked", "sparsity/ever_pruned", "sparsity/regrown"}
@@ -131,7 +131,7 @@ def test_without_pruners_every_weight_is_measured() -> None:
     }
 
 
-def test_the_chosen_weights_are_those_of_the_pruners() -> None:
+def test_the_weights_of_the_pruners_are_measured() -> None:
     model: Any = Classifier(mlp())
     _, metrics = run(model, SparsityMonitor(), GlobalL1Pruning(0.5, layers=["net.1"]))
     assert metrics.epochs[0]["sparsity/global"] == 0.5
@@ -148,9 +148,9 @@ def test_monitoring_changes_nothing() -> None:
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 
 
-def test_counting_goes_on_when_a_run_is_resumed(tmp_path: Path) -> None:
+def test_counts_continue_when_a_run_is_resumed(tmp_path: Path) -> None:
     class Fades(Classifier):
-        """Only the first epoch has gradients for the weights of the second half of the inputs."""
+        """A model that uses the second half of its inputs only in the first epoch."""
 
         def training_step(self, batch: Any, batch_idx: int) -> Any:
             images = batch[0].clone()
@@ -175,7 +175,7 @@ def test_both_of_two_optimizers_are_watched() -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_gradients_that_a_freeze_drops_are_not_received(order: int) -> None:
+def test_gradients_that_a_freeze_drops_do_not_count(order: int) -> None:
     model: Any = Classifier(mlp())
     callbacks = [SparsityMonitor(), LayerFreezing(layers="net.1", unfreeze_epoch=1)][::order]
     _, metrics = run(model, *callbacks, max_epochs=2)
@@ -185,14 +185,14 @@ def test_gradients_that_a_freeze_drops_are_not_received(order: int) -> None:
     assert not any(optimizer._optimizer_step_post_hooks for optimizer in model.trainer.optimizers)
 
 
-def test_sampling_is_dense_first_and_rare_later() -> None:
+def test_early_steps_are_sampled_more_often() -> None:
     sampled = [step for step in range(1000) if _is_sampled(step)]
     assert sampled[:9] == [0, 1, 2, 4, 8, 16, 32, 64, 128]
     assert max(b - a for a, b in pairwise(sampled)) == 64
 
 
 @pytest.mark.filterwarnings("ignore:The number of training batches")
-def test_loggers_get_it(tmp_path: Path) -> None:
+def test_loggers_receive_metrics_figures_and_histograms(tmp_path: Path) -> None:
     model: Any = Classifier(mlp())
     model.net[1].weight.data.zero_()
     board, csv = TensorBoardLogger(tmp_path, "board", version=0), CSVLogger(tmp_path, "csv", version=0)
@@ -211,5 +211,5 @@ def test_loggers_get_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "a"])
 def test_bad_intervals_are_refused(value: Any) -> None:
-    with pytest.raises(InputError, match=r"^Expected `every_n_epochs` to be a whole number from 1 on, but got "):
+    with pytest.raises(InputError, match="`every_n_epochs` to be a positive integer, but got "):
         SparsityMonitor(every_n_epochs=value)

@@ -1,7 +1,8 @@
-"""Pruning callbacks in a Trainer: one suite for all of them, rewinding or not."""
+"""Pruning callbacks in a Trainer: one suite for all of them, with and without rewinding."""
 
 import copy
 import pickle
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -49,7 +50,7 @@ def count(model: nn.Module) -> int:
 
 
 class Watch(Callback):
-    """Notes how many weights are zero in every batch, training or validation."""
+    """Counts zero weights before every training and validation batch."""
 
     def __init__(self) -> None:
         self.training: list[tuple[int, int]] = []
@@ -99,7 +100,7 @@ def test_only_weights_of_convolutions_and_linear_layers_are_pruned(pruner: Any) 
 
 
 @every_pruner
-def test_layers_and_exclude_choose(pruner: Any) -> None:
+def test_layers_and_exclude_choose_the_weights(pruner: Any) -> None:
     model: Any = Classifier(conv_net())
     fit(model, pruner(0.5, layers=["*.conv*"], exclude=["*.conv2"]))
     assert int((model.net.conv1.weight == 0).sum()) == 81
@@ -125,7 +126,7 @@ def test_a_model_can_be_pruned_without_a_trainer(pruner: Any, schedule: dict[str
     assert sum(int((layer.weight == 0).sum()) for layer in chosen) == (162 + 432) // 2
     assert all(prune.is_pruned(layer) for layer in chosen)
     assert not prune.is_pruned(model.net.fc)
-    # what was chosen is zero or as it was, and all else is as it was
+    # chosen weights are zero or unchanged, everything else is unchanged
     after = {name: tensor for name, tensor in snapshot(model).items() if name in before}
     assert moved(before, after) == {"net.conv1.weight", "net.conv2.weight"}
     for name, layer in (("net.conv1", chosen[0]), ("net.conv2", chosen[1])):
@@ -135,7 +136,7 @@ def test_a_model_can_be_pruned_without_a_trainer(pruner: Any, schedule: dict[str
         assert kept.any()
 
 
-def test_without_a_trainer_the_smallest_weights_are_pruned() -> None:
+def test_the_smallest_weights_are_pruned_without_a_trainer() -> None:
     model: Any = Classifier(conv_net())
     sizes = torch.cat([ref.tensor.detach().abs().flatten() for ref in weight_layers(model)])
     pruning = GlobalL1Pruning(0.3)
@@ -145,7 +146,7 @@ def test_without_a_trainer_the_smallest_weights_are_pruned() -> None:
     assert sizes[~kept].max() <= sizes[kept].min()
 
 
-def test_what_cannot_be_pruned_is_refused_without_a_trainer() -> None:
+def test_bad_choices_are_refused_without_a_trainer() -> None:
     model: Any = Classifier(conv_net())
     before = snapshot(model)
     with pytest.raises(InputError, match=r"^Expected "):
@@ -194,7 +195,7 @@ def test_checkpoints_are_portable(tmp_path: Path, pruner: Any, weights_only: boo
 
 
 @every_pruner
-def test_the_score_of_the_best_checkpoint_is_that_of_its_validation(tmp_path: Path, pruner: Any) -> None:
+def test_the_best_checkpoint_has_the_score_of_its_validation(tmp_path: Path, pruner: Any) -> None:
     model: Any = Classifier(conv_net())
     saver: Any = ModelCheckpoint(tmp_path, monitor="val_loss")
     trainer = quiet_trainer(callbacks=[saver, pruner(0.8, end_epoch=3)], enable_checkpointing=True, max_epochs=4)
@@ -209,7 +210,7 @@ def test_the_score_of_the_best_checkpoint_is_that_of_its_validation(tmp_path: Pa
 @pytest.mark.parametrize(
     "net", [MisleadingNames, Tied, Transformer, mlp, conv_net, lambda: conv_net().to(memory_format=torch.channels_last)]
 )
-def test_any_net_keeps_its_sparsity_and_trains(pruner: Any, net: Any) -> None:
+def test_any_network_keeps_its_sparsity_and_trains(pruner: Any, net: Any) -> None:
     model: Any = Classifier(net())
     watch, pruning = Watch(), pruner(0.5)
     before = snapshot(model)
@@ -234,7 +235,7 @@ def test_layers_from_configure_model_are_found(pruner: Any) -> None:
 
 
 @every_pruner
-def test_optimizers_are_built_on_plain_names(pruner: Any) -> None:
+def test_optimizers_see_unmasked_parameter_names(pruner: Any) -> None:
     names: list[list[str]] = []
 
     class Named(Classifier):
@@ -284,7 +285,7 @@ def test_two_optimizers(pruner: Any) -> None:
 
 
 @every_pruner
-def test_an_optimizer_that_moves_zeros_does_not_move_what_is_hidden(pruner: Any) -> None:
+def test_masked_values_stay_zero_with_an_optimizer_that_moves_zeros(pruner: Any) -> None:
     class Restless(torch.optim.SGD):
         def step(self, closure: Any = None) -> Any:
             loss = super().step(closure)
@@ -304,7 +305,7 @@ def test_an_optimizer_that_moves_zeros_does_not_move_what_is_hidden(pruner: Any)
         assert not ref.tensor[ref.module.weight_mask == 0].any()
 
 
-def test_a_compiled_module_trains_as_an_eager_one() -> None:
+def test_a_compiled_module_trains_like_an_eager_one() -> None:
     def run(compiled: bool) -> dict[str, Tensor]:
         torch._dynamo.reset()
         torch.manual_seed(3)
@@ -318,7 +319,7 @@ def test_a_compiled_module_trains_as_an_eager_one() -> None:
     torch.testing.assert_close(run(True), run(False))
 
 
-def test_a_layer_about_to_become_zero_is_a_warning() -> None:
+def test_a_warning_names_a_layer_that_is_about_to_become_zero() -> None:
     model: Any = Classifier(mlp())
     model.net[1].weight.data.mul_(1e-9)
     with pytest.warns(UserWarning, match=r"^Layer `net\.1` is about to become entirely zero"):
@@ -334,38 +335,31 @@ def test_a_layer_about_to_become_zero_is_a_warning() -> None:
     ("arguments", "message"),
     [
         *(
-            ({"amount": amount}, f"Expected `amount` in [0, 1), but got {shown}. HINT: give the fraction of the chosen")
-            for amount, shown in [(-0.1, "-0.1"), (1.0, "1.0"), (1.5, "1.5"), (float("nan"), "nan"), ("a", "a")]
+            ({"amount": amount}, f"`amount` in [0, 1), but got {amount}. ")
+            for amount in (-0.1, 1.0, 1.5, float("nan"), "a")
         ),
-        (
-            {"start_epoch": 3, "end_epoch": 2},
-            "Expected `end_epoch` not to be before `start_epoch`, which is 3, but got 2. HINT: leave it out",
-        ),
-        ({"start_epoch": -1}, "Expected `start_epoch` to be a whole number from 0 on, but got -1. HINT: "),
-        ({"end_epoch": -1}, "Expected `end_epoch` to be a whole number from 0 on, but got -1. HINT: "),
-        ({"schedule": "exp"}, 'Expected `schedule` to be "cubic", "geometric" or "linear", but got exp. HINT: '),
-        ({"every_n_epochs": 0}, "Expected `every_n_epochs` to be a whole number from 1 on, but got 0. HINT: "),
-        ({"every_n_epochs": 1.5}, "Expected `every_n_epochs` to be a whole number from 1 on, but got 1.5. HINT: "),
-        ({"rewind_to": -1}, "Expected `rewind_to` to be a whole number from 0 on, but got -1. HINT: "),
-        ({"rewind_to": "initial"}, "Expected `rewind_to` to be a whole number from 0 on, but got initial. HINT: "),
-        (
-            {"rewind_to": 2, "start_epoch": 2},
-            "Expected `rewind_to` to be before epoch 2, the first that prunes, but got 2. HINT: train before pruning",
-        ),
+        ({"start_epoch": 3, "end_epoch": 2}, "`end_epoch` to be at least `start_epoch`, which is 3, but got 2"),
+        ({"start_epoch": -1}, "`start_epoch` to be a non-negative integer, but got -1"),
+        ({"end_epoch": -1}, "`end_epoch` to be a non-negative integer, but got -1"),
+        ({"schedule": "exp"}, "`schedule` to be one of 'cubic', 'geometric', 'linear', but got 'exp'"),
+        ({"every_n_epochs": 0}, "`every_n_epochs` to be a positive integer, but got 0"),
+        ({"every_n_epochs": 1.5}, "`every_n_epochs` to be a positive integer, but got 1.5"),
+        ({"rewind_to": -1}, "`rewind_to` to be a non-negative integer, but got -1"),
+        ({"rewind_to": "initial"}, "`rewind_to` to be a non-negative integer, but got initial"),
+        ({"rewind_to": 2, "start_epoch": 2}, "`rewind_to` to be less than 2, the first epoch that prunes, but got 2"),
         (
             {"rewind_to": 3, "start_epoch": 1, "end_epoch": 5, "every_n_epochs": 2},
-            "Expected `rewind_to` to be before epoch 3, the first that prunes, but got 3. HINT: ",
+            "`rewind_to` to be less than 3, the first epoch that prunes, but got 3",
         ),
-        ({"layers": ""}, "Expected `layers` to name something, but got an empty name. HINT: "),
+        ({"layers": ""}, "`layers` to name layers, but got an empty name"),
     ],
 )
 def test_bad_arguments_are_refused(pruner: Any, arguments: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match=re.escape(message)):
         pruner(**({"amount": 0.5} | arguments))
-    assert str(error.value).startswith(message)
 
 
-def test_a_limit_on_layers_is_for_global_pruning_alone() -> None:
+def test_only_global_pruning_takes_a_limit_on_layers() -> None:
     class Own(GlobalL1Pruning):
         scope = "local"
 
@@ -373,14 +367,13 @@ def test_a_limit_on_layers_is_for_global_pruning_alone() -> None:
         scope = "Global"  # type: ignore[assignment]
 
     cases = [
-        (GlobalL1Pruning, 0, "Expected `max_layer_sparsity` in (0, 1], but got 0. HINT: "),
-        (Own, 0.9, "Expected no `max_layer_sparsity` for Own, but got 0.9. HINT: every layer is pruned to `amount`."),
-        (Odd, None, 'Expected `scope` of Odd to be "global" or "local", but got Global. HINT: it is an attribute of '),
+        (GlobalL1Pruning, 0, "`max_layer_sparsity` in (0, 1], but got 0"),
+        (Own, 0.9, "no `max_layer_sparsity` for Own, but got 0.9"),
+        (Odd, None, '`scope` of Odd to be "global" or "local", but got Global'),
     ]
     for pruner, limit, message in cases:
-        with pytest.raises(InputError) as error:
+        with pytest.raises(InputError, match=re.escape(message)):
             pruner(0.5, max_layer_sparsity=limit)
-        assert str(error.value).startswith(message)
     model, pruning = Classifier(conv_net()), Own(0.5)
     fit(model, pruning)
     assert [int((ref.module.weight == 0).sum()) for ref in weight_layers(model)] == [81, 216, 16]
@@ -389,35 +382,31 @@ def test_a_limit_on_layers_is_for_global_pruning_alone() -> None:
 def test_bad_selections_are_refused_before_training() -> None:
     model: Any = Classifier(conv_net())
     cases: list[tuple[list[Callback], str]] = [
-        ([GlobalL1Pruning(0.5, layers=["net.conv9"])], "Expected every pattern in `layers` to match a convolution"),
-        ([GlobalL1Pruning(0.5, exclude=["*"])], "Expected at least one convolution or linear layer to choose"),
+        ([GlobalL1Pruning(0.5, layers=["net.conv9"])], "every pattern in `layers` to match a convolution"),
+        ([GlobalL1Pruning(0.5, exclude=["*"])], "at least one convolution or linear layer to choose"),
         (
             [GlobalL1Pruning(0.5), GlobalRandomPruning(0.5, layers=["*.fc"])],
-            "Expected pruning callbacks that choose different weights, but got two that both choose layer `net.fc`.",
+            "that choose different weights, but got two that choose layer `net.fc`",
         ),
-        ([GlobalL1Pruning(0.5), StochasticWeightAveraging(0.1)], "Expected no StochasticWeightAveraging beside Global"),
-        (
-            [GlobalL1Pruning(0.5), WeightAveraging()],
-            "Expected no WeightAveraging beside GlobalL1Pruning, but got both.",
-        ),
+        ([GlobalL1Pruning(0.5), StochasticWeightAveraging(0.1)], "no StochasticWeightAveraging together with GlobalL1"),
+        ([GlobalL1Pruning(0.5), WeightAveraging()], "no WeightAveraging together with GlobalL1Pruning, but got both"),
         (
             [GlobalL1Pruning(0.5, start_epoch=1, max_layer_sparsity=0.4)],
-            "Expected `max_layer_sparsity` to leave room for an `amount` of 0.5, but got 0.4.",
+            "`max_layer_sparsity` to leave room for an `amount` of 0.5, but got 0.4",
         ),
         (
             [
                 GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0, layers=["*.fc"]),
                 GlobalL1Pruning(0.5, start_epoch=3, rewind_to=2, exclude=["*.fc"]),
             ],
-            "Expected pruning callbacks that rewind to one epoch, but got `rewind_to` 0 and 2. HINT: a rewinding is of",
+            "callbacks that rewind to the same epoch, but got `rewind_to` 0 and 2",
         ),
-        ([PruningRemoval(1), WeightAveraging()], "Expected no WeightAveraging beside PruningRemoval, but got both."),
+        ([PruningRemoval(1), WeightAveraging()], "no WeightAveraging together with PruningRemoval, but got both"),
     ]
     for callbacks, message in cases:
         before = snapshot(model)
-        with pytest.raises(InputError) as error:
+        with pytest.raises(InputError, match=re.escape(message)):
             fit(model, *callbacks)
-        assert str(error.value).startswith(message)
         assert not moved(before, snapshot(model))
 
 
@@ -431,9 +420,7 @@ def test_strategies_that_shard_parameters_are_refused() -> None:
 
     trainer: Any = Trainer()
     for callback in (GlobalL1Pruning(0.5), PruningRemoval(0), SparsityMonitor()):
-        with pytest.raises(
-            InputError, match=r"^Expected a strategy that keeps parameters whole for .*, but got FSDPStrategy"
-        ):
+        with pytest.raises(InputError, match=r"keeps parameters whole for .*, but got FSDPStrategy"):
             callback.setup(trainer, Classifier(conv_net()), "fit")
 
 
@@ -445,13 +432,11 @@ def test_a_checkpoint_of_another_selection_is_refused(tmp_path: Path) -> None:
     masks["net.conv9"] = masks.pop("net.conv1")
     torch.save(state, tmp_path / "a.ckpt")
     trainer = quiet_trainer(max_epochs=4, callbacks=[GlobalL1Pruning(0.5)])
-    with pytest.raises(
-        InputError, match=r"^Expected the weight of `net.conv9` to be among the chosen ones, with the shape"
-    ):
+    with pytest.raises(InputError, match=r"weight of `net.conv9`, .*, but got no such weight among the chosen ones"):
         trainer.fit(Classifier(conv_net()), Batches(), Batches(2), ckpt_path=tmp_path / "a.ckpt", weights_only=True)
 
 
-def test_the_global_random_state_is_left_alone() -> None:
+def test_the_global_random_state_is_not_changed() -> None:
     model, states = Classifier(mlp()), []
 
     class Note(Callback):
@@ -462,7 +447,7 @@ def test_the_global_random_state_is_left_alone() -> None:
     assert torch.equal(states[0], states[1])
 
 
-def test_the_trainer_of_pytorch_lightning() -> None:
+def test_a_trainer_of_pytorch_lightning() -> None:
     class Model(pytorch_lightning.LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -493,11 +478,11 @@ def test_the_trainer_of_pytorch_lightning() -> None:
     assert float(trainer.callback_metrics["sparsity/global"]) == pytest.approx(0.5, abs=1e-3)
     model, _ = run(PruningRemoval(1), GlobalL1Pruning(0.5))
     assert not prune.is_pruned(model)
-    with pytest.raises(InputError, match=r"^Expected no WeightAveraging beside GlobalL1Pruning"):
+    with pytest.raises(InputError, match="no WeightAveraging together with GlobalL1Pruning"):
         run(GlobalL1Pruning(0.5), pytorch_lightning.callbacks.WeightAveraging())
 
 
-def test_a_learning_rate_finder_leaves_the_masks_right(tmp_path: Path) -> None:
+def test_masks_are_right_after_a_learning_rate_finder(tmp_path: Path) -> None:
     class Tunable(Classifier):
         lr = 0.01
 

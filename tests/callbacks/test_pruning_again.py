@@ -1,4 +1,4 @@
-"""Pruned models that are trained on: another fit, another checkpoint, another model."""
+"""Pruning after an earlier run: a second fit, another checkpoint, another model."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ every_criterion = pytest.mark.parametrize("pruner", CRITERIA.values(), ids=CRITE
 
 
 @every_criterion
-def test_a_dense_checkpoint_can_be_pruned_and_trained_on(tmp_path: Path, pruner: Any) -> None:
+def test_a_dense_checkpoint_can_be_pruned_and_trained(tmp_path: Path, pruner: Any) -> None:
     dense = Classifier(conv_net())
     fit(dense).save_checkpoint(tmp_path / "dense.ckpt")
     model, watch, pruning = Classifier(conv_net()), Watch(), pruner(0.3)
@@ -40,7 +40,7 @@ def test_one_callback_prunes_two_models_in_turn(pruner: Any) -> None:
 
 
 @every_pruner
-def test_a_second_fit_of_the_same_trainer_goes_on(pruner: Any) -> None:
+def test_a_second_fit_of_the_same_trainer_continues(pruner: Any) -> None:
     model, pruning = Classifier(conv_net()), pruner(0.8, start_epoch=1, end_epoch=5, schedule="linear")
     trainer = fit(model, pruning, max_epochs=4)
     assert zeros(model) == pruned_at(pruning, model, 0.4)
@@ -50,7 +50,7 @@ def test_a_second_fit_of_the_same_trainer_goes_on(pruner: Any) -> None:
 
 
 @every_pruner
-def test_a_second_fit_prunes_again_what_came_off_at_the_end(pruner: Any) -> None:
+def test_a_second_fit_prunes_again_after_a_removal_at_the_end(pruner: Any) -> None:
     model, watch, pruning = Classifier(conv_net()), Watch(), pruner(0.5)
     trainer = fit(model, pruning, PruningRemoval("end"), watch)
     first = {name for name, weight in snapshot(model).items() if (weight == 0).any()}
@@ -64,7 +64,7 @@ def test_a_second_fit_prunes_again_what_came_off_at_the_end(pruner: Any) -> None
     assert not prune.is_pruned(model)
 
 
-def test_a_second_fit_leaves_removed_what_came_off_at_an_epoch() -> None:
+def test_a_second_fit_keeps_a_removal_at_an_epoch() -> None:
     model, watch = Classifier(mlp()), Watch()
     trainer = fit(model, GlobalL1Pruning(0.5), PruningRemoval(1), PruningRemoval("end"), watch)
     trainer.fit_loop.max_epochs = 3
@@ -90,13 +90,13 @@ def test_a_denser_checkpoint_of_another_run_is_pruned_again(tmp_path: Path, eval
 
 
 @pytest.mark.parametrize("written", ["*.fc", ["*.fc"], ("*.fc",)])
-def test_one_choice_has_one_key_however_it_is_written(written: Any) -> None:
+def test_equal_choices_have_equal_keys(written: Any) -> None:
     assert GlobalL1Pruning(0.5, layers=written).state_key == GlobalL1Pruning(0.5, layers=["*.fc"]).state_key
     assert GlobalL1Pruning(0.5, exclude=written).state_key == GlobalL1Pruning(0.5, exclude=["*.fc"]).state_key
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-def test_testing_an_older_checkpoint_and_training_on(tmp_path: Path) -> None:
+def test_a_run_continues_after_testing_an_older_checkpoint(tmp_path: Path) -> None:
     model, watch = Classifier(conv_net()), Watch()
     saver = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1)
     pruning = GlobalL1Pruning(0.8, end_epoch=2, schedule="linear")

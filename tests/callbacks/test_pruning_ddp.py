@@ -18,7 +18,7 @@ EPOCHS = 4
 
 
 class OwnData(Classifier):
-    """Each process sees other images."""
+    """A model whose images differ between processes."""
 
     def training_step(self, batch: Any, batch_idx: int) -> Any:
         return self.loss((batch[0] + self.global_rank, batch[1]))
@@ -39,9 +39,9 @@ class Save(Callback):
         torch.save(state, self.folder / f"epoch{trainer.current_epoch}-rank{trainer.global_rank}.pt")
 
 
-# convolutions have 162 and 432 weights, the head 32; each case says how many are zero at the end of each epoch
+# convolutions have 162 and 432 weights, the head 32; each case lists how many are zero at the end of each epoch
 CASES: dict[str, tuple[Callable[[], list[Callback]], list[int | None]]] = {
-    # two callbacks, one gradual, and all is removed at epoch 3
+    # two callbacks, one of them gradual; all masks are removed at epoch 3
     "global": (
         lambda: [
             PruningRemoval(3),
@@ -50,7 +50,7 @@ CASES: dict[str, tuple[Callable[[], list[Callback]], list[int | None]]] = {
         ],
         [0, round(0.525 * 594) + 16, round(0.6 * 594) + 16, None],
     ),
-    # the model goes back at epochs 2 and 3
+    # the model is rewound at epochs 2 and 3
     "rewinding": (
         lambda: [
             LocalL1Pruning(0.5, start_epoch=1, end_epoch=3, schedule="linear", exclude=["*.fc"], rewind_to=1),
@@ -75,7 +75,7 @@ def train(rank: int, folder: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_replicas_stay_bit_identical_and_masks_equal(tmp_path: Path, case: str) -> None:
+def test_processes_have_identical_weights_and_masks(tmp_path: Path, case: str) -> None:
     run_ddp(train, tmp_path, case)
     for epoch, expected in zip(range(EPOCHS), CASES[case][1], strict=True):
         ours, theirs = (torch.load(tmp_path / f"epoch{epoch}-rank{rank}.pt") for rank in range(2))

@@ -1,4 +1,4 @@
-"""A pruned run that is resumed is the run that was never stopped."""
+"""A resumed run gives the same bits as one that was never stopped."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -114,7 +114,7 @@ def fit(model: Classifier, extra: list[Callback], ckpt_path: Path | None = None,
 
 
 class Metrics(Callback):
-    """Notes the metrics of each epoch."""
+    """Records the metrics of each epoch."""
 
     def __init__(self) -> None:
         self.epochs: dict[int, dict[str, float]] = {}
@@ -149,7 +149,7 @@ def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path: Path, kind: str
     expected = final(whole, model)
     expected_zeros = zeros(model)
     assert expected_zeros > 0 or kind == "removed"
-    # mid-epoch before and after the events, last batches of epochs, epoch ends
+    # in the middle of epochs before and after the events, at last batches, and at ends of epochs
     for name in ["step-4", "step-6", "step-8", "step-18", "epoch-0", "epoch-2"]:
         resumed = build()
         trainer = fit(resumed, callbacks(kind), tmp_path / f"{name}.ckpt")
@@ -171,7 +171,7 @@ def test_all_callbacks_together_resume_with_their_metrics(tmp_path: Path, order:
 
     model, seen = build(), Metrics()
     expected = final(fit(model, [*everything(order), seen, Saver(tmp_path)]), model)
-    # before, at and after the epochs of the unfreezing and of the removal
+    # before, at and after the epochs of unfreezing and removal
     for name in ["step-7", "step-8", "step-9", "step-12", "step-13", "epoch-1", "epoch-2", "epoch-3"]:
         resumed, again = build(), Metrics()
         trainer = fit(resumed, [*everything(-order), again], tmp_path / f"{name}.ckpt")

@@ -1,4 +1,4 @@
-"""Lottery tickets: the zeros of trained weights, and all else as it was."""
+"""Lottery tickets: zeros chosen by trained weights, everything else rewound."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ weight_layers: Any = selection.weight_layers
 
 
 class Starts(Callback):
-    """Copies the model at its first batch of each epoch, and what the optimizer knows."""
+    """Copies the model and counts optimizer state at the first batch of each epoch."""
 
     def __init__(self) -> None:
         self.models: list[dict[str, Tensor]] = []
@@ -52,7 +52,7 @@ def fit(model: Any, *callbacks: Callback, epochs: int = 4, **kwargs: Any) -> Any
 
 
 def assert_ticket(now: dict[str, Tensor], then: dict[str, Tensor], pruned: int) -> None:
-    """All of `now` is as it was then, but for so many zeros."""
+    """Check that two snapshots are equal, except for a number of zeros."""
     assert now.keys() == then.keys()
     changed = 0
     for name, value in now.items():
@@ -65,7 +65,7 @@ def assert_ticket(now: dict[str, Tensor], then: dict[str, Tensor], pruned: int) 
 @pytest.mark.parametrize("optimizer", list(OPTIMIZERS))
 @pytest.mark.parametrize("pruner", REWINDING.values(), ids=REWINDING)
 @pytest.mark.parametrize("epoch", [0, 1])
-def test_what_is_kept_goes_back_and_the_choice_is_by_trained_weights(pruner: Any, epoch: int, optimizer: str) -> None:
+def test_kept_weights_are_rewound_and_trained_weights_decide(pruner: Any, epoch: int, optimizer: str) -> None:
     model, starts = Classifier(conv_net(), optimizer, scheduler="lambda"), Starts()
     dense, dense_starts = Classifier(conv_net(), optimizer, scheduler="lambda"), Starts()
     dense.load_state_dict(model.state_dict())
@@ -74,24 +74,24 @@ def test_what_is_kept_goes_back_and_the_choice_is_by_trained_weights(pruner: Any
     fit(model, pruning, starts)
     torch.manual_seed(1)
     fit(dense, dense_starts)
-    # before the pruning both trained alike
+    # before pruning, both runs train alike
     assert not moved(starts.models[1], dense_starts.models[1])
     assert moved(starts.models[0], starts.models[1])
     assert_ticket(starts.models[2], starts.models[epoch], pruned_at(pruning, model, 0.5))
-    # the smallest of the trained weights, not of those that came back
+    # the smallest of the trained weights, not of the rewound ones
     dense.load_state_dict(dense_starts.models[2])
     if pruning.scope == "global":
         for name, mask in global_l1_masks(weight_layers(dense), 0.5).items():
             assert torch.equal(starts.models[2][f"{name}.weight"] != 0, mask)
     assert starts.known == [0, starts.known[1], 0, starts.known[1]]
     assert starts.known[1] > 0
-    # learning rates go on, and so does training
+    # learning rates and training continue
     assert starts.rates == dense_starts.rates
     assert len(set(starts.rates)) == 4
     assert moved(starts.models[2], starts.models[3])
 
 
-def test_iterative_magnitude_pruning_goes_back_each_time() -> None:
+def test_iterative_magnitude_pruning_rewinds_each_time() -> None:
     model, starts = Classifier(mlp()), Starts()
     pruning = GlobalL1Pruning(1 - 0.5**3, 0, 6, "geometric", every_n_epochs=2, rewind_to=0)
     kept = []
@@ -106,11 +106,11 @@ def test_iterative_magnitude_pruning_goes_back_each_time() -> None:
         assert_ticket(starts.models[epoch], starts.models[0], round(sparsity * total))
         assert moved(starts.models[epoch], starts.models[epoch + 1])
         assert zeros(model) == round(0.875 * total)
-    # the copy is let go with the last pruning
+    # the copy is released at the last pruning
     assert kept == [True] * 6 + [False] * 2
 
 
-def test_statistics_of_norms_go_back_too() -> None:
+def test_statistics_of_norms_are_rewound_too() -> None:
     model, starts = Classifier(conv_net()), Starts()
     fit(model, GlobalL1Pruning(0.3, start_epoch=2, rewind_to=0), starts, epochs=3)
     assert starts.models[1]["net.bn1.num_batches_tracked"] == 4
@@ -119,7 +119,7 @@ def test_statistics_of_norms_go_back_too() -> None:
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_pruners_of_one_epoch_all_choose_before_the_model_goes_back(order: int) -> None:
+def test_all_pruners_of_an_epoch_choose_before_the_model_is_rewound(order: int) -> None:
     torch.manual_seed(3)
     model, starts = Classifier(conv_net()), Starts()
     dense, dense_starts = Classifier(conv_net()), Starts()
@@ -140,7 +140,7 @@ def test_pruners_of_one_epoch_all_choose_before_the_model_goes_back(order: int) 
         assert torch.equal(starts.models[2][f"{name}.weight"] != 0, mask)
 
 
-def test_a_removal_in_the_same_epoch_lets_the_rewound_model_train_dense() -> None:
+def test_a_rewound_model_trains_dense_after_a_removal_in_the_same_epoch() -> None:
     model, starts, watch = Classifier(mlp()), Starts(), Watch()
     pruning = GlobalL1Pruning(0.5, start_epoch=2, rewind_to=0)
     fit(model, PruningRemoval(2), pruning, starts, watch, epochs=3)
@@ -148,7 +148,7 @@ def test_a_removal_in_the_same_epoch_lets_the_rewound_model_train_dense() -> Non
     assert watch.training[-1][1] < watch.training[-4][1]
 
 
-def test_what_is_frozen_stays() -> None:
+def test_frozen_layers_stay_frozen() -> None:
     model, starts = Classifier(conv_net()), Starts()
     freezing = LayerFreezing(layers="net.conv1")
     fit(model, freezing, GlobalL1Pruning(0.5, start_epoch=2, exclude="*.conv1", rewind_to=0), starts)
@@ -156,7 +156,7 @@ def test_what_is_frozen_stays() -> None:
     assert_ticket(starts.models[2], starts.models[0], 232)
 
 
-def test_a_second_fit_prunes_what_came_off_at_the_end_without_going_back() -> None:
+def test_a_second_fit_prunes_again_without_rewinding() -> None:
     model, starts = Classifier(mlp()), Starts()
     trainer = fit(
         model, GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0), PruningRemoval("end"), starts, epochs=3
@@ -202,36 +202,32 @@ def resume(path: Path, pruning: Callback) -> list[tuple[int, int]]:
 
 
 @pytest.mark.parametrize(
-    ("wrote", "goes_on"),
+    ("wrote", "resumed"),
     [
         (None, GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0)),
         (None, GlobalL1Pruning(0.5, start_epoch=3, rewind_to=1)),
-        # another epoch than what is in the state
+        # the state has the values of another epoch
         (GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0), GlobalL1Pruning(0.5, 3, rewind_to=1)),
-        # the last rewinding was over
+        # the values were released after the last pruning
         (GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0), GlobalL1Pruning(0.8, 2, rewind_to=0)),
     ],
 )
-def test_a_run_that_has_not_kept_what_to_go_back_to_is_refused(tmp_path: Path, wrote: Any, goes_on: Any) -> None:
+def test_a_run_without_the_values_to_rewind_to_is_refused(tmp_path: Path, wrote: Any, resumed: Any) -> None:
     fit(Classifier(mlp()), Saver(tmp_path), *([wrote] if wrote else []), epochs=2)
-    with pytest.raises(InputError) as error:
-        resume(tmp_path / "step-6.ckpt", goes_on)
-    assert str(error.value) == (
-        f"Expected the weights from the start of epoch {goes_on.rewind_to}, to rewind to, but got a run that goes on in"
-        " epoch 1 without them. HINT: begin anew, or resume from a checkpoint that GlobalL1Pruning with this"
-        " `rewind_to` is in."
-    )
+    start = f"the weights from the start of epoch {resumed.rewind_to + 1}, to rewind to, but got a run that continues"
+    with pytest.raises(InputError, match=f"{start} in epoch 2 without them"):
+        resume(tmp_path / "step-6.ckpt", resumed)
 
 
-def test_arguments_may_change_on_resume_while_there_is_something_to_go_back_to(tmp_path: Path) -> None:
+def test_arguments_may_change_on_resume_while_the_values_are_kept(tmp_path: Path) -> None:
     fit(Classifier(mlp()), Saver(tmp_path), GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0), epochs=2)
-    # more and later, to a later epoch, and to none
+    # prune more and later, rewind to a later epoch, do not rewind
     for epoch in (0, 2, None):
         pruning = GlobalL1Pruning(0.6, start_epoch=4, rewind_to=epoch)
         assert resume(tmp_path / "step-6.ckpt", pruning)[-1] == (4, pruned_at(pruning, Classifier(mlp()), 0.6))
 
 
-def test_the_state_of_older_versions_loads() -> None:
+def test_states_of_older_versions_load() -> None:
     pruning = GlobalL1Pruning(0.5)
     fit(Classifier(mlp()), pruning, epochs=1)
     state = pruning.state_dict()

@@ -1,4 +1,4 @@
-"""Masks come off when they should, and what was pruned grows from zero."""
+"""Masks are removed at their epoch, and pruned weights grow from zero."""
 
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ prune: Any = utils.prune
 
 
 class Watch(Callback):
-    """Notes, before each batch, how many weights are zero and whether any are masked."""
+    """Records before each batch how many weights are zero and whether any are masked."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, int, bool]] = []
@@ -54,7 +54,7 @@ def test_dense_sparse_dense(pruner: Any, optimizer: str) -> None:
     fit(model, PruningRemoval(2), pruning, watch, max_epochs=3)
     sparse = pruned_at(pruning, model, 0.4)
     assert watch.seen[:8] == [(0, 0, False)] * 4 + [(1, sparse, True)] * 4
-    # at the removal the zeros are still there; they grow by gradients alone
+    # weights are still zero at the removal, and only gradients move them
     assert watch.seen[8] == (2, sparse, False)
     assert watch.seen[-1][1] < sparse
     assert [name for name, _ in model.named_parameters()] == names
@@ -71,7 +71,7 @@ def test_pruning_comes_before_removal_in_one_epoch(swap: bool) -> None:
     assert watch.seen[-1][1] < watch.seen[4][1]
 
 
-def test_what_is_zero_after_the_removal_is_what_never_received_a_gradient() -> None:
+def test_only_weights_without_gradients_stay_zero_after_the_removal() -> None:
     class Dead(nn.Module):
         """The second half of the inputs is always zero, so its weights can never learn."""
 
@@ -84,7 +84,7 @@ def test_what_is_zero_after_the_removal_is_what_never_received_a_gradient() -> N
             out: torch.Tensor = self.fc(images.flatten(1) * self.get_buffer("alive"))
             return out
 
-    # weight decay leaves zeros at zero
+    # weight decay does not change zeros
     model: Any = Classifier(Dead())
     pruned: list[torch.Tensor] = []
 
@@ -121,13 +121,13 @@ def test_a_gradual_schedule_prunes_again_after_the_removal() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-def test_end_leaves_a_plain_model_with_the_zeros(tmp_path: Path) -> None:
+def test_end_leaves_an_unmasked_model_with_zeros(tmp_path: Path) -> None:
     model: Any = Classifier(mlp())
     saver = ModelCheckpoint(tmp_path, save_last=True)
     trainer = fit(model, PruningRemoval("end"), GlobalL1Pruning(0.4), saver, enable_checkpointing=True)
     assert not prune.is_pruned(model)
     assert zeros(model) == round(0.4 * count(model))
-    # the checkpoint, made before the end, goes on with its masks
+    # a run resumed from the last checkpoint, written before the end, has its masks
     resumed, watch = Classifier(mlp()), Watch()
     again = quiet_trainer(callbacks=[PruningRemoval("end"), GlobalL1Pruning(0.4), saver, watch], max_epochs=3)
     again.fit(resumed, Batches(), Batches(2), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
@@ -136,7 +136,7 @@ def test_end_leaves_a_plain_model_with_the_zeros(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "after.ckpt")
 
 
-def test_end_leaves_a_plain_model_when_swa_averages() -> None:
+def test_end_leaves_an_unmasked_model_with_weight_averaging() -> None:
     model: Any = Classifier(mlp())
     apply_masks(model, global_l1_masks(weight_layers(model), 0.4))
     fit(model, PruningRemoval("end"), StochasticWeightAveraging(0.01, swa_epoch_start=1), max_epochs=4)
@@ -144,7 +144,7 @@ def test_end_leaves_a_plain_model_when_swa_averages() -> None:
     assert zeros(model) == round(0.4 * count(model))
 
 
-def test_without_masks_nothing_happens() -> None:
+def test_nothing_happens_without_masks() -> None:
     first, second = Classifier(mlp()), Classifier(mlp())
     second.load_state_dict(first.state_dict())
     fit(first, PruningRemoval(1))
@@ -152,7 +152,7 @@ def test_without_masks_nothing_happens() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
 
 
-def test_one_callback_serves_two_models_in_turn() -> None:
+def test_one_callback_works_on_two_models_in_turn() -> None:
     removal, pruning = PruningRemoval(1), GlobalL1Pruning(0.4)
     for _ in range(2):
         model, watch = Classifier(mlp()), Watch()
@@ -162,5 +162,5 @@ def test_one_callback_serves_two_models_in_turn() -> None:
 
 @pytest.mark.parametrize("epoch", [-1, 1.5, True, "start", None])
 def test_bad_epochs_are_refused(epoch: Any) -> None:
-    with pytest.raises(InputError, match=r"^Expected `epoch` to be a whole number from 0 on, but got "):
+    with pytest.raises(InputError, match="`epoch` to be a non-negative integer"):
         PruningRemoval(epoch)
