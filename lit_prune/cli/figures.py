@@ -18,13 +18,13 @@ __all__ = [
     "BLUE",
     "GREY",
     "LINES",
-    "MARKERS",
     "ORANGE",
     "SERIES",
     "legend_below",
     "make_panels",
     "new_figure",
     "save_png",
+    "series_style",
     "styled",
 ]
 
@@ -33,7 +33,7 @@ BLACK, BLUE, ORANGE, GREY = "#000000", "#0072B2", "#E69F00", "#777777"
 SERIES = (BLUE, "#D55E00", "#009E73", BLACK, "#CC79A7", "#56B4E9", ORANGE)
 # so that lines can be told apart without colours, too
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 _DPI = 110
 Side = Literal["left", "right"]
 _BELOW: Any = {"left": "outside lower left", "right": "outside lower right"}
@@ -92,6 +92,12 @@ def make_panels(figure: Figure, count: int, columns: int) -> list[Axes]:
     """Add panels row by row; the last row may be shorter."""
     grid = figure.add_gridspec(-(-count // columns), columns)
     return [figure.add_subplot(grid[divmod(index, columns)]) for index in range(count)]
+
+
+def series_style(index: int) -> dict[str, Any]:
+    """Return a colour, line style and marker that differ from those of nearby indices."""
+    colour, line, marker = (options[index % len(options)] for options in (SERIES, LINES, _MARKERS))
+    return {"color": colour, "ls": line, "marker": marker, "ms": 5}
 
 
 def legend_below(figure: Figure, handles: Sequence[Any], columns: int, side: Side = "left", **options: Any) -> None:

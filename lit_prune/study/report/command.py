@@ -13,8 +13,8 @@ from lit_prune.errors import UnfinishedError, expected
 from lit_prune.files.atomic import write_text
 from lit_prune.study.report.document import report_text
 from lit_prune.study.report.tables import results_csv
-from lit_prune.study.results.results import Results, read_results
-from lit_prune.study.results.verdicts import FAILS, HOLDS, OPEN, Judgement, judge
+from lit_prune.study.results.results import read_results
+from lit_prune.study.results.verdicts import FAILS, HOLDS, OPEN, judge
 
 if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
@@ -91,7 +91,12 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         from lit_prune.study.report.tensorboard import write_board
 
         write_board(results, drawn, text)
-    print(_summary(results, judgements, path))
+    complete, verdicts = sum(run.status == "complete" for run in results.runs), [each.verdict for each in judgements]
+    print(f"{complete} of {len(results.runs)} runs are complete.")
+    if verdicts:
+        counts = [f"{verdict}: {verdicts.count(verdict)}" for verdict in (HOLDS, FAILS, OPEN)]
+        print(f"Claims by verdict: {', '.join(counts)}.")
+    print(f"Report: {path}")
     return path
 
 
@@ -106,16 +111,6 @@ def _check_places(folder: Path, path: Path, *, figures: bool, board: bool) -> No
             raise expected(f"`{there}` to be a folder", "a file", "move it away, or use another `--output`")
         with tempfile.TemporaryFile(dir=there):  # trying is the only reliable check for permissions
             pass
-
-
-def _summary(results: Results, judgements: Sequence[Judgement], path: Path) -> str:
-    complete = sum(run.status == "complete" for run in results.runs)
-    lines = [f"{complete} of {len(results.runs)} runs are complete."]
-    if judgements:
-        verdicts = [judgement.verdict for judgement in judgements]
-        counts = [f"{verdict}: {verdicts.count(verdict)}" for verdict in (HOLDS, FAILS, OPEN)]
-        lines.append(f"Claims by verdict: {', '.join(counts)}.")
-    return "\n".join([*lines, f"Report: {path}"])
 
 
 def _parse(argv: Sequence[str]) -> Namespace:

@@ -76,15 +76,10 @@ def group_tables(results: Results, experiments: Sequence[Experiment]) -> list[st
         used = [m for m in measures if any(m in run.measures for e in experiments for run in results.of(e.name))]
         if used:
             header = [title, "starts from", "seeds", *(MEASURES[m].column for m in used)]
-            rows = [
-                [
-                    e.name.split("/", 1)[-1],
-                    _origin(e),
-                    _count_seeds(results, e.name),
-                    *(_cell(results, e.name, m) for m in used),
-                ]
-                for e in experiments
-            ]
+            rows = []
+            for e in experiments:
+                cells = (_cell(results, e.name, measure) for measure in used)
+                rows.append([e.name.split("/", 1)[-1], _origin(e), _count_seeds(results, e.name), *cells])
             tables.append(markdown_table(header, rows, left=2))
     return tables
 

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lit_prune.cli.figures import BLUE, LINES, ORANGE, legend_below, make_panels, new_figure
-from lit_prune.study.report.figures.drawing import WIDTH, Drawing, count_epochs, scale
+from lit_prune.study.report.figures.drawing import MEAN, ONE_SEED, WIDTH, Drawing, count_epochs, scale
 from lit_prune.study.results.curves import mean_curve, run_curve
 from lit_prune.study.results.results import Results, Run
 
@@ -18,8 +18,6 @@ __all__ = ["curve_figures"]
 _HALVES = {"train": ("training", ORANGE, LINES[1]), "val": ("validation", BLUE, LINES[0])}
 _KINDS = {"loss": "loss (nats per image)", "acc": "accuracy (%)"}
 _MOST = 20  # experiments in one figure
-_THICK: dict[str, Any] = {"lw": 1.9}
-_THIN: dict[str, Any] = {"lw": 0.7, "alpha": 0.6}
 
 
 def curve_figures(results: Results) -> Iterator[Drawing]:
@@ -80,11 +78,11 @@ def _draw(axes: Axes, results: Results, name: str, kind: str) -> None:
             if curve:
                 marker = "." if len(curve.epochs) == 1 else None
                 axes.plot(
-                    *scale(curve, factor), color=colour, ls=line, marker=marker, label=f"{label}, {seed}", **_THIN
+                    *scale(curve, factor), color=colour, ls=line, marker=marker, label=f"{label}, {seed}", **ONE_SEED
                 )
         if mean:
             marker = "o" if len(mean.epochs) == 1 else None
-            axes.plot(*scale(mean, factor), color=colour, ls=line, marker=marker, label=f"{label}, mean", **_THICK)
+            axes.plot(*scale(mean, factor), color=colour, ls=line, marker=marker, label=f"{label}, mean", **MEAN)
 
 
 def _title(results: Results, group: str, name: str) -> str:
@@ -100,9 +98,9 @@ def _handles(runs: Sequence[Run]) -> list[Line2D]:
     handles = []
     for label, colour, line in _HALVES.values():
         suffix = ", mean over seeds" if several else ""
-        handles.append(Line2D([], [], color=colour, ls=line, label=label + suffix, **_THICK))
+        handles.append(Line2D([], [], color=colour, ls=line, label=label + suffix, **MEAN))
         if several:
-            handles.append(Line2D([], [], color=colour, ls=line, label=f"{label}, one seed", **_THIN))
+            handles.append(Line2D([], [], color=colour, ls=line, label=f"{label}, one seed", **ONE_SEED))
     return handles
 
 

@@ -1,6 +1,7 @@
 """What the figures of a report share: the drawing with its caption, and axes over epochs."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
@@ -8,10 +9,13 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_prune.study.results.curves import Curve
 
-__all__ = ["SPARSITY", "WIDTH", "Drawing", "count_epochs", "scale"]
+__all__ = ["MEAN", "ONE_SEED", "SPARSITY", "WIDTH", "Drawing", "count_epochs", "scale"]
 
 WIDTH = 9.0  # inches
 SPARSITY = "sparsity (% of weights that are zero)"
+# lines of a mean over seeds, and of one seed
+MEAN: dict[str, Any] = {"lw": 1.9}
+ONE_SEED: dict[str, Any] = {"lw": 0.7, "alpha": 0.6}
 
 
 @dataclass(frozen=True)

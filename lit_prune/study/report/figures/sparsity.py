@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from lit_prune.cli.figures import BLACK, BLUE, LINES, MARKERS, SERIES, legend_below, make_panels, new_figure
-from lit_prune.study.report.figures.drawing import SPARSITY, WIDTH, Drawing, count_epochs, scale
+from lit_prune.cli.figures import BLACK, BLUE, SERIES, legend_below, make_panels, new_figure, series_style
+from lit_prune.study.report.figures.drawing import MEAN, ONE_SEED, SPARSITY, WIDTH, Drawing, count_epochs, scale
 from lit_prune.study.results.curves import Curve, mean_curve, run_curve
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import Point, has_removal, prunes, tradeoff
@@ -42,7 +42,10 @@ def sparsity_figure(results: Results) -> Drawing | None:
         axes.set_ylim(-0.02 * top, 1.06 * top)
         count_epochs(axes, last)
         for number, (name, curve) in enumerate(found.items()):
-            _line(axes, number, f"{group}/{name}", curve)
+            x, y = scale(curve)
+            every = max(min(2, len(x)), len(x) // 6)  # lines on top of each other show their markers in turn
+            style: dict[str, Any] = {"lw": 1.4, "markevery": (number % every, every)} | series_style(number)
+            axes.plot(x, y, label=f"{group}/{name}", mfc="white" if number % 2 else style["color"], **style)
         # a line of text in a panel that is 3 inches high
         _label(axes, found, 0.135 * 1.08 * top / 3)
     caption = (
@@ -50,16 +53,6 @@ def sparsity_figure(results: Results) -> Drawing | None:
         "next to the ends of their lines; the names of lines with the same end are next to each other."
     )
     return Drawing("sparsity", "Sparsity over epochs", caption, None, canvas)
-
-
-def _line(axes: Axes, index: int, name: str, curve: Curve) -> None:
-    x, y = scale(curve)
-    every = max(min(2, len(x)), len(x) // 6)
-    style: dict[str, Any] = {"color": SERIES[index % len(SERIES)], "ls": LINES[index % len(LINES)], "lw": 1.4}
-    style |= {"marker": MARKERS[index % len(MARKERS)], "ms": 5, "markevery": (index % every, every)}
-    if index % 2:
-        style["markerfacecolor"] = "white"
-    axes.plot(x, y, label=name, **style)
 
 
 def _label(axes: Axes, found: dict[str, Curve], height: float) -> None:
@@ -72,9 +65,9 @@ def _label(axes: Axes, found: dict[str, Curve], height: float) -> None:
         axes.annotate(
             name,
             xy=(1.0, y),
-            xytext=(1.08, place),
-            xycoords=axes.get_yaxis_transform(),
-            textcoords=axes.get_yaxis_transform(),
+            xytext=(14, place),
+            xycoords=("axes fraction", "data"),
+            textcoords=("offset points", "data"),
             va="center",
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},
@@ -125,9 +118,9 @@ def plateau_figure(results: Results) -> Drawing | None:
         _plateau(axes, results, name)
         axes.set_ylabel("sparsity (%)" if index % columns == 0 else "")
     several = any(len(results.with_status(name, "complete")) > 1 for name in names)
-    handles = [Line2D([], [], color=BLUE, lw=1.9, label="sparsity, mean over seeds" if several else "sparsity")]
+    handles = [Line2D([], [], color=BLUE, label="sparsity, mean over seeds" if several else "sparsity", **MEAN)]
     if several:
-        handles.append(Line2D([], [], color=BLUE, lw=0.7, alpha=0.6, label="one seed"))
+        handles.append(Line2D([], [], color=BLUE, label="one seed", **ONE_SEED))
     handles.append(Line2D([], [], color=BLACK, lw=1.2, ls="--", label="pruned weights without a gradient"))
     legend_below(canvas, handles, 3)
     caption = (
@@ -146,11 +139,11 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
     values = [level.mean]
     for run in runs if len(runs) > 1 else ():
         if curve := run_curve(run, "sparsity"):
-            axes.plot(*scale(curve), color=BLUE, lw=0.7, alpha=0.6, label=f"seed {run.seed}")
+            axes.plot(*scale(curve), color=BLUE, label=f"seed {run.seed}", **ONE_SEED)
             values += scale(curve)[1]
     x, y = scale(mean)
     values += y
-    axes.plot(x, y, color=BLUE, lw=1.9, marker="o", ms=3, markevery=max(1, len(y) // 20), label="mean")
+    axes.plot(x, y, color=BLUE, marker="o", ms=3, markevery=max(1, len(y) // 20), label="mean", **MEAN)
     axes.axhline(level.mean, color=BLACK, lw=1.2, ls="--")
     margin = max(0.12 * (max(values) - min(values)), 0.025)  # at least, half a tenth of a percentage point is shown
     axes.set_ylim(min(values) - margin, max(values) + margin)
@@ -184,12 +177,9 @@ def layers_figure(results: Results) -> Drawing | None:
     (axes,) = make_panels(canvas, 1, 1)
     for index, (name, (sparsity, values)) in enumerate(found.items()):
         rank = [layers.index(layer) for layer in values]
-        style: dict[str, Any] = {"marker": MARKERS[index % len(MARKERS)], "color": SERIES[index % len(SERIES)]}
-        style |= {"ls": LINES[index % len(LINES)], "lw": 0.7, "ms": 5}
-        if index % 2:  # markers below stay visible
-            style["markerfacecolor"] = "none"
-        label = f"{name} ({100 * sparsity:.1f}% of all)"
-        axes.plot([100 * value for value in values.values()], rank, label=label, **style)
+        style: dict[str, Any] = {"lw": 0.7, "label": f"{name} ({100 * sparsity:.1f}% of all)"} | series_style(index)
+        filling = "none" if index % 2 else style["color"]  # markers underneath stay visible
+        axes.plot([100 * value for value in values.values()], rank, mfc=filling, **style)
     axes.set(yticks=range(len(layers)), yticklabels=layers, ylim=(len(layers) - 0.4, -0.6), xlim=(-2, 102))
     axes.set_xlabel(SPARSITY)
     axes.grid(visible=True, axis="x")

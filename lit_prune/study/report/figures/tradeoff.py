@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from lit_prune.cli.figures import BLACK, GREY, LINES, MARKERS, SERIES, legend_below, make_panels, new_figure
+from lit_prune.cli.figures import BLACK, GREY, legend_below, make_panels, new_figure, series_style
 from lit_prune.study.report.figures.drawing import SPARSITY, WIDTH, Drawing
 from lit_prune.study.results.published import SOURCE, PublishedCurve, published_for
 from lit_prune.study.results.results import Results
@@ -44,7 +44,7 @@ def tradeoff_figure(results: Results) -> Drawing | None:
         axes.set(title=name, xlabel=SPARSITY, xlim=(-2, 102), ylim=limit)
         axes.grid(visible=True, axis="x")
     panels[0].set_ylabel(f"{kind} accuracy minus dense accuracy\n(percentage points)")
-    handles = [Line2D([], [], label=one.label, lw=1.2, ms=5, **_style(i)) for i, one in enumerate(series)]
+    handles = [Line2D([], [], label=one.label, lw=1.2, **series_style(i)) for i, one in enumerate(series)]
     legend_below(canvas, handles, 1)
     if published:
         context = [
@@ -85,9 +85,5 @@ def _draw(axes: Axes, series: Sequence[Series], published: Sequence[PublishedCur
         aside = 0.9 * (index - (len(series) - 1) / 2)  # markers at the same sparsity would hide each other
         x, y = [sparsity + aside for sparsity, *_ in points], [difference for _, difference, *_ in points]
         errors = [[d - low for _, d, low, _ in points], [high - d for _, d, _, high in points]]
-        axes.errorbar(x, y, yerr=errors, lw=1.2, ms=5, elinewidth=1.0, capsize=2.5, label=one.label, **_style(index))
-
-
-def _style(index: int) -> dict[str, Any]:
-    colour, line, marker = (options[index % len(options)] for options in (SERIES, LINES, MARKERS))
-    return {"color": colour, "ls": line, "marker": marker}
+        style: dict[str, Any] = {"lw": 1.2, "elinewidth": 1.0, "capsize": 2.5} | series_style(index)
+        axes.errorbar(x, y, yerr=errors, label=one.label, **style)
