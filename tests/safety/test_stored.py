@@ -73,7 +73,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], str, str]] = {
 }  # fmt: skip
 
 
-def refusal(function: Callable[..., None], *arguments: Any) -> str:
+def refusal(function: Callable[..., Any], *arguments: Any) -> str:
     with pytest.raises(InputError) as error:
         function(*arguments)
     return str(error.value)
