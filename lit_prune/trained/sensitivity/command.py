@@ -116,8 +116,8 @@ def _describe(network: Network, images: Sequence[tuple[Tensor, Tensor]], split: 
     """Return what the scores depend on, as `Measurements` stores it."""
     parts = [(str(n), part) for n, batch in enumerate(images) for part in batch]
     return {
-        "weights": fingerprint(sorted(network.state_dict.items())),
-        "images": fingerprint(parts),
         "network": type(network.model).__name__,
+        "weights": fingerprint(sorted(network.state_dict.items())),
         "split": split,
+        "images": fingerprint(parts),
     }

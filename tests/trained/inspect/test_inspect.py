@@ -20,7 +20,7 @@ from lit_prune.functional.flops import LayerFlops, count_flops
 from lit_prune.functional.packing import unpack_masks
 from lit_prune.trained.inspect.figures import thresholds
 from lit_prune.trained.layers import Inspection, Layer, inspect
-from lit_prune.trained.network import load_network
+from lit_prune.trained.network import Network, load_network
 from tests.trained.conftest import AMOUNT
 from tests.training.conftest import TINY
 from tests.training.small import SmallNet
@@ -212,9 +212,7 @@ def test_a_network_without_images_needs_an_input_size_for_flops():
             return self.only(x)
 
     model: Any = Dense()
-    network: Any = type("Stub", (), {
-        "path": "x.ckpt", "content": {}, "model": model, "masks": {}, "touched": {}, "state_dict": model.state_dict(),
-    })  # fmt: skip
+    network = Network("x.ckpt", {}, model, {}, {}, {}, model.state_dict())
     assert inspect(network).layers[0].flops is None
     assert inspect(network, (4,)).total.flops == LayerFlops(16, 16)
     model.example_input_array = torch.zeros(2, 4)
