@@ -3,10 +3,20 @@
 Every module may import this one; it imports none of them.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["InputError", "UnfinishedError", "check_choice", "check_integer", "expected", "one_line", "shorten"]
+__all__ = [
+    "InputError",
+    "UnfinishedError",
+    "check_choice",
+    "check_integer",
+    "closest_hint",
+    "expected",
+    "one_line",
+    "shorten",
+]
 
 
 class InputError(ValueError):
@@ -51,7 +61,21 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
     """
     if value not in choices:
         names = ", ".join(map(repr, choices))
-        raise expected(f"`{name}` to be one of {names}", repr(value), "choose one of these")
+        hint = closest_hint(str(value), map(str, choices), "choose one of these")
+        raise expected(f"`{name}` to be one of {names}", repr(value), hint)
+
+
+def closest_hint(found: str, choices: Iterable[str], otherwise: str, before: str = "") -> str:
+    """Build the hint "did you mean `...`".
+
+    Args:
+        found: Value that is not a choice.
+        choices: Values allowed.
+        otherwise: Hint if no choice is similar to the value.
+        before: Text to show in front of the choice, such as its option.
+    """
+    near = get_close_matches(found, choices, n=1)
+    return f"did you mean `{before}{near[0]}`" if near else otherwise
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None, *, hint: str) -> None:

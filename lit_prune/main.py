@@ -1,12 +1,11 @@
 """The command line `lit-prune`: find the module of a command, and import only that."""
 
-import difflib
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from lit_prune.cli.failures import print_error
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, closest_hint, expected
 from lit_prune.version import __version__
 
 __all__ = ["main"]
@@ -90,8 +89,7 @@ def _dispatch(argv: list[str]) -> int:
         print(f"lit-prune {__version__}")
         return 0
     if argv[0] not in COMMANDS:
-        near = difflib.get_close_matches(argv[0], COMMANDS, n=1)
-        hint = f"did you mean `lit-prune {near[0]}`" if near else hint
+        hint = closest_hint(argv[0], COMMANDS, hint, "lit-prune ")
         raise expected(f"a command ({', '.join(COMMANDS)})", f"`{argv[0]}`", hint)
     status: int = import_module(f"lit_prune.{COMMANDS[argv[0]][0]}").main(argv)
     return status

@@ -1,9 +1,8 @@
 """The configurations that ship with lit-prune and are given by name: `--config quick`."""
 
-import difflib
 from pathlib import Path
 
-from lit_prune.errors import expected
+from lit_prune.errors import closest_hint, expected
 
 __all__ = ["find_config", "shipped_configs"]
 
@@ -29,6 +28,5 @@ def find_config(value: str) -> str:
     shipped = shipped_configs()
     if value in shipped:
         return str(shipped[value])
-    near = difflib.get_close_matches(value, shipped, n=1)
-    hint = f"did you mean `--config {near[0]}`" if near else f"shipped configurations are {', '.join(shipped)}"
+    hint = closest_hint(value, shipped, f"shipped configurations are {', '.join(shipped)}", "--config ")
     raise expected("`--config` to be a YAML file or a shipped configuration", f"`{value}`", hint)

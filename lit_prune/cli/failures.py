@@ -1,13 +1,12 @@
 """One sentence for each failure that a user can act on. Any other failure is a bug and shows its traceback."""
 
-import difflib
 import errno
 import os
 import re
 import sys
 from typing import NamedTuple
 
-from lit_prune.errors import InputError, UnfinishedError, expected, shorten
+from lit_prune.errors import InputError, UnfinishedError, closest_hint, expected, shorten
 
 __all__ = ["Failure", "describe_failure", "print_error"]
 
@@ -91,6 +90,5 @@ def _missing_metric(message: str) -> str | None:
     if (match := early or best) is None:
         return None
     logged = [name.strip("`' ") for name in match[2].split(",")]
-    near = difflib.get_close_matches(match[1], logged, n=1)
-    hint = f"did you mean `{near[0]}`" if near else f"choose one of {', '.join(logged)}"
+    hint = closest_hint(match[1], logged, f"choose one of {', '.join(logged)}")
     return str(expected("`monitor` to be a logged metric", f"`{match[1]}`", hint))

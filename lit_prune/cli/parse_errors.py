@@ -11,7 +11,7 @@ from importlib import import_module
 
 import yaml
 
-from lit_prune.errors import InputError, expected, shorten
+from lit_prune.errors import InputError, closest_hint, expected, shorten
 
 __all__ = ["explain"]
 
@@ -72,7 +72,7 @@ def _explain_option(message: str, argv: Sequence[str], options: Sequence[str]) -
     if match := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
         return expected(f"`{match[1]}` without a value", f"`{shorten(match[2])}`", "leave the value out")
     if match := re.match(r"Invalid option \"(.*)\" for (\S+)", message, re.DOTALL):
-        what = f"`{match[2]}` alone, or with comments, skip_default or skip_null"
+        what = f"`{match[2]}` alone, or with skip_default or skip_unset"
         return expected(what, f"`{shorten(match[1])}`", f"`{match[2]}` alone prints everything")
     return None
 
@@ -162,9 +162,8 @@ def _unknown_argument(owner: str, name: str, argv: Sequence[str]) -> InputError:
         if owner == base:
             return _bad_module(group, f"`{shorten(next(_given_values(group, argv), option))}`")
     known = _arguments_of(owner)
-    near = difflib.get_close_matches(name, known, n=1)
     accepts = f"it accepts {', '.join(known)}" if known else _HELP
-    hint = f"did you mean `{option.removesuffix(name)}{near[0]}`" if near else accepts
+    hint = closest_hint(name, known, accepts, option.removesuffix(name))
     return expected(f"an argument of {owner}", f"`{shorten(option)}`", hint)
 
 
@@ -179,8 +178,6 @@ def _bad_value(key: str, details: str, argv: Sequence[str]) -> InputError:
     found = _as_given(key, match[1].strip(), argv) if match else _one_line(details)
     if match := re.search(r"value has (\d+) digits", details):
         return expected(f"`--{key}` to be a shorter number", f"one of {match[1]} digits", "check the value")
-    if match := re.search(r"File does not exist: '([^']*)'", details):
-        return expected(f"`--{key}` to be an existing file", f"`{shorten(match[1])}`", "check the path")
     if key in _CLASS_OPTIONS and (error := _bad_class(key, details, found)) is not None:
         return error
     if match := re.search(r"Expected a tuple with (\d+) elements", details):
@@ -188,8 +185,7 @@ def _bad_value(key: str, details: str, argv: Sequence[str]) -> InputError:
     kinds = dict.fromkeys(_KINDS.get(name, name) for name in re.findall(r"Expected (?:a )?<class '([^']+)'>", details))
     groups = re.findall(r"Literal\[([^]]*)\]", details)
     if choices := list(dict.fromkeys(value for group in groups for value in re.findall(r"'(.*?)'", group))):
-        near = difflib.get_close_matches(found, choices, n=1)
-        hint = f"did you mean `{near[0]}`" if near else "choose one of these"
+        hint = closest_hint(found, choices, "choose one of these")
         other = "".join(f", or {kind}" for kind in kinds if kind != "null")
         return expected(f"`--{key}` to be one of {', '.join(choices)}{other}", f"`{shorten(found)}`", hint)
     if key in _MODULE_OPTIONS:
@@ -212,8 +208,7 @@ def _bad_class(key: str, details: str, found: str) -> InputError | None:
         return None
     if match := re.search(r"Expected '([^']+)' to be a subclass", details):
         found = match[1]
-    near = difflib.get_close_matches(found, sorted(_subclasses(key)), n=1)
-    hint = f"did you mean `{near[0]}`" if near else "give a class name, or module.Class for your own class"
+    hint = closest_hint(found, sorted(_subclasses(key)), "give a class name, or module.Class for your own class")
     return expected(f"`--{key}` to name {kind}", f"`{shorten(found)}`", hint)
 
 

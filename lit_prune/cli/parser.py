@@ -22,7 +22,7 @@ from jsonargparse import (  # type: ignore[attr-defined]  # its documentation sa
 
 from lit_prune.cli.configs import find_config
 from lit_prune.cli.parse_errors import explain
-from lit_prune.errors import expected, shorten
+from lit_prune.errors import check_integer, expected, shorten
 from lit_prune.files.yaml import check_yaml
 
 __all__ = [
@@ -53,7 +53,7 @@ class _ParseError(Exception):
 class _HelpFormatter(DefaultHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
         text = super()._get_help_string(action)
-        if action.default is None or action.nargs == 0 or "(default: " in (action.help or ""):
+        if action.default in (None, []) or action.nargs == 0 or "(default: " in (action.help or ""):
             return text.replace(" (default: %(default)s)", "").replace(", default: %(default)s", "")
         return text
 
@@ -154,8 +154,8 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
         given: Namespace = parser.parse_args(argv[1:], defaults=False)
     if "data" in options:
         options.data = given.get("data") or Namespace()  # type: ignore[no-untyped-call]
-    if options.get("limit") is not None and options.limit < 1:
-        raise expected("`--limit` to be a positive integer", options.limit, "leave it out to score all images")
+    if options.get("limit") is not None:
+        check_integer("--limit", options.limit, 1, hint="leave it out to score all images")
     if options.model is not None and os.getcwd() not in sys.path:  # as for the classes given to `fit`
         sys.path.insert(0, os.getcwd())
     return options

@@ -1,7 +1,6 @@
 """The options of `lit-prune study`."""
 
 import argparse
-import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import yaml
 from jsonargparse import Namespace
 
 from lit_prune.cli.parser import CommandParser, check_path, one_sentence_errors
-from lit_prune.errors import InputError, expected, shorten
+from lit_prune.errors import InputError, check_integer, closest_hint, expected, shorten
 from lit_prune.files.yaml import load_yaml_text
 from lit_prune.study.plan.loading import shipped_plans
 
@@ -75,12 +74,11 @@ def parse(argv: Sequence[str]) -> Namespace:
         found = "neither" if given.plan is None else "both"
         raise expected("a plan's file or `--preset`", found, f"presets are {presets}")
     if given.preset is not None and given.preset not in shipped_plans():
-        near = difflib.get_close_matches(given.preset, shipped_plans(), n=1)
-        hint = f"did you mean `{near[0]}`" if near else "to run your own plan, give its path without `--preset`"
+        hint = closest_hint(given.preset, shipped_plans(), "to run your own plan, give its path without `--preset`")
         raise expected(f"`--preset` to be one of {presets}", f"`{shorten(given.preset)}`", hint)
     for name, largest in _LARGEST.items():
-        if given[name] is not None and not 1 <= given[name] <= largest:
-            raise expected(f"`--{name}` to be an integer in [1, {largest}]", given[name], "check the value")
+        if given[name] is not None:
+            check_integer(f"--{name}", given[name], 1, largest, hint="check the value")
     given.plan = given.preset or given.plan
     given.out = None if given.out is None else Path(given.out)
     given.settings = [_setting(*text.split("=", 1)) for text in sorted(given.settings, key=_depth)]
