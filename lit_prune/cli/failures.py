@@ -59,7 +59,7 @@ def describe_failure(error: BaseException) -> Failure | None:
         lower = message.lower()
         if isinstance(error, MemoryError) or any(part in lower for part in _NO_MEMORY):
             detail = message.split(". ")[0].rstrip(".")
-            remedy = f"Use smaller batches or stop other programs, then {_AGAIN}."
+            remedy = f"Use a smaller `--data.batch_size` or stop other programs, then {_AGAIN}."
             return Failure(f"Out of memory{detail and f' ({detail})'}. {remedy}", 1)
         if any(part in lower for part in _LOST_PROCESS):
             return Failure(f"Another process of this run stopped. Fix what it reported, then {_AGAIN}.", 1)

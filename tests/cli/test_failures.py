@@ -29,7 +29,7 @@ def of_system(number: int, path: str | None = None) -> OSError:
         (of_system(errno.EIO, "a"), 1, ["Input/output error: `a`. Check the path and the disk"]),
         (OSError("odd"), 1, ["odd. Check the path"]),
         (of_system(errno.ENAMETOOLONG, "x" * 300), 2, ["xxx", "shorter name"]),
-        (MemoryError(), 1, ["Out of memory. Use smaller batches"]),
+        (MemoryError(), 1, ["Out of memory. Use a smaller `--data.batch_size`"]),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), 1, ["Out of memory (DefaultCPUAlloc"]),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to"), 1, ["Out of memory (CUDA out of memory). Use"]),
         (RuntimeError("Connection closed by peer [127.0.0.1]"), 1, ["Another process of this run stopped"]),
