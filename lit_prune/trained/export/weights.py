@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import safetensors.torch as safetensors
 import torch
 from torch import Tensor
 
 from lit_prune.errors import UnfinishedError
 from lit_prune.files.checkpoint import read_state_dict, save
 from lit_prune.files.compressed import read_compressed, write_compressed
-from lit_prune.trained.extras import import_extra
 
-__all__ = ["read_safetensors", "same_bits", "write_safetensors", "write_weights"]
+__all__ = ["same_bits", "write_weights"]
 
 
 def write_weights(
@@ -30,7 +30,7 @@ def write_weights(
         The weights as read from the file.
 
     Raises:
-        InputError: If a package is not installed, or a tensor cannot be stored.
+        InputError: If a tensor cannot be stored.
         UnfinishedError: If the weights in the file differ in any bit.
         OSError: If the file cannot be written.
     """
@@ -38,8 +38,10 @@ def write_weights(
         write_compressed(state, path, metadata)
         stored = read_compressed(path, sum(tensor.nbytes for tensor in state.values()))[0]
     elif kind == "safetensors":
-        write_safetensors(state, path, metadata)
-        stored = read_safetensors(path)[0]
+        # the format requires tensors that share no memory
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+        path.write_bytes(safetensors.save(tensors, {"format": "pt"} | dict(metadata)))
+        stored = safetensors.load_file(path)
     else:
         save({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
         stored = read_state_dict(path)
@@ -49,19 +51,6 @@ def write_weights(
             "machine's memory and disk."
         )
     return stored
-
-
-def write_safetensors(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors by name as safetensors; those that share memory separately, as the format requires."""
-    safetensors = import_extra("safetensors.torch", "export")
-    tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
-    Path(path).write_bytes(safetensors.save(tensors, {"format": "pt"} | dict(metadata or {})))
-
-
-def read_safetensors(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read weights and metadata from a safetensors file."""
-    with import_extra("safetensors", "export").safe_open(str(path), "pt") as file:
-        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
