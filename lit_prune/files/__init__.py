@@ -1,1 +1,1 @@
-"""Reading and writing, safely."""
+"""Reading and writing files safely."""

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Writing files completely or not at all."""
 
 import os
 import tempfile
@@ -15,13 +15,13 @@ __all__ = ["append", "replacing", "sync", "write_text"]
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Write a file beside its place, and move it there when it is whole.
+    """Write to a temporary file, and rename it once it is complete.
 
     Args:
-        path: Where it shall be; what is there stays until the end, and for good if the block fails.
+        path: Path of the complete file. If the block fails, a file that was there before stays.
 
     Yields:
-        Where to write.
+        Path of the temporary file, in the same folder.
 
     Raises:
         OSError: If it cannot be written.
@@ -33,28 +33,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         sync(part)
-        part.chmod(0o666 & ~_umask())
+        # `mkstemp` creates files that only their owner can read; the usual mode cannot be read without setting it
+        mask = os.umask(0)
+        os.umask(mask)
+        part.chmod(0o666 & ~mask)
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file, whole or not at all."""
+    """Write a text file completely or not at all."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def append(path: str | Path, content: "Buffer") -> None:
-    """Add to the end of a file, all of it or nothing.
+    """Append all of the content to a file, or nothing.
 
     Args:
-        path: A file that is there. It is not made anew: somebody who appends to it has seen it before.
-        content: What to add.
+        path: Path of an existing file. A file that is gone is not created again, since what it held would be missing.
+        content: Bytes to append.
 
     Raises:
-        FileNotFoundError: If it is gone.
-        OSError: If it cannot be written; it is as long as before then.
+        FileNotFoundError: If the file is gone.
+        OSError: If it cannot be written; it is then as long as before.
     """
     with Path(path).open("rb+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -68,13 +71,6 @@ def append(path: str | Path, content: "Buffer") -> None:
 
 
 def sync(path: str | Path) -> None:
-    """Wait until what has been written to a file would survive the loss of power."""
+    """Wait until the content of a file would survive a power failure."""
     with Path(path).open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    # `mkstemp` makes files that nobody else can read; there is no way to ask for the mask without setting it
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

@@ -1,4 +1,4 @@
-"""Nested settings: by dotted names, and laid over one another."""
+"""Nested settings: flattening them to dotted names, and merging them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
 
 
 def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Name what is nested by dots: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
+    """Flatten nested settings to dotted names: `{"a": {"b": 1}}` becomes `{"a.b": 1}`."""
     leaves: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
@@ -19,29 +19,29 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def merge(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Lay settings over others.
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Merge changes into settings, by the rules of a Lightning CLI.
 
     Args:
-        below: Nested settings.
-        above: What changes. Mappings are merged, except that another `class_path` replaces all of a class's arguments.
-            As in a Lightning CLI, a key that ends in `+` adds to the list that stands there, a class may be given by
-            its name alone, and its arguments without `init_args` around them.
+        base: Nested settings.
+        changes: Nested settings that override those of `base`. Mappings are merged, but another `class_path` drops the
+            arguments of the class before. A key that ends in `+` appends to a list. A class may be given as its name
+            alone, and its arguments without `init_args`.
 
     Returns:
         New settings; neither argument is changed.
     """
     result: dict[str, Any] = {}
-    # what is below may add too, to nothing: left as it is, its addition would stand beside that of another
-    for key, value in [*below.items(), *above.items()]:
+    # keys that end in "+" are resolved in `base` too; otherwise two of them could remain for one list
+    for key, value in [*base.items(), *changes.items()]:
         if str(key).endswith("+"):
-            result[key[:-1]] = [*_listed(result.get(key[:-1])), *_listed(value)]
+            result[key[:-1]] = [*_as_list(result.get(key[:-1])), *_as_list(value)]
         else:
-            result[key] = _laid_over(result.get(key), value) if isinstance(value, Mapping) else value
+            result[key] = _merge_mapping(result.get(key), value) if isinstance(value, Mapping) else value
     return result
 
 
-def _laid_over(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
+def _merge_mapping(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(old, str) and "class_path" not in new:
         old = {"class_path": old}
     if not isinstance(old, Mapping) or ("class_path" in new and new["class_path"] != old.get("class_path")):
@@ -51,6 +51,6 @@ def _laid_over(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
     return merge(old, new)
 
 
-def _listed(value: Any) -> list[Any]:
-    """A list; a Lightning CLI takes one callback without a list around it."""
+def _as_list(value: Any) -> list[Any]:
+    """Return a list; a Lightning CLI also accepts one item without a list around it."""
     return [] if value is None else value if isinstance(value, list) else [value]

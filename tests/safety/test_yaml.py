@@ -1,4 +1,4 @@
-"""YAML of strangers makes plain values, of a bearable number, or is refused in one sentence."""
+"""Untrusted YAML is loaded as plain values within limits, or refused in one sentence."""
 
 import resource
 import time
@@ -11,20 +11,14 @@ from lit_prune.errors import InputError
 from lit_prune.files.yaml import check_yaml, load_yaml, load_yaml_text
 from tests.training.conftest import TINY
 
-CYCLE = "values in {source} that end somewhere, but got `*a` inside itself. HINT: take the alias away."
-DEEP = "values in {source} nested at most 100 deep, but got more. HINT: write down less, with fewer aliases."
-MANY = (
-    "at most 100000 values in {source}, but got more, with its aliases followed. "
-    "HINT: write down less, with fewer aliases."
-)
-TAG = (
-    "plain values in {source}, but got the tag `!!python/TAG`, which is unsafe: it asks for an object of Python. "
-    "HINT: take the tag away if you know who wrote it, or the file if you do not."
-)
+CYCLE = "finite values in {source}, but got `*a` inside itself. HINT: "
+DEEP = "values in {source} nested at most 100 levels deep, but got more. HINT: "
+MANY = "at most 100,000 values in {source}, with aliases followed, but got more. HINT: "
+TAG = "plain values in {source}, but got the tag `!!python/TAG`, which is unsafe. HINT: "
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)
 )
-# what it is -> the YAML, and the sentence after "Expected"
+# by kind: the YAML, and what the refusal says
 DANGERS = {
     "billion laughs": (LAUGHS, MANY),
     "billion laughs in keys": (LAUGHS.replace("a: &a [x", "a: &a ['x'"), MANY),
@@ -53,8 +47,8 @@ DANGERS = {
 }  # fmt: skip
 
 
-def sentence(name: str, source: str) -> str:
-    return f"Expected {DANGERS[name][1].replace('{source}', source)}"
+def phrase(name: str, source: str) -> str:
+    return DANGERS[name][1].replace("{source}", source)
 
 
 @pytest.mark.parametrize("name", DANGERS)
@@ -65,14 +59,14 @@ def test_dangers_are_refused_before_they_are_built(tmp_path, name, read):
     began, memory = time.monotonic(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(InputError) as error:
         read(path)
-    assert str(error.value) == sentence(name, f"`{path}`")
+    assert phrase(name, f"`{path}`") in str(error.value)
     assert time.monotonic() - began < 5
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 200_000  # KiB
 
 
 @pytest.mark.parametrize("name", DANGERS)
 @pytest.mark.parametrize(
-    "words",
+    "argv",
     [
         ["fit", *TINY, "--config=evil.yaml"],
         ["fit", *TINY, "-c", "evil.yaml"],
@@ -93,14 +87,14 @@ def test_dangers_are_refused_by_every_command(run, tmp_path, name, argv):
     answer = run(*argv)
     assert answer.status == 2
     path = {"report": "study/plan.yaml", "study": tmp_path / "evil.yaml"}.get(argv[0], "evil.yaml")
-    assert answer.complaint == sentence(name, f"`{path}`")
+    assert phrase(name, f"`{path}`") in answer.complaint
     assert set(tmp_path.rglob("*")) == before
 
 
-def test_a_configuration_named_in_the_environment_is_checked_too(run, tmp_path, monkeypatch):
+def test_a_configuration_named_in_the_environment_is_checked(run, tmp_path, monkeypatch):
     (tmp_path / "evil.yaml").write_text(LAUGHS)
     monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", "evil.yaml")
-    assert run("fit", *TINY).complaint == sentence("billion laughs", "`evil.yaml`")
+    assert phrase("billion laughs", "`evil.yaml`") in run("fit", *TINY).complaint
 
 
 def test_a_huge_file_is_not_read(tmp_path):
@@ -108,15 +102,12 @@ def test_a_huge_file_is_not_read(tmp_path):
     with path.open("wb") as file:
         file.truncate(2**40)
     for read in (check_yaml, load_yaml):
-        with pytest.raises(InputError) as error:
+        with pytest.raises(InputError, match=r"YAML of at most 10 MB in `.*huge\.yaml`, but got more"):
             read(path)
-        assert str(error.value) == (
-            f"Expected YAML of at most 10 MB in `{path}`, but got more. HINT: check whether it is the right file."
-        )
 
 
 def test_brackets_without_end_are_one_sentence(run, tmp_path):
-    """Parsers differ in how they give up; none may take the interpreter with it."""
+    """Parsers fail in different ways; none may crash the interpreter."""
     (tmp_path / "evil.yaml").write_text("[" * 1_000_000)
     for argv in (["fit", *TINY, "--config=evil.yaml"], ["study", "evil.yaml", "--dry_run"]):
         answer = run(*argv)
@@ -134,32 +125,32 @@ def test_brackets_without_end_are_one_sentence(run, tmp_path):
         "",
     ],
 )
-def test_what_is_no_danger_is_read_as_ever(tmp_path, text):
+def test_harmless_yaml_is_loaded_as_by_yaml(tmp_path, text):
     path = tmp_path / "fine.yaml"
     path.write_text(text)
     check_yaml(path)
     assert load_yaml(path) == yaml.safe_load(text)
 
 
-def test_what_is_large_and_no_danger_is_let_through(tmp_path):
+def test_a_large_harmless_file_is_accepted(tmp_path):
     path = tmp_path / "fine.yaml"
     path.write_text("- 1\n" * 99_998)
     check_yaml(path)
 
 
 @pytest.mark.parametrize("text", ["a: [1", "a: *b", "a: !unknown 1", "\tx: 1"])
-def test_what_is_no_yaml_is_left_to_those_who_ask(tmp_path, text):
+def test_files_that_are_not_yaml_are_left_to_the_caller(tmp_path, text):
     path = tmp_path / "broken.yaml"
     path.write_text(text)
     check_yaml(path)
     with pytest.raises(yaml.YAMLError):
         load_yaml(path)
     with pytest.raises(yaml.YAMLError):
-        load_yaml_text(text, "a word")
+        load_yaml_text(text, "an option")
 
 
 def test_the_dangers_are_real(tmp_path: Path):
-    """The loader that runs what it is told makes the canary of the calls."""
+    """Loaded unsafely, the calls make their canary."""
     canary = tmp_path / "canary"
     for name in ("a call", "a call with new", "a tag by another name"):
         yaml.unsafe_load(DANGERS[name][0].replace("canary", str(canary)))
