@@ -1,4 +1,4 @@
-"""Studies to run, in seconds."""
+"""Plans of studies that run in seconds."""
 
 import subprocess
 import sys
@@ -11,11 +11,11 @@ import yaml
 
 from lit_prune.models.channels import FULL_CHANNELS
 
-# trains for a fraction of a second an epoch
+# an epoch takes a fraction of a second
 TINY: dict[str, Any] = {
     "model": {
         "optimizer": {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.001, "fused": True}},
-        # every layer has its usual share of the weights
+        # each layer keeps its usual share of the weights
         "channels": {name: width // 8 for name, width in FULL_CHANNELS.items()},
     },
     "data": {"source": "synthetic", "limit_train": 64, "val_size": 20, "batch_size": 16, "eval_batch_size": 100},
@@ -29,7 +29,7 @@ TINY: dict[str, Any] = {
 
 
 def callbacks(*items: tuple[str, dict[str, Any]]) -> dict[str, Any]:
-    """Overrides that add callbacks, given by class and arguments."""
+    """Make overrides that add callbacks, from class names and arguments."""
     return {"trainer": {"callbacks+": [{"class_path": name, "init_args": arguments} for name, arguments in items]}}
 
 
@@ -39,7 +39,7 @@ FREED = callbacks(("GlobalL1Pruning", {"amount": 0.3}), ("PruningRemoval", {"epo
 
 @pytest.fixture
 def write_plan(tmp_path: Path) -> Callable[..., Path]:
-    """Write a plan of tiny runs."""
+    """A function that writes a plan of tiny runs."""
 
     def write(*experiments: dict[str, Any], **keys: Any) -> Path:
         path = tmp_path / "tiny.yaml"
@@ -51,7 +51,7 @@ def write_plan(tmp_path: Path) -> Callable[..., Path]:
 
 
 def start(*argv: str, cwd: Path) -> "subprocess.Popen[str]":
-    """Start `lit-prune` in a process of its own."""
+    """Start `lit-prune` in a new process."""
     return subprocess.Popen(
         [sys.executable, "-m", "lit_prune", *argv],
         cwd=cwd,

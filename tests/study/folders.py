@@ -1,4 +1,4 @@
-"""Folders as a study leaves them, with made-up numbers, in any state."""
+"""Write folders of studies with made-up numbers, in any state."""
 
 import json
 import math
@@ -71,7 +71,7 @@ SMALL: dict[str, Any] = {
 
 
 def full_content(epochs: int = 8) -> dict[str, Any]:
-    """The whole study that ships, 31 experiments with three seeds, over fewer epochs."""
+    """Return the plan of the study `full`, 31 experiments with three seeds, for fewer epochs."""
     content = load_plan("full").as_dict()
     content["settings"]["trainer"]["max_epochs"] = epochs
     return content
@@ -95,14 +95,13 @@ def make_study(
     """Write a study's folder.
 
     Args:
-        folder: Where; it is made if need be.
-        content: The plan. `trainer.max_epochs` of its settings says how many epochs, 4 without it.
-        seed: Of the numbers.
-        diverged: (experiment, seed) of runs whose losses are nan from their second epoch on (those of a run without
-            training, in its only one).
-        unfinished: Runs that were cut off half-way.
-        failed: Runs that were cut off by an error.
-        missing: Runs that were not started.
+        folder: Folder of the study, made if it does not exist.
+        content: Plan of the study. `trainer.max_epochs` in its settings is the number of epochs, by default 4.
+        seed: Random seed of the made-up numbers.
+        diverged: (experiment, seed) of runs with NaN losses after their first epoch, or in their only one.
+        unfinished: (experiment, seed) of runs that stopped half-way.
+        failed: (experiment, seed) of runs that stopped half-way with an error.
+        missing: (experiment, seed) of runs that never started.
         without: Columns to leave out of every `metrics.csv`.
 
     Returns:
@@ -136,7 +135,7 @@ def make_study(
 def _epochs(
     plan: Plan, experiment: Experiment, count: int, draws: random.Random, diverged: bool
 ) -> list[dict[str, float]]:
-    """One mapping an epoch, training and validation together."""
+    """Make up the metrics of each epoch, training and validation together."""
     added = experiment.overrides.get("trainer", {}).get("callbacks+", [])
     amounts = [c["init_args"]["amount"] for c in added if "amount" in c.get("init_args", {})]
     amount = amounts[0] + draws.uniform(-1e-7, 1e-7) if amounts else 0.0
@@ -177,7 +176,7 @@ def _epochs(
 
 
 def _csv(rows: list[dict[str, float]], without: Collection[str]) -> str:
-    """Two rows an epoch, as Lightning writes them: validation first."""
+    """Write two rows for each epoch, validation first, as Lightning does."""
     header = ["epoch", "step", *sorted({name for row in rows for name in row} - {"epoch", *without})]
     lines = [",".join(header)]
     for row in rows:

@@ -23,7 +23,7 @@ def test_three_values_by_hand():
 
 
 @pytest.mark.parametrize(("freedom", "quantile"), QUANTILES.items())
-def test_the_quantiles_are_those_of_the_tables(freedom, quantile):
+def test_quantiles_agree_with_printed_tables(freedom, quantile):
     n = freedom + 1
     draws = np.random.default_rng()
     values = draws.normal(5, 2, n).tolist()
@@ -51,11 +51,11 @@ def test_no_value_has_no_mean():
 
 @pytest.mark.parametrize("value", [0.1, 0.0, -3.7])
 def test_identical_values_give_an_interval_of_no_width(value):
-    # the sum of three 0.1 is not 0.3, and the mean must still be 0.1
+    # in floating point, the sum of three 0.1 is not 0.3, but the mean must be 0.1
     assert estimate([value] * 3) == Estimate(value, value, value, 3)
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+def test_the_interval_covers_the_mean_in_95_of_100_cases():
     draws = np.random.default_rng(1)
     found = [estimate(row) for row in draws.normal(size=(4000, 3)).tolist()]
     covered = sum(e is not None and e.low is not None and e.high is not None and e.low <= 0 <= e.high for e in found)

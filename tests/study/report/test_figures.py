@@ -56,7 +56,7 @@ def pictures(full) -> dict[str, Drawing]:
     return built(full)
 
 
-def test_the_whole_study_has_every_figure_as_a_file(full, tmp_path):
+def test_the_full_study_draws_every_figure(full, tmp_path):
     figures = draw(full, tmp_path / "new" / "figures")
     assert [figure.path.stem for figure in figures] == [
         *(f"curves-{group}" for group in ("task1", "task2", "task4", "task5", "control")),
@@ -84,7 +84,7 @@ def test_every_panel_names_its_axes_with_units(pictures):
     for drawing in pictures.values():
         for place, axes in enumerate(drawing.canvas.axes):
             ylabel = axes.get_ylabel()
-            named = [label.get_text() for label in axes.get_yticklabels()]  # of layers, or of experiments
+            named = [label.get_text() for label in axes.get_yticklabels()]  # layers or experiments
             first_of_row = place == 0 or drawing.name.startswith("curves")
             assert not first_of_row or ylabel.endswith(units) or (named and not ylabel)
         xlabels = {axes.get_xlabel() for axes in drawing.canvas.axes} - {""}
@@ -93,7 +93,7 @@ def test_every_panel_names_its_axes_with_units(pictures):
 
 
 def shown_texts(canvas) -> list[Text]:
-    """What stands in a figure; ticks outside of a panel's limits exist, and are not drawn."""
+    """Return the texts that are drawn; ticks outside the limits of a panel exist, but are not drawn."""
     texts, ticks = [], set()
     for axes in canvas.axes:
         for axis in (axes.xaxis, axes.yaxis):
@@ -105,7 +105,7 @@ def shown_texts(canvas) -> list[Text]:
 
 
 @pytest.mark.parametrize("content", [full_content(5), full_content(120) | {"seeds": [0]}, load_plan("quick").as_dict()])
-def test_nothing_is_cut_off_and_no_texts_overlap(tmp_path, content):
+def test_no_text_is_cut_off_overlaps_or_is_small(tmp_path, content):
     found = built(study(tmp_path, content))
     assert len(found) == 10
     for drawing in found.values():
@@ -113,7 +113,7 @@ def test_nothing_is_cut_off_and_no_texts_overlap(tmp_path, content):
         canvas: Any = drawing.canvas.canvas
         renderer, whole = canvas.get_renderer(), drawing.canvas.bbox
         texts = shown_texts(drawing.canvas)
-        # without the line that leads to a name
+        # of the text alone, without its leader line
         boxes = [Text.get_window_extent(text, renderer) for text in texts]
         assert len(boxes) > 8
         assert min(float(text.get_fontsize()) for text in texts) >= 8
@@ -128,7 +128,7 @@ def test_nothing_is_cut_off_and_no_texts_overlap(tmp_path, content):
             assert not overlapping, (drawing.name, text)
 
 
-def test_curves_are_the_data_and_their_mean(tmp_path):
+def test_curve_figures_show_each_seed_and_the_mean(tmp_path):
     results = study(tmp_path)
     drawing = built(results)["curves-task1"]
     loss, accuracy = drawing.canvas.axes[:2]
@@ -141,11 +141,11 @@ def test_curves_are_the_data_and_their_mean(tmp_path):
             ((x, y),) = lines(axes, f"{label}, mean")
             assert x == [1, 2, 3, 4]
             assert y == pytest.approx([scale * sum(v) / 3 for v in zip(*runs, strict=True)])
-    # axes are the same for the other experiment, which has other losses
+    # the other experiment has other losses, and the same axes
     assert [a.get_ylim() for a in drawing.canvas.axes[2:]] == [loss.get_ylim(), accuracy.get_ylim()]
 
 
-def test_one_seed_is_one_line(tmp_path):
+def test_one_seed_is_drawn_as_one_line(tmp_path):
     axes = built(study(tmp_path, SMALL | {"seeds": [7]}))["curves-task1"].canvas.axes[0]
     assert [line.get_label() for line in axes.get_lines()] == ["training, mean", "validation, mean"]
 
@@ -158,13 +158,13 @@ def test_a_diverged_experiment_has_no_mean_anywhere(tmp_path):
     assert lines(task1[0], "validation, mean")
     assert not lines(task1[2], "validation, mean")
     assert len(lines(task1[2], "validation, 0")[0][1]) == 4
-    assert len(lines(task1[2], "validation, 1")[0][1]) == 1  # until it diverged
-    assert "scores-task3" not in found  # which has this experiment alone
+    assert len(lines(task1[2], "validation, 1")[0][1]) == 1  # the epochs before it diverged
+    assert "scores-task3" not in found  # its only experiment diverged
     assert "accuracy-against-sparsity" not in found
     assert [line.get_label() for line in found["sparsity"].canvas.axes[0].get_lines()] == ["task5/finetuned-10"]
 
 
-def test_other_scored_experiments_stand_beside_a_diverged_one(tmp_path):
+def test_score_figures_show_other_experiments_next_to_a_diverged_one(tmp_path):
     content = with_experiments(
         {
             "name": "task3/prune-60",
@@ -194,7 +194,7 @@ def test_incomplete_runs_are_left_out_and_counted(tmp_path):
     assert lines(axes[2], "validation, mean")[0][1] == list(results.of("task1/softmax")[0].curves["val_loss"])
 
 
-def test_sparsity_is_drawn_of_what_prunes_and_of_nothing_else(full, pictures):
+def test_sparsity_is_drawn_only_for_experiments_that_prune(full, pictures):
     drawing = pictures["sparsity"]
     shown = {line.get_label() for axes in drawing.canvas.axes for line in axes.get_lines()}
     expected = {e.name for e in full.plan.experiments if e.train and "Pruning" in str(e.overrides)}
@@ -207,7 +207,7 @@ def test_sparsity_is_drawn_of_what_prunes_and_of_nothing_else(full, pictures):
     assert lines(axes, "task5/initial-20") == [([1, 2, 3, 4, 5], [100 * value for value in curve.values])]
 
 
-def test_the_price_of_sparsity_is_paired_by_seed(full, pictures):
+def test_accuracy_differences_are_paired_by_seed(full, pictures):
     series = {one.slug: one for one in tradeoff(full)}
     assert {slug: [point.experiment for point in one.points] for slug, one in series.items()} == {
         "l1-not-trained": [f"task3/prune-{n}" for n in (10, 20, 30)],
@@ -231,7 +231,7 @@ def test_the_price_of_sparsity_is_paired_by_seed(full, pictures):
     assert list(drawn.get_ydata()) == pytest.approx(
         [100 * point.difference.mean for point in series["l1"].points if point.difference]
     )
-    # moved aside from others at the same sparsity, by less than the markers that they would hide
+    # markers at the same sparsity are moved apart a little
     assert list(drawn.get_xdata()) == pytest.approx([10, 20, 30, 50, 80, 90, 95, 98], abs=2)
     bars = container.lines[2][0].get_segments()
     low, high = bars[0][:, 1]
@@ -240,7 +240,7 @@ def test_the_price_of_sparsity_is_paired_by_seed(full, pictures):
     assert (low, high) == pytest.approx((100 * (first.low or 0), 100 * (first.high or 0)))
 
 
-def test_published_curves_are_those_of_the_paper_less_their_dense_network(pictures):
+def test_published_curves_are_the_papers_minus_dense_accuracy(pictures):
     table = {("ResNet-20", "one-shot, fine-tuned"): [0, -0.26, -1.49, -4.74]}
     found = {(curve.network, curve.method): curve for curve in PUBLISHED}
     assert len(found) == 4
@@ -253,23 +253,23 @@ def test_published_curves_are_those_of_the_paper_less_their_dense_network(pictur
         assert len(curve.sparsity) == len(curve.accuracy) == len(curve.deviation)
 
 
-def test_published_curves_are_context_for_their_own_data_alone(tmp_path, pictures):
+def test_published_curves_are_drawn_only_for_cifar10(tmp_path, pictures):
     drawn = built(study(tmp_path, with_experiments()))["accuracy-against-sparsity"]
     assert "Renda" not in drawn.caption
     assert not [line for line in drawn.canvas.axes[0].get_lines() if np.size(line.get_xdata()) == 4]
     assert "Renda" in pictures["accuracy-against-sparsity"].caption
 
 
-def test_the_dense_model_to_compare_with_is_found_in_other_studies(tmp_path):
+def test_the_dense_experiment_is_found_in_custom_studies(tmp_path):
     results = study(tmp_path, with_experiments({"name": "mine", "parent": "task1/softmax"}))
     plan = results.plan
-    assert compared(results, plan["task4/finetuned-10"]) == "task1/logits"  # the parent: there is no dense child
-    assert compared(results, plan["task1/softmax"]) == "task1/logits"  # from the same weights, with the settings
-    assert compared(results, plan["task1/logits"]) is None  # nothing else is alike
+    assert compared(results, plan["task4/finetuned-10"]) == "task1/logits"  # the parent, as it has no dense child
+    assert compared(results, plan["task1/softmax"]) == "task1/logits"  # same weights, the study's own settings
+    assert compared(results, plan["task1/logits"]) is None  # no other experiment starts the same way
     assert compared(results, plan["mine"]) == "task1/softmax"
 
 
-def test_other_callbacks_get_a_series_of_their_own(tmp_path):
+def test_custom_callbacks_get_their_own_series(tmp_path):
     mine = {"class_path": "my.code.MyPruning", "init_args": {"amount": 0.4}}
     content = with_experiments(
         {"name": "x/mine", "parent": "task1/logits", "overrides": {"trainer": {"callbacks+": [mine]}}}
@@ -277,11 +277,11 @@ def test_other_callbacks_get_a_series_of_their_own(tmp_path):
     series = {one.label: one for one in tradeoff(study(tmp_path, content))}
     assert [point.experiment for point in series["MyPruning, fine-tuned"].points] == ["x/mine"]
     assert [point.experiment for point in series["L1 pruning, fine-tuned"].points] == ["task4/finetuned-10"]
-    # no series of what takes its mask off
+    # experiments that remove their masks are in no series
     assert "task5/finetuned-10" not in {p.experiment for one in series.values() for p in one.points}
 
 
-def test_layers_are_those_of_the_last_epoch(full, pictures):
+def test_layer_figure_shows_the_last_epoch(full, pictures):
     (axes,) = pictures["layers"].canvas.axes
     runs = full.of("control/l1-50")
     names = [label.get_text() for label in axes.get_yticklabels()]
@@ -294,7 +294,7 @@ def test_layers_are_those_of_the_last_epoch(full, pictures):
         assert x == pytest.approx(100 * sum(run.layers[name][-1] for run in runs) / 3)
 
 
-def test_the_plateau_stands_beside_the_weights_without_a_gradient(full, pictures):
+def test_plateau_figure_shows_the_weights_without_a_gradient(full, pictures):
     panels = pictures["plateau"].canvas.axes
     names = [e.name for e in full.plan.experiments if e.name.startswith("task5/")]
     assert len(panels) == len(names) == 6
@@ -311,20 +311,20 @@ def test_the_plateau_stands_beside_the_weights_without_a_gradient(full, pictures
         assert f"{100 * end.mean:.3f}%" in title
         low, high = axes.get_ylim()
         assert low < 100 * level.mean < high
-        assert high - low < 2  # percentage points: the pruned 10 to 30% are not in sight
+        assert high - low < 2  # percentage points: the range excludes the pruned 10 to 30%
 
 
 @pytest.mark.parametrize("status", ["missing", "unfinished", "failed", "diverged"])
-def test_a_study_without_a_complete_run_is_no_error(tmp_path, status):
+def test_a_study_without_complete_runs_can_be_drawn(tmp_path, status):
     everything = {(e["name"], seed) for e in SMALL["experiments"] for seed in SMALL["seeds"]}
     results = study(tmp_path, **{status: everything})
     names = [figure.path.stem for figure in draw(results, tmp_path / "figures")]
-    # what diverged is drawn as far as it came, seed by seed
+    # diverged runs are drawn seed by seed, up to where they diverged
     assert names == (["curves-task1", "curves-task4", "curves-task5"] if status == "diverged" else [])
     assert (tmp_path / "figures").exists() == bool(names)
 
 
-def test_metrics_that_are_not_logged_are_not_drawn(tmp_path):
+def test_absent_metrics_are_not_drawn(tmp_path):
     content = SMALL | {"metrics": {"train_loss": "train/loss", "val_loss": "val/loss"}}
     without = ("gradient/untouched", "gradient/untouched_pruned", "sparsity/ever_pruned", "sparsity/global")
     results = study(tmp_path, content, without=without)
@@ -333,19 +333,19 @@ def test_metrics_that_are_not_logged_are_not_drawn(tmp_path):
     assert {axes.get_ylabel() for axes in found["curves-task1"].canvas.axes} == {"loss (nats per image)"}
 
 
-def test_a_name_is_text_and_no_formula(tmp_path):
+def test_names_are_not_read_as_formulas(tmp_path):
     results = study(tmp_path, SMALL | {"groups": {"task1": r"100% of $\frac{1}$ 中文 <b>"}})
     figures = draw(results, tmp_path / "figures")
     assert figures[0].title.startswith(r"100% of $\frac{1}$")
 
 
-def test_a_large_group_goes_into_several_figures(tmp_path):
+def test_a_large_group_is_split_into_several_figures(tmp_path):
     content = SMALL | {"seeds": [0], "claims": [], "experiments": [{"name": f"many/e{n}"} for n in range(25)]}
     found = built(study(tmp_path, content))
     assert [len(found[name].canvas.axes) for name in ("curves-many-1", "curves-many-2")] == [40, 10]
 
 
-def test_somebodys_matplotlibrc_changes_nothing(tmp_path):
+def test_matplotlibrc_changes_nothing(tmp_path):
     results = study(tmp_path / "study")
     plain = [figure.path.read_bytes() for figure in draw(results, tmp_path / "plain")]
     with mpl.rc_context({"figure.facecolor": "black", "font.size": 30, "savefig.bbox": "tight"}):
@@ -355,7 +355,7 @@ def test_somebodys_matplotlibrc_changes_nothing(tmp_path):
     assert len(plain) > 5
 
 
-def test_labels_are_moved_apart_and_no_further():
+def test_labels_are_moved_apart_only_as_far_as_needed():
     rng = np.random.default_rng()
     for _ in range(200):
         wanted = sorted(rng.uniform(0, 10, size=rng.integers(1, 8)))
@@ -367,7 +367,7 @@ def test_labels_are_moved_apart_and_no_further():
     assert spread([0.0, 9.9], 1.0, 0.0, 10.0) == [0.5, 9.5]
 
 
-def test_a_mean_covers_the_epochs_that_all_seeds_have(tmp_path):
+def test_a_mean_curve_covers_the_epochs_that_all_seeds_have(tmp_path):
     results = study(tmp_path)
     short = tmp_path / "task1/logits/seed=1"
     rows = (short / "metrics.csv").read_text().splitlines()

@@ -1,4 +1,4 @@
-"""The study that is recorded in this repository: its documents say what `lit-prune report` makes of its files."""
+"""The recorded study: `lit-prune report` reproduces the documents from its files."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ DOCUMENT = ROOT / "docs" / "results.md"
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the recorded files, reported anew."""
+    """A copy of the recorded files with a new report."""
     folder = tmp_path_factory.mktemp("recorded")
     shutil.copytree(RECORDED, folder / "reduced")
     write_report(folder / "reduced", folder / "docs" / "results.md")
@@ -38,20 +38,20 @@ def test_every_run_of_the_plan_is_recorded(results):
     assert {run.environment["device"] for run in results.runs} == {"cpu"}
 
 
-def test_the_document_is_what_the_report_says(again):
+def test_the_report_reproduces_the_document(again):
     assert (again / "docs/results.md").read_text(encoding="utf-8") == DOCUMENT.read_text(encoding="utf-8")
     drawn = {path.name for path in (again / "docs/figures").iterdir()}
     assert drawn == {path.name for path in (ROOT / "docs/figures").iterdir()}
     assert len(drawn) >= 10
 
 
-def test_the_table_of_all_runs_is_what_the_report_says(again):
+def test_the_report_reproduces_results_csv(again):
     written = (again / "reduced/results.csv").read_text(encoding="utf-8")
     assert written == (RECORDED / "results.csv").read_text(encoding="utf-8")
     assert len(written.splitlines()) == 31 * 3 + 1
 
 
-def test_every_measured_number_of_the_readme_is_in_the_document():
+def test_every_number_in_the_readme_is_in_the_document():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     section = readme.split("### What came out")[1].split("\n## ")[0]
     found = numbers(section)
@@ -59,8 +59,8 @@ def test_every_measured_number_of_the_readme_is_in_the_document():
     assert found <= numbers(DOCUMENT.read_text(encoding="utf-8"))
 
 
-def test_sparsity_plateaus_at_what_is_pruned_and_never_learns(results):
-    """About 7, 14 and 21% of the weights of a Task 1 model that was pruned by 10, 20 and 30% and unfrozen."""
+def test_sparsity_stops_at_the_pruned_weights_without_a_gradient(results):
+    """Pruned by 10, 20 and 30% and unfrozen, a Task 1 model keeps about 7, 14 and 21% zeros."""
     for amount, plateau in ((10, 0.07), (20, 0.14), (30, 0.21)):
         for run in results.of(f"task5/finetuned-{amount}"):
             assert run.measures["sparsity_start"] == pytest.approx(amount / 100, abs=1e-6)
@@ -68,7 +68,7 @@ def test_sparsity_plateaus_at_what_is_pruned_and_never_learns(results):
             assert run.measures["sparsity_end"] == pytest.approx(run.measures["untouched_pruned"], abs=1e-3)
 
 
-def test_nothing_of_a_machine_is_in_the_recorded_files():
+def test_recorded_files_hold_no_paths_of_a_machine():
     texts = [path for path in RECORDED.rglob("*") if path.suffix in (".yaml", ".csv", ".json", ".md")]
     assert len(texts) > 31 * 3 * 3
     for path in texts:

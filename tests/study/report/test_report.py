@@ -1,4 +1,4 @@
-"""`lit-prune report`: what a person gets from a folder, and is told when it cannot be."""
+"""`lit-prune report`: its document, its summary and its errors."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ from lit_prune.study.report.command import main, write_report
 from tests.study.folders import SMALL, make_study, run_folder
 
 ALL = {(experiment["name"], seed) for experiment in SMALL["experiments"] for seed in SMALL["seeds"]}
-# figures take a second; the tests that look at them draw them
+# drawing figures takes a second, so only the tests of figures do
 OPTIONS = ["--no-figures"]
 
 
@@ -26,7 +26,7 @@ def text_of(folder: Path, *argv: str) -> str:
 
 
 def paragraph(text: str) -> str:
-    """The first after the title."""
+    """Return the first paragraph after the title."""
     return text.split("\n\n")[1]
 
 
@@ -40,7 +40,7 @@ def files(folder) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_report_has_what_it_should(tmp_path, capsys):
+def test_a_report_has_its_sections_and_overview(tmp_path, capsys):
     make_study(tmp_path)
     text = text_of(tmp_path)
     titles = [line for line in text.splitlines() if line.startswith("#")]
@@ -91,14 +91,14 @@ def test_a_report_changes_nothing_of_the_runs(tmp_path):
         (None, "started from the weights that their model initializes."),
     ],
 )
-def test_the_first_paragraph_says_where_weights_came_from(tmp_path, weights, said):
+def test_the_overview_names_the_initial_weights(tmp_path, weights, said):
     make_study(tmp_path, SMALL | {"initial_weights": weights})
     first = paragraph(text_of(tmp_path))
     assert f"Experiments without a parent {said}" in first
     assert "/some" not in first
 
 
-def test_what_runs_began_with_counts_not_what_was_planned(tmp_path):
+def test_the_weights_of_the_runs_count_not_those_of_the_plan(tmp_path):
     make_study(tmp_path, SMALL | {"initial_weights": "IMAGENET1K_V1"}, missing=ALL - {("task1/logits", 0)})
     path = run_folder(tmp_path, "task1/logits", 0) / "result.json"
     path.write_text(path.read_text(encoding="utf-8").replace("IMAGENET1K_V1", "random"), encoding="utf-8")
@@ -120,18 +120,18 @@ def test_what_runs_began_with_counts_not_what_was_planned(tmp_path):
         ({"val_size": "many", "source": ["x"]}, "The data are ['x']: all training images, many for validation"),
     ],
 )
-def test_the_first_paragraph_says_what_the_data_are(tmp_path, data, said):
+def test_the_overview_describes_the_data(tmp_path, data, said):
     make_study(tmp_path, SMALL | {"settings": {"data": data}})
     assert said in paragraph(text_of(tmp_path))
 
 
-def test_experiments_with_other_data_are_named(tmp_path):
+def test_the_overview_names_experiments_with_other_data_settings(tmp_path):
     own = {"name": "task1/small-batch", "overrides": {"data": {"batch_size": 8}}}
     make_study(tmp_path, SMALL | {"experiments": [*SMALL["experiments"], own]})
     assert "batches of 32 (task1/small-batch: other data settings)." in paragraph(text_of(tmp_path))
 
 
-def test_one_seed_is_said_once_and_has_no_interval(tmp_path):
+def test_one_seed_gives_no_interval_and_the_report_says_so(tmp_path):
     make_study(tmp_path, SMALL | {"seeds": [4]})
     text = text_of(tmp_path)
     assert text.count("One seed gives no interval") == 1
@@ -139,7 +139,7 @@ def test_one_seed_is_said_once_and_has_no_interval(tmp_path):
     assert "with 1 seed (4)." in paragraph(text)
 
 
-def test_an_incomplete_study_says_what_is_missing_and_why(tmp_path, capsys):
+def test_a_report_lists_incomplete_runs_with_reasons(tmp_path, capsys):
     make_study(
         tmp_path,
         diverged={("task1/softmax", 1)},
@@ -166,7 +166,7 @@ def test_an_incomplete_study_says_what_is_missing_and_why(tmp_path, capsys):
     assert "inconclusive: 2." in out
 
 
-def test_missing_columns_are_told_once_and_the_rest_is_reported(tmp_path):
+def test_missing_columns_are_listed_once(tmp_path):
     make_study(tmp_path, without={"val/acc"})
     text = text_of(tmp_path)
     assert text.count("Complete (but metrics.csv has no column `val/acc`): task1/logits (seeds 0, 1, 2);") == 1
@@ -174,7 +174,7 @@ def test_missing_columns_are_told_once_and_the_rest_is_reported(tmp_path):
     assert not re.search(r"\| +(best|final) val \|", text)
 
 
-def test_a_study_that_has_not_begun_is_reported(tmp_path):
+def test_a_study_that_has_not_started_is_reported(tmp_path):
     make_study(tmp_path, missing=ALL)
     text = text_of(tmp_path)
     assert "Experiments without a parent will start from random weights" in paragraph(text)
@@ -184,7 +184,7 @@ def test_a_study_that_has_not_begun_is_reported(tmp_path):
     assert text.count("**inconclusive**") == 2
 
 
-def test_another_output_has_its_figures_beside_it(tmp_path, monkeypatch):
+def test_output_has_its_figures_next_to_it(tmp_path, monkeypatch):
     make_study(tmp_path / "logs" / "study")
     monkeypatch.chdir(tmp_path)
     assert main(["report", "logs/study", "--output", "docs/results.md"]) == 0
@@ -198,7 +198,7 @@ def test_another_output_has_its_figures_beside_it(tmp_path, monkeypatch):
     assert left == {"plan.yaml", "results.csv", "task1", "task3", "task4", "task5"}
 
 
-def test_the_default_output_has_figures_and_a_summary_for_tensorboard(tmp_path):
+def test_the_default_output_has_figures_and_tensorboard_events(tmp_path):
     make_study(tmp_path)
     assert write_report(tmp_path) == tmp_path / "report.md"
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
@@ -213,7 +213,7 @@ def test_the_default_output_has_figures_and_a_summary_for_tensorboard(tmp_path):
     assert list((tmp_path / "report").rglob("events.out.tfevents*"))
 
 
-def test_a_folder_that_is_not_a_studys_is_refused_and_left_alone(tmp_path):
+def test_a_foreign_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "holiday.jpg").write_bytes(b"sun")
     assert sentence(tmp_path).startswith("Expected the folder of a study, but got")
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.jpg"]
@@ -236,14 +236,14 @@ def test_a_wrong_option_is_one_sentence(argv, complaint):
     assert "\n" not in text
 
 
-def test_an_output_that_is_a_folder_is_refused(tmp_path):
+def test_a_folder_as_output_is_refused(tmp_path):
     make_study(tmp_path)
     before = files(tmp_path)
     assert sentence(tmp_path, "--output", tmp_path / "task1").startswith("Expected `--output` to be a file, but got")
     assert files(tmp_path) == before
 
 
-def test_help_is_given(capsys):
+def test_help_is_printed(capsys):
     assert main(["report", "--help"]) == 0
     assert "--output FILE.md" in capsys.readouterr().out
 
@@ -257,11 +257,11 @@ def complaint_of(capsys: pytest.CaptureFixture[str]) -> str:
 
 @pytest.mark.parametrize("name", ["results.csv", "report.md"])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_what_cannot_be_written_is_said_and_the_old_report_stays(tmp_path, monkeypatch, capsys, name, code):
+def test_a_failed_write_is_reported_and_keeps_the_old_report(tmp_path, monkeypatch, capsys, name, code):
     make_study(tmp_path)
     text_of(tmp_path)
     before = files(tmp_path)
-    make_study(tmp_path / "other", seed=1)  # other numbers, so that the next report would be another one
+    make_study(tmp_path / "other", seed=1)  # other numbers change the next report
     for path in (tmp_path / "other").rglob("metrics.csv"):
         (tmp_path / path.relative_to(tmp_path / "other")).write_bytes(path.read_bytes())
 
@@ -280,7 +280,7 @@ def test_what_cannot_be_written_is_said_and_the_old_report_stays(tmp_path, monke
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A file system of 512 KiB."""
+    """Mount a file system of 512 KiB."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", str(folder)]
@@ -291,11 +291,11 @@ def small_disk(tmp_path):
     if done.returncode:
         pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
     yield folder
-    subprocess.run(["umount", str(folder)], check=True)  # noqa: S607 - the one that is on the path
+    subprocess.run(["umount", str(folder)], check=True)  # noqa: S607 - `umount` from the path
 
 
 def leave(folder, size):
-    """Fill a disk until there is room for so many bytes, or for a file system's page less."""
+    """Fill a disk until at most `size` bytes are free."""
     free = os.statvfs(folder)
     (folder / "filler").write_bytes(b"x" * (free.f_bavail * free.f_frsize - size))
 
@@ -314,11 +314,11 @@ def test_a_full_disk_loses_nothing(small_disk, capsys, room):
     after = files(small_disk)
     assert {path: after[path] for path in before} == before
     assert not [path for path in after if path.name.startswith(".")]
-    # with room again, the same command does it
+    # with free space, the same command succeeds
     assert main(["report", str(small_disk), *OPTIONS]) == 0
 
 
-def test_a_report_waits_for_no_framework(tmp_path):
+def test_a_report_imports_no_framework(tmp_path):
     make_study(tmp_path)
     code = (
         "import sys\n"

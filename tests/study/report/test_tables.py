@@ -1,4 +1,4 @@
-"""Tables, for readers and for machines."""
+"""Tables of a report, and results.csv."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ from tests.study.folders import SMALL, make_study
 
 
 def cells(text) -> list[dict[str, str]]:
-    """Rows of a Markdown table by the titles of its columns; fails if the table is not one."""
+    """Parse a Markdown table: each row by the titles of its columns."""
     lines = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.splitlines()]
     header, rule, *rows = lines
     assert all(re.fullmatch(r"-{3,}:?|-{2,}:", cell) for cell in rule)
@@ -43,11 +43,11 @@ def test_numbers_are_aligned_to_the_right_and_text_to_the_left():
     ]
 
 
-def test_a_picture_has_words_and_a_path():
+def test_an_image_has_alternative_text_and_a_quoted_path():
     assert embed_image("loss [nats]", "figures/task 1.png") == "![loss (nats)](figures/task%201.png)"
 
 
-def test_every_measure_can_be_written():
+def test_measures_have_distinct_columns_and_correct_units():
     assert len({measure.column for measure in MEASURES.values()}) == len(MEASURES)
     assert {name for name, measure in MEASURES.items() if measure.unit == "%"} == {
         name for name in MEASURES if any(word in name for word in ("acc", "sparsity", "untouched"))
@@ -64,7 +64,7 @@ def test_every_measure_can_be_written():
         ("sparsity_end", Estimate(-1e-9, -2e-9, 0.0, 3), "0.00 ± 0.00"),
     ],
 )
-def test_a_mean_is_written_with_half_of_its_interval(measure, found, text):
+def test_a_mean_is_written_with_half_its_interval(measure, found, text):
     assert format_estimate(MEASURES[measure], found) == text
 
 
@@ -127,7 +127,7 @@ def test_a_diverged_experiment_has_no_mean_in_any_cell(tmp_path):
         assert not any("diverged" in cell for cell in rows[0].values())
 
 
-def test_runs_that_are_not_there_are_left_out_and_counted(tmp_path):
+def test_incomplete_runs_are_left_out_and_counted(tmp_path):
     make_study(tmp_path, unfinished={("task1/logits", 1)}, missing={("task1/softmax", s) for s in range(3)})
     results = read_results(tmp_path)
     (logits, softmax), _ = tables_of(results, "task1")
@@ -153,7 +153,7 @@ def test_a_group_without_any_run_has_no_table(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["PruningRemoval", "lit_prune.PruningRemoval", "lit_prune.callbacks.PruningRemoval"])
-def test_the_plateau_is_that_of_runs_whose_masks_go(tmp_path, name):
+def test_unfrozen_experiments_are_those_with_pruning_removal(tmp_path, name):
     removal = {"trainer": {"callbacks+": [{"class_path": name}]}}
     plan = make_study(
         tmp_path,
@@ -165,12 +165,12 @@ def test_the_plateau_is_that_of_runs_whose_masks_go(tmp_path, name):
     assert [experiment.name for experiment in unfrozen(plan)] == ["a"]
 
 
-def test_callbacks_may_stand_in_settings_and_may_be_one(tmp_path):
+def test_a_single_callback_in_the_settings_counts(tmp_path):
     content = {"settings": {"trainer": {"callbacks": {"class_path": "PruningRemoval"}}}, "experiments": [{"name": "a"}]}
     assert [experiment.name for experiment in unfrozen(make_study(tmp_path, content))] == ["a"]
 
 
-def test_the_plateau_is_compared_with_what_cannot_move(tmp_path):
+def test_the_plateau_table_compares_final_sparsity_with_untouched_weights(tmp_path):
     make_study(tmp_path)
     results = read_results(tmp_path)
     (row,) = cells(plateau_table(results))
@@ -188,12 +188,12 @@ def test_the_plateau_of_a_diverged_run_is_not_averaged(tmp_path):
     assert set(list(row.values())[2:]) == {"diverged (seed 0)"}
 
 
-def test_no_plateau_without_runs(tmp_path):
+def test_the_plateau_table_is_empty_without_runs(tmp_path):
     make_study(tmp_path, missing={("task5/finetuned-10", seed) for seed in range(3)})
     assert plateau_table(read_results(tmp_path)) == ""
 
 
-def test_the_file_for_machines_has_every_run_and_every_digit(tmp_path):
+def test_results_csv_has_every_run_and_every_digit(tmp_path):
     make_study(tmp_path, missing={("task1/logits", 0)}, diverged={("task1/softmax", 2)})
     results = read_results(tmp_path)
     rows = list(csv.DictReader(io.StringIO(results_csv(results))))
@@ -235,12 +235,12 @@ def test_the_file_for_machines_has_every_run_and_every_digit(tmp_path):
         ),
     ],
 )
-def test_a_contrast_is_put_into_words(contrast, what, between):
+def test_a_contrast_is_described(contrast, what, between):
     assert describe_contrast(contrast) == what
     assert describe_limits(contrast) == between
 
 
-def test_claims_say_what_was_measured_and_what_follows(tmp_path):
+def test_the_claims_table_has_measurements_and_verdicts(tmp_path):
     make_study(tmp_path)
     results = read_results(tmp_path)
     judgements = [judge(claim, results) for claim in results.plan.claims]
@@ -255,7 +255,7 @@ def test_claims_say_what_was_measured_and_what_follows(tmp_path):
     assert constant["this contrast"] == "holds"
 
 
-def test_a_claim_of_several_contrasts_is_said_once(tmp_path):
+def test_a_claim_with_several_contrasts_is_written_once(tmp_path):
     contrasts = [
         {"of": ["task1/logits", "task1/softmax"], "measure": "best_val_acc", "between": [0.5, None]},
         {"of": "task4/finetuned-10", "measure": "untouched", "between": [None, 0.5]},
@@ -278,5 +278,5 @@ def test_a_claim_of_several_contrasts_is_said_once(tmp_path):
     assert rows[1]["measured"] == "-"
 
 
-def test_no_claims_no_table():
+def test_without_claims_there_is_no_table():
     assert claims_table([]) == ""

@@ -1,3 +1,5 @@
+"""The run `report`, as TensorBoard reads it."""
+
 import re
 import subprocess
 import sys
@@ -40,7 +42,7 @@ def layout_of(accumulator: EventAccumulator) -> Layout:
 
 @pytest.fixture(scope="module")
 def board(tmp_path_factory) -> SimpleNamespace:
-    """The whole study with a board, and what TensorBoard's reader finds in it."""
+    """The full study with its run `report`, and the events that TensorBoard reads from it."""
     folder = tmp_path_factory.mktemp("full")
     make_study(folder, full_content(3))
     results = read_results(folder)
@@ -51,9 +53,9 @@ def board(tmp_path_factory) -> SimpleNamespace:
 
 @pytest.fixture(scope="module")
 def web(board) -> Client:
-    """TensorBoard's HTTP interface, without a port."""
+    """A client of TensorBoard's HTTP interface that needs no port."""
     with warnings.catch_warnings():
-        # of html5lib, which comes inside TensorBoard
+        # from html5lib, which is part of TensorBoard
         warnings.filterwarnings("ignore", message="html5lib's sanitizer is deprecated", category=DeprecationWarning)
         from tensorboard import default, program
         from tensorboard.backend import application
@@ -89,7 +91,7 @@ def test_curves_are_means_over_seeds_at_their_epochs(board):
             assert [epoch for epoch, _ in expected] == [0, 1, 2]
             assert points(board.events, f"{name}/{role}") == [(e, pytest.approx(v, rel=1e-6)) for e, v in expected]
     assert points(board.events, "control/l1-50/sparsity") == [(e, pytest.approx(0.5, abs=1e-6)) for e in range(3)]
-    # neither the sparsity of what prunes nothing, nor curves of what does not train
+    # no sparsity without pruning, no curves without training
     assert "task1/logits/sparsity" not in scalars
     assert not [tag for tag in scalars if tag.startswith("task3/")]
     trained = [e.name for e in results.plan.experiments if e.train]
@@ -151,7 +153,7 @@ def test_a_group_of_one_experiment_without_a_slash_has_its_charts(tmp_path):
     assert found == {n.split("/")[0]: [f"{n}/train_loss", f"{n}/val_loss"] for n in ("a.b", "axb/c/d", "a-b/c")}
 
 
-def test_figures_and_text_arrive_as_they_are(board):
+def test_figures_and_text_are_stored_unchanged(board):
     assert board.events.Tags()["images"] == [f"figures/{figure.path.stem}" for figure in board.figures]
     assert len(board.figures) == 10
     for figure in board.figures:
@@ -162,7 +164,7 @@ def test_figures_and_text_arrive_as_they_are(board):
     assert text.tensor_proto.string_val[0].decode() == REPORT
 
 
-def test_writing_again_replaces(tmp_path):
+def test_writing_again_replaces_the_events(tmp_path):
     make_study(tmp_path)
     (tmp_path / "report").mkdir()
     other = tmp_path / "report" / "notes.txt"
@@ -186,7 +188,7 @@ def test_a_diverged_experiment_has_no_curve(tmp_path):
 
 
 @pytest.mark.parametrize("status", ["missing", "unfinished", "failed", "diverged"])
-def test_a_study_without_a_complete_run_has_its_text(tmp_path, status):
+def test_a_study_without_complete_runs_has_the_report_as_text(tmp_path, status):
     everything = {(e["name"], seed) for e in SMALL["experiments"] for seed in SMALL["seeds"]}
     state: Any = {status: everything}
     make_study(tmp_path, **state)

@@ -1,4 +1,4 @@
-"""Reading what runs left behind, whatever its state."""
+"""Reading the files of runs, complete or damaged."""
 
 import json
 import math
@@ -17,7 +17,7 @@ HEADER = (
     "epoch,step,train/loss,train/acc,val/loss,val/acc,sparsity/global,sparsity/ever_pruned,gradient/untouched,"
     "gradient/untouched_pruned,time/epoch,sparsity/layer/a"
 )
-# validation before training, as Lightning writes them, and one row that has neither
+# as Lightning writes them, validation before training; one row has neither
 ROWS = """
 0,0,,,2.0,0.3,,,,,,
 0,0,2.1,0.2,,,0.07,0.1,0.9,0.08,10.0,0.5
@@ -55,7 +55,7 @@ def read_one(folder) -> Run:
     return run
 
 
-def test_every_measure_by_hand(tmp_path):
+def test_every_measure_equals_its_value_by_hand(tmp_path):
     one_run(tmp_path)
     run = read_one(tmp_path)
     assert run.status == "complete"
@@ -79,7 +79,7 @@ def test_every_measure_by_hand(tmp_path):
         "final_train_loss": 0.8,
         "final_val_loss": 1.5,
         "final_test_loss": 1.6,
-        "sparsity_start": 0.1,  # what was pruned; the first epoch has already ended at 0.07
+        "sparsity_start": 0.1,  # the pruned fraction; sparsity is 0.07 after the first epoch
         "sparsity_end": 0.04,
         "sparsity_range": 0.07 - 0.04,
         "sparsity_late_fall": 0.05 - 0.04,  # two of three epochs are two thirds
@@ -93,7 +93,7 @@ def test_every_measure_by_hand(tmp_path):
     assert set(expected) == set(MEASURES)
 
 
-def test_a_run_without_training_has_no_measure_of_epochs(tmp_path):
+def test_a_run_without_training_has_no_measures_over_epochs(tmp_path):
     make_study(tmp_path)
     for run in read_results(tmp_path).of("task3/prune-10"):
         assert run.status == "complete"
@@ -102,7 +102,7 @@ def test_a_run_without_training_has_no_measure_of_epochs(tmp_path):
         assert not set(run.measures) & {"epochs", "epochs_to_99", "sparsity_range", "seconds_per_epoch", "untouched"}
 
 
-def test_where_the_last_epoch_is_the_best_its_test_score_counts(tmp_path):
+def test_if_the_last_epoch_is_the_best_its_test_score_counts(tmp_path):
     one_run(tmp_path / "last", result=RESULT | {"test": {"last": {"test/acc": 0.55}}})
     assert read_one(tmp_path / "last").measures["test_acc_at_best"] == 0.55
     earlier = (HEADER + ROWS).replace("1.5,0.6,", "1.5,0.59,")
@@ -110,13 +110,13 @@ def test_where_the_last_epoch_is_the_best_its_test_score_counts(tmp_path):
     assert "test_acc_at_best" not in read_one(tmp_path / "earlier").measures
 
 
-def test_the_metrics_of_another_model_go_by_their_own_names(tmp_path):
+def test_custom_metric_names_are_used(tmp_path):
     content = ONE | {"metrics": {"train_loss": "mse", "val_loss": "val_mse", "test_loss": "test_mse"}}
     metrics = "epoch,step,mse,val_mse,val/acc\n0,1,3.0,4.0,0.5\n1,2,1.0,2.0,0.5\n"
     one_run(tmp_path, metrics, RESULT | {"epochs": 2, "test": {"last": {"test_mse": 5.0}}}, content)
     run = read_one(tmp_path)
     assert run.status == "complete"
-    assert run.note == ""  # nothing that its plan names is missing
+    assert run.note == ""  # every column that the plan names is there
     assert set(run.curves) == {"train_loss", "val_loss"}
     assert dict(run.measures) == {
         "final_train_loss": 1.0,
@@ -127,7 +127,7 @@ def test_the_metrics_of_another_model_go_by_their_own_names(tmp_path):
     }
 
 
-def test_runs_come_in_the_order_of_the_plan_whatever_is_there(tmp_path):
+def test_runs_are_in_the_order_of_the_plan_with_their_status(tmp_path):
     content = SMALL | {"seeds": [2, 0, 1]}
     which: dict[str, Any] = {
         "unfinished": {("task1/logits", 1)},
@@ -157,13 +157,13 @@ def test_runs_come_in_the_order_of_the_plan_whatever_is_there(tmp_path):
     assert len(others["task1/logits", 1].curves["val_acc"]) == 2
 
 
-def test_an_empty_folder_of_a_run_is_a_missing_run(tmp_path):
+def test_a_run_with_an_empty_folder_is_missing(tmp_path):
     make_study(tmp_path, ONE, missing={("dense", 0)})
     run_folder(tmp_path, "dense", 0).mkdir(parents=True)
     assert read_one(tmp_path).status == "missing"
 
 
-def test_a_diverged_seed_is_never_averaged_away(tmp_path):
+def test_a_diverged_experiment_has_no_values(tmp_path):
     make_study(tmp_path, diverged={("task1/softmax", 1)})
     results = read_results(tmp_path)
     assert "best_val_acc" in results.of("task1/softmax")[1].measures
@@ -182,7 +182,7 @@ def test_only_complete_runs_have_values(tmp_path):
 @pytest.mark.parametrize(
     ("cell", "found"), [("nan", "nan"), ("inf", "inf"), ("-inf", "-inf"), ("NaN", "nan"), ("1e999", "inf")]
 )
-def test_a_loss_that_is_no_number_is_told_with_its_first_epoch(tmp_path, cell, found):
+def test_a_nonfinite_loss_is_reported_with_its_first_epoch(tmp_path, cell, found):
     metrics = (HEADER + ROWS).replace("1,1,,,1.0", f"1,1,,,{cell}").replace("2,2,,,1.5", "2,2,,,nan")
     one_run(tmp_path, metrics)
     run = read_one(tmp_path)
@@ -199,7 +199,7 @@ def test_an_empty_cell_is_not_a_diverged_loss(tmp_path):
     assert run.measures["lowest_val_loss"] == 1.5
 
 
-def test_a_test_loss_that_is_no_number_diverged_too(tmp_path):
+def test_a_nan_test_loss_is_diverged(tmp_path):
     one_run(tmp_path, result=RESULT | {"test": {"last": {"test/loss": math.nan, "test/acc": 0.1}}})
     run = read_one(tmp_path)
     assert (run.status, run.note) == ("diverged", "`test/loss` is nan")
@@ -223,7 +223,7 @@ def test_a_test_loss_that_is_no_number_diverged_too(tmp_path):
         (RESULT | {"epochs": 9}, "metrics.csv ends after 3 of 9 epochs"),
     ],
 )
-def test_a_broken_result_fails_the_run_and_nothing_else(tmp_path, result, note):
+def test_a_damaged_result_fails_only_its_run(tmp_path, result, note):
     one_run(tmp_path, result=result)
     run = read_one(tmp_path)
     assert run.status == "failed"
@@ -251,21 +251,21 @@ def test_a_broken_result_fails_the_run_and_nothing_else(tmp_path, result, note):
         ("\0\1\2", "metrics.csv "),
     ],
 )
-def test_broken_metrics_fail_the_run_and_nothing_else(tmp_path, metrics, note):
+def test_damaged_metrics_fail_only_their_run(tmp_path, metrics, note):
     one_run(tmp_path, metrics)
     run = read_one(tmp_path)
     assert run.status == "failed"
     assert run.note.startswith(note)
 
 
-def test_metrics_that_are_not_text_fail_the_run(tmp_path):
+def test_binary_metrics_fail_the_run(tmp_path):
     here = one_run(tmp_path)
     (here / "metrics.csv").write_bytes(b"epoch,val/acc\n0,\xff\xfe\n")
     run = read_one(tmp_path)
     assert (run.status, run.note[:26]) == ("failed", "metrics.csv cannot be read")
 
 
-def test_metrics_that_are_not_there_fail_the_run(tmp_path):
+def test_missing_metrics_fail_the_run(tmp_path):
     here = one_run(tmp_path)
     (here / "metrics.csv").unlink()
     run = read_one(tmp_path)
@@ -283,7 +283,7 @@ def test_a_missing_column_is_named_and_the_rest_is_used(tmp_path):
         assert "best_val_acc" not in run.measures
 
 
-def test_a_half_written_line_of_an_unfinished_run_is_no_error(tmp_path):
+def test_an_unfinished_run_may_end_within_a_line(tmp_path):
     make_study(tmp_path, ONE, unfinished={("dense", 0)})
     path = run_folder(tmp_path, "dense", 0) / "metrics.csv"
     path.write_text(path.read_text(encoding="utf-8")[:-30], encoding="utf-8")
@@ -291,14 +291,14 @@ def test_a_half_written_line_of_an_unfinished_run_is_no_error(tmp_path):
     assert (run.status, run.note) == ("unfinished", "unfinished after 0 epochs")
 
 
-def test_the_layers_are_there(tmp_path):
+def test_layer_sparsities_are_read(tmp_path):
     make_study(tmp_path)
     run = read_results(tmp_path).of("task5/finetuned-10")[0]
     assert set(run.layers) == set(LAYERS)
     assert {len(values) for values in run.layers.values()} == {4}
 
 
-def test_the_whole_study_is_read(tmp_path):
+def test_the_full_study_is_read(tmp_path):
     make_study(tmp_path, full_content(3))
     results = read_results(tmp_path)
     assert len(results.runs) == 93
@@ -311,7 +311,7 @@ def sentence(folder) -> str:
     return str(caught.value)
 
 
-def test_a_folder_that_is_not_a_studys_is_refused(tmp_path):
+def test_a_foreign_folder_is_refused(tmp_path):
     absent, empty, foreign, file = (tmp_path / name for name in ("absent", "empty", "foreign", "file"))
     empty.mkdir()
     foreign.mkdir()
@@ -327,7 +327,7 @@ def test_a_folder_that_is_not_a_studys_is_refused(tmp_path):
         assert f"Expected the folder of a study, but got `{folder}`, {why}." in sentence(folder)
 
 
-def test_a_broken_plan_is_refused(tmp_path):
+def test_a_damaged_plan_is_refused(tmp_path):
     path = tmp_path / "plan.yaml"
     path.write_text("experiments: [", encoding="utf-8")
     assert sentence(tmp_path).startswith(f"Expected `{path}` to be a readable YAML file")

@@ -1,4 +1,4 @@
-"""Whether claims hold: one rule, from the data."""
+"""Verdicts on claims."""
 
 from dataclasses import replace
 
@@ -13,7 +13,7 @@ NAMES = ("a", "b")
 
 
 def results_of(folder, values, seeds=(0, 1, 2), weights="random", **statuses) -> Results:
-    """Complete runs with the given values, by experiment and measure; `a1="diverged"` is the status of a, seed 1."""
+    """Make complete runs with values by experiment and measure; `a1="diverged"` sets the status of a, seed 1."""
     plan = read_plan({"experiments": [{"name": name} for name in NAMES], "seeds": list(seeds)}, "a test")
     runs = []
     for name in NAMES:
@@ -34,7 +34,7 @@ def verdict(results, *contrasts, pretrained=False):
     return judgement.verdict, [finding.verdict for finding in judgement.findings]
 
 
-# differences 0.1, 0.2, 0.3, though neither side is ordered: mean 0.2, interval 0.2 +- 0.2484
+# differences 0.1, 0.2, 0.3, although neither side is sorted: mean 0.2, interval 0.2 +- 0.2484
 PAIRED = {"a": {"best_val_acc": (0.5, 0.9, 0.7)}, "b": {"best_val_acc": (0.4, 0.7, 0.4)}}
 
 
@@ -58,8 +58,8 @@ def test_a_difference_is_paired_by_seed(tmp_path):
         ((0.45, 0.5), FAILS),
         ((0.0, None), OPEN),
         ((None, 0.4), OPEN),
-        ((0.19, 0.21), OPEN),  # the mean lies within, the interval does not
-        ((0.3, 0.9), OPEN),  # the mean lies outside, the interval reaches in
+        ((0.19, 0.21), OPEN),  # the mean is within, the interval is not
+        ((0.3, 0.9), OPEN),  # the mean is outside, the interval overlaps
     ],
 )
 def test_the_interval_decides(tmp_path, between, expected):
@@ -76,20 +76,20 @@ def test_limits_are_included(tmp_path):
         assert verdict(results_of(tmp_path, same), contrast(minus=None, between=between))[0] == expected
 
 
-def test_exact_looks_at_each_seed(tmp_path):
+def test_an_exact_contrast_judges_each_seed(tmp_path):
     values = {"a": {"sparsity_range": (0.0, 0.0, 1e-9)}}
     look = {"minus": None, "measure": "sparsity_range", "exact": True}
     assert verdict(results_of(tmp_path, values), contrast(**look, between=(0, 1e-9)))[0] == HOLDS
     assert verdict(results_of(tmp_path, values), contrast(**look, between=(0, 0)))[0] == FAILS
 
 
-def test_exact_needs_no_interval(tmp_path):
+def test_an_exact_contrast_needs_no_interval(tmp_path):
     values = {"a": {"sparsity_range": (0.0,)}}
     exact = contrast(minus=None, measure="sparsity_range", exact=True, between=(0, 0))
     assert verdict(results_of(tmp_path, values, seeds=(7,)), exact)[0] == HOLDS
 
 
-def test_one_seed_decides_nothing_else(tmp_path):
+def test_one_seed_is_inconclusive_without_exact(tmp_path):
     results = results_of(tmp_path, {"a": {"best_val_acc": (0.9,)}, "b": {"best_val_acc": (0.1,)}}, seeds=(7,))
     judgement = judge(Claim("said", (contrast(between=(0, 1)),)), results)
     assert judgement.verdict == OPEN
@@ -97,7 +97,7 @@ def test_one_seed_decides_nothing_else(tmp_path):
     assert judgement.findings[0].values == {7: 0.8}
 
 
-def test_another_measure_can_be_taken_away(tmp_path):
+def test_another_measure_can_be_subtracted(tmp_path):
     values = {"a": {"sparsity_start": (0.3, 0.3, 0.3), "sparsity_end": (0.1, 0.1, 0.1)}}
     look = contrast(measure="sparsity_start", minus=None, minus_measure="sparsity_end", between=(0.15, 0.25))
     judgement = judge(Claim("said", (look,)), results_of(tmp_path, values))
@@ -107,7 +107,7 @@ def test_another_measure_can_be_taken_away(tmp_path):
 
 @pytest.mark.parametrize("status", ["missing", "unfinished", "failed"])
 @pytest.mark.parametrize("name", NAMES)
-def test_a_run_that_is_not_there_leaves_it_open(tmp_path, status, name):
+def test_an_incomplete_run_is_inconclusive(tmp_path, status, name):
     steady = {"a": {"best_val_acc": (0.5, 0.5, 0.5)}, "b": {"best_val_acc": (0.5, 0.5, 0.5)}}
     near = contrast(between=(-0.1, 0.1))
     assert verdict(results_of(tmp_path, steady), near)[0] == HOLDS
@@ -118,7 +118,7 @@ def test_a_run_that_is_not_there_leaves_it_open(tmp_path, status, name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_diverged_run_leaves_it_open_and_says_so(tmp_path, name):
+def test_a_diverged_run_is_inconclusive(tmp_path, name):
     judgement = judge(
         Claim("said", (contrast(between=(None, 9)),)), results_of(tmp_path, PAIRED, **{f"{name}2": "diverged"})
     )
@@ -127,15 +127,15 @@ def test_a_diverged_run_leaves_it_open_and_says_so(tmp_path, name):
     assert judgement.findings[0].note == f"{name} diverged with seed 2"
 
 
-def test_one_seed_outside_is_enough_even_if_others_are_missing(tmp_path):
+def test_one_seed_outside_the_limits_fails_even_if_others_are_missing(tmp_path):
     values = {"a": {"sparsity_range": (0.0, 0.2, 0.0)}}
     exact = contrast(minus=None, measure="sparsity_range", exact=True, between=(0, 0))
     assert verdict(results_of(tmp_path, values, a2="missing"), exact)[0] == FAILS
-    assert verdict(results_of(tmp_path, values, a1="missing"), exact)[0] == OPEN  # the others keep the limits
+    assert verdict(results_of(tmp_path, values, a1="missing"), exact)[0] == OPEN  # the others are within the limits
     assert verdict(results_of(tmp_path, values, a1="diverged"), exact)[0] == OPEN
 
 
-def test_what_was_not_measured_leaves_it_open(tmp_path):
+def test_an_absent_measure_is_inconclusive(tmp_path):
     judgement = judge(Claim("said", (contrast(measure="untouched", between=(0, 1)),)), results_of(tmp_path, PAIRED))
     assert judgement.verdict == OPEN
     assert judgement.findings[0].note == "not measured with seeds 0, 1, 2"
