@@ -1,11 +1,11 @@
-"""Kill a training at random moments, start it again with the same command, and compare what it ends with, bit for bit.
+"""Kill a training at random moments, resume it each time, and compare its results with those of an uninterrupted run.
 
     python scripts/crash_test.py --kills 25 --seed 0
 
-A training with a freeze that ends, a gradual pruning and a removal runs once without interruption. Then it runs again
-and again and is killed (SIGKILL) while it trains, validates, writes a checkpoint, prunes, or at any moment at all. Each
-time that one comes to its end, its weights, masks, optimizer state, metrics and events are compared with those of the
-first. Prints a line for each kill and a summary; the exit status is 0 if all are equal.
+A training with temporary freezing, gradual pruning and removal of the masks runs once without interruption. Then it
+runs again and again, and is killed (SIGKILL) while it trains, validates, prunes, writes a checkpoint, replaces a file,
+logs, or at a random time. The weights, masks, optimizer state, metrics and events of each finished run are compared
+with those of the first. Prints a line for each kill and a summary; the exit status is 0 if all runs are equal.
 """
 
 import argparse
@@ -49,8 +49,8 @@ CALLBACKS: list[tuple[str, dict[str, Any]]] = [
     ("PruningRemoval", {"epoch": 4}),
     ("SparsityMonitor", {}),
 ]
-# while what -> the function in which the process is killed, how many of its calls to count at most, and how long into
-# it at most, in seconds
+# phase -> the function in which the process is killed, the largest number of the call, and the longest time after the
+# call in seconds
 PHASES = {
     "training": ("lit_prune.models.resnet18:LitResNet18.training_step", 20, 0.2),
     "validating": ("lit_prune.models.resnet18:LitResNet18.validation_step", 4, 0.1),
@@ -65,16 +65,16 @@ ANY = "any moment"
 def main() -> int:
     """Run the comparison; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=25, help="how many kills (default: 25)")
-    parser.add_argument("--seed", type=int, default=0, help="decides the moments (default: 0)")
+    parser.add_argument("--kills", type=int, default=25, help="number of kills (default: 25)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments (default: 0)")
     options = parser.parse_args()
-    draw = random.Random(options.seed)  # noqa: S311 - moments, not secrets
+    draw = random.Random(options.seed)  # noqa: S311 - not for secrets
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         began = time.monotonic()
         if (status := _start(whole).wait()) != 0:
             print((whole / "log.txt").read_text(encoding="utf-8"), file=sys.stderr)
-            print(f"The run that nobody interrupted ended with {status}.", file=sys.stderr)
+            print(f"The uninterrupted run failed with exit status {status}.", file=sys.stderr)
             return 1
         duration = time.monotonic() - began
         print(f"uninterrupted: {EPOCHS} epochs in {duration:.0f} s")
@@ -83,7 +83,7 @@ def main() -> int:
 
 def _crash(scratch: Path, whole: Path, kills: int, draw: random.Random, duration: float) -> int:
     killed, runs, equal = 0, 0, 0
-    moments: list[str] = []  # each once, in an order of chance, and then again
+    moments: list[str] = []  # each once in random order, then again
     while killed < kills:
         runs += 1
         folder = scratch / f"run-{runs}"
@@ -96,18 +96,18 @@ def _crash(scratch: Path, whole: Path, kills: int, draw: random.Random, duration
                 print(f"kill {killed:2d} (run {runs}): {moment}, {_left(folder / RUN)}", flush=True)
             elif status != 0:
                 print((folder / "log.txt").read_text(encoding="utf-8"), file=sys.stderr)
-                print(f"Expected a run that is killed or ends, but got exit status {status}.", file=sys.stderr)
+                print(f"The run failed with exit status {status}.", file=sys.stderr)
                 return 1
         faults = list(differences(whole, folder / RUN))
         equal += not faults
-        print(f"run {runs} ended: " + (f"DIFFERENT: {', '.join(faults)}" if faults else "identical"), flush=True)
+        print(f"run {runs} finished: " + (f"DIFFERENT: {', '.join(faults)}" if faults else "identical"), flush=True)
         shutil.rmtree(folder)
     print(f"{killed} kills; {equal} of {runs} runs identical to the uninterrupted one")
     return 0 if equal == runs else 1
 
 
 def _run(folder: Path, moment: str | None, draw: random.Random, duration: float) -> int:
-    """Start the run or go on with it, and kill it if it comes to the moment; return its exit status."""
+    """Start or resume the run, kill it if it reaches the moment, and return its exit status."""
     if moment == ANY:
         process = _start(folder)
         try:
@@ -122,7 +122,7 @@ def _run(folder: Path, moment: str | None, draw: random.Random, duration: float)
 
 
 def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]":
-    """Start the same command as ever, in a process that may be told when to kill itself."""
+    """Start the command, always the same, in a process that kills itself at a given moment if there is one."""
     folder.mkdir(exist_ok=True)
     argv = ["fit", "--resume", *(f"--{name}={value}" for name, value in SETTINGS.items())]
     for name, arguments in CALLBACKS:
@@ -140,7 +140,7 @@ def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]"
 
 
 def _child(argv: list[str]) -> int:
-    """Be `lit-prune`, and at the moment that CRASH_AT names, be killed."""
+    """Run `lit-prune`, and kill this process at the moment in CRASH_AT."""
     from lit_prune.main import main as lit_prune
 
     if "CRASH_AT" in os.environ:
@@ -150,7 +150,7 @@ def _child(argv: list[str]) -> int:
 
 
 def _kill_in(function: str, call: int, seconds: float) -> None:
-    """Kill this process some time after a function is called for the nth time, which goes on meanwhile."""
+    """Kill this process some seconds after the nth call of a function, which runs meanwhile."""
     module, path = function.split(":")
     owner: Any = __import__(module, fromlist=["_"])
     *owners, name = path.split(".")
@@ -170,23 +170,20 @@ def _kill_in(function: str, call: int, seconds: float) -> None:
 
 
 def _left(run: Path) -> str:
-    """What a killed run has left."""
+    """Describe the files of a killed run."""
     if not run.is_dir():
-        return "before it had a folder"
+        return "no folder yet"
     logged = len(rows(run / "metrics.csv")) if (run / "metrics.csv").is_file() else 0
     halves = [path.name.lstrip(".").rsplit(".", 2)[0] for path in run.rglob(".*.part")]
-    return f"{logged} rows on disk" + "".join(f", half of {name}" for name in halves)
+    return f"{logged} rows on disk" + "".join(f", unfinished {name}" for name in halves)
 
 
 def differences(run: Path, other: Path) -> Iterator[str]:
-    """Name what differs between two runs that have ended, times left out.
+    """Yield what differs between two finished runs, apart from times, such as "weights of checkpoints/last.ckpt".
 
     Args:
-        run: The folder of one.
-        other: The folder of the other.
-
-    Yields:
-        Names of what differs: weights, masks, optimizer and so on of which checkpoint, metrics.csv, events.
+        run: Folder of one run.
+        other: Folder of the other run.
     """
     for name in sorted({*_checkpoints(run), *_checkpoints(other)}):
         if not (run / name).is_file() or not (other / name).is_file():
@@ -215,7 +212,7 @@ _COMPARED = {
 
 
 def _states(callbacks: dict[str, Any]) -> dict[str, Any]:
-    """Those of our callbacks: masks, what was frozen, what has received a gradient."""
+    """The states of our callbacks: masks, frozen layers, weights that have received a gradient."""
     ours = tuple(name for name, _ in CALLBACKS)
     return {key: state for key, state in callbacks.items() if key.startswith(ours)}
 
@@ -237,7 +234,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """What a `metrics.csv` says, but for time and for columns that are empty."""
+    """Read the rows of a `metrics.csv`, without times and empty cells."""
     with path.open(newline="", encoding="utf-8") as file:
         return [{k: v for k, v in row.items() if v and k != "time/epoch"} for row in csv.DictReader(file)]
 

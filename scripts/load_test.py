@@ -1,9 +1,10 @@
-"""Load lit-prune as people do who leave it alone for a night, and say whether it bears it.
+"""Run a large study and a long training, and check that no run is lost and that nothing grows without bound.
 
     python scripts/load_test.py --runs 60 --jobs 4 --epochs 1000
 
-A study of many small runs must end with nothing lost. One long run must not grow: neither its memory, nor the time of
-an epoch or of a checkpoint; what it adds to its files in an epoch is bounded too. The status is 1 if a bound is broken.
+A study of many small runs must finish without losing one. In one long run, neither memory nor the time of an epoch or
+of a checkpoint may grow, and the bytes that an epoch adds to the files are bounded. The exit status is 1 if a bound is
+exceeded.
 """
 
 import argparse
@@ -31,22 +32,22 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL, DATA = "moons.MoonsClassifier", "moons.MoonsData"
 STUDY_EPOCHS = 3
 EXPERIMENTS = 4
-# KiB an epoch: a thousand epochs may take some MiB more than a few
+# KiB an epoch: a thousand epochs may take a few MiB more than ten
 SLOPE_BOUND = 4.0
-# the last tenth against the one after the first
+# last tenth of the epochs divided by the second tenth
 RATIO_BOUND = 1.5
-# bytes an epoch, for three layers and a dozen other curves
+# bytes an epoch, for three layers and a dozen more curves
 ROWS_BOUND, SCALARS_BOUND, IMAGES_BOUND = 1 << 10, 2 << 10, 16 << 10
 RECORD_BYTES = 16  # length and checksums
 
 
 class Sampler(Callback):
-    """Writes down how large a training is at each epoch, and what an epoch and a checkpoint take.
+    """Records the memory of a training at each epoch, and the CPU time of epochs and checkpoints.
 
-    Times are those of this thread on the CPU: work that grows would show there, and other work on the machine does not.
+    The times are those of this thread, which other programs on the machine do not affect.
 
     Args:
-        path: A JSON file, written at the end.
+        path: Path of the JSON file, written at the end.
     """
 
     def __init__(self, path: str) -> None:
@@ -55,9 +56,9 @@ class Sampler(Callback):
         self.checkpoints: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take a sample."""
+        """Record memory and start of the epoch, and time a checkpoint every ten epochs."""
         if trainer.current_epoch % 10 == 0:
-            gc.collect()  # what waits for the collector is no growth
+            gc.collect()  # garbage does not count as growth
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         if trainer.current_epoch % 10 == 1:
             began = time.thread_time()
@@ -67,17 +68,17 @@ class Sampler(Callback):
         self.samples.append({"epoch": trainer.current_epoch, "kib": kib, "began": time.thread_time()})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note how long the epoch took."""
+        """Record the time of the epoch."""
         self.samples[-1]["seconds"] = time.thread_time() - self.samples[-1]["began"]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the samples."""
+        """Write the records."""
         content = {"samples": self.samples, "checkpoints": self.checkpoints}
         Path(self.path).write_text(json.dumps(content), encoding="utf-8")
 
 
 def long_run(folder: Path, epochs: int) -> Iterator[tuple[str, bool]]:
-    """Train for many epochs with the monitor, both loggers and pruning; measure what could grow."""
+    """Train for many epochs with the monitor, both loggers and pruning, and measure what could grow."""
     path = folder / "samples.json"
     callbacks: list[dict[str, Any]] = [
         {"class_path": "SparsityMonitor"},
@@ -115,13 +116,13 @@ def long_run(folder: Path, epochs: int) -> Iterator[tuple[str, bool]]:
 
 
 def slope_of(points: Sequence[tuple[float, float]]) -> float:
-    """Fit a line by least squares; return its slope."""
+    """Fit a line by least squares, and return its slope."""
     x, y = zip(*points, strict=True)
     return float(np.polyfit(x, y, 1)[0])
 
 
 def bytes_of(events: Path) -> tuple[int, int]:
-    """Count the bytes of an event file, without images and of images."""
+    """Return the bytes of an event file without its images, and those of the images."""
     images = sum(
         len(raw) + RECORD_BYTES
         for raw in RawEventFileLoader(str(events)).Load()
@@ -131,7 +132,7 @@ def bytes_of(events: Path) -> tuple[int, int]:
 
 
 def grown(what: str, seconds: list[float]) -> tuple[str, bool]:
-    """Compare the last tenth with the one after the first."""
+    """Compare the last tenth of the times with the second tenth."""
     tenth = max(1, len(seconds) // 10)
     early, late = (statistics.median(part) for part in (seconds[tenth : 2 * tenth], seconds[-tenth:]))
     text = f"{1000 * early:.1f} ms of CPU early, {1000 * late:.1f} ms at the end, ratio {late / early:.2f}"
@@ -139,7 +140,7 @@ def grown(what: str, seconds: list[float]) -> tuple[str, bool]:
 
 
 def many_runs(folder: Path, runs: int, jobs: int) -> Iterator[tuple[str, bool]]:
-    """Run a study of many small runs, and look for what is missing."""
+    """Run a study of many small runs, and look for missing results, epochs and files."""
 
     def pruned(**arguments: float) -> dict[str, Any]:
         return {"trainer": {"callbacks+": [{"class_path": "GlobalL1Pruning", "init_args": arguments}]}}
@@ -169,7 +170,7 @@ def many_runs(folder: Path, runs: int, jobs: int) -> Iterator[tuple[str, bool]]:
     seconds = time.monotonic() - began
     wanted = [f"{each['name']}/seed={seed}" for each in plan["experiments"] for seed in plan["seeds"]]
     faults = [f"{name}: {fault}" for name in wanted for fault in losses(folder / "out" / name)]
-    faults += [f"{path.name} was left" for path in (folder / "out").rglob("*.part")]
+    faults += [f"unfinished file {path.name}" for path in (folder / "out").rglob("*.part")]
     if done.returncode:
         faults.append(f"status {done.returncode}\n{done.stdout}{done.stderr}")
     lost = {fault.split(":")[0] for fault in faults}
@@ -179,7 +180,7 @@ def many_runs(folder: Path, runs: int, jobs: int) -> Iterator[tuple[str, bool]]:
 
 
 def losses(folder: Path) -> Iterator[str]:
-    """Say what a run of a study lacks, or has twice."""
+    """Yield what a run of a study lacks or has twice."""
     epochs = list(range(STUDY_EPOCHS))
     if not (folder / "result.json").is_file():
         yield "no result"
@@ -198,7 +199,7 @@ def losses(folder: Path) -> Iterator[str]:
 
 
 def lit_prune(folder: Path, command: str, content: dict[str, Any], *argv: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command with a YAML file, in a process of its own that knows the example's module and this file's."""
+    """Run a command with a YAML file, in a process that can import the example's module and this file."""
     path = folder / f"{command}.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     given = ["--config", str(path)] if command == "fit" else [str(path)]
@@ -209,16 +210,20 @@ def lit_prune(folder: Path, command: str, content: dict[str, Any], *argv: str) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print a line for each measurement, and judge."""
+    """Print a line for each measurement; return 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--runs", type=int, default=60, help="runs of the study; 0 leaves it out")
-    parser.add_argument("--jobs", type=int, default=4, help="how many of them at once")
-    parser.add_argument("--epochs", type=int, default=1000, help="epochs of the long run; 0 leaves it out")
+    parser.add_argument(
+        "--runs", type=int, default=60, help="number of runs of the study, or 0 for no study (default: 60)"
+    )
+    parser.add_argument("--jobs", type=int, default=4, help="number of runs at the same time (default: 4)")
+    parser.add_argument(
+        "--epochs", type=int, default=1000, help="epochs of the long run, or 0 for no long run (default: 1000)"
+    )
     options = parser.parse_args(argv)
     if options.runs % EXPERIMENTS or options.runs < 0 or options.jobs < 1:
-        parser.error(f"--runs is a multiple of {EXPERIMENTS}, and --jobs at least 1")
+        parser.error(f"--runs must be a multiple of {EXPERIMENTS}, and --jobs at least 1")
     if options.epochs and options.epochs < 100:
-        parser.error("--epochs is at least 100, or 0")
+        parser.error("--epochs must be at least 100, or 0")
     good = True
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -226,7 +231,7 @@ def main(argv: list[str] | None = None) -> int:
         parts += [long_run(folder, options.epochs)] if options.epochs else []
         for part in parts:
             for line, holds in part:
-                print(line if holds else f"{line}: BROKEN", flush=True)
+                print(line if holds else f"{line}: EXCEEDED", flush=True)
                 good = good and holds
     return 0 if good else 1
 

@@ -1,4 +1,4 @@
-"""Runs that are killed at random moments end as if nothing had happened, and the script that says so can tell."""
+"""Runs that are killed at random moments finish with identical results; the script notices each kind of difference."""
 
 import re
 import secrets
@@ -64,7 +64,7 @@ def test_one_bit_of_a_tensor_is_a_difference(whole, twin, key, found):
     assert list(differences(whole, twin)) == [f"{found} of checkpoints/last.ckpt"]
 
 
-def test_what_a_callback_knows_is_a_difference(whole, twin):
+def test_another_callback_state_is_a_difference(whole, twin):
     content = read_checkpoint(twin / "checkpoints" / "last.ckpt")
     key = next(key for key in content["callbacks"] if key.startswith("GlobalL1Pruning"))
     content["callbacks"][key] = {}
@@ -72,7 +72,7 @@ def test_what_a_callback_knows_is_a_difference(whole, twin):
     assert list(differences(whole, twin)) == ["masks of checkpoints/last.ckpt"]
 
 
-def test_a_lost_row_a_row_twice_and_an_event_are_differences(whole, twin):
+def test_a_lost_row_a_repeated_row_and_an_event_are_differences(whole, twin):
     lines = (twin / "metrics.csv").read_text().splitlines(keepends=True)
     for changed in (lines[:-1], [*lines, lines[-1]]):
         (twin / "metrics.csv").write_text("".join(changed))
@@ -84,6 +84,6 @@ def test_a_lost_row_a_row_twice_and_an_event_are_differences(whole, twin):
     assert list(differences(whole, twin)) == ["events"]
 
 
-def test_another_checkpoint_is_a_difference(whole, twin):
+def test_an_additional_checkpoint_is_a_difference(whole, twin):
     shutil.copy(twin / "checkpoints" / "last.ckpt", twin / "checkpoints" / "left.ckpt")
     assert list(differences(whole, twin)) == ["checkpoints/left.ckpt is not in both"]

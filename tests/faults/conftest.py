@@ -1,4 +1,4 @@
-"""Disks that are small or read-only, and a command line that trains a small model of its own in a second."""
+"""Disks that are small or read-only, and options that train a small custom model in a second."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ import pytest
 
 from tests.training.conftest import run as run  # the fixture
 
-# a training of a second: somebody else's module, whose checkpoint has some ten KiB
+# a training of a second with a custom model, whose checkpoint has about ten KiB
 FIT = [
     "fit",
     "--model=tests.faults.modules.Line",
@@ -35,25 +35,25 @@ class Disk:
     """A file system in memory.
 
     Attributes:
-        folder: Where it is.
+        folder: Where it is mounted.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def resize(self, size: int) -> None:
-        """Give it room for so many bytes."""
+        """Set its size in bytes."""
         _mount("mount", "-o", f"remount,size={size}", str(self.folder))
 
     def leave(self, size: int) -> None:
-        """Let there be room for so many bytes more."""
+        """Leave this many bytes free."""
         status = os.statvfs(self.folder)
         page = os.sysconf("SC_PAGE_SIZE")
         used = (status.f_blocks - status.f_bfree) * status.f_frsize
         self.resize(max(used + size // page * page, page))
 
     def freeze(self, read_only: bool = True) -> None:
-        """Let nothing be written, as on a disk that was mounted so."""
+        """Mount it read-only, or writable again."""
         _mount("mount", "-o", f"remount,{'ro' if read_only else 'rw'}", str(self.folder))
 
 

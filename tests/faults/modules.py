@@ -1,4 +1,4 @@
-"""A small module and data of somebody else's, and callbacks that let something go wrong at a given epoch."""
+"""A small custom model and its data, and callbacks that make something fail at a given epoch."""
 
 import os
 import resource
@@ -14,10 +14,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class Line(LightningModule):
-    """Two layers.
+    """Two linear layers.
 
     Args:
-        hidden: Units between them; a checkpoint takes about 80 bytes for each.
+        hidden: Number of hidden units; each takes about 80 bytes of a checkpoint.
     """
 
     def __init__(self, hidden: int = 32) -> None:
@@ -51,7 +51,7 @@ class Points(LightningDataModule):
     """Points of two classes.
 
     Args:
-        points: How many of each of training, validation and test.
+        points: Number of points for training, and as many for validation and test.
     """
 
     class_names = ("below", "above")
@@ -79,15 +79,15 @@ class Points(LightningDataModule):
 
 
 class FillDisk(Callback):
-    """Leaves a small disk no room, from an epoch's start on.
+    """Fills a small disk at the start of an epoch.
 
     Args:
         folder: Where the disk is mounted.
-        epoch: When.
+        epoch: The epoch, counted from 0.
         room: Bytes that stay free.
     """
 
-    armed = True  # a run that goes on has the callbacks that it began with
+    armed = True  # tests clear it for the resumed run, which has the same callbacks
 
     def __init__(self, folder: str, epoch: int, room: int = 0) -> None:
         self.folder, self.epoch, self.room = folder, epoch, room
@@ -100,12 +100,12 @@ class FillDisk(Callback):
 
 
 class RemoveFolder(Callback):
-    """Removes the run's folder, as somebody who tidies up would.
+    """Removes the run's folder during training, as a user who tidies up would.
 
     Args:
-        epoch: At the start of which epoch; in its validation with `validating`.
-        validating: Later in the epoch.
-        above: How many folders above it go too.
+        epoch: The epoch at whose start it is removed, counted from 0.
+        validating: Whether to remove it in the validation of this epoch instead.
+        above: Number of parent folders to remove as well.
     """
 
     def __init__(self, epoch: int, validating: bool = False, above: int = 0) -> None:
@@ -126,11 +126,11 @@ class RemoveFolder(Callback):
 
 
 class Hungry(Line):
-    """Takes memory in its second epoch until there is none left.
+    """Allocates memory in its second epoch until there is none left.
 
     Args:
-        of: Who is asked for it, "torch" or "python".
-        until: A file; once it is there, the module is modest.
+        of: What allocates it, "torch" or "python".
+        until: Path of a file; once it exists, nothing is allocated.
     """
 
     def __init__(self, of: str, until: str) -> None:
@@ -140,7 +140,7 @@ class Hungry(Line):
     def on_train_epoch_start(self) -> None:
         if self.current_epoch == 0 or Path(self.until).exists():
             return
-        # as a container's limit would; the kernel's own way is `Killed`
+        # a limit as that of a container; without one, the kernel kills the process as in `Killed`
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), resource.RLIM_INFINITY))
         hoard: list[object] = []
@@ -149,10 +149,10 @@ class Hungry(Line):
 
 
 class Killed(Line):
-    """Is killed in its second epoch, as the kernel does it where memory runs out.
+    """Kills its process in the second epoch, as the kernel does when memory runs out.
 
     Args:
-        until: A file; once it is there, the module lives.
+        until: Path of a file; once it exists, the process is not killed.
     """
 
     def __init__(self, until: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs that start in one folder at the same moment, each in a process of its own."""
+"""Runs that start in one folder at the same moment, each in its own process."""
 
 import csv
 import os
@@ -20,7 +20,7 @@ def fit(rank, folder, number):
 
     torch.set_num_threads(1)
     os.chdir(folder)
-    # all of them wait for the last
+    # start only when all processes are ready
     (folder / f"ready-{rank}").touch()
     while len(list(folder.glob("ready-*"))) < number:
         pass
@@ -29,7 +29,7 @@ def fit(rank, folder, number):
 
 
 @pytest.mark.parametrize("number", [2, 4])
-def test_runs_that_start_at_once_have_folders_and_logs_of_their_own(tmp_path, number):
+def test_runs_that_start_at_once_have_their_own_folders_and_logs(tmp_path, number):
     start_processes(fit, (tmp_path, number), nprocs=number, start_method="forkserver")
     folders = sorted(tmp_path.glob("lightning_logs/resnet18/*"))
     assert [path.name for path in folders] == [f"version_{n}" for n in range(number)]

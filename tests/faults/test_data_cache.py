@@ -1,6 +1,6 @@
-"""A data cache that others spoil while it is used, and writers that are killed.
+"""A data cache that is damaged while it is used, and writers that are killed.
 
-Files that are truncated, flipped, pickled, of another shape or type, and made anew: `tests/data/test_arrays.py`.
+For files that are truncated, flipped, pickled, of another shape or type, or replaced, see `tests/data/test_arrays.py`.
 """
 
 import os
@@ -33,7 +33,7 @@ def assert_right(folder, source):
 
 
 def write_half(source, folder):
-    """Prepare the arrays, but stop in the middle of one for good."""
+    """Prepare the arrays, and hang in the middle of writing one."""
     save, written = np.save, []
 
     def stop(file, array, **options):
@@ -45,7 +45,7 @@ def write_half(source, folder):
         (folder.parent / "half").touch()
         time.sleep(600)
 
-    setattr(np, "save", stop)  # noqa: B010 - a process of its own, and mypy knows another signature
+    setattr(np, "save", stop)  # noqa: B010 - in its own process; mypy knows another signature
     fake.prepare(0, source, folder)
 
 
@@ -72,66 +72,66 @@ def kill(process):
     process.join()
 
 
-def leavings(folder):
-    """What is neither the archive nor a whole array."""
+def stale_files(folder):
+    """Names of files that are neither the archive nor a complete array."""
     kept = WHOLE | {"cifar10-arrays", "cifar-10-python.tar.gz"}
     return {path.name for path in [*folder.iterdir(), *(folder / "cifar10-arrays").iterdir()]} - kept
 
 
-def test_what_a_killed_writer_leaves_is_not_used_and_taken_away(halfway, fake_cifar10):
+def test_the_files_of_a_killed_writer_are_not_used_and_then_removed(halfway, fake_cifar10):
     folder, process = halfway
     kill(process)
-    left = leavings(folder)
+    left = stale_files(folder)
     assert {Path(name).suffix for name in left} == {"", ".lock", ".part"}
-    with pytest.raises(InputError, match="but got no such file"):
+    with pytest.raises(InputError, match="no such file"):
         arrays.open_split(folder, "test" if (folder / "cifar10-arrays/train_images.npy").exists() else "train")
     arrays.prepare(folder, ["train", "test"])
-    assert leavings(folder) == set()
+    assert stale_files(folder) == set()
     assert_right(folder, fake_cifar10)
 
 
-def test_what_a_living_writer_has_is_left_to_it(halfway, fake_cifar10):
+def test_the_files_of_a_running_writer_are_left_to_it(halfway, fake_cifar10):
     folder, process = halfway
-    before = leavings(folder)
+    before = stale_files(folder)
     arrays.prepare(folder, ["train", "test"])  # does not wait for it, either
     assert_right(folder, fake_cifar10)
-    assert leavings(folder) == before
+    assert stale_files(folder) == before
     assert process.is_alive()
-    # once it is gone, whoever comes next takes it away, also where all arrays are there
+    # once it is gone, the next process removes them, even if all arrays are complete
     kill(process)
     arrays.prepare(folder, ["train", "test"])
-    assert leavings(folder) == set()
+    assert stale_files(folder) == set()
     assert_right(folder, fake_cifar10)
 
 
-def test_scratch_that_cannot_be_told_from_that_of_a_living_writer_stays(fake_cifar10, tmp_path):
+def test_a_temporary_folder_that_a_running_writer_could_own_stays(fake_cifar10, tmp_path):
     shutil.copy(fake_cifar10, tmp_path)
     unlocked = tmp_path / ".cifar10-arrays-of-another-program"
     unlocked.mkdir()
     arrays.prepare(tmp_path, ["train", "test"])
-    assert leavings(tmp_path) == {unlocked.name}
+    assert stale_files(tmp_path) == {unlocked.name}
 
 
 @pytest.mark.parametrize("source", [True, False], ids=["with the archive", "without it"])
-def test_labels_of_another_file_are_not_used(fake_cifar10, tmp_path, source):
+def test_labels_in_another_order_are_not_used(fake_cifar10, tmp_path, source):
     shutil.copy(fake_cifar10, tmp_path)
     arrays.prepare(tmp_path, ["train", "test"])
     path = tmp_path / "cifar10-arrays/train_labels.npy"
     labels = np.load(path)
-    np.save(path, labels[::-1].copy())  # of the right shape, type and number of each class
+    np.save(path, labels[::-1].copy())  # right shape, type and number of images of each class
     if source:
         arrays.prepare(tmp_path, ["train"])
         assert_right(tmp_path, fake_cifar10)
     else:
         (tmp_path / fake_cifar10.name).unlink()
-        with pytest.raises(InputError, match=r"but got the SHA-256 [0-9a-f]{64}, and CIFAR-10 could not be downloaded"):
+        with pytest.raises(InputError, match=r"the SHA-256 [0-9a-f]{64}.*could not be downloaded"):
             arrays.prepare(tmp_path, ["train"])
-        with pytest.raises(InputError, match="but got the SHA-256"):
+        with pytest.raises(InputError, match="the SHA-256"):
             arrays.open_split(tmp_path, "train")
-    assert leavings(tmp_path) == set()
+    assert stale_files(tmp_path) == set()
 
 
-def test_arrays_in_use_stay_when_the_file_is_made_anew(fake_cifar10, tmp_path):
+def test_arrays_in_use_stay_valid_when_the_file_is_replaced(fake_cifar10, tmp_path):
     shutil.copy(fake_cifar10, tmp_path)
     arrays.prepare(tmp_path, ["train", "test"])
     used = arrays.open_split(tmp_path, "test")
@@ -150,4 +150,4 @@ def test_several_processes_prepare_in_one_folder_at_once(fake_cifar10, tmp_path,
     shutil.copy(fake_cifar10, tmp_path)
     start_processes(fake.prepare, (fake_cifar10, tmp_path), nprocs=number, start_method="forkserver")
     assert_right(tmp_path, fake_cifar10)
-    assert leavings(tmp_path) == set()
+    assert stale_files(tmp_path) == set()

@@ -1,7 +1,7 @@
-"""A disk that is really full: one sentence, what was whole stays whole, and with room again the work goes on.
+"""A disk that is really full: one sentence, no damaged file, and the work continues once there is room again.
 
-The report and its figures: `tests/study/report/test_report.py`;
-a study of the built-in model: `tests/study/run/test_running.py`.
+For the report and its figures see `tests/study/report/test_report.py`, for a study of our model
+`tests/study/run/test_running.py`.
 """
 
 import csv
@@ -23,11 +23,11 @@ from tests.data.conftest import fake_cifar10 as fake_cifar10
 from tests.faults.conftest import FIT, KiB
 from tests.faults.modules import FillDisk
 
-FULL = "no space left on device. HINT: free some space"
+FULL = "No space left on device"
 
 
 def fill(disk, epoch, room=0):
-    """Options that leave no room from an epoch on."""
+    """Options that fill the disk at the start of an epoch."""
     name = "--trainer.callbacks"
     return [
         f"{name}+=tests.faults.modules.FillDisk",
@@ -38,7 +38,7 @@ def fill(disk, epoch, room=0):
 
 
 def epochs_of(folder, name="train/loss"):
-    """The epochs that have a row, in the file's order; every row is whole."""
+    """The epochs that have a row, in the order of the file; checks that every row is complete."""
     with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
         header, *rows = csv.reader(file)
     assert {len(row) for row in rows} == {len(header)}
@@ -46,15 +46,15 @@ def epochs_of(folder, name="train/loss"):
 
 
 def steps_of(folder, tag="train/loss"):
-    """The steps that TensorBoard reads; half an event would end it early."""
+    """The steps that TensorBoard reads; it stops at half an event."""
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
     return [event.step for event in events.Scalars(tag)]
 
 
 @pytest.mark.parametrize("room", [0, 64 * KiB])
-def test_a_checkpoint_that_has_no_room_leaves_the_one_before(run, disk, room, monkeypatch):
-    # 1.6 MB a checkpoint: that of epoch 1 has room, that of epoch 2 has not
+def test_a_checkpoint_without_room_leaves_the_previous_one(run, disk, room, monkeypatch):
+    # a checkpoint has 1.6 MB: there is room for those of epochs 0 and 1, and none for that of epoch 2
     argv = [*FIT, "--model.hidden=20000", "--trainer.max_epochs=4", f"--trainer.default_root_dir={disk.folder}"]
     answer = run(*argv, *fill(disk, 2, room))
     assert answer.status == 1
@@ -63,7 +63,7 @@ def test_a_checkpoint_that_has_no_room_leaves_the_one_before(run, disk, room, mo
     found = {path.name: read_checkpoint(path)["epoch"] for path in (folder / "checkpoints").iterdir()}
     assert found == {"last.ckpt": 1, "previous.ckpt": 0}
     assert epochs_of(folder) == steps_of(folder) == [0, 1]
-    # room again: the run goes on in its folder, and no epoch is missing or twice
+    # with room again the run resumes in its folder, and no epoch is missing or logged twice
     disk.resize(64 << 20)
     monkeypatch.setattr(FillDisk, "armed", False)
     answer = run(*argv, f"--resume={folder}")
@@ -72,7 +72,7 @@ def test_a_checkpoint_that_has_no_room_leaves_the_one_before(run, disk, room, mo
     assert epochs_of(folder) == steps_of(folder) == [0, 1, 2, 3]
 
 
-def test_logs_that_have_no_room_end_the_run_where_they_are_whole(run, disk):
+def test_logs_without_room_stop_the_run_and_stay_complete(run, disk):
     argv = [*FIT, "--trainer.max_epochs=60", "--trainer.enable_checkpointing=false"]
     answer = run(*argv, f"--trainer.default_root_dir={disk.folder}", *fill(disk, 1))
     assert answer.status == 1
@@ -88,10 +88,10 @@ def test_logs_that_have_no_room_end_the_run_where_they_are_whole(run, disk):
 
 @pytest.mark.parametrize("which", [0, 1], ids=["events", "rows"])
 @pytest.mark.parametrize("columns", [False, True], ids=["same columns", "new columns"])
-def test_a_logger_that_failed_has_lost_nothing_and_goes_on(disk, which, columns):
+def test_a_logger_that_failed_loses_nothing_and_continues(disk, which, columns):
     folder = disk.folder / "run" / "seed=0"
     logger = make_loggers(folder)[which]
-    suffix = "x" * 5000 if columns else ""  # a column that is new is a file that is written anew
+    suffix = "x" * 5000 if columns else ""  # for a new column the whole file is rewritten
 
     def log(epoch, extra=""):
         logger.log_metrics({"train/loss": epoch / 7, "epoch": epoch} | ({extra: 0.5} if extra else {}), epoch)
@@ -104,14 +104,14 @@ def test_a_logger_that_failed_has_lost_nothing_and_goes_on(disk, which, columns)
         log(epoch)
     disk.leave(0)
     epoch = 2
-    with pytest.raises(OSError, match="No space left on device"):  # noqa: PT012 - pages fill up after a while
+    with pytest.raises(OSError, match="No space left on device"):  # noqa: PT012 - it takes a while to fill the last page
         while epoch < 500:
             epoch += 1
             log(epoch, suffix)
     assert epoch < 500
     before = {path: path.read_bytes() for path in folder.iterdir()}
     assert read() == list(range(epoch))
-    # again, and nothing is half
+    # another attempt fails and writes nothing either
     with pytest.raises(OSError, match="No space left on device"):
         log_positions([logger])
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -121,14 +121,14 @@ def test_a_logger_that_failed_has_lost_nothing_and_goes_on(disk, which, columns)
     assert read() == list(range(epoch + 2))
 
 
-def test_a_row_that_was_cut_off_by_a_full_disk_is_forgotten_when_the_run_goes_on(disk):
+def test_half_a_row_on_a_full_disk_is_removed_when_the_run_resumes(disk):
     folder = disk.folder / "run" / "seed=0"
     loggers = make_loggers(folder)
     for logger in loggers:
         logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 0)
     positions = log_positions(loggers)
     before = (folder / "metrics.csv").read_bytes()
-    # another program's writer, as our own leaves no half row
+    # written by another program, since ours never leaves half a row
     disk.leave(0)
     with pytest.raises(OSError, match="No space left"), (folder / "metrics.csv").open("ab", buffering=0) as file:
         file.writelines([b"1,1,0." + b"4" * 4096] * 2)
@@ -141,7 +141,7 @@ def test_a_row_that_was_cut_off_by_a_full_disk_is_forgotten_when_the_run_goes_on
     assert epochs_of(folder) == [0, 1]
 
 
-def test_a_configuration_that_has_no_room_leaves_no_run(run, disk):
+def test_a_configuration_without_room_leaves_no_run_folder(run, disk):
     argv = [*FIT, "--trainer.max_epochs=1", f"--trainer.default_root_dir={disk.folder}"]
     disk.leave(0)
     answer = run(*argv)
@@ -155,7 +155,7 @@ def test_a_configuration_that_has_no_room_leaves_no_run(run, disk):
     assert yaml.safe_load(config.read_text())["trainer"]["max_epochs"] == 1
 
 
-def test_predictions_that_have_no_room_are_not_half_there(run, disk):
+def test_predictions_without_room_leave_no_partial_file(run, disk):
     answer = run(*FIT, "--trainer.max_epochs=1")
     assert answer.status == 0, answer.err
     (checkpoint,) = Path("lightning_logs").glob("*/version_0/checkpoints/last.ckpt")
@@ -174,12 +174,12 @@ def test_predictions_that_have_no_room_are_not_half_there(run, disk):
     assert len(table.read_text().splitlines()) == 2001
 
 
-# nothing has room; the archive cannot be unpacked; an array cannot be written
+# no room at all; none to unpack the archive; none to write an array
 @pytest.mark.parametrize("room", [0, 64 * KiB, 250 * KiB])
-def test_data_that_have_no_room_leave_no_half_array(disk, fake_cifar10, room):
+def test_data_without_room_leave_no_partial_array(disk, fake_cifar10, room):
     shutil.copy(fake_cifar10, disk.folder)
     disk.leave(room)
-    with pytest.raises(UnfinishedError, match=r"^Expected to write '.*', but got OSError \(No space left on device\)"):
+    with pytest.raises(UnfinishedError, match=FULL):
         arrays.prepare(disk.folder, ["train", "test"])
     left = {path.name for path in disk.folder.rglob("*")}
     assert left <= {fake_cifar10.name, "cifar10-arrays", "train_images.npy", "train_labels.npy", "test_images.npy"}
@@ -192,7 +192,7 @@ def test_data_that_have_no_room_leave_no_half_array(disk, fake_cifar10, room):
 
 
 @pytest.mark.slow
-def test_a_study_whose_disk_is_full_names_its_runs_and_goes_on(run, disk, tmp_path):
+def test_a_study_on_a_full_disk_reports_its_runs_and_continues_later(run, disk, tmp_path):
     content = {
         "name": "full",
         "seeds": [0, 1],

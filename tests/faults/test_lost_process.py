@@ -1,4 +1,4 @@
-"""A process of a strategy that is killed: the other ends with an error, soon, and nobody is left behind."""
+"""A killed process of a distributed strategy: the other one soon stops with an error, and no process is left."""
 
 import os
 import signal
@@ -32,7 +32,7 @@ def wait_for(condition, seconds):
 
 
 def child_of(process):
-    """The process that a strategy has launched beside this one; none before that."""
+    """The process that the strategy has launched; None before that."""
     for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
         if b"lit_prune" in Path(f"/proc/{word}/cmdline").read_bytes():
             return int(word)
@@ -41,7 +41,7 @@ def child_of(process):
 
 @pytest.fixture
 def training(tmp_path):
-    """A `fit` in two processes, both of which have begun."""
+    """A `fit` in two processes, both of which have started."""
     argv = [sys.executable, "-m", "lit_prune", *FIT, *DDP, f"--trainer.default_root_dir={tmp_path}"]
     with (tmp_path / "printed").open("w") as file:
         process = subprocess.Popen(argv, cwd=ROOT, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
@@ -59,7 +59,7 @@ def training(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
-def test_the_other_ends_with_a_sentence(training, rank):
+def test_the_other_process_stops_with_one_sentence(training, rank):
     process, child, folder = training
     wait_for(lambda: list(folder.rglob("last.ckpt")) or process.poll() is not None, 300)
     lost, other = (process.pid, child) if rank == 0 else (child, process.pid)
@@ -68,31 +68,31 @@ def test_the_other_ends_with_a_sentence(training, rank):
     printed = (folder / "printed").read_text()
     assert process.returncode == (-signal.SIGKILL if rank == 0 else 1), printed
     assert "Traceback" not in printed
-    assert (
-        printed.count("lit-prune: error: Expected all processes of this run to answer, but got one that is gone.") == 1
-    )
-    # what they had saved is whole
+    assert printed.count("lit-prune: error: Another process of this run stopped.") == 1
+    # the last checkpoint is complete
     (checkpoint,) = folder.rglob("last.ckpt")
     read_checkpoint(checkpoint)
-    if rank == 1:  # the first one writes, and may have been killed at that
+    if rank == 1:  # rank 0 writes, and may be killed while it does
         assert not list(folder.rglob("*.part"))
 
 
 @pytest.mark.slow
-def test_who_is_launched_does_not_wait_for_a_launcher_that_was_killed(training):
-    """Before the processes have met, nothing else would tell it for half an hour."""
+def test_a_launched_process_does_not_wait_for_a_killed_launcher(training):
+    """Before the processes have connected, it would otherwise wait for half an hour."""
     process, child, _ = training
     process.kill()
     process.wait()
     wait_for(lambda: not alive(child), BOUND)
 
 
-def test_a_launched_process_ends_with_its_launcher():
-    launched = "from lit_prune.training.launcher import end_with_launcher as end; end(); import time; time.sleep(600)"
+def test_a_launched_process_exits_with_its_launcher():
+    launched = (
+        "from lit_prune.training.launcher import exit_with_launcher as watch; watch(); import time; time.sleep(600)"
+    )
     launcher = (
         "import os, subprocess, sys, time\n"
-        "from lit_prune.training.launcher import end_with_launcher\n"
-        "end_with_launcher()\n"
+        "from lit_prune.training.launcher import exit_with_launcher\n"
+        "exit_with_launcher()\n"
         f"other = subprocess.Popen([sys.executable, '-c', {launched!r}], env=os.environ | {{'LOCAL_RANK': '1'}})\n"
         "print(other.pid, flush=True)\n"
         "time.sleep(600)\n"
@@ -106,11 +106,11 @@ def test_a_launched_process_ends_with_its_launcher():
     wait_for(lambda: not alive(child), 30)
 
 
-def test_a_process_that_others_have_launched_is_left_to_them():
+def test_a_process_launched_by_another_program_is_not_watched():
     code = (
         "import threading\n"
-        "from lit_prune.training.launcher import end_with_launcher\n"
-        "end_with_launcher()\n"
+        "from lit_prune.training.launcher import exit_with_launcher\n"
+        "exit_with_launcher()\n"
         "print(threading.active_count())\n"
     )
     environment = {name: value for name, value in os.environ.items() if name != "LIT_PRUNE_LAUNCHER"}

@@ -1,4 +1,4 @@
-"""Folders that cannot be written to: refused in a sentence before anything is computed, read where that is enough."""
+"""Read-only folders: refused in one sentence before anything is computed, and read where reading is enough."""
 
 import errno
 import shutil
@@ -16,24 +16,22 @@ from tests.faults.conftest import FIT
 from tests.study.folders import SMALL, make_study
 
 
-def test_a_run_is_not_begun_where_it_cannot_be_logged(run, disk):
+def test_a_run_is_refused_where_it_cannot_write_logs(run, disk):
     disk.freeze()
     answer = run(*FIT, "--trainer.max_epochs=1", f"--trainer.default_root_dir={disk.folder}")
     assert answer.status == 2
-    assert answer.complaint == (
-        f"Expected a log folder that can be written, but got `{disk.folder}/lightning_logs/resnet18` (Read-only file "
-        "system). HINT: give another with `--trainer.default_root_dir`, or free this one."
-    )
+    assert f"`{disk.folder}/lightning_logs/resnet18` (Read-only file system)" in answer.complaint
+    assert "`--trainer.default_root_dir`" in answer.complaint
     assert list(disk.folder.iterdir()) == []
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["events", "rows"])
-def test_a_disk_that_turns_read_only_spoils_no_log(disk, which, snapshot):
+def test_a_disk_that_becomes_read_only_damages_no_log(disk, which, snapshot):
     logger = make_loggers(disk.folder / "run" / "seed=0")[which]
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 0)
     positions, before = log_positions([logger]), snapshot(disk.folder)
     disk.freeze()
-    with pytest.raises(OSError, match="Read-only file system") as error:  # noqa: PT012 - one of the two writes
+    with pytest.raises(OSError, match="Read-only file system") as error:  # noqa: PT012 - either line writes
         logger.log_metrics({"train/loss": 0.25, "epoch": 1}, 1)
         logger.save()
     assert error.value.errno == errno.EROFS
@@ -44,19 +42,17 @@ def test_a_disk_that_turns_read_only_spoils_no_log(disk, which, snapshot):
     assert after != positions
 
 
-def test_a_complete_cache_is_read_and_an_incomplete_one_refused(disk, fake_cifar10, snapshot):
+def test_a_complete_cache_is_read_and_an_incomplete_one_is_refused(disk, fake_cifar10, snapshot):
     shutil.copy(fake_cifar10, disk.folder)
     arrays.prepare(disk.folder, ["train"])
     before = snapshot(disk.folder)
     disk.freeze()
     arrays.prepare(disk.folder, ["train"])
     assert len(arrays.open_split(disk.folder, "train").labels) == fake.SIZES["train"]
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="Read-only file system") as error:
         arrays.prepare(disk.folder, ["test"])
-    assert str(error.value) == (
-        f"Expected a data folder '{disk.folder}' that can be written to, but got OSError (Read-only file system). "
-        "HINT: name another one with `--data.data_dir`, or use `--data.source synthetic`."
-    )
+    assert str(disk.folder) in str(error.value)
+    assert "`--data.data_dir`" in str(error.value)
     assert snapshot(disk.folder) == before
 
 
@@ -69,14 +65,14 @@ def test_a_damaged_cache_that_cannot_be_replaced_is_refused(disk, fake_cifar10, 
     images.write_bytes(content)
     before = snapshot(disk.folder)
     disk.freeze()
-    with pytest.raises(InputError, match="that can be written to"):
+    with pytest.raises(InputError, match="Read-only file system"):
         arrays.prepare(disk.folder, ["train"])
-    with pytest.raises(InputError, match="but got the SHA-256"):
+    with pytest.raises(InputError, match="the SHA-256"):
         arrays.open_split(disk.folder, "train")
     assert snapshot(disk.folder) == before
 
 
-def test_a_study_is_not_begun_where_it_cannot_be_written(run, disk, tmp_path):
+def test_a_study_is_refused_where_it_cannot_be_written(run, disk, tmp_path):
     content = {
         "name": "tiny",
         "settings": {
@@ -90,23 +86,21 @@ def test_a_study_is_not_begun_where_it_cannot_be_written(run, disk, tmp_path):
     for out in (disk.folder, disk.folder / "out"):
         answer = run("study", "tiny.yaml", "--out", str(out))
         assert answer.status == 1
-        assert "but got read-only file system. HINT: " in answer.complaint
+        assert "read-only file system" in answer.complaint.lower()
         assert f"`{out}" in answer.complaint
     assert list(disk.folder.iterdir()) == []
-    # what would be run can be seen
+    # a dry run writes nothing
     assert run("study", "tiny.yaml", "--out", str(disk.folder / "out"), "--dry_run").status == 0
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["of the study", "of --output"])
-def test_a_report_into_a_folder_that_cannot_be_written(run, disk, tmp_path, snapshot, elsewhere):
+def test_a_report_is_refused_where_it_cannot_be_written(run, disk, tmp_path, snapshot, elsewhere):
     study = tmp_path / "study" if elsewhere else disk.folder
     make_study(study, SMALL | {"seeds": [0]})
     before = snapshot(disk.folder)
     disk.freeze()
     answer = run("report", str(study), *(["--output", str(disk.folder / "report.md")] if elsewhere else []))
     assert answer.status == 1
-    assert answer.complaint == (
-        f"Expected to be able to write into `{disk.folder}`, but got read-only file system. "
-        "HINT: free some space, or check whose folder it is."
-    )
+    assert "read-only file system" in answer.complaint.lower()
+    assert str(disk.folder) in answer.complaint
     assert snapshot(disk.folder) == before

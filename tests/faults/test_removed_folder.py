@@ -1,4 +1,4 @@
-"""A folder that somebody removes under the run: a sentence, and no half history in a folder that was made again."""
+"""A run folder that is removed during training: one sentence, and no new folder with half of the logs."""
 
 import shutil
 import threading
@@ -18,27 +18,23 @@ def removal(**arguments):
 
 @pytest.mark.parametrize("arguments", [{"epoch": 2}, {"epoch": 2, "validating": True}, {"epoch": 3, "above": 2}])
 @pytest.mark.parametrize("checkpoints", [True, False], ids=["with checkpoints", "logs alone"])
-def test_a_run_whose_folder_is_removed_ends_and_makes_no_other(run, tmp_path, arguments, checkpoints):
+def test_a_run_whose_folder_is_removed_stops_and_creates_no_other(run, tmp_path, arguments, checkpoints):
     bystander = tmp_path / "bystander"
     bystander.touch()
     answer = run(*FIT, "--trainer.max_epochs=6", f"--trainer.enable_checkpointing={checkpoints}", *removal(**arguments))
     assert answer.status == 1
-    assert answer.complaint.startswith("Expected `")
-    assert answer.complaint.endswith(
-        "to stay while it is worked with, but got no such file or directory. HINT: it was moved or removed, perhaps "
-        "with its folder; put it back, or begin anew in another one."
-    )
+    assert "No such file or directory" in answer.complaint
     assert "lightning_logs/resnet18/version_0/" in answer.complaint
     left = [] if arguments.get("above") else [Path("lightning_logs/resnet18")]
     assert list(Path("lightning_logs").rglob("*")) == left
     assert bystander.exists()
-    # the next one begins anew
+    # the next run starts from the beginning
     answer = run(*FIT, "--trainer.max_epochs=1")
     assert answer.status == 0, answer.err
     assert Path("lightning_logs/resnet18/version_0/metrics.csv").is_file()
 
 
-def test_a_run_whose_folder_is_moved_away_writes_into_neither(run, tmp_path):
+def test_a_run_whose_folder_is_moved_writes_to_neither_place(run, tmp_path):
     folder, away = Path("lightning_logs/resnet18/version_0"), tmp_path / "away"
 
     def move():
@@ -51,10 +47,10 @@ def test_a_run_whose_folder_is_moved_away_writes_into_neither(run, tmp_path):
     answer = run(*FIT, "--trainer.max_epochs=2000")
     mover.join(60)
     assert answer.status == 1
-    assert "to stay while it is worked with" in answer.complaint
+    assert "No such file or directory" in answer.complaint
     assert not folder.exists()
     assert (away / "checkpoints/last.ckpt").is_file()
-    # moved back, it goes on from there
+    # moved back, it can be resumed
     shutil.move(away, folder)
     last = (folder / "metrics.csv").read_text().splitlines()[-1]
     answer = run("fit", f"--resume={folder}", f"--trainer.max_epochs={int(last.split(',')[0]) + 2}")

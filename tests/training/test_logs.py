@@ -42,8 +42,8 @@ def rows(folder: Path) -> list[dict[str, str]]:
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """What TensorBoard reads of a folder: by tag, the steps and values, by step.
 
-    Of files of one second, TensorBoard reads the one with the lower counter first, in the order of the alphabet: 10
-    comes before 9. Processes begin theirs anew, so only tests make as many in one.
+    TensorBoard reads files of the same second in alphabetical order of their counters: 10 comes before 9. Each process
+    counts its own files, so only tests have as many in one process.
     """
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
