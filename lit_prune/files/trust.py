@@ -25,7 +25,7 @@ _BUILT = ("optimizer", "lr_scheduler")
 _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
 _DEPTH, _VALUES = 20, 10_000
 _MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)  # the latter has a scheduler
-# names no module, since it has no dot; is no YAML but a scalar; is no path unless such a file is in this folder
+# without a dot it names no module; as YAML it is only a scalar; as a path it can name only a file of this folder
 _WORD = re.compile(r"(\w[\w+-]{0,99})?", re.ASCII)
 
 

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files are written completely or not at all."""
 
 import os
 from collections.abc import Iterator
@@ -16,13 +16,13 @@ def umask(request: pytest.FixtureRequest) -> Iterator[int]:
     os.umask(before)
 
 
-def test_a_whole_file_takes_the_place_of_the_old_one(tmp_path):
+def test_a_complete_file_replaces_the_old_one(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
     with replacing(path) as part:
         part.write_text("new")
         assert path.read_text() == "old"
-        assert part.parent == path.parent  # another file system could not be moved from
+        assert part.parent == path.parent  # renaming does not work across file systems
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -45,7 +45,7 @@ def test_a_block_that_fails_changes_nothing(tmp_path, error, old):
     assert old is None or path.read_text() == old
 
 
-def test_a_move_that_fails_leaves_no_part(tmp_path):
+def test_a_rename_that_fails_leaves_no_temporary_file(tmp_path):
     path = tmp_path / "folder"
     path.mkdir()
     (path / "inside").touch()
@@ -55,7 +55,7 @@ def test_a_move_that_fails_leaves_no_part(tmp_path):
     assert (path / "inside").exists()
 
 
-def test_a_folder_that_is_not_there_is_an_error_and_stays_away(tmp_path):
+def test_a_missing_folder_is_an_error_and_is_not_created(tmp_path):
     with pytest.raises(FileNotFoundError):
         write_text(tmp_path / "nowhere" / "file.txt", "text")
     assert list(tmp_path.iterdir()) == []
@@ -67,7 +67,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path, umask):
     other.write_text("text")
     assert path.stat().st_mode == other.stat().st_mode
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
-    assert os.umask(umask) == umask  # asking for the mask has not changed it
+    assert os.umask(umask) == umask  # reading the mask has not changed it
 
 
 @pytest.mark.parametrize("text", ["", "ä → 数\n", "a\n" * 1000])
@@ -76,7 +76,7 @@ def test_text_is_utf8(tmp_path, text):
     assert Path(tmp_path / "file.txt").read_bytes().decode("utf-8").replace("\r\n", "\n") == text
 
 
-def test_what_is_appended_follows_what_is_there(tmp_path):
+def test_appended_bytes_follow_the_existing_ones(tmp_path):
     path = tmp_path / "file.txt"
     path.write_bytes(b"one\n")
     append(path, b"two\n")
@@ -84,7 +84,7 @@ def test_what_is_appended_follows_what_is_there(tmp_path):
     assert path.read_bytes() == b"one\ntwo\n"
 
 
-def test_a_file_that_is_gone_is_not_made_anew_to_append_to_it(tmp_path):
+def test_appending_to_a_missing_file_does_not_create_it(tmp_path):
     with pytest.raises(FileNotFoundError) as error:
         append(tmp_path / "file.txt", b"two")
     assert str(error.value.filename) == str(tmp_path / "file.txt")

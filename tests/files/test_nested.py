@@ -1,4 +1,4 @@
-"""Settings over settings, and neither changed."""
+"""Flattening and merging nested settings, neither of which changes."""
 
 import copy
 from typing import Any
@@ -14,7 +14,7 @@ LEAVES = st.none() | st.integers(0, 9) | st.sampled_from(["X", "Y"]) | st.lists(
 
 
 def nested(names: st.SearchStrategy[str], leaves: st.SearchStrategy[Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Settings of up to three levels."""
+    """Draw settings of up to three levels."""
     inner = st.dictionaries(names, leaves | st.dictionaries(names, leaves, max_size=2), max_size=3)
     return st.dictionaries(names, leaves | inner, max_size=3)
 
@@ -27,16 +27,16 @@ patient = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 @patient
 @given(SETTINGS, SETTINGS)
-def test_the_arguments_are_never_changed(below, above):
-    before = copy.deepcopy((below, above))
-    result = merge(below, above)
-    assert (below, above) == before
+def test_the_arguments_are_never_changed(base, changes):
+    before = copy.deepcopy((base, changes))
+    result = merge(base, changes)
+    assert (base, changes) == before
     spoil(result)
-    assert (below, above) == before
+    assert (base, changes) == before
 
 
 def spoil(content: dict[str, Any]) -> None:
-    """Change every mapping inside."""
+    """Change every nested mapping."""
     for value in list(content.values()):
         if isinstance(value, dict):
             spoil(value)
@@ -45,8 +45,8 @@ def spoil(content: dict[str, Any]) -> None:
 
 @patient
 @given(SETTINGS, SETTINGS)
-def test_no_addition_is_left_for_later(below, above):
-    assert not any("+" in name for name in names(merge(below, above)))
+def test_no_key_that_ends_in_plus_is_left(base, changes):
+    assert not any("+" in name for name in names(merge(base, changes)))
 
 
 def names(content: dict[str, Any]) -> list[str]:
@@ -56,15 +56,15 @@ def names(content: dict[str, Any]) -> list[str]:
 
 @patient
 @given(PLAIN, PLAIN)
-def test_all_that_is_above_is_there_and_what_it_does_not_name_is_kept(below, above):
-    result = flatten(merge(below, above))
-    assert flatten(above).items() <= result.items()
-    assert result.keys() <= flatten(below).keys() | flatten(above).keys()
-    assert merge(below, {}) == merge({}, below) == merge(below, below) == below
+def test_all_changes_are_there_and_all_else_is_kept(base, changes):
+    result = flatten(merge(base, changes))
+    assert flatten(changes).items() <= result.items()
+    assert result.keys() <= flatten(base).keys() | flatten(changes).keys()
+    assert merge(base, {}) == merge({}, base) == merge(base, base) == base
 
 
 @pytest.mark.parametrize(
-    ("below", "above", "result"),
+    ("base", "changes", "result"),
     [
         ({"a": {"b": 1, "c": 2}}, {"a": {"b": 3}}, {"a": {"b": 3, "c": 2}}),
         ({"a": {"b": 1}}, {"a": 5}, {"a": 5}),
@@ -73,12 +73,12 @@ def test_all_that_is_above_is_there_and_what_it_does_not_name_is_kept(below, abo
         ({"a": [1, 2]}, {"a": [3]}, {"a": [3]}),
     ],
 )
-def test_mappings_are_merged_and_all_else_is_replaced(below, above, result):
-    assert merge(below, above) == result
+def test_mappings_are_merged_and_other_values_are_replaced(base, changes, result):
+    assert merge(base, changes) == result
 
 
 @pytest.mark.parametrize(
-    ("below", "above", "result"),
+    ("base", "changes", "result"),
     [
         ({"a": [1]}, {"a+": [2, 3]}, [1, 2, 3]),
         ({"a": [1]}, {"a+": 2}, [1, 2]),
@@ -90,16 +90,16 @@ def test_mappings_are_merged_and_all_else_is_replaced(below, above, result):
         ({"a+": [1]}, {"a": [2]}, [2]),
     ],
 )
-def test_a_plus_adds_to_what_is_there(below, above, result):
-    assert merge(below, above) == {"a": result}
-    assert merge({"deep": below}, {"deep": above}) == {"deep": {"a": result}}
+def test_a_plus_appends_to_the_list(base, changes, result):
+    assert merge(base, changes) == {"a": result}
+    assert merge({"deep": base}, {"deep": changes}) == {"deep": {"a": result}}
 
 
 ADAM = {"class_path": "Adam", "init_args": {"lr": 0.1, "fused": True}}
 
 
 @pytest.mark.parametrize(
-    ("above", "result"),
+    ("changes", "result"),
     [
         ({"class_path": "SGD"}, {"class_path": "SGD"}),
         ({"class_path": "Adam", "init_args": {"lr": 1}}, {"class_path": "Adam", "init_args": {"lr": 1, "fused": True}}),
@@ -109,13 +109,13 @@ ADAM = {"class_path": "Adam", "init_args": {"lr": 0.1, "fused": True}}
         ("SGD", "SGD"),
     ],
 )
-def test_arguments_stay_with_their_class(above, result):
-    assert merge({"optimizer": ADAM}, {"optimizer": above}) == {"optimizer": result}
+def test_arguments_stay_with_their_class(changes, result):
+    assert merge({"optimizer": ADAM}, {"optimizer": changes}) == {"optimizer": result}
 
 
-@pytest.mark.parametrize("above", [{"lr": 1}, {"init_args": {"lr": 1}}])
-def test_a_class_given_by_its_name_alone_takes_arguments(above):
-    assert merge({"optimizer": "SGD"}, {"optimizer": above}) == {
+@pytest.mark.parametrize("changes", [{"lr": 1}, {"init_args": {"lr": 1}}])
+def test_a_class_given_by_its_name_alone_takes_arguments(changes):
+    assert merge({"optimizer": "SGD"}, {"optimizer": changes}) == {
         "optimizer": {"class_path": "SGD", "init_args": {"lr": 1}}
     }
 

@@ -1,4 +1,4 @@
-"""The command line as the other tests call it, and a checkpoint to tamper with."""
+"""Fixtures: the command line, and a genuine checkpoint to change."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ __all__ = ["archive", "fake_cifar10", "genuine", "run"]
 
 @pytest.fixture(scope="session")
 def genuine(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint that the command line wrote."""
+    """Write a checkpoint with the command line."""
     folder = tmp_path_factory.mktemp("genuine")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)

@@ -1,4 +1,4 @@
-"""Our own code has no way to run text or to unpickle with full powers; and this would see it if it had."""
+"""Our own code never runs text and never unpickles without restrictions; planted violations are caught."""
 
 import ast
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ import lit_prune
 PACKAGE = Path(lit_prune.__file__).parent
 FOLDERS = [PACKAGE, PACKAGE.parent / "scripts", PACKAGE.parent / "examples"]
 
-# what is not even mentioned
+# names that must not appear at all
 FORBIDDEN = {
     "eval", "exec", "compile", "__import__", "importlib.import_module",
     "os.system", "os.popen", "os.execv", "os.execvp", "subprocess.getoutput", "subprocess.getstatusoutput",
@@ -23,20 +23,20 @@ FORBIDDEN = {
     "shutil.unpack_archive", "tarfile.TarFile.extractall", "tempfile.mktemp", "runpy.run_path",
     "torch.serialization.add_safe_globals", "torch.serialization.safe_globals",
 }  # fmt: skip
-# what is called with one argument alone
+# functions that must be called with this argument
 ONLY_WITH = {
     "torch.load": ("weights_only", True),
     "torch.serialization.load": ("weights_only", True),
     "numpy.load": ("allow_pickle", False),
     "numpy.save": ("allow_pickle", False),
 }
-# methods, whatever they are called on
+# methods of any object
 METHODS = {"extractall", "read_pickle", "set_loader"}
-# where a way is taken that is safe there, and why
+# exceptions that are safe, with their reason
 ALLOWED = {
     # the names of our own commands, from a table in the same file
     ("cli/main.py", "importlib.import_module"),
-    # the homes of our public names, likewise
+    # the modules of our public names, likewise
     ("__init__.py", "importlib.import_module"),
     # optional packages, by names in our code
     ("trained/extras.py", "importlib.import_module"),
@@ -48,7 +48,7 @@ ALLOWED = {
 
 
 def dangers(text: str, where: str = "") -> list[str]:
-    """Name what of a module is dangerous, with its line."""
+    """List the dangerous names and calls in a module, each with its line."""
     tree = ast.parse(text)
     names = dict(_imported(tree))
     called = {id(node.func): node for node in ast.walk(tree) if isinstance(node, ast.Call)}
@@ -62,7 +62,7 @@ def dangers(text: str, where: str = "") -> list[str]:
             found.append((node.lineno, node.attr))
         name = _dotted(node, names)
         if name in FORBIDDEN and (where, name) not in ALLOWED:
-            found.append((node.lineno, name))  # type: ignore[attr-defined]  # what has a name has a line
+            found.append((node.lineno, name))  # type: ignore[attr-defined]  # every node with a name has a line
         if name in ONLY_WITH:
             argument, value = ONLY_WITH[name]
             call = called.get(id(node))
@@ -73,7 +73,7 @@ def dangers(text: str, where: str = "") -> list[str]:
 
 
 def _imported(tree: ast.AST) -> Iterator[tuple[str, str]]:
-    """What names stand for, by the imports of the whole file."""
+    """Return what the imported names of a file stand for."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
@@ -165,5 +165,5 @@ def test_a_planted_danger_is_caught(line):
         "import json\njson.loads(text)",
     ],
 )
-def test_what_is_harmless_is_not(line):
+def test_harmless_code_is_accepted(line):
     assert dangers(line) == []

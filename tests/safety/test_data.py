@@ -1,4 +1,4 @@
-"""A data folder that others write to: nothing in it is unpacked or unpickled before its checksum is right."""
+"""Nothing in a data folder is unpacked or unpickled before its checksum is correct."""
 
 import io
 import pickle
@@ -21,7 +21,7 @@ Members = list[tarfile.TarInfo]
 
 @pytest.fixture
 def folder(fake_cifar10: Path, tmp_path: Path) -> Path:
-    """A data folder, with room around it, and no network to get the original from."""
+    """Make a data folder inside another folder, without a network to download the original from."""
     folder = tmp_path / "home" / "data"
     folder.mkdir(parents=True)
     return folder
@@ -71,43 +71,43 @@ def test_no_member_of_another_archive_is_unpacked(folder, name):
     ):
         arrays.prepare(folder, ["train", "test"])
     after = inventory(home.parent)
-    assert after.pop(str(folder / arrays.FOLDER), None) is None  # the empty folder that arrays would go to
+    assert after.pop(str(folder / arrays.FOLDER), None) is None  # the empty folder for arrays
     assert after == before
 
 
 def test_the_archives_are_real(tmp_path):
-    """Unpacked without a look at their names, they do leave their folder."""
+    """Unpacked without checks, their members leave the folder."""
     for name in ("above", "absolute", "link", "link above"):
         home = tmp_path / name
         (home / "data").mkdir(parents=True)
         write_archive(home / "evil.tar.gz", MEMBERS[name](home))
         with tarfile.open(home / "evil.tar.gz") as tar:
-            # Python 3.11.3 and older trust without being asked
+            # Python 3.11.3 and older have no filter, and trust every member
             trust: Any = {"filter": "fully_trusted"} if hasattr(tarfile, "fully_trusted_filter") else {}
-            tar.extractall(home / "data", **trust)  # noqa: S202 - this is the point
+            tar.extractall(home / "data", **trust)  # noqa: S202 - shows the danger
         assert (home / "evil").is_file()
 
 
 def exchanged_batches(archive: Path, folder: Path, name: str, content: bytes) -> None:
-    """Unpacked batches, all of the original but one."""
+    """Make unpacked batches, all original but one."""
     shutil.copytree(archive.parent / CIFAR10.base_folder, folder / CIFAR10.base_folder)
     (folder / CIFAR10.base_folder / name).write_bytes(content)
 
 
 @pytest.mark.parametrize("name", ["data_batch_1", "data_batch_5", "test_batch", "batches.meta"])
-def test_no_pickle_but_the_originals_is_unpickled(fake_cifar10, folder, name):
+def test_only_original_pickles_are_unpickled(fake_cifar10, folder, name):
     canary = folder / "canary"
     exchanged_batches(fake_cifar10, folder, name, pickle.dumps(shell(canary)))
     with pytest.raises(InputError, match=r"and CIFAR-10 could not be downloaded"):
         arrays.prepare(folder, ["train", "test"])
     assert not canary.exists()
-    pickle.loads((folder / CIFAR10.base_folder / name).read_bytes())  # noqa: S301 - what would have happened
+    pickle.loads((folder / CIFAR10.base_folder / name).read_bytes())  # noqa: S301 - shows the danger
     assert canary.exists()
 
 
 @pytest.mark.parametrize("name", ["data_batch_1", "test_batch"])
-def test_a_gadget_beside_the_original_archive_is_left_alone(fake_cifar10, folder, name):
-    """The archive is whole: what is needed comes from there, and what lies unpacked beside it is not opened."""
+def test_a_gadget_next_to_the_original_archive_is_not_opened(fake_cifar10, folder, name):
+    """The data come from the archive, which is complete; unpacked files next to it are not opened."""
     canary = folder / "canary"
     exchanged_batches(fake_cifar10, folder, name, pickle.dumps(shell(canary)))
     shutil.copy(fake_cifar10, folder / arrays.ARCHIVE)
@@ -135,13 +135,13 @@ def _pickle(path: Path, canary: Path) -> None:
 
 
 def _header(path: Path, canary: Path) -> None:
-    """A header of Python that is no literal; NumPy has evaluated headers in its youth."""
+    """Write a header with a Python expression instead of a literal; early versions of NumPy evaluated it."""
     header = f"{{'descr': __import__('os').system('touch {canary}'), 'fortran_order': False, 'shape': (1,)}}\n".encode()
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
 
 
 def _claims(path: Path, canary: Path) -> None:
-    """A header that claims more than any disk holds."""
+    """Write a header that claims more than any disk holds."""
     header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (9000000000000000000,)}\n"
     path.write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
 

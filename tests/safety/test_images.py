@@ -1,4 +1,4 @@
-"""Images that would fill the memory, or are none, are refused in one sentence before they are decoded."""
+"""Images that would fill the memory, and files of other kinds, are refused before they are decoded."""
 
 import os
 import re
@@ -17,16 +17,13 @@ from PIL import Image
 from lit_prune.data.images import read_images
 from lit_prune.errors import InputError
 
-BOMB = r"Expected an image of at most \d+ pixels in '{path}', but got more\. HINT: make it smaller\."
-DAMAGED = (
-    r"Expected a whole image in '{path}', but got a file that cannot be read \([^\n]+\)\. "
-    r"HINT: replace it or take it away\."
-)
-OTHER = r"Expected a PNG or JPEG image in '{path}', but got something else\. HINT: convert it or take it away\."
+BOMB = r"Expected an image of at most \d+ pixels in '{path}', but got more\. HINT: .*"
+DAMAGED = r"Expected a complete image in '{path}', but got a file that cannot be read \([^\n]+\)\. HINT: .*"
+OTHER = r"Expected a PNG or JPEG image in '{path}', but got something else\. HINT: .*"
 
 
 def png(width: int, height: int, pixels: bytes, *more: tuple[bytes, bytes]) -> bytes:
-    """A PNG by hand, whose checksums are right whatever it claims."""
+    """Build a PNG whose checksums are correct, whatever it claims."""
     header = struct.pack(">2I5B", width, height, 8, 2, 0, 0, 0)
     chunks = [(b"IHDR", header), *more, (b"IDAT", pixels), (b"IEND", b"")]
     return b"\x89PNG\r\n\x1a\n" + b"".join(
@@ -36,14 +33,14 @@ def png(width: int, height: int, pixels: bytes, *more: tuple[bytes, bytes]) -> b
 
 @cache
 def zeros(megabytes: int) -> bytes:
-    """A thousandth of their size, compressed."""
+    """Return zeros, compressed to a thousandth of their size."""
     compressor = zlib.compressobj(9)
     parts = [compressor.compress(bytes(2**20)) for _ in range(megabytes)]
     return b"".join(parts) + compressor.flush()
 
 
 def jpeg(side: int) -> bytes:
-    """A JPEG that claims another size than it has."""
+    """Build a JPEG that claims another size than it has."""
     path = Path("small.jpg")
     Image.new("RGB", (16, 16)).save(path)
     content = path.read_bytes()
@@ -93,7 +90,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("in_folder", [False, True], ids=["file", "folder"])
-def test_bad_images_are_one_sentence(tmp_path, monkeypatch, name, in_folder):
+def test_bad_images_are_refused_in_one_sentence(tmp_path, monkeypatch, name, in_folder):
     monkeypatch.chdir(tmp_path)
     content, sentence = BAD[name][0](), BAD[name][1]
     path = tmp_path / "images" / "a.png"
@@ -107,8 +104,8 @@ def test_bad_images_are_one_sentence(tmp_path, monkeypatch, name, in_folder):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 150_000  # KiB
 
 
-def test_what_comes_after_an_image_is_not_unpacked(tmp_path):
-    """A small image with 413 MB of pixels behind those that it has."""
+def test_data_after_an_image_are_not_unpacked(tmp_path):
+    """The image is small, followed by 413 MB of further pixels."""
     path = tmp_path / "a.png"
     path.write_bytes(png(32, 32, zeros(413)))
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -116,7 +113,7 @@ def test_what_comes_after_an_image_is_not_unpacked(tmp_path):
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory < 100_000  # KiB
 
 
-def test_a_pipe_is_not_waited_for(tmp_path):
+def test_a_pipe_is_refused_at_once(tmp_path):
     path = tmp_path / "a.png"
     os.mkfifo(path)
     with pytest.raises(InputError) as error:

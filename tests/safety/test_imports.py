@@ -1,4 +1,4 @@
-"""What a YAML file makes a command import, as SECURITY.md says: a report nothing, `fit` and `study` all it names."""
+"""What YAML files make a command import: `report` nothing, `fit` and `study` all that they name."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ EVERYWHERE = {
 
 @pytest.fixture(autouse=True)
 def evil(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A module in the current folder, which is not where this process looks for modules yet."""
+    """Put a module into the current folder, which this process does not search for modules yet."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
     monkeypatch.delitem(sys.modules, "evil", raising=False)
@@ -50,33 +50,33 @@ def test_a_report_imports_nothing_that_a_plan_names(run, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize("group", ["model", "data"])
 def test_a_class_of_the_current_folder_can_be_the_model_or_the_data(run, group):
-    """Hence the rule: a YAML file that you have not read is not to be run, not even tried."""
+    """This is why a YAML file that you have not read must not be run, not even with `--dry_run`."""
     Path("evil.yaml").write_text(yaml.safe_dump({group: {"class_path": "evil.X"}}))
     answer = run("fit", *TINY[4:], "--config=evil.yaml", "--print_config")
     assert answer.status == 2
     assert Path("canary").exists()
 
 
-def test_without_them_the_current_folder_is_not_looked_into(run):
+def test_otherwise_the_current_folder_is_not_searched(run):
     Path("evil.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [CALL]}, "model": {"optimizer": CALL}}))
     assert run("fit", *TINY, "--config=evil.yaml").status == 2
     assert not Path("canary").exists()
 
 
-def test_what_is_installed_can_be_called_from_a_configuration(run):
-    """An optimizer may be made by any function, as far as the parser knows."""
+def test_a_configuration_can_call_whatever_is_installed(run):
+    """The parser accepts any function as an optimizer."""
     call = {"class_path": "tests.safety.gadgets.touch", "init_args": {"path": "canary"}}
     Path("evil.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [call]}}))
     assert run("fit", *TINY, "--config=evil.yaml").status == 2
-    assert not Path("canary").exists()  # it makes no callback, and is asked for none
+    assert not Path("canary").exists()  # which the run never calls
     Path("evil.yaml").write_text(yaml.safe_dump({"model": {"optimizer": call}}))
     assert run("fit", *TINY, "--config=evil.yaml").status == 2
     assert Path("canary").exists()
 
 
 @pytest.mark.parametrize("name", ["os.system", "subprocess.Popen", "builtins.exec"])
-def test_what_runs_commands_is_no_optimizer(run, name):
-    """What jsonargparse knows as dangerous is refused, by itself it would warn."""
+def test_functions_that_run_commands_are_refused_as_optimizers(run, name):
+    """Jsonargparse would only warn about functions that it knows as dangerous; here they are refused."""
     answer = run("fit", *TINY, f"--model.optimizer={name}")
     assert answer.status == 2
     assert answer.complaint.startswith(f"Expected `--model.optimizer` to name an optimizer, but got `{name}`.")

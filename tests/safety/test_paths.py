@@ -1,4 +1,4 @@
-"""No name in a plan, and no link in a study's folder, leads out of where it belongs."""
+"""No name in a plan and no link in a study's folder leads out of the folder."""
 
 import os
 import re
@@ -19,18 +19,18 @@ OUTSIDE = [
     "..\\evil", "a\\..\\evil", "C:\\evil", "C:/evil", "\\\\host\\share", "$HOME", "${HOME}", "a\x00b", "a\nb", "a b",
     ".hidden", "a/.hidden", "-rf", "", "\N{FULLWIDTH FULL STOP}\N{FULLWIDTH FULL STOP}/x", "a/\N{ONE DOT LEADER}./b",
 ]  # fmt: skip
-# what else is in a study's folder
+# other names in a study's folder
 TAKEN = ["seed=0", "a/seed=1", "report", "report/x", "REPORT.MD", "plan.yaml", "figures/x", "results.csv"]
 
 
 @pytest.mark.parametrize("name", OUTSIDE + TAKEN)
-def test_no_experiment_is_named_out_of_its_folder(name):
+def test_no_experiment_name_leads_out_of_its_folder(name):
     with pytest.raises(InputError, match=r"^Expected an experiment's name to "):
         read_plan({"experiments": [{"name": name}]}, "evil.yaml")
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
-def test_no_study_is_named_out_of_the_logs(name):
+def test_no_study_name_leads_out_of_the_logs(name):
     with pytest.raises(InputError, match=r"^Expected `name` in `evil\.yaml` to be a folder below lightning_logs"):
         read_plan({"name": name, "experiments": [{"name": "a"}]}, "evil.yaml")
 
@@ -38,7 +38,7 @@ def test_no_study_is_named_out_of_the_logs(name):
 @pytest.mark.parametrize(
     "base", ["../secret.yaml", "a/../../secret.yaml", "{elsewhere}/secret.yaml", "link.yaml", "folder/secret.yaml"]
 )
-def test_no_base_leads_out_of_the_plans_folder(tmp_path, base):
+def test_no_base_leads_out_of_the_folder_of_its_plan(tmp_path, base):
     here, elsewhere = tmp_path / "here", tmp_path
     here.mkdir()
     (elsewhere / "secret.yaml").write_text("experiments: [{name: secret}]")
@@ -55,7 +55,7 @@ def test_no_base_leads_out_of_the_plans_folder(tmp_path, base):
 
 
 @pytest.mark.parametrize("base", ["below/fine.yaml", "./below/fine.yaml", "below/../below/fine.yaml", "link.yaml"])
-def test_a_base_below_is_fine(tmp_path, base):
+def test_a_base_in_a_subfolder_is_read(tmp_path, base):
     (tmp_path / "below").mkdir()
     (tmp_path / "below" / "fine.yaml").write_text("experiments: [{name: fine}]")
     (tmp_path / "link.yaml").symlink_to("below/fine.yaml")
@@ -64,7 +64,7 @@ def test_a_base_below_is_fine(tmp_path, base):
 
 
 @pytest.mark.parametrize("base", ["x\x00y", "x" * 5000, "", "."])
-def test_a_base_that_is_no_file_is_one_sentence(tmp_path, base):
+def test_a_base_that_is_not_a_file_is_refused(tmp_path, base):
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"base": base, "experiments": [{"name": "a"}]}))
     with pytest.raises(InputError, match=r"^Expected a YAML file or a plan that ships"):
         load_plan(tmp_path / "plan.yaml")
@@ -76,7 +76,7 @@ def inventory(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.fixture
 def victim(tmp_path: Path) -> Path:
-    """Files that look like those of a run which is to be cleaned up, in somebody's home."""
+    """Make files in a home folder that look like those of a run, which would be removed."""
     victim = tmp_path / "victim"
     (victim / "seed=0" / "checkpoints").mkdir(parents=True)
     for name in (
@@ -89,7 +89,7 @@ def victim(tmp_path: Path) -> Path:
     return victim
 
 
-# where in a study's folder the link is, and where in the victim's it leads
+# the link in the study's folder, and its target in the victim's folder
 LINKS = [
     ("task1", "."),
     ("task1/fine", "."),
@@ -125,8 +125,8 @@ def test_nothing_is_written_or_deleted_through_a_link(run, tmp_path, victim, lin
 
 
 @pytest.mark.parametrize(("link", "target"), LINKS)
-def test_a_worker_looks_for_links_itself(tmp_path, capfd, victim, link, target):
-    """Between its study's look and its own, time passes, on another machine perhaps."""
+def test_a_worker_checks_for_links_itself(tmp_path, capfd, victim, link, target):
+    """Time passes after the study has checked, and the worker may be another machine."""
     study = tmp_path / "study"
     store_plan(read_plan({"experiments": [{"name": "task1/fine"}]}, "plan.yaml"), study)
     (study / link).parent.mkdir(parents=True, exist_ok=True)
@@ -137,7 +137,7 @@ def test_a_worker_looks_for_links_itself(tmp_path, capfd, victim, link, target):
     assert inventory(victim) == before
 
 
-def test_a_study_that_is_a_link_itself_is_fine(tmp_path):
+def test_a_study_may_be_a_link_itself(tmp_path):
     plan = read_plan({"experiments": [{"name": "a"}]}, "plan.yaml")
     (tmp_path / "disk").mkdir()
     (tmp_path / "study").symlink_to("disk")
@@ -150,8 +150,8 @@ def test_a_study_that_is_a_link_itself_is_fine(tmp_path):
 
 
 @pytest.mark.parametrize("change", [{"name": "../evil"}, {"experiments": [{"name": "../evil"}]}])
-def test_the_plan_in_a_folder_is_checked_like_any_other(run, tmp_path, change):
-    """Somebody may have sent the folder."""
+def test_the_plan_in_a_study_folder_is_checked(run, tmp_path, change):
+    """The folder may come from somewhere else."""
     study = tmp_path / "study"
     study.mkdir()
     (study / "plan.yaml").write_text(yaml.safe_dump({"experiments": [{"name": "a"}], **change}))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from lit_prune.errors import InputError
 from lit_prune.files.checkpoint import read_checkpoint, read_weights
 from lit_prune.files.trust import check_callback_states, check_stored_settings
+from lit_prune.trained.network import load_network
 from tests.training.conftest import TINY, Run
 
 # each names something that jsonargparse would import, call or read: the settings, and the place and text in the refusal
@@ -182,6 +184,29 @@ def test_a_checkpoint_cannot_choose_the_class():
     for given in ({}, {"model": {"class_path": f"{__name__}.Net"}}):
         for stored in ({"class_path": "evil.Net"}, {"class_path": "evil.Net", "init_args": {"text": "a"}}):
             assert "`model.class_path` 'evil.Net'" in refusal(check_stored_settings, {"model": stored}, given, "x.ckpt")
+
+
+class Custom(LightningModule):
+    """Stands for a custom class that takes a function."""
+
+    def __init__(self, activation: Callable[..., Any] = torch.relu, anything: Any = None, text: str = "") -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(2, 2)
+        self.arguments = activation, anything, text
+
+
+@pytest.mark.parametrize("name", ["activation", "anything"])
+@pytest.mark.parametrize("value", ["evil.X", {"class_path": "evil.X"}, "{class_path: evil.X}", "evil.yaml", "evil"])
+def test_hyper_parameters_of_a_custom_class_import_nothing(name, value):
+    """A Trainer in a script stores them, and `inspect CKPT --model module.Class` builds the class from them."""
+    content = {"state_dict": Custom().state_dict(), "pytorch-lightning_version": "2.6.0"}
+    torch.save(content | {"hyper_parameters": {name: value}}, "x.ckpt")
+    assert f"`model.init_args.{name}" in refusal(load_network, "x.ckpt", f"{__name__}.Custom")
+    assert not Path("canary").exists()
+    torch.save(content | {"hyper_parameters": {"anything": "gelu", "text": "evil.X"}}, "x.ckpt")
+    built = load_network("x.ckpt", f"{__name__}.Custom").require_model()
+    assert built.arguments == (torch.relu, "gelu", "evil.X")
+    assert not Path("canary").exists()
 
 
 def _cycle() -> dict[str, Any]:
