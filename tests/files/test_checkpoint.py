@@ -58,7 +58,7 @@ def test_missing_files(read, tmp_path):
 
 
 @pytest.mark.parametrize("read", [read_checkpoint, read_state_dict])
-@pytest.mark.parametrize("content", [b"", b"hello, these are no weights", b"\x80\x02garbage", bytes(range(256)) * 9])
+@pytest.mark.parametrize("content", [b"", b"hello, this is only text", b"\x80\x02garbage", bytes(range(256)) * 9])
 def test_files_of_another_kind(read, content, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_bytes(content)
