@@ -1,11 +1,8 @@
 """`lit-prune study`: from a plan to a report."""
 
-import errno
-import os
 import signal
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
@@ -16,7 +13,7 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 from lit_prune.cli.failures import print_error
-from lit_prune.errors import InputError
+from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.files.nested import merge
 from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.plan.plan import Experiment, Plan, select
@@ -25,26 +22,10 @@ from lit_prune.study.plan.stored import PLAN, check_folder, store_plan, stored_p
 from lit_prune.study.report.command import write_report
 from lit_prune.study.run.options import parse
 from lit_prune.study.run.pool import Job, Pool, Processes, RayTasks
-from lit_prune.study.run.scheduler import Outcome, Progress, is_complete, list_jobs, run_jobs
+from lit_prune.study.run.scheduler import is_complete, list_jobs, run_jobs
 from lit_prune.training.run_folder import LOCK, LOGS
 
 __all__ = ["main"]
-
-
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM, which stops a study as Ctrl-C does."""
-
-
-@contextmanager
-def _stop_on_sigterm() -> Iterator[None]:
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise _Terminated
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
         return int(leave.code or 0)
     try:
         return _run(options)
-    except OSError as error:
+    except (OSError, UnfinishedError) as error:
         return print_error(error)
 
 
@@ -120,42 +101,46 @@ def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, 
     with tqdm(total=total, unit="epoch", desc=plan.name, dynamic_ncols=True, disable=None) as bar:
         # the remaining time is estimated from the epochs of this command
         bar.initial = bar.n = _count_all_epochs(plan, filter(is_complete, todo))
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            with _stop_on_sigterm():
-                outcome = run_jobs(plan, todo, pool, partial(_show, bar, out))
+            outcome = run_jobs(plan, todo, pool, partial(_show, bar, out))
         except KeyboardInterrupt as stop:
-            pool.close()
-            bar.close()
-            print("\nInterrupted. Run the same command again to continue.", file=sys.stderr)
-            return 128 + (signal.SIGTERM if isinstance(stop, _Terminated) else signal.SIGINT)
+            status = 128 + (stop.args[0] if stop.args else signal.SIGINT)
+            raise UnfinishedError("Interrupted. Run the same command again to continue.", status) from None
         finally:
+            signal.signal(signal.SIGTERM, before)
             pool.close()
     _check_plan_exists(out)
     write_report(out)
-    return _sum_up(outcome)
+    for job, reason in outcome.failed.items():
+        print(f"lit-prune: {job.label} failed: {reason}", file=sys.stderr)
+    for job in outcome.left_out:
+        print(f"lit-prune: {job.label} was not started, because its parent failed.", file=sys.stderr)
+    return 1 if outcome.failed or outcome.left_out else 0
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Handle SIGTERM as Python handles Ctrl-C."""
+    raise KeyboardInterrupt(number)
 
 
 def _count_all_epochs(plan: Plan, jobs: Iterable[Job]) -> int:
     return sum(count_epochs(plan, plan[job.experiment]) for job in jobs)
 
 
-def _show(bar: "tqdm[None]", out: Path, progress: Progress) -> None:
-    bar.n = max(bar.n, min(progress.epochs, bar.total))
-    names = [f"{job.experiment}, seed {job.seed}" for job in progress.running]
+def _show(bar: "tqdm[None]", out: Path, epochs: int, running: Sequence[Job], sentence: str) -> None:
+    bar.n = max(bar.n, min(epochs, bar.total))
+    names = [f"{job.experiment}, seed {job.seed}" for job in running]
     bar.set_postfix_str("; ".join(names[:2]) + (f"; {len(names) - 2} more" if len(names) > 2 else ""))
-    if (job := progress.stopped) is not None:
-        line = f"{_name(job)} failed: {progress.problem}" if progress.problem else f"{_name(job)} is complete."
-        tqdm.write(line) if not bar.disable else print(line, flush=True)
-    _check_plan_exists(out)  # the next run would make the folder again, without a plan
-
-
-def _name(job: Job) -> str:
-    return f"Run `{job.experiment}`, seed {job.seed},"
+    if sentence:
+        tqdm.write(sentence) if not bar.disable else print(sentence, flush=True)
+    _check_plan_exists(out)
 
 
 def _check_plan_exists(out: Path) -> None:
-    if not (out / PLAN).is_file():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(out / PLAN))
+    """Stop a study whose folder is gone: its next run would make another folder, without a plan."""
+    if not (plan := out / PLAN).is_file():
+        raise UnfinishedError(f"`{plan}` was moved or removed during the study. Put it back, or start the study again.")
 
 
 def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str:
@@ -178,11 +163,3 @@ def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str
         duration = f", about {time} on this machine with {jobs} at a time"
     head = f"{plan.name}: {len(chosen)} experiments, seeds {', '.join(map(str, plan.seeds))}, in {out}"
     return "\n".join([head, *rows, f"{len(todo)} runs to do, {epochs} epochs{duration}."])
-
-
-def _sum_up(outcome: Outcome) -> int:
-    for job, problem in outcome.failed.items():
-        print(f"lit-prune: {_name(job)} failed: {problem}", file=sys.stderr)
-    for job in outcome.left_out:
-        print(f"lit-prune: {_name(job)} was not started, because its parent failed.", file=sys.stderr)
-    return 1 if outcome.failed or outcome.left_out else 0

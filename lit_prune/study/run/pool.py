@@ -35,6 +35,11 @@ class Job(NamedTuple):
         """Folder of the run."""
         return run_folder(self.out, self.experiment, self.seed)
 
+    @property
+    def label(self) -> str:
+        """Start of a sentence about the run."""
+        return f"Run `{self.experiment}`, seed {self.seed},"
+
 
 class Pool(ABC):
     """Runs jobs at the same time.

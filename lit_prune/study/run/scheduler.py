@@ -1,7 +1,7 @@
 """The order of a study's runs: each after its parent, several at the same time, complete ones not again."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,41 +10,22 @@ from lit_prune.study.plan.run_settings import count_epochs
 from lit_prune.study.run.pool import Job, Pool
 from lit_prune.training.run_folder import ERROR, LOG, METRICS, RESULT
 
-__all__ = ["Outcome", "Progress", "is_complete", "list_jobs", "run_jobs"]
+__all__ = ["Outcome", "is_complete", "list_jobs", "run_jobs"]
 
 _POLL = 0.2  # seconds
 
 
 @dataclass
 class Outcome:
-    """Results of the jobs of a study.
+    """Jobs of a study without a result.
 
     Attributes:
-        complete: Jobs whose result exists, earlier ones included.
         failed: Jobs that stopped without a result, each with the reason in a sentence.
         left_out: Jobs that were not started, because their parent failed.
     """
 
-    complete: list[Job] = field(default_factory=list)
     failed: dict[Job, str] = field(default_factory=dict)
     left_out: list[Job] = field(default_factory=list)
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Progress of a study.
-
-    Attributes:
-        epochs: Number of finished epochs of all runs.
-        running: Jobs that are running.
-        stopped: The job that has just stopped, if any.
-        problem: The reason if that job failed, otherwise empty.
-    """
-
-    epochs: int
-    running: tuple[Job, ...]
-    stopped: Job | None = None
-    problem: str = ""
 
 
 def list_jobs(plan: Plan, experiments: Iterable[Experiment], out: Path) -> list[Job]:
@@ -52,24 +33,24 @@ def list_jobs(plan: Plan, experiments: Iterable[Experiment], out: Path) -> list[
     return [Job(out, experiment.name, seed, plan.threads) for experiment in experiments for seed in plan.seeds]
 
 
-def run_jobs(plan: Plan, jobs: Iterable[Job], pool: Pool, report: Callable[[Progress], None]) -> Outcome:
+def run_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int, Sequence[Job], str], None]) -> Outcome:
     """Run jobs, each after its parent. A failed job stops its descendants alone.
 
     Args:
         plan: The study.
         jobs: Jobs from `list_jobs`. Each parent must be among them, or complete.
         pool: Pool that runs them.
-        report: Function that receives the progress, about once a second and whenever a job stops.
+        report: Function that is called about once a second, and whenever a job stops, with the number of finished
+            epochs of all jobs, the running jobs, and a sentence about the job that stopped, or "".
     """
-    outcome, waiting, running = Outcome(), list[Job](), list[Job]()
-    for job in jobs:
-        (outcome.complete if is_complete(job) else waiting).append(job)
-    epochs = {job: count_epochs(plan, plan[job.experiment]) for job in [*outcome.complete, *waiting]}
+    outcome, running = Outcome(), list[Job]()
+    waiting = [job for job in jobs if not is_complete(job)]
+    epochs = {job: count_epochs(plan, plan[job.experiment]) for job in jobs}
     reported = 0.0
 
-    def tell(stopped: Job | None = None, problem: str = "") -> None:
-        done = sum(epochs[job] for job in [*outcome.complete, *outcome.failed, *outcome.left_out])
-        report(Progress(done + sum(map(_logged_epochs, running)), tuple(running), stopped, problem))
+    def tell(sentence: str = "") -> None:
+        done = sum(epochs[job] for job in jobs if job not in waiting and job not in running)
+        report(done + sum(map(_logged_epochs, running)), running, sentence)
 
     tell()
     while waiting or running:
@@ -88,10 +69,10 @@ def run_jobs(plan: Plan, jobs: Iterable[Job], pool: Pool, report: Callable[[Prog
         for job, status in pool.collect():
             running.remove(job)
             if status == 0 and is_complete(job):
-                outcome.complete.append(job)
+                tell(f"{job.label} is complete.")
             else:
                 outcome.failed[job] = _reason(job, status)
-            tell(job, outcome.failed.get(job, ""))
+                tell(f"{job.label} failed: {outcome.failed[job]}")
         if time.monotonic() - reported > 1:
             reported = time.monotonic()
             tell()
