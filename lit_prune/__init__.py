@@ -6,22 +6,21 @@ Public names are imported on first use, so that `lit-prune --version` does not w
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from lit_prune.version import __version__
+from lit_prune.version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from lit_prune.callbacks import (
-        GlobalL1Pruning,
-        GlobalRandomPruning,
-        LayerFreezing,
-        LocalL1Pruning,
-        Pruning,
-        PruningRemoval,
-        SparsityMonitor,
-    )
-    from lit_prune.data import CIFAR10DataModule
-    from lit_prune.files.compressed import load_compressed
-    from lit_prune.models.resnet18 import LitResNet18
+    from lit_prune.callbacks import GlobalL1Pruning as GlobalL1Pruning
+    from lit_prune.callbacks import GlobalRandomPruning as GlobalRandomPruning
+    from lit_prune.callbacks import LayerFreezing as LayerFreezing
+    from lit_prune.callbacks import LocalL1Pruning as LocalL1Pruning
+    from lit_prune.callbacks import Pruning as Pruning
+    from lit_prune.callbacks import PruningRemoval as PruningRemoval
+    from lit_prune.callbacks import SparsityMonitor as SparsityMonitor
+    from lit_prune.data import CIFAR10DataModule as CIFAR10DataModule
+    from lit_prune.files.compressed import load_compressed as load_compressed
+    from lit_prune.models.resnet18 import LitResNet18 as LitResNet18
 
+# public name -> module
 _MODULES = {
     "CIFAR10DataModule": "lit_prune.data",
     "GlobalL1Pruning": "lit_prune.callbacks",
@@ -34,20 +33,7 @@ _MODULES = {
     "SparsityMonitor": "lit_prune.callbacks",
     "load_compressed": "lit_prune.files.compressed",
 }
-
-__all__ = [
-    "CIFAR10DataModule",
-    "GlobalL1Pruning",
-    "GlobalRandomPruning",
-    "LayerFreezing",
-    "LitResNet18",
-    "LocalL1Pruning",
-    "Pruning",
-    "PruningRemoval",
-    "SparsityMonitor",
-    "__version__",
-    "load_compressed",
-]
+__all__ = ["__version__", *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

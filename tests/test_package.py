@@ -1,8 +1,10 @@
 """The public names of the package, imported on first use."""
 
+import ast
 import subprocess
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -15,8 +17,11 @@ def test_every_public_name_can_be_imported(name):
     assert name in dir(lit_prune)
 
 
-def test_the_public_names_are_those_imported_on_first_use():
-    assert {*lit_prune._MODULES, "__version__"} == set(lit_prune.__all__)
+def test_type_checkers_see_the_names_that_are_imported_on_first_use():
+    tree = ast.parse(Path(lit_prune.__file__).read_text(encoding="utf-8"))
+    block = next(node for node in tree.body if isinstance(node, ast.If))
+    seen = {node.names[0].asname: node.module for node in block.body if isinstance(node, ast.ImportFrom)}
+    assert seen == lit_prune._MODULES
 
 
 def test_an_unknown_name_is_an_attribute_error():
