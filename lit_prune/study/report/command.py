@@ -85,7 +85,7 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         from lit_prune.study.report.figures import draw
 
         drawn = draw(results, path.parent / "figures")
-    text = report_text(results, judgements, drawn, path.parent)
+    text = report_text(results, judgements, drawn)
     write_text(path, text)
     if output is None:
         from lit_prune.study.report.tensorboard import write_board

@@ -1,8 +1,6 @@
 """The Markdown document of a report."""
 
-import os
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -35,14 +33,13 @@ _PLATEAU = (
 )
 
 
-def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"], folder: Path) -> str:
+def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"]) -> str:
     """Write a report in Markdown.
 
     Args:
         results: The study.
         judgements: Verdicts on its claims.
-        figures: Figures that were drawn.
-        folder: Folder of the report; links to figures are relative to it.
+        figures: Figures that were drawn, in the folder `figures` next to the report.
     """
     plan = results.plan
     parts = [f"# Results of the study `{plan.name}`", overview(results), runs_left(results)]
@@ -54,22 +51,21 @@ def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequ
     for name, experiments in groups.items():
         parts.append(f"## {plan.groups.get(name, name)}")
         parts += group_tables(results, experiments) or ["No run has finished yet."]
-        parts += _show((figure for figure in figures if figure.group == name), folder)
+        parts += _show(figure for figure in figures if figure.group == name)
     if judgements:
         parts += ["## Claims", _CLAIMS, claims_table(judgements)]
     if unfrozen(plan):
         parts += ["## Why sparsity stops falling", _PLATEAU, plateau_table(results) or "No such run has finished yet."]
     if rest := [figure for figure in figures if figure.group not in groups]:
-        parts += ["## Figures", *_show(rest, folder)]
+        parts += ["## Figures", *_show(rest)]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _show(figures: Iterable["Figure"], folder: Path) -> list[str]:
-    parts = []
-    for figure in figures:
-        path = Path(os.path.relpath(figure.path.resolve(), folder.resolve())).as_posix()
-        parts += [embed_image(figure.title, path), f"*{figure.title}.* {figure.caption}"]
-    return parts
+def _show(figures: Iterable["Figure"]) -> list[str]:
+    return [
+        f"{embed_image(figure.title, f'figures/{figure.path.name}')}\n\n*{figure.title}.* {figure.caption}"
+        for figure in figures
+    ]
 
 
 def embed_image(alt: str, path: str) -> str:

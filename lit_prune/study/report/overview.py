@@ -1,6 +1,5 @@
 """The first paragraphs of a report: experiments, weights, data, machine, and the runs that are not complete."""
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,21 +95,14 @@ def _epochs(results: Results) -> str:
 
 
 def _machine(results: Results) -> str:
-    environments = [run.environment for run in results.runs if run.environment]
-    if not environments:
-        return ""
-    devices = _values(environments, "device")
-    threads = _values(environments, "threads")
-    versions = [
-        f"{name} {' and '.join(found)}" for key, name in _VERSIONS.items() if (found := _values(environments, key))
-    ]
-    where = " and ".join(devices) or "an unknown device"
-    used = f" ({' or '.join(threads)} {'thread' if threads == ['1'] else 'threads'} each)" if threads else ""
-    return f"The runs used {where}{used}" + (f", with {', '.join(versions)}." if versions else ".")
-
-
-def _values(environments: Iterable[Mapping[str, Any]], key: str) -> list[str]:
-    return list(dict.fromkeys(str(environment[key]) for environment in environments if key in environment))
+    found = {
+        key: " and ".join(dict.fromkeys(str(run.environment[key]) for run in results.runs if key in run.environment))
+        for key in ("device", "threads", *_VERSIONS)
+    }
+    threads = f" (threads per run: {found['threads']})" if found["threads"] else ""
+    device = f"Device: {found['device']}{threads}." if found["device"] else ""
+    versions = ", ".join(f"{name} {found[key]}" for key, name in _VERSIONS.items() if found[key])
+    return " ".join(filter(None, (device, f"Versions: {versions}." if versions else "")))
 
 
 def _number(value: Any) -> str:

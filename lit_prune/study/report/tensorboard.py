@@ -85,9 +85,8 @@ def _curves(results: Results) -> Iterator[Event]:
         for role in _ROLES if experiment.train else ():
             if role == "sparsity" and not prunes(results, experiment.name):
                 continue
-            if curve := mean_curve(results, experiment.name, role):
-                for epoch, value in zip(curve.epochs, curve.values, strict=True):
-                    yield _event(epoch, tag=f"{experiment.name}/{role}", simple_value=value)
+            for epoch, value in mean_curve(results, experiment.name, role).items():
+                yield _event(epoch, tag=f"{experiment.name}/{role}", simple_value=value)
 
 
 def _layout(results: Results, tags: set[str], series: Sequence[Series], kind: str) -> Layout:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lit_prune.errors import shorten
+
 __all__ = ["Logged", "Scores", "UnreadableError", "is_nonfinite", "read_error", "read_logged", "read_scores"]
 
 # name of a curve in the report -> column of metrics.csv; the plan names the columns of losses and accuracies
@@ -117,7 +119,7 @@ def _merge_epochs(path: Path, rows: list[dict[str, str]], columns: set[str]) -> 
             try:
                 float(text)
             except ValueError:
-                raise UnreadableError(f"{path.name} has `{text[:40]}` in the column `{name}`") from None
+                raise UnreadableError(f"{path.name} has `{shorten(text, 40)}` in the column `{name}`") from None
         epoch = float(row["epoch"])
         if not epoch.is_integer():
             raise UnreadableError(f"{path.name} has `{row['epoch']}` in the column `epoch`")
@@ -147,7 +149,7 @@ def read_scores(path: Path, experiment: str, seed: int) -> Scores:
     epochs, tests = content.get("epochs"), content.get("test") or {}
     weights, environment = content.get("initial_weights"), content.get("environment") or {}
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
-        raise UnreadableError(f"{path.name} has {str(epochs)[:40]!r} for `epochs`")
+        raise UnreadableError(f"{path.name} has {shorten(str(epochs), 40)!r} for `epochs`")
     if not isinstance(tests, dict) or not all(_are_numbers(scores) for scores in tests.values()):
         raise UnreadableError(f"{path.name} has values that are not numbers in `test`")
     if not isinstance(weights, str | None) or not isinstance(environment, dict):
@@ -176,4 +178,4 @@ def _are_numbers(scores: Any) -> bool:
 
 
 def _describe(error: Exception) -> str:
-    return " ".join(str(getattr(error, "strerror", None) or error).split())[:80].rstrip(".")
+    return shorten(" ".join(str(getattr(error, "strerror", None) or error).split())).rstrip(".")

@@ -57,8 +57,8 @@ def test_a_report_has_its_sections_and_overview(tmp_path, capsys):
     assert paragraph(text) == (
         "The study `small` has 5 experiments, each with 3 seeds (0, 1, 2). Experiments without a parent started from "
         "random weights (nothing is pre-trained). The data are synthetic images: 400 training images, 100 for "
-        "validation, batches of 32. Each training took 4 epochs. The runs used cpu (1 thread each), with "
-        "lit-prune 0.1.0, Lightning 2.6.6, torch 2.15.0, Python 3.11.4. 15 of 15 runs are complete."
+        "validation, batches of 32. Each training took 4 epochs. Device: cpu (threads per run: 1). "
+        "Versions: lit-prune 0.1.0, Lightning 2.6.6, torch 2.15.0, Python 3.11.4. 15 of 15 runs are complete."
     )
     assert (tmp_path / "results.csv").read_text(encoding="utf-8").count("complete") == 15
     assert capsys.readouterr().out.splitlines() == [

@@ -86,10 +86,10 @@ def test_curves_are_means_over_seeds_at_their_epochs(board):
     for name in ("task1/logits", "control/l1-50"):
         for role in ("train_loss", "val_loss", "train_acc", "val_acc"):
             curve = mean_curve(results, name, role)
-            assert curve is not None
-            expected = list(zip(curve.epochs, curve.values, strict=True))
-            assert [epoch for epoch, _ in expected] == [0, 1, 2]
-            assert points(board.events, f"{name}/{role}") == [(e, pytest.approx(v, rel=1e-6)) for e, v in expected]
+            assert list(curve) == [0, 1, 2]
+            assert points(board.events, f"{name}/{role}") == [
+                (epoch, pytest.approx(value, rel=1e-6)) for epoch, value in curve.items()
+            ]
     assert points(board.events, "control/l1-50/sparsity") == [(e, pytest.approx(0.5, abs=1e-6)) for e in range(3)]
     # no sparsity without pruning, no curves without training
     assert "task1/logits/sparsity" not in scalars

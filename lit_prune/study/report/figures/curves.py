@@ -76,12 +76,12 @@ def _draw(axes: Axes, results: Results, name: str, kind: str) -> None:
         curves = [] if mean and len(runs) == 1 else [(run.seed, run_curve(run, f"{half}_{kind}")) for run in runs]
         for seed, curve in curves:
             if curve:
-                marker = "." if len(curve.epochs) == 1 else None
+                marker = "." if len(curve) == 1 else None
                 axes.plot(
                     *scale(curve, factor), color=colour, ls=line, marker=marker, label=f"{label}, {seed}", **ONE_SEED
                 )
         if mean:
-            marker = "o" if len(mean.epochs) == 1 else None
+            marker = "o" if len(mean) == 1 else None
             axes.plot(*scale(mean, factor), color=colour, ls=line, marker=marker, label=f"{label}, mean", **MEAN)
 
 
@@ -108,7 +108,7 @@ def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
     """Choose limits for all values of a group, and a logarithmic scale if one epoch would flatten the others."""
     finished = [run for run in runs if run.status != "diverged"] or runs
     curves = [curve for run in finished for half in _HALVES if (curve := run_curve(run, f"{half}_{kind}"))]
-    values = sorted(value for curve in curves for value in curve.values)
+    values = sorted(value for curve in curves for value in curve.values())
     if not values:
         return {}
     low, high = values[0], values[-1]

@@ -39,7 +39,7 @@ class Drawing:
 
 def scale(curve: Curve, factor: float = 100.0) -> tuple[list[int], list[float]]:
     """Return the epochs of a curve, counted from 1, and its values times a factor."""
-    return [epoch + 1 for epoch in curve.epochs], [factor * value for value in curve.values]
+    return [epoch + 1 for epoch in curve], [factor * value for value in curve.values()]
 
 
 def count_epochs(axes: Axes, last: int) -> None:

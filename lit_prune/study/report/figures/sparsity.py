@@ -34,8 +34,8 @@ def sparsity_figure(results: Results) -> Drawing | None:
     longest = max(len(name) for found in curves.values() for name in found)
     columns = min(len(curves), 3 if longest < 20 else 1)
     canvas = new_figure(WIDTH, 0.4 + 4.0 * math.ceil(len(curves) / columns), "Sparsity over epochs")
-    top = 100 * max(max(curve.values) for found in curves.values() for curve in found.values())
-    last = max(curve.epochs[-1] for found in curves.values() for curve in found.values()) + 1
+    top = 100 * max(max(curve.values()) for found in curves.values() for curve in found.values())
+    last = max(max(curve) for found in curves.values() for curve in found.values()) + 1
     panels = make_panels(canvas, len(curves), columns)
     for index, (axes, (group, found)) in enumerate(zip(panels, curves.items(), strict=True)):
         axes.set(title=group, xlabel="epoch", ylabel=SPARSITY if index % columns == 0 else "")
@@ -58,7 +58,7 @@ def sparsity_figure(results: Results) -> Drawing | None:
 def _label(axes: Axes, found: dict[str, Curve], height: float) -> None:
     """Write names to the right of a panel, each as high as `height` on the y axis."""
     ends = sorted(
-        (100 * curve.values[-1], name, SERIES[n % len(SERIES)]) for n, (name, curve) in enumerate(found.items())
+        (100 * curve[max(curve)], name, SERIES[n % len(SERIES)]) for n, (name, curve) in enumerate(found.items())
     )
     places = spread([y for y, _, _ in ends], height, *axes.get_ylim())
     for (y, name, colour), place in zip(ends, places, strict=True):
@@ -134,7 +134,7 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
     runs = results.with_status(name, "complete")
     mean, untouched = mean_curve(results, name, "sparsity"), results.values(name, "untouched_pruned")
     level = estimate(100 * value for value in untouched.values())
-    if mean is None or level is None:
+    if not mean or level is None:
         return
     values = [level.mean]
     for run in runs if len(runs) > 1 else ():
