@@ -101,13 +101,13 @@ class Inspection:
             shape=(),
             weights=sum(layer.weights for layer in self.layers),
             zeros=sum(layer.zeros for layer in self.layers),
-            masked=_sum_known((layer.masked for layer in self.layers), 0),
+            masked=_sum_known(0, (layer.masked for layer in self.layers)),
             frozen=None,
             smallest=min(smallest, default=None),
             largest=max(largest, default=None),
             infinite=sum(layer.infinite for layer in self.layers),
-            untouched=_sum_known((layer.untouched for layer in self.layers), 0),
-            flops=_sum_known((layer.flops for layer in self.layers), LayerFlops(0, 0)),
+            untouched=_sum_known(0, (layer.untouched for layer in self.layers)),
+            flops=_sum_known(LayerFlops(0, 0), (layer.flops for layer in self.layers)),
         )
 
 
@@ -226,9 +226,8 @@ def _magnitudes(weight: Tensor) -> tuple[float | None, float | None, int]:
     return float(kept.min()), float(kept.max()), infinite
 
 
-def _sum_known(values: Iterable[T | None], start: T) -> T | None:
-    """Sum values; None if one of them is None."""
-    total = start
+def _sum_known(total: T, values: Iterable[T | None]) -> T | None:
+    """Add values to a total; None if one of them is None."""
     for value in values:
         if value is None:
             return None

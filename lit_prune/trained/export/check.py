@@ -50,12 +50,7 @@ class Check:
 
 
 def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Check:
-    """Compare the logits of a network with those of an exported file.
-
-    Args:
-        network: Function that computes the network's logits (N, ...) from images.
-        exported: Function that computes them from the file.
-        batches: Images, at least one, with labels or None.
+    """Compare the logits (N, ...) of a network with those of an exported file, on images with labels or None.
 
     Raises:
         UnfinishedError: If the file cannot be run, or computes logits of another shape.
