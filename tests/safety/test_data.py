@@ -155,7 +155,7 @@ def test_no_array_is_unpickled(fake_cifar10, folder, name, write):
     path, canary = folder / arrays.FOLDER / f"{name}.npy", folder / "canary"
     write(path, canary)
     for use in (lambda: arrays.open_split(folder, "train"), lambda: arrays.prepare(folder, ["train"])):
-        with pytest.raises(InputError, match=r"but got a file that is no complete NumPy array"):
+        with pytest.raises(InputError, match="complete NumPy array"):
             use()
     assert not canary.exists()
     if write in (_object, _archive, _pickle):

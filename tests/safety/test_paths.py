@@ -25,13 +25,13 @@ TAKEN = ["seed=0", "a/seed=1", "report", "report/x", "REPORT.MD", "plan.yaml", "
 
 @pytest.mark.parametrize("name", OUTSIDE + TAKEN)
 def test_no_experiment_name_leads_out_of_its_folder(name):
-    with pytest.raises(InputError, match=r"^Expected an experiment's name to "):
+    with pytest.raises(InputError, match="the name of an experiment"):
         read_plan({"experiments": [{"name": name}]}, "evil.yaml")
 
 
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_no_study_name_leads_out_of_the_logs(name):
-    with pytest.raises(InputError, match=r"^Expected `name` in `evil\.yaml` to be a folder below lightning_logs"):
+    with pytest.raises(InputError, match=r"`name` in `evil\.yaml` to .* folder below lightning_logs"):
         read_plan({"name": name, "experiments": [{"name": "a"}]}, "evil.yaml")
 
 
@@ -49,9 +49,8 @@ def test_no_base_leads_out_of_the_folder_of_its_plan(tmp_path, base):
     path.write_text(yaml.safe_dump({"base": base}))
     with pytest.raises(InputError) as error:
         load_plan(path)
-    assert str(error.value) == (
-        f"Expected `base` in `{path}` to stay in its folder, but got `{base}`. HINT: copy that plan beside this one."
-    )
+    assert f"`base` in `{path}`" in str(error.value)
+    assert f"but got `{base}`" in str(error.value)
 
 
 @pytest.mark.parametrize("base", ["below/fine.yaml", "./below/fine.yaml", "below/../below/fine.yaml", "link.yaml"])
@@ -66,7 +65,7 @@ def test_a_base_in_a_subfolder_is_read(tmp_path, base):
 @pytest.mark.parametrize("base", ["x\x00y", "x" * 5000, "", "."])
 def test_a_base_that_is_not_a_file_is_refused(tmp_path, base):
     (tmp_path / "plan.yaml").write_text(yaml.safe_dump({"base": base, "experiments": [{"name": "a"}]}))
-    with pytest.raises(InputError, match=r"^Expected a YAML file or a plan that ships"):
+    with pytest.raises(InputError, match="plan that ships"):
         load_plan(tmp_path / "plan.yaml")
 
 
@@ -103,7 +102,7 @@ LINKS = [
 ]
 
 
-@pytest.mark.parametrize("words", [["study", "plan.yaml", "--out=study", "--jobs=1"], ["report", "study"]])
+@pytest.mark.parametrize("argv", [["study", "plan.yaml", "--out=study", "--jobs=1"], ["report", "study"]])
 @pytest.mark.parametrize(("link", "target"), LINKS)
 def test_nothing_is_written_or_deleted_through_a_link(run, tmp_path, victim, link, target, argv):
     content = {"name": "plan", "settings": TINY, "experiments": [{"name": "task1/fine"}]}
@@ -116,10 +115,8 @@ def test_nothing_is_written_or_deleted_through_a_link(run, tmp_path, victim, lin
     assert before
     answer = run(*argv)
     assert answer.status == 2
-    assert answer.complaint == (
-        f"Expected no link in `study` that leads out of this study, but got `{link}`, which leads to "
-        f"`{(victim / target).resolve()}`. HINT: take the link away; to keep a study elsewhere, give `--out`."
-    )
+    assert "no link in `study` that leads out of it" in answer.complaint
+    assert f"but got `{link}`, which leads to `{(victim / target).resolve()}`" in answer.complaint
     assert inventory(victim) == before
     assert {path.name for path in study.rglob("*")} <= {"plan.yaml", ".lock", *Path(link).parts}
 
@@ -133,7 +130,7 @@ def test_a_worker_checks_for_links_itself(tmp_path, capfd, victim, link, target)
     (study / link).symlink_to(victim / target)
     before = inventory(victim)
     assert worker.main([str(study), "task1/fine", "0"]) == 2
-    assert capfd.readouterr().err.startswith(f"Expected no link in `{study}` that leads out of this study, but got ")
+    assert capfd.readouterr().err.startswith(f"Expected no link in `{study}` that leads out of it, but got ")
     assert inventory(victim) == before
 
 
@@ -158,5 +155,5 @@ def test_the_plan_in_a_study_folder_is_checked(run, tmp_path, change):
     before = set(tmp_path.rglob("*"))
     answer = run("report", "study")
     assert answer.status == 2
-    assert re.search(r"folder .*, but got `?\.\./evil", answer.complaint)
+    assert re.search(r"name.* to .*, but got `?\.\./evil", answer.complaint)
     assert set(tmp_path.rglob("*")) == before
