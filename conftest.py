@@ -3,5 +3,10 @@
 import os
 
 # As many tests run side by side as there are cores. More threads than cores wait for each other, most of the time;
-# processes that tests start inherit this. It has to be said before torch is imported.
+# processes that tests start inherit this. It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from tests.docs.blocks import SYBIL
+
+# the code blocks of README.md and docs/ are tests, too
+pytest_collect_file = SYBIL.pytest()

@@ -13,9 +13,9 @@ from nbclient import NotebookClient
 from torchvision.models import resnet18
 
 from lit_prune.main import main
-from tests.docs.places import ROOT
-from tests.docs.session import TINY
-from tests.docs.snippets import run_snippet
+from tests.docs import ROOT
+from tests.docs.session import run_python
+from tests.training.conftest import TINY
 
 EXAMPLES = ROOT / "examples"
 # enough to test the notebook, not to train good networks
@@ -30,9 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 def run_script(folder: Path, name: str, *argv: str) -> str:
     """Run a script with arguments, and return its output."""
-    outcome = run_snippet((folder / name).read_text(encoding="utf-8"), name, folder, *argv)
-    assert outcome.status == 0, outcome.err
-    return outcome.out
+    return run_python((folder / name).read_text(encoding="utf-8"), name, folder, *argv)
 
 
 def test_the_callbacks_work_in_your_own_script(folder):

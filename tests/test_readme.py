@@ -1,6 +1,6 @@
-"""What the README has to lead to; that its blocks do what they say is `tests/docs`' to show."""
+"""The README leads to its first two commands early; `tests/docs/` tests that they work."""
 
-from tests.docs.places import ROOT
+from tests.docs import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

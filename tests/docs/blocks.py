@@ -1,144 +1,124 @@
-"""The code blocks and inline commands of a Markdown document."""
+"""How Sybil runs the code blocks of README.md and docs/.
+
+A new block needs nothing here. `python` runs as it stands; `bash` and `console` run command by command on drawn images,
+and an error that a console block shows is compared; `yaml` is given to the command that takes it. The blocks of one
+document run in its order, in one folder, so that a block finds the files of those before it: run a document whole, with
+`pytest docs/cli.md`. Write `<!-- skip: next "reason" -->` above a block that no test can run.
+"""
 
 import re
 import shlex
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from itertools import groupby
+from typing import TYPE_CHECKING
 
-__all__ = ["Block", "Command", "Outcome", "blocks_of", "commands_in", "inline_commands", "text_of"]
+import yaml
+from sybil import Document, Example, Region, Sybil
+from sybil.parsers.markdown import SkipParser
+from sybil.parsers.markdown.lexers import FencedCodeBlockLexer
 
-_FENCE = re.compile(r"^(?P<indent> *)(?P<fence>`{3,})(?P<info>[^`\n]*)\n(?P<body>.*?)^ *(?P=fence) *$", re.M | re.S)
-_REASON = re.compile(r"no-run:\s*(\S.*)")
+from tests.docs import ROOT
 
+if TYPE_CHECKING:  # torch is imported where a block runs: each run of pytest imports this module
+    from tests.docs.session import Session
 
-@dataclass(frozen=True)
-class Block:
-    """One fenced block.
+__all__ = ["SYBIL", "commands_in"]
 
-    Args:
-        document: The file's name below the repository.
-        line: The first line of its body, from 1.
-        language: The first word after the fence; "" without one.
-        reason: Why it is not to run, if its author says so: "```bash no-run: needs a GPU".
-        body: What is between the fences.
-    """
-
-    document: str
-    line: int
-    language: str
-    reason: str | None
-    body: str
-
-    @property
-    def place(self) -> str:
-        return f"{self.document}:{self.line}"
-
-    @property
-    def file_name(self) -> str | None:
-        """The name in a first line like `# mine.yaml`, under which other blocks find this one's text."""
-        match = re.match(r"# ([\w-]+\.(?:ya?ml|py))\b", self.body)
-        return match[1] if match else None
+ERROR = "lit-prune: error: "
 
 
-@dataclass(frozen=True)
-class Command:
-    """One command of a shell block.
+def session_of(example: Example) -> "Session":
+    from tests.docs.session import Session
 
-    Args:
-        words: The program and its arguments.
-        variables: What is set in front of it.
-        output: The file that its output goes to, if it is redirected.
-        shown: The lines below it in a console block.
-    """
-
-    argv: tuple[str, ...]
-    variables: tuple[tuple[str, str], ...] = ()
-    output: str | None = None
-    shown: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        return shlex.join(self.argv)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a person sees of one command or block."""
-
-    status: int
-    out: str
-    err: str
-
-
-def blocks_of(path: Path, document: str) -> list[Block]:
-    """Find the fenced blocks of a file, in their order."""
-    text = path.read_text(encoding="utf-8")
-    found = []
-    for match in _FENCE.finditer(text):
-        language, _, rest = match["info"].strip().partition(" ")
-        reason = _REASON.fullmatch(rest.strip())
-        indent = match["indent"]
-        body = "".join(line.removeprefix(indent) for line in match["body"].splitlines(keepends=True))
-        line = text.count("\n", 0, match.start("body")) + 1
-        found.append(Block(document, line, language, reason[1].strip(" \"'") if reason else None, body))
+    if "session" not in example.namespace:
+        made = example.namespace["tmp_path_factory"]
+        session = Session(example.document.text, made.mktemp("document"), made.getbasetemp() / "runs")
+        example.namespace["session"] = session
+    found: Session = example.namespace["session"]
     return found
 
 
-def commands_in(block: Block) -> list[Command]:
-    """Read the commands of a `bash` or `console` block.
+def run_python_block(example: Example) -> None:
+    """Run the block; keep it as a file if it begins with a line like `# mine.py`."""
+    from tests.docs.session import run_python
+
+    session = session_of(example)
+    for name in re.findall(r"[\"']([\w./-]+\.ckpt)[\"']", example.parsed):
+        session.prepare(["python", name])
+    if name := re.match(r"# (\w+\.py)\b", example.parsed):
+        (session.folder / name[1]).write_text(example.parsed, encoding="utf-8")
+    run_python(example.parsed, f"{example.path}:{example.line}", session.folder)
+
+
+def run_shell_block(example: Example) -> None:
+    """Run each command; with lines below it, it must print them, or their words where numbers may differ."""
+    for command, shown in commands_in(example.parsed):
+        check_command(example, command, shown)
+
+
+def run_yaml_block(example: Example) -> None:
+    """Give a plan to `study`, and a configuration to `fit`."""
+    content = yaml.safe_load(example.parsed)
+    (session_of(example).folder / "block.yaml").write_text(example.parsed, encoding="utf-8")
+    if "experiments" in content:
+        check_command(example, ["lit-prune", "study", "block.yaml"])
+    elif content.keys() & {"model", "data", "trainer"}:
+        check_command(example, ["lit-prune", "fit", "--config", "block.yaml", "--print_config"])
+
+
+def check_command(example: Example, argv: list[str], shown: str = "") -> None:
+    status, printed = session_of(example).run(argv)
+    if shown.startswith(ERROR):
+        assert status != 0, f"`{shlex.join(argv)}` does not fail"
+        assert shown in printed.splitlines(), f"`{shlex.join(argv)}` prints\n{printed}"
+        return
+    assert status == 0, f"`{shlex.join(argv)}` ends with {status}\n{printed}"
+    missing = [word for word in re.findall(r"[A-Za-z]{4,}", shown) if word not in printed]
+    assert not missing, f"`{shlex.join(argv)}` prints no {missing}\n{printed}"
+
+
+def commands_in(source: str) -> Iterator[tuple[list[str], str]]:
+    """Read the commands of a block, each with the line that a console block shows below it.
 
     Raises:
-        ValueError: If a line uses more of the shell than these documents need: pipes, loops, variables.
+        ValueError: If a line needs more of a shell than `&&`, `>` and variables in front of a command.
     """
-    if block.language == "console":
-        return _of_console(block.body)
-    lines = block.body.replace("\\\n", " ").splitlines()
-    return [command for line in lines for command in _of_line(line)]
+    lines = source.replace("\\\n", " ").splitlines()
+    console = any(line.startswith("$ ") for line in lines)
+    for line, below in zip(lines, [*lines[1:], ""], strict=True):
+        if console and not line.startswith("$ "):
+            continue
+        lexer = shlex.shlex(line.removeprefix("$ "), posix=True, punctuation_chars="&|;<>()")
+        lexer.whitespace_split = True
+        for is_and, words in groupby(lexer, lambda word: word == "&&"):
+            argv = list(words)
+            if is_and:
+                continue
+            if any(re.fullmatch(r"[&|;<()]+", word) or word in ("for", "if") or "$" in word for word in argv):
+                raise ValueError(f"`{shlex.join(argv)}`: these tests run plain commands only")
+            yield argv, below if console and not below.startswith("$ ") else ""
 
 
-def _of_console(body: str) -> list[Command]:
-    commands: list[Command] = []
-    for line in body.replace("\\\n", " ").splitlines():
-        if line.startswith("$ "):
-            commands += _of_line(line.removeprefix("$ "))
-        elif line.strip() and commands:
-            last = commands[-1]
-            commands[-1] = Command(last.argv, last.variables, last.output, (*last.shown, line))
-    return commands
+def fail(example: Example) -> None:
+    raise ValueError(f"no test knows how to run `{example.region.lexemes['language']}`")
 
 
-def _of_line(line: str) -> list[Command]:
-    lexer = shlex.shlex(line, posix=True, punctuation_chars="&|;<>()")
-    lexer.whitespace_split = True
-    commands, argv = [], list[str]()
-    for word in lexer:
-        if word == "&&":
-            commands.append(_of_words(argv))
-            argv = []
-        else:
-            argv.append(word)
-    return [*commands, _of_words(argv)] if argv else commands
+EVALUATORS: dict[str, Callable[[Example], None]] = {
+    "python": run_python_block,
+    "bash": run_shell_block,
+    "console": run_shell_block,
+    "yaml": run_yaml_block,
+}
 
 
-def _of_words(argv: list[str]) -> Command:
-    output = None
-    if len(argv) > 2 and argv[-2] == ">":
-        argv, output = argv[:-2], argv[-1]
-    for word in argv:
-        if re.fullmatch(r"[&|;<>()]+", word) or word in ("for", "do", "done", "if") or "$" in word:
-            raise ValueError(f"`{word}` in `{' '.join(argv)}`: the tests of the documents run plain commands alone")
-    count = 0
-    while count < len(argv) and re.match(r"[A-Z_]+=", argv[count]):
-        count += 1
-    variables = tuple((name, value) for name, _, value in (word.partition("=") for word in argv[:count]))
-    return Command(tuple(argv[count:]), variables, output)
+def find_blocks(document: Document) -> Iterator[Region]:
+    """Find the blocks of all languages; one that no test knows must not be left out silently."""
+    for region in FencedCodeBlockLexer(r"[^\n]*")(document):
+        if region.lexemes["language"] not in ("", "text"):
+            region.parsed, region.evaluator = region.lexemes["source"], EVALUATORS.get(region.lexemes["language"], fail)
+            yield region
 
 
-def text_of(path: Path) -> str:
-    """A document without its blocks."""
-    return _FENCE.sub("", path.read_text(encoding="utf-8"))
-
-
-def inline_commands(path: Path) -> list[tuple[str, ...]]:
-    """Find commands of ours in the text between the blocks: `lit-prune ...` in backquotes, as words."""
-    spans = re.findall(r"`((?:lit-prune|python scripts/)[^`]*)`", text_of(path))
-    return [tuple(" ".join(span.split()).split(" ")) for span in spans]
+SYBIL = Sybil(
+    [SkipParser(), find_blocks], path=str(ROOT), patterns=["README.md", "docs/*.md"], fixtures=["tmp_path_factory"]
+)

@@ -1,96 +1,51 @@
-"""The tests of the documents notice what is wrong with a document."""
+"""What a document says wrongly is noticed."""
 
 from pathlib import Path
 
 import pytest
+from sybil.example import Example
 
-from tests.docs.blocks import Block, Command, blocks_of, commands_in, inline_commands
-from tests.docs.session import Session, SmallRuns
-from tests.docs.snippets import run_snippet
-from tests.docs.test_documents import check
-
-DOCUMENT = """# Title
-
-Text with `lit-prune inspect
-last.ckpt --format csv`, and `--format` alone.
-
-```bash
-pip install -e . && lit-prune study --preset quick   # a comment
-A=1 lit-prune fit \\
-    --name "two words" > log.txt
-```
-
-1. In a list:
-
-   ```python
-   if True:
-       print(1)
-   ```
-
-````text
-```bash
-lit-prune no-block
-```
-````
-
-```bash no-run: needs two machines
-lit-prune fit --trainer.num_nodes 2
-```
-
-```console
-$ lit-prune x
-first
-second
-```
-
-```yaml
-# mine.yaml
-a: 1
-```
-"""
+from tests.docs import DOCUMENTS
+from tests.docs.blocks import SYBIL, commands_in
+from tests.docs.session import run_python
 
 
 @pytest.fixture
-def document(tmp_path: Path) -> Path:
-    path = tmp_path / "document.md"
-    path.write_text(DOCUMENT, encoding="utf-8")
-    return path
+def parse(tmp_path, tmp_path_factory):
+    """Find the blocks in the text of a document."""
+
+    def parse(text: str) -> list[Example]:
+        path = tmp_path / "document.md"
+        path.write_text(text, encoding="utf-8")
+        document = SYBIL.parse(path)
+        document.namespace["tmp_path_factory"] = tmp_path_factory
+        return list(document.examples())
+
+    return parse
 
 
-@pytest.fixture
-def session(tmp_path: Path) -> Session:
-    return Session(tmp_path / "folder", SmallRuns(tmp_path))
+def test_blocks_are_found_in_lists_too(parse):
+    list_item, console = parse(
+        "1. In a list:\n\n   ```python\n   if True:\n       print(1)\n   ```\n\n"
+        "```text\nno code\n```\n\n```console\n$ lit-prune x\nfirst\n```\n"
+    )
+    assert (list_item.line, list_item.parsed) == (3, "if True:\n    print(1)\n")
+    assert list(commands_in(console.parsed)) == [(["lit-prune", "x"], "first")]
 
 
-def block(language: str, body: str) -> Block:
-    return Block("document.md", 1, language, None, body)
-
-
-def test_blocks_are_found_where_they_are(document):
-    found = blocks_of(document, "document.md")
-    assert [(b.language, b.line) for b in found] == [
-        ("bash", 7), ("python", 15), ("text", 20), ("bash", 26), ("console", 30), ("yaml", 36)
-    ]  # fmt: skip
-    assert found[1].body == "if True:\n    print(1)\n"
-    assert [b.reason for b in found if b.reason] == ["needs two machines"]
-    assert [b.file_name for b in found if b.file_name] == ["mine.yaml"]
-
-
-def test_commands_are_read_as_a_shell_reads_them(document):
-    found = blocks_of(document, "document.md")
-    assert commands_in(found[0]) == [
-        Command(("pip", "install", "-e", ".")),
-        Command(("lit-prune", "study", "--preset", "quick")),
-        Command(("lit-prune", "fit", "--name", "two words"), (("A", "1"),), "log.txt"),
+def test_commands_are_read_as_a_shell_reads_them():
+    source = 'pip install -e . && lit-prune x   # a comment\nA=1 lit-prune fit \\\n    --name "two words" > log.txt\n'
+    assert [argv for argv, _ in commands_in(source)] == [
+        ["pip", "install", "-e", "."],
+        ["lit-prune", "x"],
+        ["A=1", "lit-prune", "fit", "--name", "two words", ">", "log.txt"],
     ]
-    assert commands_in(found[4]) == [Command(("lit-prune", "x"), shown=("first", "second"))]
-    assert inline_commands(document) == [("lit-prune", "inspect", "last.ckpt", "--format", "csv")]
 
 
 @pytest.mark.parametrize("line", ["lit-prune x | head", "for x in 1 2; do lit-prune $x; done", "lit-prune fit &"])
 def test_what_needs_more_of_a_shell_is_refused(line):
-    with pytest.raises(ValueError, match="run plain commands alone"):
-        commands_in(block("bash", line))
+    with pytest.raises(ValueError, match="plain commands only"):
+        list(commands_in(line))
 
 
 @pytest.mark.parametrize(
@@ -98,40 +53,49 @@ def test_what_needs_more_of_a_shell_is_refused(line):
     [
         ("bash", "lit-prune fit --data.sauce synthetic", "ends with 2"),
         ("bash", "lit-prune nothing", "ends with 2"),
-        ("bash", "python examples/nothing.py", "ends with 2"),
+        ("bash", "python scripts/nothing.py", "there is no"),
         ("bash", "python scripts/benchmark.py --fast", "has no"),
-        ("bash", "pip install lit-prune[magic]", "there is no extra"),
+        ("bash", "pip install lit-prune[magic]", r"there is no \['magic"),
         ("bash", "pytest tests/nothing.py", "there is no"),
-        ("bash", "cd nowhere", "is no folder"),
+        ("bash", "curl example.org", "no test knows"),
+        ("perl", "print", "no test knows"),
         ("console", "$ lit-prune --version\nlit-prune: error: Expected nothing.", "does not fail"),
-        ("console", "$ lit-prune nothing\nlit-prune: error: Expected something else.", "Expected a command"),
+        ("console", "$ lit-prune nothing\nlit-prune: error: Expected something else.", "`nothing`"),
         ("console", "$ lit-prune --version\nsomething of a version", "prints no"),
         ("yaml", "model: {weihgts: null}", "weihgts"),
         ("yaml", "experiments: [{name: a, parent: b}]", "ends with 2"),
-        ("python", "raise ValueError('no')", "ValueError: no"),
+        ("python", "raise ValueError('no')", "no"),
         ("python", "import lit_prune.functional\nprint(torch)", "'torch' is not defined"),
     ],
 )
-def test_a_block_that_does_not_hold_is_noticed(session, language, body, said):
-    with pytest.raises(AssertionError, match=said):
-        check(block(language, body), session)
+def test_a_block_that_does_not_hold_is_noticed(parse, language, body, said):
+    (block,) = parse(f"```{language}\n{body}\n```\n")
+    with pytest.raises((AssertionError, ValueError, NameError), match=said):
+        block.evaluate()
 
 
-@pytest.mark.parametrize(("language", "body"), [("perl", "print"), ("bash", "curl example.org")])
-def test_a_block_that_no_test_can_run_is_noticed(session, language, body):
-    with pytest.raises(ValueError, match=r"no test knows|know no way"):
-        check(block(language, body), session)
-
-
-def test_a_block_that_does_not_mention_us_runs_without_us(tmp_path):
+def test_code_that_does_not_mention_lit_prune_runs_without_it(tmp_path):
     code = "from importlib import import_module\nimport_module('lit_' + 'prune')"
-    assert (
-        "No module named" in run_snippet(code, "here", tmp_path).err or "halted" in run_snippet(code, "", tmp_path).err
-    )
-    code += "\nimport lit_prune"
-    assert run_snippet(code, "here", tmp_path).status == 0
+    with pytest.raises(ModuleNotFoundError, match="lit_prune"):
+        run_python(code, "here", tmp_path)
+    run_python(f"{code}\nimport lit_prune", "here", tmp_path)
 
 
-def test_a_block_cannot_leave_names_for_the_next(tmp_path):
-    assert run_snippet("import lit_prune\nvalue = 3", "here", tmp_path).status == 0
-    assert "'value' is not defined" in run_snippet("import lit_prune\nvalue", "here", tmp_path).err
+def test_a_block_cannot_leave_names_for_the_next(parse):
+    first, second = parse("```python\nvalue = 3\n```\n\n```python\nvalue\n```\n")
+    first.evaluate()
+    with pytest.raises(NameError, match="value"):
+        second.evaluate()
+
+
+def test_a_block_finds_the_files_of_those_before_it(parse):
+    first, second = parse("```python\n# mine.py\nvalue = 3\n```\n\n```python\nfrom mine import value\n```\n")
+    first.evaluate()
+    second.evaluate()
+
+
+def test_there_is_something_to_check():
+    blocks = [example for path in DOCUMENTS for example in SYBIL.parse(Path(path)).examples()]
+    assert sum(block.region.lexemes.get("language") in ("bash", "console") for block in blocks) >= 7
+    assert sum(block.region.lexemes.get("language") == "python" for block in blocks) >= 7
+    assert all(SYBIL.should_parse(path) for path in DOCUMENTS)
