@@ -1,4 +1,4 @@
-"""CIFAR-10, its synthetic stand-in and the user's own images, as batches for a Lightning Trainer."""
+"""Batches of CIFAR-10, of synthetic images or of your own images, for a Lightning Trainer."""
 
 from lit_prune.data.module import CIFAR10DataModule
 

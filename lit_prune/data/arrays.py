@@ -1,8 +1,8 @@
-"""CIFAR-10 as four plain arrays on disk, checked byte for byte before they are used.
+"""CIFAR-10 as four arrays on disk, checked byte for byte before use.
 
 The cache `<data_dir>/cifar10-arrays/{train,test}_{images,labels}.npy` is made once, from torchvision's `CIFAR10`, which
-downloads the archive and checks its MD5. An array is used only if it has the right type, shape and SHA-256;
-it is memory-mapped and never unpickled, so a damaged or foreign file is refused or replaced.
+downloads the archive and checks its MD5. An array is used only if its type, shape and SHA-256 are right. It is
+memory-mapped and never unpickled.
 """
 
 import contextlib
@@ -46,47 +46,43 @@ SplitName = Literal["train", "test"]
 
 
 class Split(NamedTuple):
-    """One part of a data set: `images (N, 32, 32, 3) uint8` and `labels (N,) int64`."""
+    """Training or test set: `images (N, 32, 32, 3) uint8` and `labels (N,) int64`."""
 
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
 
 
 def open_split(data_dir: Path, split: SplitName) -> Split:
-    """Map a part of the cache into memory, read-only, after checking all of it.
+    """Check a split in the cache and map it into memory, read-only.
 
     Args:
-        data_dir: The folder that holds `cifar10-arrays`.
-        split: `"train"` or `"test"`.
-
-    Returns:
-        The part's images and labels.
+        data_dir: Folder that holds `cifar10-arrays`.
+        split: "train" or "test".
 
     Raises:
         InputError: If a file is missing or does not hold exactly CIFAR-10's bytes.
     """
     for path, fault in _faults(data_dir, [split]):
-        raise expected(_wanted(path), fault, "let `prepare_data` write it anew, or copy it there by hand")
+        raise expected(_wanted(path), fault, "call `prepare_data` to write it again, or copy it there yourself")
     images, labels = (np.asarray(_map(path)) for path in _paths(data_dir, split))
     return Split(images, labels)
 
 
 def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
-    """Make sure that the cache holds these parts, writing what is missing or damaged.
+    """Write missing or damaged files of the cache; a complete cache may be read-only.
 
-    Several processes may do this at once: each works in a folder of its own and renames finished files into place.
-    What a killed one has left is taken away.
-    A complete cache in a folder that cannot be written to is fine.
+    Several processes may call this at the same time: each works in its own folder and renames finished files into
+    place. Files of killed processes are removed.
 
     Args:
-        data_dir: The folder that holds, or shall hold, `cifar10-arrays`.
-        splits: The parts that are needed.
+        data_dir: Folder of `cifar10-arrays`, which is created if needed.
+        splits: Splits that are needed.
 
     Raises:
-        InputError: If CIFAR-10 is neither there nor can be downloaded, or if the folder cannot be written to.
+        InputError: If CIFAR-10 is neither in the folder nor can be downloaded, or if the folder cannot be written to.
         UnfinishedError: If the disk is full.
     """
-    _take_away_leavings(data_dir)
+    _remove_stale_files(data_dir)
     faults = list(_faults(data_dir, splits))
     if not faults:
         return
@@ -107,7 +103,7 @@ def _paths(data_dir: Path, split: str) -> tuple[Path, Path]:
 
 
 def _map(path: Path) -> NDArray[Any]:
-    # Not `np.load`, which would also open an .npz archive; this reads nothing but a plain array.
+    # not `np.load`, which would also open an .npz archive
     return np.lib.format.open_memmap(path, mode="r")
 
 
@@ -116,7 +112,7 @@ def _wanted(path: Path) -> str:
 
 
 def _faults(data_dir: Path, splits: Iterable[str]) -> Iterator[tuple[Path, str]]:
-    """Name each file of these parts that cannot be used, and why."""
+    """Yield each file of these splits that cannot be used, and the reason."""
     for split in splits:
         for path in _paths(data_dir, split):
             if (fault := _fault(path)) is not None:
@@ -132,8 +128,8 @@ def _fault(path: Path) -> str | None:
         array = _map(path)
     except OSError as error:
         return f"a file that cannot be read ({error.strerror})"
-    except Exception:  # a damaged header makes NumPy's reader, and what of Python it uses, raise anything
-        return "a file that is no complete NumPy array"
+    except Exception:  # NumPy raises errors of any type for damaged headers
+        return "a file that is not a complete NumPy array"
     if array.shape != shape or array.dtype != np.dtype(kind):
         return f"an array of shape {array.shape} and type {array.dtype}"
     if not array.flags.c_contiguous:
@@ -147,7 +143,7 @@ def _sha256(array: NDArray[Any]) -> str:
 
 
 def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Read these parts through torchvision: from the folder, from the archive in it, or from the network."""
+    """Read splits with torchvision: from the folder, from the archive in it, or from the network."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity, extract_archive
 
@@ -155,7 +151,7 @@ def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict
         root = data_dir
         try:
             CIFAR10(root, train=False)
-        except RuntimeError:  # torchvision's word for "not there, or its MD5 is wrong"
+        except RuntimeError:  # files are missing or have a wrong MD5
             root = scratch
             if check_integrity(data_dir / ARCHIVE, ARCHIVE_MD5):
                 extract_archive(str(data_dir / ARCHIVE), str(scratch))
@@ -172,7 +168,7 @@ def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep torchvision's remarks out of stdout, and its warnings about decade-old pickles away from everybody."""
+    """Send torchvision's output to stderr, and hide its warnings about old pickles."""
     with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
         warnings.simplefilter("ignore")
         yield
@@ -192,16 +188,16 @@ def _unavailable(data_dir: Path, path: Path, fault: str, error: Exception) -> In
     return expected(
         f"{_wanted(path)}, or CIFAR-10 itself to make it from ({str(data_dir / ARCHIVE)!r} with the MD5 {ARCHIVE_MD5})",
         f"{fault}, and CIFAR-10 could not be downloaded: {error}",
-        "name the folder that holds it with `--data.data_dir`, put the archive there by hand, "
+        "give the folder that holds it with `--data.data_dir`, copy the archive there yourself, "
         "or use `--data.source synthetic`",
     )
 
 
 @contextlib.contextmanager
 def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
-    """Make a folder for this process alone, and a word that marks what else it writes until it is whole.
+    """Make a temporary folder for this process, and a unique mark for the names of its temporary files.
 
-    A lock lasts as long as its process, so that what a killed one has left can be told from what is being written.
+    Yields the folder and the mark. A lock lasts as long as its process and so tells files in use from stale ones.
     """
     mark = uuid.uuid4().hex
     lock, folder = (data_dir / f".{FOLDER}-{mark}{suffix}" for suffix in (".lock", ""))
@@ -216,20 +212,20 @@ def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
         raise expected(
             f"a data folder {str(data_dir)!r} that can be written to",
             f"{type(error).__name__} ({error.strerror})",
-            "name another one with `--data.data_dir`, or use `--data.source synthetic`",
+            "give another one with `--data.data_dir`, or use `--data.source synthetic`",
         ) from error
     try:
         yield folder, mark
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        lock.unlink(missing_ok=True)  # while it is held, so that nobody takes the folder for left
+        lock.unlink(missing_ok=True)  # before its release, so that no other process removes files of this one
         held.release()
 
 
-def _take_away_leavings(data_dir: Path) -> None:
-    """Take away what processes that are gone have left; a process that is at work holds its lock."""
+def _remove_stale_files(data_dir: Path) -> None:
+    """Remove files of killed processes; a running process holds its lock."""
     for path in data_dir.glob(f".{FOLDER}-*.lock"):
-        # somebody else's, or gone by now
+        # the lock may be held, not ours to remove, or already gone
         with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):
             mark = path.stem.removeprefix(f".{FOLDER}-")
             for part in (data_dir / FOLDER).glob(f"*.{mark}.part"):
@@ -239,11 +235,11 @@ def _take_away_leavings(data_dir: Path) -> None:
 
 
 def _write(path: Path, array: NDArray[Any], mark: str) -> None:
-    """Write beside the target and rename, so that nobody ever sees half a file."""
+    """Write to a temporary file, then rename it, so that no process reads half a file."""
     part = path.with_name(f"{path.name}.{mark}.part")
     try:
         with part.open("xb") as file:
-            # for a real file NumPy leaves the writing to C, and does not know what the disk said
+            # hide that it is a real file, which NumPy would write in C without noticing a full disk
             np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
         os.replace(part, path)
     except OSError as error:
@@ -254,6 +250,6 @@ def _write(path: Path, array: NDArray[Any], mark: str) -> None:
 
 
 def _unwritten(path: Path, error: OSError) -> UnfinishedError:
-    found = f"{type(error).__name__} ({error.strerror})"
-    hint = "make room or name another folder with `--data.data_dir`"
-    return UnfinishedError(str(expected(f"to write {str(path)!r}", found, hint)))
+    return UnfinishedError(
+        f"Cannot write to `{path}`: {error.strerror}. Free some space, or give another folder with `--data.data_dir`."
+    )

@@ -1,4 +1,4 @@
-"""Whole batches of images, shifted, mirrored and normalised on the device that they are on."""
+"""Augment and normalise whole batches of images on their device."""
 
 from functools import lru_cache
 from typing import Literal
@@ -12,7 +12,7 @@ from lit_prune.data.randomness import Purpose, random_bits
 
 __all__ = ["MEAN", "STD", "Augmentation", "augment", "crop", "flip", "normalise"]
 
-# Over all pixels of the 50,000 training images; 0.2023, 0.1994, 0.2010 is the mean of the images' own deviations.
+# over all pixels of the training images; the often used 0.2023, 0.1994, 0.2010 averages deviations within images
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 PADDING = 4
@@ -21,20 +21,20 @@ Augmentation = Literal["none", "flip", "standard"]
 
 
 def augment(images: Tensor, how: Augmentation, key: tuple[int, ...]) -> Tensor:
-    """Augment each image of a batch in its own way.
+    """Augment each image of a batch at random.
 
     Args:
-        images: `(B, H, W, 3) uint8`; left as they are.
-        how: `"none"`; `"flip"`: every image is mirrored left to right with probability 1/2; `"standard"`: every image
-            is also shifted by up to 4 pixels in each direction, black where nothing is shifted in.
-        key: (seed, epoch, batch, rank): all that the random numbers depend on, besides the place in the batch.
+        images: Images, `(B, H, W, 3) uint8`. They are not changed.
+        how: Augmentation: "none"; "flip", which mirrors images left to right with probability 1/2; or "standard", which
+            also shifts them by up to 4 pixels in each direction and fills with black.
+        key: (seed, epoch, batch, rank), on which the random numbers depend.
 
     Returns:
         Augmented images of the same shape, type and device.
     """
     if how == "none":
         return images
-    # The draw is made on the CPU and sent to the device, so that every device augments alike.
+    # drawn on the CPU, so that every device augments alike
     bits = random_bits(len(images), Purpose.AUGMENT, *key)
     steps = 2 * PADDING + 1
     drawn = np.stack([bits & 1, (bits >> 1 & 0x7FFFFFFF) % steps, (bits >> 32) % steps]).astype(np.int64)
@@ -48,8 +48,8 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
     """Mirror some images left to right.
 
     Args:
-        images: `(B, H, W, 3)` of any type.
-        mirrored: `(B,) bool`, which ones.
+        images: Images, `(B, H, W, 3)` of any type.
+        mirrored: Whether to mirror each image, `(B,) bool`.
 
     Returns:
         A new tensor of the same shape and type.
@@ -62,31 +62,31 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def crop(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Cut a window of the images' own size out of each image with 4 black pixels around it.
+    """Pad each image with 4 black pixels on all sides, and crop it to its own size.
 
     Args:
-        images: `(B, H, W, 3) uint8`.
-        down: `(B,) int64` in [0, 8], the first row of each image's window; 4 leaves the image in place.
-        right: `(B,) int64` in [0, 8], the first column likewise.
+        images: Images, `(B, H, W, 3) uint8`.
+        down: First row of each crop, `(B,) int64` in [0, 8]; 4 leaves the image in place.
+        right: First column of each crop, likewise.
 
     Returns:
         A new tensor of the same shape and type.
     """
     count, height, width, channels = images.shape
     padded = F.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
-    # All windows of all images, as views: (B, 9, 9, H, W * 3), of which each image keeps one.
+    # all crops of all images, as views (B, 9, 9, H, W * 3), of which each image keeps one
     windows = padded.flatten(2).unfold(1, height, 1).unfold(2, width * channels, channels)
     return windows[torch.arange(count, device=images.device), down, right].view(images.shape)
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Turn pixels into the network's input, with the training set's mean and deviation per channel.
+    """Normalise images with the mean and standard deviation of each channel in the training set.
 
     Args:
-        images: `(B, H, W, 3) uint8`.
+        images: Images, `(B, H, W, 3) uint8`.
 
     Returns:
-        `(B, 3, H, W) float32` in `channels_last` memory layout: the pixels stay where they are.
+        Images, `(B, 3, H, W) float32` in `channels_last` memory layout.
     """
     scale, shift = _affine(images.shape[2], images.device)
     return torch.mul(images.flatten(2), scale).add_(shift).view(images.shape).permute(0, 3, 1, 2)
@@ -94,7 +94,7 @@ def normalise(images: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _affine(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Factor and summand for a whole row of pixels: a broadcast over three channels would be several times slower."""
+    """Return scale and shift for a whole row of pixels, which is several times faster than for three channels."""
     mean, std = torch.tensor(MEAN, dtype=torch.float64), torch.tensor(STD, dtype=torch.float64)
     scale, shift = 1 / (255 * std), -mean / std
     return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)

@@ -1,4 +1,4 @@
-"""The user's own images, made into what a network for CIFAR-10 looks at."""
+"""Read the user's own images in the form of CIFAR-10."""
 
 import warnings
 from pathlib import Path
@@ -20,37 +20,32 @@ PICTURE_SUFFIXES = frozenset(
 
 
 class NamedImages(NamedTuple):
-    """Images `(N, 32, 32, 3) uint8` and the N names of their files."""
+    """Images `(N, 32, 32, 3) uint8` and the names of their files."""
 
     images: NDArray[np.uint8]
     names: list[str]
 
 
 def read_images(path: Path) -> NamedImages:
-    """Read one image, or all the images of a folder, sorted by name.
+    """Read one image, or all images of a folder, sorted by name.
 
-    PNG and JPEG are told by their content, not by their name. In a folder, hidden files, subfolders and files that
-    neither are such images nor are called like pictures (`labels.txt`) are left out; a picture of another format is an
-    error, so that none is missed in silence.
+    PNG and JPEG are recognised by content. In a folder, hidden files, subfolders, and other files such as `labels.txt`
+    are ignored; an image of another format is an error, so that none is silently missing.
 
-    Each image is turned upright as its EXIF says, put on white where it is transparent, cut to its middle square and
-    resized to 32x32 pixels with antialiasing. Images of 16 bits a channel are scaled to 8.
+    Images are rotated as their EXIF data say, put on a white background if they are transparent, cropped to the middle
+    square, and resized to 32x32 pixels with antialiasing. 16 bits per channel are scaled to 8.
 
     Args:
-        path: A file or a folder.
-
-    Returns:
-        The images and their names.
+        path: File or folder.
 
     Raises:
-        InputError: If nothing is there, if there is no image, or if a file cannot be read as one.
+        InputError: If the path does not exist, if there is no image, or if a file cannot be read as one.
     """
     if path.is_dir():
-        files = [file for file in sorted(path.iterdir()) if _is_meant(file)]
+        files = [file for file in sorted(path.iterdir()) if _is_image(file)]
         if not files:
-            raise expected(
-                f"PNG or JPEG images in the folder {str(path)!r}", "none", "put some there, not in subfolders"
-            )
+            what = f"PNG or JPEG images in the folder {str(path)!r}"
+            raise expected(what, "none", "put images into the folder itself, not into subfolders")
     elif path.exists():
         files = [path]
     else:
@@ -58,7 +53,7 @@ def read_images(path: Path) -> NamedImages:
     return NamedImages(np.stack([_read(file) for file in files]), [file.name for file in files])
 
 
-def _is_meant(file: Path) -> bool:
+def _is_image(file: Path) -> bool:
     if file.name.startswith(".") or not file.is_file():
         return False
     return file.suffix.lower() in PICTURE_SUFFIXES or _head(file).startswith(MAGIC)
@@ -73,9 +68,9 @@ def _head(file: Path) -> bytes:
 
 
 def _read(file: Path) -> NDArray[np.uint8]:
-    # a pipe would be waited for, and a device may have no end
+    # reading a pipe would wait, and reading a device might never stop
     if not file.is_file() or not _head(file).startswith(MAGIC):
-        raise expected(f"a PNG or JPEG image in {str(file)!r}", "something else", "convert it or take it away")
+        raise expected(f"a PNG or JPEG image in {str(file)!r}", "something else", "convert or remove it")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # odd but harmless metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -85,22 +80,20 @@ def _read(file: Path) -> NDArray[np.uint8]:
                 upright = ImageOps.exif_transpose(image)
                 square = ImageOps.fit(_to_rgb(upright), (SIDE, SIDE), Image.Resampling.BICUBIC)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-            raise expected(
-                f"an image of at most {Image.MAX_IMAGE_PIXELS} pixels in {str(file)!r}", "more", "make it smaller"
-            ) from error
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow raises all three over damaged files
+            what = f"an image of at most {Image.MAX_IMAGE_PIXELS} pixels in {str(file)!r}"
+            raise expected(what, "more", "make it smaller") from error
+        except (OSError, SyntaxError, ValueError) as error:  # raised by Pillow for damaged files
             raise _unreadable(file, error) from error
     return np.asarray(square)
 
 
 def _unreadable(file: Path, error: Exception) -> InputError:
-    return expected(
-        f"a whole image in {str(file)!r}", f"a file that cannot be read ({error})", "replace it or take it away"
-    )
+    what = f"a complete image in {str(file)!r}"
+    return expected(what, f"a file that cannot be read ({error})", "replace or remove it")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    if image.mode.startswith("I"):  # Pillow would clip 16 bits a pixel to 255, which is white
+    if image.mode.startswith("I"):  # Pillow would clip 16-bit values to 255, which is white
         return Image.fromarray(np.round(np.asarray(image) / 257).astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         layer = image.convert("RGBA")

@@ -1,7 +1,7 @@
-"""Loaders that hand out whole batches, resume within an epoch and share the images between processes.
+"""Loaders of whole batches that resume within an epoch and divide images between processes.
 
-They are plain iterables around torch's DataLoader. Lightning replaces the sampler of a DataLoader for distributed runs
-and for predictions, duplicating or re-ordering images; it leaves other iterables alone.
+They are iterables around torch's DataLoader, not subclasses, because Lightning replaces the sampler of a DataLoader in
+distributed runs and for predictions, which duplicates or reorders images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,19 +20,19 @@ __all__ = ["Batch", "Images", "Loader", "Request", "TrainLoader"]
 
 
 class Request(NamedTuple):
-    """Which images make a batch, `(B,) int64`, and the key of its random draws if it is to be augmented."""
+    """Indices of the images of a batch, `(B,) int64`, and the key of its augmentation, if any."""
 
     rows: NDArray[np.int64]
     key: tuple[int, ...] | None = None
 
 
 class Batch(NamedTuple):
-    """A batch as it is sent to the device.
+    """Batch before augmentation and normalisation.
 
     Attributes:
-        images: `(B, 32, 32, 3) uint8`.
-        labels: `(B,) int64`, or None for images without labels.
-        key: (seed, epoch, batch, rank) of a training batch, None otherwise.
+        images: Images, `(B, 32, 32, 3) uint8`.
+        labels: Labels, `(B,) int64`, if there are any.
+        key: (seed, epoch, batch, rank) of a training batch, None for others.
     """
 
     images: Tensor
@@ -41,12 +41,12 @@ class Batch(NamedTuple):
 
 
 class Images(Dataset[Batch]):
-    """Images, and perhaps their labels, that are read a whole batch at a time.
+    """Dataset that is read a whole batch at a time.
 
     Args:
-        images: `(N, 32, 32, 3) uint8`, possibly memory-mapped.
-        labels: `(N,) int64` or None.
-        subset: `(M,) int64`, which of them to use, in this order; None means all.
+        images: Images, `(N, 32, 32, 3) uint8`; they may be memory-mapped.
+        labels: Labels, `(N,) int64`, if there are any.
+        subset: Indices of the images to use, `(M,) int64`. None uses all images.
     """
 
     def __init__(
@@ -69,18 +69,17 @@ class Images(Dataset[Batch]):
 
 
 class Loader:
-    """Hands out each image once, in order: for validation, test and predictions.
+    """Loader of each image once, in order, for validation, test and predictions.
 
-    Process `rank` of `replicas` gets images `rank`, `rank + replicas`, ...: no image twice, none left out, so shares
-    may differ by one image.
+    Process `rank` of `replicas` loads images `rank`, `rank + replicas`, ..., so numbers may differ by one image.
 
     Args:
-        images: What to load.
+        images: Images to load.
         batch_size: Images per batch and process.
-        replicas: How many processes share the images.
-        rank: Which of them this is.
-        num_workers: Processes that read batches ahead; 0 reads them in this one.
-        pin_memory: Whether batches come in page-locked memory, for faster copies to a GPU.
+        replicas: Number of processes that divide the images.
+        rank: Index of this process.
+        num_workers: Number of processes that read batches ahead; 0 reads them in this process.
+        pin_memory: Whether to put batches into page-locked memory, for faster copies to a GPU.
     """
 
     def __init__(
@@ -107,7 +106,7 @@ class Loader:
 
     @property
     def share(self) -> NDArray[np.int64]:
-        """The images of this process, `(M,) int64`, in order."""
+        """Indices of this process's images, `(M,) int64`, in order."""
         return np.arange(self.rank, len(self.images), self.replicas)
 
     def _starts(self, count: int) -> range:
@@ -126,7 +125,7 @@ class Loader:
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # its own: each DataLoader iterator draws a number, from torch's global state
+            generator=torch.Generator(),  # every iterator draws a number, which must not be from the global generator
         )
 
 
@@ -135,25 +134,25 @@ def _unchanged(batch: Any) -> Any:
 
 
 class TrainLoader(Loader):
-    """Hands out the images in a new order each epoch, and goes on where a checkpoint was written.
+    """Loader of training images, in a new order each epoch, that resumes where a checkpoint was written.
 
-    The order depends on (seed, epoch) alone. Process `rank` of `replicas` takes every `replicas`-th image of it, so
-    that all processes together see in each step what one process would see with a batch `replicas` times as large. All
-    get equally many: the last `len(images) % replicas` images of an epoch's order rest for this epoch.
-    A last batch of one image, over which batch norm could not average, joins the batch before it.
+    The order depends only on (seed, epoch). Process `rank` of `replicas` loads every `replicas`-th image of it, so all
+    processes together load what one process would load with a larger batch. All processes load the same number: the
+    last `len(images) % replicas` images of the order are skipped in this epoch. A last batch of one image, which batch
+    norm cannot normalise, joins the batch before it.
 
     Args:
-        images: What to load; at least two images per process.
+        images: Images to load, at least two per process.
         batch_size: Images per batch and process, at least 2.
-        seed: What the order and the augmentation depend on, besides the epoch.
-        replicas: How many processes share the images.
-        rank: Which of them this is.
-        num_workers: Processes that read batches ahead; 0 reads them in this one.
-        pin_memory: Whether batches come in page-locked memory.
-        shuffle: Whether the order changes at all.
+        seed: Random seed of order and augmentation.
+        replicas: Number of processes that divide the images.
+        rank: Index of this process.
+        num_workers: Number of processes that read batches ahead; 0 reads them in this process.
+        pin_memory: Whether to put batches into page-locked memory.
+        shuffle: Whether to shuffle images.
 
     Raises:
-        InputError: If a process would have to train on a single image.
+        InputError: If there are fewer than two images per process.
     """
 
     def __init__(
@@ -181,8 +180,8 @@ class TrainLoader(Loader):
         self._resume: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        # The body of a generator waits for the first batch to be asked for. That matters: Lightning calls `iter` before
-        # it has told a resumed run's epoch, and a DataLoader with workers would begin with the wrong one at once.
+        # This runs when the first batch is requested. Lightning calls `iter` before it sets the epoch of a resumed run,
+        # so creating the DataLoader at once would read images of a wrong epoch.
         epoch, start = self.epoch, self._first_batch()
         order = permutation(len(self.images), Purpose.SHUFFLE, self.seed, epoch) if self.shuffle else None
         requests = self._cut(self.share if order is None else order[self.share], (self.seed, epoch))
@@ -192,30 +191,30 @@ class TrainLoader(Loader):
 
     @property
     def share(self) -> NDArray[np.int64]:
-        """The places in the epoch's order that this process takes, `(M,) int64`; M is the same for all processes."""
+        """Positions in the epoch's order that this process loads, `(M,) int64`; M is the same for all processes."""
         return super().share[: len(self.images) // self.replicas]
 
     @property
     def sampler(self) -> "TrainLoader":
-        """The loader itself: Lightning looks for `set_epoch` here."""
+        """The loader itself, on which Lightning calls `set_epoch`."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Say how many batches of which epoch were handed out, and of what kind of epoch."""
+        """Return the epoch, the number of batches loaded in it, and what its batches depend on."""
         return {**self._delivered, "plan": self._plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on after the batches that `state` counts, if the next iteration is of the same epoch."""
+        """Resume after the batches that `state` counts, if the next iteration is of the same epoch."""
         self._delivered = {"epoch": state["epoch"], "batch": state["batch"]}
         self._resume = state
 
     @property
     def _plan(self) -> dict[str, int]:
-        """What the content of an epoch's batches depends on."""
+        """Settings on which the batches of an epoch depend."""
         return {
             "images": len(self.images),
             "batch_size": self.batch_size,
@@ -228,10 +227,11 @@ class TrainLoader(Loader):
         if state is None or state["epoch"] != self.epoch or state["batch"] == 0:
             return 0
         if state["plan"] != self._plan:
+            where = f"after batch {state['batch']} of epoch {state['epoch'] + 1}"
             raise expected(
-                f"the checkpoint's {state['plan']} to go on after batch {state['batch']} of epoch {state['epoch']}",
+                f"the checkpoint's {state['plan']} to resume {where}",
                 self._plan,
-                "keep these as they were, or resume from a checkpoint that was written at an epoch's end",
+                "use the same settings, or resume from a checkpoint that was written at the end of an epoch",
             )
         return int(state["batch"])
 

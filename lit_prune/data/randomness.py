@@ -1,7 +1,7 @@
-"""Random draws that depend on a purpose and a key alone, never on what was drawn before.
+"""Random numbers that depend only on a purpose and a key, not on earlier draws.
 
-Everything is made from the raw output of NumPy's PCG64. Its stream is guaranteed from one NumPy version to the
-next, which holds for no method of `numpy.random.Generator` and for no torch generator, so a split stays the same split.
+They are made from the raw output of NumPy's PCG64, the only stream that NumPy and torch guarantee across versions, so
+that a split stays the same.
 """
 
 from enum import IntEnum
@@ -13,7 +13,7 @@ __all__ = ["Purpose", "balanced_order", "generator", "permutation", "random_bits
 
 
 class Purpose(IntEnum):
-    """What a draw is for: equal keys of different purposes give unrelated draws."""
+    """Purpose of a draw; equal keys of different purposes give independent draws."""
 
     SPLIT = 1
     SHUFFLE = 2
@@ -22,15 +22,12 @@ class Purpose(IntEnum):
 
 
 def generator(purpose: Purpose, *key: int) -> np.random.PCG64:
-    """Start the stream that belongs to a purpose and a key.
+    """Return a new bit generator for a purpose and a key.
 
     Args:
-        purpose: What the draw is for.
-        *key: Whole numbers in [0, 2**32), always as many of them for one purpose: `SeedSequence` pads short keys with
-            zeros and splits large numbers, so keys of other lengths could meet.
-
-    Returns:
-        A bit generator at its beginning.
+        purpose: Purpose of the draw.
+        *key: Integers in [0, 2**32), always the same number of them for one purpose, because `SeedSequence` pads short
+            keys with zeros.
     """
     return np.random.PCG64(np.random.SeedSequence([purpose, *key]))
 
@@ -41,22 +38,22 @@ def random_bits(count: int, purpose: Purpose, *key: int) -> NDArray[np.uint64]:
 
 
 def permutation(count: int, purpose: Purpose, *key: int) -> NDArray[np.int64]:
-    """Draw an order of the numbers below `count`: `(count,) int64`."""
+    """Draw a permutation of the integers below `count`: `(count,) int64`."""
     return np.argsort(random_bits(count, purpose, *key), kind="stable").astype(np.int64, copy=False)
 
 
 def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Order images so that the classes take turns, each class in random order.
+    """Order images so that classes take turns, each class in random order.
 
-    Every stretch of the order holds the classes as evenly as its length allows, as long as no class has run out.
-    So validation and training part, and any smaller training part, are stretches of one order.
+    Every slice of the order is class-balanced, as far as its length allows and until a class runs out. Validation and
+    training sets of any size are slices of it.
 
     Args:
-        labels: `(N,) int64`, the class of each image.
-        seed: What the order depends on, besides the labels.
+        labels: Class of each image, `(N,) int64`.
+        seed: Random seed.
 
     Returns:
-        `(N,) int64`, a permutation of the images' indices.
+        A permutation of the images' indices, `(N,) int64`.
     """
     shuffled = permutation(len(labels), Purpose.SPLIT, seed)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

@@ -1,8 +1,8 @@
-"""Drawn images of ten classes: what CIFAR-10 is to the demanding, without a file or a network.
+"""Draw synthetic images of ten classes, which need neither files nor a network connection.
 
-Each image shows one figure at a random place, in a random size and slightly turned, in one random colour upon another,
-under slanting light and noise. The two colours are interchangeable, so on average all classes have the same pixels:
-a linear classifier learns next to nothing from them, a convolutional network has to see the figure.
+Each image shows a shape at a random position, size and angle, in one random colour on another, with a gradient of light
+and noise. The two colours are interchangeable, so on average all classes have the same pixels: a linear classifier
+learns almost nothing from them, a convolutional network must recognise shapes.
 """
 
 from collections.abc import Callable
@@ -34,7 +34,7 @@ def _plus(u: _Plane, v: _Plane) -> _Plane:
     return np.maximum(_reach(u, v) - 1, np.minimum(np.abs(u), np.abs(v)) - 0.28)
 
 
-# How far a point lies outside the figure (negative: inside), the figure's size being 1; u points right and v down.
+# distance of a point from a shape of size 1, negative inside; u points right and v down
 _FIGURES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {
     "disc": lambda u, v: _radius(u, v) - 0.95,
     "square": lambda u, v: _reach(u, v) - 0.85,
@@ -51,14 +51,7 @@ CLASS_NAMES = tuple(_FIGURES)
 
 
 def draw_split(split: SplitName) -> Split:
-    """Draw the synthetic training or test set, always the same.
-
-    Args:
-        split: `"train"` (10,000 images) or `"test"` (2,000).
-
-    Returns:
-        Images and labels, as many of each class, in random order.
-    """
+    """Draw the synthetic training set (10,000 images) or test set (2,000), balanced and always the same."""
     count, part = SIZES[split], list(SIZES).index(split)
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     labels = np.empty(count, np.int64)

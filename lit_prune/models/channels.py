@@ -1,7 +1,7 @@
-"""How many channels the layers of a ResNet-18 have: those that can differ, and what follows from them.
+"""Give the layers of a ResNet-18 fewer channels.
 
-Both summands of a residual connection have the same channels, so the layers of a network are tied together. The names
-here are those of the thirteen groups that are left, each called after the first layer that puts its channels out.
+Layers whose outputs are added in a residual connection must have the same number of channels. That leaves thirteen
+independent groups of layers; each is named after the first layer that computes its channels.
 """
 
 from collections.abc import Mapping
@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from lit_prune.errors import expected
 
-__all__ = ["FULL_CHANNELS", "channels_of", "check_channels", "narrow"]
+__all__ = ["FULL_CHANNELS", "channels_of", "check_channels", "set_channels"]
 
 _STAGES = {1: 64, 2: 128, 3: 256, 4: 512}
 
-# layer by its name in the state dict -> its outputs in the usual network
+# number of outputs by the name of the layer
 FULL_CHANNELS: dict[str, int] = {
-    # all of stage 1 adds to what the first convolution puts out
+    # the outputs of stage 1 are added to those of the first convolution
     "backbone.conv1": 64,
     **{f"backbone.layer{stage}.{block}.conv1": width for stage, width in _STAGES.items() for block in (0, 1)},
     **{f"backbone.layer{stage}.0.conv2": width for stage, width in _STAGES.items() if stage > 1},
@@ -26,52 +26,45 @@ FULL_CHANNELS: dict[str, int] = {
 
 
 def check_channels(channels: Mapping[str, int]) -> None:
-    """Check that a ResNet-18 can have these channels.
-
-    Args:
-        channels: Outputs by layer.
-
-    Raises:
-        InputError: If a name is not one of `FULL_CHANNELS`, or a number is not in [1, its usual one].
-    """
+    """Raise an `InputError` unless every name is one of `FULL_CHANNELS` and no number is above the full one."""
     for name, number in channels.items():
         if name not in FULL_CHANNELS:
             raise expected(
-                "`channels` to name layers that decide about channels",
+                "`channels` to name layers whose channels can be set",
                 f"`{name}`",
                 f"those are {', '.join(FULL_CHANNELS)}; all others follow from them",
             )
         if not isinstance(number, int) or not 1 <= number <= FULL_CHANNELS[name]:
             raise expected(
-                f"`channels` of `{name}` in [1, {FULL_CHANNELS[name]}]", number, "leave it out for the usual number"
+                f"`channels` of `{name}` in [1, {FULL_CHANNELS[name]}]", number, "leave it out for the full number"
             )
 
 
 def channels_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
-    """Read from the shapes of weights which channels their network has.
+    """Find layers with fewer channels than a ResNet-18 by the shapes of weights.
 
     Args:
-        state: Weights by name, with or without the `backbone.` that ours begin with.
+        state: Weights by name, with or without the prefix `backbone.`.
 
     Returns:
-        The outputs of those layers that have fewer than usual, None where none has. Shapes that no network of ours
-        could have are left to whoever loads the weights.
+        Number of outputs of each such layer; None if all layers are full. Impossible shapes are ignored here, because
+        loading the weights reports them.
     """
     found = {}
-    for name, usual in FULL_CHANNELS.items():
+    for name, full in FULL_CHANNELS.items():
         weight = state.get(f"{name}.weight", state.get(f"{name.removeprefix('backbone.')}.weight"))
-        if weight is not None and weight.dim() > 1 and 0 < len(weight) < usual:
+        if weight is not None and weight.dim() > 1 and 0 < len(weight) < full:
             found[name] = len(weight)
     return found or None
 
 
 def set_channels(backbone: Any, head: nn.Sequential, channels: Mapping[str, int]) -> None:
-    """Give layers fewer channels, in place, with new random weights.
+    """Replace layers by layers with fewer channels and new random weights, in place.
 
     Args:
-        backbone: torchvision's ResNet-18, whose classifier is not touched.
+        backbone: torchvision's ResNet-18. Its classifier is not changed.
         head: Linear, ReLU, linear.
-        channels: Outputs by layer, as `check_channels` accepts them; layers left out have their usual number.
+        channels: Number of outputs by layer, as `check_channels` accepts them; other layers are full.
     """
     width = FULL_CHANNELS | dict(channels)
     stream = width["backbone.conv1"]

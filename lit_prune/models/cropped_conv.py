@@ -1,7 +1,7 @@
-"""Convolutions that skip the kernel taps which see nothing but padding.
+"""Convolutions that skip dead taps: kernel positions that only ever see padding.
 
-At 32x32 pixels the last stages of a ResNet-18 work on feature maps of four pixels and of one: most taps of a 3x3 kernel
-multiply zeros there. Leaving them out changes no output and no gradient, and most of the time of such a layer.
+At 32x32 pixels the last stages of a ResNet-18 work on feature maps of 2x2 pixels and of one pixel, where most taps of a
+3x3 kernel multiply zeros. Skipping them changes no output and no gradient, and saves most of the time of such a layer.
 """
 
 from dataclasses import dataclass
@@ -53,7 +53,7 @@ _cached_span = lru_cache(maxsize=1024)(find_span)
 
 def _windows(weight: Tensor, *windows: Window) -> Tensor:
     """Copy windows of a kernel (outputs, inputs, rows, columns) to (windows, outputs, rows, columns, inputs)."""
-    if torch.compiler.is_compiling():  # compilers see through slices, less well through a backward of our own
+    if torch.compiler.is_compiling():  # compilers optimize slices better than a custom backward pass
         return _stack(weight, windows)
     stacked: Tensor = _Windows.apply(weight, windows)
     return stacked
@@ -64,10 +64,9 @@ def _stack(weight: Tensor, windows: tuple[Window, ...]) -> Tensor:
 
 
 class _Windows(torch.autograd.Function):
-    """`_stack` with a gradient that has the weight's own layout in memory.
+    """`_stack` with a gradient in the memory layout of the weight.
 
-    The gradient of ordinary slices is contiguous, so that autograd copies it, strided, for a channels_last weight.
-    This one becomes the weight's `.grad` as it is.
+    The gradient of ordinary slices is contiguous, and autograd would have to copy it for a channels_last weight.
     """
 
     generate_vmap_rule = True
@@ -94,27 +93,25 @@ class _Windows(torch.autograd.Function):
 
 
 class CroppedConv2d(nn.Conv2d):
-    """A convolution that computes with the taps of its kernel that can touch a real pixel at the input's size.
+    """A `torch.nn.Conv2d` that skips dead taps at the size of each input.
 
-    Parameters, state dict, outputs and gradients are those of `torch.nn.Conv2d`, at any input size; a tap that does
-    nothing gets a gradient of exactly zero. Where every output reads every pixel, as on the feature maps of one and
-    of four pixels in a ResNet-18 at 32x32, the convolution is one matrix product without any multiplication by
-    padding. It is the ordinary convolution where cropping would not be exact (padding other than zeros, or given by
-    name; live taps that no symmetric padding centres), and where the size is not known yet (tracing, or export with
-    dynamic sizes).
+    Parameters, state dict, outputs and gradients are those of `torch.nn.Conv2d` at any input size; dead taps get a
+    gradient of exactly zero. If every output reads every pixel, as on the 2x2 and 1x1 feature maps of a ResNet-18 at
+    32x32, the convolution is one matrix product. If cropping would not be exact (padding other than zeros, or given by
+    name), or if the size is unknown (tracing, export), it is the ordinary convolution.
     """
 
     plain_class = nn.Conv2d
 
     def forward(self, input: Tensor) -> Tensor:
-        """Convolve `(batch, inputs, height, width)`, as `torch.nn.Conv2d` does."""
+        """Convolve images `(N, channels, H, W)`."""
         original, mask = self._parameters.get("weight_orig"), self._buffers.get("weight_mask")
         rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
         if original is None or mask is None or rows is None or columns is None or input.dim() != 4:
             return self._conv_forward(input, self.weight, self.bias)
         if self.groups != 1 or not 0 < 2 * self._entries(rows, columns) <= self.kernel_size[0] * self.kernel_size[1]:
             return self._conv_forward(input, self.weight, self.bias)
-        # masked in the way of `torch.nn.utils.prune`: to multiply after cropping spares most of the product
+        # masked as by `torch.nn.utils.prune`: cropping weight and mask first makes their product cheaper
         windows = list(product(rows.windows, columns.windows))
         return self._multiply(
             input, _windows(original, *windows) * _stack(mask, tuple(windows)), self.bias, rows, columns
@@ -141,13 +138,13 @@ class CroppedConv2d(nn.Conv2d):
         return ordinary
 
     def _is_product(self, rows: Span, columns: Span) -> bool:
-        """Tell whether the convolution is better computed as one matrix product."""
-        # the matrix repeats taps, once per output that uses them: to copy many times the kernel would not pay
+        """Return whether one matrix product is faster than a convolution."""
+        # the matrix repeats taps for each output that uses them; a large one costs more than it saves
         entries = self._entries(rows, columns)
         return self.groups == 1 and 0 < entries <= 2 * self.kernel_size[0] * self.kernel_size[1]
 
     def _entries(self, rows: Span, columns: Span) -> int:
-        """Count the taps in the matrix of the one product, repeated ones too; 0 where it is not possible."""
+        """Count the taps in the matrix of the product, with repetitions; 0 if it is not possible."""
         return len(rows.windows) * len(columns.windows) * rows.pixels * columns.pixels
 
     def _multiply(self, input: Tensor, matrices: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
@@ -158,13 +155,13 @@ class CroppedConv2d(nn.Conv2d):
         return output.view(shape).permute(0, 3, 1, 2)
 
     def _span(self, dimension: int, size: int) -> Span | None:
-        """Find the span along rows (0) or columns (1); None asks for the ordinary convolution."""
+        """Return the span along rows (0) or columns (1); None requires the ordinary convolution."""
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return None
-        # a tracer's sizes are no plain ints; to compute with them would fix the size of what is traced or exported
+        # sizes of a tracer are not plain integers; computing with them would fix the size of the traced program
         if type(size) is not int or torch.compiler.is_exporting():
             return None
-        # compilers see through the function, not through its cache
+        # compilers can trace the function, but not its cache
         find = find_span if torch.compiler.is_compiling() else _cached_span
         return find(
             size,
@@ -176,12 +173,7 @@ class CroppedConv2d(nn.Conv2d):
 
 
 def crop_convolutions(module: nn.Module) -> None:
-    """Turn every plain `torch.nn.Conv2d` in a module into a `CroppedConv2d`, in place.
-
-    Args:
-        module: Any module. Subclasses of `Conv2d` are left as they are. Parameters, buffers and hooks stay the very
-            objects they were.
-    """
+    """Turn every `torch.nn.Conv2d` in a module into a `CroppedConv2d`, in place; subclasses are not changed."""
     for layer in module.modules():
         if type(layer) is nn.Conv2d:
             layer.__class__ = CroppedConv2d

@@ -1,4 +1,4 @@
-"""The network: torchvision's ResNet-18 with the seed's head, as a LightningModule."""
+"""`LitResNet18`: torchvision's ResNet-18 with the head of the original study, as a LightningModule."""
 
 import math
 from collections import OrderedDict
@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchvision.models import ResNet18_Weights, resnet18
 
-from lit_prune.errors import check_choice, expected
+from lit_prune.errors import InputError, check_choice, expected, one_line
 from lit_prune.files.checkpoint import check_fit, read_state_dict
 from lit_prune.models.channels import channels_of, check_channels, set_channels
 from lit_prune.models.cropped_conv import crop_convolutions
@@ -33,34 +33,33 @@ _IMAGENET = "IMAGENET1K_V1"
 class LitResNet18(LightningModule):
     """ResNet-18 for images of ten classes, trained with cross entropy.
 
-    Logged once an epoch: `train/loss`, `train/acc`, `val/loss`, `val/acc` and `lr` (the first parameter group's, in
-    the epoch's last step). At test: `test/loss`, `test/acc`, and `test/acc/<class>` for every class that occurs.
-    Losses are in nats per image, accuracies are fractions of images whose highest output is right.
-    The progress bar also shows the `loss` of the current batch.
+    Logged once an epoch: `train/loss`, `train/acc`, `val/loss`, `val/acc` and `lr` (of the first parameter group, in
+    the last step of the epoch). Logged by tests: `test/loss`, `test/acc`, and `test/acc/<class>` for every class that
+    occurs. Losses are in nats per image, accuracies are fractions of images. The progress bar also shows the `loss` of
+    the current batch.
 
     Args:
-        weights: What training starts from: None (random), "IMAGENET1K_V1" (torchvision's, for the backbone alone),
-            or the path of a file: a checkpoint or state dict of this model, or a state dict of a torchvision ResNet-18,
-            whose classifier is left out.
-        init_from: Path of a checkpoint or state dict of this model, every weight of which is taken. Nothing else
-            is: optimizer and epochs begin anew. `Trainer.fit(ckpt_path=...)` resumes instead.
-        output: What goes into the cross entropy. Given "logits", it is the usual loss. Given "softmax", it applies
-            softmax a second time, as the seed's first experiment did: probabilities differ by at most 1, so the loss
-            cannot fall below log(1 + 9/e) = 1.46, and its gradient vanishes where the network is sure, right or
-            wrong. "scaled_softmax" multiplies the probabilities by `softmax_scale` first. Predictions and accuracy
-            are the same in all three.
-        softmax_scale: Factor s of "scaled_softmax". The attainable loss is log(1 + 9 exp(-s)): at the default of 10 it
-            is 0.0004, as good as none, and where all ten classes are equally likely the gradient is that of "logits".
-        batch_norm: "train" normalises training batches by their own statistics; "frozen" by the running statistics
-            that the weights came with, in training too, as in the seed's code. Scales and shifts train in both.
-        stem: "imagenet": 7x7 convolution of stride 2 and max-pooling; "cifar": 3x3 convolution of stride 1 alone, made
-            for small images, 16 times as many pixels in every later layer.
-        channels: Outputs of layers that have fewer than a ResNet-18 has, by the names in
-            `lit_prune.models.channels.FULL_CHANNELS`; layers that are added to each other follow. By default, those of the
-            weights in `init_from` or `weights` (`lit-prune shrink` makes some with fewer), else the usual numbers.
-        optimizer: Makes the optimizer from the parameters. Default: Adam, learning rate 1e-3.
-        lr_scheduler: Makes the scheduler from the optimizer. It steps after every epoch; OneCycleLR and CyclicLR,
-            which count batches, after every batch; ReduceLROnPlateau watches `val/loss` unless it names a `monitor`.
+        weights: Initial weights: None (random), "IMAGENET1K_V1" (torchvision's, for the backbone), or the path of a
+            checkpoint or state dict of this model, or of a state dict of torchvision's ResNet-18, whose classifier is
+            ignored.
+        init_from: Path of a checkpoint or state dict of this model, to start from all of its weights with a new
+            optimizer at epoch 0. To resume a run, use `Trainer.fit(ckpt_path=...)`.
+        output: Input of the cross entropy. "logits" is the usual loss. "softmax" applies softmax twice, as the first
+            experiment of the original study did: the loss cannot fall below log(1 + 9/e) = 1.46, and its gradient
+            vanishes for confident outputs, right or wrong. "scaled_softmax" multiplies the probabilities by
+            `softmax_scale` first. Predictions and accuracies do not depend on it.
+        softmax_scale: Factor s of "scaled_softmax". The lowest possible loss is log(1 + 9 exp(-s)), which is 0.0004 for
+            10; there, the gradient for equally likely classes is that of "logits".
+        batch_norm: "train" normalises training batches by their own statistics; "frozen" normalises them by the
+            running statistics of the initial weights, as the original study did. Scales and shifts train in both.
+        stem: First layers: "imagenet" is a 7x7 convolution of stride 2 and max-pooling; "cifar" is a 3x3 convolution
+            of stride 1, which gives all later layers 16 times as many pixels.
+        channels: Number of outputs of layers that have fewer than a ResNet-18, by the names in
+            `lit_prune.models.channels.FULL_CHANNELS`. By default those of the initial weights, which `lit-prune shrink`
+            may have made smaller.
+        optimizer: Function that makes the optimizer from the parameters. Default: Adam with learning rate 1e-3.
+        lr_scheduler: Function that makes the scheduler from the optimizer. OneCycleLR and CyclicLR step after every
+            batch, others after every epoch. ReduceLROnPlateau monitors `val/loss` if it has no `monitor`.
 
     Raises:
         InputError: If an argument cannot be used, or weights cannot be read, downloaded or loaded.
@@ -84,14 +83,14 @@ class LitResNet18(LightningModule):
         check_choice("stem", stem, get_args(Stem))
         if not (softmax_scale > 0 and math.isfinite(softmax_scale)):
             raise expected("a finite `softmax_scale` above 0", softmax_scale, "10 is a good value")
-        state = _read(weights, init_from, stem)
+        state = _read_weights(weights, init_from, stem)
         if channels is None and state is not None:
             channels = channels_of(state)
         check_channels(channels or {})
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        if "_instantiator" in self.hparams:  # LightningCLI gives their configuration in place of the callables
+        if "_instantiator" in self.hparams:  # LightningCLI passes configurations, not functions
             self.save_hyperparameters()
-        # a checkpoint holds its weights: to load it must not take the file or the download that it began with
+        # a checkpoint holds its weights; loading it must not need the initial ones
         origin = init_from or weights
         self.hparams.update(weights=None, init_from=None, initial_weights=origin, channels=channels)
         self.output = output
@@ -125,11 +124,7 @@ class LitResNet18(LightningModule):
 
     @staticmethod
     def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Tell from weights which arguments build the network that they belong to.
-
-        Args:
-            state: Weights by name, of this model.
-        """
+        """Return the arguments of this class that build the network of a state dict."""
         stem = "cifar" if state["backbone.conv1.weight"].shape[-1] == 3 else "imagenet"
         return {"stem": stem, "channels": channels_of(state)}
 
@@ -138,14 +133,7 @@ class LitResNet18(LightningModule):
         return nn.Sequential(OrderedDict(backbone=self.backbone, head=self.head))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Score images.
-
-        Args:
-            images: (N, 3, H, W), normalised.
-
-        Returns:
-            Logits, (N, 10).
-        """
+        """Compute logits `(N, 10)` of normalised images `(N, 3, H, W)`."""
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return self.head(features)  # type: ignore[no-any-return]
 
@@ -153,7 +141,7 @@ class LitResNet18(LightningModule):
         """Compute the loss of a batch `(images, labels)`."""
         _, loss = self._score("train", batch, self.train_acc)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
-        if self.trainer.is_last_batch:  # each `log` costs a fraction of a millisecond
+        if self.trainer.is_last_batch:  # each call of `log` takes a fraction of a millisecond
             self.log("lr", float(self.trainer.optimizers[0].param_groups[0]["lr"]), on_step=False, on_epoch=True)
         return loss
 
@@ -176,7 +164,7 @@ class LitResNet18(LightningModule):
                 self.log(f"test/acc/{name}", right / row.sum(), sync_dist=True)
 
     def predict_step(self, batch: Tensor | tuple[Tensor, ...], batch_idx: int) -> Tensor:
-        """Return class probabilities, (N, 10), of a batch `images` or `(images, ...)`."""
+        """Return class probabilities `(N, 10)` of a batch `images` or `(images, ...)`."""
         images = batch if isinstance(batch, Tensor) else batch[0]
         return F.softmax(self(images), dim=1)
 
@@ -190,15 +178,13 @@ class LitResNet18(LightningModule):
             optimizer = self._make_optimizer(self.parameters())
             scheduler = None if self._make_scheduler is None else self._make_scheduler(optimizer)
         except (ValueError, TypeError) as error:
-            found = str(error).rstrip(".")
-            raise expected(
-                "settings that the optimizer and scheduler accept", found, "see their documentation"
-            ) from error
+            what = "settings that the optimizer and scheduler accept"
+            raise expected(what, one_line(error), "see their documentation") from error
         _check_optimizer(optimizer)
         _check_scheduler(scheduler)
         if self.trainer.gradient_clip_val:
-            # A fused optimizer unscales gradients by itself in mixed precision, too late for clipping, so Lightning
-            # refuses the two together. Without this mark it is handled, and works, like any other optimizer.
+            # In mixed precision a fused optimizer unscales gradients after clipping, so Lightning refuses the two
+            # together. Without this mark Lightning unscales them before clipping, as for any other optimizer.
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if scheduler is None:
             return optimizer
@@ -210,7 +196,7 @@ class LitResNet18(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remember which weights the checkpoint's run began with."""
+        """Restore the name of the initial weights."""
         self.hparams["initial_weights"] = checkpoint.get("hyper_parameters", {}).get("initial_weights")
 
     def _score(self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> tuple[Tensor, Tensor]:
@@ -232,15 +218,16 @@ class LitResNet18(LightningModule):
     def _load(self, state: Mapping[str, Tensor], origin: str, whole: bool) -> None:
         module: nn.Module = self
         if not whole and not any(name.startswith("backbone.") for name in state):
-            module, state = self.backbone, _without_classifier(state)
+            # the model has a head in place of torchvision's last layer
+            module, state = self.backbone, {name: state[name] for name in state if name not in ("fc.weight", "fc.bias")}
         check_fit(module, state, origin)
         module.load_state_dict(state)
 
 
 class _FrozenBatchNorm2d(nn.BatchNorm2d):
-    """A batch norm that normalises by its running statistics in training too.
+    """A batch norm that normalises by its running statistics in training mode too.
 
-    To put an ordinary one into evaluation mode would not last: Trainers and callbacks set the modes of modules.
+    An ordinary one in evaluation mode would not do, because Trainers and callbacks change modes.
     """
 
     plain_class = nn.BatchNorm2d
@@ -250,17 +237,17 @@ class _FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:
-    """Refuse what an optimizer accepts, and what could not work."""
-    # LBFGS flattens gradients in a way that ours, being `channels_last`, do not allow; no gradient of ours is sparse
+    """Raise an `InputError` for settings that an optimizer accepts but that cannot work."""
+    # LBFGS cannot flatten `channels_last` gradients; SparseAdam needs sparse ones
     if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
-        raise expected("an optimizer for dense `channels_last` weights", type(optimizer).__name__, "take Adam or SGD")
+        raise expected("an optimizer for dense `channels_last` weights", type(optimizer).__name__, "use Adam or SGD")
     for group in optimizer.param_groups:
         if not math.isfinite(group.get("lr", 0.0)):
-            raise expected("a finite learning rate `lr`", float(group["lr"]), "0.001 is Adam's")
+            raise expected("a finite learning rate `lr`", float(group["lr"]), "Adam's default is 0.001")
 
 
 def _check_scheduler(scheduler: Any) -> None:
-    """Refuse lengths of cycles that schedulers divide by, much later."""
+    """Raise an `InputError` for lengths of cycles that schedulers would divide by in a later epoch."""
     for name in ("step_size", "T_max", "T_0"):
         length = getattr(scheduler, name, 1)
         if not isinstance(length, int | float) or not length >= 1:
@@ -268,19 +255,14 @@ def _check_scheduler(scheduler: Any) -> None:
 
 
 def _accuracy() -> MulticlassAccuracy:
-    # the checks of its arguments would cost more than the metric
+    # checking the arguments would take longer than computing the metric
     return MulticlassAccuracy(CLASSES, average="micro", validate_args=False)
 
 
-def _without_classifier(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Leave out torchvision's last layer, in whose place the model has a head of its own."""
-    return {name: weight for name, weight in state.items() if name not in ("fc.weight", "fc.bias")}
-
-
-def _read(weights: str | None, init_from: str | None, stem: Stem) -> Mapping[str, Tensor] | None:
-    """Read what training starts from; None if that is random."""
+def _read_weights(weights: str | None, init_from: str | None, stem: Stem) -> Mapping[str, Tensor] | None:
+    """Read the initial weights; None if they are random."""
     if weights is not None and init_from is not None:
-        raise expected("one of `weights` and `init_from`", "both", "give `init_from` alone to take a whole model")
+        raise expected("one of `weights` and `init_from`", "both", "give only `init_from` to load a whole model")
     if weights == _IMAGENET:
         if stem != "imagenet":
             raise expected(f"`stem` 'imagenet' with {_IMAGENET} weights", repr(stem), "other stems have other shapes")
@@ -290,14 +272,13 @@ def _read(weights: str | None, init_from: str | None, stem: Stem) -> Mapping[str
 
 
 def _download() -> Mapping[str, Tensor]:
-    """Get torchvision's ImageNet weights from its cache or the network."""
+    """Load torchvision's ImageNet weights from its cache, or download them."""
     source = ResNet18_Weights.IMAGENET1K_V1
     try:
         state: Mapping[str, Tensor] = source.get_state_dict(check_hash=True, map_location="cpu", weights_only=True)
     except Exception as error:  # no network, no permission, no disk space, a wrong hash, a damaged cache
-        raise expected(
-            f"to download {source.url}",
-            f"{type(error).__name__}: {error}",
-            "fetch that file where there is a network and give its path as `weights`, or train from random weights",
+        raise InputError(
+            f"Cannot download {source.url} ({one_line(error)}). Download it on another machine and give its path as "
+            "`weights`, or train from random weights."
         ) from error
     return state

@@ -1,4 +1,4 @@
-"""A CIFAR-10 of sixty images: an archive, a folder of pickles and checksums, in the shape of the original."""
+"""A fake CIFAR-10 of sixty images: archive, folder of pickles and checksums, in the original format."""
 
 import hashlib
 import pickle
@@ -22,7 +22,7 @@ def md5(path: Path) -> str:
 
 
 def make(folder: Path) -> Path:
-    """Write the archive; its content is the same each time."""
+    """Write the archive, always with the same content."""
     rng = np.random.default_rng(0)
     batches = folder / CIFAR10.base_folder
     batches.mkdir(parents=True)
@@ -37,7 +37,7 @@ def make(folder: Path) -> Path:
 
 
 def expected_arrays(folder: Path) -> dict[str, np.ndarray]:
-    """Read the pickles without torchvision, one image after another."""
+    """Read the pickles without torchvision."""
     found: dict[str, np.ndarray] = {}
     for split, names in BATCHES.items():
         entries = [pickle.loads((folder / CIFAR10.base_folder / name).read_bytes()) for name in names]  # noqa: S301
@@ -48,7 +48,7 @@ def expected_arrays(folder: Path) -> dict[str, np.ndarray]:
 
 
 def install(archive: Path, put: Callable[[Any, str, Any], None]) -> None:
-    """Let lit-prune and torchvision take this archive for the original, and know no way to the network."""
+    """Make lit-prune and torchvision accept this archive as the original, and disable downloads."""
     batches = archive.parent / CIFAR10.base_folder
     checksums = {name: [[part, md5(batches / part)] for part in parts] for name, parts in BATCHES.items()}
     put(CIFAR10, "url", NO_NETWORK)
@@ -63,6 +63,6 @@ def install(archive: Path, put: Callable[[Any, str, Any], None]) -> None:
 
 
 def prepare(rank: int, archive: Path, folder: Path) -> None:
-    """Prepare the arrays in a process of its own, which the fixtures of the tests do not reach."""
+    """Write the cache in another process, which fixtures do not reach."""
     install(archive, setattr)
     arrays.prepare(folder, ["train", "test"])

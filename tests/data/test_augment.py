@@ -1,4 +1,4 @@
-"""Augmentation moves whole images, each in its own way, and changes nothing else."""
+"""Augmentation mirrors and shifts each image at random and changes nothing else."""
 
 import numpy as np
 import pytest
@@ -34,7 +34,7 @@ def test_crop_is_a_window_of_the_padded_image(places):
 
 @pytest.mark.parametrize("how", ["none", "flip", "standard"])
 @given(key=KEYS)
-def test_a_key_says_all_and_the_source_is_left_alone(how, key):
+def test_the_result_depends_only_on_the_key_and_images_are_not_changed(how, key):
     images = random_images(16)
     before = images.clone()
     once, again = augment(images, how, key), augment(images, how, key)
@@ -64,13 +64,13 @@ def test_flip_mirrors_half_of_the_images():
     assert 0.45 < moved.float().mean() < 0.55
 
 
-def test_standard_uses_all_81_places_mirrored_or_not():
+def test_standard_uses_all_81_shifts_mirrored_or_not():
     images = random_images(1).expand(4000, -1, -1, -1)
     found = augment(images, "standard", (0, 0, 0, 0))
     assert len(torch.unique(found.flatten(1), dim=0)) == 2 * 81
 
 
-def test_normalise_is_the_usual_formula_in_channels_last():
+def test_normalise_agrees_with_the_formula_and_gives_channels_last():
     images = random_images(5)
     found = normalise(images)
     wanted = (images.permute(0, 3, 1, 2).double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(

@@ -1,7 +1,8 @@
-"""The user's images are shown to the network as a person sees them, or refused with a reason."""
+"""The user's images reach the network as a person sees them, or are refused with a reason."""
 
 import contextlib
 import io
+import re
 import struct
 import zlib
 
@@ -29,7 +30,7 @@ def random_image(side=32):
     return Image.fromarray(np.random.default_rng().integers(0, 256, (side, side, 3), np.uint8))
 
 
-def test_an_image_of_the_right_size_is_taken_as_it_is(tmp_path):
+def test_an_image_of_the_right_size_is_not_changed(tmp_path):
     image = random_image()
     image.save(tmp_path / "a.png")
     np.testing.assert_array_equal(only(tmp_path / "a.png"), image)
@@ -106,7 +107,7 @@ def test_exif_turns_the_image_upright(tmp_path, name):
     image = Image.new("RGB", (32, 32), RED)
     image.paste(BLUE, (0, 0, 16, 32))
     exif = Image.Exif()
-    exif[0x0112] = 6  # the camera was turned: the stored left side is up
+    exif[0x0112] = 6  # the left side of the stored image is the top
     image.save(tmp_path / name, exif=exif, quality=95, subsampling=0)
     found = only(tmp_path / name).astype(int)
     assert abs(found[:14] - BLUE).max() < 10
@@ -124,36 +125,34 @@ def test_a_folder_is_read_in_order_and_by_content(tmp_path):
     assert abs(images.mean((1, 2)) - [RED, GREEN, BLUE]).max() < 4
 
 
-def assert_refused(path, sentence):
-    with pytest.raises(InputError) as error:
+def assert_refused(path, phrase):
+    with pytest.raises(InputError, match=re.escape(phrase)):
         read_images(path)
-    assert str(error.value) == sentence
 
 
-def test_what_cannot_be_read_is_refused(tmp_path):
+def test_missing_empty_and_wrong_files_are_refused(tmp_path):
     missing = tmp_path / "missing"
     assert_refused(
         missing,
-        f"Expected an image or a folder of images at '{missing}', but got nothing. HINT: check `--data.predict_path`.",
+        f"an image or a folder of images at '{missing}', but got nothing",
     )
     assert_refused(
         tmp_path,
-        f"Expected PNG or JPEG images in the folder '{tmp_path}', but got none. "
-        "HINT: put some there, not in subfolders.",
+        f"PNG or JPEG images in the folder '{tmp_path}', but got none",
     )
     fake = tmp_path / "fake.png"
     fake.write_text("no image")
     for path in (fake, tmp_path):
         assert_refused(
             path,
-            f"Expected a PNG or JPEG image in '{fake}', but got something else. HINT: convert it or take it away.",
+            f"a PNG or JPEG image in '{fake}', but got something else",
         )
 
 
-def test_another_format_is_not_left_out_in_silence(tmp_path):
+def test_another_format_is_not_silently_ignored(tmp_path):
     random_image().save(tmp_path / "a.png")
     random_image().save(tmp_path / "b.gif")
-    with pytest.raises(InputError, match=r"^Expected a PNG or JPEG image in '.*b\.gif', but got something else"):
+    with pytest.raises(InputError, match=r"a PNG or JPEG image in '.*b\.gif', but got something else"):
         read_images(tmp_path)
 
 
@@ -162,7 +161,7 @@ def test_a_truncated_image_is_refused(tmp_path, name):
     random_image(64).save(tmp_path / name)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=f"^Expected a whole image in '.*{name}', but got a file that cannot be read "):
+    with pytest.raises(InputError, match=f"a complete image in '.*{name}', but got a file that cannot be read "):
         read_images(tmp_path / name)
 
 
@@ -172,8 +171,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch, factor):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(64 * 64 / factor))
     assert_refused(
         tmp_path / "a.png",
-        f"Expected an image of at most {int(64 * 64 / factor)} pixels in '{tmp_path}/a.png', but got more. "
-        "HINT: make it smaller.",
+        f"an image of at most {int(64 * 64 / factor)} pixels in '{tmp_path}/a.png', but got more",
     )
 
 

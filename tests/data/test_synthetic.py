@@ -1,4 +1,4 @@
-"""The synthetic images are always the same, fast to draw, and teach nothing to a linear classifier."""
+"""Synthetic images are always the same, fast to draw, and hard for a linear classifier."""
 
 import time
 
@@ -14,14 +14,14 @@ def drawn():
     return {split: synthetic.draw_split(split) for split in ("train", "test")}
 
 
-def test_they_are_always_the_same(drawn):
+def test_images_are_always_the_same(drawn):
     again = synthetic.draw_split("test")
     np.testing.assert_array_equal(again.images, drawn["test"].images)
     np.testing.assert_array_equal(again.labels, drawn["test"].labels)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
-def test_they_are_balanced_mixed_and_all_different(drawn, split):
+def test_images_are_balanced_shuffled_and_all_different(drawn, split):
     images, labels = drawn[split]
     size = synthetic.SIZES[split]
     assert (images.shape, images.dtype, labels.dtype) == ((size, 32, 32, 3), np.uint8, np.int64)
@@ -30,12 +30,12 @@ def test_they_are_balanced_mixed_and_all_different(drawn, split):
     assert len(np.unique(images.reshape(size, -1), axis=0)) == size
 
 
-def test_training_and_test_images_are_not_the_same(drawn):
+def test_training_and_test_images_differ(drawn):
     train, test = ({image.tobytes() for image in drawn[split].images} for split in ("train", "test"))
     assert not train & test
 
 
-def test_they_are_drawn_quickly():
+def test_images_are_drawn_quickly():
     seconds = []
     for _ in range(2):
         start = time.process_time()
@@ -46,7 +46,7 @@ def test_they_are_drawn_quickly():
 
 
 def linear_accuracy(train, test, labels, test_labels):
-    """Ridge regression on one-hot labels, exactly solved."""
+    """Solve ridge regression on one-hot labels exactly."""
     inputs, test_inputs = (
         np.c_[features / 255 - 0.5, np.ones(len(features))].astype("f4") for features in (train, test)
     )
@@ -60,7 +60,7 @@ def halved(images):
     return images.reshape(len(images), 16, 2, 16, 2, 3).mean((2, 4)).reshape(len(images), -1)
 
 
-def test_neither_mean_colour_nor_pixels_give_the_class_away(drawn):
+def test_linear_classifiers_learn_almost_nothing(drawn):
     (images, labels), (test_images, test_labels) = drawn["train"], drawn["test"]
     colours, test_colours = images.mean((1, 2)), test_images.mean((1, 2))
     assert linear_accuracy(colours, test_colours, labels, test_labels) < 0.15
@@ -70,7 +70,7 @@ def test_neither_mean_colour_nor_pixels_give_the_class_away(drawn):
 
 @pytest.fixture
 def one_thread():
-    """Small layers gain nothing from threads, and lose much on a busy machine."""
+    """Use one thread, which is fastest for small layers on a busy machine."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -78,7 +78,7 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
-def test_a_small_convolutional_network_learns_them(drawn):
+def test_a_small_convolutional_network_learns_the_classes(drawn):
     torch.manual_seed(0)
     net = torch.nn.Sequential(
         torch.nn.Conv2d(3, 16, 5, stride=2, padding=2), torch.nn.BatchNorm2d(16), torch.nn.ReLU(),

@@ -1,4 +1,4 @@
-"""Cropped convolutions give what ordinary ones give, whatever is done with them."""
+"""Cropped convolutions agree with ordinary ones in every use."""
 
 import copy
 import pickle
@@ -19,7 +19,7 @@ from lit_prune.models.cropped_conv import CroppedConv2d, crop_convolutions, find
 
 # size, kernel, stride, padding, dilation
 shapes = st.tuples(st.integers(1, 12), st.integers(1, 7), st.integers(1, 4), st.integers(0, 6), st.integers(1, 3))
-# what a ResNet-18 does at 32x32, and shapes that crop without being one matrix product
+# shapes of a ResNet-18 at 32x32, and shapes that are cropped but not computed as one matrix product
 CROPPED = [
     (1, 3, 1, 1, 1),
     (2, 3, 1, 1, 1),
@@ -32,7 +32,7 @@ CROPPED = [
 
 
 def pair(*args, **kwargs):
-    """An ordinary convolution and a cropped one with the same weights, in float64."""
+    """Make an ordinary and a cropped convolution with the same weights, in float64."""
     plain = nn.Conv2d(*args, **kwargs).double()
     cropped = copy.deepcopy(plain)
     crop_convolutions(cropped)
@@ -56,7 +56,7 @@ def assert_close(a: Tensor, b: Tensor):
 
 
 def assert_same_training(plain, cropped, images):
-    """Outputs, and the gradients of every parameter and of the input, agree."""
+    """Check that outputs and all gradients agree."""
     left, right = images.clone().requires_grad_(), images.clone().requires_grad_()
     out = plain(left)
     assert_close(cropped(right), out)
@@ -97,14 +97,14 @@ def test_any_layer_is_exact(rows, columns, groups, bias):
 
 @pytest.mark.parametrize("size", [1, 2, 17, 32, 33, 64, 224])
 def test_a_network_is_exact_at_any_size(size):
-    plain = resnet18().double().train(size > 32)  # a batch of two on a map of one pixel is no sample for batch norm
+    plain = resnet18().double().train(size > 32)  # batch norm cannot train on two values per channel
     cropped = copy.deepcopy(plain).to(memory_format=torch.channels_last)
     crop_convolutions(cropped)
     assert_same_training(plain, cropped, random(2, 3, size, size))
 
 
 @pytest.mark.parametrize("shape", CROPPED)
-def test_taps_that_read_nothing_get_zero_gradients_and_the_others_do_not(shape):
+def test_exactly_the_dead_taps_get_zero_gradients(shape):
     size, kernel, stride, padding, dilation = shape
     _, layer = pair(3, 5, kernel, stride, padding, dilation)
     layer(random(2, 3, size, size)).square().sum().backward()
@@ -124,7 +124,7 @@ def test_gradients_have_the_layout_of_their_weights(shape, layout):
     assert layer.weight.grad.stride() == layer.weight.stride()
 
 
-def test_cropping_is_in_place_and_leaves_everything_but_the_arithmetic():
+def test_cropping_keeps_parameters_names_and_hooks():
     network = resnet18()
     parameters, keys = list(network.parameters()), list(network.state_dict())
     seen = []
@@ -137,7 +137,7 @@ def test_cropping_is_in_place_and_leaves_everything_but_the_arithmetic():
     assert seen == ["hook"]
 
 
-def test_subclasses_of_conv2d_are_left_alone():
+def test_subclasses_of_conv2d_are_not_cropped():
     class Own(nn.Conv2d):
         pass
 
@@ -155,7 +155,7 @@ def test_other_paddings_are_ordinary(settings):
     assert_same_training(plain, cropped, random(2, 2, 2, 2))
 
 
-def test_an_input_smaller_than_the_kernel_fails_as_ever():
+def test_an_input_smaller_than_the_kernel_fails_like_an_ordinary_one():
     plain, cropped = pair(1, 1, 5, padding=1)
     with pytest.raises(RuntimeError) as wanted:
         plain(random(1, 1, 2, 2))
@@ -198,7 +198,7 @@ OLD_EXPORT = pytest.mark.skipif(
 
 
 @pytest.mark.parametrize("strict", [False, pytest.param(True, marks=OLD_EXPORT)])
-def test_exported_programs_hold_for_other_sizes(strict):
+def test_exported_programs_work_at_other_sizes(strict):
     plain, cropped = pair(3, 5, 3, padding=1)
     auto = {2: torch.export.Dim.AUTO, 3: torch.export.Dim.AUTO}
     exported = torch.export.export(cropped, (random(2, 3, 2, 2),), dynamic_shapes=(auto,), strict=strict).module()
@@ -207,7 +207,7 @@ def test_exported_programs_hold_for_other_sizes(strict):
         assert_close(exported(images), plain(images))
 
 
-def test_traces_hold_for_other_sizes():
+def test_traces_work_at_other_sizes():
     plain, cropped = pair(3, 5, 3, padding=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing is deprecated, but still how many programs are made
@@ -267,7 +267,7 @@ def test_gradients_image_by_image_with_torch_func(size):
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])  # noqa: S301
-def test_copies_stay_cropped(copied):
+def test_copies_are_cropped_too(copied):
     plain, cropped = pair(3, 5, 3, padding=1)
     cropped(random(2, 3, 1, 1)).sum().backward()
     twin = copied(cropped)

@@ -1,4 +1,4 @@
-"""The model: its parts, its losses, its weights, and what a Trainer makes of it."""
+"""`LitResNet18`: parts, losses, weights, and training."""
 
 import copy
 import functools
@@ -24,7 +24,7 @@ from lit_prune.functional import apply_masks, global_l1_masks, remove_masks, wei
 from lit_prune.models.cropped_conv import CroppedConv2d
 from lit_prune.models.resnet18 import LitResNet18
 
-# our loader is no concern of these tests, and Lightning's advice about workers no concern of a batch of four
+# advice about loaders does not matter for batches of four
 pytestmark = pytest.mark.filterwarnings("ignore:.*does not have many workers:UserWarning")
 
 
@@ -76,7 +76,7 @@ def assert_same_weights(model, weights):
     assert all(torch.equal(own[name], weights[name]) for name in own)
 
 
-def test_the_seeds_network():
+def test_the_network_of_the_original_study():
     model = LitResNet18()
     layers = [m for m in model.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     assert len(layers) == 22
@@ -90,7 +90,7 @@ def test_the_seeds_network():
 
 
 @pytest.mark.parametrize("size", [32, 50])
-def test_it_computes_what_torchvisions_network_computes(size):
+def test_features_are_those_of_torchvisions_network(size):
     model, reference = LitResNet18().double().eval(), resnet18().double().eval()
     reference.fc = nn.Identity()
     reference.load_state_dict(model.backbone.state_dict())
@@ -109,11 +109,11 @@ def test_stems():
         assert model(images).shape == (2, 10)
     assert shapes == {"imagenet": (8, 8), "cifar": (32, 32)}
     assert cifar.backbone.conv1.weight.shape == (64, 3, 3, 3)
-    # as torchvision initialises its convolutions: He et al. 2015, by the outputs
+    # initialised as in torchvision: He et al. 2015, by outputs
     assert cifar.backbone.conv1.weight.std().item() == pytest.approx(math.sqrt(2 / (64 * 9)), rel=0.1)
 
 
-def test_outputs_change_the_loss_and_nothing_else():
+def test_output_changes_only_the_loss():
     batch = torch.randn(4, 3, 32, 32), torch.tensor([3, 1, 4, 1])
     first = LitResNet18().eval()
     logits = first(batch[0])
@@ -137,7 +137,7 @@ def test_outputs_change_the_loss_and_nothing_else():
     assert losses["scaled_softmax"] == pytest.approx(by_hand((7 * probabilities).tolist()), rel=1e-5)
 
 
-def test_what_the_docstring_says_about_softmax_losses():
+def test_softmax_losses_have_the_documented_bounds():
     certain, right = torch.eye(10)[:1] * 1000, torch.tensor([0])
     assert LitResNet18(output="softmax")._loss(certain, right).item() == pytest.approx(math.log(1 + 9 / math.e))
     assert LitResNet18(output="scaled_softmax")._loss(certain, right).item() == pytest.approx(0.0004, abs=1e-5)
@@ -163,17 +163,13 @@ def test_frozen_batch_norm_keeps_its_statistics_and_trains_the_rest(tmp_path):
     assert all(usual.values())
 
 
-def test_settings_that_an_optimizer_rejects_are_one_sentence(tmp_path):
+def test_settings_that_an_optimizer_rejects_are_reported(tmp_path):
     model = LitResNet18(optimizer=functools.partial(SGD, lr=-1.0))
-    with pytest.raises(InputError) as error:
+    with pytest.raises(InputError, match="optimizer and scheduler accept, but got Invalid learning rate"):
         trainer(tmp_path).fit(model, Data())
-    assert str(error.value) == (
-        "Expected settings that the optimizer and scheduler accept, but got Invalid learning rate: -1.0. "
-        "HINT: see their documentation."
-    )
 
 
-def test_one_epoch_in_a_trainer_logs_what_is_promised(tmp_path):
+def test_an_epoch_logs_the_documented_metrics(tmp_path):
     model, data = LitResNet18(optimizer=functools.partial(SGD, lr=0.5e-3)), Data()
     logger = TensorBoardLogger(tmp_path, default_hp_metric=False)
     runner = trainer(tmp_path, logger=logger, max_epochs=3, num_sanity_val_steps=1)
@@ -222,7 +218,7 @@ def test_predictions_are_probabilities(tmp_path):
 
 
 def rates(tmp_path, scheduler):
-    """The learning rate of each of six steps, two an epoch."""
+    """Return the learning rate of each of six steps, two per epoch."""
     model = LitResNet18(optimizer=functools.partial(SGD, lr=0.1), lr_scheduler=scheduler)
     seen: list[float] = []
     watch = LambdaCallback(on_train_batch_start=lambda *_: seen.append(runner.optimizers[0].param_groups[0]["lr"]))
@@ -231,7 +227,7 @@ def rates(tmp_path, scheduler):
     return seen
 
 
-def test_schedulers_are_not_lost(tmp_path):
+def test_schedulers_step_at_the_right_times(tmp_path):
     halving = rates(tmp_path, lambda optimizer: LambdaLR(optimizer, lambda epoch: 0.5**epoch))
     assert halving == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])
     cosine = rates(tmp_path, lambda optimizer: CosineAnnealingLR(optimizer, T_max=2))
@@ -297,7 +293,7 @@ def test_the_command_line_shows_and_changes_the_optimizer(monkeypatch):
 # -- weights from outside
 
 
-def test_checkpoints_stand_alone(tmp_path):
+def test_checkpoints_load_without_other_files(tmp_path):
     origin = tmp_path / "origin.pt"
     torch.save(resnet18().state_dict(), origin)
     model = LitResNet18(weights=str(origin), output="scaled_softmax", softmax_scale=3.0, stem="imagenet")
@@ -315,7 +311,7 @@ def test_checkpoints_stand_alone(tmp_path):
         assert all(p.is_contiguous(memory_format=torch.channels_last) for p in again.parameters() if p.dim() == 4)
 
 
-def test_a_checkpoint_made_by_the_command_line_stands_alone(tmp_path, monkeypatch):
+def test_a_checkpoint_of_the_command_line_loads_without_other_files(tmp_path, monkeypatch):
     cli = command_line(monkeypatch, "--model.stem=cifar", "--model.optimizer=SGD", "--model.optimizer.lr=0.25")
     runner = trainer(tmp_path)
     runner.fit(cli.model, Data(batches=1, size=2))
@@ -356,27 +352,21 @@ def test_weights_from_files(tmp_path):
     assert_same_weights(LitResNet18(init_from=str(path)), model.state_dict())
 
 
-def test_weights_that_do_not_fit(tmp_path):
+def test_weights_that_do_not_fit_are_refused(tmp_path):
     path = tmp_path / "weights.pt"
     torch.save(resnet18().state_dict(), path)
-    assert refusal(init_from=str(path)).startswith(
-        f"Expected the weights of a LitResNet18 in `{path}`, but got weights without `backbone.conv1.weight`, "
-    )
+    assert f"a LitResNet18 in `{path}`, but got weights without `backbone.conv1.weight`" in refusal(init_from=str(path))
     torch.save(nn.Linear(2, 2).state_dict(), path)
-    assert refusal(weights=str(path)) == (
-        f"Expected the weights of a ResNet in `{path}`, but got weights without `conv1.weight`, `bn1.weight`, "
-        "`bn1.bias` and 97 more and with `weight`, `bias` as well. HINT: these are weights of another architecture; "
-        "`stem` changes the shape of the first convolution."
+    found = refusal(weights=str(path))
+    assert (
+        f"a ResNet in `{path}`, but got weights without `conv1.weight`, `bn1.weight`, `bn1.bias` and 97 more" in found
     )
     torch.save(LitResNet18(stem="cifar").state_dict(), path)
-    assert refusal(weights=str(path)) == (
-        f"Expected the weights of a LitResNet18 in `{path}`, but got weights with `backbone.conv1.weight` of shape "
-        "(64, 3, 3, 3) instead of (64, 3, 7, 7). HINT: these are weights of another architecture; `stem` changes the "
-        "shape of the first convolution."
-    )
+    wanted = "with `backbone.conv1.weight` of shape (64, 3, 3, 3) instead of (64, 3, 7, 7)"
+    assert wanted in refusal(weights=str(path))
 
 
-def test_imagenet_weights_come_through_torchvisions_cache(tmp_path, monkeypatch):
+def test_imagenet_weights_are_read_from_the_cache_of_torchvision(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     cache = tmp_path / "hub" / "checkpoints"
     cache.mkdir(parents=True)
@@ -390,60 +380,35 @@ def test_imagenet_weights_come_through_torchvisions_cache(tmp_path, monkeypatch)
 def test_imagenet_weights_without_a_network(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("no_proxy", "*")
-    url = "http://127.0.0.1:9/resnet18-f37072fd.pth"  # nobody listens there
+    url = "http://127.0.0.1:9/resnet18-f37072fd.pth"  # no server
     monkeypatch.setattr(ResNet18_Weights.IMAGENET1K_V1.value, "url", url)
-    assert refusal(weights="IMAGENET1K_V1") == (
-        f"Expected to download {url}, but got URLError: <urlopen error [Errno 111] Connection refused>. HINT: fetch "
-        "that file where there is a network and give its path as `weights`, or train from random weights."
-    )
+    assert refusal(weights="IMAGENET1K_V1").startswith(f"Cannot download {url} (<urlopen error [Errno 111] Connection")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "sentence"),
+    ("arguments", "phrase"),
     [
-        (
-            {"output": "sigmoid"},
-            "Expected `output` to be one of 'logits', 'softmax', 'scaled_softmax', but got 'sigmoid'. "
-            "HINT: choose one of these.",
-        ),
-        (
-            {"batch_norm": None},
-            "Expected `batch_norm` to be one of 'train', 'frozen', but got None. HINT: choose one of these.",
-        ),
-        (
-            {"stem": "vit"},
-            "Expected `stem` to be one of 'imagenet', 'cifar', but got 'vit'. HINT: choose one of these.",
-        ),
+        ({"output": "sigmoid"}, "`output` to be one of 'logits', 'softmax', 'scaled_softmax', but got 'sigmoid'"),
+        ({"batch_norm": None}, "`batch_norm` to be one of 'train', 'frozen', but got None"),
+        ({"stem": "vit"}, "`stem` to be one of 'imagenet', 'cifar', but got 'vit'"),
         *(
-            (
-                {"softmax_scale": scale},
-                f"Expected a finite `softmax_scale` above 0, but got {scale!r}. HINT: 10 is a good value.",
-            )
+            ({"softmax_scale": scale}, f"a finite `softmax_scale` above 0, but got {scale!r}")
             for scale in (0.0, -1.0, math.inf, math.nan)
         ),
-        (
-            {"weights": "a.pt", "init_from": "b.pt"},
-            "Expected one of `weights` and `init_from`, but got both. "
-            "HINT: give `init_from` alone to take a whole model.",
-        ),
+        ({"weights": "a.pt", "init_from": "b.pt"}, "one of `weights` and `init_from`, but got both"),
         (
             {"weights": "IMAGENET1K_V1", "stem": "cifar"},
-            "Expected `stem` 'imagenet' with IMAGENET1K_V1 weights, but got 'cifar'. "
-            "HINT: other stems have other shapes.",
+            "`stem` 'imagenet' with IMAGENET1K_V1 weights, but got",
         ),
-        (
-            {"weights": "none.pt"},
-            "Expected the path of a file with weights, but got `none.pt`, where there is no file. "
-            "HINT: check the path.",
-        ),
+        ({"weights": "none.pt"}, "`none.pt`"),
     ],
 )
-def test_arguments_that_cannot_be_used(arguments, sentence):
-    assert refusal(**arguments) == sentence
+def test_bad_arguments_are_refused(arguments, phrase):
+    assert phrase in refusal(**arguments)
 
 
-def test_masks_change_no_output_and_hold_the_gradients_of_what_they_prune():
-    """The network crops the factors of a masked weight; their product must stay what it was."""
+def test_masks_zero_weights_and_their_gradients_and_change_no_other_output():
+    """Cropped convolutions crop weight and mask before multiplying them, which must not change the product."""
     model = LitResNet18().eval()
     apply_masks(model, global_l1_masks(weight_layers(model), 0.3))
     plain = copy.deepcopy(model)
