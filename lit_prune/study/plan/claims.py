@@ -44,7 +44,7 @@ class Claim:
     Attributes:
         said: The sentence.
         contrasts: At least one contrast.
-        pretrained: Whether the claim is about pre-trained initial weights; with random ones it is not decidable.
+        pretrained: Whether the claim is about pre-trained initial weights; with random ones it is inconclusive.
     """
 
     said: str

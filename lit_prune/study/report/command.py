@@ -14,7 +14,7 @@ from lit_prune.files.atomic import write_text
 from lit_prune.study.report.document import report_text
 from lit_prune.study.report.tables import results_csv
 from lit_prune.study.results.results import read_results
-from lit_prune.study.results.verdicts import FAILS, HOLDS, OPEN, judge
+from lit_prune.study.results.verdicts import FAILS, HOLDS, INCONCLUSIVE, judge
 
 if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
@@ -94,7 +94,7 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
     complete, verdicts = sum(run.status == "complete" for run in results.runs), [each.verdict for each in judgements]
     print(f"{complete} of {len(results.runs)} runs are complete.")
     if verdicts:
-        counts = [f"{verdict}: {verdicts.count(verdict)}" for verdict in (HOLDS, FAILS, OPEN)]
+        counts = [f"{verdict}: {verdicts.count(verdict)}" for verdict in (HOLDS, FAILS, INCONCLUSIVE)]
         print(f"Claims by verdict: {', '.join(counts)}.")
     print(f"Report: {path}")
     return path

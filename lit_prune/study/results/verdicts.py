@@ -8,11 +8,11 @@ from lit_prune.study.plan.claims import Claim, Contrast
 from lit_prune.study.results.results import Results, format_seeds
 from lit_prune.study.statistics import Estimate, estimate
 
-__all__ = ["FAILS", "HOLDS", "OPEN", "Finding", "Judgement", "judge"]
+__all__ = ["FAILS", "HOLDS", "INCONCLUSIVE", "Finding", "Judgement", "judge"]
 
 HOLDS = "holds"
 FAILS = "does not hold"
-OPEN = "inconclusive"
+INCONCLUSIVE = "inconclusive"
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Finding:
         contrast: The contrast.
         values: Difference by seed, for the seeds that both sides have.
         estimate: Mean and interval of the differences; None without values.
-        verdict: `HOLDS`, `FAILS` or `OPEN`.
+        verdict: `HOLDS`, `FAILS` or `INCONCLUSIVE`.
         note: Why the contrast is inconclusive; "" otherwise.
     """
 
@@ -40,7 +40,7 @@ class Judgement:
 
     Attributes:
         claim: The claim.
-        verdict: `HOLDS` if all findings hold, `FAILS` if one fails, `OPEN` otherwise.
+        verdict: `HOLDS` if all findings hold, `FAILS` if one fails, `INCONCLUSIVE` otherwise.
         findings: One finding per contrast.
         note: Why the claim is inconclusive whatever its findings say; "" otherwise.
     """
@@ -66,9 +66,9 @@ def judge(claim: Claim, results: Results) -> Judgement:
     findings = tuple(_find(contrast, results) for contrast in claim.contrasts)
     if claim.pretrained and any(run.initial_weights == "random" for run in results.runs):
         note = "the claim is about pre-trained weights, and these runs started from random ones"
-        return Judgement(claim, OPEN, findings, note)
+        return Judgement(claim, INCONCLUSIVE, findings, note)
     verdicts = {finding.verdict for finding in findings}
-    verdict = FAILS if FAILS in verdicts else HOLDS if verdicts == {HOLDS} else OPEN
+    verdict = FAILS if FAILS in verdicts else HOLDS if verdicts == {HOLDS} else INCONCLUSIVE
     return Judgement(claim, verdict, findings, "")
 
 
@@ -88,16 +88,16 @@ def _decide(contrast: Contrast, values: Mapping[int, float], mean: Estimate | No
     if contrast.exact:
         if not all(low <= value <= high for value in values.values()):
             return FAILS, ""  # missing seeds cannot change this
-        return (OPEN, gap) if gap else (HOLDS, "")
+        return (INCONCLUSIVE, gap) if gap else (HOLDS, "")
     if gap or mean is None:
-        return OPEN, gap
+        return INCONCLUSIVE, gap
     if mean.low is None or mean.high is None:
-        return OPEN, "one seed gives no interval"
+        return INCONCLUSIVE, "one seed gives no interval"
     if low <= mean.low and mean.high <= high:
         return HOLDS, ""
     if mean.high < low or mean.low > high:
         return FAILS, ""
-    return OPEN, "the interval crosses a limit"
+    return INCONCLUSIVE, "the interval crosses a limit"
 
 
 def _explain_gap(contrast: Contrast, values: Mapping[int, float], results: Results) -> str:

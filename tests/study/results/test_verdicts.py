@@ -7,7 +7,7 @@ import pytest
 from lit_prune.study.plan.claims import Claim, Contrast
 from lit_prune.study.plan.validation import read_plan
 from lit_prune.study.results.results import Results, Run
-from lit_prune.study.results.verdicts import FAILS, HOLDS, OPEN, judge
+from lit_prune.study.results.verdicts import FAILS, HOLDS, INCONCLUSIVE, judge
 
 NAMES = ("a", "b")
 
@@ -56,17 +56,17 @@ def test_a_difference_is_paired_by_seed(tmp_path):
         ((0.45, None), FAILS),
         ((None, -0.05), FAILS),
         ((0.45, 0.5), FAILS),
-        ((0.0, None), OPEN),
-        ((None, 0.4), OPEN),
-        ((0.19, 0.21), OPEN),  # the mean is within, the interval is not
-        ((0.3, 0.9), OPEN),  # the mean is outside, the interval overlaps
+        ((0.0, None), INCONCLUSIVE),
+        ((None, 0.4), INCONCLUSIVE),
+        ((0.19, 0.21), INCONCLUSIVE),  # the mean is within, the interval is not
+        ((0.3, 0.9), INCONCLUSIVE),  # the mean is outside, the interval overlaps
     ],
 )
 def test_the_interval_decides(tmp_path, between, expected):
     judgement = judge(Claim("said", (contrast(between=between),)), results_of(tmp_path, PAIRED))
     assert judgement.verdict == expected
     assert [finding.verdict for finding in judgement.findings] == [expected]
-    note = "the interval crosses a limit" if expected == OPEN else ""
+    note = "the interval crosses a limit" if expected == INCONCLUSIVE else ""
     assert judgement.findings[0].note == note
 
 
@@ -92,7 +92,7 @@ def test_an_exact_contrast_needs_no_interval(tmp_path):
 def test_one_seed_is_inconclusive_without_exact(tmp_path):
     results = results_of(tmp_path, {"a": {"best_val_acc": (0.9,)}, "b": {"best_val_acc": (0.1,)}}, seeds=(7,))
     judgement = judge(Claim("said", (contrast(between=(0, 1)),)), results)
-    assert judgement.verdict == OPEN
+    assert judgement.verdict == INCONCLUSIVE
     assert judgement.findings[0].note == "one seed gives no interval"
     assert judgement.findings[0].values == {7: 0.8}
 
@@ -112,7 +112,7 @@ def test_an_incomplete_run_is_inconclusive(tmp_path, status, name):
     near = contrast(between=(-0.1, 0.1))
     assert verdict(results_of(tmp_path, steady), near)[0] == HOLDS
     judgement = judge(Claim("said", (near,)), results_of(tmp_path, steady, **{f"{name}1": status}))
-    assert judgement.verdict == OPEN
+    assert judgement.verdict == INCONCLUSIVE
     assert set(judgement.findings[0].values) == {0, 2}
     assert judgement.findings[0].note == f"{name} is not complete with seed 1"
 
@@ -122,7 +122,7 @@ def test_a_diverged_run_is_inconclusive(tmp_path, name):
     judgement = judge(
         Claim("said", (contrast(between=(None, 9)),)), results_of(tmp_path, PAIRED, **{f"{name}2": "diverged"})
     )
-    assert judgement.verdict == OPEN
+    assert judgement.verdict == INCONCLUSIVE
     assert judgement.findings[0].estimate is None
     assert judgement.findings[0].note == f"{name} diverged with seed 2"
 
@@ -131,13 +131,15 @@ def test_one_seed_outside_the_limits_fails_even_if_others_are_missing(tmp_path):
     values = {"a": {"sparsity_range": (0.0, 0.2, 0.0)}}
     exact = contrast(minus=None, measure="sparsity_range", exact=True, between=(0, 0))
     assert verdict(results_of(tmp_path, values, a2="missing"), exact)[0] == FAILS
-    assert verdict(results_of(tmp_path, values, a1="missing"), exact)[0] == OPEN  # the others are within the limits
-    assert verdict(results_of(tmp_path, values, a1="diverged"), exact)[0] == OPEN
+    assert (
+        verdict(results_of(tmp_path, values, a1="missing"), exact)[0] == INCONCLUSIVE
+    )  # the others are within the limits
+    assert verdict(results_of(tmp_path, values, a1="diverged"), exact)[0] == INCONCLUSIVE
 
 
 def test_an_absent_measure_is_inconclusive(tmp_path):
     judgement = judge(Claim("said", (contrast(measure="untouched", between=(0, 1)),)), results_of(tmp_path, PAIRED))
-    assert judgement.verdict == OPEN
+    assert judgement.verdict == INCONCLUSIVE
     assert judgement.findings[0].note == "not measured with seeds 0, 1, 2"
 
 
@@ -146,8 +148,8 @@ def test_a_claim_needs_all_of_its_contrasts(tmp_path):
     good, bad, unclear = (contrast(between=between) for between in ((-1, 1), (0.6, 1), (0, 1)))
     assert verdict(results, good, good) == (HOLDS, [HOLDS, HOLDS])
     assert verdict(results, good, bad) == (FAILS, [HOLDS, FAILS])
-    assert verdict(results, good, unclear) == (OPEN, [HOLDS, OPEN])
-    assert verdict(results, unclear, bad) == (FAILS, [OPEN, FAILS])
+    assert verdict(results, good, unclear) == (INCONCLUSIVE, [HOLDS, INCONCLUSIVE])
+    assert verdict(results, unclear, bad) == (FAILS, [INCONCLUSIVE, FAILS])
 
 
 @pytest.mark.parametrize(("weights", "decided"), [("random", False), ("IMAGENET1K_V1", True), ("weights.pt", True)])
@@ -156,7 +158,7 @@ def test_random_weights_say_nothing_about_pretrained_ones(tmp_path, weights, dec
     for between, expected in (((-1, 1), HOLDS), ((0.6, 1), FAILS)):
         claim = Claim("said", (contrast(between=between),), pretrained=True)
         judgement = judge(claim, results)
-        assert judgement.verdict == (expected if decided else OPEN)
+        assert judgement.verdict == (expected if decided else INCONCLUSIVE)
         assert judgement.findings[0].verdict == expected
         assert ("random" in judgement.note) is not decided
         assert judge(replace(claim, pretrained=False), results).verdict == expected
