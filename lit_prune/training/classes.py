@@ -11,10 +11,10 @@ from lit_prune.cli.configs import find_config
 from lit_prune.errors import InputError
 from lit_prune.files.yaml import load_yaml
 
-__all__ = ["chosen_classes"]
+__all__ = ["find_custom_classes"]
 
 
-def chosen_classes(argv: Sequence[str]) -> tuple[bool, bool]:
+def find_custom_classes(argv: Sequence[str]) -> tuple[bool, bool]:
     """Look for a class of model and data in options and configurations.
 
     If there is one, the current folder is added to `sys.path`, as `python -m` does.

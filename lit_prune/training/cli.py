@@ -23,11 +23,11 @@ from lit_prune.files.checkpoint import read_checkpoint, stored_settings
 from lit_prune.files.trust import check_stored_settings
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import SaveRunConfig
-from lit_prune.training.classes import chosen_classes
+from lit_prune.training.classes import find_custom_classes
 from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.options import add_fit_options, add_options, make_parser
 from lit_prune.training.precedence import apply_stored_settings, collect_settings
-from lit_prune.training.resuming import Checkpoint, with_own_config
+from lit_prune.training.resuming import Checkpoint, insert_run_config
 from lit_prune.training.run import Run, check_options, prune_and_score
 
 __all__ = ["TrainingCLI", "main"]
@@ -66,12 +66,12 @@ class TrainingCLI(LightningCLI):
         training: bool = True,
         stopping: StopSignals | None = None,
     ) -> None:
-        self._argv = with_own_config(argv)
+        self._argv = insert_run_config(argv)
         # Lightning would build the parsers of all four commands each time
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
-        self._custom_model, custom_data = chosen_classes(self._argv)
+        self._custom_model, custom_data = find_custom_classes(self._argv)
         with ExitStack() as resources:
             self._run = Run(self._argv[0], folder, stopping, resources)
             super().__init__(
@@ -145,7 +145,7 @@ class TrainingCLI(LightningCLI):
         except (InputError, MisconfigurationException, OSError):
             raise
         except (ValueError, TypeError, RuntimeError) as error:
-            root = _root(error)  # jsonargparse adds its own message to that of the class
+            root = _root_cause(error)  # jsonargparse adds its own message to that of the class
             if isinstance(root, InputError):
                 raise root from error
             found = str(root).rstrip(".")
@@ -201,7 +201,7 @@ def _default_name(command: str, config: Namespace) -> str:
     return "-".join(Path(str(path)).stem for path in config.get("config") or []) or "resnet18"
 
 
-def _root(error: BaseException) -> BaseException:
+def _root_cause(error: BaseException) -> BaseException:
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return error

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_prune.files.atomic import append, replacing, sync
 from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_rank_zero, log_folder
 
-__all__ = ["default_loggers", "log_positions", "make_loggers", "rewind_logs"]
+__all__ = ["make_default_loggers", "make_loggers", "rewind_logs", "sync_logs"]
 
 
 class _EpochAxis:
@@ -61,7 +61,7 @@ class _Rows(ExperimentWriter):
         super().__init__(log_dir)
 
     def _check_log_dir_exists(self) -> None:
-        self.metrics_keys, rows = _rows(self._path)
+        self.metrics_keys, rows = _read_rows(self._path)
         self.count = len(rows)
 
     def save(self) -> None:
@@ -77,9 +77,9 @@ class _Rows(ExperimentWriter):
             return
         header = sorted({*self.metrics_keys, *chain(*self.metrics)})
         if len(header) == len(self.metrics_keys):
-            append(self._path, _table(header, self.metrics).encode())
+            append(self._path, _format_rows(header, self.metrics).encode())
         else:  # the first rows, or a new column
-            known, rows = _rows(self._path)
+            known, rows = _read_rows(self._path)
             earlier = [dict(zip(known, row, strict=False)) for row in rows]
             _rewrite(self._path, header, [*earlier, *self.metrics])
         self.count += len(self.metrics)
@@ -95,7 +95,7 @@ class _CSV(_EpochAxis, CSVLogger):
         return super().experiment
 
 
-def default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
+def make_default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
     """Make the loggers of a run in a new folder `lightning_logs/<name>/version_<n>` below `root`.
 
     Raises:
@@ -119,7 +119,7 @@ def make_loggers(folder: Path) -> list[TensorBoardLogger | CSVLogger]:
     ]
 
 
-def log_positions(loggers: list[Any]) -> dict[str, Any]:
+def sync_logs(loggers: list[Any]) -> dict[str, Any]:
     """Write all logs to disk, and return their sizes for a checkpoint.
 
     Args:
@@ -154,7 +154,7 @@ def rewind_logs(folder: Path, positions: Mapping[str, Any]) -> None:
 
     Args:
         folder: Run folder.
-        positions: Sizes from `log_positions` when the checkpoint was written.
+        positions: Sizes from `sync_logs` when the checkpoint was written.
 
     Raises:
         OSError: If the logs cannot be rewritten.
@@ -167,7 +167,7 @@ def rewind_logs(folder: Path, positions: Mapping[str, Any]) -> None:
             with path.open("rb+") as file:
                 file.truncate(known[path.name])
     path = folder / METRICS
-    header, rows = _rows(path)
+    header, rows = _read_rows(path)
     kept = rows[: positions.get("rows", 0)]
     if not kept:
         path.unlink(missing_ok=True)
@@ -175,7 +175,7 @@ def rewind_logs(folder: Path, positions: Mapping[str, Any]) -> None:
         _rewrite(path, header, [dict(zip(header, row, strict=False)) for row in kept])
 
 
-def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
+def _read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
     if not path.is_file():
         return [], []
     with path.open(newline="", encoding="utf-8") as file:
@@ -186,10 +186,10 @@ def _rows(path: Path) -> tuple[list[str], list[list[str]]]:
 def _rewrite(path: Path, header: list[str], rows: Iterable[Mapping[str, Any]]) -> None:
     names = dict(zip(header, header, strict=True))
     with replacing(path) as part:
-        part.write_bytes(_table(header, [names, *rows]).encode())
+        part.write_bytes(_format_rows(header, [names, *rows]).encode())
 
 
-def _table(header: list[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def _format_rows(header: list[str], rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO(newline="")
     csv.DictWriter(text, header).writerows(rows)
     return text.getvalue()

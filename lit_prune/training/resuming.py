@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 
 from lit_prune.errors import InputError, expected
 from lit_prune.files.checkpoint import KEY, read_checkpoint
-from lit_prune.training.run_folder import BEST, CHECKPOINTS, CONFIG, ERROR, SUMMARY, log_folder, versions
+from lit_prune.training.run_folder import BEST, CHECKPOINTS, CONFIG, ERROR, SUMMARY, find_versions, log_folder
 
 __all__ = [
     "NEWEST",
     "Checkpoint",
+    "find_newest_checkpoint",
     "find_run",
+    "insert_run_config",
     "is_finished",
-    "newest_loadable",
     "remove_stale_files",
-    "with_own_config",
 ]
 
 # the value of `--resume` without a folder: the newest run of this name
@@ -45,7 +45,7 @@ class Checkpoint(NamedTuple):
     content: dict[str, Any]
 
 
-def with_own_config(argv: Sequence[str]) -> list[str]:
+def insert_run_config(argv: Sequence[str]) -> list[str]:
     """Insert the configuration of the resumed run into `fit --resume FOLDER`, before all other options.
 
     Raises:
@@ -83,11 +83,11 @@ def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
         raise expected("the default loggers together with `--resume`", found, hint)
     if config.resume != NEWEST:
         return Path(config.resume)
-    runs = versions(log_folder(Path(config.trainer.default_root_dir or "."), name))
+    runs = find_versions(log_folder(Path(config.trainer.default_root_dir or "."), name))
     return runs[max(runs)] if runs else None
 
 
-def newest_loadable(folder: Path) -> Checkpoint | None:
+def find_newest_checkpoint(folder: Path) -> Checkpoint | None:
     """Find the newest checkpoint in a run folder that training can continue from; None if there are no checkpoints.
 
     Damaged ones are reported on stderr and skipped.

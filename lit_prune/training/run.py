@@ -17,10 +17,10 @@ from lit_prune.errors import expected
 from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
 from lit_prune.training.callbacks import CheckpointOnSignal, FiniteLoss, PredictionTable, RunningMetrics, RunSummary
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
-from lit_prune.training.hyperparameters import hyperparameters
-from lit_prune.training.loggers import default_loggers, make_loggers, rewind_logs
+from lit_prune.training.hyperparameters import choose_hyperparameters
+from lit_prune.training.loggers import make_default_loggers, make_loggers, rewind_logs
 from lit_prune.training.precedence import collect_settings
-from lit_prune.training.resuming import Checkpoint, find_run, is_finished, newest_loadable, remove_stale_files
+from lit_prune.training.resuming import Checkpoint, find_newest_checkpoint, find_run, is_finished, remove_stale_files
 from lit_prune.training.run_folder import (
     BEST,
     CHECKPOINTS,
@@ -84,7 +84,7 @@ class Run:
             return
         self._existing = folder
         self._resources.enter_context(lock_run(folder))
-        self.checkpoint = newest_loadable(folder)
+        self.checkpoint = find_newest_checkpoint(folder)
         if self.checkpoint is None:
             return
         if is_finished(folder, self.checkpoint.content, config.trainer.max_epochs):
@@ -159,7 +159,7 @@ class Run:
 
     def _make_loggers(self, root: Path, name: str) -> list[Any]:
         if self._existing is None:
-            loggers = default_loggers(root, name)
+            loggers = make_default_loggers(root, name)
             self.folder = folder = Path(loggers[0].log_dir)
             self._resources.push(lambda _, error, __: remove_unused(folder) if isinstance(error, Exception) else None)
             if self._command == "fit":
@@ -181,7 +181,7 @@ class Run:
         settings["model"] |= {name: stored[name] for name in ("weights", "init_from") if name in stored}
         if not custom:  # the initial weights, which are not read again, can have other channels than the options
             settings["model"]["channels"] = model.hparams["channels"]
-        compared = hyperparameters(settings, config.trainer)
+        compared = choose_hyperparameters(settings, config.trainer)
         self.summary = RunSummary(settings, compared, continues=self.continues)
         folder = (self.folder or Path(config.trainer.default_root_dir or ".")) / CHECKPOINTS
         callbacks: list[Callback] = [RunningMetrics(), self.summary]

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from lit_prune.errors import InputError, expected
 from lit_prune.files.atomic import write_text
 
-__all__ = ["claim_version", "is_rank_zero", "lock_run", "log_folder", "mark_finished", "remove_unused", "versions"]
+__all__ = ["claim_version", "find_versions", "is_rank_zero", "lock_run", "log_folder", "mark_finished", "remove_unused"]
 
 # the names of all files and folders of a run
 LOGS = "lightning_logs"
@@ -58,7 +58,7 @@ def log_folder(root: Path, name: str) -> Path:
     return root / LOGS / name
 
 
-def versions(folder: Path) -> dict[int, Path]:
+def find_versions(folder: Path) -> dict[int, Path]:
     """Find the run folders `version_<n>` in a folder, by number; none if the folder does not exist."""
     return {
         int(match[1]): path
@@ -79,7 +79,7 @@ def claim_version(folder: Path) -> int:
         return int(os.environ.get(_CLAIMED, "0"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        number = max(versions(folder), default=-1) + 1
+        number = max(find_versions(folder), default=-1) + 1
         while True:
             try:
                 (folder / f"version_{number}").mkdir()

@@ -16,7 +16,7 @@ from torch import nn
 
 from lit_prune import CIFAR10DataModule, LitResNet18
 from lit_prune.training.cli import TRAINER_DEFAULTS
-from lit_prune.training.loggers import default_loggers
+from lit_prune.training.loggers import make_default_loggers
 
 BATCH_SIZE = 128
 
@@ -156,7 +156,7 @@ def time_trainer(
                 "limit_train_batches": settings.steps,
                 "limit_val_batches": 0,
                 "enable_checkpointing": False,
-                "logger": default_loggers(Path(folder), "benchmark"),
+                "logger": make_default_loggers(Path(folder), "benchmark"),
                 "callbacks": [*callbacks, turns],
             }
         )

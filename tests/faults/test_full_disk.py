@@ -16,7 +16,7 @@ from lit_prune.data import arrays
 from lit_prune.errors import UnfinishedError
 from lit_prune.files.checkpoint import read_checkpoint
 from lit_prune.study.results.results import read_results
-from lit_prune.training.loggers import log_positions, make_loggers, rewind_logs
+from lit_prune.training.loggers import make_loggers, rewind_logs, sync_logs
 from tests.data import fake
 from tests.data.conftest import archive as archive  # fixtures
 from tests.data.conftest import fake_cifar10 as fake_cifar10
@@ -113,7 +113,7 @@ def test_a_logger_that_failed_loses_nothing_and_continues(disk, which, columns):
     assert read() == list(range(epoch))
     # another attempt fails and writes nothing either
     with pytest.raises(OSError, match="No space left on device"):
-        log_positions([logger])
+        sync_logs([logger])
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
     disk.resize(64 << 20)
     log(epoch + 1)
@@ -126,7 +126,7 @@ def test_half_a_row_on_a_full_disk_is_removed_when_the_run_resumes(disk):
     loggers = make_loggers(folder)
     for logger in loggers:
         logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 0)
-    positions = log_positions(loggers)
+    positions = sync_logs(loggers)
     before = (folder / "metrics.csv").read_bytes()
     # written by another program, since ours never leaves half a row
     disk.leave(0)

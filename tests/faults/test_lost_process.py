@@ -34,7 +34,8 @@ def wait_for(condition, seconds):
 def child_of(process):
     """The process that the strategy has launched; None before that."""
     for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        if b"lit_prune" in Path(f"/proc/{word}/cmdline").read_bytes():
+        # not the command line alone: any process that was just forked still has that of its parent
+        if b"LOCAL_RANK=" in Path(f"/proc/{word}/environ").read_bytes():
             return int(word)
     return None
 

@@ -8,7 +8,7 @@ import yaml
 
 from lit_prune.data import arrays
 from lit_prune.errors import InputError
-from lit_prune.training.loggers import log_positions, make_loggers
+from lit_prune.training.loggers import make_loggers, sync_logs
 from tests.data import fake
 from tests.data.conftest import archive as archive  # fixtures
 from tests.data.conftest import fake_cifar10 as fake_cifar10
@@ -29,7 +29,7 @@ def test_a_run_is_refused_where_it_cannot_write_logs(run, disk):
 def test_a_disk_that_becomes_read_only_damages_no_log(disk, which, snapshot):
     logger = make_loggers(disk.folder / "run" / "seed=0")[which]
     logger.log_metrics({"train/loss": 0.5, "epoch": 0}, 0)
-    positions, before = log_positions([logger]), snapshot(disk.folder)
+    positions, before = sync_logs([logger]), snapshot(disk.folder)
     disk.freeze()
     with pytest.raises(OSError, match="Read-only file system") as error:  # noqa: PT012 - either line writes
         logger.log_metrics({"train/loss": 0.25, "epoch": 1}, 1)
@@ -38,7 +38,7 @@ def test_a_disk_that_becomes_read_only_damages_no_log(disk, which, snapshot):
     assert snapshot(disk.folder) == before
     disk.freeze(False)
     logger.save()
-    after = log_positions([logger])
+    after = sync_logs([logger])
     assert after != positions
 
 

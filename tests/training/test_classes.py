@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lit_prune.errors import InputError
-from lit_prune.training.classes import chosen_classes
+from lit_prune.training.classes import find_custom_classes
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def config(tmp_path):
     ],
 )
 def test_options_choose_a_class(argv, chosen):
-    assert chosen_classes(["fit", *argv]) == chosen
+    assert find_custom_classes(["fit", *argv]) == chosen
 
 
 @pytest.mark.parametrize(
@@ -64,36 +64,36 @@ def test_configurations_choose_a_class(config, monkeypatch, content, chosen, for
     if form == "environment":
         argv = []
         monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", path)
-        assert chosen_classes(["test"]) == (False, False)  # the variable belongs to another command
-    assert chosen_classes(["fit", *argv]) == chosen
+        assert find_custom_classes(["test"]) == (False, False)  # the variable belongs to another command
+    assert find_custom_classes(["fit", *argv]) == chosen
 
 
 def test_each_of_two_configurations_can_choose_a_class(config):
     plain = config({"data": {"source": "synthetic"}}, "plain.yaml")
     chosen = config({"model": "my.Model"}, "chosen.yaml")
     for first, second in ((plain, chosen), (chosen, plain)):
-        assert chosen_classes(["fit", "--config", first, "--config", second]) == (True, False)
+        assert find_custom_classes(["fit", "--config", first, "--config", second]) == (True, False)
 
 
 @pytest.mark.parametrize("value", ["quick", "original"])
 def test_shipped_configurations_use_our_classes(value):
-    assert chosen_classes(["fit", "--config", value]) == (False, False)
+    assert find_custom_classes(["fit", "--config", value]) == (False, False)
 
 
 def test_a_configuration_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match=r"`nowhere\.yaml`"):
-        chosen_classes(["fit", "--config", "nowhere.yaml"])
+        find_custom_classes(["fit", "--config", "nowhere.yaml"])
 
 
 def test_an_option_without_its_value_is_left_to_the_parser():
-    assert chosen_classes(["fit", "--config"]) == (False, False)
-    assert chosen_classes([]) == (False, False)
+    assert find_custom_classes(["fit", "--config"]) == (False, False)
+    assert find_custom_classes([]) == (False, False)
 
 
 def test_the_current_folder_is_importable_once_a_class_is_chosen(tmp_path):
     sys.path[:] = [entry for entry in sys.path if entry not in ("", str(tmp_path))]
-    chosen_classes(["fit", "--model.output=logits"])
+    find_custom_classes(["fit", "--model.output=logits"])
     assert str(tmp_path) not in sys.path
     for _ in range(2):
-        chosen_classes(["fit", "--model=my.Model"])
+        find_custom_classes(["fit", "--model=my.Model"])
     assert sys.path.count(str(tmp_path)) == 1

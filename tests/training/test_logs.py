@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_prune.training.loggers import log_positions, make_loggers, rewind_logs
+from lit_prune.training.loggers import make_loggers, rewind_logs, sync_logs
 
 # metrics of validation, then of training
 EPOCH = ({"val/acc": 0.5}, {"train/loss": 1.5})
@@ -81,7 +81,7 @@ def test_what_goes_on_adds_to_what_is_there(folder):
 def test_rewinding_restores_exactly_what_was_logged_at_the_checkpoint(folder):
     loggers = make_loggers(folder)
     log(loggers, 0, 1)
-    positions = log_positions(loggers)
+    positions = sync_logs(loggers)
     before, known = (folder / "metrics.csv").read_bytes(), scalars(folder)
     assert positions["rows"] == 4
     log(loggers, 2, 3)
@@ -101,7 +101,7 @@ def test_a_rewound_run_ends_with_the_same_logs_as_an_uninterrupted_one(folder, t
     whole, cut = make_loggers(tmp_path / "whole" / "seed=0"), make_loggers(folder)
     log(whole, 0, 1, 2)
     log(cut, 0)
-    positions = log_positions(cut)
+    positions = sync_logs(cut)
     log(cut, 1)
     end(cut)
     rewind_logs(folder, positions)
@@ -115,16 +115,16 @@ def test_a_rewound_run_ends_with_the_same_logs_as_an_uninterrupted_one(folder, t
 
 def test_positions_are_plain_values_that_match_the_files(folder):
     loggers = make_loggers(folder)
-    assert log_positions(loggers) == {}
+    assert sync_logs(loggers) == {}
     log(loggers, 0)
-    positions = log_positions(loggers)
+    positions = sync_logs(loggers)
     assert positions == {
         "rows": 2,
         "events": {path.name: path.stat().st_size for path in folder.glob("events.out.tfevents.*")},
     }
     assert len(positions["events"]) == 1
     log(loggers, 1)
-    assert log_positions(loggers)["rows"] == 4
+    assert sync_logs(loggers)["rows"] == 4
     end(loggers)
 
 
@@ -132,7 +132,7 @@ def test_custom_loggers_have_no_position(tmp_path):
     logger = CSVLogger(tmp_path)
     logger.log_metrics({"a": 1}, step=0)
     logger.save()
-    assert log_positions([logger]) == {}
+    assert sync_logs([logger]) == {}
 
 
 @pytest.mark.parametrize("later", [False, True])
@@ -151,7 +151,7 @@ def test_a_new_column_loses_no_earlier_row(folder, later):
 def test_rewinding_to_before_a_new_column_keeps_the_values(folder):
     loggers = make_loggers(folder)
     log(loggers, 0)
-    positions = log_positions(loggers)
+    positions = sync_logs(loggers)
     log(loggers, 1, extra=0.25)
     end(loggers)
     rewind_logs(folder, positions)
@@ -162,7 +162,7 @@ def test_rewinding_to_before_a_new_column_keeps_the_values(folder):
 def test_half_a_row_is_removed(folder, cut):
     loggers = make_loggers(folder)
     log(loggers, 0)
-    positions = log_positions(loggers)
+    positions = sync_logs(loggers)
     before = (folder / "metrics.csv").read_bytes()
     log(loggers, 1)
     end(loggers)
@@ -177,7 +177,7 @@ def test_half_a_row_is_removed(folder, cut):
 def test_half_an_event_is_removed(folder):
     loggers = make_loggers(folder)
     log(loggers, 0)
-    positions, known = log_positions(loggers), scalars(folder)
+    positions, known = sync_logs(loggers), scalars(folder)
     log(loggers, 1)
     end(loggers)
     (path,) = folder.glob("events.out.tfevents.*")
@@ -202,7 +202,7 @@ def test_rewinding_without_positions_removes_all_logs(folder):
 def test_rewinding_to_the_end_changes_nothing(folder):
     loggers = make_loggers(folder)
     log(loggers, 0, 1)
-    positions = log_positions(loggers)
+    positions = sync_logs(loggers)
     end(loggers)
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
     rewind_logs(folder, positions)

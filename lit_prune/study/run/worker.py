@@ -33,7 +33,7 @@ from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoi
 from lit_prune.study.plan.stored import check_links, stored_plan
 from lit_prune.training.cli import TrainingCLI
 from lit_prune.training.launcher import exit_with_launcher
-from lit_prune.training.resuming import newest_loadable
+from lit_prune.training.resuming import find_newest_checkpoint
 from lit_prune.training.run_folder import ERROR, RESULT
 
 __all__ = ["run"]
@@ -144,7 +144,7 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
 def _find_checkpoint(folder: Path) -> Path | None:
     """Return the checkpoint to resume from, if there is one."""
     try:
-        resumed = newest_loadable(folder)
+        resumed = find_newest_checkpoint(folder)
     except InputError as error:
         print(f"{error} The run starts from the beginning.", file=sys.stderr)
         return None

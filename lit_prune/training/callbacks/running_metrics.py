@@ -35,7 +35,7 @@ class RunningMetrics(Callback):
         started = trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
         if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.is_last_batch or not started:
             return
-        own = {"logged": _logged(trainer), "metrics": _metrics(pl_module)}
+        own = {"logged": _copy_logged(trainer), "metrics": _copy_metrics(pl_module)}
         processes: list[Any] = [own] * trainer.world_size
         if trainer.world_size > 1:
             all_gather_object(processes, own)
@@ -50,9 +50,9 @@ class RunningMetrics(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Restore the module's metrics."""
-        for name, metric in _modules(pl_module):
+        for name, metric in _metrics_of(pl_module):
             for state, value in self._metrics.get(name, {}).items():
-                setattr(metric, state, _to(value, pl_module.device))
+                setattr(metric, state, _copy(value, pl_module.device))
         self._metrics = {}
 
     def on_train_batch_end(
@@ -86,8 +86,8 @@ class RunningMetrics(Callback):
             now._computed = None
 
 
-def _logged(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """The values that `log` has accumulated, which nothing public returns."""
+def _copy_logged(trainer: Trainer) -> dict[str, dict[str, Any]]:
+    """Copy the values that `log` has accumulated, which nothing public returns."""
     results: dict[str, Any] = trainer.fit_loop.epoch_loop._results
     return {
         key: {
@@ -99,21 +99,21 @@ def _logged(trainer: Trainer) -> dict[str, dict[str, Any]]:
     }
 
 
-def _metrics(module: LightningModule) -> dict[str, dict[str, Any]]:
-    """The states of the module's metrics that have been updated."""
+def _copy_metrics(module: LightningModule) -> dict[str, dict[str, Any]]:
+    """Copy the states of the metrics in the module that have been updated."""
     return {
-        name: {state: _to(getattr(metric, state), None) for state in metric._defaults} | {"_update_count": count}
-        for name, metric in _modules(module)
+        name: {state: _copy(getattr(metric, state), None) for state in metric._defaults} | {"_update_count": count}
+        for name, metric in _metrics_of(module)
         if (count := metric._update_count)
     }
 
 
-def _modules(module: LightningModule) -> Iterator[tuple[str, Metric]]:
+def _metrics_of(module: LightningModule) -> Iterator[tuple[str, Metric]]:
     return ((name, child) for name, child in module.named_modules() if isinstance(child, Metric))
 
 
-def _to(value: Any, device: torch.device | None) -> Any:
+def _copy(value: Any, device: torch.device | None) -> Any:
     """Copy a state, a tensor or a list of tensors."""
     if isinstance(value, Tensor):
         return value.detach().clone() if device is None else value.to(device)
-    return [_to(item, device) for item in value] if isinstance(value, list) else value
+    return [_copy(item, device) for item in value] if isinstance(value, list) else value

@@ -11,7 +11,7 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings
-from lit_prune.training.loggers import log_positions
+from lit_prune.training.loggers import sync_logs
 
 __all__ = ["RunSummary"]
 
@@ -68,7 +68,7 @@ class RunSummary(Callback):
             "best": dict(self._best),
             "final": dict(self._final),
             "callbacks": names,
-            "logs": log_positions(trainer.loggers),
+            "logs": sync_logs(trainer.loggers),
             "pending": _pending_metrics(trainer) if self._is_between_epochs else {},
         }
 
