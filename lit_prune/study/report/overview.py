@@ -8,7 +8,6 @@ from lit_prune.study.results.results import Results, Run, format_seeds
 
 __all__ = ["overview", "runs_left"]
 
-_PRETRAINED = {"IMAGENET1K_V1": "ImageNet's pre-trained weights (IMAGENET1K_V1)"}
 # defaults of CIFAR10DataModule, whose module imports torch
 _VAL_SIZE, _BATCH_SIZE, _CIFAR10_TRAIN = 5000, 128, 50_000
 _VERSIONS = {"lit_prune": "lit-prune", "lightning": "Lightning", "torch": "torch", "python": "Python"}
@@ -66,8 +65,9 @@ def _describe_weights(name: str | None) -> str:
         return "the weights that their model initializes"
     if name == "random":
         return "random weights (nothing is pre-trained)"
-    # the folder means nothing on other machines
-    return _PRETRAINED.get(name, f"the weights in the file `{Path(name).name}`")
+    if name == "IMAGENET1K_V1":
+        return "ImageNet's pre-trained weights (IMAGENET1K_V1)"
+    return f"the weights in the file `{Path(name).name}`"  # the folder means nothing on other machines
 
 
 def _data(plan: Plan) -> str:
