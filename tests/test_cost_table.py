@@ -74,7 +74,7 @@ def test_the_document_has_the_marks():
             "Expected a first network without zeros, but got `90%`, with 90.0%. HINT: name",
         ),
         (["dense=none.pt"], "Expected the path of a file with weights, but got `none.pt`, where there is no file."),
-        (["dense=dense.pt", "--rounds=0"], "Expected `rounds` to be at least 1, but got 0."),
+        (["dense=dense.pt", "--rounds=0"], "Expected `rounds` to be a positive integer, but got 0."),
         (
             ["dense=dense.pt", "--write=none.md"],
             "Expected `--write` to name a document with the lines `<!-- cost table",

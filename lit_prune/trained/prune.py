@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
-from lit_prune.errors import expected
+from lit_prune.errors import check_integer, expected
 from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.pruning import (
     RandomScore,
@@ -30,7 +30,7 @@ from lit_prune.trained.scoring import Score, score_split, wants_scores
 
 __all__ = ["choose_masks", "main", "mask_zeros"]
 
-_SEEDS = 2**32
+_MAX_SEED = 2**32 - 1
 
 
 def main(argv: Sequence[str]) -> int:
@@ -103,8 +103,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
         raise expected("one of `--local` and `--max_layer_sparsity`", "both", hint)
     if options.seed is not None and not options.random:
         raise expected("`--random` with `--seed`", "`--seed` alone", "pruning by magnitude uses no random numbers")
-    if options.seed is not None and not 0 <= options.seed < _SEEDS:
-        raise expected(f"`--seed` in [0, {_SEEDS - 1}]", options.seed, "give a non-negative integer")
+    if options.seed is not None:
+        check_integer("--seed", options.seed, 0, _MAX_SEED, hint="leave it out for 0")
     return options
 
 

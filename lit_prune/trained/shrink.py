@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
-from lit_prune.errors import expected
+from lit_prune.errors import check_integer, expected
 from lit_prune.functional import sparsity_report, weight_layers
 from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.flops import count_flops
@@ -135,10 +135,8 @@ def _check_removal(ratio: float, round_to: int, input_size: int) -> Any:
     """Check the arguments of `remove_channels` before any work, and return the library torch-pruning."""
     if not 0 < ratio < 1:
         raise expected("`ratio` in (0, 1)", ratio, "0.5 removes half of the channels")
-    if round_to < 1:
-        raise expected("`round_to` to be at least 1", round_to, "8 suits many processors, 1 does not round")
-    if input_size < 1:
-        raise expected("`input_size` to be at least 1", input_size, "images of CIFAR-10 have 32 pixels a side")
+    check_integer("round_to", round_to, 1, hint="8 suits many processors, 1 does not round")
+    check_integer("input_size", input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     return import_extra("torch_pruning", "structured")
 
 

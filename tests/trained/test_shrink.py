@@ -142,7 +142,7 @@ def test_number_of_channels(ratio, round_to, kept):
         ),
         (
             (0.5, 8, ["last"], 0),
-            "Expected `round_to` to be at least 1, but got 0. HINT: 8 suits many processors, 1 does not round.",
+            "Expected `round_to` to be a positive integer, but got 0. HINT: 8 suits many processors, 1 does not round.",
         ),
         ((0.5, 8, ["end"]), "Expected `keep` to name layers, but got `end`. HINT: `named_modules()` lists them."),
     ],

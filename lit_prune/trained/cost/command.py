@@ -10,7 +10,7 @@ import torch
 
 from lit_prune.cli.parser import make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
-from lit_prune.errors import expected
+from lit_prune.errors import check_integer, expected
 from lit_prune.trained.cost.measure import check_measuring, compare
 from lit_prune.trained.cost.text import format_json, format_table
 from lit_prune.trained.cost.variants import has_onnx
@@ -48,8 +48,8 @@ def _cost(argv: Sequence[str]) -> None:
     options = parse_checkpoint_command(parser, argv)
     batches = [options.batches] if isinstance(options.batches, int) else options.batches
     check_measuring(options.input_size, batches, options.rounds)
-    if options.threads is not None and options.threads not in range(1, _MAX_THREADS + 1):
-        raise expected(f"`--threads` in [1, {_MAX_THREADS}]", options.threads, "leave it out to use all cores")
+    if options.threads is not None:
+        check_integer("--threads", options.threads, 1, _MAX_THREADS, hint="leave it out for torch's choice")
     names = _shortest_names([options.checkpoint, *options.against])
     networks = {name: load_network(path, options.model) for path, name in names.items()}
     models = {name: network.require_model() for name, network in networks.items()}

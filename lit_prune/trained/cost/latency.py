@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from lit_prune.errors import expected
+from lit_prune.errors import check_integer, expected
 
-__all__ = ["Latency", "check_rounds", "measure"]
+__all__ = ["Latency", "measure"]
 
 _MAX_CALLS = 10_000
 
@@ -52,12 +52,6 @@ class Latency:
         return statistics.median(a / b for a, b in zip(self.seconds, other.seconds, strict=True))
 
 
-def check_rounds(rounds: int) -> None:
-    """Raise an `InputError` unless there is at least one round."""
-    if rounds < 1:
-        raise expected("`rounds` to be at least 1", rounds, "the median of 11 is steady on most machines")
-
-
 def measure(
     calls: Mapping[str, Callable[[], object]],
     rounds: int,
@@ -81,7 +75,7 @@ def measure(
     Returns:
         The latency of each call, by name.
     """
-    check_rounds(rounds)
+    check_integer("rounds", rounds, 1, hint="the median of 11 is steady on most machines")
     repeats = {}
     for name, call in calls.items():
         call()  # the first call initialises what later calls reuse

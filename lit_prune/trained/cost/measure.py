@@ -10,10 +10,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lit_prune.errors import expected
+from lit_prune.errors import check_integer, expected
 from lit_prune.functional import sparsity_report, weight_layers
 from lit_prune.functional.flops import input_shape
-from lit_prune.trained.cost.latency import Latency, check_rounds, measure
+from lit_prune.trained.cost.latency import Latency, measure
 from lit_prune.trained.cost.variants import Kind, Variant, make_variants
 
 __all__ = ["Comparison", "Cost", "check_measuring", "compare"]
@@ -75,11 +75,10 @@ class Comparison:
 
 def check_measuring(input_size: int, batches: Sequence[int], rounds: int) -> None:
     """Raise an `InputError` if one of these arguments of `compare` cannot be used."""
-    if input_size < 1:
-        raise expected("`input_size` to be at least 1", input_size, "images of CIFAR-10 have 32 pixels a side")
+    check_integer("input_size", input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise expected("`batches` to be different positive integers", str(list(batches)), "for example [1,128]")
-    check_rounds(rounds)
+    check_integer("rounds", rounds, 1, hint="the median of 11 is steady on most machines")
 
 
 def compare(

@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
-from lit_prune.errors import expected
+from lit_prune.errors import check_integer, expected
 from lit_prune.files.atomic import replacing
 from lit_prune.trained.export.check import Check, check, in_batches, random_batches
 from lit_prune.trained.export.onnx import check_opset, run_onnx, write_onnx
@@ -28,7 +28,7 @@ _MAX_SIZE = 4096
 # options that do not suit every format, and the formats that they suit
 _FORMATS = {
     "batch": GRAPHS,
-    "compress": ("safetensors", "state_dict"),
+    "compress": ("state_dict", "safetensors"),
     "crop": (*GRAPHS, "safetensors"),  # which store the new paddings
     "opset": ("onnx",),
 }
@@ -91,16 +91,15 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 
 def _check_options(options: Namespace) -> None:
-    if not 1 <= options.input_size <= _MAX_SIZE:
-        hint = "it is the height and width of the images, in pixels"
-        raise expected(f"`--input_size` in [1, {_MAX_SIZE}]", options.input_size, hint)
-    if isinstance(options.batch, int) and options.batch < 1:
-        raise expected("`--batch` to be at least 1", options.batch, "`--batch dynamic` allows any batch size")
+    hint = "it is the height and width of the images, in pixels"
+    check_integer("--input_size", options.input_size, 1, _MAX_SIZE, hint=hint)
+    if isinstance(options.batch, int):
+        check_integer("--batch", options.batch, 1, hint="`--batch dynamic` allows any batch size")
     for name, formats in _FORMATS.items():
         given = options[name] is not None and options[name] is not False
         if given and options.format not in formats:
-            found = f"`--format {options.format}`"
-            raise expected(f"`--{name}` with {' or '.join(formats)}", found, f"leave `--{name}` out")
+            hint = f"leave `--{name}` out, or use `--format {formats[-1]}`"
+            raise expected(f"`--{name}` with {' or '.join(formats)}", f"`{options.format}`", hint)
     if wants_scores(options) and options.input_size != _DATA_SIZE:
         hint = "leave out `--data` and `--limit` to check on random images only"
         raise expected(f"`--input_size` {_DATA_SIZE} to check on images of the data", options.input_size, hint)

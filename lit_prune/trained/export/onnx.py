@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lit_prune.errors import InputError, expected, one_line
+from lit_prune.errors import InputError, check_integer, expected, one_line
 from lit_prune.trained.export.tracing import dynamic_shapes, example_images, one_sentence_failures
 from lit_prune.trained.extras import import_extra, silence_libraries
 from lit_prune.trained.scoring import Run
@@ -24,8 +24,7 @@ _MAX_BYTES = 1 << 31
 def check_opset(opset: int) -> None:
     """Raise an `InputError` if an ONNX opset, the version of its operators, is too old or too new to be written."""
     newest = int(import_extra("onnx", "export").defs.onnx_opset_version())
-    if not _OLDEST_OPSET <= opset <= newest:
-        raise expected(f"`--opset` in [{_OLDEST_OPSET}, {newest}]", opset, "leave it out for torch's default")
+    check_integer("--opset", opset, _OLDEST_OPSET, newest, hint="leave it out for torch's default")
 
 
 def write_onnx(

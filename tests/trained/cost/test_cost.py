@@ -199,11 +199,11 @@ def test_json(comparison):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((0, [1], 1), "Expected `input_size` to be at least 1, but got 0."),
+        ((0, [1], 1), "Expected `input_size` to be a positive integer, but got 0."),
         ((32, [], 1), "Expected `batches` to be different positive integers, but got []."),
         ((32, [2, 2], 1), "Expected `batches` to be different positive integers, but got [2, 2]."),
         ((32, [0], 1), "Expected `batches` to be different positive integers, but got [0]."),
-        ((32, [1], 0), "Expected `rounds` to be at least 1, but got 0."),
+        ((32, [1], 0), "Expected `rounds` to be a positive integer, but got 0."),
     ],
 )
 def test_unusable_arguments_are_refused(arguments, message):
