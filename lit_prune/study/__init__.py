@@ -1,1 +1,1 @@
-"""Experiments as data: what to run (`plan`), how to run and resume it (`run`), and what came out (`report`)."""
+"""Studies: experiments as data (`plan`), running them (`run`), their results (`results`), and the report (`report`)."""

@@ -1,1 +1,1 @@
-"""What a study runs, and what it claims."""
+"""Plans of studies: experiments, settings, and claims."""

@@ -21,7 +21,7 @@ class Contrast:
         minus: Name of the experiment to subtract. None subtracts `minus_measure` of the same experiment, if that is
             given, and otherwise nothing.
         minus_measure: Measure to subtract. None means `measure`.
-        between: Lower and upper limit, both inclusive; None is no limit.
+        between: Lower and upper limit, both inclusive; None means unlimited.
         exact: Whether every seed must keep the limits; otherwise the 95% confidence interval of the mean is tested.
     """
 
@@ -100,7 +100,7 @@ def _read_contrasts(item: Any, experiments: Sequence[str], where: str) -> list[C
         or not all(limit is None or (isinstance(limit, int | float) and limit == limit) for limit in limits)
         or list(limits) == [None, None]
     ):
-        raise expected(f"`between` with two limits {where}", str(limits), "write [low, high], with null for no limit")
+        raise expected(f"`between` with two limits {where}", str(limits), "write [low, high], null for unlimited")
     low, high = limits
     if low is not None and high is not None and low > high:
         raise expected(f"`between` with the lower limit first {where}", str(limits), "swap them")

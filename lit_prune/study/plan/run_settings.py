@@ -17,14 +17,13 @@ _DECIDED = {
     "ckpt_path": "set `parent` of the experiment",
     "config": "write the settings into the plan",
     "threads": "set `threads` in the plan, or give `--threads`",
+    "trainer.logger": "the report reads the files of the study's own loggers",
+    "trainer.default_root_dir": "give `--out`",
+    "trainer.fast_dev_run": "it leaves nothing to report",
+    "trainer.enable_checkpointing": "runs are scored and resumed from their checkpoints",
 }
-# Trainer settings that a study decides -> values that change nothing, and hint for others
-_FIXED: dict[str, tuple[tuple[object, ...], str]] = {
-    "logger": ((None,), "the report reads the files of the study's own loggers"),
-    "default_root_dir": ((None,), "give `--out`"),
-    "fast_dev_run": ((None, False), "it leaves nothing to report"),
-    "enable_checkpointing": ((None, True), "runs are scored and resumed from their checkpoints"),
-}
+# values of these settings that change nothing, besides None
+_HARMLESS = {"trainer.fast_dev_run": False, "trainer.enable_checkpointing": True}
 _QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
@@ -49,13 +48,11 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
         InputError: If the plan sets what a study decides.
     """
     config = merge(plan.settings, experiment.overrides)
+    config["trainer"] = _QUIET | (config.get("trainer") or {})
+    given = config | {f"trainer.{name}": value for name, value in config["trainer"].items()}
     for name, hint in _DECIDED.items():
-        if config.get(name) is not None:
-            raise expected(f"no `{name}` in the settings of a study", config[name], hint)
-    trainer = config["trainer"] = _QUIET | (config.get("trainer") or {})
-    for name, (harmless, hint) in _FIXED.items():
-        if trainer.get(name) not in harmless:
-            raise expected(f"no `trainer.{name}` in a study", trainer[name], hint)
+        if (value := given.get(name)) is not None and value != _HARMLESS.get(name):
+            raise expected(f"no `{name}` in the settings of a study", value, hint)
     config = {key: _insert_seed(value, seed) for key, value in config.items()}
     config |= {"seed_everything": seed, "threads": plan.threads}
     config.setdefault("on_nan", "continue")  # a diverged run is a result, and reported as such

@@ -1,1 +1,1 @@
-"""Running a study."""
+"""`lit-prune study`: running the experiments of a plan."""

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from lit_prune.errors import InputError, expected
 from lit_prune.study.plan.run_settings import run_folder
-from lit_prune.training.run_folder import LOG
+from lit_prune.training.run_folder import ERROR, LOG
 
 __all__ = ["Job", "Pool", "Processes", "RayTasks"]
 
@@ -168,6 +168,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
     argv = [str(job.out), job.experiment, str(job.seed)]
     # environment variables must not change settings that the plan decides
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_PRUNE_FIT__")}
+    (job.folder / ERROR).unlink(missing_ok=True)  # of an earlier try, which is not why this one may fail
     with (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "lit_prune.study.run.worker", *argv],

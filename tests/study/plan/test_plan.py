@@ -1,6 +1,6 @@
 """Plans of studies: reading, refusing, and the plans that ship."""
 
-# ruff: noqa: E501 - sentences, as a person sees them
+# ruff: noqa: E501 - one line for each case
 
 import re
 from pathlib import Path
@@ -30,7 +30,7 @@ def write(path: Path, **content: Any) -> Path:
 
 
 def assert_sentence(error: InputError, wanted: str, found: str) -> None:
-    """The error is one line that names what was expected and what was found."""
+    """Check that an error is one line that names the expectation and the value found."""
     assert re.fullmatch(rf"Expected .*{re.escape(wanted)}.*, but got {re.escape(found)}\. HINT: .+\.", str(error))
 
 

@@ -187,7 +187,7 @@ def test_an_error_of_the_parser_names_the_experiment(settings, found, hint):
     assert hint is None or f"did you mean `{hint}`" in str(error.value)
 
 
-# a plan with a base shares most experiments with it: one of those tells whether its settings parse
+# a plan with a base shares most experiments with it: the first one tests its settings
 FULL = load_plan("full").experiments
 SHIPPED = [
     (name, experiment.name)

@@ -1,6 +1,6 @@
 """A study's folder belongs to one plan, to which seeds can be added."""
 
-# ruff: noqa: E501 - sentences, as a person sees them
+# ruff: noqa: E501 - one line for each case
 
 import re
 from typing import Any

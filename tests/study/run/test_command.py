@@ -1,6 +1,6 @@
 """`lit-prune study` before anything trains: bad input, `--dry_run`, `--help`."""
 
-# ruff: noqa: E501 - sentences, as a person sees them
+# ruff: noqa: E501 - one line for each case
 
 import re
 import subprocess
@@ -42,7 +42,7 @@ def tree() -> set[Path]:
         (["tiny.yaml", "--only", "c*"], "`--only` to match an experiment, but got `c*`."),
         (["tiny.yaml", "--seeds", "1", "1"], "`--seeds` to be different integers in [0, 2^32), but got [1, 1]."),
         (["tiny.yaml", "--data.sorce=cifar10"], "In `a/base`: Expected a known option, but got `--data.sorce`. HINT: did you mean `--data.source`."),
-        (["tiny.yaml", "--trainer.logger=false"], "In `a/base`: Expected no `trainer.logger` in a study, but got False."),
+        (["tiny.yaml", "--trainer.logger=false"], "In `a/base`: Expected no `trainer.logger` in the settings of a study, but got False."),
         (["tiny.yaml", "--weights=nowhere.pt"], "`nowhere.pt`"),
         (["broken.yaml"], "in `{here}/broken.yaml`, but got a list."),
         (["tiny.yaml", "--out", "other"], "`other` to be new, empty or this study's folder, but got other files."),
