@@ -1,9 +1,8 @@
-"""Photograph a study in TensorBoard: start it, open its tabs in headless Chromium, write PNG files.
+"""Take screenshots of a study in TensorBoard: open its tabs in headless Chromium and write PNG files.
 
     python scripts/screenshots.py lightning_logs/full docs/
 
-It needs Chromium or Chrome on the PATH; nothing but this machine is reached. Tabs whose pictures are taken before they
-are drawn need a larger `--seconds`.
+Needs Chromium or Chrome on the PATH, and no network. If pictures are taken too early, increase `--seconds`.
 """
 
 import argparse
@@ -26,29 +25,29 @@ _ADDRESS = re.compile(r"at http://127\.0\.0\.1:(\d+)/")
 
 
 def main() -> None:
-    """Take the pictures."""
+    """Write a PNG file for each tab."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logdir", type=Path, help="the folder of a study")
-    parser.add_argument("out", type=Path, help="where the PNG files go")
+    parser.add_argument("out", type=Path, help="the folder for the PNG files")
     parser.add_argument("--runs", default=r"^task[12]/.*seed=0$", help="regex of the runs on the Scalars tab")
-    parser.add_argument("--seconds", type=int, default=30, help="how long a page may take, in the browser's time")
+    parser.add_argument("--seconds", type=int, default=30, help="seconds to wait for each page, in the browser's time")
     given = parser.parse_args()
     browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
-        sys.exit(f"Expected one of {', '.join(_BROWSERS)} on the PATH, but got none. HINT: install Chromium.")
+        sys.exit("No Chromium or Chrome was found on the PATH. Install Chromium.")
     given.out.mkdir(parents=True, exist_ok=True)
     with tensorboard(given.logdir) as port:
         runs = wait_for_runs(port, given.logdir)
         shown = [run for run in runs if re.search(given.runs, run)] or runs
         for name, height, anchor in tabs(shown):
             path = given.out / f"tensorboard-{name}.png"
-            photograph(browser, f"http://127.0.0.1:{port}/#{anchor}", path, height, given.seconds)
+            take_screenshot(browser, f"http://127.0.0.1:{port}/#{anchor}", path, height, given.seconds)
             print(path)
 
 
 def tabs(runs: Sequence[str]) -> list[tuple[str, int, str]]:
-    """Name, height in pixels and address of each tab; the Scalars tab shows these runs."""
-    # smoothing would bend curves of few epochs; with more than 40 runs these tabs select none by themselves
+    """Name, height in pixels and address of each tab; `runs` are those of the Scalars tab."""
+    # no smoothing, which distorts curves of few epochs; with more than 40 runs, these tabs select none by default
     tags = quote("^(train|val)/", safe="")
     return [
         ("scalars", 1000, f"scalars&tagFilter={tags}&runSelectionState={_state(runs)}&_smoothingWeight=0"),
@@ -59,18 +58,18 @@ def tabs(runs: Sequence[str]) -> list[tuple[str, int, str]]:
 
 
 def _state(runs: Sequence[str]) -> str:
-    """A choice of runs as TensorBoard keeps it in its address."""
+    """Encode a selection of runs as TensorBoard does in its address."""
     content = json.dumps(dict.fromkeys(runs, True), separators=(",", ":")).encode()
-    # blanks at the end instead of the = signs of base64, at which the address would be cut
+    # padded with blanks: the address would be cut at the = signs of base64
     return quote(base64.b64encode(content + b" " * (-len(content) % 3)).decode(), safe="")
 
 
 @contextmanager
 def tensorboard(logdir: Path) -> Iterator[int]:
-    """Run TensorBoard on a free port of this machine, and give that."""
+    """Run TensorBoard on a free port of this machine; yield the port."""
     logdir = logdir.resolve()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name, "--host", "127.0.0.1", "--port", "0"]
-    # it writes the path that it was given on its pages
+    # a relative path, because TensorBoard shows it on its pages
     process = subprocess.Popen(command, cwd=logdir.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         lines = []
@@ -79,7 +78,7 @@ def tensorboard(logdir: Path) -> Iterator[int]:
             if found := _ADDRESS.search(line):
                 yield int(found[1])
                 return
-        sys.exit(f"Expected TensorBoard to start, but got {''.join(lines)}")
+        sys.exit(f"TensorBoard did not start: {''.join(lines)}")
     finally:
         process.terminate()
         process.wait(30)
@@ -101,20 +100,20 @@ def wait_for_runs(port: int, logdir: Path, patience: float = 60) -> list[str]:
         finally:
             connection.close()
     if not runs:
-        sys.exit(f"Expected event files in `{logdir}`, but got none that TensorBoard reads. HINT: check the folder.")
+        sys.exit(f"TensorBoard found no event files in `{logdir}`. Give the folder of a study.")
     return runs
 
 
-def photograph(browser: str, address: str, path: Path, height: int, seconds: int) -> None:
-    """Open a page and write what it shows."""
+def take_screenshot(browser: str, address: str, path: Path, height: int, seconds: int) -> None:
+    """Open a page and write a screenshot."""
     with tempfile.TemporaryDirectory() as profile:
         command = [
             browser,
             "--headless=new",
-            "--no-sandbox",  # the page is TensorBoard's, and containers often have no sandbox to offer
+            "--no-sandbox",  # not available in many containers, and the page is TensorBoard's own
             "--hide-scrollbars",
             "--disable-background-networking",
-            "--use-angle=swiftshader",  # charts are drawn with WebGL, also where there is no graphics card
+            "--use-angle=swiftshader",  # charts need WebGL, also without a graphics card
             "--enable-unsafe-swiftshader",
             f"--user-data-dir={profile}",
             f"--window-size=1600,{height}",
@@ -125,7 +124,7 @@ def photograph(browser: str, address: str, path: Path, height: int, seconds: int
         path.unlink(missing_ok=True)
         done = subprocess.run(command, capture_output=True, text=True, timeout=60 + 10 * seconds, check=False)
     if not path.is_file():
-        sys.exit(f"Expected {browser} to write `{path}`, but got {done.stderr.strip()[-500:]}")
+        sys.exit(f"{browser} did not write `{path}`: {done.stderr.strip()[-500:]}")
 
 
 if __name__ == "__main__":
