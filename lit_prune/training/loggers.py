@@ -35,7 +35,7 @@ class _EpochAxis:
 class _TensorBoard(_EpochAxis, TensorBoardLogger):
     @property
     def experiment(self) -> Any:
-        # only rank zero writes; `super` gives the others an object that does nothing
+        # `super` gives the processes that do not write an object that does nothing
         if self._experiment is None and is_rank_zero():
             from lit_prune.training.event_file import Summaries  # slow, and `--help` does not need it
 
@@ -150,11 +150,7 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
 
 
 def rewind_logs(folder: Path, positions: Mapping[str, Any]) -> None:
-    """Remove what a run has logged since the checkpoint that it is resumed from.
-
-    Args:
-        folder: Run folder.
-        positions: Sizes from `sync_logs` when the checkpoint was written.
+    """Cut the logs in a run folder to the sizes that `sync_logs` returned when a checkpoint was written.
 
     Raises:
         OSError: If the logs cannot be rewritten.

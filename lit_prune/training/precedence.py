@@ -32,13 +32,13 @@ def apply_stored_settings(stored: Settings, given: Settings, command: str, path:
     """Choose the settings that a checkpoint determines.
 
     Args:
-        stored: Settings from `stored_settings`.
+        stored: Settings of the checkpoint, by group.
         given: Settings from the command line, configurations and the environment, by group.
         command: "fit", "validate", "test" or "predict".
         path: Path of the checkpoint, for messages.
 
     Returns:
-        The stored settings, without those that the user may change and did.
+        The stored settings, without those that the user changed and may change.
 
     Raises:
         InputError: If a given value contradicts the checkpoint.

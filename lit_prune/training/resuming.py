@@ -22,7 +22,17 @@ from typing import Any, NamedTuple
 
 from lit_prune.errors import InputError, expected
 from lit_prune.files.checkpoint import KEY, read_checkpoint
-from lit_prune.training.run_folder import BEST, CHECKPOINTS, CONFIG, ERROR, SUMMARY, find_versions, log_folder
+from lit_prune.training.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    CONFIG,
+    ERROR,
+    LOCK,
+    LOG,
+    SUMMARY,
+    find_versions,
+    log_folder,
+)
 
 __all__ = [
     "NEWEST",
@@ -122,20 +132,16 @@ def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None)
     return (folder / SUMMARY).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
 
 
-def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None, kept: Sequence[str] = ()) -> None:
+def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None) -> None:
     """Remove the files of a run that are newer than the checkpoint it resumes from; `rewind_logs` cuts its logs.
 
     Args:
         folder: Run folder.
         stored: Content of the checkpoint; None empties the folder, for a run that starts from the beginning.
-        kept: Names of files that stay in any case.
-
-    Raises:
-        OSError: If a file cannot be removed.
     """
     if stored is None:
         for item in folder.iterdir():
-            if item.name not in kept:
+            if item.name not in (LOCK, LOG):
                 shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
         return
     for name in (SUMMARY, ERROR):

@@ -21,17 +21,7 @@ from lit_prune.training.hyperparameters import choose_hyperparameters
 from lit_prune.training.loggers import make_default_loggers, make_loggers, rewind_logs
 from lit_prune.training.precedence import collect_settings
 from lit_prune.training.resuming import Checkpoint, find_newest_checkpoint, find_run, is_finished, remove_stale_files
-from lit_prune.training.run_folder import (
-    BEST,
-    CHECKPOINTS,
-    LAST,
-    LOCK,
-    LOG,
-    is_rank_zero,
-    lock_run,
-    mark_finished,
-    remove_unused,
-)
+from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST, is_rank_zero, lock_run, mark_finished, remove_unused
 
 __all__ = ["Run", "check_options", "prune_and_score"]
 
@@ -131,12 +121,11 @@ class Run:
         plugins = _as_list(trainer.plugins)
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
-        arguments["callbacks"] = given
         if self._command == "fit":
-            arguments["callbacks"] = [*given, *self._training_callbacks(config, given, model)]
+            given = [*given, *self._training_callbacks(config, given, model)]
         elif self._command == "predict":
-            arguments["callbacks"] = [*given, PredictionTable()]
-        return arguments
+            given = [*given, PredictionTable()]
+        return arguments | {"callbacks": given}
 
     def finish(self, trainer: Trainer) -> None:
         """Print the summary of a training and write it to the run folder."""
@@ -168,7 +157,7 @@ class Run:
         self.folder = self._existing
         if is_rank_zero():  # only now, when all options have been checked
             content = self.checkpoint.content if self.checkpoint is not None and self.continues else None
-            remove_stale_files(self.folder, content, kept=[LOCK, LOG])
+            remove_stale_files(self.folder, content)
             if content is not None:
                 rewind_logs(self.folder, content.get(KEY, {}).get("logs", {}))
         return make_loggers(self.folder)
@@ -189,10 +178,8 @@ class Run:
             callbacks.append(FiniteLoss(folder / LAST))
         saves = config.trainer.enable_checkpointing is not False
         if self._stopping is not None:
-            if self.folder is not None:
-                resume = f"`lit-prune fit --resume {self.folder}`"
-            else:
-                resume = f"the same command and `--ckpt_path {folder / LAST}`"
+            again = f"the same command and `--ckpt_path {folder / LAST}`"  # with custom loggers
+            resume = again if self.folder is None else f"`lit-prune fit --resume {self.folder}`"
             callbacks.append(CheckpointOnSignal(self._stopping, folder / LAST if saves else None, resume))
         if not saves:
             return callbacks

@@ -18,12 +18,11 @@ class RunningMetrics(Callback):
     These are all values that are reduced over the epoch (mean, sum, minimum, maximum) and all torchmetrics metrics in
     the module, for each process of a distributed strategy. With another number of processes they start again.
 
-        on_load_checkpoint      reads the values
-        on_train_start          restores the torchmetrics metrics
-        on_train_batch_end      adds each logged value to the stored one, once the resumed run has logged it too:
-                                Lightning knows a name only from then on; values that a hook logs after this one
-        on_train_batch_start    are added before the next batch
-        on_train_epoch_end      drops what was not logged again
+        on_load_checkpoint    reads the stored values of this process
+        on_train_start        restores the torchmetrics metrics
+        on_train_batch_end    merges each stored value with the logged one, once the resumed run has logged it too
+        on_train_batch_start  merges values that other callbacks logged at the end of the previous batch
+        on_train_epoch_end    merges the last ones, and drops values that were not logged again
     """
 
     def __init__(self) -> None:
@@ -58,15 +57,15 @@ class RunningMetrics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Continue the values that the step has logged."""
+        """Merge the values that the step has logged."""
         self._merge(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Continue the values that were logged at the end of the previous batch."""
+        """Merge the values that were logged after the previous batch."""
         self._merge(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Continue the last values, and drop the others."""
+        """Merge the last values, and drop the others."""
         self._merge(trainer)
         self._logged = {}
 

@@ -43,10 +43,7 @@ class RunSummary(Callback):
     """
 
     def __init__(
-        self,
-        settings: Settings,
-        hyperparameters: Mapping[str, bool | int | float | str],
-        continues: bool = False,
+        self, settings: Settings, hyperparameters: Mapping[str, bool | int | float | str], continues: bool = False
     ) -> None:
         self._settings = settings
         self._continues = continues
