@@ -1,9 +1,9 @@
-"""Measure what lit-prune's speed rests on, side by side in one process, and print it as ratios.
+"""Measure the speed of lit-prune in comparison to plain PyTorch and Lightning.
 
     python scripts/benchmark.py --source synthetic --json benchmark.json
 
-Contenders take turns, round by round, so that a noisy machine treats them alike; a ratio is the median over the rounds
-and is given with the lowest and the highest.
+Contenders take turns in one process, so that a noisy machine affects all of them alike. Ratios are medians over the
+rounds, printed with the lowest and the highest.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Describe what came out of the rounds."""
+    """Summarize the values of all rounds."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "rounds": values}
 
 
@@ -46,25 +46,25 @@ def show(name: str, measurement: Measurement) -> None:
     print(f"\n{name}")
     for contender, seconds in measurement.seconds.items():
         ms = [1000 * value for value in seconds]
-        print(f"  {contender:<28} {statistics.median(ms):8.1f} ms a step   ({min(ms):.1f} to {max(ms):.1f})")
+        print(f"  {contender:<28} {statistics.median(ms):8.1f} ms per step   ({min(ms):.1f} to {max(ms):.1f})")
     for ratio, values in measurement.ratios.items():
         print(f"  {ratio:<28} {statistics.median(values):8.3f}             ({min(values):.3f} to {max(values):.3f})")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print, and write."""
+    """Run the measurements, print them, and write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source", choices=["synthetic", "cifar10"], default="synthetic", help="what to train on")
+    parser.add_argument("--source", choices=["synthetic", "cifar10"], default="synthetic", help="images to train on")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of CIFAR-10's arrays")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each contender")
-    parser.add_argument("--steps", type=int, default=20, help="training steps in a turn")
-    parser.add_argument("--json", type=Path, help="write the result to this file as well")
+    parser.add_argument("--rounds", type=int, default=5, help="number of turns of each contender")
+    parser.add_argument("--steps", type=int, default=20, help="training steps per turn")
+    parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument(
-        "--only", choices=list(MEASUREMENTS), action="append", help="measure this alone; may be repeated"
+        "--only", choices=list(MEASUREMENTS), action="append", help="run only this measurement; may be repeated"
     )
     options = parser.parse_args(argv)
     if options.rounds < 1 or options.steps < 1:
-        parser.error("--rounds and --steps are at least 1")
+        parser.error("--rounds and --steps must be at least 1")
     settings = Settings(options.source, options.data_dir, options.rounds, options.steps)
     seed_everything(0, verbose=False)
     results = {}

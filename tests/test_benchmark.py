@@ -1,4 +1,4 @@
-"""The benchmark runs, and writes what it measured."""
+"""The benchmark runs and writes its results."""
 
 import json
 import subprocess
@@ -22,7 +22,7 @@ def run(*argv):
     return subprocess.run([sys.executable, SCRIPT, *argv], capture_output=True, text=True, check=False)
 
 
-def test_it_measures_and_writes(tmp_path):
+def test_all_measurements_are_printed_and_written(tmp_path):
     path = tmp_path / "result.json"
     done = run("--source", "synthetic", "--rounds", "2", "--steps", "1", "--json", str(path))
     assert done.returncode == 0, done.stderr
@@ -44,13 +44,13 @@ def test_it_measures_and_writes(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("argv", "message"),
     [
         (["--only", "speed"], "argument --only: invalid choice: 'speed'"),
-        (["--rounds", "0"], "--rounds and --steps are at least 1"),
+        (["--rounds", "0"], "--rounds and --steps must be at least 1"),
     ],
 )
-def test_it_refuses_what_it_cannot_measure(argv, complaint):
+def test_bad_options_are_refused(argv, message):
     done = run(*argv)
     assert done.returncode == 2
-    assert complaint in done.stderr
+    assert message in done.stderr

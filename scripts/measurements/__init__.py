@@ -1,1 +1,1 @@
-"""What `benchmark.py` can measure."""
+"""Measurements of `benchmark.py`."""

@@ -1,4 +1,4 @@
-"""What pruning, freezing and monitoring cost."""
+"""Measure the cost of pruning, freezing and monitoring."""
 
 import time
 import warnings
@@ -21,10 +21,10 @@ AMOUNT = 0.3
 
 
 def measure_masks(settings: Settings) -> Measurement:
-    """A training step with 30% of the weights masked against the dense one, and against `ModelPruning`."""
+    """Compare a training step with 30% of the weights masked to a dense one and to one with `ModelPruning`."""
     masked = LitResNet18().train()
     apply_masks(masked, global_l1_masks(weight_layers(masked), AMOUNT))
-    # ModelPruning cannot prune channels_last weights, so the two meet on torchvision's own network
+    # ModelPruning cannot prune channels_last weights, so the two are compared on torchvision's network
     ours, theirs = resnet18(num_classes=10), resnet18(num_classes=10)
     apply_masks(ours, global_l1_masks(weight_layers(ours), AMOUNT))
     prune_as_lightning_does(theirs)
@@ -45,7 +45,7 @@ def measure_masks(settings: Settings) -> Measurement:
 
 
 def measure_threshold(settings: Settings) -> Measurement:
-    """Finding 30% of 11.2 million weights, against `torch.nn.utils.prune.global_unstructured`."""
+    """Compare finding 30% of 11.2 million weights to `torch.nn.utils.prune.global_unstructured`."""
     model = LitResNet18()
     weights = weight_layers(model)
     total = sum(ref.tensor.numel() for ref in weights)
@@ -69,7 +69,7 @@ def measure_threshold(settings: Settings) -> Measurement:
     spent: list[float] = []
     few = replace(settings, steps=2)
     measurement = Measurement(take_turns(few, {"threshold": threshold, "masks": masks, "torch": torchs}))
-    # building the network that torch prunes is not part of it
+    # without the time to build the network that torch prunes
     spent = spent[few.steps :]
     measurement.seconds["torch"] = [sum(spent[i : i + few.steps]) / few.steps for i in range(0, len(spent), few.steps)]
     measurement.compare("torch / threshold", "torch", "threshold")
@@ -78,7 +78,7 @@ def measure_threshold(settings: Settings) -> Measurement:
 
 
 def measure_freezing(settings: Settings) -> Measurement:
-    """A training step with the first 30% of the layers frozen for good against one with none frozen."""
+    """Compare a training step with the first 30% of the layers frozen permanently to one with none frozen."""
     frozen = LitResNet18().train()
     freeze(frozen, fraction=0.3)
     measurement = Measurement(
@@ -89,11 +89,11 @@ def measure_freezing(settings: Settings) -> Measurement:
 
 
 def measure_monitor(settings: Settings) -> Measurement:
-    """What `SparsityMonitor` adds to an epoch: the time inside its hooks against the rest, in one run."""
+    """Measure what `SparsityMonitor` adds to an epoch: time inside its hooks and outside, in one run."""
     monitor = TimedMonitor()
     epoch = 352 if settings.source == "cifar10" else 74
     settings = replace(settings, steps=min(10 * settings.steps, epoch))
-    # it logs and draws at the end of an epoch; the study's have 352 steps
+    # it logs and draws once per epoch, which has 352 steps in the study
     seconds = time_trainer(settings, LitResNet18(), {}, [monitor])["trainer"]
     inside = [spent / settings.steps for spent in monitor.epochs[1:]]
     measurement = Measurement({"trainer with monitor": seconds, "inside the monitor": inside})
@@ -103,14 +103,14 @@ def measure_monitor(settings: Settings) -> Measurement:
 
 
 class TimedMonitor(SparsityMonitor):
-    """A `SparsityMonitor` that knows how long its hooks take in each epoch."""
+    """A `SparsityMonitor` that measures the time of its hooks in each epoch."""
 
     def __init__(self) -> None:
         super().__init__()
         self.epochs: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin a new sum."""
+        """Start a new epoch."""
         self.epochs.append(0.0)
 
     def _sample(self, index: int, *args: Any) -> None:
@@ -127,13 +127,13 @@ class TimedMonitor(SparsityMonitor):
 
 
 def prune_globally(model: nn.Module) -> None:
-    """Prune as the seed did."""
+    """Prune as the original study did."""
     pairs = [(ref.module, ref.parameter) for ref in weight_layers(model)]
     prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=AMOUNT)
 
 
 def prune_as_lightning_does(model: nn.Module) -> None:
-    """Leave a model as Lightning's `ModelPruning` leaves it."""
+    """Prune a model as Lightning's `ModelPruning` does."""
     pairs = [(ref.module, ref.parameter) for ref in weight_layers(model)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""What the measurements share: settings, results, our step, and taking turns."""
+"""Settings, results and timing that the measurements share."""
 
 import os
 import tempfile
@@ -23,13 +23,13 @@ BATCH_SIZE = 128
 
 @dataclass(frozen=True)
 class Settings:
-    """What to measure on, and how long.
+    """Settings of a measurement.
 
     Attributes:
-        source: "synthetic" or "cifar10".
+        source: Images to train on, "synthetic" or "cifar10".
         data_dir: Folder of CIFAR-10's arrays.
-        rounds: Turns that each contender takes.
-        steps: Training steps in a turn.
+        rounds: Number of turns of each contender.
+        steps: Training steps per turn.
     """
 
     source: Literal["synthetic", "cifar10"]
@@ -40,27 +40,27 @@ class Settings:
 
 @dataclass
 class Measurement:
-    """Seconds per step of each contender, by round, and what follows from them.
+    """Seconds per step of each contender, and their ratios.
 
     Attributes:
-        seconds: By contender, one entry a round.
-        ratios: By name, one entry a round.
+        seconds: Seconds per step, by contender, one entry per round.
+        ratios: Ratios, by name, one entry per round.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     ratios: dict[str, list[float]] = field(default_factory=dict)
 
     def compare(self, name: str, over: str, under: str) -> None:
-        """Add the ratio of two contenders, round by round."""
+        """Add the ratios of two contenders."""
         pairs = zip(self.seconds[over], self.seconds[under], strict=True)
         self.ratios[name] = [above / below for above, below in pairs]
 
 
 class BareStep:
-    """A network's training step on one batch that is there already, without Lightning.
+    """Training steps on one batch in memory, without Lightning.
 
     Args:
-        model: The network.
+        model: Network to train.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -79,11 +79,11 @@ class BareStep:
 
 
 class Turns(Callback):
-    """Times the epochs of a Trainer, and lets the other contenders run between them.
+    """Times the epochs of a Trainer, and runs the other contenders between them.
 
     Args:
-        steps: Training steps in an epoch, and in a turn of each other contender.
-        others: What runs between the epochs, by name: trains for the given number of steps.
+        steps: Training steps per epoch and per turn of each other contender.
+        others: Functions that train for a given number of steps, by name.
     """
 
     def __init__(self, steps: int, others: Mapping[str, Callable[[int], None]]) -> None:
@@ -97,7 +97,7 @@ class Turns(Callback):
         self._began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the Trainer's time, then that of each other contender."""
+        """Record the time of the Trainer, then that of each other contender."""
         self._note("trainer")
         for name, run in self.others.items():
             self._began = time.perf_counter()
@@ -109,14 +109,14 @@ class Turns(Callback):
 
 
 def take_turns(settings: Settings, contenders: Mapping[str, Callable[[int], None]]) -> dict[str, list[float]]:
-    """Let contenders train in turn.
+    """Train contenders in turn.
 
     Args:
-        settings: How long.
-        contenders: By name: trains for the given number of steps.
+        settings: Number of rounds and steps.
+        contenders: Functions that train for a given number of steps, by name.
 
     Returns:
-        Seconds per step by contender, one entry a round, the first left out.
+        Seconds per step by contender, one entry per round, without the first round.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(settings.rounds + 1):
@@ -133,19 +133,19 @@ def time_trainer(
     others: Mapping[str, Callable[[int], None]],
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, list[float]]:
-    """Train a model as the command line would, and others in turn with it.
+    """Train a model as the command line does, and other contenders in turn with it.
 
     Args:
-        settings: What to measure on, and how long.
-        model: The model to train.
-        others: The other contenders.
-        callbacks: More callbacks for the Trainer.
+        settings: Images, rounds and steps.
+        model: Model to train.
+        others: Other contenders, as in `take_turns`.
+        callbacks: Additional callbacks of the Trainer.
 
     Returns:
-        Seconds per step by contender ("trainer" and the others' names), one entry a round, the first left out.
+        Seconds per step by contender ("trainer" and the others' names), one entry per round, without the first round.
     """
     turns = Turns(settings.steps, others)
-    # few validation images, because none are scored and the synthetic source has only so many
+    # few validation images, because none are scored and the synthetic training set is small
     data = CIFAR10DataModule(settings.data_dir, source=settings.source, batch_size=BATCH_SIZE, val_size=500)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         trainer = Trainer(

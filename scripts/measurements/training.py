@@ -1,4 +1,4 @@
-"""Our training against a plain PyTorch loop, and what data and Lightning add to a step."""
+"""Compare training to a plain PyTorch loop, and measure what data and Lightning add to a step."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,7 +19,7 @@ from measurements.common import BATCH_SIZE, BareStep, Measurement, Settings, tim
 
 
 def measure_training(settings: Settings) -> Measurement:
-    """Our training through the Trainer, with data and logging, against the plain loop; and the bare steps of both."""
+    """Compare training in a Trainer, with data and logging, to a plain loop, and the bare steps of both."""
     others = {
         "plain loop": PlainLoop(settings).run,
         "bare step": BareStep(LitResNet18().train()).run,
@@ -32,7 +32,7 @@ def measure_training(settings: Settings) -> Measurement:
 
 
 def measure_overhead(settings: Settings) -> Measurement:
-    """What data and Lightning add to a step of ours: the time of a Trainer whose network costs next to nothing."""
+    """Measure what data and Lightning add to a step: the time of a Trainer with an almost empty network."""
     stub, bare_stub = LitResNet18(), LitResNet18()
     stub.backbone = bare_stub.backbone = Stub()
     others = {"bare stub": BareStep(bare_stub).run, "bare step": BareStep(LitResNet18().train()).run}
@@ -46,7 +46,7 @@ def measure_overhead(settings: Settings) -> Measurement:
 
 
 class PlainResNet(nn.Module):
-    """The seed's network."""
+    """Network of the original study."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,14 +56,14 @@ class PlainResNet(nn.Module):
         self.fc2 = nn.Linear(100, 10)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Score images."""
+        """Compute logits of images."""
         features: Tensor = self.model(images).squeeze(-1).squeeze(-1)
         logits: Tensor = self.fc2(self.relu(self.fc1(features)))
         return logits
 
 
 class PlainImages(Dataset[tuple[Tensor, int]]):
-    """Images one by one, each transformed by itself, as torchvision's CIFAR10 gives them."""
+    """Images transformed one by one, as in torchvision's CIFAR10."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -77,7 +77,7 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
 
 
 class PlainLoop:
-    """A plain PyTorch training loop, written as the seed's."""
+    """A plain PyTorch training loop, as in the original study."""
 
     def __init__(self, settings: Settings) -> None:
         is_synthetic = settings.source == "synthetic"
@@ -108,7 +108,7 @@ class PlainLoop:
 
 
 class FixedLoop(PlainLoop):
-    """The plain loop's step on one batch that is there already."""
+    """Plain loop on one batch in memory."""
 
     def run(self, steps: int) -> None:
         """Train for some steps."""
@@ -119,8 +119,8 @@ class FixedLoop(PlainLoop):
 
 
 class Stub(nn.Module):
-    """In the place of a backbone: features that cost next to nothing."""
+    """Almost empty replacement of a backbone."""
 
     def forward(self, images: Tensor) -> Tensor:
-        """Take the first 512 values of each image."""
+        """Return the first 512 values of each image."""
         return images.permute(0, 2, 3, 1).flatten(1)[:, :512]
