@@ -37,13 +37,11 @@ def _cost(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--against", type=str, action="append", default=[], help="Another checkpoint to compare with; repeatable."
     )
-    parser.add_argument(
-        "--batches", type=int | list[int], default=[1, 128], help="Batch sizes to measure (default: [1,128])."
-    )
-    parser.add_argument("--rounds", type=int, default=11, help="Number of rounds to measure (default: 11).")
+    parser.add_argument("--batches", type=int | list[int], default=[1, 128], help="Batch sizes to measure.")
+    parser.add_argument("--rounds", type=int, default=11, help="Number of rounds to measure.")
     parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (default: torch's choice).")
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
-    parser.add_argument("--onnx", type=bool, default=True, help="Whether to measure ONNX Runtime (default: true).")
+    parser.add_argument("--onnx", type=bool, default=True, help="Whether to measure ONNX Runtime.")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="Output to print.")
     options = parse_checkpoint_command(parser, argv)
     batches = [options.batches] if isinstance(options.batches, int) else options.batches

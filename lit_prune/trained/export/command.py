@@ -68,7 +68,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--batch",
         type=int | Literal["dynamic"] | None,
         default=None,
-        help="Batch size, or dynamic for any (default: dynamic; onnx and torchexport).",
+        help="Batch size for onnx and torchexport, or dynamic for any (default: dynamic).",
     )
     parser.add_argument("--input_size", type=int, default=_DATA_SIZE, help="Height and width of the images, in pixels.")
     parser.add_argument(
@@ -80,11 +80,9 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--compress",
         action="store_true",
-        help="Write only weights that are not zero, for `lit_prune.load_compressed` (safetensors and state_dict).",
+        help="Write only weights that are not zero, for `lit_prune.load_compressed`; safetensors and state_dict only.",
     )
-    parser.add_argument(
-        "--opset", type=int | None, default=None, help="Version of the ONNX operators (default: torch's choice; onnx)."
-    )
+    parser.add_argument("--opset", type=int | None, default=None, help="Version of the operators, for onnx.")
     options = parse_checkpoint_command(parser, argv)
     _check_options(options)
     return options

@@ -24,9 +24,7 @@ def _inspect(argv: Sequence[str]) -> None:
         "inspect",
         "Show a trained network layer by layer: shape, sparsity, magnitudes, frozen or not, and FLOPs.",
     )
-    parser.add_argument(
-        "--format", type=Literal["table", "json", "csv"], default="table", help="Output to print (default: table)."
-    )
+    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="Output to print.")
     parser.add_argument(
         "--input_size",
         type=int | list[int] | None,

@@ -76,9 +76,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         ".jsonl file next to --output, so the same command continues where it was stopped.",
         data=True,
     )
-    parser.add_argument(
-        "--output", type=str, default="sensitivity.png", help="Heat map to write (default: sensitivity.png)."
-    )
+    parser.add_argument("--output", type=str, default="sensitivity.png", help="Heat map to write.")
     parser.add_argument(
         "--amounts",
         type=float,
@@ -92,7 +90,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--tolerance",
         type=float,
         default=1.0,
-        help="Percentage points of accuracy that pruning one layer may cost, for the suggested limits (default: 1.0).",
+        help="Percentage points of accuracy that pruning one layer may cost, for the suggested limits.",
     )
     parser.add_argument(
         "--split",
@@ -100,9 +98,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         default="val",
         help="Images to score (default: val, since the result is used to choose a limit).",
     )
-    parser.add_argument(
-        "--format", type=Literal["table", "json", "csv"], default="table", help="Output to print (default: table)."
-    )
+    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="Output to print.")
     options = parse_checkpoint_command(parser, argv)
     for amount in options.amounts:
         check_amount(amount)
