@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import yaml
@@ -45,7 +46,7 @@ def _is_chosen(group: str, argv: Sequence[str], configs: Sequence[Any]) -> bool:
 
 def _values(argv: Sequence[str]) -> list[str]:
     """The values of `--config`."""
-    values = [after for word, after in zip(argv, [*argv, ""][1:], strict=True) if word in ("-c", "--config")]
+    values = [after for word, after in pairwise(argv) if word in ("-c", "--config")]
     values += [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
     from_environment = os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG") if argv else None
     return values + ([from_environment] if from_environment else [])
