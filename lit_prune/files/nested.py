@@ -15,7 +15,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             leaves |= flatten(value, f"{prefix}{name}.")
         else:
-            leaves[prefix + name] = value
+            leaves[f"{prefix}{name}"] = value
     return leaves
 
 

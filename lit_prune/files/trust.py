@@ -113,12 +113,14 @@ def check_shape(stored: Any, path: str | Path) -> None:
 
 
 def _is_bounded(settings: Any) -> bool:
-    """Whether nested values are few and not deep; a pickle can contain itself."""
+    """Whether nested values have plain names, are few and not deep; a pickle can contain itself."""
     waiting, seen = [(settings, 0)], 0
     while waiting:
         value, depth = waiting.pop()
         seen += 1
         if depth > _DEPTH or seen > _VALUES:
+            return False
+        if isinstance(value, Mapping) and not all(isinstance(name, str | int) for name in value):
             return False
         waiting += [(item, depth + 1) for item in _items(value)]
     return True

@@ -237,6 +237,8 @@ MALFORMED: list[tuple[Any, str]] = [
     ({"run": {"config": "evil.yaml"}}, "run.config"),
     ({"run": {"name": ["x"]}}, "run.name"),
     ({"run": {"seed_everything": "1"}}, "run.seed_everything"),
+    ({"model": {"channels": {(1, 2): 4}}}, "model"),
+    ({"model": {"channels": {None: 4}}}, "model"),
     ({"model": _cycle()}, "model"),
     ({"data": _bomb()}, "data"),
     ({"data": {"x": list(range(20_000))}}, "data"),
@@ -336,6 +338,12 @@ def test_a_checkpoint_cannot_choose_what_is_imported(run, genuine, name):
 def test_a_checkpoint_with_malformed_settings_is_one_sentence(run, genuine, settings, where):
     tampered(genuine, lambda checkpoint: checkpoint["lit_prune"].update(settings=settings))
     assert "the settings in `x.ckpt` to be values by name" in (refused(run, "fit", *TINY, *ONE_MORE))
+
+
+@pytest.mark.parametrize("name", ["channels", "optimizer"])
+def test_a_number_for_a_name_is_refused_in_one_sentence(run, genuine, name):
+    tampered(genuine, lambda checkpoint: checkpoint["lit_prune"]["settings"]["model"].update({name: {3: 4}}))
+    assert "3" in refused(run, "fit", *TINY, *ONE_MORE)
 
 
 def test_a_checkpoint_of_a_script_cannot_choose_what_is_imported(run, genuine):
