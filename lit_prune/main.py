@@ -8,8 +8,6 @@ from lit_prune.cli.failures import print_error
 from lit_prune.errors import InputError, closest_hint, expected
 from lit_prune.version import __version__
 
-__all__ = ["main"]
-
 _LONGEST = 4096  # characters of one argument; no path can be longer
 
 # command -> (module with `main(argv)`, one line of help)

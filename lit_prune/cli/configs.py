@@ -4,8 +4,6 @@ from pathlib import Path
 
 from lit_prune.errors import closest_hint, expected
 
-__all__ = ["find_config", "shipped_configs"]
-
 _FOLDER = Path(__file__).parents[1] / "configs"
 
 

@@ -8,8 +8,6 @@ from typing import NamedTuple
 
 from lit_prune.errors import InputError, UnfinishedError, closest_hint, expected, shorten
 
-__all__ = ["Failure", "describe_failure", "print_error"]
-
 # parts of torch's messages, on CPU and GPU
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 # parts of the messages of torch.distributed when another process of the run has stopped

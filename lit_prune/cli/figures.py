@@ -13,21 +13,6 @@ from matplotlib.figure import Figure
 
 from lit_prune.files.atomic import replacing
 
-__all__ = [
-    "BLACK",
-    "BLUE",
-    "GREY",
-    "LINES",
-    "ORANGE",
-    "SERIES",
-    "legend_below",
-    "make_panels",
-    "new_figure",
-    "save_png",
-    "series_style",
-    "styled",
-]
-
 # Okabe and Ito's colours, which colour-blind readers can tell apart; the series go from dark to light, without yellow
 BLACK, BLUE, ORANGE, GREY = "#000000", "#0072B2", "#E69F00", "#777777"
 SERIES = (BLUE, "#D55E00", "#009E73", BLACK, "#CC79A7", "#56B4E9", ORANGE)

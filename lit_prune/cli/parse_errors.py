@@ -13,8 +13,6 @@ import yaml
 
 from lit_prune.errors import InputError, closest_hint, expected, shorten
 
-__all__ = ["explain"]
-
 # options whose value is the name of a class: its base class, and what it is
 _CLASS_OPTIONS = {
     "trainer.callbacks": ("lightning.pytorch", "Callback", "a callback"),

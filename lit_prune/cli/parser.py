@@ -25,17 +25,6 @@ from lit_prune.cli.parse_errors import explain
 from lit_prune.errors import check_integer, expected, shorten
 from lit_prune.files.yaml import check_yaml
 
-__all__ = [
-    "CommandParser",
-    "ConfigOption",
-    "check_output",
-    "check_path",
-    "check_picture",
-    "make_checkpoint_parser",
-    "one_sentence_errors",
-    "parse_checkpoint_command",
-]
-
 # Configurations must not call functions such as `os.system`. Without a list, jsonargparse only warns about them.
 set_parsing_settings(import_path_denylist=[])
 

@@ -5,8 +5,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["quiet"]
-
 _MESSAGES = [
     # our loader indexes whole batches of a memory-mapped array, which worker processes would only slow down
     ".*does not have many workers.*",

@@ -8,8 +8,6 @@ from lit_prune.cli.failures import print_error
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.signals import StopSignals
 
-__all__ = ["run_command"]
-
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
     """Run a command.

@@ -8,8 +8,6 @@ from typing import Any
 
 from lit_prune.errors import UnfinishedError
 
-__all__ = ["StopSignals"]
-
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from lit_prune.study.statistics import Estimate
 
-__all__ = ["MEASURES", "Measure", "format_estimate"]
-
 
 @dataclass(frozen=True)
 class Measure:

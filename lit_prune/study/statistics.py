@@ -6,8 +6,6 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-__all__ = ["Estimate", "estimate"]
-
 _UPPER = 0.975  # the 5% outside the interval are half above and half below it
 
 

@@ -9,8 +9,6 @@ from typing import Any
 
 from lit_prune.errors import InputError
 
-__all__ = ["import_extra", "silence_libraries"]
-
 
 def import_extra(module: str, extra: str) -> Any:
     """Import a module of an optional package.

@@ -13,8 +13,6 @@ from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
 from lit_prune.functional.selection import weight_layers
 from lit_prune.trained.network import Network
 
-__all__ = ["Inspection", "Layer", "inspect", "layer_weights", "printable_name"]
-
 _DEFAULT_SIZE = 32
 _MAX_NAME = 80
 

@@ -21,8 +21,6 @@ from lit_prune.files.trust import check_stored_settings, malformed
 from lit_prune.functional.packing import unpack_masks
 from lit_prune.models.resnet18 import LitResNet18
 
-__all__ = ["Network", "load_network", "save_network"]
-
 # prefix that `torch.compile` adds to names
 _COMPILED = "_orig_mod."
 

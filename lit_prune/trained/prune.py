@@ -28,8 +28,6 @@ from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 from lit_prune.trained.network import load_network, save_network
 from lit_prune.trained.scoring import Score, score_split, wants_scores
 
-__all__ = ["choose_masks", "main", "mask_zeros"]
-
 _MAX_SEED = 2**32 - 1
 
 

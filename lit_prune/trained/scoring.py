@@ -14,8 +14,6 @@ from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected, one_line
 from lit_prune.trained.network import Network
 
-__all__ = ["Run", "Score", "image_batches", "make_data", "score", "score_split", "wants_data", "wants_scores"]
-
 Run = Callable[[Tensor], Tensor]
 Split = Literal["val", "test"]
 

@@ -21,8 +21,6 @@ from lit_prune.trained.extras import import_extra
 from lit_prune.trained.network import Network, load_network, save_network
 from lit_prune.trained.scoring import score_split, wants_scores
 
-__all__ = ["main", "remove_channels", "shrink_network"]
-
 _CLASSIFIER = "head.2"
 
 

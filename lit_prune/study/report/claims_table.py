@@ -8,8 +8,6 @@ from lit_prune.study.report.tables import markdown_table
 from lit_prune.study.results.results import format_seeds
 from lit_prune.study.results.verdicts import Finding, Judgement
 
-__all__ = ["claims_table", "describe_contrast", "describe_limits"]
-
 
 def claims_table(judgements: Iterable[Judgement]) -> str:
     """Write a row for each contrast; the first row of a claim also has the claim and its verdict."""

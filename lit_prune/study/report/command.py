@@ -19,8 +19,6 @@ from lit_prune.study.results.verdicts import FAILS, HOLDS, INCONCLUSIVE, judge
 if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
 
-__all__ = ["main", "write_report"]
-
 _DESCRIPTION = """\
 Write report.md, results.csv, figures and a summary for TensorBoard from the folder of a study. The study may be
 unfinished or still running; its runs are not changed."""

@@ -13,8 +13,6 @@ from lit_prune.study.results.verdicts import Judgement
 if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
 
-__all__ = ["embed_image", "report_text"]
-
 _INTERVAL = (
     "Numbers are means over seeds ± half the width of the 95% confidence interval (Student's t distribution). "
     "Accuracies and sparsities are percentages."

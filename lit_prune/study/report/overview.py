@@ -6,8 +6,6 @@ from typing import Any
 from lit_prune.study.plan.plan import Plan
 from lit_prune.study.results.results import Results, Run, format_seeds
 
-__all__ = ["overview", "runs_left"]
-
 # defaults of CIFAR10DataModule, whose module imports torch
 _VAL_SIZE, _BATCH_SIZE, _CIFAR10_TRAIN = 5000, 128, 50_000
 _VERSIONS = {"lit_prune": "lit-prune", "lightning": "Lightning", "torch": "torch", "python": "Python"}

@@ -10,8 +10,6 @@ from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import has_removal
 from lit_prune.study.statistics import estimate
 
-__all__ = ["group_tables", "markdown_table", "plateau_table", "results_csv", "unfrozen"]
-
 # the tables of a group of experiments: title of the first column -> measures
 _TABLES = {
     "accuracy, %": (

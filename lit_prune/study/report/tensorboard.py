@@ -32,8 +32,6 @@ from lit_prune.training.run_folder import EVENTS
 if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
 
-__all__ = ["write_board"]
-
 _ROLES = ("train_loss", "val_loss", "train_acc", "val_acc", "sparsity")
 _CHARTS = {"accuracy": "(train|val)_acc", "loss": "(train|val)_loss", "sparsity": "sparsity"}
 

@@ -4,8 +4,6 @@ import math
 
 from lit_prune.study.results.results import Results, Run
 
-__all__ = ["Curve", "mean_curve", "run_curve"]
-
 # epoch, counted from 0 and ascending, -> finite value
 Curve = dict[int, float]
 

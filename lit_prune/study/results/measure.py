@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from lit_prune.study.results.run_files import Logged, Scores
 
-__all__ = ["measure"]
-
 
 def measure(logged: Logged, scores: Scores, metrics: Mapping[str, str], train: bool) -> dict[str, float]:
     """Compute every measure for which a run has the values.

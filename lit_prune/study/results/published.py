@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 from lit_prune.study.plan.plan import Plan
 
-__all__ = ["PUBLISHED", "SOURCE", "PublishedCurve", "published_for"]
-
 SOURCE = (
     "Renda, Frankle and Carbin, Comparing Rewinding and Fine-tuning in Neural Network Pruning, ICLR 2020: CIFAR-10, "
     "unstructured magnitude pruning, means over 3 runs, plot data of the paper's repository"

@@ -20,8 +20,6 @@ from lit_prune.study.results.run_files import (
 )
 from lit_prune.training.run_folder import ERROR, METRICS, RESULT
 
-__all__ = ["Results", "Run", "format_seeds", "read_results"]
-
 
 @dataclass(frozen=True)
 class Run:

@@ -10,8 +10,6 @@ from typing import Any
 
 from lit_prune.errors import shorten
 
-__all__ = ["Logged", "Scores", "UnreadableError", "is_nonfinite", "read_error", "read_logged", "read_scores"]
-
 # name of a curve in the report -> column of metrics.csv; the plan names the columns of losses and accuracies
 _CURVES = {
     "sparsity": "sparsity/global",

@@ -9,8 +9,6 @@ from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.results.results import Results
 from lit_prune.study.statistics import Estimate, estimate
 
-__all__ = ["Point", "Series", "accuracy_measure", "compared", "has_removal", "prunes", "tradeoff"]
-
 _MEASURES = ("final_test_acc", "final_val_acc")
 # unpruned weights can be zero by chance, but far fewer than this fraction of them
 _DENSE = 1e-3

@@ -8,8 +8,6 @@ from lit_prune.study.plan.claims import Claim, Contrast
 from lit_prune.study.results.results import Results, format_seeds
 from lit_prune.study.statistics import Estimate, estimate
 
-__all__ = ["FAILS", "HOLDS", "INCONCLUSIVE", "Finding", "Judgement", "judge"]
-
 HOLDS = "holds"
 FAILS = "does not hold"
 INCONCLUSIVE = "inconclusive"

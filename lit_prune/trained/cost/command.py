@@ -17,8 +17,6 @@ from lit_prune.trained.cost.variants import has_onnx
 from lit_prune.trained.network import load_network
 from lit_prune.trained.scoring import score_split, wants_scores
 
-__all__ = ["main"]
-
 _MAX_THREADS = 1024
 
 

@@ -8,8 +8,6 @@ from dataclasses import dataclass
 
 from lit_prune.errors import check_integer, expected
 
-__all__ = ["Latency", "measure"]
-
 _MAX_CALLS = 10_000
 
 

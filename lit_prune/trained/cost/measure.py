@@ -16,8 +16,6 @@ from lit_prune.functional.flops import input_shape
 from lit_prune.trained.cost.latency import Latency, measure
 from lit_prune.trained.cost.variants import Kind, Variant, make_variants
 
-__all__ = ["Comparison", "Cost", "check_measuring", "compare"]
-
 
 @dataclass(frozen=True)
 class Cost:

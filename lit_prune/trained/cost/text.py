@@ -10,8 +10,6 @@ from lit_prune.trained.cost.measure import Comparison, Cost
 from lit_prune.trained.cost.variants import MEANINGS, Kind
 from lit_prune.trained.scoring import Score
 
-__all__ = ["conclusions", "count", "format_json", "format_ratios", "format_table"]
-
 
 def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
     """Make the tables for a terminal, with the meanings of the variants, and conclusions. Scores are by network."""

@@ -18,8 +18,6 @@ from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.export.onnx import run_onnx, write_onnx
 
-__all__ = ["MEANINGS", "Kind", "Variant", "has_onnx", "make_variants"]
-
 Kind = Literal["dense", "zeros", "masked", "lit-prune", "cropped", "onnx", "cropped onnx"]
 
 MEANINGS: dict[Kind, str] = {

@@ -10,8 +10,6 @@ from torch import Tensor
 from lit_prune.errors import UnfinishedError, one_line
 from lit_prune.trained.scoring import Run, Score
 
-__all__ = ["TOLERANCE", "Check", "check", "in_batches", "random_batches"]
-
 # Rounding of float32 sums makes logits differ by about 1e-6 of the largest. A wrong weight, a layer in the wrong mode
 # or another normalisation makes them differ by far more than this.
 TOLERANCE = 1e-4

@@ -21,8 +21,6 @@ from lit_prune.trained.extras import import_extra
 from lit_prune.trained.network import load_network
 from lit_prune.trained.scoring import Run, image_batches, make_data, wants_scores
 
-__all__ = ["main"]
-
 _DATA_SIZE = 32  # pixels a side of the images that can be scored
 _MAX_SIZE = 4096
 # options that do not suit every format, and the formats that they suit

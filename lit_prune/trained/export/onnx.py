@@ -12,8 +12,6 @@ from lit_prune.trained.export.tracing import dynamic_shapes, example_images, one
 from lit_prune.trained.extras import import_extra, silence_libraries
 from lit_prune.trained.scoring import Run
 
-__all__ = ["INPUT", "OUTPUT", "check_opset", "run_onnx", "write_onnx"]
-
 INPUT, OUTPUT = "images", "logits"
 # the oldest version that torch's exporter writes without converting, in every release that is supported
 _OLDEST_OPSET = 18

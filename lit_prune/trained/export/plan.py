@@ -18,8 +18,6 @@ from lit_prune.trained.layers import layer_weights
 from lit_prune.trained.network import Network
 from lit_prune.trained.scoring import make_data, wants_data, wants_scores
 
-__all__ = ["GRAPHS", "Export", "prepare"]
-
 # formats that store what the network computes, not only its weights
 GRAPHS = ("onnx", "torchexport")
 

@@ -6,8 +6,6 @@ from lit_prune.trained.export.check import TOLERANCE, Check
 from lit_prune.trained.export.plan import GRAPHS, Export
 from lit_prune.trained.scoring import Score
 
-__all__ = ["format_report"]
-
 _WIDTH = 10
 _SAME = "a zero takes as many bytes as any other number"
 

@@ -11,8 +11,6 @@ from lit_prune.trained.export.tracing import dynamic_shapes, example_images, one
 from lit_prune.trained.extras import silence_libraries
 from lit_prune.trained.scoring import Run
 
-__all__ = ["run_torchexport", "write_torchexport"]
-
 
 def write_torchexport(
     module: nn.Module,

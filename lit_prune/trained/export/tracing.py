@@ -9,8 +9,6 @@ from torch import Tensor, nn
 
 from lit_prune.errors import InputError, UnfinishedError, expected, one_line
 
-__all__ = ["dynamic_shapes", "example_images", "one_sentence_failures"]
-
 
 def example_images(module: nn.Module, batch: int | None, channels: int, input_size: int) -> Tensor:
     """Make images to trace a network with.

@@ -11,8 +11,6 @@ from lit_prune.errors import UnfinishedError
 from lit_prune.files.checkpoint import read_state_dict, save
 from lit_prune.files.compressed import read_compressed, write_compressed
 
-__all__ = ["same_bits", "write_weights"]
-
 
 def write_weights(
     state: Mapping[str, Tensor], path: Path, kind: str, compress: bool, metadata: Mapping[str, str]

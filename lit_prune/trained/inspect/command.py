@@ -9,8 +9,6 @@ from lit_prune.trained.inspect.text import format_csv, format_json, format_table
 from lit_prune.trained.layers import inspect
 from lit_prune.trained.network import load_network
 
-__all__ = ["main"]
-
 _FORMATS = {"table": format_table, "json": format_json, "csv": format_csv}
 
 

@@ -19,8 +19,6 @@ from lit_prune.functional.threshold import kth_smallest
 from lit_prune.trained.layers import Inspection, layer_weights, printable_name
 from lit_prune.trained.network import Network
 
-__all__ = ["check_plot", "plot", "thresholds"]
-
 _WIDTH = 9.0
 _TALLEST = 40.0  # inches; with more layers than fit, not all names are shown
 _NAMES = 200

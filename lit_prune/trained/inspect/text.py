@@ -6,8 +6,6 @@ from typing import Any
 from lit_prune.cli.tables import csv_text, table
 from lit_prune.trained.layers import Inspection, Layer, printable_name
 
-__all__ = ["format_csv", "format_json", "format_table"]
-
 _UNKNOWN = "?"
 
 

@@ -20,8 +20,6 @@ from lit_prune.trained.sensitivity.measurements import Measurements, fingerprint
 from lit_prune.trained.sensitivity.result import Sensitivity
 from lit_prune.trained.sensitivity.text import format_csv, format_json, format_table
 
-__all__ = ["main"]
-
 _AMOUNTS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
 _FORMATS = {"table": format_table, "json": format_json, "csv": format_csv}
 

@@ -12,8 +12,6 @@ from lit_prune.trained.layers import printable_name
 from lit_prune.trained.sensitivity.result import Sensitivity
 from lit_prune.trained.sensitivity.text import format_points
 
-__all__ = ["draw_map"]
-
 
 def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
     """Draw a row for each layer, the first at the top, and a column for each amount.

@@ -13,8 +13,6 @@ from lit_prune.functional.selection import WeightRef
 from lit_prune.trained.scoring import Score
 from lit_prune.trained.sensitivity.measurements import Measurements
 
-__all__ = ["measure", "prune_temporarily"]
-
 
 @contextmanager
 def prune_temporarily(ref: WeightRef, amount: float) -> Iterator[bool]:

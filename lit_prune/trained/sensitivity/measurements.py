@@ -13,8 +13,6 @@ from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.atomic import append, write_text
 from lit_prune.trained.scoring import Score
 
-__all__ = ["Measurements", "fingerprint"]
-
 _FORMAT = 1
 _MAX_BYTES = 64 * 2**20  # a line has about 80
 _HINT = "give another `--output`, or remove that file"

@@ -9,8 +9,6 @@ from scipy.optimize import isotonic_regression
 from lit_prune.errors import expected
 from lit_prune.trained.scoring import Score
 
-__all__ = ["Limit", "Sensitivity"]
-
 # largest fraction of all weights that a suggestion may exclude to spare the most sensitive layers
 _MAX_EXCLUDED = 0.05
 

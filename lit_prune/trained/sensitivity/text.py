@@ -5,8 +5,6 @@ import json
 from lit_prune.cli.tables import csv_text, table
 from lit_prune.trained.sensitivity.result import Sensitivity
 
-__all__ = ["format_csv", "format_json", "format_points", "format_table"]
-
 
 def format_table(result: Sensitivity, tolerance: float) -> str:
     """Make the table for a terminal, with changes in percentage points and the suggested limits below."""

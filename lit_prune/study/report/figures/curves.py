@@ -13,8 +13,6 @@ from lit_prune.study.report.figures.drawing import MEAN, ONE_SEED, WIDTH, Drawin
 from lit_prune.study.results.curves import mean_curve, run_curve
 from lit_prune.study.results.results import Results, Run
 
-__all__ = ["curve_figures"]
-
 _HALVES = {"train": ("training", ORANGE, LINES[1]), "val": ("validation", BLUE, LINES[0])}
 _KINDS = {"loss": "loss (nats per image)", "acc": "accuracy (%)"}
 _MOST = 20  # experiments in one figure

@@ -9,8 +9,6 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_prune.study.results.curves import Curve
 
-__all__ = ["MEAN", "ONE_SEED", "SPARSITY", "WIDTH", "Drawing", "count_epochs", "scale"]
-
 WIDTH = 9.0  # inches
 SPARSITY = "sparsity (% of weights that are zero)"
 # lines of a mean over seeds, and of one seed

@@ -11,8 +11,6 @@ from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import accuracy_measure
 from lit_prune.study.statistics import estimate
 
-__all__ = ["score_figures"]
-
 
 def score_figures(results: Results) -> Iterator[Drawing]:
     """Draw a figure for each group with experiments that do not train.

@@ -15,8 +15,6 @@ from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import Point, has_removal, prunes, tradeoff
 from lit_prune.study.statistics import estimate
 
-__all__ = ["layers_figure", "plateau_figure", "sparsity_figure", "spread"]
-
 
 def sparsity_figure(results: Results) -> Drawing | None:
     """Draw sparsity over epochs for all experiments that prune and train: a panel per group, names at the lines."""

@@ -12,8 +12,6 @@ from lit_prune.study.results.published import SOURCE, PublishedCurve, published_
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import Series, accuracy_measure, tradeoff
 
-__all__ = ["tradeoff_figure"]
-
 # percentage points; if a difference is far below, a second panel shows this range in detail
 _DETAIL = (-6.0, 3.0)
 _PUBLISHED_LINES = ((0, (1, 1)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (10, 2)))
