@@ -58,11 +58,7 @@ class SparsityMonitor(Callback):
     """
 
     def __init__(
-        self,
-        every_n_epochs: int = 1,
-        per_layer: bool = True,
-        histograms: bool = False,
-        gradient_coverage: bool = True,
+        self, every_n_epochs: int = 1, per_layer: bool = True, histograms: bool = False, gradient_coverage: bool = True
     ) -> None:
         check_integer("every_n_epochs", every_n_epochs, 1, hint="1 logs every epoch")
         self.every_n_epochs = every_n_epochs

@@ -145,15 +145,7 @@ class GlobalRandomPruning(Pruning):
     ) -> None:
         check_integer("seed", seed, 0, 2**32 - 1, hint="the same seed prunes the same weights")
         super().__init__(
-            amount,
-            start_epoch,
-            end_epoch,
-            schedule,
-            layers,
-            exclude,
-            max_layer_sparsity,
-            every_n_epochs,
-            rewind_to,
+            amount, start_epoch, end_epoch, schedule, layers, exclude, max_layer_sparsity, every_n_epochs, rewind_to
         )
         self.seed = seed
 

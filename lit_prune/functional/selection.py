@@ -121,11 +121,7 @@ def as_patterns(argument: str, value: Sequence[str] | str) -> list[str]:
     """Return one pattern or several as a list, or raise an `InputError` that names the argument."""
     patterns = [value] if isinstance(value, str) else list(value) if isinstance(value, Sequence) else [value]
     if not all(isinstance(pattern, str) for pattern in patterns):
-        raise expected(
-            f"`{argument}` to be a glob or a list of globs",
-            value,
-            'give module names like "*.layer4.*"',
-        )
+        raise expected(f"`{argument}` to be a glob or a list of globs", value, 'give module names like "*.layer4.*"')
     return patterns
 
 

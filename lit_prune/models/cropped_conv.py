@@ -164,11 +164,7 @@ class CroppedConv2d(nn.Conv2d):
         # compilers can trace the function, but not its cache
         find = find_span if torch.compiler.is_compiling() else _cached_span
         return find(
-            size,
-            self.kernel_size[dimension],
-            self.stride[dimension],
-            self.padding[dimension],
-            self.dilation[dimension],
+            size, self.kernel_size[dimension], self.stride[dimension], self.padding[dimension], self.dilation[dimension]
         )
 
 
