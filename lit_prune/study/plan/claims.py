@@ -8,8 +8,6 @@ from lit_prune.errors import expected
 from lit_prune.study.measures import MEASURES
 from lit_prune.study.plan.values import check_bool, check_keys
 
-__all__ = ["Claim", "Contrast", "read_claims"]
-
 
 @dataclass(frozen=True)
 class Contrast:

@@ -12,8 +12,6 @@ from lit_prune.study.plan.plan import Plan, keep, select
 from lit_prune.study.plan.validation import read_plan
 from lit_prune.study.plan.values import get_list, get_mapping
 
-__all__ = ["load_plan", "read_mapping", "shipped_plans"]
-
 _FOLDER = Path(__file__).parents[2] / "configs" / "study"
 
 

@@ -8,8 +8,6 @@ from typing import Any
 from lit_prune.errors import expected
 from lit_prune.study.plan.claims import Claim
 
-__all__ = ["ROLES", "Experiment", "Plan", "check_seeds", "keep", "select"]
-
 # role of a metric in the report -> the name under which this project's model logs it
 ROLES = {
     "train_loss": "train/loss",

@@ -8,8 +8,6 @@ from lit_prune.files.nested import merge
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.training.run_folder import CHECKPOINTS, LAST
 
-__all__ = ["count_epochs", "has_default_model", "parent_checkpoint", "run_folder", "run_settings"]
-
 # settings that a study decides -> hint for those who set them
 _DECIDED = {
     "seed_everything": "set `seeds` in the plan, or give `--seeds`",

@@ -13,8 +13,6 @@ from lit_prune.study.plan.loading import read_mapping
 from lit_prune.study.plan.plan import Plan
 from lit_prune.study.plan.validation import read_plan
 
-__all__ = ["PLAN", "check_folder", "check_links", "store_plan", "stored_plan"]
-
 PLAN = "plan.yaml"
 
 

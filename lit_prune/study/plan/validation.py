@@ -9,8 +9,6 @@ from lit_prune.study.plan.claims import read_claims
 from lit_prune.study.plan.plan import ROLES, Experiment, Plan, check_seeds
 from lit_prune.study.plan.values import check_bool, check_keys, get_list, get_mapping
 
-__all__ = ["read_plan"]
-
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
 # other files and folders in a study's folder
 _TAKEN = ("report", "figures", "plan.yaml", "report.md", "results.csv")

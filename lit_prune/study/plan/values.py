@@ -6,8 +6,6 @@ from typing import Any
 
 from lit_prune.errors import expected
 
-__all__ = ["check_bool", "check_keys", "get_list", "get_mapping"]
-
 
 def check_keys(content: Mapping[str, Any], cls: type, where: str) -> None:
     """Raise an `InputError` for a key that is not a field of a dataclass."""

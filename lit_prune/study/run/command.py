@@ -25,8 +25,6 @@ from lit_prune.study.run.pool import Job, Pool, Processes, RayTasks
 from lit_prune.study.run.scheduler import is_complete, list_jobs, run_jobs
 from lit_prune.training.run_folder import LOCK, LOGS
 
-__all__ = ["main"]
-
 
 def main(argv: Sequence[str]) -> int:
     """Run `lit-prune study`.

@@ -14,8 +14,6 @@ from lit_prune.errors import InputError, check_integer, closest_hint, expected, 
 from lit_prune.files.yaml import load_yaml_text
 from lit_prune.study.plan.loading import shipped_plans
 
-__all__ = ["parse"]
-
 _GROUPS = ("--data.", "--model.", "--trainer.")
 # collects the settings; no user can type it, because `lit-prune` rejects NUL
 _SETTING = "--\0"

@@ -12,8 +12,6 @@ from lit_prune.errors import InputError, expected
 from lit_prune.study.plan.run_settings import run_folder
 from lit_prune.training.run_folder import ERROR, LOG
 
-__all__ = ["Job", "Pool", "Processes", "RayTasks"]
-
 
 class Job(NamedTuple):
     """One run to do.

@@ -21,8 +21,6 @@ from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, run_settings
 from lit_prune.training.cli import TrainingCLI
 
-__all__ = ["check_settings", "choose_weights", "default_jobs", "estimate_epoch_seconds"]
-
 _IMAGENET = "IMAGENET1K_V1"
 
 

@@ -10,8 +10,6 @@ from lit_prune.study.plan.run_settings import count_epochs
 from lit_prune.study.run.pool import Job, Pool
 from lit_prune.training.run_folder import ERROR, LOG, METRICS, RESULT
 
-__all__ = ["Outcome", "is_complete", "list_jobs", "run_jobs"]
-
 _POLL = 0.2  # seconds
 
 

@@ -36,8 +36,6 @@ from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.resuming import find_newest_checkpoint
 from lit_prune.training.run_folder import ERROR, RESULT
 
-__all__ = ["run"]
-
 # settings of a run's Trainer that its test takes over
 _SCORING = (
     *("accelerator", "devices", "strategy", "num_nodes", "precision", "deterministic", "benchmark"),
