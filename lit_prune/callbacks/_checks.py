@@ -7,18 +7,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lit_prune.errors import check_choice, check_integer, expected
 from lit_prune.functional.schedule import SCHEDULES, first_pruned_epoch
 
-__all__ = [
-    "builds_late",
-    "callbacks_of",
-    "check_epoch",
-    "check_names",
-    "check_times",
-    "continues",
-    "overrides",
-    "refuse_averaging",
-    "refuse_sharded_parameters",
-]
-
 _SHARDING = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
 
 

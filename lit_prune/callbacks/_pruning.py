@@ -26,8 +26,6 @@ from lit_prune.functional.rewinding import rewind
 from lit_prune.functional.schedule import sparsity_at
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
 
-__all__ = ["Pruning", "pruners_of"]
-
 
 class Pruning(Callback, ABC):
     """Base class for your own pruning criterion: define `score` and inherit everything else.

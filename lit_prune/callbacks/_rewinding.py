@@ -7,8 +7,6 @@ from torch import Tensor, nn
 from lit_prune.errors import expected
 from lit_prune.functional.rewinding import stored_values
 
-__all__ = ["Rewinding"]
-
 
 class Rewinding:
     """Values of a model at the start of an epoch, kept until the last pruning.

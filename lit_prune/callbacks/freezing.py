@@ -13,8 +13,6 @@ from lit_prune.callbacks._checks import callbacks_of, check_epoch, check_names, 
 from lit_prune.errors import expected
 from lit_prune.functional.freezing import Frozen, check_selection, modules_to_freeze
 
-__all__ = ["FROZEN_KEY", "LayerFreezing"]
-
 # key of a checkpoint that lists the frozen modules
 FROZEN_KEY = "lit_prune_frozen"
 

@@ -20,8 +20,6 @@ from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.selection import WeightRef, weight_layers
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 
-__all__ = ["SparsityMonitor"]
-
 
 class SparsityMonitor(Callback):
     """Log how sparse a model is and which weights receive gradients, to any logger.

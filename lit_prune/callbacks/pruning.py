@@ -8,8 +8,6 @@ from lit_prune.callbacks._pruning import Pruning
 from lit_prune.errors import check_integer
 from lit_prune.functional.pruning import RandomScore, magnitude
 
-__all__ = ["GlobalL1Pruning", "GlobalRandomPruning", "LocalL1Pruning"]
-
 
 class GlobalL1Pruning(Pruning):
     """Prune the weights of smallest magnitude over all chosen layers, once or gradually.

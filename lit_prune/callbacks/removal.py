@@ -10,8 +10,6 @@ from lit_prune.errors import expected
 from lit_prune.functional.masking import remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 
-__all__ = ["PruningRemoval"]
-
 
 class PruningRemoval(Callback):
     """Remove all masks at an epoch, so that the pruned weights train again, from zero.

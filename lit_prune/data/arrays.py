@@ -27,8 +27,6 @@ from numpy.typing import NDArray
 
 from lit_prune.errors import InputError, UnfinishedError, expected
 
-__all__ = ["CLASS_NAMES", "SIZES", "Split", "open_split", "prepare"]
-
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZES = {"train": 50_000, "test": 10_000}
 SHA256 = {

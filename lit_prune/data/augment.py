@@ -10,8 +10,6 @@ from torch import Tensor
 
 from lit_prune.data.randomness import Purpose, random_bits
 
-__all__ = ["MEAN", "STD", "Augmentation", "augment", "crop", "flip", "normalise"]
-
 # over all pixels of the training images; the often used 0.2023, 0.1994, 0.2010 averages deviations within images
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)

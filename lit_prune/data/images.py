@@ -10,8 +10,6 @@ from PIL import Image, ImageOps
 
 from lit_prune.errors import InputError, expected
 
-__all__ = ["NamedImages", "read_images"]
-
 SIDE = 32
 MAGIC = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff")
 PICTURE_SUFFIXES = frozenset(

@@ -16,8 +16,6 @@ from torch.utils.data import DataLoader, Dataset
 from lit_prune.data.randomness import Purpose, permutation
 from lit_prune.errors import expected
 
-__all__ = ["Batch", "Images", "Loader", "Request", "TrainLoader"]
-
 
 class Request(NamedTuple):
     """Indices of the images of a batch, `(B,) int64`, and the key of its augmentation, if any."""

@@ -16,8 +16,6 @@ from lit_prune.data.loader import Batch, Images, Loader, TrainLoader
 from lit_prune.data.randomness import balanced_order
 from lit_prune.errors import check_choice, check_integer, expected, shorten
 
-__all__ = ["CIFAR10DataModule"]
-
 Source = Literal["cifar10", "synthetic"]
 
 _MAX_SEED = 2**32 - 1

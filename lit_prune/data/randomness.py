@@ -9,8 +9,6 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Purpose", "balanced_order", "generator", "permutation", "random_bits"]
-
 
 class Purpose(IntEnum):
     """Purpose of a draw; equal keys of different purposes give independent draws."""

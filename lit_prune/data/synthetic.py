@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from lit_prune.data.arrays import Split, SplitName
 from lit_prune.data.randomness import Purpose, generator, permutation
 
-__all__ = ["CLASS_NAMES", "SIZES", "draw_split"]
-
 SIZES = {"train": 10_000, "test": 2_000}
 SIDE = 32
 NOISE = 24  # each pixel's channels are off by up to this much

@@ -10,8 +10,6 @@ from lit_prune.errors import expected
 from lit_prune.functional.optimizer_state import remembered_gradients
 from lit_prune.functional.selection import WeightRef
 
-__all__ = ["GradientCoverage"]
-
 
 class GradientCoverage:
     """Track which weights have received a non-zero gradient, with one byte for each weight.

@@ -11,8 +11,6 @@ from lit_prune.errors import expected, one_line
 from lit_prune.functional.live_taps import find_live_taps
 from lit_prune.functional.plain import plain_copy
 
-__all__ = ["crop_kernels"]
-
 
 def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: int = 3) -> nn.Module:
     """Copy a model with smaller kernels that give the same outputs at one input size.

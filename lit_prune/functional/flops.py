@@ -15,8 +15,6 @@ from lit_prune.functional.masking import stored_weight
 from lit_prune.functional.plain import plain_copy
 from lit_prune.functional.selection import CONVOLUTIONS, WEIGHT_LAYERS
 
-__all__ = ["LayerFlops", "count_flops", "input_shape"]
-
 
 @dataclass(frozen=True)
 class LayerFlops:

@@ -14,8 +14,6 @@ from torch.utils.hooks import RemovableHandle
 from lit_prune.errors import check_choice, expected
 from lit_prune.functional.selection import WeightRef, as_patterns, modules_matching, weight_layers
 
-__all__ = ["Frozen", "check_selection", "first_layers", "freeze", "modules_to_freeze"]
-
 _NORMS = (
     nn.BatchNorm1d,
     nn.BatchNorm2d,

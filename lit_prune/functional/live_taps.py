@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-__all__ = ["count_outputs", "find_live_taps"]
-
 
 def find_live_taps(sizes: Sequence[int], kernel: int, stride: int, padding: int, dilation: int) -> slice:
     """Find the fewest kernel positions with which a convolution gives the same outputs, along one dimension.

@@ -24,8 +24,6 @@ from torch.nn.utils import prune
 from lit_prune.errors import expected
 from lit_prune.functional.selection import WeightRef
 
-__all__ = ["apply_masks", "current_mask", "masked_parameters", "remove_masks"]
-
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Mask weights in place; masked weights become exactly zero.

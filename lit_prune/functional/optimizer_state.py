@@ -6,8 +6,6 @@ from torch.optim import Optimizer
 
 from lit_prune.functional.masking import masked_parameters
 
-__all__ = ["clear_pruned_state", "clear_state", "keeps_zeros", "remembered_gradients"]
-
 # The state of each that is an average or sum of past gradients: it is non-zero after a non-zero gradient, until that
 # fades out. Under all of these, and Rprop, a weight, a gradient and a state of zero stay zero, decay included.
 _MEMORIES = {

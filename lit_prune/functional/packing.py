@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["pack_masks", "unpack_masks"]
-
 
 def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Pack bool tensors into a form that `torch.load(weights_only=True)` reads.

@@ -7,8 +7,6 @@ from torch import Tensor, nn
 
 from lit_prune.functional.masking import remove_masks
 
-__all__ = ["plain_copy"]
-
 
 def plain_copy(model: nn.Module) -> nn.Module:
     """Copy a model as plain torch modules that compute the same, in evaluation mode.

@@ -14,20 +14,6 @@ from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.threshold import mark_lowest, mark_lowest_of_each
 
-__all__ = [
-    "RandomScore",
-    "Score",
-    "check_amount",
-    "check_max_layer_sparsity",
-    "check_room",
-    "global_l1_masks",
-    "global_masks",
-    "global_random_masks",
-    "local_l1_masks",
-    "local_masks",
-    "magnitude",
-]
-
 Score = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 """Function from weights to scores: for each weight a tensor of its shape; the lowest scores are pruned first.
 

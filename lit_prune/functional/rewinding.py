@@ -8,8 +8,6 @@ from torch import Tensor, nn
 from lit_prune.errors import expected
 from lit_prune.functional.masking import masked_parameters, zero_pruned
 
-__all__ = ["rewind", "stored_values"]
-
 
 def stored_values(model: nn.Module) -> dict[str, Tensor]:
     """Copy all parameters and persistent buffers of a model to the CPU.

@@ -2,8 +2,6 @@
 
 import math
 
-__all__ = ["SCHEDULES", "first_pruned_epoch", "sparsity_at"]
-
 SCHEDULES = ("cubic", "geometric", "linear")
 
 

@@ -10,8 +10,6 @@ from torch.nn.parameter import is_lazy
 
 from lit_prune.errors import InputError, expected
 
-__all__ = ["CONVOLUTIONS", "WEIGHT_LAYERS", "WeightRef", "as_patterns", "modules_matching", "weight_layers"]
-
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
 

@@ -9,8 +9,6 @@ from lit_prune.errors import expected
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
 
-__all__ = ["LayerSparsity", "SparsityReport", "sparsity_report"]
-
 
 @dataclass(frozen=True)
 class LayerSparsity:

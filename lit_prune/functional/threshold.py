@@ -11,8 +11,6 @@ from torch import Tensor
 
 from lit_prune.errors import expected
 
-__all__ = ["kth_smallest", "mark_lowest", "mark_lowest_of_each"]
-
 _STRIDE = 97
 
 

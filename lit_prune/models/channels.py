@@ -11,8 +11,6 @@ from torch import Tensor, nn
 
 from lit_prune.errors import expected
 
-__all__ = ["FULL_CHANNELS", "channels_of", "check_channels", "set_channels"]
-
 _STAGES = {1: 64, 2: 128, 3: 256, 4: 512}
 
 # number of outputs by the name of the layer

@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from lit_prune.functional.live_taps import count_outputs, find_live_taps
 
-__all__ = ["CroppedConv2d", "Span", "crop_convolutions", "find_span"]
-
 Window = tuple[slice, slice]
 
 

@@ -20,8 +20,6 @@ from lit_prune.files.checkpoint import check_fit, read_state_dict
 from lit_prune.models.channels import channels_of, check_channels, set_channels
 from lit_prune.models.cropped_conv import crop_convolutions
 
-__all__ = ["LitResNet18"]
-
 Output = Literal["logits", "softmax", "scaled_softmax"]
 BatchNorm = Literal["train", "frozen"]
 Stem = Literal["imagenet", "cifar"]
