@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["append", "replacing", "sync", "write_text"]
-
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:

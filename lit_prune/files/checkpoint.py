@@ -15,18 +15,6 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.trust import check_callback_states, check_shape, malformed
 
-__all__ = [
-    "FORMAT",
-    "KEY",
-    "Settings",
-    "check_fit",
-    "read_checkpoint",
-    "read_state_dict",
-    "read_weights",
-    "save",
-    "stored_settings",
-]
-
 # the entry of a checkpoint in which the command line stores what it knows about the run
 KEY = "lit_prune"
 # the format of that entry; it increases when older versions could no longer read it

@@ -31,8 +31,6 @@ from torch import Tensor
 
 from lit_prune.errors import InputError, expected
 
-__all__ = ["compressed_size", "load_compressed", "read_compressed", "write_compressed"]
-
 _FORMAT = "1"
 _WANTED = f"a file that `lit-prune export --compress` wrote, in format {_FORMAT}"
 _FORMAT_KEY, _TENSORS_KEY, _CRC_KEY = "lit_prune.format", "lit_prune.tensors", "lit_prune.crc32"

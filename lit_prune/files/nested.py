@@ -3,8 +3,6 @@
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["flatten", "merge"]
-
 _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
 
 

@@ -15,8 +15,6 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_prune.errors import InputError, expected, shorten
 
-__all__ = ["check_callback_states", "check_shape", "check_stored_settings", "malformed"]
-
 # what "run" may hold, and of which types; anything else would become an option
 _RUN = {"seed_everything": int | None, "name": str | None}
 # the arguments of our model that are built from classes; the types of the others take no class
