@@ -7,17 +7,6 @@ from collections.abc import Collection, Iterable
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = [
-    "InputError",
-    "UnfinishedError",
-    "check_choice",
-    "check_integer",
-    "closest_hint",
-    "expected",
-    "one_line",
-    "shorten",
-]
-
 
 class InputError(ValueError):
     """An input that cannot be used: a value, a file, or a missing package.

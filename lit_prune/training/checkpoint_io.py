@@ -10,8 +10,6 @@ from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import read_checkpoint, save
 from lit_prune.training.run_folder import LAST, PREVIOUS
 
-__all__ = ["AtomicCheckpointIO"]
-
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a checkpoint to a temporary file, then renames it, so that a killed run leaves the previous one."""

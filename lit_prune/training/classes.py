@@ -12,8 +12,6 @@ from lit_prune.cli.configs import find_config
 from lit_prune.errors import InputError
 from lit_prune.files.yaml import load_yaml
 
-__all__ = ["find_custom_classes"]
-
 
 def find_custom_classes(argv: Sequence[str]) -> tuple[bool, bool]:
     """Look for a class of model and data in options and configurations.

@@ -30,8 +30,6 @@ from lit_prune.training.precedence import apply_stored_settings, collect_setting
 from lit_prune.training.resuming import Checkpoint, insert_run_config
 from lit_prune.training.run import Run, check_options, prune_and_score
 
-__all__ = ["TrainingCLI", "main"]
-
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
     # the summary logs hyper-parameters once, with the metrics they led to

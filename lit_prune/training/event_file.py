@@ -15,8 +15,6 @@ from torch.utils.tensorboard.writer import FileWriter
 
 from lit_prune.files.atomic import append
 
-__all__ = ["EventFile", "Summaries"]
-
 _numbers = itertools.count()
 _BUFFER_BYTES = 1 << 18  # a histogram takes about ten KiB
 

@@ -5,8 +5,6 @@ from typing import Any
 from lit_prune.files.checkpoint import Settings
 from lit_prune.files.nested import flatten
 
-__all__ = ["choose_hyperparameters"]
-
 
 def choose_hyperparameters(settings: Settings, trainer: Any) -> dict[str, bool | int | float | str]:
     """Choose the hyper-parameters to compare, under the same names and of the same types in every run.

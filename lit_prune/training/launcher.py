@@ -4,8 +4,6 @@ import os
 import threading
 import time
 
-__all__ = ["exit_with_launcher"]
-
 _LAUNCHER = "LIT_PRUNE_LAUNCHER"
 _POLL = 1.0  # seconds
 

@@ -16,8 +16,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_prune.files.atomic import append, replacing, sync
 from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_rank_zero, log_folder
 
-__all__ = ["make_default_loggers", "make_loggers", "rewind_logs", "sync_logs"]
-
 
 class _EpochAxis:
     """Logs the metrics of an epoch with the epoch as their step, where Lightning would use the number of batches.

@@ -7,8 +7,6 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lit_prune.cli.parser import CommandParser, ConfigOption
 from lit_prune.training.resuming import NEWEST
 
-__all__ = ["add_fit_options", "add_options", "make_parser"]
-
 
 class _Parser(CommandParser, LightningArgumentParser):
     """A `LightningArgumentParser` whose errors are one sentence."""

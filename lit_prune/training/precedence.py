@@ -14,8 +14,6 @@ from lit_prune.errors import expected
 from lit_prune.files.checkpoint import Settings
 from lit_prune.files.nested import flatten
 
-__all__ = ["apply_stored_settings", "collect_settings"]
-
 # where the images are and how they are loaded does not change the results
 _FREE_DATA_SETTINGS = {"data_dir", "eval_batch_size", "num_workers", "predict_path"}
 # files with initial weights; a checkpoint holds weights of its own

@@ -34,16 +34,6 @@ from lit_prune.training.run_folder import (
     log_folder,
 )
 
-__all__ = [
-    "NEWEST",
-    "Checkpoint",
-    "find_newest_checkpoint",
-    "find_run",
-    "insert_run_config",
-    "is_finished",
-    "remove_stale_files",
-]
-
 # the value of `--resume` without a folder: the newest run of this name
 NEWEST = "newest"
 

@@ -23,8 +23,6 @@ from lit_prune.training.precedence import collect_settings
 from lit_prune.training.resuming import Checkpoint, find_newest_checkpoint, find_run, is_finished, remove_stale_files
 from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST, is_rank_zero, lock_run, mark_finished, remove_unused
 
-__all__ = ["Run", "check_options", "prune_and_score"]
-
 _MOST_THREADS = 1024
 _LARGEST_SEED = 2**32 - 1  # of NumPy
 _POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning divides by them

@@ -12,8 +12,6 @@ from filelock import FileLock, Timeout
 from lit_prune.errors import InputError, expected
 from lit_prune.files.atomic import write_text
 
-__all__ = ["claim_version", "find_versions", "is_rank_zero", "lock_run", "log_folder", "mark_finished", "remove_unused"]
-
 # the names of all files and folders of a run
 LOGS = "lightning_logs"
 CHECKPOINTS = "checkpoints"

@@ -9,8 +9,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lit_prune.cli.signals import StopSignals
 from lit_prune.errors import UnfinishedError
 
-__all__ = ["CheckpointOnSignal"]
-
 
 class CheckpointOnSignal(Callback):
     """Stops a training on a signal, at the next step from which it can be resumed exactly, and saves a checkpoint.

@@ -9,8 +9,6 @@ from torch import Tensor
 
 from lit_prune.errors import UnfinishedError
 
-__all__ = ["FiniteLoss"]
-
 # on a GPU each check waits for the device; there it happens every so many steps, and before each checkpoint
 _EVERY = 50
 

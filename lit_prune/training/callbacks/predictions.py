@@ -11,8 +11,6 @@ from lit_prune.errors import expected
 from lit_prune.files.atomic import replacing
 from lit_prune.training.run_folder import PREDICTIONS
 
-__all__ = ["PredictionTable"]
-
 _PRINTED = 20  # images
 
 

@@ -9,8 +9,6 @@ from torch import Tensor
 from torch.distributed import all_gather_object
 from torchmetrics import Metric
 
-__all__ = ["RunningMetrics"]
-
 
 class RunningMetrics(Callback):
     """Stores the metrics of an unfinished epoch in checkpoints, and continues them when the run resumes.

@@ -8,8 +8,6 @@ from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
 from lit_prune.files.atomic import write_text
 
-__all__ = ["SaveRunConfig"]
-
 
 class SaveRunConfig(SaveConfigCallback):
     """Saves `config.yaml` in the run folder; without a logger there is none, and nothing is saved.

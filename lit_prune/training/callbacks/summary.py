@@ -13,8 +13,6 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings
 from lit_prune.training.loggers import sync_logs
 
-__all__ = ["RunSummary"]
-
 # metric -> its name in the HParams tab, after "final/"
 _FINAL = {
     "train/loss": "train_loss",
