@@ -16,7 +16,7 @@ from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.flops import LayerFlops, count_flops
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
-from lit_prune.trained.export.onnx import run_onnx, write_onnx
+from lit_prune.trained.export.graphs import run_onnx, write_onnx
 
 Kind = Literal["dense", "zeros", "masked", "lit-prune", "cropped", "onnx", "cropped onnx"]
 

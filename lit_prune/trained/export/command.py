@@ -12,10 +12,9 @@ from lit_prune.cli.run_command import run_command
 from lit_prune.errors import check_integer, expected
 from lit_prune.files.atomic import replacing
 from lit_prune.trained.export.check import Check, check, in_batches, random_batches
-from lit_prune.trained.export.onnx import check_opset, run_onnx, write_onnx
+from lit_prune.trained.export.graphs import check_opset, run_onnx, run_torchexport, write_onnx, write_torchexport
 from lit_prune.trained.export.plan import GRAPHS, Export, prepare
 from lit_prune.trained.export.text import format_report
-from lit_prune.trained.export.torch_export import run_torchexport, write_torchexport
 from lit_prune.trained.export.weights import write_weights
 from lit_prune.trained.extras import import_extra
 from lit_prune.trained.network import load_network
@@ -82,11 +81,6 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--opset", type=int | None, default=None, help="Version of the operators, for onnx.")
     options = parse_checkpoint_command(parser, argv)
-    _check_options(options)
-    return options
-
-
-def _check_options(options: Namespace) -> None:
     hint = "it is the height and width of the images, in pixels"
     check_integer("--input_size", options.input_size, 1, _MAX_SIZE, hint=hint)
     if isinstance(options.batch, int):
@@ -104,6 +98,7 @@ def _check_options(options: Namespace) -> None:
             import_extra(package, "export")
         if options.opset is not None:
             check_opset(options.opset)
+    return options
 
 
 def _write(export: Export, path: Path) -> tuple[int | None, Run | None]:

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 
 from lit_prune.trained.export.check import TOLERANCE, Check
 from lit_prune.trained.export.plan import GRAPHS, Export
-from lit_prune.trained.scoring import Score
 
 _WIDTH = 10
 _SAME = "a zero takes as many bytes as any other number"
@@ -16,7 +15,9 @@ def format_report(export: Export, opset: int | None, checks: Sequence[Check], si
     lines += zip(["logits", ""], map(_format_difference, checks, ["random", "test"]), strict=False)
     if not checks:
         lines.append(("checked", "every weight was read back from the file bit for bit"))
-    lines += [("accuracy", _format_accuracy(*check.scores)) for check in checks if check.scores]
+    for network, file in filter(None, (check.scores for check in checks)):
+        found = f"{file.accuracy:.2%} of {file.images:,} test images ({file.right:,} right)"
+        lines.append(("accuracy", f"{found}; the checkpoint has {network.accuracy:.2%} ({network.right:,} right)"))
     lines += [("weights", _format_weights(export)), *_format_bytes(export, size), ("metadata", _format_keys(export))]
     return "\n".join(f"{name:{_WIDTH}}  {text}".rstrip() for name, text in lines)
 
@@ -38,13 +39,6 @@ def _format_difference(check: Check, kind: str) -> str:
     return (
         f"differ by at most {check.difference:.2g} on {check.images:,} {kind} images, where {check.bound:.2g} is "
         f"allowed ({TOLERANCE:g} of the largest){changed}"
-    )
-
-
-def _format_accuracy(network: Score, file: Score) -> str:
-    return (
-        f"{file.accuracy:.2%} of {file.images:,} test images ({file.right:,} right); the checkpoint has "
-        f"{network.accuracy:.2%} ({network.right:,} right)"
     )
 
 

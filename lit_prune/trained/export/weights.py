@@ -15,17 +15,9 @@ from lit_prune.files.compressed import read_compressed, write_compressed
 def write_weights(
     state: Mapping[str, Tensor], path: Path, kind: str, compress: bool, metadata: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Write weights, and read them back.
+    """Write weights as "safetensors" or "state_dict", and return them as read back from the file.
 
-    Args:
-        state: Tensors by name.
-        path: File to write.
-        kind: "safetensors" or "state_dict".
-        compress: Whether to store only weights that are not zero.
-        metadata: Strings to store with the weights; a state dict has no place for them.
-
-    Returns:
-        The weights as read from the file.
+    A state dict has no place for metadata.
 
     Raises:
         InputError: If a tensor cannot be stored.

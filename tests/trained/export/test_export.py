@@ -23,7 +23,7 @@ from lit_prune.files.compressed import read_compressed
 from lit_prune.functional.plain import plain_copy
 from lit_prune.trained.export import command as export
 from lit_prune.trained.export.check import Check, check
-from lit_prune.trained.export.onnx import write_onnx
+from lit_prune.trained.export.graphs import write_onnx
 from lit_prune.trained.network import load_network
 from tests.bad_input.conftest import listing
 from tests.trained.conftest import AMOUNT

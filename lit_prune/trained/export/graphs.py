@@ -1,0 +1,182 @@
+"""Write networks as graphs, which run without the network's code: as ONNX files, and as files of `torch.export`."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_prune.errors import InputError, UnfinishedError, check_integer, expected, one_line
+from lit_prune.trained.extras import import_extra, silence_libraries
+from lit_prune.trained.scoring import Run
+
+INPUT, OUTPUT = "images", "logits"
+# the oldest version that torch's exporter writes without converting, in every release that is supported
+_OLDEST_OPSET = 18
+# an ONNX file is a protobuf message, which cannot be larger
+_MAX_BYTES = 1 << 31
+
+
+def check_opset(opset: int) -> None:
+    """Raise an `InputError` if an ONNX opset, the version of its operators, is too old or too new to be written."""
+    newest = int(import_extra("onnx", "export").defs.onnx_opset_version())
+    check_integer("--opset", opset, _OLDEST_OPSET, newest, hint="leave it out for torch's default")
+
+
+def write_onnx(
+    module: nn.Module,
+    path: str | Path,
+    input_size: int,
+    batch: int | None = None,
+    metadata: Mapping[str, str] | None = None,
+    *,
+    opset: int | None = None,
+    channels: int = 3,
+) -> int:
+    """Write a network as one ONNX file, with the input `images` and the output `logits`.
+
+    Args:
+        module: Module that maps images (N, channels, size, size) to one tensor, in evaluation mode. Batch norms are
+            folded into the convolutions before them, which keeps zeros.
+        path: File to write.
+        input_size: Height and width of the images, in pixels.
+        batch: Batch size; None lets the file take any.
+        metadata: Strings to store in the file.
+        opset: Version of the operators; None takes torch's default.
+        channels: Channels of the images.
+
+    Returns:
+        The version of the operators.
+
+    Raises:
+        InputError: If a package is not installed, or the network cannot be written as ONNX.
+        OSError: If the file cannot be written.
+    """
+    for package in ("onnx", "onnxscript"):
+        import_extra(package, "export")
+    if sum(tensor.nbytes for tensor in module.state_dict().values()) >= _MAX_BYTES:
+        raise expected("weights of less than 2 GiB for ONNX", "more", "`--format safetensors` has no such limit")
+    with silence_libraries(), _one_sentence_failures("the ONNX exporter"):
+        images, shapes = _example_images(module, batch, channels, input_size)
+        program = torch.onnx.export(
+            module,
+            (images,),
+            dynamo=True,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=shapes,
+            opset_version=opset,
+            verbose=False,
+        )
+    assert program is not None  # noqa: S101 - only the exporter without dynamo returns None
+    model: Any = program.model
+    written = int(model.opset_imports[""])
+    if opset is not None and written != opset:
+        what = f"`--opset` {written}, because torch cannot convert this network to other versions"
+        raise expected(what, opset, f"give `--opset {written}`")
+    # the exporter stores source lines, with paths of this machine, with every operation
+    for graph in (model.graph, *model.functions.values()):
+        for node in graph.all_nodes():
+            node.metadata_props.clear()
+            node.doc_string = None
+            for value in node.outputs:
+                value.metadata_props.clear()
+    model.metadata_props.update(metadata or {})
+    with silence_libraries():
+        program.save(str(path), external_data=False)
+    return written
+
+
+def run_onnx(path: str | Path) -> Run:
+    """Open an ONNX file in ONNX Runtime, on the CPU with as many threads as torch uses.
+
+    Returns:
+        The function that computes logits from images.
+
+    Raises:
+        InputError: If ONNX Runtime is not installed, or cannot run the file.
+    """
+    runtime = import_extra("onnxruntime", "export")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # errors are raised as well
+    try:
+        session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises errors of its own classes
+        raise InputError(
+            f"ONNX Runtime cannot run the file: {one_line(error)}. Give an earlier `--opset`, or update it with "
+            "`pip install --upgrade onnxruntime`."
+        ) from error
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
+        return torch.from_numpy(logits)
+
+    return run
+
+
+def write_torchexport(
+    module: nn.Module,
+    path: str | Path,
+    input_size: int,
+    batch: int | None,
+    metadata: Mapping[str, str],
+    channels: int,
+) -> None:
+    """Write a network as a file for `torch.export.load`; arguments and errors are those of `write_onnx`."""
+    with silence_libraries(), _one_sentence_failures("torch.export"), torch.no_grad():
+        images, shapes = _example_images(module, batch, channels, input_size)
+        program = torch.export.export(module, (images,), dynamic_shapes=shapes)
+    program.example_inputs = None  # images of zeros, which would only make the file larger
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # source lines, with paths of this machine
+    with silence_libraries(), Path(path).open("wb") as file:
+        torch.export.save(program, file, extra_files=dict(metadata))
+
+
+def run_torchexport(path: str | Path) -> Run:
+    """Open a file of `torch.export`, and return the function that computes logits from images."""
+    with silence_libraries(), Path(path).open("rb") as file:
+        run: Run = torch.export.load(file).module()
+    return run
+
+
+def _example_images(module: nn.Module, batch: int | None, channels: int, input_size: int) -> tuple[Tensor, Any]:
+    """Make images that a network maps to one tensor with a row for each, and the `dynamic_shapes` to trace it with."""
+    # with one image, torch would assume that there is always one
+    images = torch.zeros(batch or 2, channels, input_size, input_size)
+    with torch.no_grad():
+        try:
+            output = module(images)
+        except Exception as error:  # a custom `forward` may raise anything
+            _raise_if_unrelated(error)
+            what = f"a network that takes images of {channels}x{input_size}x{input_size}"
+            raise expected(what, one_line(error), "give the size it was trained at as `--input_size`") from error
+    if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(images):
+        found = f"a shape of {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        what = f"a network that maps {len(images)} images to {len(images)} rows"
+        raise expected(what, found, "wrap it in a module that returns one tensor")
+    return images, None if batch is not None else ({0: torch.export.Dim("batch")},)
+
+
+@contextmanager
+def _one_sentence_failures(exporter: str) -> Iterator[None]:
+    """Turn an exporter's error into an `InputError` of one sentence."""
+    try:
+        yield
+    except Exception as error:  # exporters raise errors of a dozen classes
+        cause = _raise_if_unrelated(error)
+        hint = "its `forward` may depend on the shapes of its input, but not on the values"
+        raise expected(f"a network that {exporter} can trace", one_line(cause), hint) from error
+
+
+def _raise_if_unrelated(error: BaseException) -> BaseException:
+    """Return the first cause of an error; raise an error that is not about the network: a signal, or a full disk."""
+    while True:
+        if isinstance(error, InputError | UnfinishedError | OSError | MemoryError):
+            raise error
+        if error.__cause__ is None:
+            return error
+        error = error.__cause__
