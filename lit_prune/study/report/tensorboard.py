@@ -24,7 +24,6 @@ from tensorboard.plugins.text import metadata as text_plugin
 from tensorboard.summary.writer.record_writer import RecordWriter
 
 from lit_prune.files.atomic import replacing
-from lit_prune.study.results.curves import mean_curve
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import Series, accuracy_measure, prunes, tradeoff
 from lit_prune.training.run_folder import EVENTS
@@ -83,7 +82,7 @@ def _curves(results: Results) -> Iterator[Event]:
         for role in _ROLES if experiment.train else ():
             if role == "sparsity" and not prunes(results, experiment.name):
                 continue
-            for epoch, value in mean_curve(results, experiment.name, role).items():
+            for epoch, value in results.mean_curve(experiment.name, role).items():
                 yield _event(epoch, tag=f"{experiment.name}/{role}", simple_value=value)
 
 

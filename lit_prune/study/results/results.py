@@ -10,10 +10,10 @@ from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.stored import stored_plan
 from lit_prune.study.results.measure import measure
 from lit_prune.study.results.run_files import (
+    Curve,
     Logged,
     Scores,
     UnreadableError,
-    is_nonfinite,
     read_error,
     read_logged,
     read_scores,
@@ -34,9 +34,8 @@ class Run:
         note: Reason for the status, a phrase without a full stop; "" for nothing to say.
         epochs: Epochs with values, ascending, counted from 0.
         curves: By role (train_loss, train_acc, val_loss, val_acc) and by "sparsity", "ever_pruned", "untouched",
-            "untouched_pruned" and "seconds": one value per epoch, NaN where none was logged. Columns that were not
-            logged are absent; those of an unfinished run are shorter.
-        layers: By layer, its sparsity after each epoch, likewise.
+            "untouched_pruned" and "seconds": epoch to value. What was not logged is absent.
+        layers: By layer, epoch to sparsity, likewise.
         measures: By name in `MEASURES`, finite values. Empty unless the run is complete or diverged.
         initial_weights: "random", the name or path of pre-trained weights, or "parent". None if unknown.
         environment: Versions and device of a finished run.
@@ -48,11 +47,15 @@ class Run:
     status: str
     note: str = ""
     epochs: tuple[int, ...] = ()
-    curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
-    layers: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    curves: Mapping[str, Curve] = field(default_factory=dict)
+    layers: Mapping[str, Curve] = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)
     initial_weights: str | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
+
+    def finite_curve(self, name: str) -> Curve:
+        """Return the finite values of a curve by epoch; empty if it has none."""
+        return {epoch: value for epoch, value in self.curves.get(name, {}).items() if math.isfinite(value)}
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,18 @@ class Results:
             return {}
         complete = self.with_status(experiment, "complete")
         return {run.seed: run.measures[measure] for run in complete if measure in run.measures}
+
+    def mean_curve(self, experiment: str, name: str) -> Curve:
+        """Average a curve over the complete runs of an experiment, for the epochs that all seeds have.
+
+        After a seed stopped early, the mean over the others would not be comparable. The result is empty if a seed
+        diverged or no run has the curve.
+        """
+        if self.with_status(experiment, "diverged"):
+            return {}
+        curves = [found for run in self.with_status(experiment, "complete") if (found := run.finite_curve(name))]
+        common = sorted(set.intersection(*map(set, curves))) if curves else []
+        return {epoch: math.fsum(curve[epoch] for curve in curves) / len(curves) for epoch in common}
 
     def diverged(self, experiment: str) -> str:
         """Name the seeds of an experiment that diverged: "diverged (seed 1)", or "" for none."""
@@ -143,7 +158,7 @@ def _without_result(run: Run, plan: Plan, experiment: Experiment) -> Run:
         logged = read_logged(run.folder / METRICS, plan.metrics, experiment.train)
     except UnreadableError:  # the run may have been killed while it wrote a line
         logged = Logged((), {}, {}, ())
-    run = _with_curves(run, logged)
+    run = replace(run, epochs=logged.epochs, curves=logged.curves, layers=logged.layers)
     if (error := run.folder / ERROR).exists():
         return replace(run, status="failed", note=read_error(error))
     count = logged.epochs[-1] + 1 if logged.epochs else 0
@@ -160,9 +175,12 @@ def _with_result(run: Run, plan: Plan, experiment: Experiment, logged: Logged, s
     elif logged.absent:
         note = f"{METRICS} has no column {', '.join(f'`{name}`' for name in logged.absent)}"
     return replace(
-        _with_curves(run, logged),
+        run,
         status=status,
         note=note,
+        epochs=logged.epochs,
+        curves=logged.curves,
+        layers=logged.layers,
         measures=measure(logged, scores, plan.metrics, experiment.train),
         initial_weights=scores.initial_weights,
         environment=scores.environment,
@@ -170,19 +188,12 @@ def _with_result(run: Run, plan: Plan, experiment: Experiment, logged: Logged, s
 
 
 def _find_nonfinite(logged: Logged, plan: Plan, scores: Scores) -> str:
-    losses = {plan.metrics[role]: logged.curves[role] for role in ("train_loss", "val_loss") if role in logged.curves}
-    for index, epoch in enumerate(logged.epochs):
-        for name, values in losses.items():
-            if is_nonfinite(values[index]):
-                return f"`{name}` is {values[index]} in epoch {epoch + 1}"
+    for epoch in logged.epochs:
+        for role in ("train_loss", "val_loss"):
+            if not math.isfinite(value := logged.curves.get(role, {}).get(epoch, 0.0)):
+                return f"`{plan.metrics[role]}` is {value} in epoch {epoch + 1}"
     name = plan.metrics.get("test_loss", "")
-    broken = [tests[name] for tests in scores.tests.values() if is_nonfinite(tests.get(name))]
-    return f"`{name}` is {broken[0]}" if broken else ""
-
-
-def _with_curves(run: Run, logged: Logged) -> Run:
-    curves, layers = (
-        {name: tuple(math.nan if value is None else value for value in values) for name, values in columns.items()}
-        for columns in (logged.curves, logged.layers)
-    )
-    return replace(run, epochs=logged.epochs, curves=curves, layers=layers)
+    for tests in scores.tests.values():
+        if not math.isfinite(value := tests.get(name, 0.0)):
+            return f"`{name}` is {value}"
+    return ""

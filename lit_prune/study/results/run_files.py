@@ -2,7 +2,6 @@
 
 import csv
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,10 @@ _CURVES = {
     "untouched_pruned": "gradient/untouched_pruned",
     "seconds": "time/epoch",
 }
-_ROLES = ("train_loss", "train_acc", "val_loss", "val_acc")
+ROLES = ("train_loss", "train_acc", "val_loss", "val_acc")
 _LAYER = "sparsity/layer/"
+
+Curve = Mapping[int, float]  # epoch, counted from 0 and ascending, to value
 
 
 class UnreadableError(Exception):
@@ -32,14 +33,14 @@ class Logged:
 
     Attributes:
         epochs: Epochs with rows, ascending.
-        curves: By role or name of a curve, one value per epoch, None for an empty cell. Absent columns are left out.
-        layers: By layer, its sparsity, likewise.
+        curves: By role or name of a curve, epoch to value; empty cells and absent columns are left out.
+        layers: By layer, epoch to sparsity, likewise.
         absent: Columns that the plan names and the file lacks.
     """
 
     epochs: tuple[int, ...]
-    curves: Mapping[str, tuple[float | None, ...]]
-    layers: Mapping[str, tuple[float | None, ...]]
+    curves: Mapping[str, Curve]
+    layers: Mapping[str, Curve]
     absent: tuple[str, ...]
 
 
@@ -50,7 +51,7 @@ class Scores:
     Attributes:
         epochs: Number of trained epochs.
         tests: Test metrics by their logged names, of the "last" epoch and, where it was scored, the "best" one.
-        initial_weights: Initial weights of the run.
+        initial_weights: As in `Run`.
         environment: Versions and device.
     """
 
@@ -74,20 +75,19 @@ def read_logged(path: Path, metrics: Mapping[str, str], train: bool) -> Logged:
     header, rows = _read_table(path)
     if "epoch" not in header:
         raise UnreadableError(f"{path.name} has no column `epoch`")
-    columns = {role: metrics[role] for role in _ROLES if role in metrics}
+    columns = {role: metrics[role] for role in ROLES if role in metrics}
     wanted = {role: name for role, name in columns.items() if train or role.startswith("val_")}
     absent = tuple(name for name in wanted.values() if name not in header)
     if wanted and len(absent) == len(wanted):
         raise UnreadableError(f"{path.name} has none of the columns {', '.join(f'`{name}`' for name in absent)}")
     columns = {key: name for key, name in (columns | _CURVES).items() if name in header}
     layers = {name.removeprefix(_LAYER): name for name in header if name.startswith(_LAYER)}
-    by_epoch = _merge_epochs(path, rows, {*columns.values(), *layers.values()})
-    epochs = tuple(sorted(by_epoch))
+    by_epoch = dict(sorted(_merge_epochs(path, rows, {*columns.values(), *layers.values()}).items()))
     curves, sparsities = (
-        {key: tuple(by_epoch[epoch].get(name) for epoch in epochs) for key, name in names.items()}
+        {key: {epoch: cells[name] for epoch, cells in by_epoch.items() if name in cells} for key, name in names.items()}
         for names in (columns, layers)
     )
-    return Logged(epochs, curves, sparsities, absent)
+    return Logged(tuple(by_epoch), curves, sparsities, absent)
 
 
 def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
@@ -126,12 +126,7 @@ def _merge_epochs(path: Path, rows: list[dict[str, str]], columns: set[str]) -> 
 
 
 def read_scores(path: Path, experiment: str, seed: int) -> Scores:
-    """Read `result.json`.
-
-    Args:
-        path: The file.
-        experiment: Experiment that it must name.
-        seed: Seed that it must name.
+    """Read `result.json`, which must name this experiment and seed.
 
     Raises:
         UnreadableError: If the file is damaged or belongs to another run.
@@ -162,11 +157,6 @@ def read_error(path: Path) -> str:
         return text.rstrip(".") or f"{path.name} is empty"
     except OSError as error:
         return f"{path.name} cannot be read ({_describe(error)})"
-
-
-def is_nonfinite(value: float | None) -> bool:
-    """Return whether a value was logged and is NaN or infinite."""
-    return value is not None and not math.isfinite(value)
 
 
 def _are_numbers(scores: Any) -> bool:

@@ -1,8 +1,7 @@
 """Accuracy against sparsity: series of pruned experiments, and the dense experiments to compare them with."""
 
-import math
-from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from lit_prune.files.nested import merge
 from lit_prune.study.plan.plan import Experiment, Plan
@@ -111,13 +110,8 @@ def compared(results: Results, experiment: Experiment) -> str | None:
 
 def prunes(results: Results, experiment: str) -> bool:
     """Return whether an experiment ever pruned weights, or started with zeros."""
-    shares = [
-        value
-        for run in results.of(experiment)
-        for name in ("sparsity", "ever_pruned")
-        for value in run.curves.get(name, ())
-    ]
-    return any(math.isfinite(share) and share >= _DENSE for share in shares)
+    curves = (run.finite_curve(name) for run in results.of(experiment) for name in ("sparsity", "ever_pruned"))
+    return any(share >= _DENSE for curve in curves for share in curve.values())
 
 
 def has_removal(plan: Plan, experiment: Experiment) -> bool:
@@ -137,15 +131,14 @@ def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
     return slug, label + (", fine-tuned" if experiment.train else "")
 
 
-def _callbacks(settings: dict[str, object]) -> list[str]:
+def _callbacks(settings: dict[str, Any]) -> list[str]:
     """Return the class names of the callbacks, without modules."""
-    trainer = settings.get("trainer")
-    if not isinstance(trainer, dict):
-        return []
-    items = [item for key in ("callbacks", "callbacks+") for item in _listed(trainer.get(key))]
-    paths = [item.get("class_path") if isinstance(item, dict) else item for item in items]
-    return [path.rsplit(".", 1)[-1] for path in paths if isinstance(path, str)]
-
-
-def _listed(value: object) -> Iterable[object]:
-    return value if isinstance(value, list) else [] if value is None else [value]
+    trainer = settings.get("trainer") or {}
+    names = []
+    for key in ("callbacks", "callbacks+"):
+        value = trainer.get(key)
+        for item in value if isinstance(value, list) else [value]:
+            path = item.get("class_path") if isinstance(item, dict) else item
+            if isinstance(path, str):
+                names.append(path.rsplit(".", 1)[-1])
+    return names

@@ -17,7 +17,6 @@ from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.report.figures import Figure, draw, drawings
 from lit_prune.study.report.figures.drawing import Drawing
 from lit_prune.study.report.figures.sparsity import spread
-from lit_prune.study.results.curves import mean_curve
 from lit_prune.study.results.published import PUBLISHED
 from lit_prune.study.results.results import Results, read_results
 from lit_prune.study.results.tradeoff import compared, tradeoff
@@ -135,7 +134,7 @@ def test_curve_figures_show_each_seed_and_the_mean(tmp_path):
     assert loss.get_title(loc="left") == "logits"
     for axes, role, scale in ((loss, "loss", 1), (accuracy, "acc", 100)):
         for half, label in (("train", "training"), ("val", "validation")):
-            runs = [run.curves[f"{half}_{role}"] for run in results.of("task1/logits")]
+            runs = [list(run.curves[f"{half}_{role}"].values()) for run in results.of("task1/logits")]
             for seed, values in enumerate(runs):
                 assert lines(axes, f"{label}, {seed}") == [([1, 2, 3, 4], [scale * v for v in values])]
             ((x, y),) = lines(axes, f"{label}, mean")
@@ -191,7 +190,7 @@ def test_incomplete_runs_are_left_out_and_counted(tmp_path):
     axes = built(results)["curves-task1"].canvas.axes
     assert [a.get_title(loc="left") for a in axes[::2]] == ["logits: 2 of 3 seeds", "softmax: 1 of 3 seeds"]
     assert not lines(axes[2], "validation, 1")
-    assert lines(axes[2], "validation, mean")[0][1] == list(results.of("task1/softmax")[0].curves["val_loss"])
+    assert lines(axes[2], "validation, mean")[0][1] == list(results.of("task1/softmax")[0].curves["val_loss"].values())
 
 
 def test_sparsity_is_drawn_only_for_experiments_that_prune(full, pictures):
@@ -202,7 +201,7 @@ def test_sparsity_is_drawn_only_for_experiments_that_prune(full, pictures):
     assert len(shown) == 20
     assert not shown & {"control/dense", "task1/logits", "task2/freeze-30", "control/frozen-batch-norm"}
     (axes,) = (axes for axes in drawing.canvas.axes if axes.get_title(loc="left") == "task5")
-    curve = mean_curve(full, "task5/initial-20", "sparsity")
+    curve = full.mean_curve("task5/initial-20", "sparsity")
     assert lines(axes, "task5/initial-20") == [([1, 2, 3, 4, 5], [100 * value for value in curve.values()])]
 
 
@@ -290,7 +289,7 @@ def test_layer_figure_shows_the_last_epoch(full, pictures):
     for rank, name in zip(shown["control/l1-50"].get_ydata(), names, strict=True):
         assert names[int(rank)] == name
         x = shown["control/l1-50"].get_xdata()[int(rank)]
-        assert x == pytest.approx(100 * sum(run.layers[name][-1] for run in runs) / 3)
+        assert x == pytest.approx(100 * sum(run.layers[name][3] for run in runs) / 3)
 
 
 def test_plateau_figure_shows_the_weights_without_a_gradient(full, pictures):
@@ -375,7 +374,7 @@ def test_a_mean_curve_covers_the_epochs_that_all_seeds_have(tmp_path):
     (short / "result.json").write_text(result)
     again = read_results(tmp_path)
     assert [run.status for run in again.of("task1/logits")] == ["complete"] * 3
-    curve, whole = mean_curve(again, "task1/logits", "val_acc"), mean_curve(results, "task1/logits", "val_acc")
+    curve, whole = again.mean_curve("task1/logits", "val_acc"), results.mean_curve("task1/logits", "val_acc")
     assert (list(curve), list(whole)) == ([0, 1, 2], [0, 1, 2, 3])
     assert list(curve.values()) == list(whole.values())[:3]
     assert all(math.isfinite(value) for value in curve.values())

@@ -15,7 +15,6 @@ from werkzeug.test import Client
 
 from lit_prune.study.report.figures import draw
 from lit_prune.study.report.tensorboard import write_board
-from lit_prune.study.results.curves import mean_curve
 from lit_prune.study.results.results import Results, read_results
 from lit_prune.study.results.tradeoff import tradeoff
 from lit_prune.study.statistics import estimate
@@ -85,7 +84,7 @@ def test_curves_are_means_over_seeds_at_their_epochs(board):
     scalars = set(board.events.Tags()["scalars"])
     for name in ("task1/logits", "control/l1-50"):
         for role in ("train_loss", "val_loss", "train_acc", "val_acc"):
-            curve = mean_curve(results, name, role)
+            curve = results.mean_curve(name, role)
             assert list(curve) == [0, 1, 2]
             assert points(board.events, f"{name}/{role}") == [
                 (epoch, pytest.approx(value, rel=1e-6)) for epoch, value in curve.items()

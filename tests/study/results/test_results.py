@@ -61,10 +61,10 @@ def test_every_measure_equals_its_value_by_hand(tmp_path):
     assert run.status == "complete"
     assert run.note == ""
     assert run.epochs == (0, 1, 2)
-    assert run.curves["val_acc"] == (0.3, 0.595, 0.6)
-    assert run.curves["train_loss"] == (2.1, 1.2, 0.8)
-    assert run.curves["seconds"] == (10.0, 30.0, 20.0)
-    assert run.layers == {"a": (0.5, 0.4, 0.3)}
+    assert run.curves["val_acc"] == {0: 0.3, 1: 0.595, 2: 0.6}
+    assert run.curves["train_loss"] == {0: 2.1, 1: 1.2, 2: 0.8}
+    assert run.curves["seconds"] == {0: 10.0, 1: 30.0, 2: 20.0}
+    assert run.layers == {"a": {0: 0.5, 1: 0.4, 2: 0.3}}
     assert run.initial_weights == "random"
     assert run.environment == {"device": "cpu"}
     expected = {
@@ -195,7 +195,7 @@ def test_an_empty_cell_is_not_a_diverged_loss(tmp_path):
     one_run(tmp_path, (HEADER + ROWS).replace("1,1,,,1.0,0.595", "1,1,,,,0.595"))
     run = read_one(tmp_path)
     assert run.status == "complete"
-    assert math.isnan(run.curves["val_loss"][1])
+    assert list(run.curves["val_loss"]) == [0, 2]
     assert run.measures["lowest_val_loss"] == 1.5
 
 

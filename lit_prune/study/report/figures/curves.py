@@ -10,7 +10,6 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_prune.cli.figures import BLUE, LINES, ORANGE, legend_below, make_panels, new_figure
 from lit_prune.study.report.figures.drawing import MEAN, ONE_SEED, WIDTH, Drawing, count_epochs, scale
-from lit_prune.study.results.curves import mean_curve, run_curve
 from lit_prune.study.results.results import Results, Run
 
 _HALVES = {"train": ("training", ORANGE, LINES[1]), "val": ("validation", BLUE, LINES[0])}
@@ -34,7 +33,7 @@ def curve_figures(results: Results) -> Iterator[Drawing]:
 def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> Drawing:
     title = results.plan.groups.get(group, group)
     runs = [run for name in names for run in results.of(name) if _has_curves(run)]
-    kinds = [kind for kind in _KINDS if any(run_curve(run, f"{half}_{kind}") for run in runs for half in _HALVES)]
+    kinds = [kind for kind in _KINDS if any(run.finite_curve(f"{half}_{kind}") for run in runs for half in _HALVES)]
     across = len(kinds) * (2 if len(names) > 3 else 1)
     count = len(kinds) * len(names)
     canvas = new_figure(WIDTH, 0.95 + math.ceil(count / across) * (1.85 if across == 4 else 2.0), title)
@@ -62,7 +61,7 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
 
 def _has_curves(run: Run) -> bool:
     return run.status in ("complete", "diverged") and any(
-        run_curve(run, f"{half}_{kind}") for half in _HALVES for kind in _KINDS
+        run.finite_curve(f"{half}_{kind}") for half in _HALVES for kind in _KINDS
     )
 
 
@@ -70,8 +69,8 @@ def _draw(axes: Axes, results: Results, name: str, kind: str) -> None:
     runs = [run for run in results.of(name) if _has_curves(run)]
     factor = 100.0 if kind == "acc" else 1.0
     for half, (label, colour, line) in _HALVES.items():
-        mean = mean_curve(results, name, f"{half}_{kind}")
-        curves = [] if mean and len(runs) == 1 else [(run.seed, run_curve(run, f"{half}_{kind}")) for run in runs]
+        mean = results.mean_curve(name, f"{half}_{kind}")
+        curves = [] if mean and len(runs) == 1 else [(run.seed, run.finite_curve(f"{half}_{kind}")) for run in runs]
         for seed, curve in curves:
             if curve:
                 marker = "." if len(curve) == 1 else None
@@ -105,7 +104,7 @@ def _handles(runs: Sequence[Run]) -> list[Line2D]:
 def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
     """Choose limits for all values of a group, and a logarithmic scale if one epoch would flatten the others."""
     finished = [run for run in runs if run.status != "diverged"] or runs
-    curves = [curve for run in finished for half in _HALVES if (curve := run_curve(run, f"{half}_{kind}"))]
+    curves = [curve for run in finished for half in _HALVES if (curve := run.finite_curve(f"{half}_{kind}"))]
     values = sorted(value for curve in curves for value in curve.values())
     if not values:
         return {}

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
-from lit_prune.study.results.curves import Curve
+from lit_prune.study.results.run_files import Curve
 
 WIDTH = 9.0  # inches
 SPARSITY = "sparsity (% of weights that are zero)"

@@ -10,8 +10,8 @@ from matplotlib.ticker import MaxNLocator
 
 from lit_prune.cli.figures import BLACK, BLUE, SERIES, legend_below, make_panels, new_figure, series_style
 from lit_prune.study.report.figures.drawing import MEAN, ONE_SEED, SPARSITY, WIDTH, Drawing, count_epochs, scale
-from lit_prune.study.results.curves import Curve, mean_curve, run_curve
 from lit_prune.study.results.results import Results
+from lit_prune.study.results.run_files import Curve
 from lit_prune.study.results.tradeoff import Point, has_removal, prunes, tradeoff
 from lit_prune.study.statistics import estimate
 
@@ -22,7 +22,7 @@ def sparsity_figure(results: Results) -> Drawing | None:
         group: {
             e.name.removeprefix(f"{group}/"): curve
             for e in experiments
-            if e.train and prunes(results, e.name) and (curve := mean_curve(results, e.name, "sparsity"))
+            if e.train and prunes(results, e.name) and (curve := results.mean_curve(e.name, "sparsity"))
         }
         for group, experiments in results.groups().items()
     }
@@ -104,7 +104,7 @@ def plateau_figure(results: Results) -> Drawing | None:
         e.name
         for e in results.plan.experiments
         if has_removal(results.plan, e)
-        and mean_curve(results, e.name, "sparsity")
+        and results.mean_curve(e.name, "sparsity")
         and results.values(e.name, "untouched_pruned")
     ]
     if not names:
@@ -130,13 +130,13 @@ def plateau_figure(results: Results) -> Drawing | None:
 
 def _plateau(axes: Axes, results: Results, name: str) -> None:
     runs = results.with_status(name, "complete")
-    mean, untouched = mean_curve(results, name, "sparsity"), results.values(name, "untouched_pruned")
+    mean, untouched = results.mean_curve(name, "sparsity"), results.values(name, "untouched_pruned")
     level = estimate(100 * value for value in untouched.values())
     if not mean or level is None:
         return
     values = [level.mean]
     for run in runs if len(runs) > 1 else ():
-        if curve := run_curve(run, "sparsity"):
+        if curve := run.finite_curve("sparsity"):
             axes.plot(*scale(curve), color=BLUE, label=f"seed {run.seed}", **ONE_SEED)
             values += scale(curve)[1]
     x, y = scale(mean)
@@ -194,6 +194,6 @@ def _layers(results: Results, point: Point) -> dict[str, float]:
     last: dict[str, list[float]] = {}
     for run in results.with_status(point.experiment, "complete"):
         for layer, values in run.layers.items():
-            if finite := [value for value in values if math.isfinite(value)]:
+            if finite := [value for value in values.values() if math.isfinite(value)]:
                 last.setdefault(layer, []).append(finite[-1])
     return {layer: math.fsum(values) / len(values) for layer, values in last.items()}
