@@ -1,4 +1,4 @@
-"""Sentences in plain English: what `python tests/test_wording.py PATH...` finds is said in other words."""
+"""Keep the sentences of the project plain: `python tests/test_wording.py PATH...` lists phrases to replace."""
 
 import json
 import re
@@ -42,12 +42,12 @@ INSTEAD = {
 
 
 def findings(path: Path) -> Iterator[tuple[int, str, str]]:
-    """Each line of a file in which one of the phrases stands: its number, the phrase, and what to write instead."""
+    """Find the phrases in a file: the number of the line, the phrase, and what to write instead."""
     text = path.read_text(encoding="utf-8")
     if path.suffix == ".ipynb":
         text = "".join("".join(cell["source"]) + "\n" for cell in json.loads(text)["cells"])
     lines = text.splitlines()
-    # a phrase may run over the end of a line, also of a comment: the same text in one line
+    # a phrase may continue on the next line, also in a comment, so all lines are joined
     flowing = " ".join(line.strip().removeprefix("# ") for line in lines)
     starts = list(accumulate((len(line.strip().removeprefix("# ")) + 1 for line in lines), initial=0))
     for pattern, instead in INSTEAD.items():
@@ -68,7 +68,7 @@ def complaints(places: list[Path]) -> list[str]:
     ]
 
 
-def test_plain_words_alone():
+def test_the_project_uses_plain_words():
     assert complaints([ROOT / place for place in PLACES]) == []
 
 
