@@ -13,10 +13,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(value: str) -> str:
-    """Return the path of a configuration.
-
-    Args:
-        value: Path of a YAML file, or name of a shipped configuration. An existing file takes precedence.
+    """Return the path of a configuration, given by its path or by a shipped name. An existing file takes precedence.
 
     Raises:
         InputError: If there is neither such a file nor such a name.

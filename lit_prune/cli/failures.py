@@ -65,14 +65,10 @@ def describe_failure(error: BaseException) -> Failure | None:
 
 
 def print_error(error: BaseException) -> int:
-    """Print what `describe_failure` says, as one line on stderr.
+    """Print what `describe_failure` says, as one line on stderr, and return the exit status.
 
-    Args:
-        error: The error that stopped a command. It is raised again if it is a bug, or if the environment variable
-            `LIT_PRUNE_TRACEBACK` is set.
-
-    Returns:
-        The exit status. An interruption, above 128, is not printed as an error.
+    The error is raised again if it is a bug, or if the environment variable `LIT_PRUNE_TRACEBACK` is set.
+    An interruption, of a status above 128, is not printed as an error.
     """
     failure = describe_failure(error)
     if failure is None or os.environ.get("LIT_PRUNE_TRACEBACK"):

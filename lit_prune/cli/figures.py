@@ -20,8 +20,6 @@ SERIES = (BLUE, "#D55E00", "#009E73", BLACK, "#CC79A7", "#56B4E9", ORANGE)
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 _DPI = 110
-Side = Literal["left", "right"]
-_BELOW: Any = {"left": "outside lower left", "right": "outside lower right"}
 _STYLE: Any = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
@@ -59,13 +57,7 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
-    """Make an empty figure; call it inside `styled`.
-
-    Args:
-        width: Width in inches.
-        height: Height in inches.
-        title: Title at the top left.
-    """
+    """Make an empty figure of a width and height in inches, with a title at the top left; call it inside `styled`."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -85,21 +77,20 @@ def series_style(index: int) -> dict[str, Any]:
     return {"color": colour, "ls": line, "marker": marker, "ms": 5}
 
 
-def legend_below(figure: Figure, handles: Sequence[Any], columns: int, side: Side = "left", **options: Any) -> None:
+def legend_below(
+    figure: Figure, handles: Sequence[Any], columns: int, side: Literal["left", "right"] = "left", **options: Any
+) -> None:
     """Add a legend below all panels."""
-    figure.legend(handles=handles, loc=_BELOW[side], ncols=columns, **options)
+    loc: Any = f"outside lower {side}"
+    figure.legend(handles=handles, loc=loc, ncols=columns, **options)
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure to a PNG file, which is replaced whole or not at all.
-
-    Raises:
-        OSError: If the file cannot be written.
-    """
+    """Write a figure to a PNG file, which is replaced whole or not at all."""
     with replacing(path) as part, warnings.catch_warnings():
         # names can hold characters that the font lacks, which are drawn as boxes, or be too long for the figure
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
-        # this level makes files as small as zlib's default does, and takes less time
+        # level 3 makes files as small as zlib's default does, and takes less time
         settings = {"compress_level": 3}
         figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None}, pil_kwargs=settings)

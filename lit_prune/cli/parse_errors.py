@@ -36,12 +36,9 @@ _CALLABLE = r"expects a function or a callable class: Parser key \"([^\"]+)\":"
 
 
 def explain(message: str, argv: Sequence[str], options: Sequence[str]) -> InputError:
-    """Build the error that describes a message of a parser in one sentence.
+    """Build the error that describes, in one sentence, a message of a parser of `argv`.
 
-    Args:
-        message: Message of jsonargparse or argparse, of any length.
-        argv: The arguments that were parsed.
-        options: The options that the parser accepts, with their leading dashes.
+    The options are those that the parser accepts, with their leading dashes.
     """
     return (
         _explain_option(message, argv, options)
@@ -159,7 +156,9 @@ def _unknown_argument(owner: str, name: str, argv: Sequence[str]) -> InputError:
     for group, base in _MODULE_OPTIONS.items():
         if owner == base:
             return _bad_module(group, f"`{shorten(next(_given_values(group, argv), option))}`")
-    known = _arguments_of(owner)
+    found = next((classes[owner] for classes in map(_subclasses, _CLASS_OPTIONS) if owner in classes), None)
+    inner = {"params", "optimizer", "args", "kwargs"}
+    known = [] if found is None else [name for name in inspect.signature(found).parameters if name not in inner]
     accepts = f"it accepts {', '.join(known)}" if known else _HELP
     hint = closest_hint(name, known, accepts, option.removesuffix(name))
     return expected(f"an argument of {owner}", f"`{shorten(option)}`", hint)
@@ -173,7 +172,9 @@ def _bad_module(group: str, found: str) -> InputError:
 def _bad_value(key: str, details: str, argv: Sequence[str]) -> InputError:
     """Explain that an option, given without its dashes, cannot have a value."""
     match = re.search(r"(?:Given value|Got value|path string): (.*)", details)
-    found = _as_given(key, match[1].strip(), argv) if match else _one_line(details)
+    found = match[1].strip() if match else _one_line(details)
+    if match:  # what was given, such as "1e3", where the parser shows "1000.0"
+        found = next((value for value in _given_values(key, argv) if _means(value, found)), found)
     if match := re.search(r"value has (\d+) digits", details):
         return expected(f"`--{key}` to be a shorter number", f"one of {match[1]} digits", "check the value")
     if key in _CLASS_OPTIONS and (error := _bad_class(key, details, found)) is not None:
@@ -208,11 +209,6 @@ def _bad_class(key: str, details: str, found: str) -> InputError | None:
         found = match[1]
     hint = closest_hint(found, sorted(_subclasses(key)), "give a class name, or module.Class for your own class")
     return expected(f"`--{key}` to name {kind}", f"`{shorten(found)}`", hint)
-
-
-def _as_given(key: str, parsed: str, argv: Sequence[str]) -> str:
-    """Find the text that was given for an option, such as "1e3" where the parser shows "1000.0"."""
-    return next((value for value in _given_values(key, argv) if _means(value, parsed)), parsed)
 
 
 def _given_values(key: str, argv: Sequence[str]) -> Iterator[str]:
@@ -252,9 +248,3 @@ def _descend(base: type) -> Iterator[type]:
         if not inspect.isabstract(child):
             yield child
         yield from _descend(child)
-
-
-def _arguments_of(name: str) -> list[str]:
-    found = next((known[name] for known in map(_subclasses, _CLASS_OPTIONS) if name in known), None)
-    skipped = {"params", "optimizer", "args", "kwargs"}
-    return [] if found is None else [p for p in inspect.signature(found).parameters if p not in skipped]

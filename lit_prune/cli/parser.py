@@ -91,11 +91,7 @@ class CommandParser(ArgumentParser):
 
 @contextmanager
 def one_sentence_errors(argv: Sequence[str]) -> Iterator[None]:
-    """Turn the errors of a `CommandParser` into an `InputError` of one sentence.
-
-    Args:
-        argv: The arguments that are parsed inside.
-    """
+    """Turn the errors of a `CommandParser` that parses `argv` into an `InputError` of one sentence."""
     try:
         yield
     except _ParseError as error:
@@ -103,12 +99,9 @@ def one_sentence_errors(argv: Sequence[str]) -> Iterator[None]:
 
 
 def make_checkpoint_parser(command: str, description: str, *, data: bool = False) -> CommandParser:
-    """Make the parser of a command on a trained network; the command adds its own options.
+    """Make the parser of a command on a trained network; `data` adds the options to score images.
 
-    Args:
-        command: The command, for example "inspect".
-        description: What the command does, for `--help`.
-        data: Whether the command can score images; adds `--data.NAME` and `--limit`.
+    The command adds its own options.
     """
     parser = CommandParser(prog=f"lit-prune {command}", description=description)
     parser.add_argument("checkpoint", type=str, help="A Lightning checkpoint, or a state dict.")
@@ -129,14 +122,9 @@ def make_checkpoint_parser(command: str, description: str, *, data: bool = False
 
 
 def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Namespace:
-    """Parse the arguments of a command on a trained network.
+    """Parse a command on a trained network and its arguments, by the parser of `make_checkpoint_parser`.
 
-    Args:
-        parser: From `make_checkpoint_parser`.
-        argv: The command and its arguments.
-
-    Returns:
-        The options. `data` holds only options that were given; the checkpoint has the others.
+    The `data` of the result holds only options that were given; the checkpoint has the others.
     """
     with one_sentence_errors(argv[1:]):
         options: Namespace = parser.parse_args(argv[1:])
@@ -151,12 +139,7 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
 
 
 def check_path(what: str, path: str) -> None:
-    """Raise an `InputError` if a path is empty or one of its names is too long.
-
-    Args:
-        what: The option or argument, for the message.
-        path: Its value.
-    """
+    """Raise an `InputError` if the path given for an option is empty or one of its names is too long."""
     if not path:
         raise expected(f"{what} to be a path", "an empty value", "give a path, or leave the option out")
     if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(path).parts):
@@ -166,11 +149,6 @@ def check_path(what: str, path: str) -> None:
 
 def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
     """Check, before any work, that an output file can be written and replaces none of the inputs.
-
-    Args:
-        path: Path of the output file.
-        inputs: Files that must not be overwritten.
-        option: Option that the path was given to, for the message.
 
     Raises:
         InputError: If the path is a folder or one of the inputs, or if its folder does not exist.
@@ -190,16 +168,7 @@ def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
 
 
 def check_picture(option: str, path: str) -> Path:
-    """Check, before any work, that a PNG file can be written.
-
-    Args:
-        option: Option that the path was given to, for the message.
-        path: Path of the PNG file.
-
-    Raises:
-        InputError: If the name does not end in .png, or its folder does not exist.
-        OSError: If nothing can be written into the folder.
-    """
+    """Check, before any work, that the path given for an option ends in .png and can be written."""
     if Path(path).suffix.lower() != ".png" or Path(path).is_dir():
         raise expected(f"`{option}` to be a PNG file", f"`{path}`", f"for example `{option} layers.png`")
     return check_output(path, option=option)

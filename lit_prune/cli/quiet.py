@@ -23,11 +23,7 @@ _SCORING_MESSAGES = ["Be aware that when using `ckpt_path`"]
 
 @contextmanager
 def quiet(scoring: bool = False) -> Iterator[None]:
-    """Hide the messages inside a `with` block.
-
-    Args:
-        scoring: Whether to hide also what matters only when a run is resumed.
-    """
+    """Hide the messages inside a `with` block; with `scoring`, also those that matter only to a resumed run."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     logger.addFilter(_is_no_tip)
     try:

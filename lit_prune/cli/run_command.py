@@ -10,13 +10,9 @@ from lit_prune.cli.signals import StopSignals
 
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Run a command.
+    """Run a command on its name and options.
 
     SIGINT and SIGTERM raise an `UnfinishedError` in the command, so that it can remove unfinished files.
-
-    Args:
-        command: Function to call.
-        argv: Its argument: the command's name and options.
 
     Returns:
         The exit status: 0, 1 if reading or writing failed, 2 for input that cannot be used, or 128 + signal.

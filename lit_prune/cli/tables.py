@@ -7,16 +7,7 @@ from typing import Any
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] | None = None) -> str:
-    """Align the cells of a table: the first column to the left, the others to the right.
-
-    Args:
-        head: Names of the columns.
-        rows: Cells, one in each row for each column.
-        total: Last row, set off by a rule.
-
-    Returns:
-        The lines, with a rule below the head.
-    """
+    """Align the cells of a table: the first column left, the others right. Rules set off the head and the total."""
     lines = [head, *rows, *([total] if total is not None else [])]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
@@ -30,11 +21,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[st
 
 
 def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
-    """Write records as CSV, one line each below the names of their columns. None becomes an empty cell.
-
-    Args:
-        records: Values by column, at least one record, all with the same columns.
-    """
+    """Write records, at least one and all with the same columns, as CSV. None becomes an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()
