@@ -92,8 +92,8 @@ class Inspection:
     @property
     def total(self) -> Layer:
         """Totals of all layers, without a shape; None where a count is not known for one of them."""
-        smallest = [layer.smallest for layer in self.layers if layer.smallest is not None]
-        largest = [layer.largest for layer in self.layers if layer.largest is not None]
+        smallest = (layer.smallest for layer in self.layers if layer.smallest is not None)
+        largest = (layer.largest for layer in self.layers if layer.largest is not None)
         return Layer(
             name="all",
             shape=(),
@@ -134,7 +134,8 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
     layers = []
     for name, weight in weights.items():
         mask, touched = network.masks.get(name), network.touched.get(name)
-        smallest, largest, infinite = _magnitudes(weight)
+        finite = weight[weight.isfinite()].abs()
+        nonzero = finite[finite != 0]
         layers.append(
             Layer(
                 name=name,
@@ -143,9 +144,9 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
                 zeros=weight.numel() - int(weight.count_nonzero()),
                 masked=int((~mask).count_nonzero()) if mask is not None else 0 if knows_masks else None,
                 frozen=None if frozen is None else name in frozen,
-                smallest=smallest,
-                largest=largest,
-                infinite=infinite,
+                smallest=float(nonzero.min()) if len(nonzero) else None,
+                largest=float(finite.max()) if len(finite) else None,
+                infinite=weight.numel() - len(finite),
                 untouched=None if touched is None else int((~touched).count_nonzero()),
                 flops=layer_flops.get(name),
             )
@@ -214,20 +215,7 @@ def _frozen_modules(network: Network) -> set[str] | None:
     return set() if isinstance(callbacks, list) and "LayerFreezing" not in callbacks else None
 
 
-def _magnitudes(weight: Tensor) -> tuple[float | None, float | None, int]:
-    """Return the smallest and largest magnitude of the finite non-zero weights, and the number of non-finite ones."""
-    finite = weight[weight.isfinite()].abs()
-    kept = finite[finite != 0]
-    infinite = weight.numel() - finite.numel()
-    if not len(kept):
-        return None, 0.0 if len(finite) else None, infinite
-    return float(kept.min()), float(kept.max()), infinite
-
-
 def _sum_known(total: T, values: Iterable[T | None]) -> T | None:
     """Add values to a total; None if one of them is None."""
-    for value in values:
-        if value is None:
-            return None
-        total += value
-    return total
+    known = list(values)
+    return None if None in known else sum(filter(None, known), total)

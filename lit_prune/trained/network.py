@@ -94,15 +94,8 @@ def load_network(path: str, model: str | None = None) -> Network:
 def save_network(network: Network, model: nn.Module, path: str | Path, **changes: Any) -> None:
     """Write a checkpoint that `fit --model.init_from`, `test --ckpt_path` and the commands on networks accept.
 
-    Args:
-        network: Network that the model was made from; its hyper-parameters and settings are kept, the state of its
-            optimizer is not.
-        model: Model whose weights to write.
-        path: File, written completely or not at all.
-        changes: Arguments of the model that have changed.
-
-    Raises:
-        OSError: If the file cannot be written.
+    It holds the weights of `model`, and the hyper-parameters and settings of the network that it was made from, with
+    `changes` in the model's arguments. The file is written completely or not at all.
     """
     old = network.content
     hyper_parameters = dict(old.get("hyper_parameters") or {})

@@ -26,7 +26,7 @@ from lit_prune.functional.pruning import (
 from lit_prune.functional.selection import WeightRef, weight_layers
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 from lit_prune.trained.network import load_network, save_network
-from lit_prune.trained.scoring import Score, score_split, wants_scores
+from lit_prune.trained.scoring import score_split, wants_scores
 
 _MAX_SEED = 2**32 - 1
 
@@ -63,7 +63,10 @@ def _prune(argv: Sequence[str]) -> None:
 
     print(_format_layers(before, sparsity_report(weights)))
     if scores:
-        print(f"\n{_format_scores(split, *scores)}")
+        first, last = scores
+        change = f"{100 * (last.accuracy - first.accuracy):+.2f} points"
+        accuracies = f"{first.accuracy:.2%} before, {last.accuracy:.2%} after ({change})"
+        print(f"\n{split} accuracy on {last.images:,} images: {accuracies}")
     print(f"\nwritten: {output}; to fine-tune it and keep its zeros: lit-prune fit --model.init_from {output} \\")
     print(f"  {_pruning_callback(options)}")
 
@@ -148,23 +151,12 @@ def mask_zeros(model: nn.Module, weights: Sequence[WeightRef]) -> None:
 
 
 def _format_layers(before: SparsityReport, after: SparsityReport) -> str:
-    def cells(name: str, weights: int, zeros_before: int, zeros: int, sparsity: float) -> list[str]:
-        return [name, f"{weights:,}", f"{zeros_before:,}", f"{zeros:,}", f"{sparsity:.2%}"]
-
     rows = [
-        cells(new.name, new.weights, old.zeros, new.zeros, new.sparsity)
+        [new.name, f"{new.weights:,}", f"{old.zeros:,}", f"{new.zeros:,}", f"{new.sparsity:.2%}"]
         for old, new in zip(before.layers, after.layers, strict=True)
     ]
-    total = cells("all", after.weights, before.zeros, after.zeros, after.sparsity)
+    total = ["all", f"{after.weights:,}", f"{before.zeros:,}", f"{after.zeros:,}", f"{after.sparsity:.2%}"]
     return table(("layer", "weights", "zeros before", "zeros", "sparsity"), rows, total)
-
-
-def _format_scores(split: str, before: Score, after: Score) -> str:
-    change = 100 * (after.accuracy - before.accuracy)
-    return (
-        f"{split} accuracy on {after.images:,} images: {before.accuracy:.2%} before, {after.accuracy:.2%} after "
-        f"({change:+.2f} points)"
-    )
 
 
 def _pruning_callback(options: Namespace) -> str:

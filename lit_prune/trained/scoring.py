@@ -91,7 +91,15 @@ def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
     right = total = 0
     with torch.inference_mode():
         for batch, labels in images:
-            right += _count_right(model, batch, labels)
+            try:
+                right += int((model(batch).argmax(1) == labels).sum())
+            except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+                if describe_failure(error) is not None:  # a signal, or no memory left
+                    raise
+                raise InputError(
+                    f"The network cannot compute logits for images of shape {tuple(batch.shape[1:])}: "
+                    f"{type(error).__name__} ({one_line(error)}). Score it in Python, on images of its own."
+                ) from error
             total += len(labels)
     return Score(right, total)
 
@@ -99,15 +107,3 @@ def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
 def score_split(model: Run, network: Network, options: Namespace, split: Split = "test") -> Score:
     """Score a model, of a network or made from it, on the images that the run and the options choose."""
     return score(model, image_batches(make_data(network, options), split, options.limit))
-
-
-def _count_right(model: Run, images: Tensor, labels: Tensor) -> int:
-    try:
-        return int((model(images).argmax(1) == labels).sum())
-    except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-        if describe_failure(error) is not None:  # a signal, or no memory left
-            raise
-        raise InputError(
-            f"The network cannot compute logits for images of shape {tuple(images.shape[1:])}: "
-            f"{type(error).__name__} ({one_line(error)}). Score it in Python, on images of its own."
-        ) from error

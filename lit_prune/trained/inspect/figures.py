@@ -47,30 +47,18 @@ def check_plot(path: str) -> list[Path]:
 
 
 def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
-    """Draw both plots.
-
-    Args:
-        network: The network.
-        found: Its inspection.
-        paths: One file for both plots or one for each, from `check_plot`.
-
-    Raises:
-        OSError: If a file cannot be written.
-    """
+    """Draw both plots of an inspected network into one file, or into one file each."""
     tall, low = 1.0 + min(0.19 * len(found.layers), _TALLEST), 3.2
     with styled():
+        figures = [new_figure(_WIDTH, tall), new_figure(_WIDTH, low)]
+        halves: Any = figures
         if len(paths) == 1:
-            figure = new_figure(_WIDTH, tall + low)
-            halves: Any = figure.subfigures(2, 1, height_ratios=[tall, low])
-            _draw_layers(halves[0], found)
-            _draw_magnitudes(halves[1], network, found)
-            save_png(figure, paths[0])
-        else:
-            layers, magnitudes = new_figure(_WIDTH, tall), new_figure(_WIDTH, low)
-            _draw_layers(layers, found)
-            save_png(layers, paths[0])
-            _draw_magnitudes(magnitudes, network, found)
-            save_png(magnitudes, paths[1])
+            figures = [new_figure(_WIDTH, tall + low)]
+            halves = figures[0].subfigures(2, 1, height_ratios=[tall, low])
+        _draw_layers(halves[0], found)
+        _draw_magnitudes(halves[1], network, found)
+        for figure, path in zip(figures, paths, strict=True):
+            save_png(figure, path)
 
 
 def _draw_layers(figure: FigureBase, found: Inspection) -> None:
@@ -166,7 +154,7 @@ def thresholds(
 
 
 def _kept(network: Network) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_] | None]:
-    """Magnitudes of the nonzero weights, and which of them have never received a gradient, if known."""
+    """Return the magnitudes of the nonzero weights, and which of them have never received a gradient, if known."""
     weights = layer_weights(network)
     known = all(name in network.touched for name in weights)
     magnitudes, untouched = [], []

@@ -18,17 +18,26 @@ def format_table(inspection: Inspection) -> str:
         "shape": [*(_format_shape(layer.shape) for layer in layers), ""],
         "weights": [f"{layer.weights:,}" for layer in rows],
         "sparsity": [f"{layer.sparsity:.2%}" for layer in rows],
-        "frozen": [*(_format_flag(layer.frozen) for layer in layers), _count_frozen(inspection)],
+        "frozen": [{None: _UNKNOWN, True: "yes", False: "no"}[layer.frozen] for layer in layers],
         "smallest": [_format_number(layer.smallest) for layer in rows],
         "largest": [_format_number(layer.largest) for layer in rows],
-        "no gradient": [_format_share(layer.untouched, layer.weights) for layer in rows],
+        "no gradient": [
+            _UNKNOWN if layer.untouched is None else f"{layer.untouched / max(layer.weights, 1):.2%}" for layer in rows
+        ],
         "MFLOPs": [_UNKNOWN if layer.flops is None else f"{layer.flops.nominal / 1e6:,.2f}" for layer in rows],
         "non-zero": [_UNKNOWN if layer.flops is None else f"{layer.flops.nonzero / 1e6:,.2f}" for layer in rows],
     }
+    frozen = [layer.frozen for layer in layers]
+    cells["frozen"].append(_UNKNOWN if None in frozen else f"{frozen.count(True)} of {len(frozen)}")
     unknown = [name for name, column in cells.items() if {*column} == {_UNKNOWN}]
     known = {name: column for name, column in cells.items() if name not in unknown}
     *lines, last = zip(*known.values(), strict=True)
-    return "\n".join([_title(inspection), "", table(list(known), lines, last), "", *_notes(inspection, unknown)])
+    title = inspection.network or "tensors of an unknown network"
+    when = "weights without a checkpoint"
+    if inspection.epoch is not None:
+        when = f"checkpoint of epoch {inspection.epoch + 1}, step {inspection.step}"
+    title = f"{inspection.path}: {title}, {when}"
+    return "\n".join([title, "", table(list(known), lines, last), "", *_notes(inspection, unknown)])
 
 
 def format_json(inspection: Inspection) -> str:
@@ -70,14 +79,6 @@ def _record(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _title(inspection: Inspection) -> str:
-    kind = "tensors of an unknown network" if inspection.network is None else inspection.network
-    when = "weights without a checkpoint"
-    if inspection.epoch is not None:
-        when = f"checkpoint of epoch {inspection.epoch + 1}, step {inspection.step}"
-    return f"{inspection.path}: {kind}, {when}"
-
-
 def _notes(inspection: Inspection, unknown: list[str]) -> list[str]:
     total = inspection.total
     notes = []
@@ -103,22 +104,9 @@ def _notes(inspection: Inspection, unknown: list[str]) -> list[str]:
     return notes
 
 
-def _count_frozen(inspection: Inspection) -> str:
-    frozen = [layer.frozen for layer in inspection.layers]
-    return _UNKNOWN if None in frozen else f"{sum(map(bool, frozen))} of {len(frozen)}"
-
-
 def _format_shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape))
 
 
-def _format_flag(value: bool | None) -> str:
-    return _UNKNOWN if value is None else "yes" if value else "no"
-
-
 def _format_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
-
-
-def _format_share(part: int | None, whole: int) -> str:
-    return _UNKNOWN if part is None else f"{part / whole if whole else 0:.2%}"
