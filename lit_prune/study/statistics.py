@@ -1,6 +1,7 @@
 """Means over seeds, with confidence intervals."""
 
 import math
+import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -26,29 +27,24 @@ class Estimate:
     n: int
 
     @property
+    def interval(self) -> tuple[float, float]:
+        """Ends of the interval, both the mean without one."""
+        return (self.mean, self.mean) if self.low is None or self.high is None else (self.low, self.high)
+
+    @property
     def half_width(self) -> float | None:
         """Half the width of the interval; None without one."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:
-    """Estimate a mean with Student's t distribution.
-
-    Args:
-        values: One finite value per seed, in any order.
-
-    Returns:
-        The mean and its 95% interval, of width 0 if all values are the same; None for no values.
-    """
-    numbers = sorted(values)
+    """Estimate the mean of finite values, one per seed, with Student's t distribution; None for no values."""
+    numbers = list(values)
     n = len(numbers)
     if not n:
         return None
+    mean = statistics.mean(numbers)  # exact: that of equal values is their value
     if n == 1:
-        return Estimate(numbers[0], None, None, 1)
-    if numbers[0] == numbers[-1]:  # rounding could make their mean differ from them
-        return Estimate(numbers[0], numbers[0], numbers[0], n)
-    mean = math.fsum(numbers) / n
-    deviation = math.sqrt(math.fsum((x - mean) ** 2 for x in numbers) / (n - 1))
-    half = float(stdtrit(n - 1, _UPPER)) * deviation / math.sqrt(n)
+        return Estimate(mean, None, None, 1)
+    half = float(stdtrit(n - 1, _UPPER)) * statistics.stdev(numbers) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)

@@ -32,13 +32,7 @@ _PLATEAU = (
 
 
 def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"]) -> str:
-    """Write a report in Markdown.
-
-    Args:
-        results: The study.
-        judgements: Verdicts on its claims.
-        figures: Figures that were drawn, in the folder `figures` next to the report.
-    """
+    """Write a report in Markdown, next to the folder `figures` with the figures that were drawn."""
     plan = results.plan
     parts = [f"# Results of the study `{plan.name}`", overview(results), runs_left(results)]
     if not any(run.status in ("complete", "diverged") for run in results.runs):
@@ -67,10 +61,5 @@ def _show(figures: Iterable["Figure"]) -> list[str]:
 
 
 def embed_image(alt: str, path: str) -> str:
-    """Write an image in Markdown.
-
-    Args:
-        alt: Text for readers who do not see the image.
-        path: Path relative to the document, with forward slashes.
-    """
+    """Write an image in Markdown; its path is relative to the document, with forward slashes."""
     return f"![{' '.join(alt.split()).replace('[', '(').replace(']', ')')}]({quote(path)})"

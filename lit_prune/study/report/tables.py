@@ -35,13 +35,7 @@ _NONE = "-"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Write a Markdown table that is also aligned as plain text.
-
-    Args:
-        header: Titles of the columns.
-        rows: Cells of each row.
-        left: Number of left-aligned text columns; the columns after them are right-aligned numbers.
-    """
+    """Write a Markdown table, aligned as plain text too: `left` columns of text, then right-aligned numbers."""
     lines = [[" ".join(text.split()).replace("|", "\\|") for text in row] for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
 

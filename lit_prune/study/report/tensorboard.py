@@ -3,9 +3,8 @@
 import re
 import struct
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 # none of these import torch or TensorFlow
@@ -45,15 +44,21 @@ def write_board(results: Results, figures: Sequence["Figure"], report_text: str)
     - A layout for Custom Scalars: accuracy against sparsity, and a category for each group of experiments.
     - `figures/<name>` as images and `report` as text.
 
-    Args:
-        results: The study.
-        figures: Figures that were drawn.
-        report_text: The report in Markdown.
-
     Raises:
         OSError: If the run cannot be written or a figure cannot be read. An older run is kept.
     """
-    _write_events(results.folder / "report", _events(results, figures, report_text))
+    folder = results.folder / "report"
+    folder.mkdir(parents=True, exist_ok=True)
+    old = list(folder.glob(f"{EVENTS}*"))
+    now = time.time()
+    # under a new name: a running TensorBoard reads new files, and then drops the older points of a step
+    with replacing(folder / f"{EVENTS}{time.time_ns()}.report") as part, part.open("wb") as file:
+        writer = RecordWriter(file)
+        for event in chain([Event(file_version="brain.Event:2")], _events(results, figures, report_text)):
+            event.wall_time = now
+            writer.write(event.SerializeToString())
+    for other in old:
+        other.unlink()
 
 
 def _events(results: Results, figures: Sequence["Figure"], report_text: str) -> Iterator[Event]:
@@ -65,9 +70,7 @@ def _events(results: Results, figures: Sequence["Figure"], report_text: str) -> 
     yield from curves
     for one in series:
         for point in one.points:
-            mean, low, high = point.accuracy.mean, point.accuracy.low, point.accuracy.high
-            values = (mean, mean if low is None else low, mean if high is None else high)
-            for tag, value in zip(_tags(one, kind), values, strict=True):
+            for tag, value in zip(_tags(one, kind), (point.accuracy.mean, *point.accuracy.interval), strict=True):
                 yield _event(round(100 * point.sparsity), tag=tag, simple_value=value)
     for figure in figures:
         png = figure.path.read_bytes()
@@ -119,18 +122,3 @@ def _event(step: int, **value: Any) -> Event:
 
 def _text(tag: str, content: bytes, metadata: Any) -> Event:
     return _event(0, tag=tag, metadata=metadata, tensor=TensorProto(dtype="DT_STRING", string_val=[content]))
-
-
-def _write_events(folder: Path, events: Iterable[Event]) -> None:
-    """Write an event file, then remove older ones."""
-    folder.mkdir(parents=True, exist_ok=True)
-    old = list(folder.glob(f"{EVENTS}*"))
-    now = time.time()
-    # under a new name: a running TensorBoard reads new files, and then drops the older points of a step
-    with replacing(folder / f"{EVENTS}{time.time_ns()}.report") as part, part.open("wb") as file:
-        writer = RecordWriter(file)
-        for event in chain([Event(file_version="brain.Event:2")], events):
-            event.wall_time = now
-            writer.write(event.SerializeToString())
-    for other in old:
-        other.unlink()

@@ -8,17 +8,7 @@ from lit_prune.study.results.run_files import ROLES, Logged, Scores
 
 
 def measure(logged: Logged, scores: Scores, metrics: Mapping[str, str], train: bool) -> dict[str, float]:
-    """Compute every measure for which a run has the values.
-
-    Args:
-        logged: Curves of the run.
-        scores: Test scores of the run.
-        metrics: Role to logged name.
-        train: Whether the run trained; without training, there are no measures over epochs.
-
-    Returns:
-        By name in `MEASURES`, finite values.
-    """
+    """Compute the measures of a run, by name in `MEASURES`: finite values alone, and over epochs only of a training."""
     found = _measure_curves(logged, train) | _measure_tests(logged, scores, metrics) | _measure_sparsity(logged, train)
     if train:
         found["epochs"] = scores.epochs

@@ -116,10 +116,7 @@ class Results:
 
 
 def read_results(folder: str | Path) -> Results:
-    """Read the folder of a study.
-
-    Args:
-        folder: Folder that `lit-prune study` wrote. Runs may be missing, unfinished or damaged; their status says so.
+    """Read the folder of a study. Runs may be missing, unfinished or damaged; their status says so.
 
     Raises:
         InputError: If the folder does not exist or holds no valid plan.

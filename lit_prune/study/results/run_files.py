@@ -62,12 +62,7 @@ class Scores:
 
 
 def read_logged(path: Path, metrics: Mapping[str, str], train: bool) -> Logged:
-    """Read `metrics.csv`, merging the rows of an epoch.
-
-    Args:
-        path: The file.
-        metrics: Role to the name of its column.
-        train: Whether the run trained, and so must have training metrics.
+    """Read `metrics.csv`, merging the rows of an epoch. Training metrics are expected only of a run that trained.
 
     Raises:
         UnreadableError: If the file is missing, is not a table of numbers, or has none of the columns of `metrics`.

@@ -56,12 +56,8 @@ class Series:
 def tradeoff(results: Results) -> tuple[Series, ...]:
     """Group the experiments that end with a mask into series: same pruning callbacks, training and initial weights.
 
-    Args:
-        results: The study.
-
-    Returns:
-        Series of the experiments with complete runs, none of which diverged. Experiments that remove their masks are
-        left out, because their final sparsity is not the one they were pruned to.
+    Experiments with diverged or without complete runs are left out, and so are those that remove their masks, because
+    their final sparsity is not the one they were pruned to.
     """
     measure = accuracy_measure(results)
     series: dict[tuple[str, str], list[Point]] = {}
@@ -92,13 +88,8 @@ def accuracy_measure(results: Results) -> str:
 def compared(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
-    Args:
-        results: The study.
-        experiment: The experiment.
-
-    Returns:
-        For an experiment that trains, another that starts from the same weights, trains with the study's own settings
-        and prunes nothing. If there is none, or without training, the parent, which may be None.
+    For an experiment that trains, this is another that starts from the same weights, trains with the study's own
+    settings and prunes nothing. If there is none, or without training, it is the parent, which may be None.
     """
     if experiment.train:
         for other in results.plan.experiments:

@@ -56,10 +56,6 @@ def judge(claim: Claim, results: Results) -> Judgement:
     not overlap. An exact contrast holds if the values of all seeds lie within the limits, and fails if one lies
     outside. All other contrasts are inconclusive, and so is a contrast with missing or diverged runs: seeds are chosen
     beforehand, and a verdict from the first few would depend on which ones happen to have finished.
-
-    Args:
-        claim: The claim.
-        results: The study.
     """
     findings = tuple(_find(contrast, results) for contrast in claim.contrasts)
     if claim.pretrained and any(run.initial_weights == "random" for run in results.runs):
@@ -83,12 +79,12 @@ def _find(contrast: Contrast, results: Results) -> Finding:
 def _decide(contrast: Contrast, values: Mapping[int, float], mean: Estimate | None, gap: str) -> tuple[str, str]:
     low = -math.inf if contrast.between[0] is None else contrast.between[0]
     high = math.inf if contrast.between[1] is None else contrast.between[1]
-    if contrast.exact:
-        if not all(low <= value <= high for value in values.values()):
-            return FAILS, ""  # missing seeds cannot change this
-        return (INCONCLUSIVE, gap) if gap else (HOLDS, "")
+    if contrast.exact and not all(low <= value <= high for value in values.values()):
+        return FAILS, ""  # missing seeds cannot change this
     if gap or mean is None:
         return INCONCLUSIVE, gap
+    if contrast.exact:
+        return HOLDS, ""
     if mean.low is None or mean.high is None:
         return INCONCLUSIVE, "one seed gives no interval"
     if low <= mean.low and mean.high <= high:

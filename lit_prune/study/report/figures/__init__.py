@@ -26,14 +26,7 @@ class Figure:
 
 
 def draw(results: Results, folder: Path) -> list[Figure]:
-    """Draw all figures for which a study has results.
-
-    Args:
-        results: The study, complete or not.
-        folder: Folder of the PNG files, made if it does not exist. Files of the same names are replaced.
-
-    Returns:
-        The figures, in the order of the report.
+    """Draw all figures for which a study has results into a folder, in the order of the report.
 
     Raises:
         OSError: If a file cannot be written.

@@ -70,16 +70,13 @@ def _draw(axes: Axes, results: Results, name: str, kind: str) -> None:
     factor = 100.0 if kind == "acc" else 1.0
     for half, (label, colour, line) in _HALVES.items():
         mean = results.mean_curve(name, f"{half}_{kind}")
-        curves = [] if mean and len(runs) == 1 else [(run.seed, run.finite_curve(f"{half}_{kind}")) for run in runs]
-        for seed, curve in curves:
-            if curve:
-                marker = "." if len(curve) == 1 else None
-                axes.plot(
-                    *scale(curve, factor), color=colour, ls=line, marker=marker, label=f"{label}, {seed}", **ONE_SEED
-                )
+        shown = [(run.finite_curve(f"{half}_{kind}"), f"{label}, {run.seed}", ".", ONE_SEED) for run in runs]
         if mean:
-            marker = "o" if len(mean) == 1 else None
-            axes.plot(*scale(mean, factor), color=colour, ls=line, marker=marker, label=f"{label}, mean", **MEAN)
+            shown = [*(shown if len(runs) > 1 else ()), (mean, f"{label}, mean", "o", MEAN)]
+        for curve, what, dot, style in shown:
+            if curve:
+                marker = dot if len(curve) == 1 else None
+                axes.plot(*scale(curve, factor), color=colour, ls=line, marker=marker, label=what, **style)
 
 
 def _title(results: Results, group: str, name: str) -> str:
@@ -111,14 +108,12 @@ def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
     low, high = values[0], values[-1]
     if kind == "acc":
         margin = max(0.05 * (high - low), 0.005)
-        return _linear(100 * max(low - margin, min(low, 0.0)), 100 * min(high + margin, max(high, 1.0) + 0.01))
-    if low > 0 and high > 20 * values[len(values) // 2]:
+        low, high = 100 * max(low - margin, min(low, 0.0)), 100 * min(high + margin, max(high, 1.0) + 0.01)
+    elif low > 0 and high > 20 * values[len(values) // 2]:
         return {"yscale": "log", "ylim": (low / 1.2, high * 1.2)}
-    margin = max(0.05 * (high - low), 1e-3)
-    return _linear(min(low, max(low - margin, 0.0)), high + margin)
-
-
-def _linear(low: float, high: float) -> dict[str, Any]:
+    else:
+        margin = max(0.05 * (high - low), 1e-3)
+        low, high = min(low, max(low - margin, 0.0)), high + margin
     # ticks take longest to draw: a few, found once for a group
     ticks = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     return {"ylim": (low, high), "yticks": [tick for tick in ticks if low <= tick <= high]}

@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from numpy.typing import NDArray
 
 from lit_prune.cli.figures import BLACK, GREY, legend_below, make_panels, new_figure, series_style
 from lit_prune.study.report.figures.drawing import SPARSITY, WIDTH, Drawing
@@ -28,8 +30,8 @@ def tradeoff_figure(results: Results) -> Drawing | None:
         return None
     published = published_for(results.plan)
     kind = "test" if "test" in accuracy_measure(results) else "validation"
-    ends = [end for one in series for _, _, low, high in _points(one) for end in (low, high)]
-    low, high = min(ends) - 1.0, max(*ends, 0.0) + 1.0
+    ends = np.concatenate([_points(one)[2:] for one in series], axis=1)
+    low, high = float(ends.min()) - 1.0, max(float(ends.max()), 0.0) + 1.0
     if low < 1.5 * _DETAIL[0]:
         limits = {"all": (low, high), "the same, in detail": _DETAIL}
     else:
@@ -60,18 +62,10 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     return Drawing("accuracy-against-sparsity", title, caption, None, canvas)
 
 
-def _points(series: Series) -> list[tuple[float, float, float, float]]:
-    """Return sparsity, difference and its interval of each point, in per cent and percentage points."""
-    return [
-        (
-            100 * point.sparsity,
-            100 * d.mean,
-            100 * (d.mean if d.low is None else d.low),
-            100 * (d.mean if d.high is None else d.high),
-        )
-        for point in series.points
-        if (d := point.difference)
-    ]
+def _points(series: Series) -> NDArray[np.float64]:
+    """Return rows of sparsity, difference and the ends of its interval, in per cent and percentage points."""
+    rows = [(point.sparsity, d.mean, *d.interval) for point in series.points if (d := point.difference)]
+    return 100 * np.array(rows).T
 
 
 def _draw(axes: Axes, series: Sequence[Series], published: Sequence[PublishedCurve]) -> None:
@@ -79,9 +73,7 @@ def _draw(axes: Axes, series: Sequence[Series], published: Sequence[PublishedCur
         axes.plot(curve.sparsity, curve.differences, color=GREY, lw=0.9, ls=line)
     axes.axhline(0, color=BLACK, lw=0.8)
     for index, one in enumerate(series):
-        points = _points(one)
+        sparsity, mean, low, high = _points(one)
         aside = 0.9 * (index - (len(series) - 1) / 2)  # markers at the same sparsity would hide each other
-        x, y = [sparsity + aside for sparsity, *_ in points], [difference for _, difference, *_ in points]
-        errors = [[d - low for _, d, low, _ in points], [high - d for _, d, _, high in points]]
         style: dict[str, Any] = {"lw": 1.2, "elinewidth": 1.0, "capsize": 2.5} | series_style(index)
-        axes.errorbar(x, y, yerr=errors, label=one.label, **style)
+        axes.errorbar(sparsity + aside, mean, yerr=(mean - low, high - mean), label=one.label, **style)
