@@ -40,7 +40,7 @@ def check_names(argument: str, value: Any) -> None:
 
 def refuse_sharded_parameters(trainer: Trainer, callback: object) -> None:
     """Raise an `InputError` under strategies that split parameters between processes, such as FSDP."""
-    if _SHARDING & _base_names(trainer.strategy):
+    if _SHARDING & base_names(trainer.strategy):
         raise expected(
             f"a strategy that keeps parameters whole for {type(callback).__name__}",
             type(trainer.strategy).__name__,
@@ -51,7 +51,7 @@ def refuse_sharded_parameters(trainer: Trainer, callback: object) -> None:
 def refuse_averaging(trainer: Trainer, callback: Callback, names: set[str]) -> None:
     """Raise an `InputError` if the trainer has a callback that averages weights, of a class with one of these names."""
     for other in callbacks_of(trainer):
-        if names & _base_names(other):
+        if names & base_names(other):
             raise expected(
                 f"no {type(other).__name__} together with {type(callback).__name__}",
                 "both",
@@ -76,11 +76,6 @@ def overrides(pl_module: LightningModule, hook: str) -> bool:
     return getattr(type(pl_module), hook) is not getattr(base, hook)
 
 
-def builds_late(pl_module: LightningModule) -> bool:
-    """Return whether layers may be missing in a callback's `setup`, which runs before these hooks of the module."""
-    return any(overrides(pl_module, hook) for hook in ("setup", "configure_model"))
-
-
-def _base_names(value: object) -> set[str]:
-    # names, because lightning.pytorch and pytorch_lightning each have their own classes
+def base_names(value: object) -> set[str]:
+    """Return the names of a value's classes; lightning.pytorch and pytorch_lightning each have their own classes."""
     return {base.__name__ for base in type(value).__mro__}

@@ -8,11 +8,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_prune.callbacks._checks import (
-    builds_late,
     callbacks_of,
     check_names,
     check_times,
     continues,
+    overrides,
     refuse_averaging,
     refuse_sharded_parameters,
 )
@@ -30,7 +30,7 @@ from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
 class Pruning(Callback, ABC):
     """Base class for your own pruning criterion: define `score` and inherit everything else.
 
-    The guarantees of `GlobalL1Pruning` hold for every subclass whose `score` depends only on weights, arguments, and
+    The guarantees of `docs/callbacks.md` hold for every subclass whose `score` depends only on weights, arguments, and
     what its `state_dict` holds.
 
     The masks are on the model. Before each batch, the callback compares the sparsity that it has reached with the
@@ -46,7 +46,8 @@ class Pruning(Callback, ABC):
         end_epoch: Epoch at which a gradual ramp reaches `amount`. None prunes once.
         schedule: Shape of the ramp: "cubic" (Zhu & Gupta 2017), "linear", or "geometric", which prunes the same
             fraction of the remaining weights at every step (Frankle & Carbin 2019). Ignored without `end_epoch`.
-        layers: Globs on qualified names of layers to prune. None prunes all convolutions and linear layers.
+        layers: Globs on qualified names of layers to prune, for example "backbone.layer4". None prunes all
+            convolutions and linear layers.
         exclude: Globs of layers to leave out.
         max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1]; the rest is pruned in other layers. None
             sets no limit.
@@ -55,7 +56,10 @@ class Pruning(Callback, ABC):
             them to the initial values. None does not reset them.
 
     Raises:
-        InputError: As in `GlobalL1Pruning`.
+        InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
+            if two pruning callbacks choose the same weight or rewind to different epochs, under strategies that shard
+            parameters, and together with callbacks that average weights. At the first batch: if a resumed run lacks
+            the values to rewind to. When pruning: if a weight is NaN or infinite.
 
     Example:
         >>> class SmallestKernels(Pruning):
@@ -153,9 +157,10 @@ class Pruning(Callback, ABC):
         try:
             self._choose(trainer, pl_module)
         except InputError:
-            if not builds_late(pl_module):
+            # these hooks of the module, which run later, may create layers
+            if not any(overrides(pl_module, hook) for hook in ("setup", "configure_model")):
                 raise
-            return  # layers may not exist yet
+            return
         self._waiting = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         remove_masks(pl_module, self._weights)
 

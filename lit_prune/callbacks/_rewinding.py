@@ -26,17 +26,9 @@ class Rewinding:
         self._values, self._rewound = None, 0.0
 
     def remember(self, model: nn.Module, epoch: int, is_start: bool, amount: float, owner: str) -> None:
-        """Copy the values of a model if this is the start of their epoch.
+        """Copy the values of a model if this is the start of their epoch; raise an `InputError` if that is over.
 
-        Args:
-            model: Model to copy values from.
-            epoch: Current epoch.
-            is_start: Whether no batch of the epoch has been trained yet.
-            amount: Sparsity of the last pruning.
-            owner: Class name of the callback, for the message.
-
-        Raises:
-            InputError: If the values are missing and their epoch is over.
+        `is_start` tells whether no batch of the current `epoch` was trained yet, `amount` is the sparsity to reach.
         """
         if self.epoch is None or self._values is not None or amount <= self._rewound or epoch < self.epoch:
             return
@@ -49,12 +41,7 @@ class Rewinding:
         self._values = stored_values(model)
 
     def take(self, sparsity: float, amount: float) -> dict[str, Tensor] | None:
-        """Return the values to rewind to after a pruning, if any; release them after the last pruning.
-
-        Args:
-            sparsity: Sparsity after the pruning.
-            amount: Sparsity of the last pruning.
-        """
+        """Return the values to rewind to after pruning to a sparsity, if any; release them if it is `amount`."""
         values = self._values
         if values is None or sparsity <= self._rewound:
             return None

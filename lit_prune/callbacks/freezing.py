@@ -9,7 +9,14 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lit_prune.callbacks._checks import callbacks_of, check_epoch, check_names, overrides, refuse_sharded_parameters
+from lit_prune.callbacks._checks import (
+    base_names,
+    callbacks_of,
+    check_epoch,
+    check_names,
+    overrides,
+    refuse_sharded_parameters,
+)
 from lit_prune.errors import expected
 from lit_prune.functional.freezing import Frozen, check_selection, modules_to_freeze
 
@@ -20,23 +27,17 @@ FROZEN_KEY = "lit_prune_frozen"
 class LayerFreezing(Callback):
     """Freeze the first layers of a model, or layers by name, during `fit` or until an epoch.
 
-    Frozen tensors keep every bit, running statistics of norms included. Frozen norms and dropouts compute as in
-    evaluation mode, even after `train()`. Gradient clipping ignores frozen parameters. Optimizers may hold them or not.
-
-    A permanent freeze saves the backward pass of the first layers. A freeze with `unfreeze_epoch` does not, because
-    DistributedDataParallel decides once which gradients to synchronise: gradients are computed, and dropped before each
-    step.
-
-    A resumed run continues exactly. Checkpoints list the frozen modules under "lit_prune_frozen", for information. When
-    `fit` finishes or fails, `requires_grad`, hooks and modes are restored. Several callbacks may freeze one model; with
-    different epochs they unfreeze it gradually. Nothing is logged.
+    Frozen tensors keep every bit, running statistics of norms included, and frozen norms and dropouts compute as in
+    evaluation mode. Gradient clipping ignores frozen parameters. With `unfreeze_epoch`, their gradients are computed,
+    and dropped before each step. A resumed run continues exactly. Nothing is logged; checkpoints list the frozen
+    modules under "lit_prune_frozen". `docs/callbacks.md` explains more.
 
     Weight averaging also averages frozen tensors: exactly with torch's `multi_avg_fn`s, with rounding errors with
     `get_ema_avg_fn` and so Lightning's `EMAWeightAveraging`.
 
     Args:
         fraction: Fraction of the model to freeze, in (0, 1]: the first `ceil(fraction * L)` of the L convolutions and
-            linear layers, in the order in which the model registers them. Give either `fraction` or `layers`.
+            linear layers, in the order of registration. Give either `fraction` or `layers`.
         layers: Globs on qualified names of modules to freeze, for example "backbone.layer1", with everything in them.
         by: Meaning of `fraction`: "layers", or "parameters" for the fewest first layers that hold at least this
             fraction of all weights.
@@ -140,7 +141,13 @@ class LayerFreezing(Callback):
     def _freeze(self, trainer: Trainer, pl_module: LightningModule) -> None:
         named = modules_to_freeze(pl_module, self.fraction, self.layers, self.by, self.freeze_norm)
         modules = [module for _, module in named]
-        _refuse_reset_statistics(trainer, modules)
+        averages = any("StochasticWeightAveraging" in base_names(callback) for callback in callbacks_of(trainer))
+        if averages and any(getattr(module, "running_mean", None) is not None for module in modules):
+            raise expected(
+                "no StochasticWeightAveraging together with frozen batch norms",
+                "both",
+                "it resets their statistics; use WeightAveraging, or `freeze_norm=False`",
+            )
         if self._frozen is not None:
             self._frozen.thaw()
         self._frozen = Frozen(modules, keep_backward=self.unfreeze_epoch is not None)
@@ -169,18 +176,6 @@ class LayerFreezing(Callback):
         if self._frozen is not None:
             self._frozen.thaw()
         self._unhook, self._handles, self._frozen = None, [], None
-
-
-def _refuse_reset_statistics(trainer: Trainer, modules: list[nn.Module]) -> None:
-    names = {base.__name__ for callback in callbacks_of(trainer) for base in type(callback).__mro__}
-    if "StochasticWeightAveraging" in names and any(
-        getattr(module, "running_mean", None) is not None for module in modules
-    ):
-        raise expected(
-            "no StochasticWeightAveraging together with frozen batch norms",
-            "both",
-            "it resets their statistics; use WeightAveraging, or `freeze_norm=False`",
-        )
 
 
 class _HookThenActions:

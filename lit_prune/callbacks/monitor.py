@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lit_prune.callbacks._checks import continues, refuse_sharded_parameters
+from lit_prune.callbacks._checks import base_names, continues, refuse_sharded_parameters
 from lit_prune.callbacks._pruning import Pruning, pruners_of
 from lit_prune.errors import check_integer
 from lit_prune.functional.coverage import GradientCoverage
@@ -32,13 +32,11 @@ class SparsityMonitor(Callback):
     - `sparsity/ever_pruned`: weights that the callbacks have pruned at any time.
     - `sparsity/regrown`: fraction of the weights that were ever pruned that are not zero now.
     - `sparsity/layer/<name>`: fraction of a layer's weights that are exactly zero.
-    - `gradient/untouched`: weights that have not received a non-zero gradient since training started. Gradients that
-      `LayerFreezing` drops do not count. It is sampled after steps 0, 1, 2, 4, 8, 16, 32, every 64th step, and at the
-      end of each epoch, together with the optimizer's memory of the steps between. So it is exact for optimizers of
-      torch with momentum or running averages, and an upper bound for SGD without momentum and under weight decay that
-      adds to the gradient.
-    - `gradient/untouched_pruned`: weights that are untouched and have ever been pruned. After masks are removed,
-      sparsity cannot fall below this.
+    - `gradient/untouched`: weights that have not received a non-zero gradient since training started. It is sampled
+      after steps 0, 1, 2, 4, ..., every 64th step, and each epoch, with the optimizer's memory of the steps between:
+      exact for optimizers of torch with momentum or running averages, and an upper bound for SGD without momentum and
+      under weight decay that adds to the gradient. Gradients that `LayerFreezing` drops do not count.
+    - `gradient/untouched_pruned`: weights that are untouched and have ever been pruned; sparsity cannot fall below it.
 
     A `TensorBoardLogger` also receives a figure, `sparsity/layers`, and histograms, with the epoch as step. A resumed
     run continues the counts.
@@ -117,8 +115,7 @@ class SparsityMonitor(Callback):
         pl_module.log_dict(self._metrics(report))
         loggers: list[Any] = trainer.loggers
         for logger in loggers:
-            # by name, because lightning.pytorch and pytorch_lightning each have their own classes
-            if trainer.is_global_zero and "TensorBoardLogger" in {base.__name__ for base in type(logger).__mro__}:
+            if trainer.is_global_zero and "TensorBoardLogger" in base_names(logger):
                 if self.per_layer:
                     _draw_sparsity(logger.experiment, report, trainer.current_epoch)
                 if self.histograms:
@@ -132,11 +129,13 @@ class SparsityMonitor(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Remove the hooks of optimizers."""
-        self._remove_hooks()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Remove the hooks of optimizers."""
-        self._remove_hooks()
+        self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
         """Return which weights have received a gradient, as packed bits by layer, and the number of steps."""
@@ -152,11 +151,6 @@ class SparsityMonitor(Callback):
         if self._coverage is not None and _is_sampled(self._steps[index]):
             self._coverage.update([optimizer])
         self._steps[index] += 1
-
-    def _remove_hooks(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pruners = pruners_of(trainer)

@@ -15,9 +15,8 @@ class PruningRemoval(Callback):
     """Remove all masks at an epoch, so that the pruned weights train again, from zero.
 
     Like `torch.nn.utils.prune.remove` for every masked parameter, before the first training batch of the epoch; the
-    optimizer state of pruned weights is cleared. Together with `GlobalL1Pruning` this is dense-sparse-dense training
-    (Han et al., "DSD", 2017). In one epoch, pruning always comes first; what a schedule prunes in later epochs is
-    masked again. A resumed run does not mask again what was removed before. Nothing is logged.
+    optimizer state of pruned weights is cleared. After a pruning this is dense-sparse-dense training (Han et al.,
+    "DSD", 2017). Weights that a schedule prunes in later epochs are masked again. Nothing is logged.
 
     Args:
         epoch: Epoch, counted from 0, or "end": remove the masks when `fit` has finished and every other callback

@@ -11,9 +11,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
 from lit_prune.errors import expected, one_line
-from lit_prune.functional.masking import stored_weight
 from lit_prune.functional.plain import plain_copy
-from lit_prune.functional.selection import CONVOLUTIONS, WEIGHT_LAYERS
+from lit_prune.functional.selection import CONVOLUTIONS, WEIGHT_LAYERS, stored_parameter
 
 
 @dataclass(frozen=True)
@@ -88,7 +87,7 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, 
         for name, module in plain.named_modules():
             module.training = False  # `eval` may be overridden to keep parts in training mode
             if isinstance(module, WEIGHT_LAYERS):
-                weight = stored_weight(module)
+                weight = stored_parameter(module)
                 owner = owners.setdefault(id(module if weight is None else weight), name)
                 counts[owner] = LayerFlops(0, 0)
                 module.register_forward_pre_hook(enter)

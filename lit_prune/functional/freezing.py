@@ -14,18 +14,9 @@ from torch.utils.hooks import RemovableHandle
 from lit_prune.errors import check_choice, expected
 from lit_prune.functional.selection import WeightRef, as_patterns, modules_matching, weight_layers
 
-_NORMS = (
-    nn.BatchNorm1d,
-    nn.BatchNorm2d,
-    nn.BatchNorm3d,
-    nn.SyncBatchNorm,
-    nn.InstanceNorm1d,
-    nn.InstanceNorm2d,
-    nn.InstanceNorm3d,
-    nn.GroupNorm,
-    nn.LayerNorm,
-    nn.RMSNorm,
-)
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_NORMS = (*_BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
@@ -39,12 +30,10 @@ def check_selection(fraction: Any = None, layers: Any = None, by: Any = "layers"
         )
     if layers is not None and not as_patterns("layers", layers):
         raise expected("`layers` to name at least one layer", layers, 'give globs like "*.layer1"')
-    if fraction is not None:
-        real = isinstance(fraction, Real) and not isinstance(fraction, bool)
-        if not (real and 0 < fraction <= 1):
-            raise expected(
-                "`fraction` in (0, 1]", fraction, "0.3 freezes the first 30%; leave the callback out to freeze nothing"
-            )
+    number = isinstance(fraction, Real) and not isinstance(fraction, bool)
+    if fraction is not None and not (number and 0 < fraction <= 1):
+        hint = "0.3 freezes the first 30%; leave the callback out to freeze nothing"
+        raise expected("`fraction` in (0, 1]", fraction, hint)
     check_choice("by", by, ("layers", "parameters"))
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from lit_prune.errors import expected
-from lit_prune.functional.selection import WeightRef
+from lit_prune.functional.selection import WeightRef, stored_parameter
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
@@ -42,7 +42,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     named = dict(model.named_modules(remove_duplicate=False))
     for name, mask in masks.items():
         module = named.get(name)
-        parameter = None if module is None else stored_weight(module)
+        parameter = None if module is None else stored_parameter(module)
         if parameter is None:
             raise expected(
                 "masks for layers of the model",
@@ -56,7 +56,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
                 "use masks that were computed for this model",
             )
         for holder in model.modules():
-            if stored_weight(holder) is parameter:
+            if stored_parameter(holder) is parameter:
                 _mask(holder, mask)
 
 
@@ -78,8 +78,9 @@ def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -
         for name in masked_parameters(module):
             if chosen is None or id(module.get_parameter(f"{name}_orig")) in chosen:
                 _unmask(module, name)
-                for key in [key for key, hook in module._forward_pre_hooks.items() if _is_on(hook, name)]:
-                    del module._forward_pre_hooks[key]
+                for key, hook in list(module._forward_pre_hooks.items()):
+                    if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
+                        del module._forward_pre_hooks[key]
                 removed.append(f"{prefix}.{name}" if prefix else name)
     return removed
 
@@ -98,11 +99,6 @@ def current_mask(ref: WeightRef) -> Tensor | None:
     if ref.parameter not in masked_parameters(ref.module):
         return None
     return ref.module.get_buffer(f"{ref.parameter}_mask") != 0
-
-
-def stored_weight(module: nn.Module) -> nn.Parameter | None:
-    """Return the parameter that stores a layer's weight, masked or not; None if there is none."""
-    return module._parameters.get("weight_orig" if "weight" in masked_parameters(module) else "weight")
 
 
 class Masked(prune.BasePruningMethod):
@@ -165,10 +161,6 @@ def _rename_parameter(module: nn.Module, old: str, new: str) -> None:
     module._parameters.update(items)
 
 
-def _is_on(hook: Callable[..., Any], name: str) -> bool:
-    return isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name
-
-
 class _Masked(nn.Module):
     """Base of the classes of masked layers, next to the layer's original class `_plain`."""
 
@@ -210,12 +202,10 @@ class _Masked(nn.Module):
         weight = state_dict.pop(f"{prefix}weight", None)
         if weight is not None:
             mask = self.get_buffer("weight_mask")
-            state_dict[f"{prefix}weight_orig"] = weight
-            # the effective weights must be the loaded ones, so the mask also keeps all that are non-zero there
-            fits = weight.shape == mask.shape
-            state_dict[f"{prefix}weight_mask"] = (
-                mask.logical_or(weight.to(mask.device) != 0).to(mask.dtype) if fits else mask
-            )
+            if weight.shape == mask.shape:
+                # the effective weights must be the loaded ones, so the mask also keeps all that are non-zero there
+                mask = mask.logical_or(weight.to(mask.device) != 0).to(mask.dtype)
+            state_dict |= {f"{prefix}weight_orig": weight, f"{prefix}weight_mask": mask}
         missing: list[str] = []
         super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
         plain = {f"{prefix}weight_orig": f"{prefix}weight"}

@@ -1,6 +1,5 @@
 """Clear and read what optimizers remember of weights that are pruned or rewound."""
 
-import torch
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
@@ -38,7 +37,7 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
             pruned = module.get_buffer(f"{name}_mask") == 0
             state = optimizer.state.get(parameter, {})
             for value in [parameter.grad, *(value for key, value in state.items() if key != "step_size")]:
-                if isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
                     value.masked_fill_(pruned, 0)
 
 
@@ -47,9 +46,6 @@ def clear_state(optimizer: Optimizer) -> None:
 
     This is exact for torch's elementwise optimizers, step counts included. For other optimizers, state of the shape of
     its parameter becomes zero and other state is kept, because its meaning is unknown.
-
-    Args:
-        optimizer: Any optimizer.
     """
     optimizer.zero_grad(set_to_none=False)  # not None, which would make parameters skip a step that they took before
     if type(optimizer) in _ELEMENTWISE - {optim.Adagrad}:
@@ -60,7 +56,7 @@ def clear_state(optimizer: Optimizer) -> None:
             for key, value in optimizer.state.get(parameter, {}).items():
                 if type(optimizer) is optim.Adagrad:
                     value.fill_(group["initial_accumulator_value"] if key == "sum" else 0)
-                elif isinstance(value, torch.Tensor) and value.shape == parameter.shape:
+                elif isinstance(value, Tensor) and value.shape == parameter.shape:
                     value.zero_()
 
 
@@ -70,14 +66,10 @@ def keeps_zeros(optimizer: Optimizer) -> bool:
 
 
 def remembered_gradients(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
-    """Return what an optimizer remembers of past gradients.
+    """Return for each parameter a tensor of its shape that is non-zero where its optimizer remembers a recent gradient.
 
-    Args:
-        optimizer: Any optimizer.
-
-    Returns:
-        For each parameter with such a memory, a tensor of its shape that is non-zero where a recent gradient was.
-        Parameters under weight decay that adds to the gradient (as in Adam, but not AdamW) are left out.
+    Parameters without such a memory, or under weight decay that adds to the gradient (as in Adam, but not AdamW), are
+    left out.
     """
     memory = _MEMORIES.get(type(optimizer))
     if memory is None:

@@ -33,9 +33,6 @@ class RandomScore:
     """Score weights at random, with the same result on every device, in every process and at every call.
 
     The global random state is neither used nor changed.
-
-    Args:
-        seed: Random seed.
     """
 
     seed: int = 0
@@ -134,56 +131,39 @@ def local_masks(weights: Sequence[WeightRef], amount: float, score: Score = magn
 
 def check_amount(amount: Any) -> None:
     """Raise an `InputError` unless `amount` is a number in [0, 1)."""
-    if not _is_number(amount) or not 0 <= amount < 1:
+    if not isinstance(amount, int | float) or isinstance(amount, bool) or not 0 <= amount < 1:
         raise expected("`amount` in [0, 1)", amount, "give the fraction of the chosen weights to prune")
 
 
 def check_max_layer_sparsity(max_layer_sparsity: Any) -> None:
     """Raise an `InputError` unless `max_layer_sparsity` is None or a number in (0, 1]."""
-    if max_layer_sparsity is not None and not (_is_number(max_layer_sparsity) and 0 < max_layer_sparsity <= 1):
-        raise expected(
-            "`max_layer_sparsity` in (0, 1]",
-            max_layer_sparsity,
-            "give the largest fraction of a layer to prune, or leave it out",
-        )
+    number = isinstance(max_layer_sparsity, int | float) and not isinstance(max_layer_sparsity, bool)
+    if max_layer_sparsity is not None and not (number and 0 < max_layer_sparsity <= 1):
+        hint = "give the largest fraction of a layer to prune, or leave it out"
+        raise expected("`max_layer_sparsity` in (0, 1]", max_layer_sparsity, hint)
 
 
 def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: float | None) -> None:
     """Raise an `InputError` if `amount` cannot be reached even with every layer at its limit."""
     sizes = [ref.tensor.numel() for ref in weights]
-    if max_layer_sparsity is not None and round(amount * sum(sizes)) > sum(
-        math.floor(max_layer_sparsity * size) for size in sizes
-    ):
+    room = [size if max_layer_sparsity is None else math.floor(max_layer_sparsity * size) for size in sizes]
+    if round(amount * sum(sizes)) > sum(room):
         raise _no_room(amount, max_layer_sparsity)
 
 
 def _no_room(amount: float, max_layer_sparsity: float | None) -> InputError:
-    return expected(
-        f"`max_layer_sparsity` to leave room for an `amount` of {amount}",
-        max_layer_sparsity,
-        "raise the limit or prune less",
-    )
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    what = f"`max_layer_sparsity` to leave room for an `amount` of {amount}"
+    return expected(what, max_layer_sparsity, "raise the limit or prune less")
 
 
 @dataclass(frozen=True)
 class _Candidates:
-    """Weights to choose from.
-
-    Attributes:
-        weights: Weights of all chosen layers.
-        kept: Current mask of each layer, None if it is not masked.
-        sizes: Number of weights of each layer.
-        left: Number of weights of each layer that are not pruned yet.
-    """
+    """Weights to choose from, by layer."""
 
     weights: Sequence[WeightRef]
-    kept: Sequence[Tensor | None]
-    sizes: Sequence[int]
-    left: Sequence[int]
+    kept: Sequence[Tensor | None]  # current masks
+    sizes: Sequence[int]  # number of weights
+    left: Sequence[int]  # number of weights that are not pruned yet
 
     @classmethod
     def of(cls, weights: Sequence[WeightRef]) -> "_Candidates":

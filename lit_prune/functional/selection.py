@@ -30,9 +30,13 @@ class WeightRef(NamedTuple):
     @property
     def tensor(self) -> nn.Parameter:
         """Parameter that an optimizer holds: `weight`, or `weight_orig` while the layer is masked."""
-        parameter = _stored(self.module, self.parameter)
+        parameter = stored_parameter(self.module, self.parameter)
         if parameter is None:
-            raise _reparametrised(self.name)
+            raise expected(
+                f"layer `{self.name}` to store its weight",
+                "one that is computed from other parameters (parametrize, weight norm or spectral norm)",
+                "remove the parametrisation, or leave the layer out with `exclude`",
+            )
         return parameter
 
 
@@ -59,13 +63,14 @@ def weight_layers(
             modules) or is computed from other parameters (`torch.nn.utils.parametrize`, weight or spectral norm).
     """
     candidates = _by_parameter(model)
-    layer_names = [name for refs in candidates for name, _, _ in refs]
     if layers is not None:
         chosen = set[nn.Module]()
         for pattern in as_patterns("layers", layers):
             found = _inside(model, pattern)
             if not any(ref.module in found for refs in candidates for ref in refs):
-                raise _no_match("layers", "a convolution or linear layer", pattern, _with_parents(layer_names))
+                parts = [ref.name.split(".") for refs in candidates for ref in refs]
+                names = dict.fromkeys(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
+                raise _no_match("layers", "a convolution or linear layer", pattern, names)
             chosen |= found
         candidates = [refs for refs in candidates if any(ref.module in chosen for ref in refs)]
     if as_patterns("exclude", exclude):
@@ -109,8 +114,8 @@ def modules_matching(
     for pattern in as_patterns(argument, patterns):
         found = _inside(model, pattern)
         if not found:
-            names = [name for name, _ in model.named_modules(remove_duplicate=False) if name]
-            raise _no_match(argument, "a module", pattern, names)
+            named = model.named_modules(remove_duplicate=False)
+            raise _no_match(argument, "a module", pattern, [name for name, _ in named])
         chosen |= found
     return [(name, module) for name, module in model.named_modules() if module in chosen]
 
@@ -139,42 +144,23 @@ def _by_parameter(model: nn.Module) -> list[list[WeightRef]]:
     for name, module in model.named_modules():
         if not isinstance(module, WEIGHT_LAYERS):
             foreign.update(map(id, module.parameters(recurse=False)))
-        elif (parameter := _stored(module, "weight")) is not None:
+        elif (parameter := stored_parameter(module)) is not None:
             groups.setdefault(id(parameter), []).append(WeightRef(name, module, "weight"))
         elif getattr(module, "weight", None) is not None:
             groups[id(module)] = [WeightRef(name, module, "weight")]
     return [refs for key, refs in groups.items() if key not in foreign]
 
 
-def _stored(module: nn.Module, parameter: str) -> nn.Parameter | None:
-    """Return the parameter that stores a weight, masked or not; None if it is computed from others."""
-    parameters = dict(module.named_parameters(recurse=False))
-    masked = any(name == f"{parameter}_mask" for name, _ in module.named_buffers(recurse=False))
-    return parameters.get(f"{parameter}_orig" if masked else parameter)
+def stored_parameter(module: nn.Module, name: str = "weight") -> nn.Parameter | None:
+    """Return the parameter that stores a weight, masked or not; None if there is none, or if others compute it."""
+    masked = module._buffers.get(f"{name}_mask") is not None
+    return module._parameters.get(f"{name}_orig" if masked else name)
 
 
-def _reparametrised(name: str) -> InputError:
-    return expected(
-        f"layer `{name}` to store its weight",
-        "one that is computed from other parameters (parametrize, weight norm or spectral norm)",
-        "remove the parametrisation, or leave the layer out with `exclude`",
-    )
-
-
-def _with_parents(names: Iterable[str]) -> list[str]:
-    parts = (name.split(".") for name in names)
-    prefixes = (".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
-    return [prefix for prefix in dict.fromkeys(prefixes) if prefix]
-
-
-def _no_match(argument: str, kind: str, pattern: str, names: Sequence[str]) -> InputError:
-    wanted = pattern.replace("*", "").rstrip(".")
-    close = get_close_matches(wanted, names, n=3, cutoff=0.5)
+def _no_match(argument: str, kind: str, pattern: str, names: Iterable[str]) -> InputError:
+    names = [name for name in names if name]  # not the model itself
+    close = get_close_matches(pattern.replace("*", "").rstrip("."), names, n=3, cutoff=0.5)
     shown = ", ".join(f"`{name}`" for name in close or names[:3])
-    return expected(
-        f"every pattern in `{argument}` to match {kind}",
-        f"`{pattern}`, which matches none",
-        f"{'close matches are' if close else 'names in this model are, for example,'} {shown}"
-        if shown
-        else "this model has none",
-    )
+    which = "close matches are" if close else "names in this model are, for example,"
+    hint = f"{which} {shown}" if names else "this model has none"
+    return expected(f"every pattern in `{argument}` to match {kind}", f"`{pattern}`, which matches none", hint)
