@@ -11,11 +11,7 @@ from lit_prune.errors import InputError
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a module of an optional package.
-
-    Args:
-        module: Name of the module, for example "onnxruntime".
-        extra: Extra of lit-prune that installs the package, for example "export".
+    """Import a module of an optional package, which an extra of lit-prune installs.
 
     Raises:
         InputError: If the package is not installed.

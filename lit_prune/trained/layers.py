@@ -115,11 +115,9 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
     Its layers are the convolutions and linear layers. If the architecture is not known, they are all tensors with at
     least two dimensions, embeddings included, and FLOPs are not known.
 
-    Args:
-        network: Network to inspect.
-        input_size: Input to count FLOPs for: height and width of an image in pixels, or the shape of one input. None
-            takes the model's `example_input_array`, or else images of 32x32 pixels; FLOPs are not known if the model
-            cannot process them.
+    FLOPs are counted for `input_size`: height and width of an image in pixels, or the shape of one input. None takes
+    the model's `example_input_array`, or else images of 32x32 pixels; FLOPs are not known if the model cannot process
+    them.
 
     Raises:
         InputError: If there is no layer, or the model cannot process the given `input_size`.

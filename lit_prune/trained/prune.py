@@ -116,14 +116,10 @@ def choose_masks(
     local: bool = False,
     max_layer_sparsity: float | None = None,
 ) -> dict[str, Tensor]:
-    """Compute the masks that prune weights to an amount. Weights that are masked already stay pruned, and count.
+    """Compute the masks that prune all weights together, or with `local` each layer, to an amount.
 
-    Args:
-        weights: Weights to choose from.
-        amount: Fraction to prune, in [0, 1): of all weights together, or of each layer.
-        seed: Random seed used to choose weights. None chooses the weights of smallest magnitude.
-        local: Whether to prune each layer to `amount`, instead of all layers by one threshold.
-        max_layer_sparsity: Largest fraction to prune of any layer, without `local`.
+    Weights that are masked already stay pruned, and count. Without a random seed, the weights of smallest magnitude are
+    pruned.
 
     Raises:
         InputError: If an argument cannot be used, or more weights than `amount` are zero already.

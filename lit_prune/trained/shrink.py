@@ -57,13 +57,7 @@ def _shrink(argv: Sequence[str]) -> None:
 
 
 def shrink_network(network: Network, ratio: float, input_size: int = 32, round_to: int = 1) -> LitResNet18:
-    """Copy a `LitResNet18` without its channels of smallest magnitude.
-
-    Args:
-        network: Trained network; it is not changed.
-        ratio: Fraction of the channels to remove from every layer but the last, in (0, 1).
-        input_size: Height and width of the images, in pixels.
-        round_to: Multiple to which numbers of channels are rounded, in layers that have as many.
+    """Copy a `LitResNet18` without its channels of smallest magnitude; see `remove_channels`.
 
     Returns:
         The smaller network, in evaluation mode. Weights of the remaining channels are unchanged, zeros included.

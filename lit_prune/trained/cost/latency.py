@@ -61,17 +61,8 @@ def measure(
 
     In every round each call has one turn, in a random but reproducible order, so that none always follows the same
     other one. A turn begins with a pause, because threads of the previous call may keep spinning and occupy the cores;
-    then one call that is not timed brings the weights back into the caches; then as many calls as fill the turn.
-
-    Args:
-        calls: Functions to time, by name.
-        rounds: Number of rounds, at least 1.
-        turn: Duration of a turn in seconds; a longer call is made once.
-        clock: Function that returns the time in seconds.
-        pause: Seconds before each turn.
-
-    Returns:
-        The latency of each call, by name.
+    then one call that is not timed brings the weights back into the caches; then as many calls as fill the turn, at
+    least one. `turn`, `pause` and `clock` are in seconds.
     """
     check_integer("rounds", rounds, 1, hint="the median of 11 is steady on most machines")
     repeats = {}

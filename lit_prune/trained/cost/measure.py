@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lit_prune.errors import check_integer, expected
 from lit_prune.functional import sparsity_report, weight_layers
@@ -89,13 +89,8 @@ def compare(
 ) -> Comparison:
     """Measure every variant of every network, with the number of threads that torch is set to.
 
-    Args:
-        networks: Modules that compute logits from images, unmasked, by name. They are not changed.
-        input_size: Height and width of the images, in pixels.
-        batches: Batch sizes, each at least 1.
-        rounds: Number of rounds, as in `lit_prune.trained.cost.latency.measure`.
-        onnx: Whether to export the networks and measure ONNX Runtime too.
-        turn: Duration of a turn in seconds.
+    The networks are unmasked modules that compute logits from images of `input_size` pixels a side; they are not
+    changed. For `rounds` and `turn`, in seconds, see `lit_prune.trained.cost.latency.measure`.
 
     Raises:
         InputError: If an argument cannot be used, or a network does not take such images.
@@ -114,13 +109,18 @@ def compare(
         with torch.inference_mode():
             for batch in batches:
                 images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
-                calls = {str(n): partial(v.forward, _in_layout(images, v)) for n, v in enumerate(variants)}
+                inputs = [images.contiguous(memory_format=variant.layout) for variant in variants]
+                calls = {str(n): partial(v.forward, inputs[n]) for n, v in enumerate(variants)}
                 latencies.append(list(measure(calls, rounds, turn).values()))
-            differences = _differences(variants, images)
-    costs = tuple(
-        Cost(variant, dict(zip(batches, latency, strict=True)), difference)
-        for variant, latency, difference in zip(variants, zip(*latencies, strict=True), differences, strict=True)
-    )
+            logits = [variant.forward(x) for variant, x in zip(variants, inputs, strict=True)]
+    # of each network, the last of these is the network itself
+    references = {v.network: y for v, y in zip(variants, logits, strict=True) if v.kind in ("dense", "zeros")}
+    costs = []
+    for variant, latency, found in zip(variants, zip(*latencies, strict=True), logits, strict=True):
+        reference = references[variant.network]
+        another = variant.kind == "dense" and found is not reference
+        difference = None if another else float((found - reference).abs().max())
+        costs.append(Cost(variant, dict(zip(batches, latency, strict=True)), difference))
     sparsity = {name: sparsity_report(weight_layers(model)).sparsity for name, model in networks.items()}
     machine = {
         "processor": platform.processor() or platform.machine(),
@@ -128,21 +128,4 @@ def compare(
         "python": platform.python_version(),
         "torch": torch.__version__,
     }
-    return Comparison(costs, input_size, torch.get_num_threads(), machine, sparsity)
-
-
-def _in_layout(images: Tensor, variant: Variant) -> Tensor:
-    return images.contiguous(memory_format=variant.layout)
-
-
-def _differences(variants: Sequence[Variant], images: Tensor) -> list[float | None]:
-    differences: list[float | None] = []
-    references: dict[str, Tensor] = {}
-    with_zeros = {variant.network for variant in variants if variant.kind == "zeros"}
-    for variant in variants:
-        logits: Tensor = variant.forward(_in_layout(images, variant))
-        if variant.kind == ("zeros" if variant.network in with_zeros else "dense"):
-            references[variant.network] = logits
-        reference = references.get(variant.network)
-        differences.append(None if reference is None else float((logits - reference).abs().max()))
-    return differences
+    return Comparison(tuple(costs), input_size, torch.get_num_threads(), machine, sparsity)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from typing import Any
 
 from lit_prune.cli.tables import table
 from lit_prune.trained.cost.latency import Latency
@@ -91,7 +90,30 @@ def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
         "machine": dict(comparison.machine),
         "sparsity": dict(comparison.sparsity),
         "accuracy": {name: score.accuracy for name, score in scores.items()},
-        "costs": [_record(comparison, cost) for cost in comparison.costs],
+        "costs": [
+            {
+                "network": cost.variant.network,
+                "kind": cost.variant.kind,
+                "parameters": cost.variant.parameters,
+                "nonzero_parameters": cost.variant.nonzero,
+                "flops": cost.variant.flops.nominal,
+                "nonzero_flops": cost.variant.flops.nonzero,
+                "bytes": cost.variant.bytes,
+                "compressed_bytes": cost.variant.compressed,
+                "largest_difference": cost.difference,
+                "latency": {
+                    str(batch): {
+                        "median": latency.median,
+                        "low": latency.low,
+                        "high": latency.high,
+                        "rounds": list(latency.seconds),
+                        "speed": comparison.speed(cost, batch),
+                    }
+                    for batch, latency in cost.latency.items()
+                },
+            }
+            for cost in comparison.costs
+        ],
         "conclusions": conclusions(comparison),
     }
     return json.dumps(content, indent=2)
@@ -105,31 +127,6 @@ def format_ratios(ratios: Mapping[int, float]) -> str:
 def count(number: int, noun: str) -> str:
     """Return a number with a noun in the singular or plural."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
-def _record(comparison: Comparison, cost: Cost) -> dict[str, Any]:
-    variant = cost.variant
-    return {
-        "network": variant.network,
-        "kind": variant.kind,
-        "parameters": variant.parameters,
-        "nonzero_parameters": variant.nonzero,
-        "flops": variant.flops.nominal,
-        "nonzero_flops": variant.flops.nonzero,
-        "bytes": variant.bytes,
-        "compressed_bytes": variant.compressed,
-        "largest_difference": cost.difference,
-        "latency": {
-            str(batch): {
-                "median": latency.median,
-                "low": latency.low,
-                "high": latency.high,
-                "rounds": list(latency.seconds),
-                "speed": comparison.speed(cost, batch),
-            }
-            for batch, latency in cost.latency.items()
-        },
-    }
 
 
 def _milliseconds(latency: Latency) -> str:

@@ -66,15 +66,10 @@ def has_onnx() -> bool:
 def make_variants(
     network: str, model: nn.Module, input_size: int, folder: Path | None, channels: int = 3, reference: bool = True
 ) -> Iterator[Variant]:
-    """Make the variants of a network.
+    """Make the variants of a network, an unmasked module that computes logits from images; it is not changed.
 
-    Args:
-        network: Name of the network.
-        model: Module that computes logits from images, unmasked; it is not changed.
-        input_size: Height and width of the images, in pixels.
-        folder: Folder for ONNX files. None makes no ONNX variants.
-        channels: Channels of the images.
-        reference: Whether to begin a network with zeros with a "dense" variant, which has small numbers in their place.
+    Without a folder for ONNX files, there are no ONNX variants. With `reference`, a network with zeros begins with a
+    "dense" variant, which has small numbers in their place.
 
     Yields:
         The variants, in the order of `MEANINGS`: "dense" alone if there are no zeros, otherwise "zeros" and "masked";

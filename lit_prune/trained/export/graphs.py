@@ -37,18 +37,11 @@ def write_onnx(
 ) -> int:
     """Write a network as one ONNX file, with the input `images` and the output `logits`.
 
-    Args:
-        module: Module that maps images (N, channels, size, size) to one tensor, in evaluation mode. Batch norms are
-            folded into the convolutions before them, which keeps zeros.
-        path: File to write.
-        input_size: Height and width of the images, in pixels.
-        batch: Batch size; None lets the file take any.
-        metadata: Strings to store in the file.
-        opset: Version of the operators; None takes torch's default.
-        channels: Channels of the images.
+    The module maps images (batch, channels, input_size, input_size) to one tensor, in evaluation mode. Batch norms are
+    folded into the convolutions before them, which keeps zeros. If `batch` is None, the file takes batches of any size.
 
     Returns:
-        The version of the operators.
+        The version of the operators, which is torch's default if `opset` is None.
 
     Raises:
         InputError: If a package is not installed, or the network cannot be written as ONNX.
@@ -90,10 +83,7 @@ def write_onnx(
 
 
 def run_onnx(path: str | Path) -> Run:
-    """Open an ONNX file in ONNX Runtime, on the CPU with as many threads as torch uses.
-
-    Returns:
-        The function that computes logits from images.
+    """Open an ONNX file on the CPU with as many threads as torch uses, and return a function from images to logits.
 
     Raises:
         InputError: If ONNX Runtime is not installed, or cannot run the file.

@@ -37,6 +37,7 @@ class Export:
         weights: Number of weights in layers.
         zeros: Number of those that are zero.
         dropped: Number of weights that cropping removed.
+        sparsity: Fraction of the weights that are zero.
     """
 
     network: Network
@@ -49,11 +50,7 @@ class Export:
     weights: int
     zeros: int
     dropped: int
-
-    @property
-    def sparsity(self) -> float:
-        """Fraction of the weights that are zero."""
-        return self.zeros / self.weights if self.weights else 0.0
+    sparsity: float
 
     @property
     def batch(self) -> int | None:
@@ -76,17 +73,25 @@ def prepare(network: Network, options: Namespace) -> Export:
         state = module.state_dict()
     before = state
     if module is not None and options.crop:
-        original, module = module, crop_kernels(module, options.input_size, channels)
+        layers = dict(module.named_modules())
+        module = crop_kernels(module, options.input_size, channels)
         state = module.state_dict()
-        crops = _cropped_convolutions(original, module)
+        # settings that cannot be seen from the weight of a cropped convolution
+        crops = {
+            name: {"kernel_size": list(layer.kernel_size), "padding": [int(zeros) for zeros in layer.padding]}
+            for name, layer in module.named_modules()
+            if isinstance(layer, nn.Conv2d) and layer.kernel_size != layers[name].kernel_size
+        }
     names = [f"{name}.weight" for name in layer_weights(network) if f"{name}.weight" in state]
     total, weights = (sum(tensors[name].numel() for name in names) for tensors in (before, state))
     zeros = weights - sum(int(state[name].count_nonzero()) for name in names)
-    metadata = _metadata(network, options, channels, zeros / weights if weights else 0.0)
+    sparsity = zeros / weights if weights else 0.0
+    metadata = _metadata(network, options, channels, sparsity)
     if crops:
         metadata["cropped_convolutions"] = json.dumps(crops)
     dense_bytes = sum(tensor.nbytes for tensor in before.values())
-    return Export(network, options, module, state, dense_bytes, metadata, channels, weights, zeros, total - weights)
+    dropped = total - weights
+    return Export(network, options, module, state, dense_bytes, metadata, channels, weights, zeros, dropped, sparsity)
 
 
 def _image_channels(model: nn.Module) -> int:
@@ -119,14 +124,3 @@ def _metadata(network: Network, options: Namespace, channels: int, sparsity: flo
                 "formula": "(pixel * scale - mean) / std, for each colour",
             }
     return {"lit_prune_version": __version__} | {name: json.dumps(value) for name, value in values.items()}
-
-
-def _cropped_convolutions(original: nn.Module, cropped: nn.Module) -> dict[str, dict[str, list[int]]]:
-    """Return, for each cropped convolution, the settings that cannot be seen from its weight."""
-    smaller = dict(cropped.named_modules())
-    return {
-        name: {"kernel_size": list(now.kernel_size), "padding": [int(zeros) for zeros in now.padding]}
-        for name, layer in original.named_modules()
-        if isinstance(layer, nn.Conv2d) and isinstance(now := smaller[name], nn.Conv2d)
-        if now.kernel_size != layer.kernel_size
-    }

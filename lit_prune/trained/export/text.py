@@ -18,7 +18,12 @@ def format_report(export: Export, opset: int | None, checks: Sequence[Check], si
     for network, file in filter(None, (check.scores for check in checks)):
         found = f"{file.accuracy:.2%} of {file.images:,} test images ({file.right:,} right)"
         lines.append(("accuracy", f"{found}; the checkpoint has {network.accuracy:.2%} ({network.right:,} right)"))
-    lines += [("weights", _format_weights(export)), *_format_bytes(export, size), ("metadata", _format_keys(export))]
+    lines += [("weights", _format_weights(export)), *_format_bytes(export, size)]
+    keys = "none; a state dict holds only tensors"
+    if export.options.format != "state_dict" or export.options.compress:
+        unknown = "" if "class_names" in export.metadata else "; class names and preprocessing are not known"
+        keys = ", ".join(export.metadata) + unknown
+    lines.append(("metadata", keys))
     return "\n".join(f"{name:{_WIDTH}}  {text}".rstrip() for name, text in lines)
 
 
@@ -60,10 +65,3 @@ def _format_bytes(export: Export, size: int) -> list[tuple[str, str]]:
         rows.append(("cropped", f"{sum(tensor.nbytes for tensor in export.state.values()):>13,}"))
     rows.append(("compressed", f"{size:>13,}  {size / dense:.1%} of dense, at {export.sparsity:.2%} sparsity"))
     return [("bytes" if n == 0 else "", f"{name:{_WIDTH}}{text}") for n, (name, text) in enumerate(rows)]
-
-
-def _format_keys(export: Export) -> str:
-    if export.options.format == "state_dict" and not export.options.compress:
-        return "none; a state dict holds only tensors"
-    unknown = "" if "class_names" in export.metadata else "; class names and preprocessing are not known"
-    return ", ".join(export.metadata) + unknown

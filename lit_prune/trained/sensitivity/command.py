@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from typing import Literal
 
 from jsonargparse import Namespace
-from torch import Tensor
 from tqdm import tqdm
 
 from lit_prune.cli.parser import check_picture, make_checkpoint_parser, parse_checkpoint_command
@@ -13,7 +12,7 @@ from lit_prune.cli.run_command import run_command
 from lit_prune.errors import UnfinishedError, expected
 from lit_prune.functional.pruning import check_amount
 from lit_prune.functional.selection import weight_layers
-from lit_prune.trained.network import Network, load_network
+from lit_prune.trained.network import load_network
 from lit_prune.trained.scoring import image_batches, make_data, score
 from lit_prune.trained.sensitivity.measure import measure
 from lit_prune.trained.sensitivity.measurements import Measurements, fingerprint
@@ -36,7 +35,13 @@ def _sensitivity(argv: Sequence[str]) -> None:
     model = network.require_model()
     weights = weight_layers(model, options.layers, options.exclude)
     images = list(image_batches(make_data(network, options), options.split, options.limit))
-    known = Measurements(picture.with_suffix(".jsonl"), _describe(network, images, options.split))
+    conditions = {
+        "network": type(network.model).__name__,
+        "weights": fingerprint(sorted(network.state_dict.items())),
+        "split": options.split,
+        "images": fingerprint((str(n), part) for n, batch in enumerate(images) for part in batch),
+    }
+    known = Measurements(picture.with_suffix(".jsonl"), conditions)
     amounts = sorted(set(options.amounts))
     total = 1 + len(weights) * len(amounts)
     done = sum(known.get(ref.name, amount) is not None for ref in weights for amount in amounts)
@@ -104,14 +109,3 @@ def _parse(argv: Sequence[str]) -> Namespace:
         hint = "1.0 lets pruning a layer cost one percentage point"
         raise expected("`--tolerance` of 0 points or more", options.tolerance, hint)
     return options
-
-
-def _describe(network: Network, images: Sequence[tuple[Tensor, Tensor]], split: str) -> dict[str, str]:
-    """Return what the scores depend on, as `Measurements` stores it."""
-    parts = [(str(n), part) for n, batch in enumerate(images) for part in batch]
-    return {
-        "network": type(network.model).__name__,
-        "weights": fingerprint(sorted(network.state_dict.items())),
-        "split": split,
-        "images": fingerprint(parts),
-    }

@@ -16,13 +16,7 @@ from lit_prune.trained.sensitivity.text import format_points
 def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
     """Draw a row for each layer, the first at the top, and a column for each amount.
 
-    Args:
-        found: The measured scores.
-        tolerance: Loss of accuracy in percentage points up to which cells are framed.
-        path: The PNG file to write.
-
-    Raises:
-        OSError: If the file cannot be written.
+    Cells that cost at most the tolerance, in percentage points, are framed.
     """
     layers, amounts = list(found.sizes), found.amounts
     changes = np.array([found.changes(layer) for layer in layers])

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from itertools import product
 
 import torch
 from torch import nn
@@ -43,34 +43,26 @@ def measure(
     known: Measurements,
     on_score: Callable[[str], None] = lambda layer: None,
 ) -> tuple[Score, dict[str, list[Score]]]:
-    """Score a network as it is, and with each layer pruned alone to each amount.
+    """Score a network as it is, and with each layer pruned alone to each amount; it is unchanged afterwards.
 
-    Args:
-        model: Network; it is unchanged afterwards.
-        weights: Layers to prune.
-        amounts: Fractions to prune, ascending.
-        score: Function that scores the network in its current state.
-        known: Scores measured before, which are not measured again; new ones are added.
-        on_score: Function called after each new score, with the name of the layer.
+    Known scores are not measured again, and new ones are added to them. After each new score, `on_score` is called with
+    the name of the layer.
 
     Returns:
-        The score of the network as it is, and the scores of each layer by name.
+        The score of the network as it is, and the scores of each layer by name, one for each amount.
     """
 
-    def look_up_or_measure(layer: str | None, amount: float, find: Callable[[], Score]) -> Score:
-        found = known.get(layer, amount)
-        if found is None:
-            found = find()
-            known.add(layer, amount, found)
-            on_score(layer or type(model).__name__)
+    def add(layer: str | None, amount: float, found: Score) -> Score:
+        known.add(layer, amount, found)
+        on_score(layer or type(model).__name__)
         return found
 
-    def score_pruned(ref: WeightRef, amount: float) -> Score:
-        with prune_temporarily(ref, amount) as changed:
-            return score() if changed else base
-
-    base = look_up_or_measure(None, 0.0, score)
-    return base, {
-        ref.name: [look_up_or_measure(ref.name, amount, partial(score_pruned, ref, amount)) for amount in amounts]
-        for ref in weights
-    }
+    base = known.get(None, 0.0) or add(None, 0.0, score())
+    scores: dict[str, list[Score]] = {ref.name: [] for ref in weights}
+    for ref, amount in product(weights, amounts):
+        found = known.get(ref.name, amount)
+        if found is None:
+            with prune_temporarily(ref, amount) as changed:
+                found = add(ref.name, amount, score() if changed else base)
+        scores[ref.name].append(found)
+    return base, scores

@@ -47,11 +47,20 @@ class Measurements:
         self._header = {"lit_prune_sensitivity": _FORMAT, **conditions}
         self._scores: dict[tuple[str | None, float], Score] = {}
         lines = _read_lines(path) if path.exists() else []
-        if lines:
-            self._check_header(lines[0])
-            for line in lines[1:]:
-                self._load(line)
         self._has_header = bool(lines)
+        if lines:
+            header = lines[0]
+            if not isinstance(header, dict) or header.get("lit_prune_sensitivity") != _FORMAT:
+                raise _not_scores(path)
+            for key, value in self._header.items():
+                if header.get(key) != value:
+                    raise expected(f"`{path}` to hold scores with the same {key}", "different ones", _HINT)
+        for line in lines[1:]:
+            try:
+                score = Score(int(line["right"]), int(line["images"]))
+                self._scores[line["layer"], float(line["amount"])] = score
+            except (KeyError, TypeError, ValueError) as error:
+                raise _not_scores(path, f"the line {shorten(json.dumps(line))}") from error
 
     def __len__(self) -> int:
         return len(self._scores)
@@ -68,20 +77,6 @@ class Measurements:
         line = {"layer": layer, "amount": amount, "right": score.right, "images": score.images}
         append(self.path, (json.dumps(line) + "\n").encode())
         self._scores[layer, amount] = score
-
-    def _check_header(self, first: Any) -> None:
-        if not isinstance(first, dict) or first.get("lit_prune_sensitivity") != _FORMAT:
-            raise _not_scores(self.path)
-        for key, value in self._header.items():
-            if first.get(key) != value:
-                raise expected(f"`{self.path}` to hold scores with the same {key}", "different ones", _HINT)
-
-    def _load(self, line: Any) -> None:
-        try:
-            score = Score(int(line["right"]), int(line["images"]))
-            self._scores[line["layer"], float(line["amount"])] = score
-        except (KeyError, TypeError, ValueError) as error:
-            raise _not_scores(self.path, f"the line {shorten(json.dumps(line))}") from error
 
 
 def _read_lines(path: Path) -> list[Any]:
