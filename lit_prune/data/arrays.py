@@ -25,7 +25,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from lit_prune.errors import InputError, UnfinishedError, expected
+from lit_prune.errors import UnfinishedError, expected
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIZES = {"train": 50_000, "test": 10_000}
@@ -53,10 +53,6 @@ class Split(NamedTuple):
 def open_split(data_dir: Path, split: SplitName) -> Split:
     """Check a split in the cache and map it into memory, read-only.
 
-    Args:
-        data_dir: Folder that holds `cifar10-arrays`.
-        split: "train" or "test".
-
     Raises:
         InputError: If a file is missing or does not hold exactly CIFAR-10's bytes.
     """
@@ -72,10 +68,6 @@ def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
     Several processes may call this at the same time: each works in its own folder and renames finished files into
     place. Files of killed processes are removed.
 
-    Args:
-        data_dir: Folder of `cifar10-arrays`, which is created if needed.
-        splits: Splits that are needed.
-
     Raises:
         InputError: If CIFAR-10 is neither in the folder nor can be downloaded, or if the folder cannot be written to.
         UnfinishedError: If the disk is full.
@@ -90,7 +82,14 @@ def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
         except (OSError, RuntimeError, EOFError, tarfile.TarError, http.client.HTTPException) as error:
             if isinstance(error, OSError) and error.errno in _FULL:
                 raise _unwritten(folder, error) from error
-            raise _unavailable(data_dir, *faults[0], error) from error
+            path, fault = faults[0]
+            archive = f"{str(data_dir / ARCHIVE)!r} with the MD5 {ARCHIVE_MD5}"
+            raise expected(
+                f"{_wanted(path)}, or CIFAR-10 itself to make it from ({archive})",
+                f"{fault}, and CIFAR-10 could not be downloaded: {error}",
+                "give the folder that holds it with `--data.data_dir`, copy the archive there yourself, "
+                "or use `--data.source synthetic`",
+            ) from error
         for path, _ in faults:
             _write(path, arrays[path.stem], mark)
 
@@ -145,7 +144,12 @@ def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity, extract_archive
 
-    with _quiet(), _socket_timeout(SOCKET_TIMEOUT_S):
+    with contextlib.ExitStack() as stack:
+        # torchvision prints to stdout, warns of old pickles, and waits for a silent server without a timeout
+        stack.enter_context(contextlib.redirect_stdout(sys.stderr))
+        stack.enter_context(warnings.catch_warnings(action="ignore"))
+        stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
+        socket.setdefaulttimeout(SOCKET_TIMEOUT_S)
         root = data_dir
         try:
             CIFAR10(root, train=False)
@@ -162,33 +166,6 @@ def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict
         if (found := _sha256(array)) != SHA256[name]:
             raise RuntimeError(f"its {name} have the SHA-256 {found}")
     return arrays
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Send torchvision's output to stderr, and hide its warnings about old pickles."""
-    with warnings.catch_warnings(), contextlib.redirect_stdout(sys.stderr):
-        warnings.simplefilter("ignore")
-        yield
-
-
-@contextlib.contextmanager
-def _socket_timeout(seconds: float) -> Iterator[None]:
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(seconds)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _unavailable(data_dir: Path, path: Path, fault: str, error: Exception) -> InputError:
-    return expected(
-        f"{_wanted(path)}, or CIFAR-10 itself to make it from ({str(data_dir / ARCHIVE)!r} with the MD5 {ARCHIVE_MD5})",
-        f"{fault}, and CIFAR-10 could not be downloaded: {error}",
-        "give the folder that holds it with `--data.data_dir`, copy the archive there yourself, "
-        "or use `--data.source synthetic`",
-    )
 
 
 @contextlib.contextmanager

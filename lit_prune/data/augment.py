@@ -26,9 +26,6 @@ def augment(images: Tensor, how: Augmentation, key: tuple[int, ...]) -> Tensor:
         how: Augmentation: "none"; "flip", which mirrors images left to right with probability 1/2; or "standard", which
             also shifts them by up to 4 pixels in each direction and fills with black.
         key: (seed, epoch, batch, rank), on which the random numbers depend.
-
-    Returns:
-        Augmented images of the same shape, type and device.
     """
     if how == "none":
         return images
@@ -43,15 +40,7 @@ def augment(images: Tensor, how: Augmentation, key: tuple[int, ...]) -> Tensor:
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror some images left to right.
-
-    Args:
-        images: Images, `(B, H, W, 3)` of any type.
-        mirrored: Whether to mirror each image, `(B,) bool`.
-
-    Returns:
-        A new tensor of the same shape and type.
-    """
+    """Mirror those images `(B, H, W, 3)` left to right for which `mirrored (B,) bool` is true."""
     count, height, width, channels = images.shape
     forward = torch.arange(width * channels, device=images.device)
     backward = forward.view(width, channels).flip(0).flatten()
@@ -66,9 +55,6 @@ def crop(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
         images: Images, `(B, H, W, 3) uint8`.
         down: First row of each crop, `(B,) int64` in [0, 8]; 4 leaves the image in place.
         right: First column of each crop, likewise.
-
-    Returns:
-        A new tensor of the same shape and type.
     """
     count, height, width, channels = images.shape
     padded = F.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
@@ -78,13 +64,9 @@ def crop(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
 
 
 def normalise(images: Tensor) -> Tensor:
-    """Normalise images with the mean and standard deviation of each channel in the training set.
+    """Normalise images by the mean and standard deviation of each channel in the training set.
 
-    Args:
-        images: Images, `(B, H, W, 3) uint8`.
-
-    Returns:
-        Images, `(B, 3, H, W) float32` in `channels_last` memory layout.
+    Images `(B, H, W, 3) uint8` become `(B, 3, H, W) float32` in `channels_last` memory layout.
     """
     scale, shift = _affine(images.shape[2], images.device)
     return torch.mul(images.flatten(2), scale).add_(shift).view(images.shape).permute(0, 3, 1, 2)

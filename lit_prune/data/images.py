@@ -33,9 +33,6 @@ def read_images(path: Path) -> NamedImages:
     Images are rotated as their EXIF data say, put on a white background if they are transparent, cropped to the middle
     square, and resized to 32x32 pixels with antialiasing. 16 bits per channel are scaled to 8.
 
-    Args:
-        path: File or folder.
-
     Raises:
         InputError: If the path does not exist, if there is no image, or if a file cannot be read as one.
     """
@@ -69,8 +66,7 @@ def _read(file: Path) -> NDArray[np.uint8]:
     # reading a pipe would wait, and reading a device might never stop
     if not file.is_file() or not _head(file).startswith(MAGIC):
         raise expected(f"a PNG or JPEG image in {str(file)!r}", "something else", "convert or remove it")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # odd but harmless metadata
+    with warnings.catch_warnings(action="ignore"):  # of odd but harmless metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file, formats=("PNG", "JPEG")) as image:

@@ -5,6 +5,7 @@ distributed runs and for predictions, which duplicates or reorders images.
 """
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -66,6 +67,7 @@ class Images(Dataset[Batch]):
         return Batch(torch.from_numpy(self.images[rows]), labels, request.key)
 
 
+@dataclass(eq=False, repr=False)
 class Loader:
     """Loader of each image once, in order, for validation, test and predictions.
 
@@ -80,21 +82,12 @@ class Loader:
         pin_memory: Whether to put batches into page-locked memory, for faster copies to a GPU.
     """
 
-    def __init__(
-        self,
-        images: Images,
-        batch_size: int,
-        replicas: int = 1,
-        rank: int = 0,
-        num_workers: int = 0,
-        pin_memory: bool = False,
-    ) -> None:
-        self.images = images
-        self.batch_size = batch_size
-        self.replicas = replicas
-        self.rank = rank
-        self.num_workers = num_workers
-        self.pin_memory = pin_memory
+    images: Images
+    batch_size: int
+    replicas: int = 1
+    rank: int = 0
+    num_workers: int = 0
+    pin_memory: bool = False
 
     def __len__(self) -> int:
         return len(self._starts(len(self.share)))
@@ -137,16 +130,12 @@ class TrainLoader(Loader):
     The order depends only on (seed, epoch). Process `rank` of `replicas` loads every `replicas`-th image of it, so all
     processes together load what one process would load with a larger batch. All processes load the same number: the
     last `len(images) % replicas` images of the order are skipped in this epoch. A last batch of one image, which batch
-    norm cannot normalise, joins the batch before it.
+    norm cannot normalise, joins the batch before it. Other arguments are those of `Loader`.
 
     Args:
         images: Images to load, at least two per process.
         batch_size: Images per batch and process, at least 2.
         seed: Random seed of order and augmentation.
-        replicas: Number of processes that divide the images.
-        rank: Index of this process.
-        num_workers: Number of processes that read batches ahead; 0 reads them in this process.
-        pin_memory: Whether to put batches into page-locked memory.
         shuffle: Whether to shuffle images.
 
     Raises:
@@ -213,12 +202,8 @@ class TrainLoader(Loader):
     @property
     def _plan(self) -> dict[str, int]:
         """Settings on which the batches of an epoch depend."""
-        return {
-            "images": len(self.images),
-            "batch_size": self.batch_size,
-            "seed": self.seed,
-            "processes": self.replicas,
-        }
+        sizes = {"images": len(self.images), "batch_size": self.batch_size}
+        return {**sizes, "seed": self.seed, "processes": self.replicas}
 
     def _first_batch(self) -> int:
         state, self._resume = self._resume, None

@@ -106,10 +106,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
         self._seed: int | None = None
-        self._train: Images | None = None
-        self._val: Images | None = None
-        self._test: Images | None = None
-        self._predict: Images | None = None
+        self._images: dict[str, Images] = {}  # by the task that reads them
         self._predict_names: list[str] = []
 
     @property
@@ -124,7 +121,7 @@ class CIFAR10DataModule(LightningDataModule):
         Raises:
             InputError: If `setup("predict")` was not called.
         """
-        share = self._eval_loader(self._ready(self._predict, "predict")).share
+        share = self._eval_loader(self._ready("predict")).share
         return [self._predict_names[row] for row in share]
 
     def __str__(self) -> str:
@@ -148,47 +145,44 @@ class CIFAR10DataModule(LightningDataModule):
         Raises:
             InputError: If the cache is damaged or missing, or if images to predict cannot be read.
         """
-        if stage == "predict":
-            self._setup_predict()
+        if stage == "predict" and self.predict_path is not None:
+            images, self._predict_names = read_images(self.predict_path)
+            self._images[stage] = Images(images)
+        elif stage == "predict":
+            images = self._open("test").images
+            self._predict_names = [f"test/{row:05d}" for row in range(len(images))]
+            self._images[stage] = Images(images)
         elif stage == "test":
-            self._test = Images(*self._open("test"))
+            self._images[stage] = Images(*self._open("test"))
         else:
             split = self._open("train")
             order = balanced_order(split.labels, self.split_seed)
-            self._val = Images(*split, np.sort(order[: self.val_size]))
+            self._images["validate"] = Images(*split, np.sort(order[: self.val_size]))
             if stage == "fit":
-                self._train = Images(*split, np.sort(order[self.val_size :][: self.limit_train]))
+                self._images[stage] = Images(*split, np.sort(order[self.val_size :][: self.limit_train]))
                 self._seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
 
     def train_dataloader(self) -> TrainLoader:
         """Load the training images, in a new order each epoch unless the Trainer overfits some batches."""
-        images = self._ready(self._train, "fit")
+        images = self._ready("fit")
         assert self._seed is not None  # noqa: S101 - set together with the images
         shuffle = self.trainer is None or self.trainer.overfit_batches == 0  # type: ignore[attr-defined]
         return TrainLoader(images, self.batch_size, self._seed, shuffle=shuffle, **self._loading())
 
     def val_dataloader(self) -> Loader:
         """Load the validation images."""
-        return self._eval_loader(self._ready(self._val, "validate"))
+        return self._eval_loader(self._ready("validate"))
 
     def test_dataloader(self) -> Loader:
         """Load the test set."""
-        return self._eval_loader(self._ready(self._test, "test"))
+        return self._eval_loader(self._ready("test"))
 
     def predict_dataloader(self) -> Loader:
         """Load the images to predict."""
-        return self._eval_loader(self._ready(self._predict, "predict"))
+        return self._eval_loader(self._ready("predict"))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment a training batch, and normalise any batch, on its device.
-
-        Args:
-            batch: Batch of one of the loaders. Anything else, such as an example input, is returned unchanged.
-            dataloader_idx: Not used.
-
-        Returns:
-            `(images, labels)`, or `images` if there are no labels.
-        """
+        """Augment a training batch, and normalise any batch, on its device; leave an example input unchanged."""
         if not isinstance(batch, Batch):
             return batch
         pixels = batch.images if batch.key is None else augment(batch.images, self.augment, batch.key)
@@ -221,18 +215,10 @@ class CIFAR10DataModule(LightningDataModule):
     def _open(self, split: SplitName) -> Split:
         return synthetic.draw_split(split) if self.source == "synthetic" else arrays.open_split(self.data_dir, split)
 
-    def _setup_predict(self) -> None:
-        if self.predict_path is None:
-            images = self._open("test").images
-            self._predict_names = [f"test/{row:05d}" for row in range(len(images))]
-        else:
-            images, self._predict_names = read_images(self.predict_path)
-        self._predict = Images(images)
-
-    def _ready(self, images: Images | None, stage: str) -> Images:
-        if images is None:
+    def _ready(self, stage: str) -> Images:
+        if stage not in self._images:
             raise expected(f"a call of `setup({stage!r})` first", "none", "a Trainer calls it automatically")
-        return images
+        return self._images[stage]
 
     def _eval_loader(self, images: Images) -> Loader:
         return Loader(images, self.eval_batch_size, **self._loading())

@@ -20,12 +20,9 @@ class Purpose(IntEnum):
 
 
 def generator(purpose: Purpose, *key: int) -> np.random.PCG64:
-    """Return a new bit generator for a purpose and a key.
+    """Return a new bit generator for a purpose and a key of integers in [0, 2**32).
 
-    Args:
-        purpose: Purpose of the draw.
-        *key: Integers in [0, 2**32), always the same number of them for one purpose, because `SeedSequence` pads short
-            keys with zeros.
+    A purpose always has the same number of them, because `SeedSequence` pads short keys with zeros.
     """
     return np.random.PCG64(np.random.SeedSequence([purpose, *key]))
 
@@ -44,14 +41,7 @@ def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
     """Order images so that classes take turns, each class in random order.
 
     Every slice of the order is class-balanced, as far as its length allows and until a class runs out. Validation and
-    training sets of any size are slices of it.
-
-    Args:
-        labels: Class of each image, `(N,) int64`.
-        seed: Random seed.
-
-    Returns:
-        A permutation of the images' indices, `(N,) int64`.
+    training sets of any size are slices of it. It is a permutation of the images' indices, `(N,) int64`.
     """
     shuffled = permutation(len(labels), Purpose.SPLIT, seed)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

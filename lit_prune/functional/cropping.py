@@ -1,7 +1,5 @@
 """Remove dead taps from a network: kernel positions that only ever see padding at its input size."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,37 +36,29 @@ def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: 
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
     example = next(copied.parameters(), torch.empty(0))
     images = torch.zeros(1, channels, height, width, dtype=example.dtype, device=example.device)
-    with _record_sizes(copied) as sizes, torch.no_grad():
-        try:
-            copied(images)
-        except RuntimeError as error:
-            what = f"a network that takes images of {channels}x{height}x{width}"
-            raise expected(what, one_line(error), "give the size that it was trained at") from error
-    parameters = [id(parameter) for layer in copied.modules() for parameter in layer.parameters(recurse=False)]
-    for layer, seen in sizes.items():
-        if parameters.count(id(layer.weight)) == 1:
-            _crop(layer, seen)
-    return copied
-
-
-@contextmanager
-def _record_sizes(model: nn.Module) -> Iterator[dict[nn.Conv2d, list[tuple[int, int]]]]:
-    """Record the input sizes of each convolution that can be cropped."""
-    sizes: dict[nn.Conv2d, list[tuple[int, int]]] = {}
+    sizes: dict[nn.Conv2d, list[tuple[int, int]]] = {}  # of the inputs of each convolution that can be cropped
 
     def record(layer: Any, inputs: tuple[Any, ...]) -> None:
         sizes.setdefault(layer, []).append(tuple(inputs[0].shape[-2:]))
 
     hooks = [
         layer.register_forward_pre_hook(record)
-        for layer in model.modules()
+        for layer in copied.modules()
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     ]
     try:
-        yield sizes
-    finally:
-        for hook in hooks:
-            hook.remove()
+        with torch.no_grad():
+            copied(images)
+    except RuntimeError as error:
+        what = f"a network that takes images of {channels}x{height}x{width}"
+        raise expected(what, one_line(error), "give the size that it was trained at") from error
+    for hook in hooks:
+        hook.remove()
+    parameters = [id(parameter) for layer in copied.modules() for parameter in layer.parameters(recurse=False)]
+    for layer, seen in sizes.items():
+        if parameters.count(id(layer.weight)) == 1:
+            _crop(layer, seen)
+    return copied
 
 
 def _crop(layer: Any, sizes: list[tuple[int, int]]) -> None:
