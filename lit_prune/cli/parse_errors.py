@@ -36,9 +36,9 @@ _CALLABLE = r"expects a function or a callable class: Parser key \"([^\"]+)\":"
 
 
 def explain(message: str, argv: Sequence[str], options: Sequence[str]) -> InputError:
-    """Build the error that describes, in one sentence, a message of a parser of `argv`.
+    """Build the error that explains, in one sentence, the message of the parser that was given `argv`.
 
-    The options are those that the parser accepts, with their leading dashes.
+    `options` are all options that the parser accepts, with their leading dashes.
     """
     return (
         _explain_option(message, argv, options)

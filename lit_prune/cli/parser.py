@@ -99,9 +99,9 @@ def one_sentence_errors(argv: Sequence[str]) -> Iterator[None]:
 
 
 def make_checkpoint_parser(command: str, description: str, *, data: bool = False) -> CommandParser:
-    """Make the parser of a command on a trained network; `data` adds the options to score images.
+    """Make the parser of a command on a trained network, to which the command adds its own options.
 
-    The command adds its own options.
+    With `data`, it has the options to score images: `--data.NAME` and `--limit`.
     """
     parser = CommandParser(prog=f"lit-prune {command}", description=description)
     parser.add_argument("checkpoint", type=str, help="A Lightning checkpoint, or a state dict.")
@@ -122,7 +122,7 @@ def make_checkpoint_parser(command: str, description: str, *, data: bool = False
 
 
 def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Namespace:
-    """Parse a command on a trained network and its arguments, by the parser of `make_checkpoint_parser`.
+    """Parse `argv`, a command on a trained network and its arguments, with a parser from `make_checkpoint_parser`.
 
     The `data` of the result holds only options that were given; the checkpoint has the others.
     """

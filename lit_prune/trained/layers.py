@@ -215,5 +215,8 @@ def _frozen_modules(network: Network) -> set[str] | None:
 
 def _sum_known(total: T, values: Iterable[T | None]) -> T | None:
     """Add values to a total; None if one of them is None."""
-    known = list(values)
-    return None if None in known else sum(filter(None, known), total)
+    for value in values:
+        if value is None:
+            return None
+        total += value
+    return total

@@ -95,7 +95,7 @@ def save_network(network: Network, model: nn.Module, path: str | Path, **changes
     """Write a checkpoint that `fit --model.init_from`, `test --ckpt_path` and the commands on networks accept.
 
     It holds the weights of `model`, and the hyper-parameters and settings of the network that it was made from, with
-    `changes` in the model's arguments. The file is written completely or not at all.
+    `changes` in the model's arguments, but no optimizer state. The file is written completely or not at all.
     """
     old = network.content
     hyper_parameters = dict(old.get("hyper_parameters") or {})

@@ -113,7 +113,7 @@ def compare(
                 calls = {str(n): partial(v.forward, inputs[n]) for n, v in enumerate(variants)}
                 latencies.append(list(measure(calls, rounds, turn).values()))
             logits = [variant.forward(x) for variant, x in zip(variants, inputs, strict=True)]
-    # of each network, the last of these is the network itself
+    # a "dense" variant is another network if the network itself has zeros, as its next variant
     references = {v.network: y for v, y in zip(variants, logits, strict=True) if v.kind in ("dense", "zeros")}
     costs = []
     for variant, latency, found in zip(variants, zip(*latencies, strict=True), logits, strict=True):
