@@ -46,10 +46,10 @@ def test_the_table_is_written_between_the_marks(networks, capsys):
     assert rows["`LitResNet18`"][2].endswith(f"({float(dense[5]):.1f} MB)")
     assert rows["the same, masks multiplied in"][2] == rows["the same, masks multiplied in"][4] == ""
     assert "ONNX" not in printed
+    assert re.search(r"\*90%\* \(90\.0% of the weights are zero\) takes [\d.]+ ", printed)
     assert re.search(
-        r"- Zeros make files smaller \(with `--compress`\), not faster: 90%, 90\.0% zeros, takes [\d.]+ ", printed
+        r"\*fewer channels\* has [\d.]+% of the parameters of \*dense\* and is [\d.]+ \(batch 1\) and ", printed
     )
-    assert re.search(r"- fewer channels, [\d.]+% of the parameters, is [\d.]+ \(batch 1\) and ", printed)
     assert "accuracy on 20 test images" in printed
     # a second table replaces the first
     assert cost_table.main([*networks[:1], *QUICK, "--write=page.md"]) == 0
@@ -73,7 +73,7 @@ def test_the_document_has_the_marks():
             ["90%=sparse.pt"],
             "Expected a first network without zeros, but got `90%`, with 90.0%. HINT: name",
         ),
-        (["dense=none.pt"], "Expected the path of a file with weights, but got `none.pt`, where there is no file."),
+        (["dense=none.pt"], "Expected the path of a file with weights, but got `none.pt`, which does not exist."),
         (["dense=dense.pt", "--rounds=0"], "Expected `rounds` to be a positive integer, but got 0."),
         (
             ["dense=dense.pt", "--write=none.md"],

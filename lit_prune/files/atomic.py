@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Write to a temporary file, and rename it once it is complete.
+    """Yield a temporary file to write to, and rename it to `path` once it is complete.
 
     Args:
-        path: Path of the complete file. If the block fails, a file that was there before stays.
+        path: Path of the file to write. If the `with` block raises, an existing file stays unchanged.
 
     Yields:
         Path of the temporary file, in the same folder.
 
     Raises:
-        OSError: If it cannot be written.
+        OSError: If the file cannot be written.
     """
     path = Path(path)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -31,7 +31,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         sync(part)
-        # `mkstemp` creates files that only their owner can read; the usual mode cannot be read without setting it
+        # `mkstemp` lets only the owner read the file; apply the umask instead, which can be read only by setting it
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)
@@ -47,15 +47,15 @@ def write_text(path: str | Path, text: str) -> None:
 
 
 def append(path: str | Path, content: "Buffer") -> None:
-    """Append all of the content to a file, or nothing.
+    """Append bytes to a file: all of them, or none if writing fails.
 
     Args:
-        path: Path of an existing file. A file that is gone is not created again, since what it held would be missing.
+        path: Path of an existing file. A missing file is not created: it would lack the bytes appended earlier.
         content: Bytes to append.
 
     Raises:
-        FileNotFoundError: If the file is gone.
-        OSError: If it cannot be written; it is then as long as before.
+        FileNotFoundError: If the file does not exist.
+        OSError: If writing fails; the file is then truncated to its previous length.
     """
     with Path(path).open("rb+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -69,6 +69,6 @@ def append(path: str | Path, content: "Buffer") -> None:
 
 
 def sync(path: str | Path) -> None:
-    """Wait until the content of a file would survive a power failure."""
+    """Flush a file to the disk with `fsync`, so that its content survives a power failure."""
     with Path(path).open("rb+") as file:
         os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""The checkpoint format: reading weights safely, saving, and the settings that a checkpoint stores."""
+"""Reading checkpoints and state dicts safely, writing them, and the settings that a checkpoint stores."""
 
 import warnings
 import zipfile
@@ -15,20 +15,20 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.trust import check_callback_states, check_shape, malformed
 
-# the entry of a checkpoint in which the command line stores what it knows about the run
+# the entry of a checkpoint in which the command line stores the settings and results of the run
 KEY = "lit_prune"
-# the format of that entry; it increases when older versions could no longer read it
+# version of the format of that entry; increase it if older versions of lit-prune cannot read the new one
 FORMAT = 1
 
-# "model" and "data": arguments of the classes, as in a configuration; "run": seed_everything and name
+# groups: "model" and "data" hold arguments as in a configuration, "run" holds `seed_everything` and `name`
 Settings = dict[str, dict[str, Any]]
 
-_SHOWN = 3
-# Lightning migrates checkpoints of version 1 itself
+_SHOWN = 3  # names listed in a message
+# Lightning converts checkpoints of version 1 when it loads them
 _LIGHTNING_VERSIONS = ("1", "2")
-_ARCHIVE = b"PK\x03\x04"
+_ARCHIVE = b"PK\x03\x04"  # first bytes of a zip archive
 _FOLDER = 0x10  # the attribute that marks a record of an archive as a folder
-# the modules of the harmless names in most checkpoints; other names are shown first
+# packages of names that harmless checkpoints contain too; a message lists names from other packages first
 _FAMILIAR = ("collections.", "lightning.", "numpy.", "torch.")
 _GROUPS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 
@@ -40,7 +40,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         path: Path of the file. It is read with `weights_only=True`, so nothing in it can run code.
 
     Returns:
-        The checkpoint, its tensors on the CPU.
+        The checkpoint, with all tensors on the CPU.
 
     Raises:
         InputError: If the file is missing, damaged, unsafe, or not a checkpoint of a Trainer.
@@ -50,13 +50,13 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise expected(
             "a checkpoint that a Trainer wrote",
             f"`{path}`, which holds something else",
-            "`--model.weights` and `--model.init_from` take plain weights",
+            "`--model.weights` and `--model.init_from` accept state dicts",
         )
     return _checked(content, path)
 
 
 def read_state_dict(path: str | Path) -> dict[str, Tensor]:
-    """Read only the weights in a file.
+    """Read only the weights from a file.
 
     Args:
         path: Path of a checkpoint, or of a state dict written by `torch.save`. It is read with `weights_only=True`.
@@ -74,13 +74,13 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, or plain weights in the form of a checkpoint.
+    """Read a checkpoint, or a state dict, which is returned in the form of a checkpoint.
 
     Args:
         path: Path of the file. It is read with `weights_only=True`, so nothing in it can run code.
 
     Returns:
-        The checkpoint; for plain weights, a dictionary with the key "state_dict" alone.
+        The checkpoint; for a state dict, the dictionary `{"state_dict": weights}`.
 
     Raises:
         InputError: If the file is missing, damaged, unsafe, or holds no weights.
@@ -93,15 +93,15 @@ def read_weights(path: str | Path) -> dict[str, Any]:
 
 
 def check_fit(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Check that weights match those of a module, one for one.
+    """Check that a state dict has exactly the names and shapes of a module's state dict.
 
     Args:
         module: Module that the weights will be loaded into.
-        weights: Weights by name. `num_batches_tracked` of batch norms may be missing, as in old files.
-        path: Path of the weights, for the message.
+        weights: State dict. `num_batches_tracked` of batch norms may be missing, as it was in PyTorch before 0.4.1.
+        path: Path of the file with the weights, for the message.
 
     Raises:
-        InputError: If a weight is missing, unexpected, or of another shape.
+        InputError: If a weight is missing, unexpected, or has another shape.
     """
     own = module.state_dict()
     missing = [n for n in own if n not in weights and not n.endswith("num_batches_tracked")]
@@ -119,7 +119,7 @@ def check_fit(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path
         raise expected(
             f"the weights of a {type(module).__name__} in `{path}`",
             f"weights {' and '.join(faults)}",
-            "these are weights of another architecture; `stem` changes the shape of the first convolution",
+            "the file belongs to another architecture; `stem` changes the shape of the first convolution",
         )
 
 
@@ -130,7 +130,7 @@ def _some(names: list[str]) -> str:
 
 
 def save(content: Any, path: Path) -> None:
-    """Call `torch.save`, and report a full disk as the `OSError` that it is.
+    """Call `torch.save`, and raise an `OSError` for a full disk, where torch raises a `RuntimeError`.
 
     Raises:
         OSError: If the file cannot be written.
@@ -139,7 +139,7 @@ def save(content: Any, path: Path) -> None:
         with path.open("wb") as file:
             torch.save(content, file)
     except RuntimeError as error:
-        # torch's writer fails again when it is closed, which hides the error of the file system
+        # closing torch's writer fails too, and that `RuntimeError` hides the `OSError` of the file system
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__context__
@@ -151,14 +151,14 @@ def save(content: Any, path: Path) -> None:
 def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type]) -> Settings:
     """Return the settings of the run that wrote a checkpoint.
 
-    They come from an untrusted file: call `check_stored_settings` before building anything from them.
+    The file is untrusted: call `check_stored_settings` before building anything from its settings.
 
     Args:
-        checkpoint: Checkpoint as `read_checkpoint` returned it, of the command line or of a Trainer in a script.
-        classes: Classes that take the settings of the groups "model" and "data".
+        checkpoint: Checkpoint as returned by `read_checkpoint`; the command line or a Trainer in a script wrote it.
+        classes: The classes whose arguments are the settings of the groups "model" and "data", by group.
 
     Returns:
-        The settings by group, as far as the checkpoint holds them.
+        The settings by group; settings that the checkpoint lacks are left out.
     """
     if KEY in checkpoint:
         settings: Settings = checkpoint[KEY]["settings"]
@@ -173,67 +173,67 @@ def _read(path: str | Path) -> Any:
     """Load an untrusted file."""
     path = Path(path)
     if not path.is_file():
-        raise expected("the path of a file with weights", f"`{path}`, where there is no file", "check the path")
+        raise expected("the path of a file with weights", f"`{path}`, which does not exist", "check the path")
     try:
         with path.open("rb") as file:
             _check_archive(file, path)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about formats; the errors below cover what matters
+                warnings.simplefilter("ignore")  # about old formats, which load all the same
                 return torch.load(file, map_location="cpu", weights_only=True)
     except InputError:
         raise
     except OSError as error:
         raise expected("a file that can be read", f"`{path}` ({error.strerror})", "check its permissions") from error
-    except Exception as error:  # damaged bytes make the unpickler raise anything
+    except Exception as error:  # a damaged file can make the unpickler raise any exception
         raise _refusal(path) from error
 
 
 def _check_archive(file: BinaryIO, path: Path) -> None:
-    """Compare the records of an archive with their CRC-32, which `torch.load` never does."""
+    """Verify the CRC-32 of each record of a zip archive, which `torch.load` does not do."""
     compressed = False
     try:
         if file.read(len(_ARCHIVE)) == _ARCHIVE:  # the format of torch before 1.6 has no checksums
             with zipfile.ZipFile(file) as archive:
                 records = archive.infolist()
                 compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
-                # torch leaves the memory of a record as it finds it if a flipped bit makes the record a folder
+                # if a flipped bit marks a record as a folder, torch leaves its tensor uninitialized
                 folders = any(record.external_attr & _FOLDER and record.file_size for record in records)
-                # every CRC is zero if torch was told to compute none
+                # every CRC is zero if `torch.serialization.set_crc32_options(False)` was called before saving
                 checked = not compressed and any(record.CRC for record in records)
                 if folders or (checked and archive.testzip() is not None):
                     raise zipfile.BadZipFile
-    except Exception as error:  # damaged bytes make the parser of archives raise anything
+    except Exception as error:  # a damaged file can make `zipfile` raise any exception
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(f"`{path}` is truncated or damaged. Copy or write it again.") from error
-    if compressed:  # a small file could fill the memory
+    if compressed:  # a small file could unpack to more than the memory
         hint = "`torch.save` never compresses; write the file again with it"
         raise expected("a checkpoint or a state dict", f"`{path}`, whose records are compressed", hint)
     file.seek(0)
 
 
 def _refusal(path: Path) -> InputError:
-    """Describe a file that `torch.load` refused."""
+    """Build the error for a file that `torch.load` refused to load."""
     asked: list[str] = []
-    with suppress(Exception):  # raised for anything but a whole archive of `torch.save`
+    with suppress(Exception):  # raised for damaged files and for formats other than the zip archive of `torch.save`
         asked = sorted(get_unsafe_globals_in_checkpoint(path), key=lambda name: (name.startswith(_FAMILIAR), name))
     if asked:
         names = ", ".join(shorten(name.encode("unicode_escape").decode()) for name in asked[:_SHOWN])
         more = f" and {len(asked) - _SHOWN} more" if len(asked) > _SHOWN else ""
         return expected(
             "a file with nothing but tensors and plain values",
-            f"`{path}`, which is unsafe: it asks for {names}{more}",
-            "loading it could run code; save the `state_dict` alone",
+            f"`{path}`, which is unsafe: it also needs {names}{more}",
+            "loading it could run code; save only the `state_dict`",
         )
     return expected(
         "a checkpoint or a state dict",
-        f"`{path}`, which is neither, or needs more than `torch.load(weights_only=True)` allows",
-        "give a file with tensors and plain values, written by a Trainer or `torch.save`; others could run code",
+        f"`{path}`, which is neither, or contains objects that `torch.load(weights_only=True)` refuses to load",
+        "pass a file with tensors and plain values, written by a Trainer or `torch.save`; other files could run code",
     )
 
 
 def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """Check what will be used of a checkpoint without being asked for."""
+    """Check all entries of an untrusted checkpoint that lit-prune reads."""
     if "pytorch-lightning_version" in content:
         _check_version(content["pytorch-lightning_version"], path)
     _check_tensors(content.get("state_dict"), path)
@@ -252,12 +252,12 @@ def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def _check_version(version: Any, path: str | Path) -> None:
-    """Refuse versions of Lightning whose checkpoints could only be guessed at."""
+    """Raise an `InputError` unless Lightning 1 or 2 wrote the checkpoint; the format of a later version is unknown."""
     what = f"a checkpoint of Lightning 2 in `{path}`"
     if not isinstance(version, str) or not version[:1].isdigit():
         raise expected(what, f"the version {version!r}", "check which program wrote it")
     if version.split(".")[0] not in _LIGHTNING_VERSIONS:
-        raise expected(what, f"version {version[:20]}", "give it to `--model.init_from`, which takes its weights alone")
+        raise expected(what, f"version {version[:20]}", "pass it to `--model.init_from`, which loads only its weights")
 
 
 def _check_tensors(weights: Any, path: str | Path) -> None:
@@ -269,5 +269,5 @@ def _check_tensors(weights: Any, path: str | Path) -> None:
         raise expected(
             "tensors by name",
             f"`{path}`, which holds something else",
-            "save `module.state_dict()`, or give a checkpoint of a Trainer",
+            "save `module.state_dict()`, or pass a checkpoint that a Trainer wrote",
         )

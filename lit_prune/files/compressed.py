@@ -1,7 +1,7 @@
-"""Sparse weights in few bytes: bit masks and the values that are not zero, in an ordinary safetensors file.
+"""Compressed files of sparse weights: bit masks and non-zero values, in an ordinary safetensors file.
 
-docs/checkpoint-format.md describes the file. Bytes of a ResNet-18 (11.2 million float32 weights, trained on CIFAR-10,
-pruned globally by magnitude), in percent of its plain safetensors file:
+docs/checkpoint-format.md describes the format. File sizes of a ResNet-18 (11.2 million float32 weights, trained on
+CIFAR-10, pruned globally by magnitude), by sparsity, in percent of the uncompressed safetensors file:
 
 | stored as                                 | dense | 30%   | 60%   | 90%   |
 |-------------------------------------------|-------|-------|-------|-------|
@@ -10,9 +10,10 @@ pruned globally by magnitude), in percent of its plain safetensors file:
 | zstd, level 3, of bit mask and values     | 92.6% | 66.3% | 39.2% | 10.4% |
 | deflate of bit mask and byte planes       | 83.5% | 59.7% | 35.3% | 9.2%  |
 
-The last row is what this module stores; its header adds 0.2%. A byte plane is the lowest byte of every value, or the
-next, and so on. Signs and exponents are alike, and compress well next to each other; the rest is noise, in which there
-is nothing to search for. So `zlib` codes only frequencies and runs (`Z_RLE`).
+This module stores the last row; the header of the file adds 0.2%. The first byte plane holds the lowest byte of every
+value, the second plane the next byte, and so on. The plane of signs and exponents has few distinct bytes, so it
+compresses well. The other planes are nearly random: searching them for repeated strings would only take time, so
+`zlib` codes only byte frequencies and runs (`Z_RLE`).
 """
 
 import json
@@ -36,11 +37,11 @@ _WANTED = f"a file that `lit-prune export --compress` wrote, in format {_FORMAT}
 _FORMAT_KEY, _TENSORS_KEY, _CRC_KEY = "lit_prune.format", "lit_prune.tensors", "lit_prune.crc32"
 _MASK, _VALUES = ".mask", ".values"
 _MOST_DIMENSIONS = 64
-_SAVED = 256  # bytes by which packing has to make a tensor smaller; two parts take more of the header than one tensor
-# the types that both torch and safetensors have, and whose zero has no bit set
+_SAVED = 256  # bytes that packing a tensor must save; the header entries of its two parts are longer than of one
+# the types that both torch and safetensors support, and whose zero is all zero bits
 _NAMES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _DTYPES = {name: getattr(torch, name) for name in _NAMES}
-# by name: type and shape of a packed tensor; None for a tensor that is stored as it is
+# by name: type and shape of a packed tensor; None for a tensor that is stored unpacked
 _Entries = dict[str, tuple[str, list[int]] | None]
 
 
@@ -49,22 +50,22 @@ def load_compressed(path: str | Path, limit: int = 1 << 32) -> dict[str, Tensor]
 
     Args:
         path: Path of the file. Nothing in it is executed, and its CRC-32 is checked.
-        limit: Largest number of bytes that the tensors may take; a small file can hold very many zeros.
+        limit: Largest number of bytes of the unpacked tensors. A small file can unpack to very many zeros.
 
     Returns:
-        The tensors by name, on the CPU, bit for bit as they were.
+        The tensors by name, on the CPU, bit for bit equal to the exported ones.
 
     Raises:
-        InputError: If the file is missing, damaged, of another kind, or larger than `limit` when unpacked.
+        InputError: If the file is missing, damaged, of another format, or larger than `limit` when unpacked.
     """
     return read_compressed(path, limit)[0]
 
 
 def read_compressed(path: str | Path, limit: int = 1 << 32) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Read the tensors of a file, as `load_compressed` does, and the texts that were stored with them."""
+    """Return the tensors of a file, as `load_compressed` does, and the metadata stored with them."""
     path = Path(path)
     if not path.is_file():
-        raise expected("the path of a compressed file", f"`{path}`, where there is no file", "check the path")
+        raise expected("the path of a compressed file", f"`{path}`, which does not exist", "check the path")
     try:
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
@@ -94,15 +95,16 @@ def read_compressed(path: str | Path, limit: int = 1 << 32) -> tuple[dict[str, T
 
 
 def write_compressed(state: Mapping[str, Tensor], path: str | Path, metadata: Mapping[str, str] | None = None) -> None:
-    """Write tensors in few bytes, for `load_compressed`.
+    """Write tensors to a compressed file that `load_compressed` can read.
 
     Args:
-        state: Tensors by name, dense ones.
-        path: File to write.
-        metadata: Texts to store with them.
+        state: Dense tensors by name.
+        path: Path of the file to write.
+        metadata: Texts to store with the tensors, by name.
 
     Raises:
-        InputError: If a tensor is sparse, quantised, complex, or of another type without plain bytes.
+        InputError: If a tensor has a sparse layout, or a type that the format cannot store, such as a quantised or
+            complex one.
         OSError: If the file cannot be written.
     """
     stored, entries = _pack_all(state)
@@ -111,10 +113,10 @@ def write_compressed(state: Mapping[str, Tensor], path: str | Path, metadata: Ma
 
 
 def compressed_size(state: Mapping[str, Tensor]) -> int:
-    """Return the bytes of the tensors that `write_compressed` would store, without the header.
+    """Return the number of bytes that `write_compressed` would write for these tensors, without the header.
 
     Raises:
-        InputError: If it could not store a tensor.
+        InputError: As for `write_compressed`.
     """
     return sum(tensor.nbytes for tensor in _pack_all(state)[0].values())
 
@@ -127,7 +129,7 @@ def _pack_all(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], _Entries]
             raise expected(
                 f"dense tensors of {', '.join(_DTYPES)}",
                 f"`{name}` of {tensor.dtype}, {tensor.layout}",
-                "leave it out, or convert it first",
+                "leave the tensor out, or convert it first",
             )
         packed = {name + part: content for part, content in _pack(tensor).items()}
         if (
@@ -149,7 +151,7 @@ def _pack(tensor: Tensor) -> dict[str, bytes]:
     flat = tensor.detach().cpu().contiguous().reshape(-1)
     array: NDArray[Any] = flat.view(torch.uint8).numpy().view(f"=i{width}")
     elements = array.astype(f"<i{width}", copy=False)
-    mask = elements != 0  # of the bits, so that a negative zero stays
+    mask = elements != 0  # compares integers, not floats, so that a negative zero is kept
     planes = elements[mask].view(np.uint8).reshape(-1, width).T
     parts = {_VALUES: _deflate(planes.tobytes())}
     return parts if mask.all() else {_MASK: _deflate(np.packbits(mask).tobytes())} | parts
@@ -175,9 +177,9 @@ def _deflate(content: bytes) -> bytes:
 
 
 def _inflate(part: Tensor, size: int) -> bytes:
-    """Unpack exactly `size` bytes, taking no more memory, whatever the part says."""
+    """Unpack a part that must hold `size` bytes; raise a `ValueError` otherwise, without unpacking more than that."""
     unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-    # the one byte more shows whether there are too many; 0 would mean without limit
+    # one more byte than expected shows whether the part is too long; a limit of 0 would mean no limit
     content = unpacker.decompress(part.numpy().tobytes(), size + 1)
     if len(content) != size or not unpacker.eof or unpacker.unused_data:
         raise ValueError
@@ -185,19 +187,19 @@ def _inflate(part: Tensor, size: int) -> bytes:
 
 
 def _parse_entries(text: str) -> _Entries:
-    """Read what a file says of its tensors, taking nothing for granted."""
+    """Parse the types and shapes that a file lists for its tensors; raise a `ValueError` if they are impossible."""
     entries: _Entries = json.loads(text)
     for dtype, shape in filter(None, entries.values()):
         if dtype not in _DTYPES or not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
             raise ValueError
-        # torch counts strides as if no dimension were empty
+        # torch computes strides as if empty dimensions had size 1, and these must not overflow
         if len(shape) > _MOST_DIMENSIONS or prod(max(size, 1) for size in shape) >= 1 << 60:
             raise ValueError
     return entries
 
 
 def _crc32(stored: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Sum up everything that a file holds, except for its format and this sum."""
+    """Compute the CRC-32 of all names, types, shapes, tensors and metadata, except the format and the CRC-32 itself."""
     names = [(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in sorted(stored.items())]
     texts = sorted((name, text) for name, text in metadata.items() if name != _CRC_KEY)
     crc = zlib.crc32(json.dumps([names, texts]).encode())

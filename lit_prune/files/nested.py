@@ -1,4 +1,4 @@
-"""Nested settings: flattening them to dotted names, and merging them."""
+"""Nested settings: flatten them to dotted names, and merge them."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,19 +18,19 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Merge changes into settings, by the rules of a Lightning CLI.
+    """Merge changes into settings, by the rules of a LightningCLI.
 
     Args:
         base: Nested settings.
         changes: Nested settings that override those of `base`. Mappings are merged, but another `class_path` drops the
-            arguments of the class before. A key that ends in `+` appends to a list. A class may be given as its name
-            alone, and its arguments without `init_args`.
+            arguments of the previous class. A key that ends in `+` appends to a list. The short forms of a LightningCLI
+            are accepted: a class name instead of a mapping, and arguments without `init_args`.
 
     Returns:
-        New settings; neither argument is changed.
+        The merged settings; neither argument is modified.
     """
     result: dict[str, Any] = {}
-    # keys that end in "+" are resolved in `base` too; otherwise two of them could remain for one list
+    # append the "+" keys of `base` too; otherwise a list could end up under two keys
     for key, value in [*base.items(), *changes.items()]:
         if str(key).endswith("+"):
             result[key[:-1]] = [*_as_list(result.get(key[:-1])), *_as_list(value)]
@@ -50,5 +50,5 @@ def _merge_mapping(old: Any, new: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """Return a list; a Lightning CLI also accepts one item without a list around it."""
+    """Return a list; a LightningCLI also accepts a single item in place of a list."""
     return [] if value is None else value if isinstance(value, list) else [value]

@@ -1,7 +1,8 @@
 """Rules for what an untrusted checkpoint may make the command line do.
 
-Reading its tensors runs nothing. But its settings become arguments of classes, where a text can name a class to import
-or a file to read, and the states of its callbacks name files to delete. SECURITY.md states the rules for both.
+Reading the tensors of a checkpoint runs no code. But its settings become arguments of classes, where a text can name a
+class to import or a file to read, and the states of its callbacks name files that Lightning deletes later. SECURITY.md
+states the rules for both.
 """
 
 import re
@@ -15,57 +16,58 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_prune.errors import InputError, expected, shorten
 
-# what "run" may hold, and of which types; anything else would become an option
+# the names and types that the group "run" may hold; any other name would be taken as an option
 _RUN = {"seed_everything": int | None, "name": str | None}
-# the arguments of our model that are built from classes; the types of the others take no class
+# the arguments of `LitResNet18` that take a class
 _BUILT = ("optimizer", "lr_scheduler")
-# what the parser looks for in every argument that can take a class
+# the keys by which jsonargparse recognizes a class in the value of an argument
 _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
-_DEPTH, _VALUES = 20, 10_000
-_MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)  # the latter has a scheduler
-# without a dot it names no module; as YAML it is only a scalar; as a path it can name only a file of this folder
+_DEPTH, _VALUES = 20, 10_000  # most levels and values in a group of settings
+_MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)  # the latter has `ReduceLROnPlateau`
+# a text without dots and slashes names no class, is a scalar as YAML, and as a path stays in the current folder
 _WORD = re.compile(r"(\w[\w+-]{0,99})?", re.ASCII)
 
 
 def check_callback_states(states: Mapping[str, Any], path: str | Path) -> None:
-    """Check that the states of callbacks name only files below the folder that their path begins with.
+    """Check that no path in the states of callbacks leads out of the folder that it begins with.
 
     Args:
         states: States by callback, as in a checkpoint.
         path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If a text in them is a path that leads out of its folder.
+        InputError: If a text is a URL, or a path with `..` after a folder.
     """
     for text in _texts(states):
         if _escapes(text):
             raise expected(
-                f"states of callbacks in `{path}` that name files of their own folder",
+                f"states of callbacks in `{path}` that only name files in their own folder",
                 f"{shorten(ascii(text))}, which is unsafe",
-                "resuming from it could delete other files; give `--model.init_from` to start from its weights",
+                "resuming from this file could delete other files; use `--model.init_from` to start from its weights",
             )
 
 
 def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], path: str | Path) -> None:
     """Check the settings in a checkpoint before anything is built from them.
 
-    They may name optimizers and schedulers of `torch.optim`, and what the user names in the same command. Wherever a
-    class could be built, any other text must be a plain word, or belong to an argument that is declared as `str`.
+    The settings may name optimizers and schedulers of `torch.optim`, and any text that the user gives in the same
+    command. Wherever a class could be built, all other texts must be single words (`_WORD`), unless the class declares
+    the argument as `str`.
 
     Args:
         stored: Settings in the checkpoint, by group.
-        given: Settings that the user gave, by group.
+        given: Settings from the command line, configurations and the environment, by group.
         path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If they could import or read anything else, or are not settings at all.
+        InputError: If the settings are malformed, or a text could name another class to import, or a file to read.
     """
     check_shape(stored, path)
     known = {text for text in _texts(given) if text}
     for group in ("model", "data"):
         settings, own = stored.get(group, {}), given.get(group) or {}
         chosen = own if isinstance(own, str) else own.get("class_path")
-        # a class that is not ours can take a class, or a function, in any of its arguments
+        # a custom class can take a class, or a function, in any of its arguments
         foreign = chosen is not None or "class_path" in settings
         plain = {f"{group}.{inner}{name}" for name in _text_arguments(chosen) for inner in ("", "init_args.")}
         for name, value in settings.items():
@@ -73,28 +75,27 @@ def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], p
             for where, text in _risks(value, f"{group}.{name}", strict):
                 if text not in known and not _is_of_torch(text) and where not in plain:
                     raise expected(
-                        f"settings in `{path}` that name nothing but classes of torch.optim",
+                        f"settings in `{path}` that name no classes except those of torch.optim",
                         f"`{shorten(ascii(where)[1:-1])}` {shorten(ascii(text))}, which is unsafe",
-                        "it could run code; if it is yours, give it again: in the run's own `--config`, or in a "
-                        "subclass of yours",
+                        "it could run code; if you trust it, pass the run's own `--config`, or set it in a subclass",
                     )
 
 
 def malformed(path: str | Path, where: Any) -> InputError:
-    """Return the error for a checkpoint in which something is not the dictionary of settings that it must be."""
+    """Return the error for a checkpoint with an entry, at `where`, that does not have the form of settings."""
     name = shorten(ascii(where)[1:-1]) if isinstance(where, str) else type(where).__name__
     return expected(
         f"the settings in `{path}` to be values by name",
         f"something else for `{name}`",
-        "the file was changed; take another checkpoint of this run",
+        "the file was modified; use another checkpoint of this run",
     )
 
 
 def check_shape(stored: Any, path: str | Path) -> None:
-    """Check that settings are a bounded number of values by name, in the groups "model", "data" and "run".
+    """Check that settings have only the groups "model", "data" and "run", valid names, and limited size and depth.
 
     Raises:
-        InputError: If they are anything else.
+        InputError: If they do not.
     """
     if not isinstance(stored, Mapping):
         raise malformed(path, "settings")
@@ -102,7 +103,7 @@ def check_shape(stored: Any, path: str | Path) -> None:
         if group not in ("model", "data", "run") or not isinstance(settings, Mapping) or not _is_bounded(settings):
             raise malformed(path, group)
         for name in settings:
-            # the parser takes dots in a name for levels, and "+" for an addition
+            # jsonargparse reads a dot in a name as a nested setting, and "+" as an addition to a list
             if not isinstance(name, str) or not name.isidentifier():
                 raise malformed(path, f"{group}.{name}" if isinstance(name, str) else group)
     for name, value in stored.get("run", {}).items():
@@ -111,7 +112,7 @@ def check_shape(stored: Any, path: str | Path) -> None:
 
 
 def _is_bounded(settings: Any) -> bool:
-    """Whether nested values have plain names, are few and not deep; a pickle can contain itself."""
+    """Whether nested values are within the limits, and all names are texts or integers."""
     waiting, seen = [(settings, 0)], 0
     while waiting:
         value, depth = waiting.pop()
@@ -125,11 +126,11 @@ def _is_bounded(settings: Any) -> bool:
 
 
 def _risks(value: Any, where: str, strict: bool) -> Iterator[tuple[str, str]]:
-    """List the texts that could be imported or read, each with its place in the settings."""
+    """Yield the texts that could name a class or a file, each after its place in the settings."""
     if where.endswith(".class_path"):
         yield where, str(value)
     elif isinstance(value, Mapping):
-        # a class can take classes in its arguments, whatever ours take
+        # the arguments of a class can take classes too
         strict = strict or any("class_path" in str(name).split(".") for name in value)
         for name, item in value.items():
             yield from _risks(item, f"{where}.{name}", strict)
@@ -143,7 +144,7 @@ def _risks(value: Any, where: str, strict: bool) -> Iterator[tuple[str, str]]:
 
 
 def _text_arguments(class_path: Any) -> set[str]:
-    """Names of the arguments that an imported class declares as `str`, which the parser passes on as they are."""
+    """Names of the arguments that an imported class declares as `str`: the parser never builds a class from these."""
     module, _, name = str(class_path).rpartition(".")
     try:
         hints = get_type_hints(getattr(sys.modules[module], name).__init__)
@@ -154,7 +155,7 @@ def _text_arguments(class_path: Any) -> set[str]:
 
 def _is_of_torch(name: str) -> bool:
     module, _, attribute = name.rpartition(".")
-    # only what is imported already: importing a module to look into it would be too late
+    # look only at modules that are already imported: importing one to inspect it would already run its code
     found = getattr(sys.modules.get(module), attribute, None) if _MODULES.fullmatch(module) else None
     return (
         isinstance(found, type)
@@ -170,7 +171,7 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _texts(values: Any) -> Iterator[str]:
-    """All texts in nested values, names too. Each container is visited once, since a pickle can contain itself."""
+    """All texts in nested values, including names. Each container is visited once, since it can contain itself."""
     waiting, seen = [values], set()
     while waiting:
         value = waiting.pop()
@@ -182,7 +183,7 @@ def _texts(values: Any) -> Iterator[str]:
 
 
 def _escapes(text: str) -> bool:
-    """Whether a text can be a path that is not below the folder that it begins with."""
+    """Whether a text is a URL, or a path with `..` after a folder; leading `..` are allowed."""
     parts = re.split(r"[/\\]", text)
     leading = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     return "://" in text or ".." in parts[leading:]

@@ -1,8 +1,8 @@
 """Safe loading of untrusted YAML, with limits on size, depth and aliases.
 
-`yaml.safe_load` builds nothing but plain values. But through aliases a few lines can stand for billions of values, a
-value can contain itself, and values can be nested too deep for the interpreter. So the events of a file, which are no
-more than its characters, are counted before anything is built.
+`yaml.safe_load` builds only plain values. But with aliases, a few lines can expand to billions of values, and a value
+can contain itself; and values can be nested too deep for the interpreter. So the parser's events are counted before
+anything is built; a file has no more events than characters.
 """
 
 import contextlib
@@ -13,19 +13,19 @@ import yaml
 
 from lit_prune.errors import expected, shorten
 
-_MEGABYTES, _VALUES, _DEPTH = 10, 100_000, 100
+_MEGABYTES, _VALUES, _DEPTH = 10, 100_000, 100  # largest file, most values, most levels
 _PYTHON = "tag:yaml.org,2002:python"
-# the parser in C produces the same events in a tenth of the time, where PyYAML was built with it
+# if PyYAML was built with libyaml, its parser in C produces the same events in a tenth of the time
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def check_yaml(path: str | Path) -> None:
-    """Refuse a file that is dangerous to read as YAML; accept a file that is not YAML at all.
+    """Raise an error if a file is dangerous to load as YAML; files that are not YAML at all pass the check.
 
     Raises:
-        InputError: If it is larger than 10 MB, stands for more than 100,000 values when aliases are followed, is nested
-            more than 100 levels deep, contains itself, or has tags that build Python objects.
-        OSError: If it cannot be read.
+        InputError: If the file is larger than 10 MB, expands to more than 100,000 values when aliases are followed, is
+            nested more than 100 levels deep, contains itself, or has tags that build Python objects.
+        OSError: If the file cannot be read.
     """
     with contextlib.suppress(UnicodeDecodeError, yaml.YAMLError):
         _check(_read(path), f"`{path}`")
@@ -36,15 +36,15 @@ def load_yaml(path: str | Path) -> Any:
 
     Raises:
         InputError: As for `check_yaml`.
-        OSError: If it cannot be read.
-        ValueError: If it is not UTF-8, or holds an impossible date.
-        yaml.YAMLError: If it is not YAML, or has unknown tags.
+        OSError: If the file cannot be read.
+        ValueError: If the file is not UTF-8, or contains an impossible date.
+        yaml.YAMLError: If the file is not YAML, or has unknown tags.
     """
     return load_yaml_text(_read(path), f"`{path}`")
 
 
 def load_yaml_text(text: str, source: str) -> Any:
-    """Load YAML as plain values, with the errors of `load_yaml`. Messages name the `source` of the text."""
+    """Load YAML text as plain values. Raises the errors of `load_yaml`; their messages name `source`."""
     _check(text, source)
     return yaml.safe_load(text)
 
@@ -53,14 +53,14 @@ def _read(path: str | Path) -> str:
     with Path(path).open("rb") as file:
         content = file.read(_MEGABYTES * 2**20 + 1)
     if len(content) > _MEGABYTES * 2**20:
-        raise expected(f"YAML of at most {_MEGABYTES} MB in `{path}`", "more", "check whether it is the right file")
+        raise expected(f"YAML of at most {_MEGABYTES} MB in `{path}`", "more", "check whether this is the right file")
     return content.decode("utf-8")
 
 
 def _check(text: str, source: str) -> None:
-    """Add up the values that each collection stands for."""
-    sizes: dict[str | None, int] = {}  # by anchor; 0 while its collection is open
-    collections: list[tuple[str | None, int]] = [(None, 0)]  # those that are open, in the file: anchor and size
+    """Raise an `InputError` for dangerous YAML; count the values that each collection expands to, following aliases."""
+    sizes: dict[str | None, int] = {}  # number of values by anchor; 0 while the collection is open
+    collections: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of the document and each open collection
     for event in yaml.parse(text, Loader=_LOADER):
         anchor = getattr(event, "anchor", None)
         if (tag := getattr(event, "tag", None) or "").startswith(_PYTHON):

@@ -53,7 +53,7 @@ def test_checkpoints_and_bare_weights_are_read(checkpoint, tmp_path):
 def test_missing_files(read, tmp_path):
     for path in (tmp_path / "none.ckpt", tmp_path):
         assert refusal(read, path) == (
-            f"Expected the path of a file with weights, but got `{path}`, where there is no file. HINT: check the path."
+            f"Expected the path of a file with weights, but got `{path}`, which does not exist. HINT: check the path."
         )
 
 
@@ -77,9 +77,9 @@ def test_truncated_files(read, kept, checkpoint):
 def test_files_that_could_run_code_do_not(read, tmp_path):
     path, folder = tmp_path / "evil.ckpt", tmp_path / "made by the file"
     torch.save({"state_dict": {"weight": torch.ones(1)}, "more": Harmful(folder)}, path)
-    assert f"but got `{path}`, which is unsafe: it asks for posix.mkdir. HINT: " in refusal(read, path)
+    assert f"but got `{path}`, which is unsafe: it also needs posix.mkdir. HINT: " in refusal(read, path)
     path.write_bytes(pickle.dumps(Harmful(folder)))
-    assert "needs more than `torch.load(weights_only=True)` allows" in refusal(read, path)
+    assert "`torch.load(weights_only=True)` refuses to load" in refusal(read, path)
     assert not folder.exists()
 
 
@@ -91,7 +91,7 @@ def test_files_without_named_tensors(content, tmp_path):
     torch.save(content, path)
     assert refusal(read_state_dict, path) == (
         f"Expected tensors by name, but got `{path}`, which holds something else. "
-        "HINT: save `module.state_dict()`, or give a checkpoint of a Trainer."
+        "HINT: save `module.state_dict()`, or pass a checkpoint that a Trainer wrote."
     )
 
 
@@ -100,7 +100,7 @@ def test_bare_weights_are_no_checkpoint(tmp_path):
     torch.save(nn.Linear(2, 3).state_dict(), path)
     assert refusal(read_checkpoint, path) == (
         f"Expected a checkpoint that a Trainer wrote, but got `{path}`, which holds something else. "
-        "HINT: `--model.weights` and `--model.init_from` take plain weights."
+        "HINT: `--model.weights` and `--model.init_from` accept state dicts."
     )
 
 

@@ -184,7 +184,7 @@ def test_missing_and_added_bytes_are_noticed(file):
 
 def test_other_files_are_refused_in_one_sentence(tmp_path):
     path = tmp_path / "x"
-    assert f"`{path}`, where there is no file" in refusal(path)
+    assert f"`{path}`, which does not exist" in refusal(path)
     path.write_bytes(safetensors.torch.save({"x": torch.ones(3)}))
     assert f"a file that `lit-prune export --compress` wrote, in format 1, but got `{path}` in another" in refusal(path)
     path.write_bytes(b"litprune" + b"\x02\0\0\0{}" + bytes(32))  # what versions before the first release wrote

@@ -46,12 +46,12 @@ def sentence(path: Path | str, asked: str | None) -> str:
     file = re.escape(str(path))
     if asked is None:
         return (
-            rf"Expected a checkpoint or a state dict, but got `{file}`, which is neither, or needs more than "
-            r"`torch\.load\(weights_only=True\)` allows\. HINT: .*could run code\."
+            rf"Expected a checkpoint or a state dict, but got `{file}`, which is neither, or contains objects that "
+            r"`torch\.load\(weights_only=True\)` refuses to load\. HINT: .*could run code\."
         )
     return (
         rf"Expected a file with nothing but tensors and plain values, but got `{file}`, which is unsafe: "
-        rf"it asks for .*{re.escape(asked)}.*\. HINT: loading it could run code; save the `state_dict` alone\."
+        rf"it also needs .*{re.escape(asked)}.*\. HINT: loading it could run code; save only the `state_dict`\."
     )
 
 
@@ -191,6 +191,6 @@ def test_the_name_of_what_an_unsafe_file_asks_for_stays_in_one_line(tmp_path):
     torch.save({"weight": torch.ones(2)}, path)
     exchanged(path, b"\x80\x02cos\n\x1b[31mHINT: fine\r" + b"x" * 10_000 + b"\n.")
     said = refusal(read_state_dict, path)
-    assert r"which is unsafe: it asks for os.\x1b[31mHINT: fine\rxxx" in said
+    assert r"which is unsafe: it also needs os.\x1b[31mHINT: fine\rxxx" in said
     assert len(said) < 400
     assert said.isprintable()
