@@ -52,16 +52,7 @@ class LocalL1Pruning(Pruning):
         every_n_epochs: int = 1,
         rewind_to: int | None = None,
     ) -> None:
-        super().__init__(
-            amount,
-            start_epoch,
-            end_epoch,
-            schedule,
-            layers,
-            exclude,
-            every_n_epochs=every_n_epochs,
-            rewind_to=rewind_to,
-        )
+        super().__init__(amount, start_epoch, end_epoch, schedule, layers, exclude, None, every_n_epochs, rewind_to)
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights by their absolute value."""

@@ -38,11 +38,7 @@ class GradientCoverage:
         self._touched = [torch.zeros_like(ref.tensor, dtype=torch.bool, requires_grad=False) for ref in weights]
 
     def update(self, optimizers: Iterable[Optimizer] = ()) -> None:
-        """Record the current gradients; call this after a backward pass.
-
-        Args:
-            optimizers: Optimizers whose memory of earlier gradients counts too, so that not every step must be seen.
-        """
+        """Record the current gradients, after a backward pass, and earlier ones that `optimizers` remember."""
         memories = [remembered_gradients(optimizer) for optimizer in optimizers]
         for ref, touched in zip(self._weights, self._touched, strict=True):
             for gradient in [ref.tensor.grad, *(memory.get(ref.tensor) for memory in memories)]:

@@ -85,16 +85,12 @@ class SparsityReport:
     def __str__(self) -> str:
         rows = [("layer", "weights", "zeros", "masked", "sparsity")]
         for layer in (*self.layers, LayerSparsity("all", self.weights, self.zeros, self.masked)):
-            rows.append(
-                (layer.name, f"{layer.weights:,}", f"{layer.zeros:,}", f"{layer.masked:,}", f"{layer.sparsity:.2%}")
-            )
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            "  ".join(
-                [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
-            )
-            for row in rows
-        ]
+            weights, zeros, masked = (f"{count:,}" for count in (layer.weights, layer.zeros, layer.masked))
+            rows.append((layer.name, weights, zeros, masked, f"{layer.sparsity:.2%}"))
+        names, *numbers = zip(*rows, strict=True)
+        columns = [[cell.ljust(max(map(len, names))) for cell in names]]
+        columns += [[cell.rjust(max(map(len, column))) for cell in column] for column in numbers]
+        lines = ["  ".join(row) for row in zip(*columns, strict=True)]
         rule = "-" * len(lines[0])
         return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 

@@ -39,14 +39,9 @@ def check_channels(channels: Mapping[str, int]) -> None:
 
 
 def channels_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
-    """Find layers with fewer channels than a ResNet-18 by the shapes of weights.
+    """Return the number of outputs of each layer with fewer channels than a ResNet-18; None if all layers are full.
 
-    Args:
-        state: Weights by name, with or without the prefix `backbone.`.
-
-    Returns:
-        Number of outputs of each such layer; None if all layers are full. Impossible shapes are ignored here, because
-        loading the weights reports them.
+    The names in `state` may lack the prefix `backbone.`. Impossible shapes are ignored, because loading reports them.
     """
     found = {}
     for name, full in FULL_CHANNELS.items():
@@ -57,12 +52,9 @@ def channels_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
 
 
 def set_channels(backbone: Any, head: nn.Sequential, channels: Mapping[str, int]) -> None:
-    """Replace layers by layers with fewer channels and new random weights, in place.
+    """Replace the layers of torchvision's ResNet-18 and its head by layers with `channels` outputs, in place.
 
-    Args:
-        backbone: torchvision's ResNet-18. Its classifier is not changed.
-        head: Linear, ReLU, linear.
-        channels: Number of outputs by layer, as `check_channels` accepts them; other layers are full.
+    Their weights are new and random. Layers that `channels` does not name are full.
     """
     width = FULL_CHANNELS | dict(channels)
     stream = width["backbone.conv1"]

@@ -119,7 +119,10 @@ class CroppedConv2d(nn.Conv2d):
         rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
         padding: Any = self.padding
         if rows is not None and columns is not None:
-            if self._is_product(rows, columns) and input.dim() == 4:
+            entries = self._entries(rows, columns)
+            # a matrix that repeats taps for too many outputs costs more than it saves
+            fast = self.groups == 1 and 0 < entries <= 2 * self.kernel_size[0] * self.kernel_size[1]
+            if fast and input.dim() == 4:
                 matrices = _windows(weight, *product(rows.windows, columns.windows))
                 return self._multiply(input, matrices, bias, rows, columns)
             if (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start) != self.kernel_size:
@@ -134,12 +137,6 @@ class CroppedConv2d(nn.Conv2d):
             return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
         ordinary: Tensor = super()._conv_forward(input, weight, bias)
         return ordinary
-
-    def _is_product(self, rows: Span, columns: Span) -> bool:
-        """Return whether one matrix product is faster than a convolution."""
-        # the matrix repeats taps for each output that uses them; a large one costs more than it saves
-        entries = self._entries(rows, columns)
-        return self.groups == 1 and 0 < entries <= 2 * self.kernel_size[0] * self.kernel_size[1]
 
     def _entries(self, rows: Span, columns: Span) -> int:
         """Count the taps in the matrix of the product, with repetitions; 0 if it is not possible."""
