@@ -56,12 +56,7 @@ class Claim:
 
 
 def read_claims(items: Sequence[Any], experiments: Sequence[str], source: str) -> tuple[Claim, ...]:
-    """Turn the plain values of claims into `Claim` objects.
-
-    Args:
-        items: Mappings with the keys of `Claim`; `of` in a contrast may be a list of experiments.
-        experiments: Names of all experiments.
-        source: File of the plan, for messages.
+    """Turn mappings with the keys of `Claim` into claims; `of` in a contrast may be a list of experiments.
 
     Raises:
         InputError: If a claim cannot be used.

@@ -38,12 +38,7 @@ def load_plan(source: str | Path) -> Plan:
 
 
 def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping.
-
-    Args:
-        path: YAML file.
-        what: Expected content, for messages.
-        hint: What to do if the file holds anything else.
+    """Read a YAML file that holds a mapping. Messages name what it should hold, and hint at what to do.
 
     Raises:
         InputError: If the file cannot be read, breaks the limits of `load_yaml`, or holds anything else.

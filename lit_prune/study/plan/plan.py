@@ -79,8 +79,8 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """Return all values that the results depend on: everything but seeds, titles and claims."""
-        content = self.as_dict()
-        return {key: content[key] for key in ("settings", "threads", "initial_weights", "experiments")}
+        own = {key: getattr(self, key) for key in ("settings", "threads", "initial_weights")}
+        return own | {"experiments": {experiment.name: experiment.as_dict() for experiment in self.experiments}}
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, which `read_plan` turns back into the plan."""
@@ -104,12 +104,7 @@ def check_seeds(seeds: Any, source: str) -> tuple[int, ...]:
 
 
 def select(plan: Plan, patterns: Iterable[str], source: str = "`--only`") -> list[Experiment]:
-    """Select experiments by name, together with all their ancestors.
-
-    Args:
-        plan: Study to select from.
-        patterns: Globs of experiment names.
-        source: Option or key that holds the globs, for messages.
+    """Select experiments by globs of their names, together with all their ancestors.
 
     Raises:
         InputError: If a glob matches no experiment.

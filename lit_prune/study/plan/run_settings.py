@@ -31,16 +31,7 @@ def run_folder(out: Path, experiment: str, seed: int) -> Path:
 
 
 def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> dict[str, Any]:
-    """Make the configuration of one run.
-
-    Args:
-        plan: The study.
-        experiment: One of its experiments.
-        seed: Random seed of the run, which replaces every `$seed` in the settings.
-        out: The study's folder.
-
-    Returns:
-        A configuration of `lit-prune fit`.
+    """Make the configuration of `lit-prune fit` for one run, with its seed in place of every `$seed`.
 
     Raises:
         InputError: If the plan sets what a study decides.
@@ -81,12 +72,7 @@ def count_epochs(plan: Plan, experiment: Experiment) -> int:
 
 
 def parent_checkpoint(folder: Path, which: str) -> Path:
-    """Return the path of a run's checkpoint from which its children start.
-
-    Args:
-        folder: The run's folder.
-        which: "last" or "best". A run that monitors no metric has no best checkpoint: it is the last one.
-    """
+    """Return a run's "last" or "best" checkpoint; for a run that monitors no metric, the best is the last one."""
     best = sorted((folder / CHECKPOINTS).glob("best*.ckpt")) if which == "best" else []
     return best[0] if best else folder / CHECKPOINTS / LAST
 

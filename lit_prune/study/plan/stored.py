@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -30,14 +29,7 @@ def stored_plan(out: Path) -> Plan:
 
 
 def store_plan(plan: Plan, out: Path) -> Plan:
-    """Store a plan in a folder, or add its seeds to the same plan there.
-
-    Args:
-        plan: Plan to run.
-        out: The study's folder.
-
-    Returns:
-        The plan with all seeds of the folder.
+    """Store a plan in a folder, or add its seeds to the same plan there; return it with all seeds of the folder.
 
     Raises:
         InputError: As `check_folder` does.
@@ -54,14 +46,7 @@ def store_plan(plan: Plan, out: Path) -> Plan:
 
 
 def check_folder(plan: Plan, out: Path) -> Plan | None:
-    """Check that a plan can run in a folder, without writing anything.
-
-    Args:
-        plan: Plan to run.
-        out: The study's folder, which need not exist.
-
-    Returns:
-        The plan stored there, None for a new or empty folder.
+    """Check that a plan can run in a folder, and return the plan stored there, None for a new or empty folder.
 
     Raises:
         InputError: If the folder holds other files, belongs to a plan with other results, or has a link out of it.
@@ -81,8 +66,7 @@ def check_folder(plan: Plan, out: Path) -> Plan | None:
 def check_links(out: Path) -> None:
     """Check that no link in a study's folder leads out of it: runs write there, and remove stale files.
 
-    Args:
-        out: The study's folder, which may itself be a link, and need not exist.
+    The folder may itself be a link, and need not exist.
 
     Raises:
         InputError: If there is such a link, at any depth.
@@ -100,14 +84,9 @@ def check_links(out: Path) -> None:
 
 def _compare(known: Plan, new: Plan, out: Path) -> None:
     """Raise an `InputError` for the first setting that would change results."""
-    old, now = _flat_identity(known), _flat_identity(new)
+    old, now = flatten(known.identity()), flatten(new.identity())
     for name in sorted(old.keys() | now.keys()):
         if old.get(name) != now.get(name):
             before, after = (f"`{name}` {v[name]!r}" if name in v else f"no `{name}`" for v in (old, now))
             hint = "give another `--out`, or the settings that the folder was made with"
             raise expected(f"the plan of `{out}`, with {before}", after, hint)
-
-
-def _flat_identity(plan: Plan) -> dict[str, Any]:
-    content = plan.identity()
-    return flatten(content | {"experiments": {item["name"]: item for item in content["experiments"]}})

@@ -15,11 +15,7 @@ _TAKEN = ("report", "figures", "plan.yaml", "report.md", "results.csv")
 
 
 def read_plan(content: Mapping[str, Any], source: str) -> Plan:
-    """Turn the plain values of a plan into a `Plan`.
-
-    Args:
-        content: Plain values, as returned by `Plan.as_dict`.
-        source: File that they come from, for messages.
+    """Turn plain values, as returned by `Plan.as_dict`, into a `Plan`. Messages name their source.
 
     Raises:
         InputError: If the plan cannot be used.

@@ -27,9 +27,6 @@ unfinished or still running; its runs are not changed."""
 def main(argv: Sequence[str]) -> int:
     """Run `lit-prune report`.
 
-    Args:
-        argv: The command and its options.
-
     Returns:
         The exit status: 0, or 1 if the report could not be written.
 

@@ -29,9 +29,6 @@ from lit_prune.training.run_folder import LOCK, LOGS
 def main(argv: Sequence[str]) -> int:
     """Run `lit-prune study`.
 
-    Args:
-        argv: The command and its options.
-
     Returns:
         The exit status: 0, 1 if a run failed or files could not be written, 130 after Ctrl-C, 143 after SIGTERM.
 
@@ -101,7 +98,7 @@ def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, 
         bar.initial = bar.n = _count_all_epochs(plan, filter(is_complete, todo))
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            outcome = run_jobs(plan, todo, pool, partial(_show, bar, out))
+            failed, left_out = run_jobs(plan, todo, pool, partial(_show, bar, out))
         except KeyboardInterrupt as stop:
             status = 128 + (stop.args[0] if stop.args else signal.SIGINT)
             raise UnfinishedError("Interrupted. Run the same command again to continue.", status) from None
@@ -110,11 +107,11 @@ def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, 
             pool.close()
     _check_plan_exists(out)
     write_report(out)
-    for job, reason in outcome.failed.items():
+    for job, reason in failed.items():
         print(f"lit-prune: {job.label} failed: {reason}", file=sys.stderr)
-    for job in outcome.left_out:
+    for job in left_out:
         print(f"lit-prune: {job.label} was not started, because its parent failed.", file=sys.stderr)
-    return 1 if outcome.failed or outcome.left_out else 0
+    return 1 if failed or left_out else 0
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

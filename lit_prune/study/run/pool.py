@@ -78,7 +78,7 @@ class Processes(Pool):
         """Return the jobs whose process exited since the last call."""
         stopped = [(process, job) for process, job in self._running.items() if process.poll() is not None]
         for process, _ in stopped:
-            _release(process)
+            process.communicate()  # closes its standard input
             del self._running[process]
         return [(job, process.returncode) for process, job in stopped]
 
@@ -87,8 +87,7 @@ class Processes(Pool):
         for process in self._running:
             process.kill()
         for process in self._running:
-            process.wait()
-            _release(process)
+            process.communicate()
         self._running = {}
 
 
@@ -158,7 +157,7 @@ def _run(job: Job, folder: str) -> int:
         return process.wait()
     finally:
         process.kill()
-        _release(process)
+        process.communicate()
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
@@ -176,8 +175,3 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
             env=kept | {"OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"},
             start_new_session=True,  # Ctrl-C reaches the study alone, which stops its runs
         )
-
-
-def _release(process: subprocess.Popen[bytes]) -> None:
-    if process.stdin is not None:
-        process.stdin.close()

@@ -45,11 +45,7 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
 
 
 def choose_weights(plan: Plan, given: str | None) -> tuple[Plan, str]:
-    """Choose the initial weights of experiments without a parent.
-
-    Args:
-        plan: The study.
-        given: Value of `--weights`, if any.
+    """Choose the initial weights of experiments without a parent: those of `--weights`, or else the plan's.
 
     Returns:
         The plan with weights that can be loaded, and a warning if they are not the plan's.

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from lit_prune.study.plan.plan import Experiment, Plan
@@ -13,25 +12,14 @@ from lit_prune.training.run_folder import ERROR, LOG, METRICS, RESULT
 _POLL = 0.2  # seconds
 
 
-@dataclass
-class Outcome:
-    """Jobs of a study without a result.
-
-    Attributes:
-        failed: Jobs that stopped without a result, each with the reason in a sentence.
-        left_out: Jobs that were not started, because their parent failed.
-    """
-
-    failed: dict[Job, str] = field(default_factory=dict)
-    left_out: list[Job] = field(default_factory=list)
-
-
 def list_jobs(plan: Plan, experiments: Iterable[Experiment], out: Path) -> list[Job]:
     """List the runs of some experiments: parents first, and for each experiment all seeds."""
     return [Job(out, experiment.name, seed, plan.threads) for experiment in experiments for seed in plan.seeds]
 
 
-def run_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int, Sequence[Job], str], None]) -> Outcome:
+def run_jobs(
+    plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int, Sequence[Job], str], None]
+) -> tuple[dict[Job, str], list[Job]]:
     """Run jobs, each after its parent. A failed job stops its descendants alone.
 
     Args:
@@ -40,8 +28,12 @@ def run_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int,
         pool: Pool that runs them.
         report: Function that is called about once a second, and whenever a job stops, with the number of finished
             epochs of all jobs, the running jobs, and a sentence about the job that stopped, or "".
+
+    Returns:
+        The jobs that failed, each with the reason in a sentence, and the jobs that were left out, because their
+        parent failed.
     """
-    outcome, running = Outcome(), list[Job]()
+    failed, left_out, running = dict[Job, str](), list[Job](), list[Job]()
     waiting = [job for job in jobs if not is_complete(job)]
     epochs = {job: count_epochs(plan, plan[job.experiment]) for job in jobs}
     reported = 0.0
@@ -54,9 +46,9 @@ def run_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int,
     while waiting or running:
         for job in list(waiting):
             parent = _parent(plan, job)
-            if parent in outcome.failed or parent in outcome.left_out:
+            if parent in failed or parent in left_out:
                 waiting.remove(job)
-                outcome.left_out.append(job)
+                left_out.append(job)
             elif pool.has_room() and (parent is None or is_complete(parent)):
                 waiting.remove(job)
                 running.append(job)
@@ -69,12 +61,12 @@ def run_jobs(plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int,
             if status == 0 and is_complete(job):
                 tell(f"{job.label} is complete.")
             else:
-                outcome.failed[job] = _reason(job, status)
-                tell(f"{job.label} failed: {outcome.failed[job]}")
+                failed[job] = _reason(job, status)
+                tell(f"{job.label} failed: {failed[job]}")
         if time.monotonic() - reported > 1:
             reported = time.monotonic()
             tell()
-    return outcome
+    return failed, left_out
 
 
 def is_complete(job: Job) -> bool:

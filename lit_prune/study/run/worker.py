@@ -84,12 +84,6 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
     The run's folder then holds `config.yaml`, `metrics.csv`, TensorBoard events, `checkpoints/` without optimizer
     states, and `result.json`, which is written last.
 
-    Args:
-        plan: The study.
-        experiment: One of its experiments.
-        seed: One of its seeds.
-        out: The study's folder.
-
     Raises:
         InputError: If the settings cannot be used.
     """
