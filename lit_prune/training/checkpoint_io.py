@@ -1,4 +1,4 @@
-"""How a Trainer reads and writes checkpoints: complete or not at all, and without trusting their content."""
+"""A plugin with which a Trainer writes complete checkpoints or none, and reads them without running their code."""
 
 import os
 from pathlib import Path
@@ -12,10 +12,10 @@ from lit_prune.training.run_folder import LAST, PREVIOUS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file, then renames it, so that a killed run leaves the previous one."""
+    """Writes a checkpoint to a temporary file, then renames it, so that a killed run keeps its previous checkpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Write a checkpoint; a URL is left to Lightning."""
+        """Write a checkpoint to a file; if the path is a URL, Lightning writes it."""
         if "://" in str(path) or storage_options is not None:
             super().save_checkpoint(checkpoint, path, storage_options)
             return
@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read and check a checkpoint; nothing in it can run code, whatever `weights_only` says."""
+        """Read and check a checkpoint, always with `torch.load(weights_only=True)`; the argument is ignored."""
         if "://" in str(path):
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
             return loaded
@@ -37,7 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _keep_previous(path: Path) -> None:
-    """Keep the checkpoint that is about to be replaced, to resume from it if the new one gets damaged."""
+    """Keep the old `last.ckpt` as `previous.ckpt`, from which the run can resume if the new one gets damaged."""
     if not path.exists():
         return
     previous = path.with_name(PREVIOUS)

@@ -1,4 +1,4 @@
-"""Whether a command uses a custom model or custom data, which decides what its parser accepts."""
+"""Finding out whether a command uses a custom model or data module; the options of its parser depend on this."""
 
 import os
 import sys
@@ -14,18 +14,18 @@ from lit_prune.files.yaml import load_yaml
 
 
 def find_custom_classes(argv: Sequence[str]) -> tuple[bool, bool]:
-    """Look for a class of model and data in options and configurations.
+    """Return whether options or configurations choose a model class, and whether they choose a data class.
 
-    If there is one, the current folder is added to `sys.path`, as `python -m` does.
+    If they choose one, add the current folder to `sys.path`, as `python -m` does, so that it can be imported.
 
     Args:
         argv: The command and its options.
 
     Returns:
-        Whether a model class, and whether a data class is chosen.
+        Two booleans: whether a model class is chosen, and whether a data class is.
 
     Raises:
-        InputError: If a configuration does not exist, or is unsafe to read.
+        InputError: If a configuration does not exist, or is unsafe to load.
     """
     configs = [_read(value) for value in _values(argv)]
     model, data = (_is_chosen(group, argv, configs) for group in ("model", "data"))
@@ -43,7 +43,7 @@ def _is_chosen(group: str, argv: Sequence[str], configs: Sequence[Any]) -> bool:
 
 
 def _values(argv: Sequence[str]) -> list[str]:
-    """The values of `--config`."""
+    """The values of `--config` in the arguments and in the environment."""
     values = [after for word, after in pairwise(argv) if word in ("-c", "--config")]
     values += [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
     from_environment = os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG") if argv else None
@@ -51,7 +51,7 @@ def _values(argv: Sequence[str]) -> list[str]:
 
 
 def _read(value: str) -> Any:
-    """Read a configuration; None if it cannot be read, which the parser reports."""
+    """Read a configuration; return None if it cannot be read, since the parser reports that error later."""
     path = find_config(value)
     try:
         return load_yaml(path)

@@ -32,9 +32,9 @@ from lit_prune.training.run import Run, check_options, prune_and_score
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
-    # the summary logs hyper-parameters once, with the metrics they led to
+    # `RunSummary` logs the hyper-parameters once, together with the final metrics
     "enable_autolog_hparams": False,
-    # our metrics are logged once an epoch; this serves custom callbacks, and spares short runs a warning
+    # LitResNet18 logs once an epoch; custom callbacks may log each step, and short runs avoid Lightning's warning
     "log_every_n_steps": 1,
 }
 
@@ -42,19 +42,19 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 class TrainingCLI(LightningCLI):
     """Parses the options of one command, builds model, data and Trainer from them, and runs the command.
 
-    The command line overrides configurations, and these override the environment. A checkpoint replaces the defaults;
-    an option that contradicts it is an error.
+    The command line overrides configurations, and configurations override environment variables. The settings in a
+    checkpoint replace the defaults; an option that contradicts them is an error.
 
     Args:
         argv: The command and its options.
-        folder: Run folder; None creates a new one. If the checkpoint is in this folder, the run continues there, and
-            what was logged after the checkpoint is removed.
-        training: False makes `fit` prune without training: the pruning callbacks prune at once, the model is scored
+        folder: Run folder; None creates a new one. If the checkpoint is in this folder, the run resumes there, and
+            log entries written after the checkpoint are removed.
+        training: False makes `fit` prune without training: the pruning callbacks prune at once, the model is evaluated
             on the validation images, and `checkpoints/last.ckpt` is written.
-        stopping: Receiver of SIGTERM and SIGINT; None handles neither.
+        stopping: Receiver of SIGTERM and SIGINT; None handles neither signal.
 
     Raises:
-        InputError: If the input cannot be used.
+        InputError: If an option, a configuration or a file cannot be used.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class TrainingCLI(LightningCLI):
         stopping: StopSignals | None = None,
     ) -> None:
         self._argv = insert_run_config(argv)
-        # Lightning would build the parsers of all four commands each time
+        # build only the parser of this command; Lightning would build those of all four
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
@@ -81,16 +81,16 @@ class TrainingCLI(LightningCLI):
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=0,
                 parser_kwargs={"prog": "lit-prune"},
-                # the optimizer is an argument of the model; Lightning's own option would silently be ignored
+                # the optimizer is an argument of the model; Lightning's `--optimizer` would be ignored silently
                 auto_configure_optimizers=False,
             )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Make our parser in place of Lightning's."""
+        """Return a parser with one-sentence errors in place of Lightning's."""
         return make_parser(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the options of all four commands."""
+        """Add the options that `fit`, `validate`, `test` and `predict` share."""
         add_options(parser, self._custom_model)
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **kwargs: Any) -> LightningArgumentParser:
@@ -100,9 +100,9 @@ class TrainingCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the options that were given to this object, whatever the command line of the process is."""
+        """Parse the `argv` of this object instead of `sys.argv`."""
         variable = f"LIT_PRUNE_{self._argv[0].upper()}__CONFIG"
-        if variable in os.environ:  # jsonargparse expects a path here; accept a name as `--config` does
+        if variable in os.environ:  # also accept the name of a shipped configuration, as `--config` does
             os.environ[variable] = find_config(os.environ[variable])
         with one_sentence_errors(self._argv):
             self.config = parser.parse_args(self._argv)
@@ -110,10 +110,10 @@ class TrainingCLI(LightningCLI):
             value = self.config[self.config.subcommand].get(group)
             if not isinstance(value, Namespace):
                 found = "null" if value is None else f"`{value}`"
-                raise expected(f"`{group}` to hold options by name", found, f"write `{group}: {{name: value}}`")
+                raise expected(f"`{group}` to be a mapping of options", found, f"write `{group}: {{name: value}}`")
 
     def _parse_ckpt_path(self) -> None:
-        """Apply the settings of the checkpoint; LightningCLI would drop the options given with it."""
+        """Apply the settings of the checkpoint; LightningCLI would let them override the user's options."""
         command = self.config.subcommand
         config = self.config[command]
         name = config.name or _default_name(command, config)
@@ -134,7 +134,7 @@ class TrainingCLI(LightningCLI):
         check_options(self.config[command])
 
     def instantiate_classes(self) -> None:
-        """Build model, data and Trainer, and turn the errors of their classes into one sentence."""
+        """Build model, data and Trainer, and raise an error of their classes as a one-sentence `InputError`."""
         config = self.config[self.subcommand]
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -143,17 +143,17 @@ class TrainingCLI(LightningCLI):
         except (InputError, MisconfigurationException, OSError):
             raise
         except (ValueError, TypeError, RuntimeError) as error:
-            root = _root_cause(error)  # jsonargparse adds its own message to that of the class
+            root = _root_cause(error)  # jsonargparse prepends a message of its own
             if isinstance(root, InputError):
                 raise root from error
             found = str(root).rstrip(".")
             if found.startswith("Found more than one stateful callback"):
-                found = found.split(". ")[0]  # the rest is advice for authors of callbacks
+                found = found.split(". ")[0]  # the other sentences are for authors of callbacks
             raise expected("settings that the classes accept", found, "`--help` shows what each accepts") from error
         self._run.load_weights(self.model, config.get("init_from"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the Trainer with the loggers and callbacks of every run."""
+        """Build the Trainer, with the loggers and callbacks that every run has."""
         config, trainer = self.config[self.subcommand], self._get(self.config_init, "trainer")
         kwargs |= self._run.trainer_arguments(config, trainer, self.model)
         self.save_config_kwargs = {"overwrite": not self._run.continues}
@@ -166,7 +166,7 @@ class TrainingCLI(LightningCLI):
             prune_and_score(self.trainer, self.model, self.datamodule)
 
     def after_fit(self) -> None:
-        """Print the summary, below the progress bar."""
+        """Print the summary of the training below the progress bar."""
         self._run.finish(self.trainer)
 
     @property
@@ -178,7 +178,8 @@ class TrainingCLI(LightningCLI):
 def main(argv: Sequence[str]) -> int:
     """Run `fit`, `validate`, `test` or `predict`, and return its exit status.
 
-    It is 0, 1 if a file could not be read or written or training diverged, 2 for unusable input, or 128 + signal.
+    The status is 0 for success, 1 if a file could not be read or written or if training diverged, 2 for input that
+    cannot be used, or 128 plus the number of the signal that stopped the command.
     """
     exit_with_launcher()
     with quiet(scoring=argv[0] != "fit"), StopSignals() as stopping:

@@ -1,4 +1,4 @@
-"""TensorBoard event files written by the thread that logs, so that a full disk raises an error there."""
+"""TensorBoard event files that are written without a thread, so that the logging call raises write errors."""
 
 import itertools
 import os
@@ -22,11 +22,11 @@ _BUFFER_BYTES = 1 << 18  # a histogram takes about ten KiB
 class EventFile:
     """An event file to which events are appended completely or not at all.
 
-    TensorBoard's own writer uses a thread. When a write fails there, the thread prints a traceback and leaves half an
-    event at the end of the file, which readers cannot skip, and the run learns of it late or never.
+    TensorBoard's own writer uses a thread. If a write fails, for example on a full disk, the thread prints a traceback
+    and leaves an incomplete event in the file, which readers cannot skip. The training may never get the error.
 
     Args:
-        folder: Folder in which the file is created.
+        folder: Folder in which to create the file.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -41,27 +41,27 @@ class EventFile:
         self.flush()
 
     def get_logdir(self) -> str:
-        """Return the folder."""
+        """Return the folder of the file."""
         return str(self._folder)
 
     def add_event(self, event: Event) -> None:
-        """Add an event, which is on disk after `flush`."""
+        """Add an event to the buffer; `flush` writes it to disk."""
         self._writer.write(event.SerializeToString())
         if self._buffer.tell() > _BUFFER_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Write the added events to disk.
+        """Write the events in the buffer to disk.
 
         Raises:
-            OSError: If they cannot be written, or if the file was moved or removed.
+            OSError: If the events cannot be written, or the file was moved or removed.
         """
         append(self._path, self._buffer.getvalue())
         self._buffer.seek(0)
         self._buffer.truncate()
 
     def close(self) -> None:
-        """Write the added events to disk."""
+        """Write the events in the buffer to disk."""
         self.flush()
 
 
@@ -70,7 +70,7 @@ class Summaries(SummaryWriter):
 
     def _get_file_writer(self) -> Any:
         if self.file_writer is None:
-            writer: Any = FileWriter.__new__(FileWriter)  # its constructor starts the thread
+            writer: Any = FileWriter.__new__(FileWriter)  # without its constructor, which starts a thread
             writer.event_writer = EventFile(Path(self.log_dir))
             self.file_writer = writer
             self.all_writers = {self.log_dir: writer}  # type: ignore[assignment]  # None in the base class at first

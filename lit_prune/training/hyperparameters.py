@@ -1,4 +1,4 @@
-"""The hyper-parameters by which TensorBoard's HParams tab compares runs."""
+"""The hyper-parameters shown in TensorBoard's HParams tab."""
 
 from typing import Any
 
@@ -7,12 +7,12 @@ from lit_prune.files.nested import flatten
 
 
 def choose_hyperparameters(settings: Settings, trainer: Any) -> dict[str, bool | int | float | str]:
-    """Choose the hyper-parameters to compare, under the same names and of the same types in every run.
+    """Return the hyper-parameters of a run, with the same names and types for every run, so that runs can be compared.
 
     Args:
-        settings: Settings of model, data and run, as stored in a checkpoint. For a custom model or custom data, every
-            plain value is taken.
-        trainer: Settings of the Trainer.
+        settings: Settings of model, data and run, as stored in a checkpoint. With a custom model or custom data, all
+            their numbers, booleans and strings are returned instead.
+        trainer: Options of the Trainer.
     """
     model, data = settings["model"], settings["data"]
     if "class_path" in model or "class_path" in data:

@@ -1,4 +1,4 @@
-"""Ending the processes of a distributed strategy when the process that launched them is gone."""
+"""Ending the processes of a distributed strategy when the process that launched them dies."""
 
 import os
 import threading
@@ -9,16 +9,16 @@ _POLL = 1.0  # seconds
 
 
 def exit_with_launcher() -> None:
-    """Make a launched process exit as soon as its launcher does.
+    """Make this process exit when its launcher does, if a Trainer launched it.
 
-    Once the processes have connected, they notice when one is gone. If the launcher is killed before that, the others
-    would wait for it for half an hour.
+    torch detects a lost process only after all have connected. If the launcher were killed earlier, the launched
+    processes would wait for it until the timeout of half an hour.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[_LAUNCHER] = str(os.getpid())  # launched processes inherit it
         return
     launcher = int(os.environ.get(_LAUNCHER, "0"))
-    if launcher:  # processes that another program launched are its own concern
+    if launcher:  # not set if another program, such as torchrun, launched this process
         threading.Thread(target=_wait, args=[launcher], daemon=True).start()
 
 

@@ -1,4 +1,4 @@
-"""The loggers of a run, which a later process can continue: no row is lost, and no epoch is logged twice."""
+"""Loggers that a resumed run continues: no row is lost, and no epoch is logged twice."""
 
 import csv
 import errno
@@ -18,13 +18,13 @@ from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_ran
 
 
 class _EpochAxis:
-    """Logs the metrics of an epoch with the epoch as their step, where Lightning would use the number of batches.
+    """Logs the metrics of an epoch with the epoch as their step; Lightning uses the number of optimizer steps.
 
-    Lightning's own way, a metric called `step`, would also rename each checkpoint with `{step}` in its file name.
+    Logging a metric called `step`, which Lightning suggests, would also change `{step}` in names of checkpoints.
     """
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        # the Trainer adds "epoch" to all that is logged with `log`; names of metrics of single batches end in "_step"
+        # the Trainer adds "epoch" to all metrics from `log`; a metric of a single batch has a name that ends in "_step"
         if "epoch" in metrics and not any(name.endswith("_step") for name in metrics):
             step = int(metrics["epoch"])
         super().log_metrics(metrics, step)  # type: ignore[misc]
@@ -33,24 +33,24 @@ class _EpochAxis:
 class _TensorBoard(_EpochAxis, TensorBoardLogger):
     @property
     def experiment(self) -> Any:
-        # `super` gives the processes that do not write an object that does nothing
+        # on other ranks, the inherited property returns a logger that does nothing
         if self._experiment is None and is_rank_zero():
-            from lit_prune.training.event_file import Summaries  # slow, and `--help` does not need it
+            from lit_prune.training.event_file import Summaries  # imported late, because it is slow
 
             self._experiment = Summaries(self.log_dir)
         return super().experiment
 
     @rank_zero_only
     def save(self) -> None:
-        # Lightning would also write `hparams.yaml`, which would be empty: they are in `config.yaml`
+        # Lightning would also write an empty `hparams.yaml`: the hyper-parameters are in `config.yaml`
         self.experiment.flush()
 
 
 class _Rows(ExperimentWriter):
-    """Appends to an existing `metrics.csv`, which Lightning would delete, and never leaves half a row.
+    """Appends complete rows to an existing `metrics.csv`, which Lightning would delete.
 
     Attributes:
-        count: Number of rows on disk, kept because reading them at each checkpoint would slow down long runs.
+        count: Number of rows on disk. Counting them at each checkpoint would slow down long runs.
     """
 
     def __init__(self, log_dir: str) -> None:
@@ -66,8 +66,8 @@ class _Rows(ExperimentWriter):
         """Append the rows logged since the last call.
 
         Raises:
-            OSError: If they cannot be written; the file is unchanged then. A file that was removed is not created
-                again, since it would silently lack the earlier rows.
+            OSError: If they cannot be written, which leaves the file unchanged, or if the file was removed. It is not
+                created again, because it would silently lack the earlier rows.
         """
         if self.count and not self._path.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
@@ -76,7 +76,7 @@ class _Rows(ExperimentWriter):
         header = sorted({*self.metrics_keys, *chain(*self.metrics)})
         if len(header) == len(self.metrics_keys):
             append(self._path, _format_rows(header, self.metrics).encode())
-        else:  # the first rows, or a new column
+        else:  # the file has no header yet, or lacks a column
             known, rows = _read_rows(self._path)
             earlier = [dict(zip(known, row, strict=False)) for row in rows]
             _rewrite(self._path, header, [*earlier, *self.metrics])
@@ -94,40 +94,40 @@ class _CSV(_EpochAxis, CSVLogger):
 
 
 def make_default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
-    """Make the loggers of a run in a new folder `lightning_logs/<name>/version_<n>` below `root`.
+    """Create a new folder `lightning_logs/<name>/version_<n>` below `root`, and return the loggers that write to it.
 
     Raises:
-        InputError: If the name leads out of `lightning_logs`, or the folder cannot be written.
+        InputError: If the name leads out of `lightning_logs`, or the folder cannot be created.
     """
     logs = log_folder(root, name)
     return make_loggers(logs / f"version_{claim_version(logs)}")
 
 
 def make_loggers(folder: Path) -> list[TensorBoardLogger | CSVLogger]:
-    """Make the TensorBoard and the CSV logger of a run, which continue the logs that are in its folder.
+    """Return a TensorBoard and a CSV logger that continue the logs in a run folder.
 
-    The first of them determines where checkpoints and `config.yaml` are written.
+    Lightning writes checkpoints and `config.yaml` to the folder of the first logger.
     """
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
     return [
-        # the summary logs the metrics of the HParams tab; Lightning's default is `hp_metric` = -1
+        # `RunSummary` logs the metrics of the HParams tab; Lightning would add `hp_metric` = -1
         _TensorBoard(root, name=name, version=version, default_hp_metric=False),
-        # each epoch is on disk when it ends, not after a hundred logged rows
+        # write the metrics of each epoch at once; Lightning would wait for a hundred rows
         _CSV(root, name=name, version=version, flush_logs_every_n_steps=1),
     ]
 
 
 def sync_logs(loggers: list[Any]) -> dict[str, Any]:
-    """Write all logs to disk, and return their sizes for a checkpoint.
+    """Write all logs to disk, and return their sizes, which are stored in a checkpoint.
 
     Args:
-        loggers: Loggers of a Trainer; custom ones are ignored.
+        loggers: Loggers of a Trainer; custom loggers are ignored.
 
     Returns:
         "rows", the number of rows of `metrics.csv`, and "events", the bytes of each event file by name.
 
     Raises:
-        OSError: If they cannot be written, or were removed together with the run folder.
+        OSError: If the logs cannot be written, or the run folder was removed.
     """
     positions: dict[str, Any] = {}
     for logger in loggers:
@@ -140,7 +140,7 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
         if isinstance(logger, _TensorBoard):
             positions["events"] = {path.name: path.stat().st_size for path in folder.glob(f"{EVENTS}*")}
             for path in folder.glob(f"{EVENTS}*"):
-                sync(path)  # if power fails, the logs must not be shorter than the checkpoint says
+                sync(path)  # after a power failure, the logs must have at least the stored sizes
         elif (folder / METRICS).is_file():
             positions["rows"] = logger.experiment.count
             sync(folder / METRICS)
@@ -148,7 +148,11 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
 
 
 def rewind_logs(folder: Path, positions: Mapping[str, Any]) -> None:
-    """Cut the logs in a run folder to the sizes that `sync_logs` returned when a checkpoint was written.
+    """Truncate the logs in a run folder to the sizes stored in a checkpoint.
+
+    Args:
+        folder: Run folder.
+        positions: Sizes that `sync_logs` returned when the checkpoint was written. Other event files are removed.
 
     Raises:
         OSError: If the logs cannot be rewritten.

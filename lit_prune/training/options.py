@@ -1,4 +1,4 @@
-"""The options of `fit`, `validate`, `test` and `predict` besides those of model, data and Trainer."""
+"""The options of `fit`, `validate`, `test` and `predict`, except those of model, data and Trainer."""
 
 from typing import Any, Literal
 
@@ -13,30 +13,35 @@ class _Parser(CommandParser, LightningArgumentParser):
 
 
 def make_parser(**kwargs: Any) -> LightningArgumentParser:
-    """Make a parser that reads the environment, and whose `--config` accepts the names of shipped configurations."""
+    """Return a parser that also reads environment variables, and shipped configurations by name in `--config`."""
     parser = _Parser(default_env=True, env_prefix="LIT_PRUNE", **kwargs)
-    text = "A YAML file, or the name of a shipped configuration (quick, original)."
+    text = "YAML file with options, or the name of a shipped configuration (quick, original)."
     parser.add_argument("-c", "--config", action=ConfigOption, help=text)
     return parser
 
 
 def add_options(parser: LightningArgumentParser, custom_model: bool) -> None:
-    """Add the options of all four commands; for our own model, `--model.init_from` replaces `--init_from`."""
+    """Add the options that all four commands share; `--init_from` only for a custom model.
+
+    `LitResNet18` has `--model.init_from` instead.
+    """
     text = "Name of the run, a folder below lightning_logs (default: the name of the configuration)."
     parser.add_argument("--name", type=str | None, default=None, help=text)
-    text = "Number of CPU threads (default: chosen by torch). The last bits of sums depend on it."
+    text = "Number of CPU threads (default: torch's choice). It affects floating-point rounding."
     parser.add_argument("--threads", type=int | None, default=None, help=text)
     if custom_model:
-        text = "Checkpoint or state dict with initial weights. Optimizer and epochs start from the beginning."
+        text = (
+            "Checkpoint or state dict with initial weights. Only the weights are loaded; epochs count from the start."
+        )
         parser.add_argument("--init_from", type=str | None, default=None, help=text)
 
 
 def add_fit_options(parser: LightningArgumentParser) -> None:
-    """Add the options of `fit` alone."""
+    """Add the options that only `fit` has."""
     text = (
-        "Resume the run in this folder (lightning_logs/NAME/version_N) with its own config.yaml. Without a folder, "
-        "resume the newest run of this name, or start the first one."
+        "Resume the run in this folder (lightning_logs/NAME/version_N) with the options in its config.yaml. Without a "
+        "folder, resume the newest run with the name in --name, or start a new run if there is none."
     )
     parser.add_argument("--resume", type=str | None, nargs="?", const=NEWEST, default=None, help=text)
-    text = "Whether to stop or continue when the loss becomes NaN or infinite."
+    text = "What to do when the loss becomes NaN or infinite: stop, or continue training."
     parser.add_argument("--on_nan", type=Literal["stop", "continue"], default="stop", help=text)

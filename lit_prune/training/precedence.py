@@ -1,8 +1,8 @@
-"""Settings of a checkpoint against those given on the command line.
+"""How the settings in a checkpoint and the user's options combine.
 
-Lightning takes the model's settings from a checkpoint and silently drops those given with it. Here, the settings of a
-checkpoint are the defaults of a run that uses it, and a given value that contradicts them is an error if it would
-change what is resumed or scored.
+Lightning takes the model's settings from a checkpoint and silently ignores the user's. Here, the settings in the
+checkpoint are the defaults. An option that contradicts them is an error if it would change the training that is
+resumed or the network that is evaluated.
 """
 
 from collections.abc import Mapping
@@ -14,32 +14,32 @@ from lit_prune.errors import expected
 from lit_prune.files.checkpoint import Settings
 from lit_prune.files.nested import flatten
 
-# where the images are and how they are loaded does not change the results
+# settings that do not change the results: where the images are, and how they are loaded
 _FREE_DATA_SETTINGS = {"data_dir", "eval_batch_size", "num_workers", "predict_path"}
-# files with initial weights; a checkpoint holds weights of its own
+# settings that name files with initial weights; the weights in the checkpoint replace these
 _ORIGINS = {"weights", "init_from"}
 
 
 def collect_settings(config: Namespace) -> Settings:
-    """Collect the options that determine a run's results, and its name, as plain values by group."""
+    """Return the options of model and data, the random seed and the name of a run, as plain values by group."""
     groups = {group: config[group].as_dict() for group in ("model", "data") if group in config}
     return groups | {"run": {name: config[name] for name in ("seed_everything", "name") if name in config}}
 
 
 def apply_stored_settings(stored: Settings, given: Settings, command: str, path: str) -> Settings:
-    """Choose the settings that a checkpoint determines.
+    """Return the settings of a checkpoint that the user's options do not override.
 
     Args:
         stored: Settings of the checkpoint, by group.
-        given: Settings from the command line, configurations and the environment, by group.
+        given: The user's settings from the command line, configurations and the environment, by group.
         command: "fit", "validate", "test" or "predict".
         path: Path of the checkpoint, for messages.
 
     Returns:
-        The stored settings, without those that the user changed and may change.
+        The stored settings by group, without those that the user overrides.
 
     Raises:
-        InputError: If a given value contradicts the checkpoint.
+        InputError: If a user's setting contradicts a stored one that must not change.
     """
     chosen: Settings = {}
     for group, settings in stored.items():
@@ -53,7 +53,7 @@ def apply_stored_settings(stored: Settings, given: Settings, command: str, path:
             if top in settings and top not in free and known.get(name) != value:
                 option = f"{group}.{name}".removeprefix("run.").replace(".init_args.", ".").removesuffix(".class_path")
                 raise expected(f"`{option}` to be {known.get(name)!r} as in `{path}`", value, _hint(command))
-        if "class_path" in own and "class_path" in free:  # another class has other arguments
+        if "class_path" in own and "class_path" in free:  # the stored arguments are those of another class
             continue
         chosen[group] = {name: value for name, value in settings.items() if name not in free or name not in own}
     for name in _ORIGINS & set(chosen.get("model", {})):
@@ -62,7 +62,7 @@ def apply_stored_settings(stored: Settings, given: Settings, command: str, path:
 
 
 def _free(group: str, settings: Mapping[str, Any], command: str) -> set[str]:
-    """Names of the settings that the user may change."""
+    """Names of the settings that the user may override."""
     if group == "run":
         return {"name"}
     if group == "data":
@@ -72,5 +72,5 @@ def _free(group: str, settings: Mapping[str, Any], command: str) -> set[str]:
 
 def _hint(command: str) -> str:
     if command == "fit":
-        return "`--ckpt_path` continues a run as it was; to start a new one from its weights, use `--model.init_from`"
-    return "leave the option out: the checkpoint knows how its model was built"
+        return "`--ckpt_path` resumes a run unchanged; to start a new run from its weights, use `--model.init_from`"
+    return "leave the option out: the checkpoint stores the settings of its model"

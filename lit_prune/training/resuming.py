@@ -1,13 +1,13 @@
-"""Resuming a run: its folder, its newest checkpoint, and what is in the folder that this checkpoint does not know.
+"""Resuming a run: find its folder and its newest checkpoint, and remove files that are newer than the checkpoint.
 
-A resumed run computes the same bits as one that was never interrupted, and its logs have the same rows. Besides
-Lightning's own state, a checkpoint holds for that:
+A resumed run computes the same bits as one that was never interrupted, and its logs have the same rows. For this, a
+checkpoint holds, in addition to Lightning's own state:
 
     key                     written by      used when the run resumes
     lit_prune.logs          RunSummary      by rewind_logs, to cut the logs to their length at the checkpoint
-    lit_prune.pending       RunSummary      by RunSummary, to log the metrics that Lightning logs after the last hook of
-                                            an epoch, when its checkpoint is already written
-    lit_prune.best, final   RunSummary      by RunSummary: the best epoch so far, and the last metrics
+    lit_prune.pending       RunSummary      by RunSummary, to log the last metrics of an epoch: Lightning logs them only
+                                            after the checkpoint of the epoch is written
+    lit_prune.best, final   RunSummary      by RunSummary: the best epoch and the latest metrics
     lit_prune.callbacks     RunSummary      by Run, which requires the callbacks that freeze and prune
     lit_prune.settings      RunSummary      by apply_stored_settings, as defaults of the options
     running_metrics         RunningMetrics  by RunningMetrics, to continue the means of an unfinished epoch
@@ -34,22 +34,22 @@ from lit_prune.training.run_folder import (
     log_folder,
 )
 
-# the value of `--resume` without a folder: the newest run of this name
+# the value of `--resume` without a folder: resume the newest run with the name in `--name`
 NEWEST = "newest"
 
 
 class Checkpoint(NamedTuple):
-    """A checkpoint that was read from a file, and its path."""
+    """The path and the content of a checkpoint."""
 
     path: Path
     content: dict[str, Any]
 
 
 def insert_run_config(argv: Sequence[str]) -> list[str]:
-    """Insert the configuration of the resumed run into `fit --resume FOLDER`, before all other options.
+    """Add `--config FOLDER/config.yaml` to `fit --resume FOLDER`, before all other options.
 
     Raises:
-        InputError: If the folder does not belong to a run.
+        InputError: If the folder holds no `config.yaml`.
     """
     argv = list(argv)
     given = [word.split("=", 1)[1] for word in argv if word.startswith("--resume=")]
@@ -59,13 +59,13 @@ def insert_run_config(argv: Sequence[str]) -> list[str]:
     folder = Path(given[-1])
     if not (folder / CONFIG).is_file():
         found = "which is not a folder" if not folder.is_dir() else f"which holds no {CONFIG}"
-        hint = "give lightning_logs/NAME/version_N, or `--resume` alone for the newest run of this name"
+        hint = "pass lightning_logs/NAME/version_N, or `--resume` without a folder for the newest run of `--name`"
         raise expected("`--resume` to name the folder of a run", f"`{folder}`, {found}", hint)
     return [argv[0], f"--config={folder / CONFIG}", *argv[1:]]
 
 
 def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
-    """Find the folder of the run that `--resume` names; None if there is no run of this name yet.
+    """Return the folder of the run that `--resume` chooses, or None if no run of this name exists.
 
     Args:
         config: The parsed options of `fit`.
@@ -78,7 +78,7 @@ def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
     if any(word.split("=")[0] == "--ckpt_path" for word in argv):
         raise expected("one of `--resume` and `--ckpt_path`", "both", "`--resume` finds the checkpoint itself")
     if config.trainer.logger is not None or config.trainer.fast_dev_run:
-        found = "custom ones or none"
+        found = "other loggers or none"
         hint = "leave out `--trainer.logger` and `--trainer.fast_dev_run`"
         raise expected("the default loggers together with `--resume`", found, hint)
     if config.resume != NEWEST:
@@ -88,12 +88,12 @@ def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
 
 
 def find_newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Find the newest checkpoint in a run folder that training can continue from; None if there are no checkpoints.
+    """Return the newest checkpoint in a run folder from which training can resume, or None if there are no checkpoints.
 
-    Damaged ones are reported on stderr and skipped.
+    Damaged checkpoints are reported on stderr and skipped.
 
     Raises:
-        InputError: If none of the checkpoints can be used.
+        InputError: If there are checkpoints, but training can resume from none of them.
     """
     paths = sorted((folder / CHECKPOINTS).glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     faults: list[str] = []
@@ -111,23 +111,25 @@ def find_newest_checkpoint(folder: Path) -> Checkpoint | None:
     if not paths:
         return None
     raise expected(
-        f"a checkpoint in `{folder / CHECKPOINTS}` that training can continue from",
+        f"a checkpoint in `{folder / CHECKPOINTS}` from which training can resume",
         "none: " + " ".join(faults).rstrip("."),
-        "start from the beginning in another folder, without `--resume`",
+        "omit `--resume` to start a new run in another folder",
     )
 
 
 def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
-    """Whether a run has finished, with the number of epochs that is now asked for."""
+    """Whether a run has finished all epochs; if `max_epochs` has changed since, there are more or fewer to train."""
     return (folder / SUMMARY).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
 
 
 def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None) -> None:
-    """Remove the files of a run that are newer than the checkpoint it resumes from; `rewind_logs` cuts its logs.
+    """Remove the files of a run that are newer than the checkpoint from which it resumes, except the logs.
+
+    The logs are truncated by `rewind_logs`.
 
     Args:
         folder: Run folder.
-        stored: Content of the checkpoint; None empties the folder, for a run that starts from the beginning.
+        stored: Content of the checkpoint; None removes everything except the lock and `log.txt`.
     """
     if stored is None:
         for item in folder.iterdir():
@@ -139,6 +141,6 @@ def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None) -> None:
     states = [state for state in stored.get("callbacks", {}).values() if isinstance(state, dict)]
     known = {Path(str(state["best_model_path"])).name for state in states if "best_model_path" in state}
     for item in (folder / CHECKPOINTS).iterdir():
-        # an unfinished file, or a best epoch that lies after the checkpoint
+        # an incomplete file, or the checkpoint of a best epoch later than the one to resume from
         if item.suffix == ".part" or (item.name.startswith(BEST) and item.name not in known):
             item.unlink()

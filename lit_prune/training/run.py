@@ -1,4 +1,4 @@
-"""What a run consists of besides model, data and Trainer: its folder, loggers and callbacks, and what it refuses."""
+"""The folder, loggers and callbacks of a run, and checks of its options."""
 
 from contextlib import ExitStack
 from functools import partial
@@ -24,7 +24,7 @@ from lit_prune.training.resuming import Checkpoint, find_newest_checkpoint, find
 from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST, is_rank_zero, lock_run, mark_finished, remove_unused
 
 _MOST_THREADS = 1024
-_LARGEST_SEED = 2**32 - 1  # of NumPy
+_LARGEST_SEED = 2**32 - 1  # NumPy accepts no larger seed
 _POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning divides by them
 
 
@@ -34,14 +34,15 @@ class Run:
     Args:
         command: "fit", "validate", "test" or "predict".
         folder: Run folder to use; None creates a new one.
-        stopping: Receiver of SIGTERM and SIGINT, which stop a training after a checkpoint; None handles neither.
-        resources: Stack whose end unlocks the run folder, and removes a new one if the run failed before it started.
+        stopping: Receiver of SIGTERM and SIGINT, which save a checkpoint and stop training; None handles neither.
+        resources: Exit stack. Closing it unlocks the run folder, and removes a new folder if the run failed before it
+            wrote any results.
 
     Attributes:
-        checkpoint: Checkpoint that the run starts from; None without one.
+        checkpoint: Checkpoint of `--resume` or `--ckpt_path`; None without these options.
         stored: Settings in that checkpoint.
-        folder: Folder of the default loggers; None until they are made, and with custom loggers.
-        summary: Summary of a `fit`.
+        folder: Folder of the default loggers; None before they are created, and with custom loggers.
+        summary: Summary of the training; set by `fit` only.
     """
 
     summary: RunSummary
@@ -57,15 +58,17 @@ class Run:
 
     @property
     def continues(self) -> bool:
-        """Whether the run continues in the folder of the checkpoint that it starts from."""
+        """Whether the run resumes in the folder of its checkpoint, rather than in a new folder."""
         return self.checkpoint is not None and self.checkpoint.path.parent.parent == self._existing
 
     def resume(self, config: Namespace, name: str, argv: list[str]) -> None:
-        """Find, lock and load the run that `--resume` names, if there is one, and set `ckpt_path`.
+        """Find the run to resume, lock its folder, read its newest checkpoint, and set `ckpt_path` to that checkpoint.
+
+        If the run does not exist yet, do nothing.
 
         Raises:
-            InputError: If it cannot be resumed.
-            SystemExit: If it is finished.
+            InputError: If the run cannot be resumed.
+            SystemExit: If the run is already finished.
         """
         folder = find_run(config, name, argv)
         if folder is None:
@@ -76,15 +79,15 @@ class Run:
         if self.checkpoint is None:
             return
         if is_finished(folder, self.checkpoint.content, config.trainer.max_epochs):
-            print(f"The run in {folder} is finished. To train it for longer, give `--trainer.max_epochs`.")
+            print(f"The run in {folder} is finished. To train longer, increase `--trainer.max_epochs`.")
             raise SystemExit(0)
         config.ckpt_path = str(self.checkpoint.path)
 
     def load_weights(self, model: LightningModule, init_from: str | None) -> None:
-        """Load the weights of `--init_from`, or check those in the checkpoint, which the Trainer will load.
+        """Load the weights of `--init_from`, or check those of the checkpoint, which the Trainer loads later.
 
         Raises:
-            InputError: If they do not fit the model, or training cannot continue from the checkpoint.
+            InputError: If the weights do not fit the model, or `fit` cannot resume from the checkpoint.
         """
         if self.checkpoint is None:
             if init_from is not None:
@@ -96,11 +99,11 @@ class Run:
         if self._command == "fit" and "optimizer_states" not in content:
             found = f"`{path}`, which holds no optimizer state"
             hint = "to start a new run from its weights, use `--model.init_from`"
-            raise expected("a checkpoint that training can continue from", found, hint)
+            raise expected("a checkpoint from which training can resume", found, hint)
         check_fit(model, content["state_dict"], path)
 
     def trainer_arguments(self, config: Namespace, trainer: Namespace, model: LightningModule) -> dict[str, Any]:
-        """Make the loggers, plugins and callbacks of every run, except those that the user replaced.
+        """Return the loggers, plugins and callbacks to pass to the Trainer: the defaults and the user's.
 
         Args:
             config: The parsed options of the command.
@@ -108,7 +111,7 @@ class Run:
             model: The model.
 
         Raises:
-            InputError: If a callback of the run that wrote the checkpoint is missing, or the folder cannot be used.
+            InputError: If a callback that the resumed run needs is missing, or the run folder cannot be used.
         """
         arguments: dict[str, Any] = {}
         given = _as_list(trainer.callbacks)
@@ -134,14 +137,14 @@ class Run:
             print(f"\n{text}")
 
     def _check_callbacks(self, given: list[Callback], path: Path, content: dict[str, Any]) -> None:
-        """Refuse to continue without the callbacks that freeze and prune, which would silently be another run."""
+        """Raise an error if a callback that froze or pruned is missing: the resumed run would silently differ."""
         stored = content.get(KEY, {}).get("callbacks", [])
         needed = {name for name in stored if name in lit_prune.callbacks.__all__ and name != "SparsityMonitor"}
         if missing := sorted(needed - {type(callback).__name__ for callback in given}):
             raise expected(
                 f"the callbacks of the run that wrote `{path}`",
-                f"none called {missing[0]}",
-                f"add `--trainer.callbacks+={missing[0]}` with its arguments, or resume with the run's `config.yaml`",
+                f"no {missing[0]}",
+                f"add `--trainer.callbacks+={missing[0]}` with its arguments, or pass the run's config to `--config`",
             )
 
     def _make_loggers(self, root: Path, name: str) -> list[Any]:
@@ -153,7 +156,7 @@ class Run:
                 self._resources.enter_context(lock_run(self.folder))
             return loggers
         self.folder = self._existing
-        if is_rank_zero():  # only now, when all options have been checked
+        if is_rank_zero():  # changes files, so all options must have been checked before
             content = self.checkpoint.content if self.checkpoint is not None and self.continues else None
             remove_stale_files(self.folder, content)
             if content is not None:
@@ -163,10 +166,10 @@ class Run:
     def _training_callbacks(self, config: Namespace, given: list[Callback], model: LightningModule) -> list[Callback]:
         settings = collect_settings(config)
         custom = "class_path" in settings["model"]
-        # a resumed run still knows which weights it started from
+        # the checkpoint stores which file the weights before training came from; the options are null on resuming
         stored = self.stored.get("model", {})
         settings["model"] |= {name: stored[name] for name in ("weights", "init_from") if name in stored}
-        if not custom:  # the initial weights, which are not read again, can have other channels than the options
+        if not custom:  # a shrunk network, loaded as initial weights, has fewer channels than the options say
             settings["model"]["channels"] = model.hparams["channels"]
         compared = choose_hyperparameters(settings, config.trainer)
         self.summary = RunSummary(settings, compared, continues=self.continues)
@@ -176,36 +179,36 @@ class Run:
             callbacks.append(FiniteLoss(folder / LAST))
         saves = config.trainer.enable_checkpointing is not False
         if self._stopping is not None:
-            again = f"the same command and `--ckpt_path {folder / LAST}`"  # with custom loggers
+            again = f"the same command and `--ckpt_path {folder / LAST}`"
             resume = again if self.folder is None else f"`lit-prune fit --resume {self.folder}`"
             callbacks.append(CheckpointOnSignal(self._stopping, folder / LAST if saves else None, resume))
         if not saves:
             return callbacks
-        # after validation and at the end of the epoch, so that a resumed run starts with the next epoch
+        # save at the end of the epoch, after validation, so that a resumed run starts with the next epoch
         keep = partial(ModelCheckpoint, auto_insert_metric_name=False, save_on_train_epoch_end=True)
-        # not `save_last`, which saves only the best epochs; and after the best one, whose path it stores
+        # for last.ckpt, `save_last` would not do: it saves only when there is a new best epoch
         checkpoints = [keep(filename=Path(LAST).stem, enable_version_counter=False)]
-        if not custom:  # what a custom model logs is unknown
+        if not custom:  # a custom model may not log `val/acc`
             best = keep(monitor="val/acc", mode="max", filename=BEST + "{epoch:03d}-val_acc={val/acc:.4f}")
-            checkpoints.insert(0, best)
+            checkpoints.insert(0, best)  # first, because last.ckpt stores the path of the best checkpoint
         replaced = {callback.state_key for callback in given}
         return [*callbacks, *(callback for callback in checkpoints if callback.state_key not in replaced)]
 
 
 def check_options(config: Namespace) -> None:
-    """Check the ranges of options that neither the parser nor Lightning checks."""
+    """Raise an `InputError` for values out of range that neither the parser nor Lightning would reject."""
     if isinstance(seed := config.seed_everything, int) and not 0 <= seed <= _LARGEST_SEED:
         raise expected(f"`--seed_everything` in [0, {_LARGEST_SEED}]", seed, "choose a seed in this range")
     if config.threads is not None and config.threads not in range(1, _MOST_THREADS + 1):
-        raise expected(f"`--threads` in [1, {_MOST_THREADS}]", config.threads, "leave it out to use all cores")
+        raise expected(f"`--threads` in [1, {_MOST_THREADS}]", config.threads, "omit it for torch's default")
     for name in _POSITIVE:
         value = getattr(config.trainer, name, None)
         if isinstance(value, int | float) and value <= 0:
-            raise expected(f"`--trainer.{name}` above 0", value, "leave it out for the default")
+            raise expected(f"`--trainer.{name}` above 0", value, "omit it for the default")
 
 
 def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
-    """Do what `fit` does besides training: prune, score on the validation images, and write a checkpoint."""
+    """Prune, evaluate on the validation images, log the sparsity, and write a checkpoint, without training."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, Pruning):

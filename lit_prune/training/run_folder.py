@@ -1,4 +1,4 @@
-"""The folder of one run, `lightning_logs/<name>/version_<n>/`: what its files are called, and which process owns it."""
+"""The run folder `lightning_logs/<name>/version_<n>/`: the names of its files, how it is created, and its lock."""
 
 import os
 import re
@@ -12,19 +12,19 @@ from filelock import FileLock, Timeout
 from lit_prune.errors import InputError, expected
 from lit_prune.files.atomic import write_text
 
-# the names of all files and folders of a run
+# names of the files and folders of a run
 LOGS = "lightning_logs"
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
-PREVIOUS = "previous.ckpt"  # the last checkpoint but one
-BEST = "best-epoch="  # start of the best checkpoint's name; Lightning counts its epochs from 0
+PREVIOUS = "previous.ckpt"  # the checkpoint before last.ckpt
+BEST = "best-epoch="  # start of the name of the best checkpoint; the epoch counts from 0, as in Lightning
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
-EVENTS = "events.out.tfevents."  # start of the names of TensorBoard's files
+EVENTS = "events.out.tfevents."  # start of the name of each TensorBoard file
 PREDICTIONS = "predictions.csv"
-SUMMARY = "summary.txt"  # written when a training has finished
-LOCK = ".lock"  # locked while a process trains in the folder; if it were removed, two could
-# and of a run of a study
+SUMMARY = "summary.txt"  # written when training has finished
+LOCK = ".lock"  # locked while a process trains in the folder; never remove it, or a second process could train there
+# further files in the run folders of a study
 RESULT = "result.json"
 ERROR = "error.txt"
 LOG = "log.txt"
@@ -34,22 +34,22 @@ _LONGEST_NAME = 255  # bytes, on Linux, macOS and Windows
 
 
 def is_rank_zero() -> bool:
-    """Whether this process writes the run's files: the only one, or the first of a distributed strategy."""
-    from lightning.pytorch.utilities import rank_zero_only  # slow, and readers of these names do not need it
+    """Whether this process writes the run's files; of the processes of a distributed strategy, only the first does."""
+    from lightning.pytorch.utilities import rank_zero_only  # imported late, because it is slow
 
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]  # Lightning sets it on the function
 
 
 def log_folder(root: Path, name: str) -> Path:
-    """Return the folder that holds all versions of a run.
+    """Return the folder `lightning_logs/<name>` below `root`, which holds all versions of a run.
 
     Raises:
-        InputError: If the name is too long, or names a folder outside `lightning_logs`.
+        InputError: If the name is too long, or leads out of `lightning_logs`.
     """
     parts = Path(name).parts
     if any(len(part.encode()) > _LONGEST_NAME for part in parts):
-        found = f"one of {len(name)} characters"
-        raise expected(f"`--name` to have at most {_LONGEST_NAME} bytes a folder", found, "choose a shorter name")
+        found = f"a name of {len(name)} characters"
+        raise expected(f"`--name` of at most {_LONGEST_NAME} bytes per folder", found, "choose a shorter name")
     if not parts or ".." in parts or Path(name).is_absolute() or not name.isprintable():
         shown = name if name.isprintable() else name.encode("unicode_escape").decode()
         raise expected(f"`--name` to be a folder below {LOGS}", f"`{shown}`", "choose a name such as `first`")
@@ -57,7 +57,7 @@ def log_folder(root: Path, name: str) -> Path:
 
 
 def find_versions(folder: Path) -> dict[int, Path]:
-    """Find the run folders `version_<n>` in a folder, by number; none if the folder does not exist."""
+    """Return the run folders `version_<n>` in a folder, by number; an empty dictionary if the folder does not exist."""
     return {
         int(match[1]): path
         for path in folder.glob("version_*")
@@ -66,14 +66,14 @@ def find_versions(folder: Path) -> dict[int, Path]:
 
 
 def claim_version(folder: Path) -> int:
-    """Create the next free folder `version_<n>`, and return n; runs that start at once never get the same one.
+    """Create the next free folder `version_<n>`, and return n; runs that start simultaneously get different folders.
 
-    Other processes of a distributed strategy inherit the number from the process that launched them.
+    The other processes of a distributed strategy return the number that their launcher set in the environment.
 
     Raises:
-        InputError: If the folder cannot be written.
+        InputError: If the folder cannot be created.
     """
-    if not is_rank_zero():  # on another node no number is inherited, and none is needed: rank zero writes everything
+    if not is_rank_zero():  # on other nodes the variable is not set; any number will do, since only rank zero writes
         return int(os.environ.get(_CLAIMED, "0"))
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def claim_version(folder: Path) -> int:
                 number += 1
     except OSError as error:
         found, hint = f"`{folder}` ({error.strerror})", "choose another one with `--trainer.default_root_dir`"
-        raise expected("a log folder that can be written", found, hint) from error
+        raise expected("a writable log folder", found, hint) from error
     os.environ[_CLAIMED] = str(number)
     return number
 
@@ -96,7 +96,7 @@ def remove_unused(folder: Path) -> None:
     if not folder.is_dir() or any((folder / name).exists() for name in (METRICS, CHECKPOINTS, PREDICTIONS)):
         return
     shutil.rmtree(folder)
-    for parent in (folder.parent, folder.parent.parent):  # the run's name, and lightning_logs
+    for parent in (folder.parent, folder.parent.parent):  # lightning_logs/<name>, then lightning_logs
         if any(parent.iterdir()):
             break
         parent.rmdir()
@@ -104,7 +104,7 @@ def remove_unused(folder: Path) -> None:
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Keep other processes from training in a folder; the system releases the lock of a process that dies.
+    """Lock a run folder while a process trains in it; if the process dies, the operating system releases the lock.
 
     Raises:
         InputError: If another process is training there.
@@ -118,7 +118,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"Another process is training in `{folder}`. Wait for it, or leave out `--resume` to start another run."
+            f"Another process is training in `{folder}`. Wait for it, or omit `--resume` to start another run."
         ) from error
     try:
         yield
@@ -127,6 +127,6 @@ def lock_run(folder: Path) -> Iterator[None]:
 
 
 def mark_finished(folder: Path, summary: str) -> None:
-    """Write the summary of a finished training, and remove the checkpoint kept in case the last one is damaged."""
+    """Write the summary of a finished training, and remove `previous.ckpt`, which is no longer needed."""
     (folder / CHECKPOINTS / PREVIOUS).unlink(missing_ok=True)
     write_text(folder / SUMMARY, summary + "\n")

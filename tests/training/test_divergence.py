@@ -45,7 +45,7 @@ def test_training_stops_with_the_step_and_the_last_good_checkpoint(run, value):
 def test_in_the_first_epoch_there_is_no_checkpoint(run):
     answer = run("fit", *argv(1))
     assert answer.status == 1
-    assert "The loss became NaN at step 1 (epoch 1). There is no checkpoint yet." in answer.complaint
+    assert "The loss became NaN at step 1 (epoch 1). No checkpoint was saved yet." in answer.complaint
     assert not LAST.exists()
 
 

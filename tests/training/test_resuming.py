@@ -189,7 +189,7 @@ def test_a_run_whose_checkpoints_are_all_damaged_is_left_unchanged(run, cut):
     before = {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()}
     answer = run("fit", *OPTIONS, "--resume")
     assert answer.status == 2
-    assert f"a checkpoint in `{cut}` that training can continue from, but got none: " in answer.complaint
+    assert f"a checkpoint in `{cut}` from which training can resume, but got none: " in answer.complaint
     assert all(f"{name}.ckpt" in answer.complaint for name in ("last", "previous"))
     assert {path: path.read_bytes() for path in FOLDER.rglob("*") if path.is_file()} == before
 

@@ -59,6 +59,6 @@ def test_a_log_folder_that_cannot_be_written_is_refused(tmp_path):
     (tmp_path / "lightning_logs").touch()
     with pytest.raises(InputError) as error:
         make_default_loggers(tmp_path, "name")
-    assert "a log folder that can be written" in str(error.value)
+    assert "a writable log folder" in str(error.value)
     assert f"`{tmp_path}/lightning_logs/name` (Not a directory)" in str(error.value)
     assert "`--trainer.default_root_dir`" in str(error.value)

@@ -1,4 +1,4 @@
-"""The callbacks of every run of the command line."""
+"""The callbacks that the command line adds to the Trainer."""
 
 from lit_prune.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
 from lit_prune.training.callbacks.finite_loss import FiniteLoss

@@ -1,4 +1,4 @@
-"""A checkpoint when SIGTERM or SIGINT stops a training."""
+"""Saving a checkpoint when SIGTERM or SIGINT stops training."""
 
 import signal
 from pathlib import Path
@@ -11,18 +11,18 @@ from lit_prune.errors import UnfinishedError
 
 
 class CheckpointOnSignal(Callback):
-    """Stops a training on a signal, at the next step from which it can be resumed exactly, and saves a checkpoint.
+    """On a signal, saves a checkpoint and stops training at the next point from which the run can resume exactly.
 
-    That is the end of a batch, unless validation follows, which Lightning would leave out of the resumed run, or
-    gradients are still being accumulated.
+    This point is the end of a batch or of an epoch. A batch is skipped if its gradients are still being accumulated, or
+    if validation comes next, since the resumed run would not repeat that validation.
 
     Args:
         stopping: Receiver of the signals.
-        checkpoint: Path of the checkpoint; None saves none.
+        checkpoint: Path of the checkpoint to save; None saves no checkpoint.
         resume: Command that resumes the run, for the message.
 
     Raises:
-        UnfinishedError: When the training was stopped.
+        UnfinishedError: When a signal has stopped training.
     """
 
     def __init__(self, stopping: StopSignals, checkpoint: Path | None, resume: str) -> None:
@@ -31,39 +31,39 @@ class CheckpointOnSignal(Callback):
         self._resume = resume
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let signals wait for a checkpoint from now on."""
-        self._stopping.listen()  # Lightning's own handler stops without a checkpoint
+        """From now on, do not stop at once on a signal, but save a checkpoint first."""
+        self._stopping.listen()  # replaces Lightning's handler, which stops without a checkpoint
         self._stopping.patient = True
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save and stop, unless the run could not be resumed exactly from here."""
+        """After a signal, save a checkpoint and stop if the run can resume exactly from this batch."""
         if self._is_stopped(trainer) and not _is_unsafe(trainer):
             self._save(trainer)
             raise self._error(trainer, f"in epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save, also if the run's own checkpoints are not saved each epoch."""
+        """After a signal, save a checkpoint, since a custom `ModelCheckpoint` may not save each epoch."""
         if self._is_stopped(trainer):
             self._save(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stop between two epochs."""
+        """After a signal, stop before the epoch starts."""
         if self._is_stopped(trainer):
             raise self._error(trainer, f"after epoch {trainer.current_epoch}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Let signals stop the command at once again."""
+        """From now on, let signals stop the command at once again."""
         self._stopping.patient = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Likewise after an error."""
+        """After an error too, let signals stop the command at once again."""
         self._stopping.patient = False
 
     def _is_stopped(self, trainer: Trainer) -> bool:
         stopped = self._stopping.received is not None
-        # all processes stop at the same batch, whichever of them received the signal
+        # if one process received the signal, all of them stop at the same batch
         return trainer.strategy.reduce_boolean_decision(stopped, all=False) if trainer.world_size > 1 else stopped
 
     def _save(self, trainer: Trainer) -> None:
@@ -78,14 +78,14 @@ class CheckpointOnSignal(Callback):
         elif self._checkpoint.is_file():
             saved = f"; everything is saved. Resume with {self._resume}."
         else:
-            saved = ". There is no checkpoint yet."
+            saved = ". No checkpoint was saved yet."
         return UnfinishedError(f"Stopped by {number.name} {when}{of}{saved}", 128 + number)
 
 
 def _is_unsafe(trainer: Trainer) -> bool:
-    """Whether a checkpoint at this batch would lose accumulated gradients, or the validation that follows."""
+    """Whether a run resumed at this batch would lack accumulated gradients, or the validation that comes next."""
     loop = trainer.fit_loop
     if trainer.is_last_batch or loop._should_accumulate():
         return True
-    # nothing public tells whether validation comes next
+    # Lightning has no public way to ask whether validation comes next
     return loop._data_fetcher is not None and loop.epoch_loop._should_check_val_fx(loop._data_fetcher)

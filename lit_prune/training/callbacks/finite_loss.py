@@ -1,4 +1,4 @@
-"""Stopping a training whose loss becomes NaN or infinite."""
+"""Stopping training when the loss becomes NaN or infinite."""
 
 import math
 from pathlib import Path
@@ -9,17 +9,17 @@ from torch import Tensor
 
 from lit_prune.errors import UnfinishedError
 
-# on a GPU each check waits for the device; there it happens every so many steps, and before each checkpoint
+# steps between two checks on a GPU, where each check waits for the device
 _EVERY = 50
 
 
 class FiniteLoss(Callback):
-    """Stops a training whose loss is NaN or infinite, before a checkpoint is written.
+    """Stops training when the loss is NaN or infinite, and always before the next checkpoint is written.
 
-    On the CPU it stops before the backward pass, elsewhere within 50 steps.
+    A single process on the CPU stops before the backward pass. Otherwise the loss is checked every 50 steps.
 
     Args:
-        checkpoint: Path of the last checkpoint, which need not exist yet, for the message; None for none.
+        checkpoint: Path of the last checkpoint, for the message. The file need not exist; None if none is saved.
 
     Raises:
         UnfinishedError: When the loss is NaN or infinite.
@@ -30,19 +30,19 @@ class FiniteLoss(Callback):
         self._unchecked: list[tuple[int, int, Tensor]] = []
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Note the loss of a step, and check it if that is cheap or due."""
+        """Record the loss of a step; check the recorded losses if that is cheap, or after 50 steps."""
         self._unchecked.append((trainer.global_step, trainer.current_epoch, loss.detach()))
         if self._is_cheap(trainer, loss) or len(self._unchecked) >= _EVERY:
             self._check(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check the noted losses."""
+        """Check the recorded losses."""
         self._check(trainer)
 
     on_validation_start = on_train_epoch_end
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]) -> None:
-        """Check the noted losses before they reach a checkpoint."""
+        """Check the recorded losses before the checkpoint is written."""
         self._check(trainer)
 
     def _is_cheap(self, trainer: Trainer, loss: Tensor) -> bool:
@@ -52,7 +52,9 @@ class FiniteLoss(Callback):
         noted, self._unchecked = self._unchecked, []
         finite = torch.stack([loss.isfinite().all() for *_, loss in noted]).tolist() if noted else []
         bad = not all(finite)
-        if trainer.world_size > 1:  # one process that stopped alone would leave the others waiting
+        if (
+            trainer.world_size > 1
+        ):  # all processes must stop together; the others would wait forever for one that stopped alone
             bad = trainer.strategy.reduce_boolean_decision(bad, all=False)
         if bad:
             step, epoch, loss = next((item for item, good in zip(noted, finite, strict=True) if not good), noted[-1])
@@ -61,8 +63,8 @@ class FiniteLoss(Callback):
     def _error(self, step: int, epoch: int, loss: float) -> UnfinishedError:
         value = "NaN" if math.isnan(loss) else str(loss)
         saved = self._checkpoint is not None and self._checkpoint.is_file()
-        where = f"The last good checkpoint is `{self._checkpoint}`." if saved else "There is no checkpoint yet."
+        where = f"The last good checkpoint is `{self._checkpoint}`." if saved else "No checkpoint was saved yet."
         return UnfinishedError(
             f"The loss became {value} at step {step} (epoch {epoch + 1}). {where} Try a lower learning rate or "
-            "`--trainer.gradient_clip_val 1`, or continue regardless with `--on_nan continue`."
+            "`--trainer.gradient_clip_val 1`, or continue despite such losses with `--on_nan continue`."
         )

@@ -1,4 +1,4 @@
-"""The output of `predict`: class and probability of each image, printed and as CSV."""
+"""The output of `predict`: the class and probability of each image, printed and written as CSV."""
 
 import csv
 from pathlib import Path
@@ -15,25 +15,25 @@ _PRINTED = 20  # images
 
 
 class PredictionTable(Callback):
-    """Prints the predicted class of the first images, and writes those of all to `predictions.csv` in the run folder.
+    """Writes the predicted class of each image to `predictions.csv` in the run folder, and prints the first 20.
 
     The data module must have `class_names` and `predict_names`, and the model's `predict_step` must return class
     probabilities of shape (N, classes).
 
     Raises:
-        InputError: In `setup`, if several processes predict.
+        InputError: In `setup`, if the Trainer uses more than one process.
     """
 
     def __init__(self) -> None:
         self._rows: list[tuple[str, str, float]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that one process predicts all images, in the order of their names."""
+        """Check that a single process predicts all images: the rows are named in order."""
         if stage == "predict" and trainer.world_size > 1:
-            raise expected("one device for `predict`", trainer.world_size, "give `--trainer.devices 1`")
+            raise expected("one device for `predict`", trainer.world_size, "set `--trainer.devices 1`")
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Clear the rows of an earlier run."""
+        """Clear the rows of an earlier `predict`."""
         self._rows = []
 
     def on_predict_batch_end(
@@ -45,7 +45,7 @@ class PredictionTable(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Note the most probable class of each image."""
+        """Record the most probable class of each image."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         probabilities: Tensor = outputs
         best = probabilities.max(dim=1)

@@ -1,4 +1,4 @@
-"""The metrics of an epoch that is interrupted, of which Lightning would log only the part after resuming."""
+"""Metrics over a whole epoch that was interrupted; Lightning would log only those of the batches after resuming."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,14 +13,14 @@ from torchmetrics import Metric
 class RunningMetrics(Callback):
     """Stores the metrics of an unfinished epoch in checkpoints, and continues them when the run resumes.
 
-    These are all values that are reduced over the epoch (mean, sum, minimum, maximum) and all torchmetrics metrics in
-    the module, for each process of a distributed strategy. With another number of processes they start again.
+    It stores, for each process, all logged values that are reduced over the epoch (mean, sum, minimum, maximum) and all
+    torchmetrics metrics in the module. If the run resumes with another number of processes, nothing is restored.
 
         on_load_checkpoint    reads the stored values of this process
         on_train_start        restores the torchmetrics metrics
-        on_train_batch_end    merges each stored value with the logged one, once the resumed run has logged it too
-        on_train_batch_start  merges values that other callbacks logged at the end of the previous batch
-        on_train_epoch_end    merges the last ones, and drops values that were not logged again
+        on_train_batch_end    merges each stored value into the new one, once the resumed run has logged the same metric
+        on_train_batch_start  does the same for metrics that other callbacks logged at the end of the previous batch
+        on_train_epoch_end    does the same at the end, and drops values of metrics that were not logged again
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class RunningMetrics(Callback):
         self._metrics: dict[str, dict[str, Any]] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the metrics of the epoch so far, in the middle of an epoch."""
+        """Store the metrics so far if the checkpoint is saved in the middle of an epoch."""
         started = trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
         if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.is_last_batch or not started:
             return
@@ -39,14 +39,14 @@ class RunningMetrics(Callback):
         checkpoint["running_metrics"] = processes
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Read the metrics of this process."""
+        """Read the stored metrics of this process."""
         processes = checkpoint.get("running_metrics", [])
         if len(processes) == trainer.world_size:
             own = processes[trainer.global_rank]
             self._logged, self._metrics = dict(own["logged"]), dict(own["metrics"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore the module's metrics."""
+        """Restore the torchmetrics metrics in the module."""
         for name, metric in _metrics_of(pl_module):
             for state, value in self._metrics.get(name, {}).items():
                 setattr(metric, state, _copy(value, pl_module.device))
@@ -55,15 +55,15 @@ class RunningMetrics(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Merge the values that the step has logged."""
+        """Merge stored values into those that the step has logged."""
         self._merge(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Merge the values that were logged after the previous batch."""
+        """Merge stored values into those that callbacks logged after the previous batch."""
         self._merge(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge the last values, and drop the others."""
+        """Merge stored values a last time, and drop the rest."""
         self._merge(trainer)
         self._logged = {}
 
@@ -84,7 +84,7 @@ class RunningMetrics(Callback):
 
 
 def _copy_logged(trainer: Trainer) -> dict[str, dict[str, Any]]:
-    """Copy the values that `log` has accumulated, which nothing public returns."""
+    """Copy the values that `log` has accumulated; Lightning has no public access to them."""
     results: dict[str, Any] = trainer.fit_loop.epoch_loop._results
     return {
         key: {
@@ -97,7 +97,7 @@ def _copy_logged(trainer: Trainer) -> dict[str, dict[str, Any]]:
 
 
 def _copy_metrics(module: LightningModule) -> dict[str, dict[str, Any]]:
-    """Copy the states of the metrics in the module that have been updated."""
+    """Copy the states of all torchmetrics metrics in the module that have been updated."""
     return {
         name: {state: _copy(getattr(metric, state), None) for state in metric._defaults} | {"_update_count": count}
         for name, metric in _metrics_of(module)
@@ -110,7 +110,7 @@ def _metrics_of(module: LightningModule) -> Iterator[tuple[str, Metric]]:
 
 
 def _copy(value: Any, device: torch.device | None) -> Any:
-    """Copy a state, a tensor or a list of tensors."""
+    """Copy the state of a metric, which is a tensor or a list of tensors."""
     if isinstance(value, Tensor):
         return value.detach().clone() if device is None else value.to(device)
     return [_copy(item, device) for item in value] if isinstance(value, list) else value

@@ -1,4 +1,4 @@
-"""The `config.yaml` that repeats a run."""
+"""A callback that saves the `config.yaml` with which a run can be reproduced."""
 
 from pathlib import Path
 
@@ -10,20 +10,20 @@ from lit_prune.files.atomic import write_text
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Saves `config.yaml` in the run folder; without a logger there is none, and nothing is saved.
+    """Saves `config.yaml` in the run folder; without a logger there is no folder, and nothing is saved.
 
-    A run that is resumed in its own folder keeps the configuration that is there.
+    A run that resumes in its folder keeps the existing file.
     """
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, overwrite: bool = True) -> None:
-        if "resume" in config:  # the configuration repeats a run, and does not resume it
+        if "resume" in config:  # the saved configuration must start a new run, not resume this one
             config = config.clone()
             config.resume = None
         super().__init__(parser, config, overwrite=overwrite, save_to_log_dir=False)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write the file."""
-        folder = getattr(trainer.logger, "log_dir", None)  # `trainer.log_dir` would wait for the other processes
+        """Write `config.yaml`."""
+        folder = getattr(trainer.logger, "log_dir", None)  # reading `trainer.log_dir` would wait for all processes
         if folder is None:
             return
         path = Path(folder) / self.config_filename

@@ -1,4 +1,4 @@
-"""The summary of a training: its results, where they are, and its entry in TensorBoard's HParams tab."""
+"""The summary printed after training, and the run's entry in TensorBoard's HParams tab."""
 
 import time
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings
 from lit_prune.training.loggers import sync_logs
 
-# metric -> its name in the HParams tab, after "final/"
+# metric -> its name after "final/" in the HParams tab
 _FINAL = {
     "train/loss": "train_loss",
     "train/acc": "train_acc",
@@ -24,20 +24,20 @@ _FINAL = {
 
 
 class RunSummary(Callback):
-    """Summarizes a training, stores its settings in every checkpoint, and fills TensorBoard's HParams tab.
+    """Summarizes training, stores the settings in every checkpoint, and fills TensorBoard's HParams tab.
 
-    Logged each epoch: `time/epoch`, seconds of wall-clock time including validation. Logged with the hyper-parameters
-    when `fit` ends: `best/val_acc` and `best/val_loss` of the epoch with the highest `val/acc`, and the last values
-    `final/train_loss`, `final/train_acc`, `final/val_loss`, `final/val_acc` and `final/sparsity`, as far as they are
-    logged. Accuracies are fractions. The names differ from those of the curves, since HParams would add a point to a
-    curve of the same name.
+    Logged each epoch: `time/epoch`, the wall-clock time in seconds, including validation.
+    Logged with the hyper-parameters when `fit` ends: `best/val_acc` and `best/val_loss` of the epoch with the highest
+    `val/acc`, and the last values `final/train_loss`, `final/train_acc`, `final/val_loss`, `final/val_acc` and
+    `final/sparsity`, if the run logs these metrics. Accuracies are fractions. These names differ from those of the
+    curves, because HParams would add a point to a curve with the same name.
 
-    What it stores in checkpoints for a resumed run is listed in `lit_prune.training.resuming`.
+    `lit_prune.training.resuming` lists the entries that this callback adds to checkpoints.
 
     Args:
         settings: Settings to store in checkpoints, by group.
-        hyperparameters: Plain values, under the same names in all runs.
-        continues: Whether the run continues in the folder of the checkpoint that it starts from.
+        hyperparameters: Hyper-parameters to log, with the same names in all runs.
+        continues: Whether the run resumes in the folder of its checkpoint, rather than in a new folder.
     """
 
     def __init__(
@@ -48,12 +48,12 @@ class RunSummary(Callback):
         self._hyperparameters = dict(hyperparameters)
         self._best: dict[str, Any] = {}  # val_acc, val_loss, epoch and checkpoint of the best epoch so far
         self._final: dict[str, float] = {}
-        self._pending: dict[str, float] = {}  # metrics that the run that wrote the checkpoint had not logged yet
+        self._pending: dict[str, float] = {}  # logged only after the checkpoint was written
         self._is_between_epochs = False
         self._start = self._epoch_start = 0.0
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store settings, results and positions of the logs."""
+        """Store the settings, the results so far, and the sizes of the logs."""
         self._update(trainer)
         names = [type(callback).__name__ for callback in trainer.callbacks]  # type: ignore[attr-defined]
         checkpoint[KEY] = {
@@ -73,7 +73,7 @@ class RunSummary(Callback):
         self._best, self._final, self._pending = (dict(stored.get(key, {})) for key in ("best", "final", "pending"))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and log the metrics that are pending since the checkpoint."""
+        """Start the clock, and log the metrics that the checkpoint stores as not yet logged."""
         self._start = time.monotonic()
         if self._continues and self._pending:
             for logger in trainer.loggers:
@@ -81,10 +81,10 @@ class RunSummary(Callback):
                 logger.save()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of an epoch that is resumed in its middle."""
+        """Start the clock of an epoch that is resumed in the middle."""
         self._epoch_start = time.monotonic()
         if self._continues:
-            # Lightning never removes the file that it resumed from, not even a best epoch that is no longer the best
+            # otherwise Lightning would keep the best checkpoint that it resumed from even after a better epoch
             trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -92,16 +92,16 @@ class RunSummary(Callback):
         self._epoch_start = time.monotonic()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Note that an epoch is under way."""
+        """Record that an epoch has started."""
         self._is_between_epochs = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log how long the epoch took."""
+        """Log the time that the epoch took."""
         self._is_between_epochs = True
         pl_module.log("time/epoch", time.monotonic() - self._epoch_start)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Compare the epoch with the best one."""
+        """Record the epoch's results if its validation accuracy is the highest so far."""
         metrics = trainer.callback_metrics
         if trainer.sanity_checking or "val/acc" not in metrics:
             return
@@ -112,7 +112,7 @@ class RunSummary(Callback):
 
     @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the hyper-parameters with the results."""
+        """Log the hyper-parameters together with the best and final metrics."""
         self._update(trainer)
         metrics = {f"best/{name}": self._best[name] for name in ("val_acc", "val_loss") if self._best}
         metrics |= {f"final/{_FINAL[name]}": value for name, value in self._final.items()}
@@ -123,11 +123,11 @@ class RunSummary(Callback):
 
     @property
     def best_epoch(self) -> int | None:
-        """Epoch of the highest `val/acc`, counted from 0; None if it was not logged."""
+        """Epoch with the highest `val/acc`, counted from 0; None if `val/acc` was not logged."""
         return self._best.get("epoch")
 
     def text(self, trainer: Trainer) -> str:
-        """Return the summary of a finished training, in a few lines; epochs count from 1."""
+        """Return the summary to print after training; its epochs count from 1."""
         seconds = time.monotonic() - self._start
         of = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         lines = [f"Trained to epoch {trainer.current_epoch}{of} in {seconds:.0f} s."]
@@ -143,7 +143,7 @@ class RunSummary(Callback):
         return "\n".join(lines)
 
     def _update(self, trainer: Trainer) -> None:
-        """Note the latest metrics, and the path of the best checkpoint once it has been written."""
+        """Record the latest metrics, and the path of the best checkpoint if it has been written."""
         metrics = trainer.callback_metrics
         self._final |= {name: float(metrics[name]) for name in _FINAL if name in metrics}
         for callback in trainer.checkpoint_callbacks:
@@ -157,13 +157,13 @@ class RunSummary(Callback):
 
 
 def _pending_metrics(trainer: Trainer) -> dict[str, float]:
-    """Metrics that the Trainer logs after the last hook of an epoch, when its checkpoint is already written."""
-    connector = trainer._logger_connector  # nothing public separates them from those that have been logged
+    """Metrics that the Trainer logs only after the last hook of an epoch, which writes the checkpoint."""
+    connector = trainer._logger_connector  # no public attribute holds only these metrics
     metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
     return metrics | {"epoch": trainer.current_epoch}
 
 
 def _relative(path: str) -> str:
-    """Return a path relative to the current folder, if it is below it."""
+    """Return a path relative to the current folder if it lies in that folder, otherwise the absolute path."""
     absolute = Path(path).absolute()
     return str(absolute.relative_to(Path.cwd())) if absolute.is_relative_to(Path.cwd()) else str(absolute)
