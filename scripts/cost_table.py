@@ -1,8 +1,8 @@
-"""Measure what trained networks cost, and write the table in docs/benchmarks.md.
+"""Measure accuracy, FLOPs, file size and latency of trained networks, and write the table in docs/benchmarks.md.
 
     python scripts/cost_table.py dense=dense.ckpt pruned-90=pruned-90.ckpt --data_dir data --write docs/benchmarks.md
 
-The first network is the reference for the others and must not have zero weights. Accuracies are those of
+Speeds are relative to the first network, which must not have zero weights. Accuracy is measured as in
 `lit-prune test`.
 """
 
@@ -29,7 +29,7 @@ END = "<!-- end of the cost table -->"
 WAYS: dict[Kind, str] = {
     "dense": "torch's own layers",
     "zeros": "torch's own layers",
-    "masked": "the same, masks multiplied in",
+    "masked": "torch's own layers, weights multiplied by masks",
     "lit-prune": "`LitResNet18`",
     "cropped": "torch's own layers, cropped",
     "onnx": "ONNX Runtime",
@@ -38,17 +38,23 @@ WAYS: dict[Kind, str] = {
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure the networks, print the table, and write it into a document."""
+    """Measure the networks, print the tables, and with `--write` insert them into a document."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("networks", nargs="+", metavar="NAME=CHECKPOINT", help="networks, the dense one first")
-    parser.add_argument("--source", choices=["synthetic", "cifar10"], default="cifar10", help="data set to score on")
-    parser.add_argument("--data_dir", default="data", help="folder of the CIFAR-10 arrays")
-    parser.add_argument("--limit", type=int, help="largest number of test images to score")
-    parser.add_argument("--rounds", type=int, default=21, help="number of rounds to measure")
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 128], help="batch sizes")
+    parser.add_argument(
+        "networks", nargs="+", metavar="NAME=CHECKPOINT", help="names and checkpoints, the dense network first"
+    )
+    parser.add_argument(
+        "--source", choices=["synthetic", "cifar10"], default="cifar10", help="data set for the accuracy"
+    )
+    parser.add_argument("--data_dir", default="data", help="folder with the CIFAR-10 data")
+    parser.add_argument("--limit", type=int, help="largest number of test images for the accuracy")
+    parser.add_argument("--rounds", type=int, default=21, help="number of measurements of each latency")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 128], help="batch sizes at which to measure latency"
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--no_onnx", action="store_true", help="do not measure ONNX Runtime")
-    parser.add_argument("--write", type=Path, help="document whose table to replace")
+    parser.add_argument("--write", type=Path, help="Markdown file with the table to replace")
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -64,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _split_document(path: Path) -> tuple[str, str]:
-    """Return what stands before and after the table in a document, with the marks."""
+    """Return the text before and after the table in a document, including the two lines that enclose the table."""
     before, start, rest = path.read_text(encoding="utf-8").partition(START) if path.is_file() else ("", "", "")
     _, end, after = rest.partition(END)
     if not start or not end:
@@ -79,7 +85,8 @@ def _measure(options: argparse.Namespace) -> str:
     models = {name: network.require_model() for name, network in networks.items()}
     first = next(iter(models))
     if zeros := sparsity_report(weight_layers(models[first])).sparsity:
-        raise expected("a first network without zeros", f"`{first}`, with {zeros:.1%}", "name the dense one first")
+        hint = "put the dense network first"
+        raise expected("a first network without zero weights", f"`{first}`, with {zeros:.1%} zeros", hint)
     data = Namespace(source=options.source, data_dir=options.data_dir)  # type: ignore[no-untyped-call]
     images = Namespace(data=data, limit=options.limit)  # type: ignore[no-untyped-call]
     scores = {name: score_split(models[name], network, images) for name, network in networks.items()}
@@ -88,7 +95,7 @@ def _measure(options: argparse.Namespace) -> str:
 
 
 def _summary(comparison: Comparison, scores: dict[str, Score]) -> str:
-    """Make a table with one row for each network, in torch's own layers."""
+    """Return a table with one row for each network, which runs with the layers of torch."""
     head = ["Network", "Accuracy", "Zeros", "MFLOPs (not zero)", "File, MB", "Compressed, MB"]
     for batch in comparison.batches:
         head += [f"ms, batch {batch}", "Speed"]
@@ -113,7 +120,7 @@ def _summary(comparison: Comparison, scores: dict[str, Score]) -> str:
 
 
 def _ways(comparison: Comparison) -> str:
-    """Make a table of the speed of each way to run each network."""
+    """Return a table with the speed of each network in each form, such as cropped or in ONNX Runtime."""
     names = list(comparison.sparsity)
     rows: dict[str, dict[str, str]] = {way: {} for way in WAYS.values()}
     for cost in comparison.costs:
@@ -124,14 +131,15 @@ def _ways(comparison: Comparison) -> str:
 
 
 def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
-    """Say how the costs were measured, and what they show."""
+    """Return sentences on how the costs were measured, and how each network compares to the first."""
     machine = comparison.machine
     images = " or ".join(f"{number:,}" for number in sorted({score.images for score in scores.values()}))
     difference = max(cost.difference for cost in comparison.costs if cost.difference is not None)
     measured = (
-        f"{comparison.rounds} rounds with {count(comparison.threads, 'thread')} on {machine['processor']} "
-        f"({machine['instructions']}), Python {machine['python']}, torch {machine['torch']}; accuracy on {images} test "
-        f"images. The ways to run a network differ in their logits by at most {difference:.0e}."
+        f"Measured in {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
+        f"{machine['processor']} ({machine['instructions']}), Python {machine['python']}, torch {machine['torch']}; "
+        f"accuracy on {images} test images. The logits of a network differ by at most {difference:.0e} between the "
+        "ways to run it."
     )
     first, *others = comparison.sparsity
     dense = _in_torch(comparison, first)
@@ -141,21 +149,21 @@ def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
         if comparison.sparsity[name] > 0:
             times = format_ratios({b: cost.latency[b].ratio(dense.latency[b]) for b in comparison.batches})
             sentences.append(
-                f"- Zeros make files smaller (with `--compress`), not faster: {name}, {comparison.sparsity[name]:.1%} "
-                f"zeros, takes {times} times as long as {first}."
+                f"- Zeros do not make a network faster: *{name}* ({comparison.sparsity[name]:.1%} of the weights are "
+                f"zero) takes {times} times as long as *{first}*."
             )
         else:
             speeds = format_ratios({b: comparison.speed(cost, b) for b in comparison.batches})
             sentences.append(
-                f"- {name}, {cost.variant.parameters / dense.variant.parameters:.1%} of the parameters, is {speeds} "
-                f"times as fast as {first}."
+                f"- *{name}* has {cost.variant.parameters / dense.variant.parameters:.1%} of the parameters of "
+                f"*{first}* and is {speeds} times as fast."
             )
     return "\n".join([measured, "", *sentences])
 
 
 def _in_torch(comparison: Comparison, network: str) -> Cost:
     cost = comparison.find(network, "zeros", "dense")
-    assert cost is not None  # noqa: S101 - every network has one of them
+    assert cost is not None  # noqa: S101 - every network was measured in one of these forms
     return cost
 
 
