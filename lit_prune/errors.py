@@ -1,6 +1,6 @@
 """The errors of lit-prune: `InputError` for input that cannot be used, `UnfinishedError` for commands that fail later.
 
-Every module may import this one; it imports none of them.
+Every module may import this one; this one imports no other module of lit-prune.
 """
 
 from collections.abc import Collection, Iterable
@@ -16,10 +16,10 @@ class InputError(ValueError):
 
 
 class UnfinishedError(RuntimeError):
-    """A command that started but could not finish. Whatever was saved before stays intact.
+    """A command that started but could not finish. Files that were complete before the error stay intact.
 
     Args:
-        message: What happened and what to do, in plain words.
+        message: What happened and what the user can do, as one or a few sentences.
         status: The exit status of the command line: 1, or 128 plus the number of the signal that stopped it.
     """
 
@@ -32,8 +32,8 @@ def expected(what: str, found: Any, hint: str) -> InputError:
     """Build the error "Expected {what}, but got {found}. HINT: {hint}." for a value that cannot be used.
 
     Args:
-        what: The expectation, for example "`amount` in [0, 1)".
-        found: The value found; strings are shown as they are, other values by their `repr`.
+        what: The value expected, for example "`amount` in [0, 1)".
+        found: The value received. A string is shown without quotes, any other value by its `repr`.
         hint: What the user can do about it, without a full stop.
     """
     shown = found if isinstance(found, str) else repr(found)
@@ -41,12 +41,12 @@ def expected(what: str, found: Any, hint: str) -> InputError:
 
 
 def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
-    """Raise an `InputError` unless a value is one of a few.
+    """Raise an `InputError` unless a value is one of the choices.
 
     Args:
         name: Name of the argument, for the message.
         value: Value to check.
-        choices: Values allowed.
+        choices: Allowed values.
     """
     if value not in choices:
         names = ", ".join(map(repr, choices))
@@ -55,13 +55,13 @@ def check_choice(name: str, value: Any, choices: Collection[Any]) -> None:
 
 
 def closest_hint(found: str, choices: Iterable[str], otherwise: str, before: str = "") -> str:
-    """Build the hint "did you mean `...`".
+    """Return the hint "did you mean `...`" with the choice most similar to a misspelt value.
 
     Args:
-        found: Value that is not a choice.
-        choices: Values allowed.
-        otherwise: Hint if no choice is similar to the value.
-        before: Text to show in front of the choice, such as its option.
+        found: Value that is not among the choices.
+        choices: Allowed values.
+        otherwise: Hint to return if no choice is similar to the value.
+        before: Text to show in front of the choice, such as "lit-prune ".
     """
     near = get_close_matches(found, choices, n=1)
     return f"did you mean `{before}{near[0]}`" if near else otherwise
@@ -73,8 +73,8 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None, *, h
     Args:
         name: Name of the argument, for the message.
         value: Value to check.
-        low: Smallest integer allowed.
-        high: Largest integer allowed; None sets no limit.
+        low: Smallest allowed integer.
+        high: Largest allowed integer; None sets no upper limit.
         hint: What the user can do about it.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
@@ -84,11 +84,11 @@ def check_integer(name: str, value: Any, low: int, high: int | None = None, *, h
 
 
 def shorten(text: str, limit: int = 100) -> str:
-    """Cut out the middle of a long text, and append its length.
+    """Replace the middle of a long text by "...", and append the original length.
 
     Args:
         text: Text to shorten.
-        limit: Largest number of characters that is kept unchanged.
+        limit: Number of characters up to which a text is returned unchanged.
     """
     if len(text) <= limit:
         return text
@@ -96,10 +96,10 @@ def shorten(text: str, limit: int = 100) -> str:
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return the first paragraph of an error's message in one line, or the error's class if it has no message.
+    """Return the first paragraph of an error's message as one line, or the name of its class if it has no message.
 
     Args:
         error: Error that a library raised.
-        limit: Largest number of characters that is kept unchanged.
+        limit: Number of characters up to which the line is not shortened.
     """
     return shorten(" ".join(str(error).split("\n\n")[0].split()).rstrip("."), limit) or type(error).__name__

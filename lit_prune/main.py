@@ -1,4 +1,4 @@
-"""The command line `lit-prune`: find the module of a command, and import only that."""
+"""The entry point of `lit-prune`: choose the module of a command, and import only that module."""
 
 import sys
 from collections.abc import Sequence
@@ -8,22 +8,28 @@ from lit_prune.cli.failures import print_error
 from lit_prune.errors import InputError, closest_hint, expected
 from lit_prune.version import __version__
 
-_LONGEST = 4096  # characters of one argument; no path can be longer
+_LONGEST = 4096  # characters of an argument; Linux allows no longer path
 
 # command -> (module with `main(argv)`, one line of help)
 COMMANDS = {
     "fit": ("training.cli", "train a network, with freezing and pruning as callbacks"),
-    "validate": ("training.cli", "score a checkpoint on the validation images"),
-    "test": ("training.cli", "score a checkpoint on the test images"),
+    "validate": ("training.cli", "evaluate a checkpoint on the validation images"),
+    "test": ("training.cli", "evaluate a checkpoint on the test images"),
     "predict": ("training.cli", "classify your own images, or the test images"),
     "inspect": ("trained.inspect.command", "show sparsity, weight magnitudes and FLOPs of each layer"),
     "prune": ("trained.prune", "set the smallest weights of a trained network to zero, without training"),
-    "sensitivity": ("trained.sensitivity.command", "prune one layer at a time and measure the accuracy"),
-    "shrink": ("trained.shrink", "remove whole channels, which makes a smaller dense network"),
-    "export": ("trained.export.command", "write and verify ONNX, torch.export, safetensors or a plain state dict"),
-    "cost": ("trained.cost.command", "measure FLOPs, file size and latency"),
-    "study": ("study.run.command", "run all experiments of a plan and write a report"),
-    "report": ("study.report.command", "write tables, figures and verdicts from the folder of a study"),
+    "sensitivity": ("trained.sensitivity.command", "prune one layer at a time, and measure the accuracy after each"),
+    "shrink": ("trained.shrink", "remove whole channels of a trained network, which makes it smaller and faster"),
+    "export": (
+        "trained.export.command",
+        "convert a network to ONNX, torch.export, safetensors or a state dict, and verify the file",
+    ),
+    "cost": ("trained.cost.command", "measure the FLOPs, file size and latency of networks"),
+    "study": ("study.run.command", "run all experiments of a plan (YAML), and write a report"),
+    "report": (
+        "study.report.command",
+        "write the report of a study again: tables, figures and checks of its expectations",
+    ),
 }
 
 USAGE = "\n".join(
@@ -48,11 +54,12 @@ def main(args: Sequence[str] | None = None) -> int:
     """Run a command.
 
     Args:
-        args: The command and its options; None takes `sys.argv[1:]`.
+        args: The command and its options (default: `sys.argv[1:]`).
 
     Returns:
-        The exit status: 0, 1 for a command that could not finish, 2 for input that cannot be used, or 128 + signal.
-        Errors are printed as one line on stderr, or raised if the environment variable `LIT_PRUNE_TRACEBACK` is set.
+        The exit status: 0 for success, 1 for a command that could not finish, 2 for input that cannot be used, or 128
+        plus the number of the signal that stopped the command. Errors are printed as one line on stderr, or raised if
+        the environment variable `LIT_PRUNE_TRACEBACK` is set.
     """
     argv = list(sys.argv[1:] if args is None else args)
     try:
@@ -64,15 +71,17 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def _check(argument: str) -> None:
-    """Reject arguments that no command can use."""
+    """Raise an `InputError` for an argument that is too long, or has characters that no command can use."""
     start = argument[:40].encode("unicode_escape").decode() + ("..." if len(argument) > 40 else "")
     if len(argument) > _LONGEST:
-        hint = "write long values to a YAML file and pass it to `--config`"
+        hint = "write long values to a YAML file, and pass that file to `--config`"
         raise expected(f"arguments of at most {_LONGEST} characters", f"`{start}` of {len(argument)}", hint)
     if "\0" in argument:
         raise expected("arguments without NUL characters", f"`{start}`", "remove the NUL character")
-    if any("\ud800" <= character <= "\udfff" for character in argument):  # Python's form of bytes that are not UTF-8
-        raise expected("arguments in UTF-8", f"`{start}`", "if it is a file, rename it")
+    if any(
+        "\ud800" <= character <= "\udfff" for character in argument
+    ):  # how Python represents bytes that are not UTF-8
+        raise expected("arguments in UTF-8", f"`{start}`", "if the argument is a path, rename the file")
 
 
 def _dispatch(argv: list[str]) -> int:

@@ -2,8 +2,8 @@
 
     python scripts/benchmark.py --source synthetic --json benchmark.json
 
-Contenders take turns in one process, so that a noisy machine affects all of them alike. Ratios are medians over the
-rounds, printed with the lowest and the highest.
+In each round, lit-prune and the alternatives to it run one after the other in one process, so that other load on the
+machine affects them alike. Prints the median over the rounds of each time and ratio, with the lowest and the highest.
 """
 
 import argparse
@@ -37,7 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Summarize the values of all rounds."""
+    """Return the median, lowest and highest of the values, and the values, one for each round."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "rounds": values}
 
 
@@ -52,12 +52,12 @@ def show(name: str, measurement: Measurement) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the measurements, print them, and write them to a file."""
+    """Run the measurements, and print the results or also write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", choices=["synthetic", "cifar10"], default="synthetic", help="images to train on")
-    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder of CIFAR-10's arrays")
-    parser.add_argument("--rounds", type=int, default=5, help="number of turns of each contender")
-    parser.add_argument("--steps", type=int, default=20, help="training steps per turn")
+    parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with the CIFAR-10 data")
+    parser.add_argument("--rounds", type=int, default=5, help="number of rounds; each contender runs once per round")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of a contender in each round")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument(
         "--only", choices=list(MEASUREMENTS), action="append", help="run only this measurement; may be repeated"

@@ -131,7 +131,7 @@ def _ways(comparison: Comparison) -> str:
 
 
 def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
-    """Return sentences on how the costs were measured, and how each network compares to the first."""
+    """Return sentences on how the costs were measured and how each network compares to the first."""
     machine = comparison.machine
     images = " or ".join(f"{number:,}" for number in sorted({score.images for score in scores.values()}))
     difference = max(cost.difference for cost in comparison.costs if cost.difference is not None)

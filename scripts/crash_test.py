@@ -3,9 +3,10 @@
     python scripts/crash_test.py --kills 25 --seed 0
 
 A training with temporary freezing, gradual pruning and removal of the masks runs once without interruption. Then it
-runs again and again, and is killed (SIGKILL) while it trains, validates, prunes, writes a checkpoint, replaces a file,
-logs, or at a random time. The weights, masks, optimizer state, metrics and events of each finished run are compared
-with those of the first. Prints a line for each kill and a summary; the exit status is 0 if all runs are equal.
+runs repeatedly, and is killed (SIGKILL) while it trains, validates, prunes, writes a checkpoint, replaces a file or
+logs, or at a random time, and resumed. The weights, masks, optimizer state, metrics and TensorBoard events of each
+finished run are compared with those of the uninterrupted run. Prints a line for each kill and a summary; the exit
+status is 0 if all runs are identical.
 """
 
 import argparse
@@ -49,8 +50,8 @@ CALLBACKS: list[tuple[str, dict[str, Any]]] = [
     ("PruningRemoval", {"epoch": 4}),
     ("SparsityMonitor", {}),
 ]
-# phase -> the function in which the process is killed, the largest number of the call, and the longest time after the
-# call in seconds
+# phase -> the function during which to kill the process, and upper bounds of two random numbers: which call of the
+# function, and how many seconds after the call
 PHASES = {
     "training": ("lit_prune.models.resnet18:LitResNet18.training_step", 20, 0.2),
     "validating": ("lit_prune.models.resnet18:LitResNet18.validation_step", 4, 0.1),
@@ -63,10 +64,10 @@ ANY = "any moment"
 
 
 def main() -> int:
-    """Run the comparison; return the exit status."""
+    """Run all trainings and compare them; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=25, help="number of kills (default: 25)")
-    parser.add_argument("--seed", type=int, default=0, help="random seed of the moments (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed used to choose when to kill (default: 0)")
     options = parser.parse_args()
     draw = random.Random(options.seed)  # noqa: S311 - not for secrets
     with tempfile.TemporaryDirectory() as scratch:
@@ -83,7 +84,7 @@ def main() -> int:
 
 def _crash(scratch: Path, whole: Path, kills: int, draw: random.Random, duration: float) -> int:
     killed, runs, equal = 0, 0, 0
-    moments: list[str] = []  # each once in random order, then again
+    moments: list[str] = []  # all moments in random order; refilled when empty
     while killed < kills:
         runs += 1
         folder = scratch / f"run-{runs}"
@@ -107,7 +108,7 @@ def _crash(scratch: Path, whole: Path, kills: int, draw: random.Random, duration
 
 
 def _run(folder: Path, moment: str | None, draw: random.Random, duration: float) -> int:
-    """Start or resume the run, kill it if it reaches the moment, and return its exit status."""
+    """Start or resume the run, kill it at the moment if it gets that far, and return its exit status."""
     if moment == ANY:
         process = _start(folder)
         try:
@@ -122,7 +123,7 @@ def _run(folder: Path, moment: str | None, draw: random.Random, duration: float)
 
 
 def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]":
-    """Start the command, always the same, in a process that kills itself at a given moment if there is one."""
+    """Start the training command in a new process; if a moment is given, the process kills itself then."""
     folder.mkdir(exist_ok=True)
     argv = ["fit", "--resume", *(f"--{name}={value}" for name, value in SETTINGS.items())]
     for name, arguments in CALLBACKS:
@@ -140,7 +141,7 @@ def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]"
 
 
 def _child(argv: list[str]) -> int:
-    """Run `lit-prune`, and kill this process at the moment in CRASH_AT."""
+    """Run `lit-prune`, and kill this process at the moment in the environment variable CRASH_AT."""
     from lit_prune.main import main as lit_prune
 
     if "CRASH_AT" in os.environ:
@@ -150,7 +151,7 @@ def _child(argv: list[str]) -> int:
 
 
 def _kill_in(function: str, call: int, seconds: float) -> None:
-    """Kill this process some seconds after the nth call of a function, which runs meanwhile."""
+    """Kill this process some seconds after the nth call of a function has started."""
     module, path = function.split(":")
     owner: Any = __import__(module, fromlist=["_"])
     *owners, name = path.split(".")
@@ -170,7 +171,7 @@ def _kill_in(function: str, call: int, seconds: float) -> None:
 
 
 def _left(run: Path) -> str:
-    """Describe the files of a killed run."""
+    """Describe the files that a killed run has left."""
     if not run.is_dir():
         return "no folder yet"
     logged = len(rows(run / "metrics.csv")) if (run / "metrics.csv").is_file() else 0
@@ -179,7 +180,7 @@ def _left(run: Path) -> str:
 
 
 def differences(run: Path, other: Path) -> Iterator[str]:
-    """Yield what differs between two finished runs, apart from times, such as "weights of checkpoints/last.ckpt".
+    """Yield each difference between two finished runs except times, such as "weights of checkpoints/last.ckpt".
 
     Args:
         run: Folder of one run.
@@ -212,7 +213,7 @@ _COMPARED = {
 
 
 def _states(callbacks: dict[str, Any]) -> dict[str, Any]:
-    """The states of our callbacks: masks, frozen layers, weights that have received a gradient."""
+    """Return the states of lit-prune's callbacks: masks, frozen layers, weights that have received a gradient."""
     ours = tuple(name for name, _ in CALLBACKS)
     return {key: state for key, state in callbacks.items() if key.startswith(ours)}
 
@@ -234,7 +235,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    """Read the rows of a `metrics.csv`, without times and empty cells."""
+    """Return the rows of a `metrics.csv`, without times and empty cells."""
     with path.open(newline="", encoding="utf-8") as file:
         return [{k: v for k, v in row.items() if v and k != "time/epoch"} for row in csv.DictReader(file)]
 

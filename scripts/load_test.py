@@ -1,10 +1,10 @@
-"""Run a large study and a long training, and check that no run is lost and that nothing grows without bound.
+"""Run a large study and a long training; check that no result is lost, and that memory, times and files stay bounded.
 
     python scripts/load_test.py --runs 60 --jobs 4 --epochs 1000
 
-A study of many small runs must finish without losing one. In one long run, neither memory nor the time of an epoch or
-of a checkpoint may grow, and the bytes that an epoch adds to the files are bounded. The exit status is 1 if a bound is
-exceeded.
+Every run of the study must finish and log each epoch once. In the long training, memory, the time of an epoch and the
+time of a checkpoint must not grow, and each epoch may add only so many bytes to the files. The exit status is 1 if a
+result is missing or a bound is exceeded.
 """
 
 import argparse
@@ -32,22 +32,22 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL, DATA = "moons.MoonsClassifier", "moons.MoonsData"
 STUDY_EPOCHS = 3
 EXPERIMENTS = 4
-# KiB an epoch: a thousand epochs may take a few MiB more than ten
+# growth of memory in KiB per epoch: after 1000 epochs, a run may use 4 MiB more than at the start
 SLOPE_BOUND = 4.0
-# last tenth of the epochs divided by the second tenth
+# median time in the last tenth of the epochs, divided by that in the second tenth
 RATIO_BOUND = 1.5
-# bytes an epoch, for three layers and a dozen more curves
+# bytes per epoch of metrics.csv, of TensorBoard's scalars and of its images, for a network of three layers
 ROWS_BOUND, SCALARS_BOUND, IMAGES_BOUND = 1 << 10, 2 << 10, 16 << 10
-RECORD_BYTES = 16  # length and checksums
+RECORD_BYTES = 16  # length and checksums of a record in an event file
 
 
 class Sampler(Callback):
     """Records the memory of a training at each epoch, and the CPU time of epochs and checkpoints.
 
-    The times are those of this thread, which other programs on the machine do not affect.
+    CPU time of the training thread is measured, so that other programs on the machine affect it little.
 
     Args:
-        path: Path of the JSON file, written at the end.
+        path: Path of the JSON file to write at the end.
     """
 
     def __init__(self, path: str) -> None:
@@ -56,9 +56,9 @@ class Sampler(Callback):
         self.checkpoints: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record memory and start of the epoch, and time a checkpoint every ten epochs."""
+        """Record the memory and the start time of the epoch; every ten epochs, measure how long a checkpoint takes."""
         if trainer.current_epoch % 10 == 0:
-            gc.collect()  # garbage does not count as growth
+            gc.collect()  # so that uncollected garbage does not count as growth
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         if trainer.current_epoch % 10 == 1:
             began = time.thread_time()
@@ -78,7 +78,7 @@ class Sampler(Callback):
 
 
 def long_run(folder: Path, epochs: int) -> Iterator[tuple[str, bool]]:
-    """Train for many epochs with the monitor, both loggers and pruning, and measure what could grow."""
+    """Train for many epochs with monitor and pruning; yield a line and whether it holds for each bound."""
     path = folder / "samples.json"
     callbacks: list[dict[str, Any]] = [
         {"class_path": "SparsityMonitor"},
@@ -103,14 +103,14 @@ def long_run(folder: Path, epochs: int) -> Iterator[tuple[str, bool]]:
     samples = content["samples"]
     kept = [sample for sample in samples[len(samples) // 5 :] if sample["epoch"] % 10 == 0]
     slope = slope_of([(sample["epoch"], sample["kib"]) for sample in kept])
-    text = f"{epochs} epochs, {kept[-1]['kib'] / 1024:.0f} MiB at the end, {slope:+.2f} KiB an epoch"
+    text = f"{epochs} epochs, {kept[-1]['kib'] / 1024:.0f} MiB at the end, {slope:+.2f} KiB per epoch"
     yield f"memory: {text} over the last 80% (bound {SLOPE_BOUND:g})", slope <= SLOPE_BOUND
     yield grown("epoch", [sample["seconds"] for sample in samples])
     yield grown("checkpoint", content["checkpoints"])
     (events,) = (folder / "lightning_logs").rglob("events.out.tfevents.*")
     scalars, images = (size / epochs for size in bytes_of(events))
     rows = (events.parent / "metrics.csv").stat().st_size / epochs
-    text = f"{rows:.0f} bytes an epoch of metrics.csv, {scalars:.0f} of events, {images:.0f} of the monitor's figure"
+    text = f"{rows:.0f} bytes per epoch of metrics.csv, {scalars:.0f} of events, {images:.0f} of the monitor's figure"
     bounds = f"bounds {ROWS_BOUND}, {SCALARS_BOUND}, {IMAGES_BOUND}"
     yield f"files: {text} ({bounds})", rows <= ROWS_BOUND and scalars <= SCALARS_BOUND and images <= IMAGES_BOUND
 
@@ -122,7 +122,7 @@ def slope_of(points: Sequence[tuple[float, float]]) -> float:
 
 
 def bytes_of(events: Path) -> tuple[int, int]:
-    """Return the bytes of an event file without its images, and those of the images."""
+    """Return the number of bytes of all events without an image, and of the events with an image."""
     images = sum(
         len(raw) + RECORD_BYTES
         for raw in RawEventFileLoader(str(events)).Load()
@@ -132,7 +132,7 @@ def bytes_of(events: Path) -> tuple[int, int]:
 
 
 def grown(what: str, seconds: list[float]) -> tuple[str, bool]:
-    """Compare the last tenth of the times with the second tenth."""
+    """Compare the median of the last tenth of the times with that of the second tenth."""
     tenth = max(1, len(seconds) // 10)
     early, late = (statistics.median(part) for part in (seconds[tenth : 2 * tenth], seconds[-tenth:]))
     text = f"{1000 * early:.1f} ms of CPU early, {1000 * late:.1f} ms at the end, ratio {late / early:.2f}"
@@ -140,7 +140,7 @@ def grown(what: str, seconds: list[float]) -> tuple[str, bool]:
 
 
 def many_runs(folder: Path, runs: int, jobs: int) -> Iterator[tuple[str, bool]]:
-    """Run a study of many small runs, and look for missing results, epochs and files."""
+    """Run a study of many small runs; yield a line that lists all missing results, and whether there are none."""
 
     def pruned(**arguments: float) -> dict[str, Any]:
         return {"trainer": {"callbacks+": [{"class_path": "GlobalL1Pruning", "init_args": arguments}]}}
@@ -175,12 +175,12 @@ def many_runs(folder: Path, runs: int, jobs: int) -> Iterator[tuple[str, bool]]:
         faults.append(f"status {done.returncode}\n{done.stdout}{done.stderr}")
     lost = {fault.split(":")[0] for fault in faults}
     whole = sum(name not in lost for name in wanted)
-    text = f"{whole} of {len(wanted)} runs have a result and each of {STUDY_EPOCHS} epochs once"
+    text = f"{whole} of {len(wanted)} runs have a result, and have logged each of {STUDY_EPOCHS} epochs once"
     yield "\n  ".join([f"study: {text}, {seconds:.0f} s with {jobs} jobs", *faults]), not faults
 
 
 def losses(folder: Path) -> Iterator[str]:
-    """Yield what a run of a study lacks or has twice."""
+    """Yield a description of each missing result, and of each metric with missing or repeated epochs."""
     epochs = list(range(STUDY_EPOCHS))
     if not (folder / "result.json").is_file():
         yield "no result"
@@ -199,7 +199,7 @@ def losses(folder: Path) -> Iterator[str]:
 
 
 def lit_prune(folder: Path, command: str, content: dict[str, Any], *argv: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command with a YAML file, in a process that can import the example's module and this file."""
+    """Run a command with `content` as its YAML file, in a process that can import examples/moons.py and this script."""
     path = folder / f"{command}.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     given = ["--config", str(path)] if command == "fit" else [str(path)]
@@ -213,11 +213,11 @@ def main(argv: list[str] | None = None) -> int:
     """Print a line for each measurement; return 1 if a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--runs", type=int, default=60, help="number of runs of the study, or 0 for no study (default: 60)"
+        "--runs", type=int, default=60, help="number of runs in the study; 0 skips the study (default: 60)"
     )
-    parser.add_argument("--jobs", type=int, default=4, help="number of runs at the same time (default: 4)")
+    parser.add_argument("--jobs", type=int, default=4, help="number of runs of the study at the same time (default: 4)")
     parser.add_argument(
-        "--epochs", type=int, default=1000, help="epochs of the long run, or 0 for no long run (default: 1000)"
+        "--epochs", type=int, default=1000, help="epochs of the long training; 0 skips it (default: 1000)"
     )
     options = parser.parse_args(argv)
     if options.runs % EXPERIMENTS or options.runs < 0 or options.jobs < 1:

@@ -1,8 +1,8 @@
-"""Take screenshots of a study in TensorBoard: open its tabs in headless Chromium and write PNG files.
+"""Take screenshots of TensorBoard's tabs for a study, with headless Chromium, and write them as PNG files.
 
     python scripts/screenshots.py lightning_logs/full docs/
 
-Needs Chromium or Chrome on the PATH, and no network. If pictures are taken too early, increase `--seconds`.
+Needs Chromium or Chrome on the PATH, but no network. If a page is captured before it is complete, increase `--seconds`.
 """
 
 import argparse
@@ -29,8 +29,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("logdir", type=Path, help="the folder of a study")
     parser.add_argument("out", type=Path, help="the folder for the PNG files")
-    parser.add_argument("--runs", default=r"^task[12]/.*seed=0$", help="regex of the runs on the Scalars tab")
-    parser.add_argument("--seconds", type=int, default=30, help="seconds to wait for each page, in the browser's time")
+    parser.add_argument(
+        "--runs",
+        default=r"^task[12]/.*seed=0$",
+        help="regular expression for the names of the runs to select on the Scalars tab",
+    )
+    parser.add_argument(
+        "--seconds", type=int, default=30, help="seconds of the browser's virtual time to wait for each page"
+    )
     given = parser.parse_args()
     browser = next((found for name in _BROWSERS if (found := shutil.which(name))), None)
     if browser is None:
@@ -46,8 +52,8 @@ def main() -> None:
 
 
 def tabs(runs: Sequence[str]) -> list[tuple[str, int, str]]:
-    """Name, height in pixels and address of each tab; `runs` are those of the Scalars tab."""
-    # no smoothing, which distorts curves of few epochs; with more than 40 runs, these tabs select none by default
+    """Return the name, the height in pixels and the URL fragment of each tab; the Scalars tab selects `runs`."""
+    # switch off smoothing, which distorts short curves, and select runs: by default, none of more than 40 is selected
     tags = quote("^(train|val)/", safe="")
     return [
         ("scalars", 1000, f"scalars&tagFilter={tags}&runSelectionState={_state(runs)}&_smoothingWeight=0"),
@@ -58,18 +64,18 @@ def tabs(runs: Sequence[str]) -> list[tuple[str, int, str]]:
 
 
 def _state(runs: Sequence[str]) -> str:
-    """Encode a selection of runs as TensorBoard does in its address."""
+    """Encode a selection of runs as in TensorBoard's URLs."""
     content = json.dumps(dict.fromkeys(runs, True), separators=(",", ":")).encode()
-    # padded with blanks: the address would be cut at the = signs of base64
+    # pad with spaces, so that base64 adds no `=`, at which TensorBoard would cut the URL
     return quote(base64.b64encode(content + b" " * (-len(content) % 3)).decode(), safe="")
 
 
 @contextmanager
 def tensorboard(logdir: Path) -> Iterator[int]:
-    """Run TensorBoard on a free port of this machine; yield the port."""
+    """Run TensorBoard on a free local port, and yield that port."""
     logdir = logdir.resolve()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name, "--host", "127.0.0.1", "--port", "0"]
-    # a relative path, because TensorBoard shows it on its pages
+    # run in the parent folder: TensorBoard shows the path of the logs on its pages, so it should be short
     process = subprocess.Popen(command, cwd=logdir.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         lines = []
@@ -85,7 +91,7 @@ def tensorboard(logdir: Path) -> Iterator[int]:
 
 
 def wait_for_runs(port: int, logdir: Path, patience: float = 60) -> list[str]:
-    """Wait until TensorBoard has read every folder with an event file; return its runs."""
+    """Wait until TensorBoard lists a run for every folder with an event file; return the names of the runs."""
     wanted = {path.parent for path in logdir.rglob("events.out.tfevents.*")}
     end = time.monotonic() + patience
     runs: list[str] = []
@@ -96,7 +102,7 @@ def wait_for_runs(port: int, logdir: Path, patience: float = 60) -> list[str]:
             connection.request("GET", "/data/runs")
             runs = json.loads(connection.getresponse().read())
         except (OSError, HTTPException, ValueError):
-            continue  # it is still starting
+            continue  # TensorBoard is still starting
         finally:
             connection.close()
     if not runs:
@@ -110,10 +116,10 @@ def take_screenshot(browser: str, address: str, path: Path, height: int, seconds
         command = [
             browser,
             "--headless=new",
-            "--no-sandbox",  # not available in many containers, and the page is TensorBoard's own
+            "--no-sandbox",  # many containers do not support the sandbox, and the only page is local
             "--hide-scrollbars",
             "--disable-background-networking",
-            "--use-angle=swiftshader",  # charts need WebGL, also without a graphics card
+            "--use-angle=swiftshader",  # software rendering: charts need WebGL even without a GPU
             "--enable-unsafe-swiftshader",
             f"--user-data-dir={profile}",
             f"--window-size=1600,{height}",

@@ -13,6 +13,7 @@ from lit_prune.models.channels import FULL_CHANNELS
 
 WIDE, NARROW = ({name: max(4, number // part) for name, number in FULL_CHANNELS.items()} for part in (4, 16))
 QUICK = ["--source=synthetic", "--limit=20", "--rounds=1", "--batches", "1", "2", "--no_onnx"]
+MASKED = cost_table.WAYS["masked"]
 DOCUMENT = f"# Costs\n\nBefore.\n\n{cost_table.START}\nold\n{cost_table.END}\n\nAfter.\n"
 
 
@@ -44,7 +45,7 @@ def test_the_table_is_written_between_the_marks(networks, capsys):
     file, compressed = float(sparse[5]), float(sparse[6])
     assert compressed < 0.5 * file
     assert rows["`LitResNet18`"][2].endswith(f"({float(dense[5]):.1f} MB)")
-    assert rows["the same, masks multiplied in"][2] == rows["the same, masks multiplied in"][4] == ""
+    assert rows[MASKED][2] == rows[MASKED][4] == ""
     assert "ONNX" not in printed
     assert re.search(r"\*90%\* \(90\.0% of the weights are zero\) takes [\d.]+ ", printed)
     assert re.search(
@@ -71,7 +72,7 @@ def test_the_document_has_the_marks():
     [
         (
             ["90%=sparse.pt"],
-            "Expected a first network without zeros, but got `90%`, with 90.0%. HINT: name",
+            "Expected a first network without zero weights, but got `90%`, with 90.0% zeros. HINT: put",
         ),
         (["dense=none.pt"], "Expected the path of a file with weights, but got `none.pt`, which does not exist."),
         (["dense=dense.pt", "--rounds=0"], "Expected `rounds` to be a positive integer, but got 0."),

@@ -1,4 +1,4 @@
-"""Measure the cost of pruning, freezing and monitoring."""
+"""Measure how long pruning and monitoring take, and how much time freezing saves."""
 
 import time
 import warnings
@@ -21,10 +21,10 @@ AMOUNT = 0.3
 
 
 def measure_masks(settings: Settings) -> Measurement:
-    """Compare a training step with 30% of the weights masked to a dense one and to one with `ModelPruning`."""
+    """Compare training steps with 30% of the weights masked to dense steps, and to steps with `ModelPruning`."""
     masked = LitResNet18().train()
     apply_masks(masked, global_l1_masks(weight_layers(masked), AMOUNT))
-    # ModelPruning cannot prune channels_last weights, so the two are compared on torchvision's network
+    # ModelPruning cannot prune channels_last weights, so its steps are compared on torchvision's ResNet-18
     ours, theirs = resnet18(num_classes=10), resnet18(num_classes=10)
     apply_masks(ours, global_l1_masks(weight_layers(ours), AMOUNT))
     prune_as_lightning_does(theirs)
@@ -45,7 +45,7 @@ def measure_masks(settings: Settings) -> Measurement:
 
 
 def measure_threshold(settings: Settings) -> Measurement:
-    """Compare finding 30% of 11.2 million weights to `torch.nn.utils.prune.global_unstructured`."""
+    """Compare choosing the smallest 30% of 11.2 million weights to `torch.nn.utils.prune.global_unstructured`."""
     model = LitResNet18()
     weights = weight_layers(model)
     total = sum(ref.tensor.numel() for ref in weights)
@@ -69,7 +69,7 @@ def measure_threshold(settings: Settings) -> Measurement:
     spent: list[float] = []
     few = replace(settings, steps=2)
     measurement = Measurement(take_turns(few, {"threshold": threshold, "masks": masks, "torch": torchs}))
-    # without the time to build the network that torch prunes
+    # use only the pruning time, without the time that `torchs` needs to build its networks
     spent = spent[few.steps :]
     measurement.seconds["torch"] = [sum(spent[i : i + few.steps]) / few.steps for i in range(0, len(spent), few.steps)]
     measurement.compare("torch / threshold", "torch", "threshold")
@@ -78,7 +78,7 @@ def measure_threshold(settings: Settings) -> Measurement:
 
 
 def measure_freezing(settings: Settings) -> Measurement:
-    """Compare a training step with the first 30% of the layers frozen permanently to one with none frozen."""
+    """Compare training steps with the first 30% of the layers frozen to steps with no frozen layers."""
     frozen = LitResNet18().train()
     freeze(frozen, fraction=0.3)
     measurement = Measurement(
@@ -89,11 +89,11 @@ def measure_freezing(settings: Settings) -> Measurement:
 
 
 def measure_monitor(settings: Settings) -> Measurement:
-    """Measure what `SparsityMonitor` adds to an epoch: time inside its hooks and outside, in one run."""
+    """Measure the time that `SparsityMonitor` adds to an epoch: that spent in its hooks, in a single run."""
     monitor = TimedMonitor()
     epoch = 352 if settings.source == "cifar10" else 74
     settings = replace(settings, steps=min(10 * settings.steps, epoch))
-    # it logs and draws once per epoch, which has 352 steps in the study
+    # the monitor logs and draws once per epoch, so measure at most the steps of a whole epoch
     seconds = time_trainer(settings, LitResNet18(), {}, [monitor])["trainer"]
     inside = [spent / settings.steps for spent in monitor.epochs[1:]]
     measurement = Measurement({"trainer with monitor": seconds, "inside the monitor": inside})
@@ -127,7 +127,7 @@ class TimedMonitor(SparsityMonitor):
 
 
 def prune_globally(model: nn.Module) -> None:
-    """Prune as the original study did."""
+    """Prune a model with `torch.nn.utils.prune`, as the original study did."""
     pairs = [(ref.module, ref.parameter) for ref in weight_layers(model)]
     prune.global_unstructured(pairs, pruning_method=prune.L1Unstructured, amount=AMOUNT)
 

@@ -27,9 +27,9 @@ class Settings:
 
     Attributes:
         source: Images to train on, "synthetic" or "cifar10".
-        data_dir: Folder of CIFAR-10's arrays.
-        rounds: Number of turns of each contender.
-        steps: Training steps per turn.
+        data_dir: Folder with the CIFAR-10 data.
+        rounds: Number of rounds; each contender runs once per round.
+        steps: Training steps of a contender in each round.
     """
 
     source: Literal["synthetic", "cifar10"]
@@ -40,18 +40,18 @@ class Settings:
 
 @dataclass
 class Measurement:
-    """Seconds per step of each contender, and their ratios.
+    """Training times of contenders, the implementations that a measurement compares, and ratios of these times.
 
     Attributes:
-        seconds: Seconds per step, by contender, one entry per round.
-        ratios: Ratios, by name, one entry per round.
+        seconds: Seconds per step by contender, a list with one entry per round.
+        ratios: Ratios by name, a list with one entry per round.
     """
 
     seconds: dict[str, list[float]] = field(default_factory=dict)
     ratios: dict[str, list[float]] = field(default_factory=dict)
 
     def compare(self, name: str, over: str, under: str) -> None:
-        """Add the ratios of two contenders."""
+        """Add the ratio of the times of two contenders, `over` divided by `under`."""
         pairs = zip(self.seconds[over], self.seconds[under], strict=True)
         self.ratios[name] = [above / below for above, below in pairs]
 
@@ -71,7 +71,7 @@ class BareStep:
         self.labels = torch.randint(0, 10, (BATCH_SIZE,))
 
     def run(self, steps: int) -> None:
-        """Train for some steps."""
+        """Train for a number of steps."""
         for _ in range(steps):
             self.optimizer.zero_grad()
             F.cross_entropy(self.model(self.images), self.labels).backward()  # type: ignore[no-untyped-call]
@@ -79,10 +79,10 @@ class BareStep:
 
 
 class Turns(Callback):
-    """Times the epochs of a Trainer, and runs the other contenders between them.
+    """Measures the time of each epoch of a Trainer, and runs and measures the other contenders after each epoch.
 
     Args:
-        steps: Training steps per epoch and per turn of each other contender.
+        steps: Training steps per epoch, and of each other contender after an epoch.
         others: Functions that train for a given number of steps, by name.
     """
 
@@ -97,7 +97,7 @@ class Turns(Callback):
         self._began = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the time of the Trainer, then that of each other contender."""
+        """Record the time of the epoch, then run each other contender and record its time."""
         self._note("trainer")
         for name, run in self.others.items():
             self._began = time.perf_counter()
@@ -109,10 +109,10 @@ class Turns(Callback):
 
 
 def take_turns(settings: Settings, contenders: Mapping[str, Callable[[int], None]]) -> dict[str, list[float]]:
-    """Train contenders in turn.
+    """Run the contenders one after the other, repeat that for a number of rounds, and measure their times.
 
     Args:
-        settings: Number of rounds and steps.
+        settings: Numbers of rounds and steps.
         contenders: Functions that train for a given number of steps, by name.
 
     Returns:
@@ -133,10 +133,10 @@ def time_trainer(
     others: Mapping[str, Callable[[int], None]],
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, list[float]]:
-    """Train a model as the command line does, and other contenders in turn with it.
+    """Train a model as the command line does, run the other contenders after each epoch, and measure all times.
 
     Args:
-        settings: Images, rounds and steps.
+        settings: Images, and numbers of rounds and steps.
         model: Model to train.
         others: Other contenders, as in `take_turns`.
         callbacks: Additional callbacks of the Trainer.
@@ -145,7 +145,7 @@ def time_trainer(
         Seconds per step by contender ("trainer" and the others' names), one entry per round, without the first round.
     """
     turns = Turns(settings.steps, others)
-    # few validation images, because none are scored and the synthetic training set is small
+    # no validation runs, so leave most of the small synthetic data set to training
     data = CIFAR10DataModule(settings.data_dir, source=settings.source, batch_size=BATCH_SIZE, val_size=500)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         trainer = Trainer(

@@ -1,4 +1,4 @@
-"""Compare training to a plain PyTorch loop, and measure what data and Lightning add to a step."""
+"""Compare training to a plain PyTorch loop, and measure the time that data loading and Lightning add to a step."""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,7 +19,7 @@ from measurements.common import BATCH_SIZE, BareStep, Measurement, Settings, tim
 
 
 def measure_training(settings: Settings) -> Measurement:
-    """Compare training in a Trainer, with data and logging, to a plain loop, and the bare steps of both."""
+    """Compare a Trainer to a plain PyTorch loop: once with data loading and logging, once only their training steps."""
     others = {
         "plain loop": PlainLoop(settings).run,
         "bare step": BareStep(LitResNet18().train()).run,
@@ -32,7 +32,7 @@ def measure_training(settings: Settings) -> Measurement:
 
 
 def measure_overhead(settings: Settings) -> Measurement:
-    """Measure what data and Lightning add to a step: the time of a Trainer with an almost empty network."""
+    """Measure the time that data loading and Lightning add to a step, with a Trainer of an almost empty network."""
     stub, bare_stub = LitResNet18(), LitResNet18()
     stub.backbone = bare_stub.backbone = Stub()
     others = {"bare stub": BareStep(bare_stub).run, "bare step": BareStep(LitResNet18().train()).run}
@@ -63,7 +63,7 @@ class PlainResNet(nn.Module):
 
 
 class PlainImages(Dataset[tuple[Tensor, int]]):
-    """Images transformed one by one, as in torchvision's CIFAR10."""
+    """A data set that transforms images one by one, as torchvision's CIFAR10 does."""
 
     def __init__(self, split: Split) -> None:
         self.split = split
@@ -89,7 +89,7 @@ class PlainLoop:
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
 
     def run(self, steps: int) -> None:
-        """Train for some steps."""
+        """Train for a number of steps."""
         for images, labels in islice(self.batches, steps):
             self.step(images, labels)
 
@@ -108,10 +108,10 @@ class PlainLoop:
 
 
 class FixedLoop(PlainLoop):
-    """Plain loop on one batch in memory."""
+    """A plain PyTorch training loop that uses the same batch, kept in memory, in each step."""
 
     def run(self, steps: int) -> None:
-        """Train for some steps."""
+        """Train for a number of steps."""
         if not hasattr(self, "batch"):
             self.batch = next(self.batches)
         for _ in range(steps):
@@ -119,7 +119,7 @@ class FixedLoop(PlainLoop):
 
 
 class Stub(nn.Module):
-    """Almost empty replacement of a backbone."""
+    """An almost empty replacement for the backbone of `LitResNet18`."""
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the first 512 values of each image."""
