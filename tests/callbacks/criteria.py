@@ -24,7 +24,7 @@ class LampPruning(Pruning):
 
 
 class TaylorPruning(Pruning):
-    """|weight x gradient|, summed over steps: how much the loss depends on each weight, to first order."""
+    """|weight x gradient|, summed over steps: a first-order estimate of how much the loss depends on each weight."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
@@ -38,7 +38,7 @@ class TaylorPruning(Pruning):
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         for ref, weight in zip(self.weights, weights, strict=True):
-            missed = self.missed.get(ref.name, weight.abs())  # before the first step, by magnitude
+            missed = self.missed.get(ref.name, weight.abs())  # before the first step, score weights by magnitude
             yield missed.to(weight.device)
 
     def state_dict(self) -> dict[str, Any]:
