@@ -199,6 +199,14 @@ def test_an_empty_cell_is_not_a_diverged_loss(tmp_path):
     assert run.measures["lowest_val_loss"] == 1.5
 
 
+def test_sparsity_that_was_not_counted_in_the_last_third_has_no_late_fall(tmp_path):
+    one_run(tmp_path, (HEADER + ROWS).replace("0.05,0.1,0.8", ",0.1,0.8").replace("0.04,0.1,0.7", ",0.1,0.7"))
+    run = read_one(tmp_path)
+    assert run.status == "complete"
+    assert run.measures["sparsity_end"] == 0.07
+    assert "sparsity_late_fall" not in run.measures
+
+
 def test_a_nan_test_loss_is_diverged(tmp_path):
     one_run(tmp_path, result=RESULT | {"test": {"last": {"test/loss": math.nan, "test/acc": 0.1}}})
     run = read_one(tmp_path)
