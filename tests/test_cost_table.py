@@ -9,7 +9,7 @@ import torch
 
 from lit_prune import LitResNet18
 from lit_prune.functional import apply_masks, global_l1_masks, remove_masks, weight_layers
-from lit_prune.models.channels import FULL_CHANNELS
+from lit_prune.models.resnet18_channels import FULL_CHANNELS
 
 WIDE, NARROW = ({name: max(4, number // part) for name, number in FULL_CHANNELS.items()} for part in (4, 16))
 QUICK = ["--source=synthetic", "--limit=20", "--rounds=1", "--batches", "1", "2", "--no_onnx"]

@@ -8,9 +8,9 @@ import numpy as np
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
-from lit_prune.data import arrays, synthetic
-from lit_prune.data.arrays import Split, SplitName
+from lit_prune.data import cifar10, synthetic
 from lit_prune.data.augment import Augmentation, augment, normalise
+from lit_prune.data.cifar10 import Split, SplitName
 from lit_prune.data.images import read_images
 from lit_prune.data.loader import Batch, Images, Loader, TrainLoader
 from lit_prune.data.randomness import balanced_order
@@ -76,7 +76,7 @@ class CIFAR10DataModule(LightningDataModule):
             _check_path("predict_path", predict_path)
         check_choice("source", source, get_args(Source))
         check_choice("augment", augment, get_args(Augmentation))
-        total = (arrays if source == "cifar10" else synthetic).SIZES["train"]
+        total = (cifar10 if source == "cifar10" else synthetic).SIZES["train"]
         # training needs two images, because batch norm cannot normalise one
         check_integer("val_size", val_size, 1, total - 2, hint=f"leave some of the {total} training images to train on")
         check_integer("batch_size", batch_size, 2, hint="batch norm cannot normalise a batch of one image")
@@ -112,7 +112,7 @@ class CIFAR10DataModule(LightningDataModule):
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the ten classes, in the order of their labels."""
-        return arrays.CLASS_NAMES if self.source == "cifar10" else synthetic.CLASS_NAMES
+        return cifar10.CLASS_NAMES if self.source == "cifar10" else synthetic.CLASS_NAMES
 
     @property
     def predict_names(self) -> list[str]:
@@ -137,7 +137,7 @@ class CIFAR10DataModule(LightningDataModule):
             return
         tasks = list(_SPLITS) if self.trainer is None or self.trainer.state.fn is None else [self.trainer.state.fn]
         needed = {_SPLITS[task] for task in tasks if task != "predict" or self.predict_path is None}
-        arrays.prepare(self.data_dir, sorted(needed))
+        cifar10.prepare(self.data_dir, sorted(needed))
 
     def setup(self, stage: str) -> None:
         """Open the images of one task: "fit", "validate", "test" or "predict".
@@ -213,7 +213,7 @@ class CIFAR10DataModule(LightningDataModule):
         self._seed = state_dict["seed"]
 
     def _open(self, split: SplitName) -> Split:
-        return synthetic.draw_split(split) if self.source == "synthetic" else arrays.open_split(self.data_dir, split)
+        return synthetic.draw_split(split) if self.source == "synthetic" else cifar10.open_split(self.data_dir, split)
 
     def _ready(self, stage: str) -> Images:
         if stage not in self._images:

@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_prune.data.arrays import Split, SplitName
+from lit_prune.data.cifar10 import Split, SplitName
 from lit_prune.data.randomness import Purpose, generator, permutation
 
 SIZES = {"train": 10_000, "test": 2_000}

@@ -17,8 +17,8 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from lit_prune.errors import InputError, check_choice, expected, one_line
 from lit_prune.files.checkpoint import check_fit, read_state_dict
-from lit_prune.models.channels import channels_of, check_channels, set_channels
 from lit_prune.models.cropped_conv import crop_convolutions
+from lit_prune.models.resnet18_channels import channels_of, check_channels, set_channels
 
 Output = Literal["logits", "softmax", "scaled_softmax"]
 BatchNorm = Literal["train", "frozen"]
@@ -52,9 +52,9 @@ class LitResNet18(LightningModule):
             running statistics of the initial weights, as the original study did. Scales and shifts train in both.
         stem: First layers: "imagenet" is a 7x7 convolution of stride 2 and max-pooling; "cifar" is a 3x3 convolution
             of stride 1, which gives all later layers 16 times as many pixels.
-        channels: Number of outputs of layers that have fewer than a ResNet-18, by the names in
-            `lit_prune.models.channels.FULL_CHANNELS`. By default those of the initial weights, which `lit-prune shrink`
-            may have made smaller.
+        channels: Number of outputs of each layer that has fewer than a ResNet-18, by name; the names are those in
+            `lit_prune.models.resnet18_channels.FULL_CHANNELS`. By default, the sizes of the initial weights, which
+            `lit-prune shrink` may have reduced.
         optimizer: Function that makes the optimizer from the parameters. Default: Adam with learning rate 1e-3.
         lr_scheduler: Function that makes the scheduler from the optimizer. OneCycleLR and CyclicLR step after every
             batch, others after every epoch. ReduceLROnPlateau monitors `val/loss` if it has no `monitor`.

@@ -23,7 +23,7 @@ from lit_prune.files.checkpoint import read_checkpoint, stored_settings
 from lit_prune.files.trust import check_stored_settings
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import SaveRunConfig
-from lit_prune.training.classes import find_custom_classes
+from lit_prune.training.custom_classes import find_custom_classes
 from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.options import add_fit_options, add_options, make_parser
 from lit_prune.training.precedence import apply_stored_settings, collect_settings

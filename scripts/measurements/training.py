@@ -12,9 +12,9 @@ from torchvision.models import resnet18
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, ToTensor
 
 from lit_prune import LitResNet18
-from lit_prune.data import arrays, synthetic
-from lit_prune.data.arrays import Split
+from lit_prune.data import cifar10, synthetic
 from lit_prune.data.augment import MEAN, STD
+from lit_prune.data.cifar10 import Split
 from measurements.common import BATCH_SIZE, BareStep, Measurement, Settings, time_trainer
 
 
@@ -81,7 +81,7 @@ class PlainLoop:
 
     def __init__(self, settings: Settings) -> None:
         is_synthetic = settings.source == "synthetic"
-        split = synthetic.draw_split("train") if is_synthetic else arrays.open_split(settings.data_dir, "train")
+        split = synthetic.draw_split("train") if is_synthetic else cifar10.open_split(settings.data_dir, "train")
         self.batches = self._batches(
             DataLoader(PlainImages(split), batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
         )

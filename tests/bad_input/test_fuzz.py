@@ -21,7 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from lit_prune.data import arrays
+from lit_prune.data import cifar10
 from lit_prune.data.images import read_images
 from lit_prune.errors import InputError
 from lit_prune.files.checkpoint import read_checkpoint, read_state_dict
@@ -304,19 +304,19 @@ def test_damaged_images_are_read_or_refused(run, whole, data, name):
 def test_damaged_arrays_are_never_used(fake_cifar10, tmp_path_factory, monkeypatch, data, name):
     made = tmp_path_factory.getbasetemp() / "arrays"
     if not made.exists():
-        arrays.prepare(fake_cifar10.parent, ["test"])
-        fake_cifar10.parent.joinpath(arrays.FOLDER).rename(made)
+        cifar10.prepare(fake_cifar10.parent, ["test"])
+        fake_cifar10.parent.joinpath(cifar10.FOLDER).rename(made)
     folder = tmp_path_factory.mktemp("cache")
-    (folder / arrays.FOLDER).mkdir()
+    (folder / cifar10.FOLDER).mkdir()
     contents = {path.name: path.read_bytes() for path in made.iterdir()}
     changed = data.draw(damaged(contents[name]) | st.binary(max_size=200))
     for path, content in (contents | {name: changed}).items():
-        (folder / arrays.FOLDER / path).write_bytes(content)
+        (folder / cifar10.FOLDER / path).write_bytes(content)
     with in_time(), contextlib.suppress(InputError):
         # only the content is compared: a header may differ in what does not matter
-        split = arrays.open_split(folder, "test")
+        split = cifar10.open_split(folder, "test")
         for kind, array in split._asdict().items():
-            assert hashlib.sha256(array.tobytes()).hexdigest() == arrays.SHA256[f"test_{kind}"]
+            assert hashlib.sha256(array.tobytes()).hexdigest() == cifar10.SHA256[f"test_{kind}"]
 
 
 @bounded(200)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torchvision.datasets import CIFAR10
 
-from lit_prune.data import arrays
+from lit_prune.data import cifar10
 
 SIZES = {"train": 50, "test": 10}
 BATCHES = {"train": [f"data_batch_{number}" for number in range(1, 6)], "test": ["test_batch"]}
@@ -29,8 +29,8 @@ def make(folder: Path) -> Path:
     for name in [*BATCHES["train"], *BATCHES["test"]]:
         pixels = rng.integers(0, 256, (10, 3072), np.uint8)
         (batches / name).write_bytes(pickle.dumps({"data": pixels, "labels": rng.permutation(10).tolist()}))
-    (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": list(arrays.CLASS_NAMES)}))
-    archive = folder / arrays.ARCHIVE
+    (batches / "batches.meta").write_bytes(pickle.dumps({"label_names": list(cifar10.CLASS_NAMES)}))
+    archive = folder / cifar10.ARCHIVE
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(batches, CIFAR10.base_folder)
     return archive
@@ -56,13 +56,13 @@ def install(archive: Path, put: Callable[[Any, str, Any], None]) -> None:
     put(CIFAR10, "train_list", checksums["train"])
     put(CIFAR10, "test_list", checksums["test"])
     put(CIFAR10, "meta", {"filename": "batches.meta", "key": "label_names", "md5": md5(batches / "batches.meta")})
-    put(arrays, "ARCHIVE_MD5", md5(archive))
-    put(arrays, "SIZES", SIZES)
+    put(cifar10, "ARCHIVE_MD5", md5(archive))
+    put(cifar10, "SIZES", SIZES)
     found = expected_arrays(archive.parent)
-    put(arrays, "SHA256", {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in found.items()})
+    put(cifar10, "SHA256", {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in found.items()})
 
 
 def prepare(rank: int, archive: Path, folder: Path) -> None:
     """Write the cache in another process, which fixtures do not reach."""
     install(archive, setattr)
-    arrays.prepare(folder, ["train", "test"])
+    cifar10.prepare(folder, ["train", "test"])

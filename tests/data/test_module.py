@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer, seed_everything
 from PIL import Image
 
-from lit_prune.data import CIFAR10DataModule, arrays, synthetic
+from lit_prune.data import CIFAR10DataModule, cifar10, synthetic
 from lit_prune.data.augment import normalise
 from lit_prune.data.loader import Batch
 from lit_prune.errors import InputError
@@ -59,7 +59,7 @@ def assert_refused(phrase, **arguments):
 def test_training_and_validation_images_are_the_training_set(data_dir):
     module = ready(data_dir)
     train, val = pictures(module.train_dataloader()), pictures(module.val_dataloader())
-    original = [image.tobytes() for image in arrays.open_split(data_dir, "train").images]
+    original = [image.tobytes() for image in cifar10.open_split(data_dir, "train").images]
     assert sorted(train + val) == sorted(original)
     assert np.bincount(labels(module.val_dataloader())).tolist() == [2] * 10
     assert np.bincount(labels(module.train_dataloader())).tolist() == [3] * 10
@@ -85,13 +85,13 @@ def test_smaller_training_sets_are_balanced_subsets_of_larger_ones(data_dir):
 
 def test_each_task_opens_only_its_own_split(data_dir, monkeypatch):
     make(data_dir).prepare_data()
-    opened, really_open = [], arrays.open_split
+    opened, really_open = [], cifar10.open_split
 
     def note(folder, split):
         opened.append(split)
         return really_open(folder, split)
 
-    monkeypatch.setattr(arrays, "open_split", note)
+    monkeypatch.setattr(cifar10, "open_split", note)
     for stage, wanted in {"fit": "train", "validate": "train", "test": "test", "predict": "test"}.items():
         opened.clear()
         make(data_dir).setup(stage)
@@ -109,7 +109,7 @@ def test_training_ignores_a_damaged_test_set(data_dir):
 
 def test_the_whole_test_set_is_loaded_in_order(data_dir):
     module = ready(data_dir, "test")
-    split = arrays.open_split(data_dir, "test")
+    split = cifar10.open_split(data_dir, "test")
     assert pictures(module.test_dataloader()) == [image.tobytes() for image in split.images]
     assert labels(module.test_dataloader()) == split.labels.tolist()
 
@@ -202,12 +202,13 @@ def test_fit_needs_no_test_set_and_test_needs_no_training_set(data_dir):
 def test_predictions_of_the_test_set_are_named(data_dir):
     module = make(data_dir)
     found = predict(module)
-    assert torch.equal(torch.cat(found), normalise(torch.from_numpy(arrays.open_split(data_dir, "test").images.copy())))
+    images = torch.from_numpy(cifar10.open_split(data_dir, "test").images.copy())
+    assert torch.equal(torch.cat(found), normalise(images))
     assert module.predict_names == [f"test/{number:05d}" for number in range(10)]
 
 
 def test_own_images_need_no_data_set(tmp_path, monkeypatch):
-    monkeypatch.setattr(arrays, "open_split", lambda *_: pytest.fail("CIFAR-10 was opened"))
+    monkeypatch.setattr(cifar10, "open_split", lambda *_: pytest.fail("CIFAR-10 was opened"))
     pixels = np.random.default_rng().integers(0, 256, (5, 32, 32, 3), np.uint8)
     for number, image in enumerate(pixels):
         Image.fromarray(image).save(tmp_path / f"{9 - number}.png")

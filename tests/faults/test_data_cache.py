@@ -1,6 +1,6 @@
 """A data cache that is damaged while it is used, and writers that are killed.
 
-For files that are truncated, flipped, pickled, of another shape or type, or replaced, see `tests/data/test_arrays.py`.
+For files that are truncated, flipped, pickled, of another shape or type, or replaced, see `tests/data/test_cifar10.py`.
 """
 
 import os
@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from torch.multiprocessing.spawn import start_processes
 
-from lit_prune.data import arrays
+from lit_prune.data import cifar10
 from lit_prune.errors import InputError
 from tests import processes as processes  # one server imports, every process is a fork of it
 from tests.data import fake
@@ -27,7 +27,7 @@ WHOLE = {"train_images.npy", "train_labels.npy", "test_images.npy", "test_labels
 def assert_right(folder, source):
     wanted = fake.expected_arrays(source.parent)
     for split in ("train", "test"):
-        found = arrays.open_split(folder, split)
+        found = cifar10.open_split(folder, split)
         np.testing.assert_array_equal(found.images, wanted[f"{split}_images"])
         np.testing.assert_array_equal(found.labels, wanted[f"{split}_labels"])
 
@@ -84,8 +84,8 @@ def test_the_files_of_a_killed_writer_are_not_used_and_then_removed(halfway, fak
     left = stale_files(folder)
     assert {Path(name).suffix for name in left} == {"", ".lock", ".part"}
     with pytest.raises(InputError, match="no such file"):
-        arrays.open_split(folder, "test" if (folder / "cifar10-arrays/train_images.npy").exists() else "train")
-    arrays.prepare(folder, ["train", "test"])
+        cifar10.open_split(folder, "test" if (folder / "cifar10-arrays/train_images.npy").exists() else "train")
+    cifar10.prepare(folder, ["train", "test"])
     assert stale_files(folder) == set()
     assert_right(folder, fake_cifar10)
 
@@ -93,13 +93,13 @@ def test_the_files_of_a_killed_writer_are_not_used_and_then_removed(halfway, fak
 def test_the_files_of_a_running_writer_are_left_to_it(halfway, fake_cifar10):
     folder, process = halfway
     before = stale_files(folder)
-    arrays.prepare(folder, ["train", "test"])  # does not wait for it, either
+    cifar10.prepare(folder, ["train", "test"])  # does not wait for it, either
     assert_right(folder, fake_cifar10)
     assert stale_files(folder) == before
     assert process.is_alive()
     # once it is gone, the next process removes them, even if all arrays are complete
     kill(process)
-    arrays.prepare(folder, ["train", "test"])
+    cifar10.prepare(folder, ["train", "test"])
     assert stale_files(folder) == set()
     assert_right(folder, fake_cifar10)
 
@@ -108,38 +108,38 @@ def test_a_temporary_folder_that_a_running_writer_could_own_stays(fake_cifar10, 
     shutil.copy(fake_cifar10, tmp_path)
     unlocked = tmp_path / ".cifar10-arrays-of-another-program"
     unlocked.mkdir()
-    arrays.prepare(tmp_path, ["train", "test"])
+    cifar10.prepare(tmp_path, ["train", "test"])
     assert stale_files(tmp_path) == {unlocked.name}
 
 
 @pytest.mark.parametrize("source", [True, False], ids=["with the archive", "without it"])
 def test_labels_in_another_order_are_not_used(fake_cifar10, tmp_path, source):
     shutil.copy(fake_cifar10, tmp_path)
-    arrays.prepare(tmp_path, ["train", "test"])
+    cifar10.prepare(tmp_path, ["train", "test"])
     path = tmp_path / "cifar10-arrays/train_labels.npy"
     labels = np.load(path)
     np.save(path, labels[::-1].copy())  # right shape, type and number of images of each class
     if source:
-        arrays.prepare(tmp_path, ["train"])
+        cifar10.prepare(tmp_path, ["train"])
         assert_right(tmp_path, fake_cifar10)
     else:
         (tmp_path / fake_cifar10.name).unlink()
         with pytest.raises(InputError, match=r"the SHA-256 [0-9a-f]{64}.*could not be downloaded"):
-            arrays.prepare(tmp_path, ["train"])
+            cifar10.prepare(tmp_path, ["train"])
         with pytest.raises(InputError, match="the SHA-256"):
-            arrays.open_split(tmp_path, "train")
+            cifar10.open_split(tmp_path, "train")
     assert stale_files(tmp_path) == set()
 
 
 def test_arrays_in_use_stay_valid_when_the_file_is_replaced(fake_cifar10, tmp_path):
     shutil.copy(fake_cifar10, tmp_path)
-    arrays.prepare(tmp_path, ["train", "test"])
-    used = arrays.open_split(tmp_path, "test")
+    cifar10.prepare(tmp_path, ["train", "test"])
+    used = cifar10.open_split(tmp_path, "test")
     before = used.images.copy()
     path = tmp_path / "cifar10-arrays/test_images.npy"
     path.rename(path.with_suffix(".old"))
     path.write_bytes(b"")
-    arrays.prepare(tmp_path, ["test"])
+    cifar10.prepare(tmp_path, ["test"])
     path.with_suffix(".old").unlink()
     np.testing.assert_array_equal(used.images, before)
     assert_right(tmp_path, fake_cifar10)

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_prune.data import arrays
+from lit_prune.data import cifar10
 from lit_prune.errors import UnfinishedError
 from lit_prune.files.checkpoint import read_checkpoint
 from lit_prune.study.results.results import read_results
@@ -180,15 +180,15 @@ def test_data_without_room_leave_no_partial_array(disk, fake_cifar10, room):
     shutil.copy(fake_cifar10, disk.folder)
     disk.leave(room)
     with pytest.raises(UnfinishedError, match=FULL):
-        arrays.prepare(disk.folder, ["train", "test"])
+        cifar10.prepare(disk.folder, ["train", "test"])
     left = {path.name for path in disk.folder.rglob("*")}
     assert left <= {fake_cifar10.name, "cifar10-arrays", "train_images.npy", "train_labels.npy", "test_images.npy"}
     for split in ("train", "test"):
-        for path in arrays._paths(disk.folder, split):
-            assert arrays._fault(path) in (None, "no such file")
+        for path in cifar10._paths(disk.folder, split):
+            assert cifar10._fault(path) in (None, "no such file")
     disk.resize(64 << 20)
-    arrays.prepare(disk.folder, ["train", "test"])
-    assert len(arrays.open_split(disk.folder, "train").labels) == fake.SIZES["train"]
+    cifar10.prepare(disk.folder, ["train", "test"])
+    assert len(cifar10.open_split(disk.folder, "train").labels) == fake.SIZES["train"]
 
 
 @pytest.mark.slow

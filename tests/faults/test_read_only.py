@@ -6,7 +6,7 @@ import shutil
 import pytest
 import yaml
 
-from lit_prune.data import arrays
+from lit_prune.data import cifar10
 from lit_prune.errors import InputError
 from lit_prune.training.loggers import make_loggers, sync_logs
 from tests.data import fake
@@ -44,13 +44,13 @@ def test_a_disk_that_becomes_read_only_damages_no_log(disk, which, snapshot):
 
 def test_a_complete_cache_is_read_and_an_incomplete_one_is_refused(disk, fake_cifar10, snapshot):
     shutil.copy(fake_cifar10, disk.folder)
-    arrays.prepare(disk.folder, ["train"])
+    cifar10.prepare(disk.folder, ["train"])
     before = snapshot(disk.folder)
     disk.freeze()
-    arrays.prepare(disk.folder, ["train"])
-    assert len(arrays.open_split(disk.folder, "train").labels) == fake.SIZES["train"]
+    cifar10.prepare(disk.folder, ["train"])
+    assert len(cifar10.open_split(disk.folder, "train").labels) == fake.SIZES["train"]
     with pytest.raises(InputError, match="Read-only file system") as error:
-        arrays.prepare(disk.folder, ["test"])
+        cifar10.prepare(disk.folder, ["test"])
     assert str(disk.folder) in str(error.value)
     assert "`--data.data_dir`" in str(error.value)
     assert snapshot(disk.folder) == before
@@ -58,17 +58,17 @@ def test_a_complete_cache_is_read_and_an_incomplete_one_is_refused(disk, fake_ci
 
 def test_a_damaged_cache_that_cannot_be_replaced_is_refused(disk, fake_cifar10, snapshot):
     shutil.copy(fake_cifar10, disk.folder)
-    arrays.prepare(disk.folder, ["train"])
-    images, _ = arrays._paths(disk.folder, "train")
+    cifar10.prepare(disk.folder, ["train"])
+    images, _ = cifar10._paths(disk.folder, "train")
     content = bytearray(images.read_bytes())
     content[-1] ^= 1
     images.write_bytes(content)
     before = snapshot(disk.folder)
     disk.freeze()
     with pytest.raises(InputError, match="Read-only file system"):
-        arrays.prepare(disk.folder, ["train"])
+        cifar10.prepare(disk.folder, ["train"])
     with pytest.raises(InputError, match="the SHA-256"):
-        arrays.open_split(disk.folder, "train")
+        cifar10.open_split(disk.folder, "train")
     assert snapshot(disk.folder) == before
 
 

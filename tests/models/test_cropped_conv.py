@@ -280,7 +280,7 @@ import sys
 import torch
 from torch.nn.functional import cross_entropy
 from lit_prune import LitResNet18
-from lit_prune.models.channels import FULL_CHANNELS
+from lit_prune.models.resnet18_channels import FULL_CHANNELS
 torch.manual_seed(0)
 torch.set_num_threads(1)
 model = LitResNet18(channels=dict.fromkeys(FULL_CHANNELS, 4))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from lit_prune.data import arrays
+from lit_prune.data import cifar10
 from lit_prune.errors import InputError
 from tests.safety.gadgets import shell
 
@@ -64,14 +64,14 @@ def write_archive(path: Path, members: Members) -> None:
 @pytest.mark.parametrize("name", MEMBERS)
 def test_no_member_of_another_archive_is_unpacked(folder, name):
     home = folder.parent
-    write_archive(folder / arrays.ARCHIVE, MEMBERS[name](home))
+    write_archive(folder / cifar10.ARCHIVE, MEMBERS[name](home))
     before = inventory(home.parent)
     with pytest.raises(
         InputError, match=r"^Expected .* with the MD5 \w+\), but got no such file, and CIFAR-10 could not"
     ):
-        arrays.prepare(folder, ["train", "test"])
+        cifar10.prepare(folder, ["train", "test"])
     after = inventory(home.parent)
-    assert after.pop(str(folder / arrays.FOLDER), None) is None  # the empty folder for arrays
+    assert after.pop(str(folder / cifar10.FOLDER), None) is None  # the empty folder for arrays
     assert after == before
 
 
@@ -99,7 +99,7 @@ def test_only_original_pickles_are_unpickled(fake_cifar10, folder, name):
     canary = folder / "canary"
     exchanged_batches(fake_cifar10, folder, name, pickle.dumps(shell(canary)))
     with pytest.raises(InputError, match=r"and CIFAR-10 could not be downloaded"):
-        arrays.prepare(folder, ["train", "test"])
+        cifar10.prepare(folder, ["train", "test"])
     assert not canary.exists()
     pickle.loads((folder / CIFAR10.base_folder / name).read_bytes())  # noqa: S301 - shows the danger
     assert canary.exists()
@@ -110,14 +110,14 @@ def test_a_gadget_next_to_the_original_archive_is_not_opened(fake_cifar10, folde
     """The data come from the archive, which is complete; unpacked files next to it are not opened."""
     canary = folder / "canary"
     exchanged_batches(fake_cifar10, folder, name, pickle.dumps(shell(canary)))
-    shutil.copy(fake_cifar10, folder / arrays.ARCHIVE)
-    arrays.prepare(folder, ["train", "test"])
+    shutil.copy(fake_cifar10, folder / cifar10.ARCHIVE)
+    cifar10.prepare(folder, ["train", "test"])
     assert not canary.exists()
-    assert len(arrays.open_split(folder, "train").images) == arrays.SIZES["train"]
+    assert len(cifar10.open_split(folder, "train").images) == cifar10.SIZES["train"]
 
 
 def _object(path: Path, canary: Path) -> None:
-    array = np.empty(arrays.SIZES["train"], dtype=object)
+    array = np.empty(cifar10.SIZES["train"], dtype=object)
     array[0] = shell(canary)
     with path.open("wb") as file:
         np.save(file, array, allow_pickle=True)
@@ -149,12 +149,12 @@ def _claims(path: Path, canary: Path) -> None:
 @pytest.mark.parametrize("write", [_object, _archive, _pickle, _header, _claims])
 @pytest.mark.parametrize("name", ["train_images", "train_labels"])
 def test_no_array_is_unpickled(fake_cifar10, folder, name, write):
-    shutil.copy(fake_cifar10, folder / arrays.ARCHIVE)
-    arrays.prepare(folder, ["train"])
-    (folder / arrays.ARCHIVE).unlink()
-    path, canary = folder / arrays.FOLDER / f"{name}.npy", folder / "canary"
+    shutil.copy(fake_cifar10, folder / cifar10.ARCHIVE)
+    cifar10.prepare(folder, ["train"])
+    (folder / cifar10.ARCHIVE).unlink()
+    path, canary = folder / cifar10.FOLDER / f"{name}.npy", folder / "canary"
     write(path, canary)
-    for use in (lambda: arrays.open_split(folder, "train"), lambda: arrays.prepare(folder, ["train"])):
+    for use in (lambda: cifar10.open_split(folder, "train"), lambda: cifar10.prepare(folder, ["train"])):
         with pytest.raises(InputError, match="complete NumPy array"):
             use()
     assert not canary.exists()

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lit_prune.models.channels import FULL_CHANNELS
+from lit_prune.models.resnet18_channels import FULL_CHANNELS
 
 # an epoch takes a fraction of a second
 TINY: dict[str, Any] = {

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from lit_prune import LitResNet18
 from lit_prune.errors import InputError
-from lit_prune.models.channels import FULL_CHANNELS, channels_of
+from lit_prune.models.resnet18_channels import FULL_CHANNELS, channels_of
 from lit_prune.trained.network import load_network
 from lit_prune.trained.shrink import remove_channels, shrink_network
 from tests.training.conftest import TINY

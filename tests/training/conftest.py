@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lit_prune.main import main
-from lit_prune.models.channels import FULL_CHANNELS
+from lit_prune.models.resnet18_channels import FULL_CHANNELS
 
 
 @dataclass(frozen=True)

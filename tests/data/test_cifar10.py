@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from torchvision.datasets import CIFAR10
 
-from lit_prune.data import arrays
+from lit_prune.data import cifar10
 from lit_prune.errors import InputError, UnfinishedError
 from tests.data import fake
 from tests.processes import run_two
@@ -25,7 +25,7 @@ def cache_of(folder):
 
 def assert_right(folder, archive):
     for split in ("train", "test"):
-        wanted, found = fake.expected_arrays(archive.parent), arrays.open_split(folder, split)
+        wanted, found = fake.expected_arrays(archive.parent), cifar10.open_split(folder, split)
         np.testing.assert_array_equal(found.images, wanted[f"{split}_images"])
         np.testing.assert_array_equal(found.labels, wanted[f"{split}_labels"])
     assert set(cache_of(folder)) == set(wanted)  # no temporary files are left
@@ -35,7 +35,7 @@ def assert_right(folder, archive):
 def ready(fake_cifar10, tmp_path):
     """A data folder with a complete cache and without the archive."""
     shutil.copytree(fake_cifar10.parent / CIFAR10.base_folder, tmp_path / CIFAR10.base_folder)
-    arrays.prepare(tmp_path, ["train", "test"])
+    cifar10.prepare(tmp_path, ["train", "test"])
     shutil.rmtree(tmp_path / CIFAR10.base_folder)
     return tmp_path
 
@@ -89,14 +89,14 @@ FAULTS = [truncate, empty, flip_a_bit, pickle_it, pickle_inside, archive_it, res
 
 
 def test_the_constants_are_those_of_torchvision():
-    assert (CIFAR10.filename, CIFAR10.tgz_md5) == (arrays.ARCHIVE, arrays.ARCHIVE_MD5)
+    assert (CIFAR10.filename, CIFAR10.tgz_md5) == (cifar10.ARCHIVE, cifar10.ARCHIVE_MD5)
 
 
 def test_real_arrays_are_accepted(cifar10_dir):
-    arrays.prepare(cifar10_dir, ["train", "test"])
-    for split in get_args(arrays.SplitName):
-        size = arrays.SIZES[split]
-        found = arrays.open_split(cifar10_dir, split)
+    cifar10.prepare(cifar10_dir, ["train", "test"])
+    for split in get_args(cifar10.SplitName):
+        size = cifar10.SIZES[split]
+        found = cifar10.open_split(cifar10_dir, split)
         assert found.images.shape == (size, 32, 32, 3)
         np.testing.assert_array_equal(np.bincount(found.labels), [size // 10] * 10)
         assert isinstance(found.images.base, np.memmap)
@@ -105,13 +105,13 @@ def test_real_arrays_are_accepted(cifar10_dir):
 
 def test_the_cache_is_made_from_the_unpacked_folder(fake_cifar10, tmp_path):
     shutil.copytree(fake_cifar10.parent / CIFAR10.base_folder, tmp_path / CIFAR10.base_folder)
-    arrays.prepare(tmp_path, ["train", "test"])
+    cifar10.prepare(tmp_path, ["train", "test"])
     assert_right(tmp_path, fake_cifar10)
 
 
 def test_the_cache_is_made_from_the_archive(fake_cifar10, tmp_path):
     shutil.copy(fake_cifar10, tmp_path)
-    arrays.prepare(tmp_path, ["train", "test"])
+    cifar10.prepare(tmp_path, ["train", "test"])
     assert_right(tmp_path, fake_cifar10)
     assert {path.name for path in tmp_path.iterdir()} == {"cifar10-arrays", fake_cifar10.name}
 
@@ -125,7 +125,7 @@ def test_the_cache_is_made_from_a_download(fake_cifar10, tmp_path, monkeypatch, 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setattr(CIFAR10, "url", f"http://127.0.0.1:{server.server_port}/{fake_cifar10.name}")
-        arrays.prepare(tmp_path, ["test", "train"])
+        cifar10.prepare(tmp_path, ["test", "train"])
         server.shutdown()
     assert_right(tmp_path, fake_cifar10)
     assert [path.name for path in tmp_path.iterdir()] == ["cifar10-arrays"]
@@ -137,17 +137,17 @@ def test_the_cache_is_made_from_a_download(fake_cifar10, tmp_path, monkeypatch, 
 def test_a_damaged_array_is_refused(ready, name, fault):
     path = cache_of(ready)[name]
     fault(path)
-    split: arrays.SplitName = "train" if name.startswith("train") else "test"
-    other: arrays.SplitName = "test" if split == "train" else "train"
-    wanted = re.escape(f"{str(path)!r} with the SHA-256 {arrays.SHA256[name]}, ")
+    split: cifar10.SplitName = "train" if name.startswith("train") else "test"
+    other: cifar10.SplitName = "test" if split == "train" else "train"
+    wanted = re.escape(f"{str(path)!r} with the SHA-256 {cifar10.SHA256[name]}, ")
     with pytest.raises(
         InputError, match=f"{wanted}or CIFAR-10 .*, but got (a file|an array|the SHA-256) .*, and CIFAR"
     ):
-        arrays.prepare(ready, [split])
+        cifar10.prepare(ready, [split])
     with pytest.raises(InputError, match=f"{wanted}but got (a file|an array|the SHA-256) "):
-        arrays.open_split(ready, split)
-    arrays.prepare(ready, [other])
-    assert len(arrays.open_split(ready, other).labels) == fake.SIZES[other]
+        cifar10.open_split(ready, split)
+    cifar10.prepare(ready, [other])
+    assert len(cifar10.open_split(ready, other).labels) == fake.SIZES[other]
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -156,7 +156,7 @@ def test_only_damaged_arrays_are_written_again(ready, fake_cifar10, fault):
     damaged = cache_of(ready).pop("train_images")
     before = {path: path.stat().st_ino for path in cache_of(ready).values()}
     fault(damaged)
-    arrays.prepare(ready, ["train", "test"])
+    cifar10.prepare(ready, ["train", "test"])
     assert_right(ready, fake_cifar10)
     assert {path for path, inode in before.items() if path.stat().st_ino != inode} == {damaged}
 
@@ -165,14 +165,14 @@ def test_a_damaged_archive_is_not_used(fake_cifar10, tmp_path):
     shutil.copy(fake_cifar10, tmp_path)
     truncate(tmp_path / fake_cifar10.name)
     with pytest.raises(InputError, match="and CIFAR-10 could not be downloaded"):
-        arrays.prepare(tmp_path, ["train"])
+        cifar10.prepare(tmp_path, ["train"])
 
 
 def test_other_pixels_with_the_right_md5_are_not_used(fake_cifar10, tmp_path, monkeypatch):
     shutil.copy(fake_cifar10, tmp_path)
-    monkeypatch.setitem(arrays.SHA256, "test_images", "0" * 64)
+    monkeypatch.setitem(cifar10.SHA256, "test_images", "0" * 64)
     with pytest.raises(InputError, match=r"but got no such file, .*its test_images have the SHA-256 [0-9a-f]{64}"):
-        arrays.prepare(tmp_path, ["test"])
+        cifar10.prepare(tmp_path, ["test"])
     assert cache_of(tmp_path) == {}
 
 
@@ -181,19 +181,19 @@ def test_missing_data_without_a_network_are_reported_with_a_hint(tmp_path, monke
     with pytest.raises(
         InputError, match=r"or CIFAR-10 itself .*, but got no such file, and CIFAR-10 could not be down"
     ):
-        arrays.prepare(tmp_path / "new", ["train", "test"])
+        cifar10.prepare(tmp_path / "new", ["train", "test"])
     assert [path.name for path in (tmp_path / "new").rglob("*")] == ["cifar10-arrays"]
 
 
 def test_a_folder_that_cannot_be_written_to_is_reported(fake_cifar10, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"/file/data' that can be written to, but got NotADirectoryError"):
-        arrays.prepare(tmp_path / "file" / "data", ["train"])
+        cifar10.prepare(tmp_path / "file" / "data", ["train"])
 
 
 def test_a_complete_cache_is_only_read(ready):
     before = {path: path.stat().st_mtime_ns for path in [ready, *ready.rglob("*")]}
-    arrays.prepare(ready, ["train", "test"])
+    cifar10.prepare(ready, ["train", "test"])
     assert {path: path.stat().st_mtime_ns for path in [ready, *ready.rglob("*")]} == before
 
 
@@ -204,7 +204,7 @@ def test_a_full_disk_leaves_nothing_behind(fake_cifar10, tmp_path, monkeypatch):
     shutil.copy(fake_cifar10, tmp_path)
     monkeypatch.setattr(np, "save", fail)
     with pytest.raises(UnfinishedError, match=r"Cannot write to `.*test_images\.npy`: No space left on device"):
-        arrays.prepare(tmp_path, ["test"])
+        cifar10.prepare(tmp_path, ["test"])
     assert cache_of(tmp_path) == {}
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lit_prune.errors import InputError
-from lit_prune.training.classes import find_custom_classes
+from lit_prune.training.custom_classes import find_custom_classes
 
 
 @pytest.fixture(autouse=True)

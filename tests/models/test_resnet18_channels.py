@@ -10,9 +10,9 @@ import yaml
 from torch import nn
 
 from lit_prune.errors import InputError
-from lit_prune.models.channels import FULL_CHANNELS, channels_of
 from lit_prune.models.cropped_conv import CroppedConv2d
 from lit_prune.models.resnet18 import LitResNet18
+from lit_prune.models.resnet18_channels import FULL_CHANNELS, channels_of
 from tests.training.conftest import TINY
 from tests.training.conftest import run as run  # the fixture
 
