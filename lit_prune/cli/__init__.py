@@ -1,1 +1,1 @@
-"""Parse arguments, print errors and tables: what all commands share."""
+"""Arguments, errors, tables and figures, for all commands."""

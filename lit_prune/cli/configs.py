@@ -1,4 +1,4 @@
-"""The configurations that ship with lit-prune and are given by name: `--config quick`."""
+"""Find the configurations that ship with lit-prune by name, as in `--config quick`."""
 
 from pathlib import Path
 
@@ -13,10 +13,10 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(value: str) -> str:
-    """Return the path of a configuration, given by its path or by a shipped name. An existing file takes precedence.
+    """Return the path of a configuration. `value` is its path or its name; an existing file takes precedence.
 
     Raises:
-        InputError: If there is neither such a file nor such a name.
+        InputError: If `value` is neither a file nor the name of a shipped configuration.
     """
     if Path(value).is_file():
         return value

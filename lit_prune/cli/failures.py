@@ -1,4 +1,4 @@
-"""One sentence for each failure that a user can act on. Any other failure is a bug and shows its traceback."""
+"""Describe, in one sentence, each error that a user can act on. Any other error is a bug and shows its traceback."""
 
 import errno
 import os
@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from lit_prune.errors import InputError, UnfinishedError, closest_hint, expected, shorten
 
-# parts of torch's messages, on CPU and GPU
+# parts of torch's messages when CPU or GPU memory is full
 _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory")
 # parts of the messages of torch.distributed when another process of the run has stopped
 _LOST_PROCESS = ("connection closed by peer", "connection reset by peer", "broken pipe", "process exited", "gloo")
@@ -25,11 +25,11 @@ _REMEDIES = {
 
 
 class Failure(NamedTuple):
-    """What to tell the user about a failure.
+    """Message and exit status for an error.
 
     Attributes:
-        sentence: What happened and what to do, in one line.
-        status: Exit status: 2 for input that cannot be used, 1 or 128 + signal for a command that did not finish.
+        sentence: One line that says what happened and what to do.
+        status: Exit status: 2 for invalid input, 1 or 128 + signal for a command that did not finish.
     """
 
     sentence: str
@@ -45,7 +45,7 @@ def describe_failure(error: BaseException) -> Failure | None:
         return Failure(sentence, 2)
     if type(error).__name__ == "MisconfigurationException":  # by name, because importing Lightning takes seconds
         hint = "`--help` lists the options"
-        return Failure(str(expected("settings that work together", message.rstrip("."), hint)), 2)
+        return Failure(str(expected("options that Lightning accepts", message.rstrip("."), hint)), 2)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         found = f"`{shorten(str(error.filename))}`"
         return Failure(str(expected("a path without overlong names", found, "choose a shorter name")), 2)
@@ -60,15 +60,15 @@ def describe_failure(error: BaseException) -> Failure | None:
             remedy = f"Use a smaller `--data.batch_size` or stop other programs, then {_AGAIN}."
             return Failure(f"Out of memory{detail and f' ({detail})'}. {remedy}", 1)
         if any(part in lower for part in _LOST_PROCESS):
-            return Failure(f"Another process of this run stopped. Fix what it reported, then {_AGAIN}.", 1)
+            return Failure(f"Another process of this run stopped. Fix the error it reported, then {_AGAIN}.", 1)
     return None
 
 
 def print_error(error: BaseException) -> int:
-    """Print what `describe_failure` says, as one line on stderr, and return the exit status.
+    """Print the sentence of `describe_failure` on stderr, and return the exit status.
 
     The error is raised again if it is a bug, or if the environment variable `LIT_PRUNE_TRACEBACK` is set.
-    An interruption, of a status above 128, is not printed as an error.
+    An interruption, whose status is above 128, is printed without the word "error".
     """
     failure = describe_failure(error)
     if failure is None or os.environ.get("LIT_PRUNE_TRACEBACK"):
@@ -78,7 +78,7 @@ def print_error(error: BaseException) -> int:
 
 
 def _missing_metric(message: str) -> str | None:
-    """Describe that a callback of Lightning monitors a metric that is not logged."""
+    """Describe the error of a Lightning callback whose `monitor` is not a logged metric; None for other errors."""
     early = re.search(r"Early stopping conditioned on metric `(.*?)` which is not available\..*: (.*)", message)
     best = re.search(r"ModelCheckpoint\(monitor='(.*?)'\)` could not find .* metrics: \[(.*?)\]", message)
     if (match := early or best) is None:

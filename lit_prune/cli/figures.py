@@ -1,4 +1,4 @@
-"""How figures look, and how they are written to PNG files."""
+"""Draw figures in one style, and write them to PNG files."""
 
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from lit_prune.files.atomic import replacing
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart; the series go from dark to light, without yellow
+# colours by Okabe and Ito, which colour-blind readers can tell apart; yellow is left out because it is too light
 BLACK, BLUE, ORANGE, GREY = "#000000", "#0072B2", "#E69F00", "#777777"
 SERIES = (BLUE, "#D55E00", "#009E73", BLACK, "#CC79A7", "#56B4E9", ORANGE)
-# so that lines can be told apart without colours, too
+# line styles, which tell lines apart in black and white
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 _DPI = 110
@@ -27,7 +27,7 @@ _STYLE: Any = {
     "axes.titlesize": 9,
     "axes.labelsize": 9,
     "axes.titlelocation": "left",
-    "axes.titley": 1.0,  # a fixed place: looking for a free one takes as long as drawing the lines
+    "axes.titley": 1.0,  # fixed, because automatic placement takes as long as drawing the lines
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.formatter.useoffset": False,
@@ -41,7 +41,7 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.handlelength": 2.6,
-    # a $ in a name does not begin a formula
+    # show a $ in a name, instead of starting a formula
     "text.usetex": False,
     "text.parse_math": False,
 }
@@ -49,7 +49,7 @@ _STYLE: Any = {
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Draw in this style, whatever the user's matplotlibrc says."""
+    """Use the project's style inside a `with` block, whatever the user's matplotlibrc says."""
     with mpl.rc_context():
         mpl.rcdefaults()
         mpl.rcParams.update(_STYLE)
@@ -57,7 +57,7 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
-    """Make an empty figure of a width and height in inches, with a title at the top left; call it inside `styled`."""
+    """Make an empty figure, in inches, with a title at the top left. Call it inside `with styled():`."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -66,7 +66,7 @@ def new_figure(width: float, height: float, title: str = "") -> Figure:
 
 
 def make_panels(figure: Figure, count: int, columns: int) -> list[Axes]:
-    """Add panels row by row; the last row may be shorter."""
+    """Add `count` panels in rows of `columns`; the last row may be shorter."""
     grid = figure.add_gridspec(-(-count // columns), columns)
     return [figure.add_subplot(grid[divmod(index, columns)]) for index in range(count)]
 
@@ -86,11 +86,11 @@ def legend_below(
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write a figure to a PNG file, which is replaced whole or not at all."""
+    """Write a figure to a PNG file, completely or not at all."""
     with replacing(path) as part, warnings.catch_warnings():
-        # names can hold characters that the font lacks, which are drawn as boxes, or be too long for the figure
+        # layer names can hold characters that the font lacks, drawn as boxes, or be too long for the figure
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
-        # level 3 makes files as small as zlib's default does, and takes less time
+        # level 3 makes files as small as zlib's default level, in less time
         settings = {"compress_level": 3}
         figure.savefig(part, format="png", dpi=_DPI, metadata={"Software": None}, pil_kwargs=settings)

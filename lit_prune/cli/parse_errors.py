@@ -1,6 +1,6 @@
-"""Translate the messages of jsonargparse into one sentence: what was expected, what was found, what to do.
+"""Translate an error message of jsonargparse into one sentence: "Expected ..., but got .... HINT: ...".
 
-Neither torch nor Lightning is imported before a message is about one of their classes.
+torch and Lightning are imported only for a message about one of their classes.
 """
 
 import difflib
@@ -13,13 +13,13 @@ import yaml
 
 from lit_prune.errors import InputError, closest_hint, expected, shorten
 
-# options whose value is the name of a class: its base class, and what it is
+# options whose value is a class: the module and name of its base class, and the noun for messages
 _CLASS_OPTIONS = {
     "trainer.callbacks": ("lightning.pytorch", "Callback", "a callback"),
     "model.optimizer": ("torch.optim", "Optimizer", "an optimizer"),
     "model.lr_scheduler": ("torch.optim.lr_scheduler", "LRScheduler", "a learning rate scheduler"),
 }
-# options that accept a custom class
+# options that accept a custom class, and its base class
 _MODULE_OPTIONS = {"model": "LightningModule", "data": "LightningDataModule"}
 _KINDS = {
     "int": "an integer",
@@ -36,7 +36,7 @@ _CALLABLE = r"expects a function or a callable class: Parser key \"([^\"]+)\":"
 
 
 def explain(message: str, argv: Sequence[str], options: Sequence[str]) -> InputError:
-    """Build the error that explains, in one sentence, the message of the parser that was given `argv`.
+    """Build an error that explains, in one sentence, the parser's message about `argv`.
 
     `options` are all options that the parser accepts, with their leading dashes.
     """
@@ -61,7 +61,7 @@ def _explain_option(message: str, argv: Sequence[str], options: Sequence[str]) -
             return expected(f"`{option}`, which has no default", "none", f"add `{option} VALUE`")
         return expected(f"a {match[1]}", "none", "give its path right after the command, before the options")
     if match := re.match(r"argument (\S+): expected (?:one|at least one) argument", message):
-        # for the parser, an argument of a class belongs to the option of that class
+        # for `--model.optimizer.lr` without a value, the parser's message names `--model.optimizer`
         option = next((word for word in argv if word.startswith(f"{match[1]}.") and "=" not in word), match[1])
         return expected(f"a value after `{option}`", "none", f"write `{option} VALUE`")
     if match := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
@@ -73,7 +73,7 @@ def _explain_option(message: str, argv: Sequence[str], options: Sequence[str]) -
 
 
 def _explain_class(message: str, argv: Sequence[str]) -> InputError | None:
-    """Explain what is wrong with the arguments of a class that an option names."""
+    """Explain a missing, unknown or invalid argument of a class that an option names."""
     if match := re.search(r"class_path '([^']+)':\s*the following arguments are required: ([\w, ]+)", message):
         return _missing_argument(match[1], match[2])
     if match := re.search(r"are required: ([\w, ]+).*class_path='([^']+)'", message, re.DOTALL):
@@ -90,7 +90,7 @@ def _explain_class(message: str, argv: Sequence[str]) -> InputError | None:
 
 
 def _explain_config(message: str) -> InputError | None:
-    """Explain what is wrong with a file of options."""
+    """Explain an error in the file of `--config`."""
     if match := re.match(r"Unexpected config: (.*)", message, re.DOTALL):
         found = _one_line(match[1]) or "an empty file"
         return expected("`--config` to hold options by name (`data: {...}`)", found, "check the file")
@@ -121,7 +121,7 @@ def _unknown_option(name: str, options: Sequence[str]) -> InputError:
 
 
 def _closest_option(name: str, options: Sequence[str]) -> str | None:
-    """Compare whole names first, then last parts, because `--lr` means `--model.optimizer.lr`."""
+    """Find the option with the most similar name, or last part: `--lr` means `--model.optimizer.lr`."""
     if near := difflib.get_close_matches(name, options, n=1, cutoff=0.75):
         return near[0]
     leaves = {_leaf(option.lstrip("-")): option for option in reversed(options)}
@@ -136,19 +136,19 @@ def _missing_argument(owner: str, names: str) -> InputError:
 
 
 def _option_of(owner: str) -> str:
-    """Find the option whose value a class can be."""
+    """Find the option that accepts the class `owner`: "model.optimizer" for "torch.optim.SGD"."""
     chosen = (key for key in _CLASS_OPTIONS if _leaf(owner) in _subclasses(key))
     modules = (key for key, base in _MODULE_OPTIONS.items() if _leaf(owner).endswith(base.removeprefix("Lightning")))
     return next(chosen, None) or next(modules, _leaf(owner))
 
 
 def _unknown_argument(owner: str, name: str, argv: Sequence[str]) -> InputError:
-    """Explain that a class named by an option has no such argument."""
+    """Explain that the class `owner`, which an option names, has no argument `name`."""
     owner = _leaf(owner)
     option = next((word.split("=")[0] for word in argv if _leaf(word.split("=")[0]) == name), name)
     if owner == "Callback":
         if next(_given_values("trainer.callbacks", argv), None) in _subclasses("trainer.callbacks"):
-            # the class is fine, and its constructor failed on this value
+            # the class exists, so its `__init__` rejected this value
             value = next(_given_values(option.lstrip("-"), argv), "")
             return expected(f"a usable value for `{option}`", f"`{shorten(value)}`", "check the value")
         hint = "name it first, for example `--trainer.callbacks+=GlobalL1Pruning`"
@@ -170,13 +170,13 @@ def _bad_module(group: str, found: str) -> InputError:
 
 
 def _bad_value(key: str, details: str, argv: Sequence[str]) -> InputError:
-    """Explain that an option, given without its dashes, cannot have a value."""
+    """Explain that the value of an option is invalid; `key` is the option without its dashes."""
     match = re.search(r"(?:Given value|Got value|path string): (.*)", details)
     found = match[1].strip() if match else _one_line(details)
-    if match:  # what was given, such as "1e3", where the parser shows "1000.0"
+    if match:  # show the value as in `argv`, such as "1e3"; the parser shows "1000.0"
         found = next((value for value in _given_values(key, argv) if _means(value, found)), found)
     if match := re.search(r"value has (\d+) digits", details):
-        return expected(f"`--{key}` to be a shorter number", f"one of {match[1]} digits", "check the value")
+        return expected(f"`--{key}` to be a shorter number", f"a number of {match[1]} digits", "check the value")
     if key in _CLASS_OPTIONS and (error := _bad_class(key, details, found)) is not None:
         return error
     if match := re.search(r"Expected a tuple with (\d+) elements", details):
@@ -201,7 +201,7 @@ def _bad_value(key: str, details: str, argv: Sequence[str]) -> InputError:
 def _bad_class(key: str, details: str, found: str) -> InputError | None:
     kind = _CLASS_OPTIONS[key][2]
     if match := re.search(r"Multiple subclasses with name (\w+).*ambiguity: (.*)\.", details):
-        return expected(f"`--{key}` to name one class", f"`{match[1]}`, the name of several", f"give one of {match[2]}")
+        return expected(f"`--{key}` to name one class", f"`{match[1]}` in several modules", f"give one of {match[2]}")
     plain = set(re.findall(r"Expected a <class '([^']+)'>", details)) <= {"list", "NoneType"}
     if not plain and not re.search(r"import path|subclass", details):
         return None
@@ -212,7 +212,7 @@ def _bad_class(key: str, details: str, found: str) -> InputError | None:
 
 
 def _given_values(key: str, argv: Sequence[str]) -> Iterator[str]:
-    """Find the values given for an option on the command line, the last one first."""
+    """Yield the values of an option on the command line, the last one first."""
     for word, following in reversed([*zip(argv, [*argv[1:], ""], strict=True)]):
         name, equals, value = word.partition("=")
         if name.startswith("--") and name[2:].rstrip("+").replace(".init_args.", ".") == key:
@@ -237,7 +237,7 @@ def _one_line(text: str) -> str:
 
 
 def _subclasses(key: str) -> dict[str, type]:
-    """List the classes that an option may name, by name."""
+    """Map the names of the classes that an option accepts to the classes."""
     module, name, _ = _CLASS_OPTIONS[key]
     return {child.__name__: child for child in _descend(getattr(import_module(module), name))}
 

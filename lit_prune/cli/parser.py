@@ -1,6 +1,6 @@
-"""The argument parser of every command, which reports a mistake in one sentence.
+"""The argument parser of all commands, which reports an invalid argument in one sentence.
 
-It imports neither torch nor Lightning, so that `lit-prune report` starts quickly.
+This module imports neither torch nor Lightning, so that `lit-prune report` starts quickly.
 """
 
 import argparse
@@ -25,14 +25,15 @@ from lit_prune.cli.parse_errors import explain
 from lit_prune.errors import check_integer, expected, shorten
 from lit_prune.files.yaml import check_yaml
 
-# Configurations must not call functions such as `os.system`. Without a list, jsonargparse only warns about them.
+# Configurations must not call functions such as `os.system`. jsonargparse forbids them once any list is set here;
+# without a list, it only warns.
 set_parsing_settings(import_path_denylist=[])
 
 _LONGEST_NAME = 255  # bytes; the limit of Linux, macOS and Windows
 
 
 class _ParseError(Exception):
-    """The message of a parser, with the options that it accepts."""
+    """An error of `CommandParser`, with the options that the parser accepts."""
 
     def __init__(self, message: str, options: Sequence[str]) -> None:
         super().__init__(message)
@@ -53,7 +54,7 @@ class ConfigOption(ActionConfigFile):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
     ) -> None:
-        """Read one configuration, and override with it what was parsed before."""
+        """Read one configuration; its options override those parsed before."""
         path = find_config(values)
         try:
             check_yaml(path)
@@ -63,20 +64,20 @@ class ConfigOption(ActionConfigFile):
 
 
 class CommandParser(ArgumentParser):
-    """A `jsonargparse.ArgumentParser` whose errors `one_sentence_errors` can explain, in place of a page of usage."""
+    """A `jsonargparse.ArgumentParser` whose errors `one_sentence_errors` explains; it prints no usage."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings.setdefault("allow_abbrev", False)  # an abbreviated option is most likely a typo
         super().__init__(*args, formatter_class=_HelpFormatter, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Raise what `one_sentence_errors` turns into a sentence."""
-        if not self.exit_on_error:  # a parser inside the parser, for one of several types that a value may have
+        """Raise an exception that `one_sentence_errors` turns into one sentence."""
+        if not self.exit_on_error:  # a nested parser, which tries one of several types for a value
             super().error(message, ex)
         raise _ParseError(message, self._known_options()) from ex
 
     def _known_options(self) -> list[str]:
-        """List the options of this parser and its subcommands, with the arguments of default classes."""
+        """List the options of this parser and its subcommands, and the arguments of classes that are defaults."""
         names: list[str] = []
         for action in self._actions:
             names += [name for name in action.option_strings if name.startswith("--")]
@@ -99,9 +100,9 @@ def one_sentence_errors(argv: Sequence[str]) -> Iterator[None]:
 
 
 def make_checkpoint_parser(command: str, description: str, *, data: bool = False) -> CommandParser:
-    """Make the parser of a command on a trained network, to which the command adds its own options.
+    """Make the parser of a command on a trained network; the command adds its other options.
 
-    With `data`, it has the options to score images: `--data.NAME` and `--limit`.
+    With `data`, it accepts `--data.NAME` and `--limit`, which choose images on which to measure accuracy.
     """
     parser = CommandParser(prog=f"lit-prune {command}", description=description)
     parser.add_argument("checkpoint", type=str, help="A Lightning checkpoint, or a state dict.")
@@ -110,21 +111,21 @@ def make_checkpoint_parser(command: str, description: str, *, data: bool = False
         "--model",
         type=str | None,
         default=None,
-        help="Class of the network, as module.Class of a LightningModule, if it was not trained by `lit-prune fit`. "
+        help="Class of the network, a LightningModule, as module.Class; needed unless it is a LitResNet18. "
         "Its arguments are read from the checkpoint.",
     )
     if data:
         from lit_prune.data import CIFAR10DataModule
 
-        parser.add_argument("--limit", type=int | None, default=None, help="Largest number of images to score.")
+        parser.add_argument("--limit", type=int | None, default=None, help="Measure accuracy on at most N images.")
         parser.add_class_arguments(CIFAR10DataModule, "data", sub_configs=False)
     return parser
 
 
 def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Namespace:
-    """Parse `argv`, a command on a trained network and its arguments, with a parser from `make_checkpoint_parser`.
+    """Parse `argv`, the name of a command and its arguments, with a parser from `make_checkpoint_parser`.
 
-    The `data` of the result holds only options that were given; the checkpoint has the others.
+    `data` in the result holds only the options in `argv`; the others come from the checkpoint.
     """
     with one_sentence_errors(argv[1:]):
         options: Namespace = parser.parse_args(argv[1:])
@@ -132,14 +133,14 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
     if "data" in options:
         options.data = given.get("data") or Namespace()  # type: ignore[no-untyped-call]
     if options.get("limit") is not None:
-        check_integer("--limit", options.limit, 1, hint="leave it out to score all images")
-    if options.model is not None and os.getcwd() not in sys.path:  # as for the classes given to `fit`
+        check_integer("--limit", options.limit, 1, hint="leave it out to use all images")
+    if options.model is not None and os.getcwd() not in sys.path:  # so that `--model` finds classes in this folder
         sys.path.insert(0, os.getcwd())
     return options
 
 
 def check_path(what: str, path: str) -> None:
-    """Raise an `InputError` if the path given for an option is empty or one of its names is too long."""
+    """Raise an `InputError` if a path is empty or has too long a name; `what` says which option it is for."""
     if not path:
         raise expected(f"{what} to be a path", "an empty value", "give a path, or leave the option out")
     if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(path).parts):

@@ -8,22 +8,22 @@ from contextlib import contextmanager
 _MESSAGES = [
     # our loader indexes whole batches of a memory-mapped array, which worker processes would only slow down
     ".*does not have many workers.*",
-    # both loggers and config.yaml share the new folder of a run
+    # two loggers and config.yaml write into the same new folder of a run
     "Experiment logs directory .* exists and is not empty",
     # a resumed run of a study stays in its folder
     "Checkpoint directory .* exists and is not empty",
-    # a resumed run may have a new folder, which keeps the best checkpoint of the old one
+    # a run may be resumed in a new folder
     "The dirpath has changed from .*",
     # Lightning 2.6 with torch 2.13 or later; the user cannot change it
     ".*isinstance\\(treespec, LeafSpec\\).*",
 ]
-# callbacks with a state matter when a run is resumed, not when its model is scored
+# missing callbacks of the original run matter when it is resumed, not when its model is evaluated
 _SCORING_MESSAGES = ["Be aware that when using `ckpt_path`"]
 
 
 @contextmanager
 def quiet(scoring: bool = False) -> Iterator[None]:
-    """Hide the messages inside a `with` block; with `scoring`, also those that matter only to a resumed run."""
+    """Hide these messages inside a `with` block; with `scoring`, also those that matter only to a resumed run."""
     logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
     logger.addFilter(_is_no_tip)
     try:

@@ -10,12 +10,12 @@ from lit_prune.cli.signals import StopSignals
 
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Run a command on its name and options.
+    """Call a command with `argv`, its name and arguments.
 
     SIGINT and SIGTERM raise an `UnfinishedError` in the command, so that it can remove unfinished files.
 
     Returns:
-        The exit status: 0, 1 if reading or writing failed, 2 for input that cannot be used, or 128 + signal.
+        The exit status: 0, 1 if reading or writing failed, 2 for invalid input, or 128 + signal.
     """
     with quiet(scoring=True), StopSignals():
         try:
@@ -24,7 +24,7 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -
         except SystemExit as leave:  # after --help
             return int(leave.code or 0)
         except BrokenPipeError:  # as in `lit-prune inspect ... | head`
-            # otherwise Python flushes stdout at exit and fails again
+            # otherwise Python flushes stdout at exit and raises the error again
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except Exception as error:
             return print_error(error)

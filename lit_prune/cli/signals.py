@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT as exceptions, which a training can delay until it has written a checkpoint."""
+"""Turn SIGTERM and SIGINT into exceptions, which training can delay until it has written a checkpoint."""
 
 import signal
 import sys
@@ -15,8 +15,8 @@ class StopSignals:
     """Context manager that raises an `UnfinishedError` of status 128 + signal when SIGTERM or SIGINT arrives.
 
     Attributes:
-        received: The signal that arrived, if any.
-        patient: Whether the first signal only sets `received`, for code that checks it. A second signal always raises.
+        received: Signal that arrived last; None if none did.
+        patient: Whether the first signal only sets `received` instead of raising. A second signal always raises.
     """
 
     def __init__(self) -> None:
@@ -47,6 +47,6 @@ class StopSignals:
         first = self.received is None
         self.received = signal.Signals(number)
         if self.patient and first:
-            print(f"\n{self.received.name}: stopping after this batch. Send it again to stop now.", file=sys.stderr)
+            print(f"\n{self.received.name}: stopping after this batch. Repeat the signal to stop now.", file=sys.stderr)
             return
         raise UnfinishedError(f"Interrupted by {self.received.name}. Run the same command again.", 128 + number)

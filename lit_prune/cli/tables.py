@@ -1,4 +1,4 @@
-"""Tables for a terminal and for a spreadsheet."""
+"""Format tables as aligned text and as CSV."""
 
 import csv
 import io
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] | None = None) -> str:
-    """Align the cells of a table: the first column left, the others right. Rules set off the head and the total."""
+    """Format a table with the first column aligned left and the others right; `total` is its last row."""
     lines = [head, *rows, *([total] if total is not None else [])]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [

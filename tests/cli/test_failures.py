@@ -58,7 +58,7 @@ def test_a_misconfiguration_of_lightning_is_an_input_error():
     failure = describe_failure(exceptions.MisconfigurationException("a and b\nexclude each other."))
     assert failure is not None
     assert failure.status == 2
-    assert "settings that work together, but got a and b exclude each other. HINT" in failure.sentence
+    assert "options that Lightning accepts, but got a and b exclude each other. HINT" in failure.sentence
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("shape mismatch"), ValueError("x")])
