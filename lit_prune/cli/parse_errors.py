@@ -166,7 +166,7 @@ def _unknown_argument(owner: str, name: str, argv: Sequence[str]) -> InputError:
 
 def _bad_module(group: str, found: str) -> InputError:
     hint = "give module.Class, from an installed package or the current folder"
-    return expected(f"`--{group}` to name a class of {_MODULE_OPTIONS[group]}", found, hint)
+    return expected(f"`--{group}` to name a subclass of {_MODULE_OPTIONS[group]}", found, hint)
 
 
 def _bad_value(key: str, details: str, argv: Sequence[str]) -> InputError:

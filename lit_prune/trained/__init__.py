@@ -1,1 +1,1 @@
-"""Commands on a trained network."""
+"""The commands that work on a trained network, such as `lit-prune inspect`."""

@@ -1,4 +1,4 @@
-"""Optional packages: importing them, and silencing what they log."""
+"""Import optional packages, and silence their warnings and log messages."""
 
 import logging
 import warnings
@@ -11,7 +11,7 @@ from lit_prune.errors import InputError
 
 
 def import_extra(module: str, extra: str) -> Any:
-    """Import a module of an optional package, which an extra of lit-prune installs.
+    """Import a module of an optional package, which `pip install 'lit-prune[EXTRA]'` installs.
 
     Raises:
         InputError: If the package is not installed.
@@ -28,7 +28,7 @@ def import_extra(module: str, extra: str) -> Any:
 
 @contextmanager
 def silence_libraries() -> Iterator[None]:
-    """Suppress all log messages and warnings."""
+    """Suppress all log messages and warnings inside a `with` block."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

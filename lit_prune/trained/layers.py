@@ -21,7 +21,7 @@ T = TypeVar("T", int, LayerFlops)
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a trained network. None stands for a value that its file does not tell.
+    """One layer of a trained network. A value is None if it cannot be determined from the network's file.
 
     Attributes:
         name: Qualified name of the layer.
@@ -30,8 +30,8 @@ class Layer:
         zeros: Number of weights that are exactly zero.
         masked: Number of weights that a mask held at zero when the file was written.
         frozen: Whether the layer was frozen at the end of training.
-        smallest: Smallest magnitude of the finite non-zero weights; also None if there are none.
-        largest: Largest magnitude of the finite weights.
+        smallest: Smallest magnitude of the finite non-zero weights; None if there is no such weight.
+        largest: Largest magnitude of the finite weights; None if there is no such weight.
         infinite: Number of weights that are NaN or infinite.
         untouched: Number of weights that have never received a gradient.
         flops: FLOPs for one input.
@@ -56,7 +56,7 @@ class Layer:
         parts = (self.zeros, self.masked or 0, self.infinite, self.untouched or 0)
         if not all(0 <= part <= self.weights for part in parts):
             raise expected(
-                f"parts of the {self.weights} weights of layer `{self.name}`", parts, "count the weights of one layer"
+                f"counts from 0 to {self.weights} for layer `{self.name}`", parts, "count only weights of this layer"
             )
 
     @property
@@ -67,16 +67,16 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The layers of a trained network, and what its file tells about it.
+    """The layers of a trained network, and the file and training step they come from.
 
     Attributes:
-        path: File of the network.
-        network: Class of the model; None if it is not known.
-        epoch: Epoch of the checkpoint, counted from 0; None for weights without a checkpoint.
-        step: Step of the checkpoint; None for weights without a checkpoint.
-        input_shape: Shape of the input for which FLOPs are counted; None if they are not known.
-        layers: Layers in the order of the model, or of the file.
-        other_tensors: Number of tensors that belong to no layer: biases, norms, buffers.
+        path: Path of the network's file.
+        network: Name of the model's class; None if the architecture is not known.
+        epoch: Epoch in which the checkpoint was written, counted from 0; None for a state dict.
+        step: Optimizer step after which the checkpoint was written; None for a state dict.
+        input_shape: Shape of the input for which FLOPs are counted; None if no FLOPs are counted.
+        layers: Layers in the order of the model, or of the file if the architecture is not known.
+        other_tensors: Number of tensors that are not weights of `layers`: biases, norms, buffers.
         other_values: Number of values in those tensors.
     """
 
@@ -91,7 +91,7 @@ class Inspection:
 
     @property
     def total(self) -> Layer:
-        """Totals of all layers, without a shape; None where a count is not known for one of them."""
+        """All layers as one `Layer`. A count that is not known for every layer is None."""
         smallest = (layer.smallest for layer in self.layers if layer.smallest is not None)
         largest = (layer.largest for layer in self.layers if layer.largest is not None)
         return Layer(
@@ -112,20 +112,20 @@ class Inspection:
 def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> Inspection:
     """Inspect a trained network.
 
-    Its layers are the convolutions and linear layers. If the architecture is not known, they are all tensors with at
-    least two dimensions, embeddings included, and FLOPs are not known.
+    The result lists the convolutions and linear layers. If the architecture is not known, it lists instead all
+    floating-point tensors with at least two dimensions, embeddings included, and their FLOPs are None.
 
-    FLOPs are counted for `input_size`: height and width of an image in pixels, or the shape of one input. None takes
-    the model's `example_input_array`, or else images of 32x32 pixels; FLOPs are not known if the model cannot process
-    them.
+    FLOPs are counted for one input of `input_size`: the height and width of an image in pixels, or a shape without the
+    batch dimension. By default, the model's `example_input_array` gives the shape, or else an image has 32x32 pixels;
+    if the model cannot process the default, FLOPs are None.
 
     Raises:
-        InputError: If there is no layer, or the model cannot process the given `input_size`.
+        InputError: If there is no layer, or the forward pass fails for `input_size`.
     """
     weights = layer_weights(network)
     if not weights:
         what = "a weight of two or more dimensions"
-        raise expected(what, f"none in `{network.path}`", "biases and norms alone make no layer")
+        raise expected(what, f"none in `{network.path}`", "biases and norms are not listed")
     layer_flops, shape = _count_flops(network, input_size)
     frozen = _frozen_modules(network)
     knows_masks = bool(network.masks) or "callbacks" in network.content
@@ -165,19 +165,19 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
 
 
 def printable_name(name: str) -> str:
-    """Shorten a layer's name and escape control characters, which a file from elsewhere may hold."""
+    """Shorten a layer's name and escape control characters, which an untrusted file may hold."""
     text = name if name.isprintable() else name.encode("unicode_escape").decode()
-    return shorten(text, _MAX_NAME) or "(itself)"
+    return shorten(text, _MAX_NAME) or "(the model)"
 
 
 def layer_weights(network: Network) -> dict[str, Tensor]:
-    """Return the weight of each layer by the layer's name, as stored in the file."""
+    """Map each layer's name to its weight, as stored in the file."""
     state = network.state_dict
     if network.model is not None:
         try:
             names = [ref.name for ref in weight_layers(network.model)]
             return {name: state[f"{name}.weight"] for name in names}
-        except (InputError, KeyError):  # a weight is computed from others, or there is no layer of a known type
+        except (InputError, KeyError):  # a weight is parametrized, or there is no convolution or linear layer
             pass
     return {
         name.removesuffix(".weight"): tensor
@@ -189,7 +189,7 @@ def layer_weights(network: Network) -> dict[str, Tensor]:
 def _count_flops(
     network: Network, input_size: int | Sequence[int] | None
 ) -> tuple[Mapping[str, LayerFlops], tuple[int, ...] | None]:
-    """Return FLOPs by layer and the shape of the input, or nothing if they are not known."""
+    """Return FLOPs by layer and the shape of the input; `{}` and None if they cannot be counted."""
     if input_size is not None:
         return count_flops(network.require_model(), input_size), input_shape(network.require_model(), input_size)
     if (model := network.model) is None:
@@ -203,13 +203,13 @@ def _count_flops(
 
 
 def _frozen_modules(network: Network) -> set[str] | None:
-    """Return the names of the frozen modules; None if the file does not tell."""
+    """Return the names of the frozen modules; None if the file does not list them."""
     frozen = network.content.get(FROZEN_KEY)
     if isinstance(frozen, list):
         return {name for name in frozen if isinstance(name, str)}
     settings = network.content.get(KEY)
     callbacks = settings.get("callbacks") if isinstance(settings, Mapping) else None
-    # the command line stores the names of all callbacks of a run
+    # `lit-prune fit` stores the names of all callbacks: without LayerFreezing, no layer was frozen
     return set() if isinstance(callbacks, list) and "LayerFreezing" not in callbacks else None
 
 

@@ -1,4 +1,4 @@
-"""Load a trained network from any checkpoint or state dict, and save a changed one."""
+"""Load a trained network from a Lightning checkpoint or a state dict, and save a changed network."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from lit_prune.files.trust import check_stored_settings, malformed
 from lit_prune.functional.packing import unpack_masks
 from lit_prune.models.resnet18 import LitResNet18
 
-# prefix that `torch.compile` adds to names
+# prefix that `torch.compile` adds to parameter names
 _COMPILED = "_orig_mod."
 
 
@@ -31,11 +31,11 @@ class Network:
 
     Attributes:
         path: Path of the file.
-        content: Content of the checkpoint; for plain weights, only `state_dict`.
+        content: Content of the checkpoint; for a state dict, only the key `state_dict`.
         model: Model without masks, in evaluation mode and on the CPU; None if its architecture is not known.
-        masks: Masks of pruning by layer, true where a weight is kept.
-        touched: By layer, true where a weight has received a gradient; empty if the file does not tell.
-        settings: Settings of the run that wrote the file, by group, as far as the file holds them.
+        masks: Pruning mask by layer, true where a weight is kept.
+        touched: Mask by layer, true where a weight has received a gradient; empty if the file holds no such masks.
+        settings: Options of the run that wrote the file, under "model", "data" and others; empty if it holds none.
         state_dict: Weights by name, with masks applied.
     """
 
@@ -62,20 +62,20 @@ def load_network(path: str, model: str | None = None) -> Network:
     """Load a trained network.
 
     Args:
-        path: Checkpoint of `lit-prune fit` or of any Lightning Trainer, or a state dict. Nothing in it is executed.
-        model: Class of the network as module.Class of a LightningModule, for networks other than `LitResNet18`. Its
-            arguments are read from the checkpoint.
+        path: Checkpoint of `lit-prune fit` or of any Lightning Trainer, or a state dict. No code in it is executed.
+        model: Class of the network, a LightningModule, as module.Class; needed unless it is a `LitResNet18`. Its
+            `__init__` arguments are read from the checkpoint.
 
     Returns:
-        The network; its `model` is None if it is not a `LitResNet18` and no class was named.
+        The network. Its `model` is None if it is not a `LitResNet18` and the argument `model` is None.
 
     Raises:
-        InputError: If the file cannot be used, or the class cannot be imported, built or loaded with the weights.
+        InputError: If the file is invalid, or the class cannot be imported, instantiated or loaded with the weights.
     """
     model_class = None if model is None else _import_class(model)
     content = read_weights(path)
     settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule})
-    # settings of a custom class are ignored, unless the user names that class
+    # options of a custom class are ignored here; `_build_custom` checks them if the user names that class
     check_stored_settings({group: s for group, s in settings.items() if "class_path" not in s}, {}, path)
     state, masks = _apply_masks(content["state_dict"])
     if model is not None and model_class is not None:
@@ -92,10 +92,10 @@ def load_network(path: str, model: str | None = None) -> Network:
 
 
 def save_network(network: Network, model: nn.Module, path: str | Path, **changes: Any) -> None:
-    """Write a checkpoint that `fit --model.init_from`, `test --ckpt_path` and the commands on networks accept.
+    """Write a checkpoint for `fit --model.init_from`, `test --ckpt_path` and commands such as `lit-prune inspect`.
 
-    It holds the weights of `model`, and the hyper-parameters and settings of the network that it was made from, with
-    `changes` in the model's arguments, but no optimizer state. The file is written completely or not at all.
+    It holds the weights of `model`, but no optimizer state. Hyper-parameters and options are copied from `network`;
+    `changes` replace `__init__` arguments of the model. The file is written completely or not at all.
     """
     old = network.content
     hyper_parameters = dict(old.get("hyper_parameters") or {})
@@ -121,13 +121,13 @@ def save_network(network: Network, model: nn.Module, path: str | Path, **changes
 
 
 def _apply_masks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return weights with the masks of `torch.nn.utils.prune` applied, and the masks; remove prefixes of compiling."""
+    """Apply the masks of `torch.nn.utils.prune`, remove the prefixes of `torch.compile`; return weights and masks."""
     named = {name.replace(_COMPILED, ""): tensor for name, tensor in weights.items()}
     state, masks = {}, {}
     for name, tensor in named.items():
         plain = name.removesuffix("_orig")
         if name.endswith("_orig") and (mask := named.get(f"{plain}_mask")) is not None and mask.shape == tensor.shape:
-            state[plain] = (tensor * mask).masked_fill(mask == 0, 0.0)  # the product alone has negative zeros
+            state[plain] = (tensor * mask).masked_fill(mask == 0, 0.0)  # the product alone would have negative zeros
             if plain.endswith(".weight"):
                 masks[plain.removesuffix(".weight")] = mask != 0
         elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in named):
@@ -136,12 +136,12 @@ def _apply_masks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
 
 
 def _unpack_callback_states(content: Mapping[str, Any], key: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Unpack, by layer, the masks that callbacks stored under a key."""
+    """Unpack the masks that callbacks stored under `key` in a checkpoint; return them by layer."""
     masks: dict[str, Tensor] = {}
     for callback in content.get("callbacks", {}).values():
         packed = callback.get(key) if isinstance(callback, Mapping) else None
         if isinstance(packed, Mapping):
-            # a wrong shape in an untrusted file could take all memory
+            # in an untrusted file, a mask of a huge shape could use up all memory
             masks |= unpack_masks({n: mask for n, mask in packed.items() if _fits(state.get(f"{n}.weight"), mask)})
     return masks
 
@@ -154,7 +154,7 @@ def _fits(weight: Tensor | None, packed: Any) -> bool:
 
 
 def _build_resnet(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> LitResNet18 | None:
-    """Build the `LitResNet18` that weights belong to; None if they belong to another network."""
+    """Build the `LitResNet18` from which `state` was saved; None if it was saved from another network."""
     if "class_path" in settings or not {"backbone.conv1.weight", "head.2.weight"} <= state.keys():
         return None
     kept = {name: value for name, value in settings.items() if name in ("output", "softmax_scale", "batch_norm")}
@@ -162,7 +162,7 @@ def _build_resnet(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> L
 
 
 def _build_custom(name: str, kind: type, content: Mapping[str, Any], settings: Settings, path: str) -> LightningModule:
-    """Build a class that the user named, with the arguments in its checkpoint."""
+    """Instantiate the class given as `--model` with the `__init__` arguments stored in the checkpoint."""
     stored = settings.get("model", {})
     arguments = stored.get("init_args", {}) if "class_path" in stored else content.get("hyper_parameters") or {}
     if not isinstance(arguments, Mapping):
@@ -196,8 +196,8 @@ def _import_class(name: str) -> type[LightningModule]:
     if not isinstance(found, type) or not issubclass(found, LightningModule):
         reason = f" ({one_line(found)})" if isinstance(found, Exception) else ""
         raise expected(
-            "`--model` to name a class of LightningModule",
+            "`--model` to name a subclass of LightningModule",
             f"`{name}`{reason}",
-            "give module.Class, from an installed package or from this folder",
+            "give module.Class, from an installed package or from the current folder",
         )
     return found

@@ -74,8 +74,8 @@ def _prune(argv: Sequence[str]) -> None:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_checkpoint_parser(
         "prune",
-        "Set the weights of smallest magnitude to zero, without training. With --data.NAME, --split or --limit, score "
-        "the network before and after.",
+        "Set the weights of smallest magnitude to zero, without training. With --data.NAME, --split or --limit, "
+        "measure its accuracy before and after.",
         data=True,
     )
     parser.add_argument("--amount", type=float, required=True, help="Fraction of weights to prune, in [0, 1).")
@@ -86,15 +86,15 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Globs of the layers to leave unpruned.")
     parser.add_argument("--random", action="store_true", help="Choose weights at random instead of by magnitude.")
     parser.add_argument("--seed", type=int | None, default=None, help="Random seed for `--random` (default: 0).")
-    parser.add_argument("--local", action="store_true", help="Prune each layer to `--amount`, not all layers together.")
+    parser.add_argument("--local", action="store_true", help="Prune each layer to `--amount`, instead of all together.")
     parser.add_argument(
-        "--max_layer_sparsity", type=float | None, default=None, help="Largest fraction to prune of any layer."
+        "--max_layer_sparsity", type=float | None, default=None, help="Largest fraction of any layer to prune."
     )
     parser.add_argument(
         "--split",
         type=Literal["val", "test"] | None,
         default=None,
-        help="Images to score. Use val to choose an amount (default: test).",
+        help="Images on which to measure accuracy; use val to choose an amount (default: test).",
     )
     options = parse_checkpoint_command(parser, argv)
     check_amount(options.amount)
@@ -116,13 +116,13 @@ def choose_masks(
     local: bool = False,
     max_layer_sparsity: float | None = None,
 ) -> dict[str, Tensor]:
-    """Compute the masks that prune all weights together, or with `local` each layer, to an amount.
+    """Compute masks with which all weights together, or with `local` each layer, reach the sparsity `amount`.
 
-    Weights that are masked already stay pruned, and count. Without a random seed, the weights of smallest magnitude are
-    pruned.
+    Weights that are already masked stay pruned and count towards `amount`. If `seed` is None, the weights of smallest
+    magnitude are pruned, otherwise random ones.
 
     Raises:
-        InputError: If an argument cannot be used, or more weights than `amount` are zero already.
+        InputError: If an argument is invalid, or the weights already have a higher sparsity than `amount`.
     """
     criterion = magnitude if seed is None else RandomScore(seed)
     before = sparsity_report(weights)
@@ -133,15 +133,15 @@ def choose_masks(
     pruned = sum(int((~mask).count_nonzero()) for mask in masks.values())
     if pruned == before.zeros > round(amount * before.weights):
         raise expected(
-            f"an `amount` above the sparsity that these weights have, {before.sparsity:.4f}",
+            f"an `amount` above the current sparsity of these weights, {before.sparsity:.4f}",
             amount,
-            "weights that are zero already stay zero and count",
+            "weights that are already zero stay zero and count towards `amount`",
         )
     return masks
 
 
 def mask_zeros(model: nn.Module, weights: Sequence[WeightRef]) -> None:
-    """Mask all weights that are zero, so that further pruning counts them and keeps them zero."""
+    """Mask all weights that are zero, so that pruning counts them and keeps them zero."""
     kept = {ref.name: ref.tensor != 0 for ref in weights}
     apply_masks(model, {name: mask for name, mask in kept.items() if not mask.all()})
 
@@ -156,7 +156,7 @@ def _format_layers(before: SparsityReport, after: SparsityReport) -> str:
 
 
 def _pruning_callback(options: Namespace) -> str:
-    """Return the options of `fit` that keep the zeros: zeros have the smallest magnitude, so they are pruned first."""
+    """Return options of `fit` that keep the zeros: the callback prunes the smallest magnitudes, so zeros first."""
     argv = [
         f"--trainer.callbacks+={'LocalL1Pruning' if options.local else 'GlobalL1Pruning'}",
         f"--trainer.callbacks.amount={options.amount}",

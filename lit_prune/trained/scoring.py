@@ -1,4 +1,4 @@
-"""Score a network on the same images, and by the same accuracy, as `lit-prune validate` and `lit-prune test`."""
+"""Measure accuracy on the same images as `lit-prune validate` and `lit-prune test`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,8 +23,8 @@ class Score:
     """Number of images that a network classified correctly.
 
     Attributes:
-        right: Images whose highest logit is that of their label.
-        images: All images, at least one.
+        right: Number of images whose highest logit is that of their label.
+        images: Number of all images, at least one.
     """
 
     right: int
@@ -32,7 +32,7 @@ class Score:
 
     def __post_init__(self) -> None:
         if not 0 <= self.right <= self.images or self.images == 0:
-            raise expected("0 <= right <= images, and images", f"{self.right} of {self.images}", "score some images")
+            raise expected("`right` from 0 to `images` > 0", f"{self.right} of {self.images}", "use at least one image")
 
     @property
     def accuracy(self) -> float:
@@ -41,25 +41,25 @@ class Score:
 
 
 def wants_data(options: Namespace) -> bool:
-    """Tell whether any `--data.NAME` was given."""
+    """Return whether any option `--data.NAME` was given."""
     return len(options.data.as_dict()) > 0
 
 
 def wants_scores(options: Namespace) -> bool:
-    """Tell whether images were asked for: by `--data.NAME` or by `--limit`."""
+    """Return whether to measure accuracy, because `--data.NAME` or `--limit` was given."""
     return wants_data(options) or options.limit is not None
 
 
 def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
-    """Build the data of the run that wrote a checkpoint, which tells the images that it was not trained on.
+    """Build the data module of the run that trained the network, so that validation images are the same.
 
-    `--data.NAME` replaces settings of the run.
+    Options `--data.NAME` replace those of the run.
     """
     stored = network.settings.get("data", {})
     if "class_path" in stored:
         if not wants_data(options):
-            what = f"`{network.path}`, whose run used a custom data module"
-            raise expected("images to score", what, "choose images with `--data.source`")
+            what = f"`{network.path}` to be trained with CIFAR10DataModule"
+            raise expected(what, "a custom data module", "choose images with `--data.source`")
         stored = {}
     known = signature(CIFAR10DataModule).parameters
     kept = {name: value for name, value in stored.items() if name in known}
@@ -83,10 +83,10 @@ def image_batches(data: CIFAR10DataModule, split: Split, limit: int | None = Non
 
 
 def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
-    """Score a function that computes logits (N, classes), on batches of images and labels.
+    """Count the images that `model`, a function from images to logits (N, classes), classifies correctly.
 
     Raises:
-        InputError: If it cannot compute logits for these images.
+        InputError: If `model` cannot compute logits for these images.
     """
     right = total = 0
     with torch.inference_mode():
@@ -94,16 +94,16 @@ def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
             try:
                 right += int((model(batch).argmax(1) == labels).sum())
             except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-                if describe_failure(error) is not None:  # a signal, or no memory left
+                if describe_failure(error) is not None:  # a signal, or out of memory
                     raise
                 raise InputError(
                     f"The network cannot compute logits for images of shape {tuple(batch.shape[1:])}: "
-                    f"{type(error).__name__} ({one_line(error)}). Score it in Python, on images of its own."
+                    f"{type(error).__name__} ({one_line(error)}). Evaluate it in Python, on images it accepts."
                 ) from error
             total += len(labels)
     return Score(right, total)
 
 
 def score_split(model: Run, network: Network, options: Namespace, split: Split = "test") -> Score:
-    """Score a model, of a network or made from it, on the images that the run and the options choose."""
+    """Evaluate `model` on the data on which `network` was trained; `--data.NAME` and `--limit` in `options` apply."""
     return score(model, image_batches(make_data(network, options), split, options.limit))

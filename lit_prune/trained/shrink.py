@@ -33,7 +33,7 @@ def _shrink(argv: Sequence[str]) -> None:
     parser = make_checkpoint_parser(
         "shrink",
         "Remove the channels of smallest magnitude, which gives a smaller dense network. With --data.NAME or --limit, "
-        "score it before and after.",
+        "measure its accuracy before and after.",
         data=True,
     )
     parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")
@@ -43,7 +43,7 @@ def _shrink(argv: Sequence[str]) -> None:
         "--round_to",
         type=int,
         default=1,
-        help="Round the number of channels to a multiple of this; 16 suits AVX-512.",
+        help="Round each layer's number of channels to a multiple of this; 16 suits AVX-512.",
     )
     options = parse_checkpoint_command(parser, argv)
     _check_removal(options.ratio, options.round_to, options.input_size)
@@ -63,7 +63,7 @@ def shrink_network(network: Network, ratio: float, input_size: int = 32, round_t
         The smaller network, in evaluation mode. Weights of the remaining channels are unchanged, zeros included.
 
     Raises:
-        InputError: If the network is not a `LitResNet18`, or an argument cannot be used.
+        InputError: If the network is not a `LitResNet18`, or an argument is invalid.
     """
     model = network.require_model()
     if not isinstance(model, LitResNet18):
@@ -84,27 +84,27 @@ def remove_channels(
 ) -> nn.Module:
     """Copy a model without its channels of smallest magnitude.
 
-    Channels that are added to each other, as in residual connections, are removed together; the dependency graph of
-    Fang et al. 2023 (https://arxiv.org/abs/2301.12900) finds them, in the library torch-pruning. The score of a channel
-    is the L1 norm of the weights that compute it (Li et al. 2017, https://arxiv.org/abs/1608.08710) and of those that
-    read it, averaged over its layers. Dead taps, kernel positions that only ever see padding at this size, do not
-    count: they never learn, so their initial values would decide.
+    Channels that are added to each other, as in residual connections, are removed together. The library
+    torch-pruning finds them with a dependency graph (Fang et al. 2023, https://arxiv.org/abs/2301.12900). The magnitude
+    of a channel is the L1 norm of its weights (Li et al. 2017, https://arxiv.org/abs/1608.08710) in the layer that
+    computes it and in those that take it as input, averaged over these layers. Dead taps, kernel positions that only
+    ever see padding at this size, are not counted, because training never changes them.
 
-    Every group of layers loses the same fraction. A single ranking of all channels would favour wide layers, whose
-    norms sum more weights, and could empty narrow ones.
+    Each group of layers whose channels are removed together loses the same fraction. A single ranking of all channels
+    could empty narrow layers, because norms in wide layers sum more weights.
 
     Args:
-        model: Convolutions, batch norms and linear layers, combined by operations of torch; it is not changed.
+        model: Model of convolutions, batch norms and linear layers, joined by torch functions; it is not changed.
         ratio: Fraction of the channels to remove, in (0, 1). Of n channels, round((1 - ratio) n) stay, at least one.
         input_size: Height and width of the images, in pixels.
-        keep: Names of the layers whose outputs all stay, such as the classifier.
-        round_to: Multiple to which numbers of channels are rounded, in layers that have as many.
+        keep: Names of the layers that keep all output channels, such as the classifier.
+        round_to: Number to whose multiple each layer's channels are rounded; narrower layers keep all.
 
     Returns:
-        The `plain_copy` of the model (see `lit_prune.functional.plain`), with fewer channels.
+        A copy made of torch's own layers (see `lit_prune.functional.plain`), with fewer channels.
 
     Raises:
-        InputError: If `ratio` or `round_to` cannot be used, `keep` names an unknown layer, the model does not take
+        InputError: If `ratio` or `round_to` is invalid, `keep` names an unknown layer, the forward pass fails for
             images of this size, or torch-pruning is not installed.
     """
     pruning = _check_removal(ratio, round_to, input_size)
@@ -113,7 +113,7 @@ def remove_channels(
     if unknown := [name for name in keep if name not in layers]:
         raise expected("`keep` to name layers", f"`{unknown[0]}`", "`named_modules()` lists them")
     images = torch.zeros(2, 3, input_size, input_size)
-    # the graph is found by following gradients
+    # torch-pruning finds the graph by following gradients
     graph = pruning.DependencyGraph().build_dependency(smaller.requires_grad_(True), images)
     handlers = {nn.Conv2d: pruning.prune_conv_out_channels, nn.Linear: pruning.prune_linear_out_channels}
     for name, channels in _rank_channels(pruning, ranked.requires_grad_(True), images, keep, ratio, round_to):
@@ -124,7 +124,7 @@ def remove_channels(
 
 
 def _check_removal(ratio: float, round_to: int, input_size: int) -> Any:
-    """Check the arguments of `remove_channels` before any work, and return the library torch-pruning."""
+    """Check the arguments of `remove_channels`, and import the library torch-pruning."""
     if not 0 < ratio < 1:
         raise expected("`ratio` in (0, 1)", ratio, "0.5 removes half of the channels")
     check_integer("round_to", round_to, 1, hint="8 suits many processors, 1 does not round")
@@ -135,7 +135,7 @@ def _check_removal(ratio: float, round_to: int, input_size: int) -> Any:
 def _rank_channels(
     pruning: Any, model: nn.Module, images: Tensor, keep: Sequence[str], ratio: float, round_to: int
 ) -> list[tuple[str, list[int]]]:
-    """For each group of layers, return the name of its first layer and that layer's channels to remove."""
+    """Return, for each group of layers, the name of the first one and the channels to remove from it."""
     layers = dict(model.named_modules())
     names = {layer: name for name, layer in layers.items()}
     graph = pruning.DependencyGraph().build_dependency(model, images)
@@ -153,7 +153,7 @@ def _rank_channels(
 
 
 def _compare(network: Network, smaller: LitResNet18, options: Namespace) -> str:
-    """Make a table of the network before and after."""
+    """Make a table that compares the network before and after."""
     models = [network.require_model(), smaller]
     before, after = ({ref.name: len(ref.tensor) for ref in weight_layers(model)} for model in models)
     rows = [[name, str(outputs), str(after[name])] for name, outputs in before.items()]

@@ -112,7 +112,7 @@ def test_an_amount_below_the_present_sparsity_is_refused(run, small, argv):
     answer = run("prune", "half.ckpt", SMALL, *argv, "--amount=0.4", "--output=less.ckpt")
     assert answer.status == 2
     assert answer.complaint.startswith(
-        "Expected an `amount` above the sparsity that these weights have, 0.5000, but got 0.4. "
+        "Expected an `amount` above the current sparsity of these weights, 0.5000, but got 0.4. "
     )
     assert not Path("less.ckpt").exists()
     again = run("prune", "half.ckpt", SMALL, *argv, "--amount=0.5", "--output=same.ckpt")
@@ -227,5 +227,5 @@ def test_masking_zeros_does_not_change_weights():
     masks = choose_masks(refs, 0.5, seed=3)
     assert not masks["0"][0].any()
     assert sum(int((~mask).sum()) for mask in masks.values()) == 12
-    with pytest.raises(InputError, match=r"^Expected an `amount` above the sparsity that these weights have, 0\.1667"):
+    with pytest.raises(InputError, match=r"^Expected an `amount` above the current sparsity of these weights, 0\.1667"):
         choose_masks(refs, 0.1)

@@ -236,7 +236,7 @@ def test_a_total_is_unknown_if_it_is_unknown_for_a_layer():
 @pytest.mark.parametrize("counts", [{"zeros": 3}, {"masked": 3}, {"untouched": -1}, {"infinite": 3}])
 def test_impossible_counts_are_refused(counts):
     parts = {"zeros": 0, "masked": 0, "infinite": 0, "untouched": 0} | counts
-    with pytest.raises(InputError, match=r"^Expected parts of the 2 weights of layer `a`, but got "):
+    with pytest.raises(InputError, match=r"^Expected counts from 0 to 2 for layer `a`, but got "):
         Layer(name="a", shape=(2,), weights=2, frozen=None, smallest=None, largest=None, flops=None, **parts)
 
 
