@@ -1,9 +1,9 @@
-"""Fine-tuning from ImageNet weights, with a learning rate for each depth of the network.
+"""Fine-tune ImageNet weights with lower learning rates for earlier layers.
 
     cd examples && lit-prune fit --config finetune_from_imagenet.yaml
 
-The class adds one thing to `LitResNet18`: early layers, which already detect edges and colours, train more slowly than
-late ones (discriminative fine-tuning, Howard & Ruder 2018, arXiv:1801.06146).
+`DiscriminativeResNet18` differs from `LitResNet18` only in its optimizer. Early layers, which already detect edges and
+colours, have lower learning rates than late layers (discriminative fine-tuning, Howard & Ruder 2018, arXiv:1801.06146).
 """
 
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ class DiscriminativeResNet18(LitResNet18):
     """A ResNet-18 whose learning rate decreases from the head to the first convolution.
 
     Args:
-        weights: Initial weights of the backbone: "IMAGENET1K_V1", or the path of a torchvision file.
+        weights: Initial weights of the backbone: "IMAGENET1K_V1", or the path of a file with weights of torchvision.
         lr: Learning rate of the head.
-        decay: Factor from the learning rate of each part to that of the part before it; 1 makes them equal.
+        decay: Factor by which the learning rate decreases from each part of the network to the part before it.
     """
 
     def __init__(self, weights: str | None = "IMAGENET1K_V1", lr: float = 1e-3, decay: float = 0.5) -> None:
@@ -29,7 +29,7 @@ class DiscriminativeResNet18(LitResNet18):
         self.lr, self.decay = lr, decay
 
     def configure_optimizers(self) -> Any:
-        """Return Adam with one parameter group for each part."""
+        """Return Adam with one parameter group for each part of the network."""
         groups = [
             {"params": list(part.parameters()), "lr": self.lr * self.decay**depth}
             for depth, part in enumerate(self._parts())

@@ -1,4 +1,4 @@
-"""A LightningModule and a LightningDataModule without lit-prune: points on two interleaved half-moons."""
+"""An ordinary LightningModule and LightningDataModule, which moons.yaml uses: classify points on two half-moons."""
 
 import math
 
@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 
 class MoonsClassifier(LightningModule):
-    """A small multilayer perceptron for points in the plane.
+    """A small multilayer perceptron that classifies points in the plane.
 
     Args:
         hidden: Number of units in each of the two hidden layers.
@@ -25,22 +25,22 @@ class MoonsClassifier(LightningModule):
         )
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a batch of points and labels."""
-        return self._score("train", batch)
+        """Return the loss of a batch of points and labels; log loss and accuracy."""
+        return self._evaluate("train", batch)
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of a batch."""
-        self._score("valid", batch)
+        self._evaluate("valid", batch)
 
     def test_step(self, batch: list[Tensor], batch_idx: int) -> None:
         """Log loss and accuracy of a batch."""
-        self._score("test", batch)
+        self._evaluate("test", batch)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Return the optimizer."""
         return torch.optim.SGD(self.parameters(), lr=self.lr, momentum=0.9)
 
-    def _score(self, stage: str, batch: list[Tensor]) -> Tensor:
+    def _evaluate(self, stage: str, batch: list[Tensor]) -> Tensor:
         points, labels = batch
         logits = self.net(points)
         loss = F.cross_entropy(logits, labels)
@@ -50,10 +50,10 @@ class MoonsClassifier(LightningModule):
 
 
 class MoonsData(LightningDataModule):
-    """Points on two half-moons, with noise.
+    """Random points on two half-moons with Gaussian noise.
 
     Args:
-        points: Number of points for each of training, validation and test.
+        points: Number of points in each of the training, validation and test sets.
         noise: Standard deviation of the noise.
         batch_size: Number of points in a batch.
     """
@@ -63,15 +63,15 @@ class MoonsData(LightningDataModule):
         self.points, self.noise, self.batch_size = points, noise, batch_size
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Load the training points."""
+        """Return a loader of the training points."""
         return DataLoader(self._draw(0), self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Load the validation points."""
+        """Return a loader of the validation points."""
         return DataLoader(self._draw(1), self.batch_size)
 
     def test_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Load the test points."""
+        """Return a loader of the test points."""
         return DataLoader(self._draw(2), self.batch_size)
 
     def _draw(self, seed: int) -> TensorDataset:

@@ -1,8 +1,8 @@
-"""Your own LightningCLI, whose configuration adds callbacks of lit-prune by their class path.
+"""Use callbacks of lit-prune in your own LightningCLI: its configuration file names them.
 
     cd examples && python reuse_in_your_cli.py fit --config reuse_in_your_cli.yaml
 
-Nothing here imports lit-prune. Callbacks can also be added on the command line, for example
+The program needs no import of lit-prune. You can also add callbacks on the command line, for example with
 `--trainer.callbacks+=lit_prune.GlobalL1Pruning --trainer.callbacks.amount=0.5`.
 """
 

@@ -1,7 +1,10 @@
-"""Your own Lightning script with callbacks of lit-prune. It takes a few seconds: `python reuse_in_your_project.py`.
+"""Use callbacks of lit-prune in your own Lightning script.
 
-Model and data are plain Lightning. The script trains the model, prunes it gradually while it trains on, shows that an
-interrupted training resumes to the same weights, and saves weights that load without lit-prune.
+    python reuse_in_your_project.py    # takes a few seconds
+
+Model and data are ordinary Lightning classes. The script trains a dense model, then trains it further while it is
+pruned gradually, resumes that training from a checkpoint to the same weights, and saves weights that load without
+lit-prune.
 """
 
 import logging
@@ -40,7 +43,7 @@ class BarNet(LightningModule):
         self.head = nn.Linear(2 * width, 3)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Score images (N, 1, 16, 16): logits (N, 3)."""
+        """Compute logits (N, 3) of images (N, 1, 16, 16)."""
         logits: Tensor = self.head(self.body(self.stem(images)).mean((2, 3)))
         return logits
 
@@ -63,7 +66,7 @@ class Bars(LightningDataModule):
     """Noisy images of a horizontal bar, a vertical bar, or both.
 
     Args:
-        images: Number of training images; validation has half as many.
+        images: Number of training images. The validation set has half as many.
         noise: Standard deviation of the noise.
     """
 
@@ -72,12 +75,12 @@ class Bars(LightningDataModule):
         self.images, self.noise = images, noise
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Load the training images."""
+        """Return a loader of the training images."""
         # a fixed order, so that a resumed run sees the same batches as an uninterrupted one
         return DataLoader(self._draw(self.images, seed=0), batch_size=32, shuffle=False)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
-        """Load the validation images."""
+        """Return a loader of the validation images."""
         return DataLoader(self._draw(self.images // 2, seed=1), batch_size=64)
 
     def _draw(self, count: int, seed: int) -> TensorDataset:
@@ -96,7 +99,15 @@ class Bars(LightningDataModule):
 def train(
     folder: Path, epochs: int, *callbacks: Callback, resume: Path | None = None, start: BarNet | None = None
 ) -> BarNet:
-    """Train for some epochs, from new weights or those of another network, and print the accuracy."""
+    """Train a network for some epochs and print its accuracy.
+
+    Args:
+        folder: Folder for checkpoints.
+        epochs: Number of epochs.
+        callbacks: Callbacks of lit-prune.
+        resume: Checkpoint to resume from.
+        start: Network whose weights are the initial weights. By default, initial weights are random.
+    """
     seed_everything(0, verbose=False)
     model = BarNet()
     if start is not None:
@@ -115,10 +126,10 @@ def train(
 
 
 def callbacks() -> list[Callback]:
-    """Make the callbacks of a sparse training: all that changes in a script."""
+    """Create the callbacks that make the trained network sparse."""
     return [
-        LayerFreezing(layers=["stem*"], unfreeze_epoch=1),  # the first layer is frozen for one epoch
-        GlobalL1Pruning(amount=0.8, start_epoch=0, end_epoch=3),  # 80% of all weights are zero after three epochs
+        LayerFreezing(layers=["stem*"], unfreeze_epoch=1),  # freezes the first layer for one epoch
+        GlobalL1Pruning(amount=0.8, start_epoch=0, end_epoch=3),  # after three epochs, 80% of all weights are zero
         SparsityMonitor(),  # logs the sparsity
     ]
 
@@ -127,30 +138,30 @@ def main() -> None:
     """Run all trainings."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data is in memory
-    warnings.filterwarnings("ignore", ".*dirpath has changed.*")  # the resumed run has a folder of its own
-    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")  # of Lightning 2.6 on newer torch
+    warnings.filterwarnings("ignore", ".*dirpath has changed.*")  # the resumed run writes to another folder
+    warnings.filterwarnings("ignore", ".*isinstance\\(treespec, LeafSpec\\).*")  # Lightning 2.6 with newer torch
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         print("dense:")
         dense = train(folder / "dense", 4)
 
-        print("dense, trained on:")  # the baseline for pruning
+        print("dense, trained further:")  # the baseline for pruning
         train(folder / "control", 5, start=dense)
 
-        print("pruned to 80% while it trains on:")
+        print("pruned to 80% while it is trained further:")
         sparse = train(folder / "sparse", 5, *callbacks(), start=dense)
         report = sparsity_report(weight_layers(sparse))
         print(f"  {report.zeros} of {report.weights} weights are zero")
 
-        print("the same, resumed from a checkpoint in the middle:")
+        print("pruned to 80%, resumed from the checkpoint of an early epoch:")
         resumed = train(folder / "resumed", 5, *callbacks(), resume=folder / "sparse" / "epoch=1.ckpt")
         same = all(torch.equal(a, b) for a, b in zip(sparse.parameters(), resumed.parameters(), strict=True))
-        print(f"  weights are {'the same as' if same else 'different from'} those without an interruption")
+        print(f"  the weights are {'the same as' if same else 'different from'} those of the uninterrupted training")
 
         torch.save(sparse.state_dict(), folder / "weights.pt")
         plain = BarNet()
         plain.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
-        print(f"saved under plain names: {', '.join(list(plain.state_dict())[:3])}, ...")
+        print(f"saved without masks: {', '.join(list(plain.state_dict())[:3])}, ...")
 
 
 if __name__ == "__main__":

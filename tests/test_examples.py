@@ -37,8 +37,8 @@ def test_the_callbacks_work_in_your_own_script(folder):
     said = run_script(folder, "reuse_in_your_project.py")
     # 80% of 9 * 16, 9 * 16 * 32, 9 * 32 * 32 and 32 * 3 weights
     assert "11251 of 14064 weights are zero" in said
-    assert "weights are the same as those without an interruption" in said
-    assert "saved under plain names: stem.0.weight, " in said
+    assert "weights are the same as those of the uninterrupted training" in said
+    assert "saved without masks: stem.0.weight, " in said
 
 
 def test_the_callbacks_work_in_your_own_cli(folder):
