@@ -1,4 +1,4 @@
-"""`lit-prune cost`: measure what a network costs to store and to run, and what makes it cheaper."""
+"""`lit-prune cost`: measure the size and speed of a network, run in several ways."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,24 +28,24 @@ def main(argv: Sequence[str]) -> int:
 def _cost(argv: Sequence[str]) -> None:
     parser = make_checkpoint_parser(
         "cost",
-        "Measure FLOPs, bytes and latency of a network as it is, with masks, with cropped kernels and in ONNX Runtime, "
-        "next to other checkpoints. With --data.NAME or --limit, measure accuracy on test images too.",
+        "Measure FLOPs, bytes and latency of a network: as it is, with masks, without kernel positions that only ever "
+        "see padding, and in ONNX Runtime. With --data.NAME or --limit, measure accuracy on test images too.",
         data=True,
     )
     parser.add_argument(
         "--against", type=str, action="append", default=[], help="Another checkpoint to compare with; repeatable."
     )
     parser.add_argument("--batches", type=int | list[int], default=[1, 128], help="Batch sizes to measure.")
-    parser.add_argument("--rounds", type=int, default=11, help="Number of rounds to measure.")
-    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (default: torch's choice).")
+    parser.add_argument("--rounds", type=int, default=11, help="How often to measure each latency.")
+    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (default: torch's default).")
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
     parser.add_argument("--onnx", type=bool, default=True, help="Whether to measure ONNX Runtime.")
-    parser.add_argument("--format", type=Literal["table", "json"], default="table", help="Output to print.")
+    parser.add_argument("--format", type=Literal["table", "json"], default="table", help="Format of the output.")
     options = parse_checkpoint_command(parser, argv)
     batches = [options.batches] if isinstance(options.batches, int) else options.batches
     check_measuring(options.input_size, batches, options.rounds)
     if options.threads is not None:
-        check_integer("--threads", options.threads, 1, _MAX_THREADS, hint="leave it out for torch's choice")
+        check_integer("--threads", options.threads, 1, _MAX_THREADS, hint="leave it out for torch's default")
     names = _shortest_names([options.checkpoint, *options.against])
     networks = {name: load_network(path, options.model) for path, name in names.items()}
     models = {name: network.require_model() for name, network in networks.items()}
@@ -65,7 +65,7 @@ def _cost(argv: Sequence[str]) -> None:
 
 
 def _shortest_names(paths: Sequence[str]) -> dict[str, str]:
-    """Name each checkpoint by the shortest end of its path that tells it from the others.
+    """Name each checkpoint by the last parts of its path, as few as distinguish it from the others.
 
     Raises:
         InputError: If a checkpoint is given twice.

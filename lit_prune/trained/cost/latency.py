@@ -1,4 +1,4 @@
-"""Time function calls fairly: they take turns, so that a noisy machine affects all of them alike."""
+"""Time several functions fairly: they take turns, so that a noisy machine slows all of them alike."""
 
 import random
 import statistics
@@ -16,7 +16,7 @@ class Latency:
     """Duration of one call, measured in several rounds.
 
     Attributes:
-        seconds: Mean duration of a call in each round, at least one; all positive.
+        seconds: Mean duration of a call in each round: at least one value, all positive.
     """
 
     seconds: tuple[float, ...]
@@ -41,9 +41,9 @@ class Latency:
         return max(self.seconds)
 
     def ratio(self, other: "Latency") -> float:
-        """Return how many times as long this takes as another: the median of the ratios within each round.
+        """Return how many times as long as `other` this takes: the median of the ratios in each round.
 
-        Within a round, the machine is about equally busy for both.
+        Ratios are computed by round, because the machine is about equally busy for both in the same round.
         """
         if len(self.seconds) != len(other.seconds):
             raise expected(f"{len(self.seconds)} rounds", len(other.seconds), "measure both at the same time")
@@ -57,17 +57,17 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     pause: float = 0.05,
 ) -> dict[str, Latency]:
-    """Time calls that take turns.
+    """Time functions that take turns.
 
-    In every round each call has one turn, in a random but reproducible order, so that none always follows the same
-    other one. A turn begins with a pause, because threads of the previous call may keep spinning and occupy the cores;
-    then one call that is not timed brings the weights back into the caches; then as many calls as fill the turn, at
-    least one. `turn`, `pause` and `clock` are in seconds.
+    In every round each function has one turn, in a random but reproducible order, so that it does not always follow
+    the same function. A turn has three parts: a pause of `pause` seconds, because threads of the previous function may
+    still occupy the cores; one call that is not timed, which brings the weights back into the caches; and timed calls
+    for about `turn` seconds, at least one. `clock` returns the time in seconds.
     """
     check_integer("rounds", rounds, 1, hint="the median of 11 is steady on most machines")
     repeats = {}
     for name, call in calls.items():
-        call()  # the first call initialises what later calls reuse
+        call()  # the first call is slow, because it initialises caches
         began = clock()
         call()
         repeats[name] = max(1, min(_MAX_CALLS, int(turn / max(clock() - began, 1e-9))))

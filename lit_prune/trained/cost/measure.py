@@ -24,8 +24,8 @@ class Cost:
     Attributes:
         variant: Variant that was measured.
         latency: Latency of one call, by batch size.
-        difference: Largest absolute difference of a logit, on random images, from the network in torch's own layers
-            with the same weights. None for "dense" in place of zeros, which is another network.
+        difference: Largest absolute difference, on random images, between a logit and that of torch's own layers with
+            the same weights. None for the "dense" variant of a network with zeros, whose weights differ.
     """
 
     variant: Variant
@@ -38,7 +38,7 @@ class Comparison:
     """Costs of the variants of several networks, measured in turns in one process.
 
     Attributes:
-        costs: Costs, of which the first is the reference for speeds.
+        costs: Cost of each variant. Speeds are relative to the first one.
         input_size: Height and width of the images, in pixels.
         threads: CPU threads of torch and ONNX Runtime.
         machine: Processor, instruction set and versions, by name.
@@ -62,17 +62,17 @@ class Comparison:
         return len(self.costs[0].latency[self.batches[0]].seconds)
 
     def find(self, network: str, *kinds: Kind) -> Cost | None:
-        """Return the cost of the first of these kinds of a network that was measured, if any."""
+        """Return the cost of a network's variant of the first of `kinds` that was measured, or None."""
         costs = {cost.variant.kind: cost for cost in self.costs if cost.variant.network == network}
         return next((costs[kind] for kind in kinds if kind in costs), None)
 
     def speed(self, cost: Cost, batch: int) -> float:
-        """Return how many times as fast as the reference a variant is."""
+        """Return the speed of a variant relative to the first variant: 2.0 is twice as fast."""
         return self.costs[0].latency[batch].ratio(cost.latency[batch])
 
 
 def check_measuring(input_size: int, batches: Sequence[int], rounds: int) -> None:
-    """Raise an `InputError` if one of these arguments of `compare` cannot be used."""
+    """Raise an `InputError` if one of these arguments of `compare` is invalid."""
     check_integer("input_size", input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise expected("`batches` to be different positive integers", str(list(batches)), "for example [1,128]")
@@ -93,7 +93,7 @@ def compare(
     changed. For `rounds` and `turn`, in seconds, see `lit_prune.trained.cost.latency.measure`.
 
     Raises:
-        InputError: If an argument cannot be used, or a network does not take such images.
+        InputError: If an argument is invalid, or a network cannot process images of this size.
     """
     check_measuring(input_size, batches, rounds)
     shape = input_shape(next(iter(networks.values())), input_size)
@@ -113,7 +113,7 @@ def compare(
                 calls = {str(n): partial(v.forward, inputs[n]) for n, v in enumerate(variants)}
                 latencies.append(list(measure(calls, rounds, turn).values()))
             logits = [variant.forward(x) for variant, x in zip(variants, inputs, strict=True)]
-    # a "dense" variant is another network if the network itself has zeros, as its next variant
+    # for a network with zeros, the second entry, "zeros", replaces "dense", whose weights differ
     references = {v.network: y for v, y in zip(variants, logits, strict=True) if v.kind in ("dense", "zeros")}
     costs = []
     for variant, latency, found in zip(variants, zip(*latencies, strict=True), logits, strict=True):

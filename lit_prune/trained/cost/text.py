@@ -11,7 +11,7 @@ from lit_prune.trained.scoring import Score
 
 
 def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Make the tables for a terminal, with the meanings of the variants, and conclusions. Scores are by network."""
+    """Make tables of sizes and times, with explanations and conclusions; `scores` are by network name."""
     sizes, times = [], []
     for cost in comparison.costs:
         variant = cost.variant
@@ -55,20 +55,20 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
 
 
 def conclusions(comparison: Comparison) -> list[str]:
-    """Return sentences on what the measurement shows: the effect of zeros, and of each other way to run the network."""
+    """Return sentences about the effect of zeros on latency, and about the speed of each variant."""
     network = comparison.costs[0].variant.network
     sentences = []
     zeros, masked = comparison.find(network, "zeros"), comparison.find(network, "masked")
     if zeros is not None and masked is not None:
         sentences.append(
-            f"Zeros make files smaller (with `--compress`), not faster: with {comparison.sparsity[network]:.1%} of its "
-            f"weights zero, {network} takes {_durations(comparison, zeros)} times as long as without zeros, and "
-            f"{_durations(comparison, masked)} times as long while masks are applied."
+            "Zeros make files smaller (with `lit-prune export --compress`), but not networks faster: with "
+            f"{comparison.sparsity[network]:.1%} of its weights zero, {network} takes {_durations(comparison, zeros)} "
+            f"times as long as without zeros, and {_durations(comparison, masked)} times as long with masks applied."
         )
     ways: dict[Kind, str] = {
         "cropped": "without dead taps (same outputs)",
         "onnx": "in ONNX Runtime",
-        "cropped onnx": "both",
+        "cropped onnx": "without dead taps in ONNX Runtime",
     }
     faster = [(way, cost) for kind, way in ways.items() if (cost := comparison.find(network, kind)) is not None]
     for other in comparison.sparsity:
@@ -83,7 +83,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Make JSON: seconds, bytes, counts, and ratios to the first variant. Scores are by network."""
+    """Make JSON: seconds, bytes, counts, and speeds relative to the first variant; `scores` are by network name."""
     content = {
         "input_size": comparison.input_size,
         "threads": comparison.threads,

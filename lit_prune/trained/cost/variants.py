@@ -23,7 +23,7 @@ Kind = Literal["dense", "zeros", "masked", "lit-prune", "cropped", "onnx", "crop
 MEANINGS: dict[Kind, str] = {
     "dense": "torch's own layers, without any zero weight",
     "zeros": "torch's own layers, with the zeros of this network",
-    "masked": "the same with masks, multiplied in at every call, as in training",
+    "masked": "torch's own layers, with masks that every call multiplies in, as in training",
     "lit-prune": "LitResNet18, which skips dead taps (kernel positions that only ever see padding)",
     "cropped": "torch's own layers without dead taps: a smaller file, the same outputs",
     "onnx": "ONNX Runtime on the exported file, batch norms folded into convolutions",
@@ -39,9 +39,9 @@ class Variant:
         network: Name of the network.
         kind: Way to run it.
         forward: Function that computes logits from images (N, C, H, W).
-        layout: Memory format of the images for which it is fastest.
+        layout: Memory format of images for which `forward` is fastest.
         parameters: Number of values in weights, biases and norms.
-        nonzero: Number of those that are not zero.
+        nonzero: Number of these values that are not zero.
         flops: FLOPs of one image.
         bytes: Size of its file: the state dict as written by `torch.save`, or the ONNX file.
         compressed: Size of the compressed state dict in bytes; None for ONNX files.
@@ -66,10 +66,10 @@ def has_onnx() -> bool:
 def make_variants(
     network: str, model: nn.Module, input_size: int, folder: Path | None, channels: int = 3, reference: bool = True
 ) -> Iterator[Variant]:
-    """Make the variants of a network, an unmasked module that computes logits from images; it is not changed.
+    """Make the variants of `model`, a module without masks that maps images to logits; it is not changed.
 
-    Without a folder for ONNX files, there are no ONNX variants. With `reference`, a network with zeros begins with a
-    "dense" variant, which has small numbers in their place.
+    ONNX files are written to `folder`; None leaves out the ONNX variants. With `reference`, the first variant of a
+    network with zeros is "dense", which has small random weights in place of the zeros.
 
     Yields:
         The variants, in the order of `MEANINGS`: "dense" alone if there are no zeros, otherwise "zeros" and "masked";
@@ -125,7 +125,7 @@ def _channels_last(module: nn.Module) -> nn.Module:
 
 
 def _fill_zeros(module: nn.Module) -> nn.Module:
-    """Copy a network as it may have been before pruning: random numbers below its smallest weight replace zeros."""
+    """Copy a network, and replace its zeros with random values smaller than its smallest nonzero weight."""
     filled = plain_copy(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -133,7 +133,7 @@ def _fill_zeros(module: nn.Module) -> nn.Module:
             weight = ref.tensor
             kept = weight[weight != 0].abs()
             smallest = float(kept.min()) if len(kept) else 0.01
-            # at least 1% of the smallest weight, since `rand` alone could draw zeros
+            # at least 1% of the smallest weight, because `rand` alone could return zero
             drawn = smallest * (0.01 + 0.99 * torch.rand(weight.shape, generator=generator))
             signs = torch.randint(0, 2, weight.shape, generator=generator) * 2 - 1
             weight.copy_(torch.where(weight == 0, drawn * signs, weight))

@@ -10,8 +10,8 @@ from torch import Tensor
 from lit_prune.errors import UnfinishedError, one_line
 from lit_prune.trained.scoring import Run, Score
 
-# Rounding of float32 sums makes logits differ by about 1e-6 of the largest. A wrong weight, a layer in the wrong mode
-# or another normalisation makes them differ by far more than this.
+# Rounding of float32 sums makes logits differ by about 1e-6 of the largest logit. A wrong weight, a layer in training
+# mode or another normalisation makes them differ by far more than 1e-4.
 TOLERANCE = 1e-4
 
 
@@ -21,10 +21,10 @@ class Check:
 
     Attributes:
         images: Number of images.
-        difference: Largest absolute difference of a logit.
+        difference: Largest absolute difference between the two logits.
         largest: Largest magnitude of a logit of the network.
-        changed: Number of images that the file puts into another class.
-        scores: Scores of the network and of the file, if labels are known.
+        changed: Number of images for which the file predicts another class.
+        scores: Accuracy of the network and of the file; None without labels.
     """
 
     images: int
@@ -35,11 +35,11 @@ class Check:
 
     @property
     def bound(self) -> float:
-        """Largest difference allowed: `TOLERANCE` times the largest logit, or times 1 if that is larger."""
+        """Largest allowed difference: `TOLERANCE` times the largest logit, and at least `TOLERANCE`."""
         return TOLERANCE * max(1.0, self.largest)
 
     def require(self, images: str) -> "Check":
-        """Return the check; raise an `UnfinishedError` if the difference is above the bound, NaN or infinite."""
+        """Return this check; raise an `UnfinishedError` if its difference is above the bound, NaN or infinite."""
         if isfinite(self.difference) and self.difference <= self.bound:
             return self
         raise _failed(
@@ -80,7 +80,7 @@ def _run(exported: Run, images: Tensor) -> Tensor:
         return exported(images)
     except (UnfinishedError, MemoryError):
         raise
-    except Exception as error:  # runtimes raise errors of their own classes
+    except Exception as error:  # ONNX Runtime raises errors of its own classes
         raise _failed(f"cannot be run on {len(images)} images: {one_line(error)}") from error
 
 
@@ -89,7 +89,7 @@ def _failed(what: str) -> UnfinishedError:
 
 
 def in_batches(run: Run, batch: int | None) -> Run:
-    """Let a file for batches of one size run any number of images, by filling the last batch."""
+    """Let a file exported for one batch size run on any number of images, by padding the last batch."""
     if batch is None:
         return run
 
@@ -104,7 +104,7 @@ def in_batches(run: Run, batch: int | None) -> Run:
 
 
 def random_batches(batch: int | None, channels: int, input_size: int) -> Iterator[tuple[Tensor, None]]:
-    """Draw random images, always the same, distributed as normalised images; without a batch size, of several."""
+    """Yield batches of normally distributed images, the same at each call; `batch` None yields several sizes."""
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 7) if batch is None else (batch,):
         yield torch.randn(count, channels, input_size, input_size, generator=generator), None

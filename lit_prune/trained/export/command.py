@@ -20,19 +20,19 @@ from lit_prune.trained.extras import import_extra
 from lit_prune.trained.network import load_network
 from lit_prune.trained.scoring import Run, image_batches, make_data, wants_scores
 
-_DATA_SIZE = 32  # pixels a side of the images that can be scored
+_DATA_SIZE = 32  # height and width of CIFAR-10 images, in pixels
 _MAX_SIZE = 4096
-# options that do not suit every format, and the formats that they suit
+# options that only some formats accept, and these formats
 _FORMATS = {
     "batch": GRAPHS,
     "compress": ("state_dict", "safetensors"),
-    "crop": (*GRAPHS, "safetensors"),  # which store the new paddings
+    "crop": (*GRAPHS, "safetensors"),  # a state dict cannot store the new paddings
     "opset": ("onnx",),
 }
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `lit-prune export` and return its exit status. Unless it is 0, no file is written."""
+    """Run `lit-prune export` and return its exit status. If it is not 0, no file was written."""
     return run_command(_export, argv)
 
 
@@ -72,14 +72,14 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--crop",
         action="store_true",
         help="Remove dead taps, kernel positions that only ever see padding at --input_size. The file is smaller, and "
-        "exact at that size only.",
+        "gives correct logits only at that size.",
     )
     parser.add_argument(
         "--compress",
         action="store_true",
-        help="Write only weights that are not zero, for `lit_prune.load_compressed`; safetensors and state_dict only.",
+        help="Store only nonzero weights, in a file for `lit_prune.load_compressed`; for safetensors and state_dict.",
     )
-    parser.add_argument("--opset", type=int | None, default=None, help="Version of the operators, for onnx.")
+    parser.add_argument("--opset", type=int | None, default=None, help="Version of ONNX operators, for onnx.")
     options = parse_checkpoint_command(parser, argv)
     hint = "it is the height and width of the images, in pixels"
     check_integer("--input_size", options.input_size, 1, _MAX_SIZE, hint=hint)
@@ -92,7 +92,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
             raise expected(f"`--{name}` with {' or '.join(formats)}", f"`{options.format}`", hint)
     if wants_scores(options) and options.input_size != _DATA_SIZE:
         hint = "leave out `--data` and `--limit` to check on random images only"
-        raise expected(f"`--input_size` {_DATA_SIZE} to check on images of the data", options.input_size, hint)
+        raise expected(f"`--input_size` {_DATA_SIZE} to check on test images", options.input_size, hint)
     if options.format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             import_extra(package, "export")
@@ -116,7 +116,7 @@ def _write(export: Export, path: Path) -> tuple[int | None, Run | None]:
         return None, None
     loaded = deepcopy(module)
     for tensor in loaded.state_dict().values():
-        tensor.zero_()  # so that all values come from the file
+        tensor.zero_()  # so that no value is left from the network
     loaded.load_state_dict(stored)
     return None, loaded
 

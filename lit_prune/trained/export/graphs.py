@@ -1,4 +1,4 @@
-"""Write networks as graphs, which run without the network's code: as ONNX files, and as files of `torch.export`."""
+"""Write networks as graphs, which run without the network's Python code: as ONNX, or with `torch.export`."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from lit_prune.trained.extras import import_extra, silence_libraries
 from lit_prune.trained.scoring import Run
 
 INPUT, OUTPUT = "images", "logits"
-# the oldest version that torch's exporter writes without converting, in every release that is supported
+# the oldest opset that torch's exporter writes without conversion, in every supported release of torch
 _OLDEST_OPSET = 18
 # an ONNX file is a protobuf message, which cannot be larger
 _MAX_BYTES = 1 << 31
 
 
 def check_opset(opset: int) -> None:
-    """Raise an `InputError` if an ONNX opset, the version of its operators, is too old or too new to be written."""
+    """Raise an `InputError` if torch or onnx cannot write this opset, the version of ONNX operators."""
     newest = int(import_extra("onnx", "export").defs.onnx_opset_version())
     check_integer("--opset", opset, _OLDEST_OPSET, newest, hint="leave it out for torch's default")
 
@@ -41,7 +41,7 @@ def write_onnx(
     folded into the convolutions before them, which keeps zeros. If `batch` is None, the file takes batches of any size.
 
     Returns:
-        The version of the operators, which is torch's default if `opset` is None.
+        The opset of the file; by default, torch chooses it.
 
     Raises:
         InputError: If a package is not installed, or the network cannot be written as ONNX.
@@ -69,7 +69,7 @@ def write_onnx(
     if opset is not None and written != opset:
         what = f"`--opset` {written}, because torch cannot convert this network to other versions"
         raise expected(what, opset, f"give `--opset {written}`")
-    # the exporter stores source lines, with paths of this machine, with every operation
+    # remove source lines, which contain paths of this machine, from every operation
     for graph in (model.graph, *model.functions.values()):
         for node in graph.all_nodes():
             node.metadata_props.clear()
@@ -91,13 +91,13 @@ def run_onnx(path: str | Path) -> Run:
     runtime = import_extra("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # errors are raised as well
+    options.log_severity_level = 4  # do not log errors, which are also raised
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises errors of its own classes
         raise InputError(
-            f"ONNX Runtime cannot run the file: {one_line(error)}. Give an earlier `--opset`, or update it with "
-            "`pip install --upgrade onnxruntime`."
+            f"ONNX Runtime cannot run the file: {one_line(error)}. Give an earlier `--opset`, or update ONNX Runtime "
+            "with `pip install --upgrade onnxruntime`."
         ) from error
 
     def run(images: Tensor) -> Tensor:
@@ -127,15 +127,15 @@ def write_torchexport(
 
 
 def run_torchexport(path: str | Path) -> Run:
-    """Open a file of `torch.export`, and return the function that computes logits from images."""
+    """Open a file written by `write_torchexport`, and return a function from images to logits."""
     with silence_libraries(), Path(path).open("rb") as file:
         run: Run = torch.export.load(file).module()
     return run
 
 
 def _example_images(module: nn.Module, batch: int | None, channels: int, input_size: int) -> tuple[Tensor, Any]:
-    """Make images that a network maps to one tensor with a row for each, and the `dynamic_shapes` to trace it with."""
-    # with one image, torch would assume that there is always one
+    """Return images and `dynamic_shapes` for tracing, after checking that the network returns one row per image."""
+    # from a single image, torch would infer a fixed batch size of 1
     images = torch.zeros(batch or 2, channels, input_size, input_size)
     with torch.no_grad():
         try:
@@ -163,7 +163,7 @@ def _one_sentence_failures(exporter: str) -> Iterator[None]:
 
 
 def _raise_if_unrelated(error: BaseException) -> BaseException:
-    """Return the first cause of an error; raise an error that is not about the network: a signal, or a full disk."""
+    """Return the original cause of an error; raise an error that is not about the network, such as a full disk."""
     while True:
         if isinstance(error, InputError | UnfinishedError | OSError | MemoryError):
             raise error

@@ -18,7 +18,7 @@ from lit_prune.trained.layers import layer_weights
 from lit_prune.trained.network import Network
 from lit_prune.trained.scoring import make_data, wants_data, wants_scores
 
-# formats that store what the network computes, not only its weights
+# formats that store the network's operations, not only its weights
 GRAPHS = ("onnx", "torchexport")
 
 
@@ -29,13 +29,13 @@ class Export:
     Attributes:
         network: Network to export.
         options: Parsed options.
-        module: Module that computes the logits, made of torch's own layers; None if the architecture is not known.
+        module: Network made of torch's own layers only, without masks; None if the architecture is not known.
         state: Weights to write.
         dense_bytes: Bytes of the weights before cropping.
-        metadata: Strings to store with them.
+        metadata: Strings to store with the weights.
         channels: Channels of the images.
-        weights: Number of weights in layers.
-        zeros: Number of those that are zero.
+        weights: Number of weights in all layers, after cropping.
+        zeros: Number of these weights that are zero.
         dropped: Number of weights that cropping removed.
         sparsity: Fraction of the weights that are zero.
     """
@@ -54,15 +54,15 @@ class Export:
 
     @property
     def batch(self) -> int | None:
-        """Batch size; None if the file takes any."""
+        """Batch size; None if the file takes batches of any size."""
         return None if self.options.batch in (None, "dynamic") else int(self.options.batch)
 
 
 def prepare(network: Network, options: Namespace) -> Export:
-    """Copy a network without masks and without classes of lit-prune and, with `--crop`, without dead taps.
+    """Copy a network into torch's own layers, without masks and, with `--crop`, without dead taps.
 
     Raises:
-        InputError: If this needs an architecture that is not known, or the network takes images of another size.
+        InputError: If the options need an unknown architecture, or the network cannot process images of this size.
     """
     needs_model = options.format in GRAPHS or options.crop or wants_scores(options)
     model = network.require_model() if needs_model else network.model
@@ -76,7 +76,7 @@ def prepare(network: Network, options: Namespace) -> Export:
         layers = dict(module.named_modules())
         module = crop_kernels(module, options.input_size, channels)
         state = module.state_dict()
-        # settings that cannot be seen from the weight of a cropped convolution
+        # kernel size and padding, to rebuild cropped convolutions: the shape of a weight does not show the padding
         crops = {
             name: {"kernel_size": list(layer.kernel_size), "padding": [int(zeros) for zeros in layer.padding]}
             for name, layer in module.named_modules()
@@ -95,7 +95,7 @@ def prepare(network: Network, options: Namespace) -> Export:
 
 
 def _image_channels(model: nn.Module) -> int:
-    """Return the channels of the model's example images, or else those that its first convolution takes."""
+    """Return the number of channels of the model's example images, or else of its first convolution's input."""
     images = getattr(model, "example_input_array", None)
     if isinstance(images, Tensor) and images.dim() == 4:
         return images.shape[1]
@@ -103,7 +103,7 @@ def _image_channels(model: nn.Module) -> int:
 
 
 def _metadata(network: Network, options: Namespace, channels: int, sparsity: float) -> dict[str, str]:
-    """Return what a user of the file needs to know, as strings; all but the version are JSON."""
+    """Describe the input, sparsity, classes and preprocessing for users of the file, as JSON strings."""
     size = options.input_size
     values: dict[str, Any] = {
         "input": {"layout": "NCHW", "channels": channels, "height": size, "width": size, "dtype": "float32"},

@@ -10,7 +10,7 @@ _SAME = "a zero takes as many bytes as any other number"
 
 
 def format_report(export: Export, opset: int | None, checks: Sequence[Check], size: int) -> str:
-    """Report what was written and how it was checked. The size is in bytes."""
+    """Describe the exported file and how it was checked; `size` is the file's size in bytes."""
     lines = [("written", f"{export.options.output}: {_format_kind(export, opset)}")]
     lines += zip(["logits", ""], map(_format_difference, checks, ["random", "test"]), strict=False)
     if not checks:
@@ -40,10 +40,10 @@ def _format_kind(export: Export, opset: int | None) -> str:
 
 
 def _format_difference(check: Check, kind: str) -> str:
-    changed = f"; {check.changed:,} of them change their class" if kind == "test" else ""
+    changed = f"; the file predicts another class for {check.changed:,}" if kind == "test" else ""
     return (
         f"differ by at most {check.difference:.2g} on {check.images:,} {kind} images, where {check.bound:.2g} is "
-        f"allowed ({TOLERANCE:g} of the largest){changed}"
+        f"allowed ({TOLERANCE:g} of the largest logit){changed}"
     )
 
 

@@ -17,11 +17,11 @@ def write_weights(
 ) -> dict[str, Tensor]:
     """Write weights as "safetensors" or "state_dict", and return them as read back from the file.
 
-    A state dict has no place for metadata.
+    `compress` stores only nonzero weights. A "state_dict" without `compress` holds no metadata.
 
     Raises:
         InputError: If a tensor cannot be stored.
-        UnfinishedError: If the weights in the file differ in any bit.
+        UnfinishedError: If the weights read back differ from `state` in any bit.
         OSError: If the file cannot be written.
     """
     if compress:

@@ -22,7 +22,7 @@ def _inspect(argv: Sequence[str]) -> None:
         "inspect",
         "Show a trained network layer by layer: shape, sparsity, magnitudes, frozen or not, and FLOPs.",
     )
-    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="Output to print.")
+    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="Format of the output.")
     parser.add_argument(
         "--input_size",
         type=int | list[int] | None,
@@ -34,8 +34,8 @@ def _inspect(argv: Sequence[str]) -> None:
         "--plot",
         type=str | None,
         default=None,
-        help="PNG file to plot the layers and the magnitudes, with pruning thresholds; or an existing folder, for one "
-        "file each.",
+        help="PNG file for two plots, of the layers and of the magnitudes of weights; or an existing folder, for one "
+        "file per plot.",
     )
     options = parse_checkpoint_command(parser, argv)
     if options.plot is not None:

@@ -20,8 +20,8 @@ from lit_prune.trained.layers import Inspection, layer_weights, printable_name
 from lit_prune.trained.network import Network
 
 _WIDTH = 9.0
-_TALLEST = 40.0  # inches; with more layers than fit, not all names are shown
-_NAMES = 200
+_TALLEST = 40.0  # inches
+_NAMES = 200  # with more layers, only every second (third, ...) name is shown
 _AMOUNTS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 _THRESHOLDS = 4
 _DECADES = 5
@@ -30,7 +30,7 @@ _LIGHT = "#c8c8c8"
 
 
 def check_plot(path: str) -> list[Path]:
-    """Find the files that `--plot` means: a PNG file for both plots, or one file each in an existing folder.
+    """Return the files to write for `--plot`: one PNG file for both plots, or two in an existing folder.
 
     Raises:
         InputError: If the path is neither a PNG file nor an existing folder.
@@ -47,7 +47,7 @@ def check_plot(path: str) -> list[Path]:
 
 
 def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
-    """Draw both plots of an inspected network into one file, or into one file each."""
+    """Draw the two plots of an inspected network into one file, or into two."""
     tall, low = 1.0 + min(0.19 * len(found.layers), _TALLEST), 3.2
     with styled():
         figures = [new_figure(_WIDTH, tall), new_figure(_WIDTH, low)]
@@ -132,16 +132,16 @@ def _draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) ->
 def thresholds(
     kept: NDArray[np.floating[Any]], weights: int, untouched: NDArray[np.bool_] | None = None
 ) -> dict[float, float]:
-    """Find the largest magnitudes that global L1 pruning sets to zero, for several sparsities.
+    """Find, for several sparsities, the largest magnitude that global L1 pruning would set to zero.
 
     Args:
         kept: Magnitudes of the nonzero weights.
         weights: Number of all weights.
-        untouched: Which of `kept` have never received a gradient, if known.
+        untouched: True for each of `kept` that has never received a gradient; None if that is not known.
 
     Returns:
-        Threshold by sparsity in %. The first is for the network's own sparsity, if it has any: the smallest magnitude
-        that pruning kept, among weights that training has not changed since, where these are known.
+        Threshold by sparsity in %. If the network has zeros, the first one is for its current sparsity: the smallest
+        nonzero magnitude, if possible among the untouched weights, which training has not changed since pruning.
     """
     zeros = weights - len(kept)
     unchanged = kept[untouched] if untouched is not None and untouched.any() else kept

@@ -10,7 +10,7 @@ _UNKNOWN = "?"
 
 
 def format_table(inspection: Inspection) -> str:
-    """Make the table for a terminal, with totals and notes. Columns without any known value are left out."""
+    """Make a table for a terminal, with totals and notes. Columns in which no value is known are left out."""
     layers, total = inspection.layers, inspection.total
     rows = [*layers, total]
     cells = {
@@ -57,7 +57,7 @@ def format_json(inspection: Inspection) -> str:
 
 
 def format_csv(inspection: Inspection) -> str:
-    """Make CSV, with one line for each layer; unknown values are empty, shapes are like 64x3x7x7."""
+    """Make CSV, with one line for each layer; unknown values are empty, shapes have the form 64x3x7x7."""
     return csv_text([_record(layer) | {"shape": _format_shape(layer.shape)} for layer in inspection.layers])
 
 
@@ -89,10 +89,10 @@ def _notes(inspection: Inspection, unknown: list[str]) -> list[str]:
         notes.append(f"Masks held {total.masked:,} weights at zero when this file was written.")
     notes.append("smallest, largest: magnitudes of the non-zero weights.")
     if "no gradient" not in unknown:
-        notes.append("no gradient: weights that have received no gradient since training began.")
+        notes.append("no gradient: weights that have never received a gradient in training.")
     if inspection.input_shape is not None:
         shape = _format_shape(inspection.input_shape)
-        notes.append(f"FLOPs of one input of {shape}; a multiply-add is 2 FLOPs. Dense kernels compute zeros too.")
+        notes.append(f"MFLOPs: for one input of {shape}; a multiply-add is 2 FLOPs. non-zero: without zero weights.")
     if inspection.other_tensors:
         notes.append(
             f"Not in the table: {inspection.other_values:,} values in {inspection.other_tensors} other tensors "

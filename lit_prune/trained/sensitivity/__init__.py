@@ -1,1 +1,1 @@
-"""`lit-prune sensitivity`: measure what pruning each layer alone costs."""
+"""`lit-prune sensitivity`: measure how much accuracy pruning each layer alone costs."""

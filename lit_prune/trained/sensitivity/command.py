@@ -1,4 +1,4 @@
-"""`lit-prune sensitivity`: measure what pruning each layer alone costs."""
+"""`lit-prune sensitivity`: measure how much accuracy pruning each layer alone costs."""
 
 import sys
 from collections.abc import Sequence
@@ -47,8 +47,8 @@ def _sensitivity(argv: Sequence[str]) -> None:
     done = sum(known.get(ref.name, amount) is not None for ref in weights for amount in amounts)
     done += known.get(None, 0.0) is not None
     if done:
-        print(f"{done} of {total} scores are in {known.path} already.", file=sys.stderr)
-    with tqdm(total=total, initial=done, unit="score", dynamic_ncols=True, disable=None) as bar:
+        print(f"{done} of {total} measurements are already in {known.path}.", file=sys.stderr)
+    with tqdm(total=total, initial=done, unit="measurement", dynamic_ncols=True, disable=None) as bar:
 
         def show_progress(layer: str) -> None:
             bar.set_postfix_str(layer, refresh=False)
@@ -59,7 +59,7 @@ def _sensitivity(argv: Sequence[str]) -> None:
         except UnfinishedError as error:
             bar.close()
             signal = {130: "Ctrl-C", 143: "SIGTERM"}.get(error.status, "a signal")
-            message = f"Stopped by {signal} after {len(known)} of {total} scores, which are saved in `{known.path}`."
+            message = f"Stopped by {signal} after {len(known)} of {total} measurements, saved in `{known.path}`."
             raise UnfinishedError(f"{message} Run the same command again to continue.", error.status) from error
     sizes = {ref.name: ref.tensor.numel() for ref in weights}
     result = Sensitivity(options.checkpoint, options.split, base, sizes, amounts, scores)
@@ -69,17 +69,17 @@ def _sensitivity(argv: Sequence[str]) -> None:
     draw_map(result, options.tolerance, picture)
     print(_FORMATS[options.format](result, options.tolerance))
     if options.format == "table":
-        print(f"\nwritten: {picture}, and the scores in {known.path}")
+        print(f"\nwritten: {picture}, and the measurements in {known.path}")
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_checkpoint_parser(
         "sensitivity",
-        "Prune each layer alone, by magnitude and without training, and measure what it costs. Scores are saved in a "
-        ".jsonl file next to --output, so the same command continues where it was stopped.",
+        "Prune each layer alone, by magnitude and without training, and measure the accuracy. Measurements are saved "
+        "in a .jsonl file next to --output; after an interruption, the same command continues from there.",
         data=True,
     )
-    parser.add_argument("--output", type=str, default="sensitivity.png", help="Heat map to write.")
+    parser.add_argument("--output", type=str, default="sensitivity.png", help="PNG file of the heat map.")
     parser.add_argument(
         "--amounts",
         type=float,
@@ -93,15 +93,15 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--tolerance",
         type=float,
         default=1.0,
-        help="Percentage points of accuracy that pruning one layer may cost, for the suggested limits.",
+        help="Percentage points of accuracy that pruning one layer may cost; the suggested limits follow from it.",
     )
     parser.add_argument(
         "--split",
         type=Literal["val", "test"],
         default="val",
-        help="Images to score (default: val, since the result is used to choose a limit).",
+        help="Images on which to measure accuracy (default: val, because the result is used to choose a limit).",
     )
-    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="Output to print.")
+    parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="Format of the output.")
     options = parse_checkpoint_command(parser, argv)
     for amount in options.amounts:
         check_amount(amount)

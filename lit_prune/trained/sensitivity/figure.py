@@ -1,4 +1,4 @@
-"""Heat map of `lit-prune sensitivity`: what pruning each layer alone costs."""
+"""Heat map of `lit-prune sensitivity`: the change in accuracy when each layer is pruned alone."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""Score a network with each of its layers pruned alone."""
+"""Measure the accuracy of a network with each of its layers pruned alone."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -18,7 +18,7 @@ from lit_prune.trained.sensitivity.measurements import Measurements
 def prune_temporarily(ref: WeightRef, amount: float) -> Iterator[bool]:
     """Prune one layer by magnitude inside a `with` block, and restore its weights afterwards.
 
-    Weights that are zero already count.
+    Weights that are already zero count towards `amount`.
 
     Yields:
         Whether any weight changed.
@@ -26,7 +26,7 @@ def prune_temporarily(ref: WeightRef, amount: float) -> Iterator[bool]:
     weight = ref.tensor.detach()
     before = weight.clone()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # losing all weights of a small layer is intended here
+        warnings.simplefilter("ignore", UserWarning)  # no warning that a small layer loses all its weights
         keep = global_l1_masks([ref], amount)[ref.name]
     weight.mul_(keep)
     try:
@@ -43,10 +43,10 @@ def measure(
     known: Measurements,
     on_score: Callable[[str], None] = lambda layer: None,
 ) -> tuple[Score, dict[str, list[Score]]]:
-    """Score a network as it is, and with each layer pruned alone to each amount; it is unchanged afterwards.
+    """Call `score` for a network as it is, and with each layer pruned alone to each amount; restore its weights.
 
-    Known scores are not measured again, and new ones are added to them. After each new score, `on_score` is called with
-    the name of the layer.
+    Scores in `known` are not measured again, and new scores are added to `known`. After each new score, `on_score`
+    is called with the name of the layer.
 
     Returns:
         The score of the network as it is, and the scores of each layer by name, one for each amount.

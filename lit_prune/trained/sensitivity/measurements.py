@@ -14,7 +14,7 @@ from lit_prune.files.atomic import append, write_text
 from lit_prune.trained.scoring import Score
 
 _FORMAT = 1
-_MAX_BYTES = 64 * 2**20  # a line has about 80
+_MAX_BYTES = 64 * 2**20  # a line has about 80 bytes
 _HINT = "give another `--output`, or remove that file"
 
 
@@ -32,13 +32,13 @@ class Measurements:
 
     Args:
         path: File in JSON lines, of which the first describes the conditions of the scores.
-        conditions: What the scores depend on, by "network", "weights", "split" and "images".
+        conditions: Values on which scores depend: "network", "weights", "split" and "images".
 
     Attributes:
         path: The file.
 
     Raises:
-        InputError: If the file holds something else, or scores under other conditions.
+        InputError: If the file holds no such scores, or scores measured under other conditions.
         OSError: If the file cannot be read or written.
     """
 
@@ -54,7 +54,7 @@ class Measurements:
                 raise _not_scores(path)
             for key, value in self._header.items():
                 if header.get(key) != value:
-                    raise expected(f"`{path}` to hold scores with the same {key}", "different ones", _HINT)
+                    raise expected(f"`{path}` to hold measurements with the same {key}", "different ones", _HINT)
         for line in lines[1:]:
             try:
                 score = Score(int(line["right"]), int(line["images"]))
@@ -66,11 +66,11 @@ class Measurements:
         return len(self._scores)
 
     def get(self, layer: str | None, amount: float) -> Score | None:
-        """Return the score with a layer pruned to an amount, if it is known; layer None is the whole network."""
+        """Return the score with `layer` pruned to `amount`, or None; layer None is the unpruned network."""
         return self._scores.get((layer, amount))
 
     def add(self, layer: str | None, amount: float, score: Score) -> None:
-        """Write a score to the file."""
+        """Add a score, and write it to the file."""
         if not self._has_header:
             write_text(self.path, json.dumps(self._header) + "\n")
             self._has_header = True
@@ -98,4 +98,4 @@ def _read_lines(path: Path) -> list[Any]:
 
 
 def _not_scores(path: Path, found: str = "something else") -> InputError:
-    return expected(f"scores of `lit-prune sensitivity` in `{path}`", found, _HINT)
+    return expected(f"measurements of `lit-prune sensitivity` in `{path}`", found, _HINT)

@@ -1,4 +1,4 @@
-"""The cost of pruning each layer alone, and the limits on sparsity that follow from it."""
+"""Accuracy with each layer pruned alone, and the limits on sparsity that follow from it."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ class Limit(NamedTuple):
     Attributes:
         max_layer_sparsity: Largest fraction of a layer to prune; 0 if the layers should not be pruned at all.
         exclude: Layers to leave unpruned.
-        set_by: Layer that needs the limit.
+        set_by: Most sensitive layer that is not excluded, which sets the limit.
         share: Fraction of all weights that the excluded layers hold.
     """
 
@@ -31,18 +31,18 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Scores of a network with one layer pruned, for each layer and several amounts.
+    """Accuracy of a network with one layer pruned, for each layer and several amounts.
 
     Attributes:
-        path: File of the network.
-        split: Split of the data that was scored.
+        path: Path of the network's file.
+        split: Split of the data on which accuracy was measured.
         base: Score of the unchanged network.
         sizes: Number of weights by layer.
         amounts: Fractions of a layer that were pruned, ascending.
         scores: Scores by layer, one for each amount.
 
     Raises:
-        InputError: If a score is missing, or scores are of different numbers of images.
+        InputError: If a score is missing, or two scores count different numbers of images.
     """
 
     path: str
@@ -54,13 +54,13 @@ class Sensitivity:
 
     def __post_init__(self) -> None:
         if not self.sizes or not self.amounts or list(self.sizes) != list(self.scores):
-            raise expected("scores of every layer", f"{len(self.scores)} of {len(self.sizes)}", "score them all")
+            raise expected("scores of every layer", f"{len(self.scores)} of {len(self.sizes)}", "measure every layer")
         for name, scores in self.scores.items():
             if len(scores) != len(self.amounts) or any(score.images != self.base.images for score in scores):
                 raise expected(
                     f"{len(self.amounts)} scores on {self.base.images} images for layer `{name}`",
                     ", ".join(f"{score.right} of {score.images}" for score in scores) or "none",
-                    "score all amounts on the same images",
+                    "measure all amounts on the same images",
                 )
 
     def changes(self, layer: str) -> list[float]:
@@ -68,16 +68,16 @@ class Sensitivity:
         return [100 * (score.right - self.base.right) / self.base.images for score in self.scores[layer]]
 
     def safe(self, layer: str, tolerance: float) -> float:
-        """Return the largest amount to which a layer can be pruned within a tolerance.
+        """Return the largest amount of a layer that costs at most `tolerance` percentage points of accuracy.
 
-        The tolerance is in percentage points of accuracy. Accuracy on few images fluctuates, but the true cost can only
-        grow with the amount. So it is taken from the decreasing curve that fits the changes best (isotonic regression).
+        Accuracy on few images fluctuates, but the true accuracy should only fall as the amount grows. So the cost is
+        read from the decreasing curve that fits `changes` best (isotonic regression).
 
         Returns:
             One of `amounts`, or 0.0.
         """
         decreasing = isotonic_regression(self.changes(layer), increasing=False).x
-        # 10 images of 1,000 are within a tolerance of 1.0, whatever the rounding of 100 * 10 / 1000
+        # 1e-9 allows for rounding: losing 10 of 1,000 images is within a tolerance of 1.0
         within = [amount for amount, cost in zip(self.amounts, decreasing, strict=True) if cost >= -tolerance - 1e-9]
         return max(within, default=0.0)
 
@@ -85,8 +85,8 @@ class Sensitivity:
         """Suggest a `max_layer_sparsity` for global pruning, for a tolerance in percentage points.
 
         Returns:
-            The limit for all layers; then, if there is one, the highest limit with the most sensitive layers excluded,
-            which may hold up to 5% of all weights.
+            The limit for all layers; then, if excluding the most sensitive layers allows a higher one, the highest
+            limit for which the excluded layers hold at most 5% of all weights.
         """
         safe = {layer: self.safe(layer, tolerance) for layer in self.sizes}
         total = sum(self.sizes.values())

@@ -1,4 +1,4 @@
-"""Format sensitivities as a table with suggested limits, as JSON and as CSV."""
+"""Format sensitivity results as a table with suggested limits, as JSON and as CSV."""
 
 import json
 
@@ -7,7 +7,7 @@ from lit_prune.trained.sensitivity.result import Sensitivity
 
 
 def format_table(result: Sensitivity, tolerance: float) -> str:
-    """Make the table for a terminal, with changes in percentage points and the suggested limits below."""
+    """Make a table for a terminal, with changes in percentage points and the suggested limits below."""
     head = ["layer", "weights", *(f"{100 * amount:g}%" for amount in result.amounts), "safe"]
     rows = [
         [

@@ -91,7 +91,7 @@ def logits(checkpoint, images, model=None):
 def test_onnx_gives_the_same_logits_and_accuracy_and_describes_its_input(run, checkpoint, tmp_path):
     said = exported(run, checkpoint, "onnx", "net.onnx", "--crop", "--limit=60")
     assert re.search(
-        r"differ by at most \S+ on 10 random images, where \S+ is allowed \(0\.0001 of the largest\)", said
+        r"differ by at most \S+ on 10 random images, where \S+ is allowed \(0\.0001 of the largest logit\)", said
     )
     assert "on 60 test images" in said
     accuracies = re.search(

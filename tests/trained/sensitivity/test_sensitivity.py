@@ -87,14 +87,14 @@ def test_the_heat_map_is_drawn(run, foreign):
     assert lines[3].split() == ["layer", "weights", "50%", "90%", "safe"]
     assert [line.split()[-1] for line in lines[5:8]] == ["0.9"] * 3
     assert "Suggestion for global pruning of all these layers: max_layer_sparsity=0.9, because of `first`." in lines
-    assert lines[-1] == "written: map.png, and the scores in map.jsonl"
+    assert lines[-1] == "written: map.png, and the measurements in map.jsonl"
 
 
 def test_known_scores_are_not_measured_again(run, foreign, count):
     whole = run("sensitivity", str(foreign), SMALL, *AMOUNTS, "--format=json")
     assert len(count) == 7
     again = run("sensitivity", str(foreign), SMALL, *AMOUNTS, "--format=json")
-    assert (again.out, again.err) == (whole.out, "7 of 7 scores are in sensitivity.jsonl already.\n")
+    assert (again.out, again.err) == (whole.out, "7 of 7 measurements are already in sensitivity.jsonl.\n")
     assert len(count) == 7
     lines = Path("sensitivity.jsonl").read_text().splitlines(keepends=True)
     # a line cut in two by a power failure
@@ -123,9 +123,7 @@ def test_a_signal_keeps_measured_scores(run, foreign, count, monkeypatch, number
     assert answer.status == 128 + number
     assert answer.out == ""
     name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
-    assert answer.complaint.startswith(
-        f"Stopped by {name} after 3 of 7 scores, which are saved in `sensitivity.jsonl`."
-    )
+    assert answer.complaint.startswith(f"Stopped by {name} after 3 of 7 measurements, saved in `sensitivity.jsonl`.")
     assert len(Path("sensitivity.jsonl").read_text().splitlines()) == 1 + 3
     if number == signal.SIGINT:
         assert run("sensitivity", str(foreign), SMALL, *AMOUNTS).status == 0
@@ -145,7 +143,7 @@ def test_scores_under_other_conditions_are_refused(run, foreign, tmp_path):
     ]:
         answer = run("sensitivity", path, SMALL, *AMOUNTS, *argv)
         assert answer.status == 2
-        assert f"`sensitivity.jsonl` to hold scores with the same {condition}, but" in answer.complaint
+        assert f"`sensitivity.jsonl` to hold measurements with the same {condition}, but" in answer.complaint
     assert Path("sensitivity.jsonl").read_bytes() == before
 
 
@@ -157,7 +155,9 @@ def test_lines_without_a_score_are_refused(tmp_path, line):
     known.add("a", 0.5, Score(1, 2))
     with known.path.open("a") as file:
         file.write(f"{line}\n")
-    with pytest.raises(InputError, match=r"^Expected scores of `lit-prune sensitivity` in `.*`, but got the line "):
+    with pytest.raises(
+        InputError, match=r"^Expected measurements of `lit-prune sensitivity` in `.*`, but got the line "
+    ):
         Measurements(known.path, ABOUT)
 
 
@@ -168,7 +168,7 @@ def test_other_files_are_refused_and_not_changed(tmp_path, content):
     with pytest.raises(InputError) as error:
         Measurements(path, ABOUT)
     assert str(error.value) == (
-        f"Expected scores of `lit-prune sensitivity` in `{path}`, but got something else. "
+        f"Expected measurements of `lit-prune sensitivity` in `{path}`, but got something else. "
         "HINT: give another `--output`, or remove that file."
     )
     assert path.read_bytes() == content
