@@ -37,7 +37,7 @@ MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
 
 
 def summary(values: list[float]) -> dict[str, Any]:
-    """Return the median, lowest and highest of the values, and the values, one for each round."""
+    """Return the median, the lowest and the highest of the values, and the values themselves."""
     return {"median": statistics.median(values), "low": min(values), "high": max(values), "rounds": values}
 
 
@@ -52,7 +52,7 @@ def show(name: str, measurement: Measurement) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the measurements, and print the results or also write them to a file."""
+    """Run the measurements, print the results, and with `--json` also write them to a file."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--source", choices=["synthetic", "cifar10"], default="synthetic", help="images to train on")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with the CIFAR-10 data")

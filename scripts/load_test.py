@@ -72,13 +72,13 @@ class Sampler(Callback):
         self.samples[-1]["seconds"] = time.thread_time() - self.samples[-1]["began"]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the records."""
+        """Write all records to the JSON file."""
         content = {"samples": self.samples, "checkpoints": self.checkpoints}
         Path(self.path).write_text(json.dumps(content), encoding="utf-8")
 
 
 def long_run(folder: Path, epochs: int) -> Iterator[tuple[str, bool]]:
-    """Train for many epochs with monitor and pruning; yield a line and whether it holds for each bound."""
+    """Train for many epochs with monitor and pruning; yield a line per measurement, and whether it is in bounds."""
     path = folder / "samples.json"
     callbacks: list[dict[str, Any]] = [
         {"class_path": "SparsityMonitor"},
@@ -116,7 +116,7 @@ def long_run(folder: Path, epochs: int) -> Iterator[tuple[str, bool]]:
 
 
 def slope_of(points: Sequence[tuple[float, float]]) -> float:
-    """Fit a line by least squares, and return its slope."""
+    """Return the slope of the least-squares line through points (x, y)."""
     x, y = zip(*points, strict=True)
     return float(np.polyfit(x, y, 1)[0])
 

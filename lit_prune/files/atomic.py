@@ -1,4 +1,4 @@
-"""Writing files completely or not at all."""
+"""Writing files so that an interruption or a full disk never leaves an incomplete file."""
 
 import os
 import tempfile
@@ -31,7 +31,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         sync(part)
-        # `mkstemp` lets only the owner read the file; apply the umask instead, which can be read only by setting it
+        # `mkstemp` lets only the owner read the file, so set the usual mode; to get the umask, it must be set
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)
@@ -41,7 +41,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Write a text file completely or not at all."""
+    """Write a text file in UTF-8; if writing fails, an existing file stays unchanged."""
     with replacing(path) as part:
         part.write_text(text, encoding="utf-8")
 

@@ -74,7 +74,7 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint, or a state dict, which is returned in the form of a checkpoint.
+    """Read a checkpoint or a state dict, and return either as a checkpoint.
 
     Args:
         path: Path of the file. It is read with `weights_only=True`, so nothing in it can run code.
@@ -87,7 +87,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     """
     content = _read(path)
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
-        # other training loops also write their weights under "state_dict"
+        # not a Lightning checkpoint; other training loops also store the weights under "state_dict"
         content = {"state_dict": content.get("state_dict", content) if isinstance(content, dict) else content}
     return _checked(content, path)
 
@@ -130,7 +130,7 @@ def _some(names: list[str]) -> str:
 
 
 def save(content: Any, path: Path) -> None:
-    """Call `torch.save`, and raise an `OSError` for a full disk, where torch raises a `RuntimeError`.
+    """Call `torch.save`, but raise an `OSError` if the disk is full; torch would raise a `RuntimeError`.
 
     Raises:
         OSError: If the file cannot be written.
@@ -178,7 +178,7 @@ def _read(path: str | Path) -> Any:
         with path.open("rb") as file:
             _check_archive(file, path)
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # about old formats, which load all the same
+                warnings.simplefilter("ignore")  # ignore warnings about old formats, which load nevertheless
                 return torch.load(file, map_location="cpu", weights_only=True)
     except InputError:
         raise
@@ -189,7 +189,7 @@ def _read(path: str | Path) -> Any:
 
 
 def _check_archive(file: BinaryIO, path: Path) -> None:
-    """Verify the CRC-32 of each record of a zip archive, which `torch.load` does not do."""
+    """Verify the CRC-32 of each record in a zip archive; `torch.load` does not verify them."""
     compressed = False
     try:
         if file.read(len(_ARCHIVE)) == _ARCHIVE:  # the format of torch before 1.6 has no checksums

@@ -177,7 +177,7 @@ def _deflate(content: bytes) -> bytes:
 
 
 def _inflate(part: Tensor, size: int) -> bytes:
-    """Unpack a part that must hold `size` bytes; raise a `ValueError` otherwise, without unpacking more than that."""
+    """Unpack a part that must hold `size` bytes; raise a `ValueError` if it holds more or fewer."""
     unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
     # one more byte than expected shows whether the part is too long; a limit of 0 would mean no limit
     content = unpacker.decompress(part.numpy().tobytes(), size + 1)
@@ -199,7 +199,7 @@ def _parse_entries(text: str) -> _Entries:
 
 
 def _crc32(stored: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Compute the CRC-32 of all names, types, shapes, tensors and metadata, except the format and the CRC-32 itself."""
+    """Compute the CRC-32 of the stored tensors, their names, types and shapes, and the metadata except the CRC-32."""
     names = [(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in sorted(stored.items())]
     texts = sorted((name, text) for name, text in metadata.items() if name != _CRC_KEY)
     crc = zlib.crc32(json.dumps([names, texts]).encode())

@@ -1,4 +1,4 @@
-"""Rules for what an untrusted checkpoint may make the command line do.
+"""Checks that an untrusted checkpoint cannot make the command line run code, or read or delete other files.
 
 Reading the tensors of a checkpoint runs no code. But its settings become arguments of classes, where a text can name a
 class to import or a file to read, and the states of its callbacks name files that Lightning deletes later. SECURITY.md
@@ -29,14 +29,14 @@ _WORD = re.compile(r"(\w[\w+-]{0,99})?", re.ASCII)
 
 
 def check_callback_states(states: Mapping[str, Any], path: str | Path) -> None:
-    """Check that no path in the states of callbacks leads out of the folder that it begins with.
+    """Check that no path in the states of callbacks is a URL or has `..` after a folder name.
 
     Args:
         states: States by callback, as in a checkpoint.
         path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If a text is a URL, or a path with `..` after a folder.
+        InputError: If a path is a URL or has such a `..`.
     """
     for text in _texts(states):
         if _escapes(text):
@@ -82,11 +82,11 @@ def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], p
 
 
 def malformed(path: str | Path, where: Any) -> InputError:
-    """Return the error for a checkpoint with an entry, at `where`, that does not have the form of settings."""
+    """Return the error for a checkpoint whose entry `where` does not have the form of settings."""
     name = shorten(ascii(where)[1:-1]) if isinstance(where, str) else type(where).__name__
     return expected(
-        f"the settings in `{path}` to be values by name",
-        f"something else for `{name}`",
+        f"the settings in `{path}` to be a dictionary",
+        f"an invalid entry `{name}`",
         "the file was modified; use another checkpoint of this run",
     )
 
@@ -95,7 +95,7 @@ def check_shape(stored: Any, path: str | Path) -> None:
     """Check that settings have only the groups "model", "data" and "run", valid names, and limited size and depth.
 
     Raises:
-        InputError: If they do not.
+        InputError: If the settings violate one of these rules.
     """
     if not isinstance(stored, Mapping):
         raise malformed(path, "settings")
@@ -126,7 +126,7 @@ def _is_bounded(settings: Any) -> bool:
 
 
 def _risks(value: Any, where: str, strict: bool) -> Iterator[tuple[str, str]]:
-    """Yield the texts that could name a class or a file, each after its place in the settings."""
+    """Yield (place in the settings, text) for each text that could name a class or a file."""
     if where.endswith(".class_path"):
         yield where, str(value)
     elif isinstance(value, Mapping):
@@ -183,7 +183,7 @@ def _texts(values: Any) -> Iterator[str]:
 
 
 def _escapes(text: str) -> bool:
-    """Whether a text is a URL, or a path with `..` after a folder; leading `..` are allowed."""
+    """Whether a text is a URL, or a path with `..` after a folder name; `..` at the start are allowed."""
     parts = re.split(r"[/\\]", text)
     leading = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     return "://" in text or ".." in parts[leading:]

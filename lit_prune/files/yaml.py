@@ -81,7 +81,7 @@ def _check(text: str, source: str) -> None:
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
         else:
-            sizes = {}  # anchors end with their document
+            sizes = {}  # an anchor is valid only in its YAML document
             continue
         sizes[anchor] = size
         collections[-1] = collections[-1][0], collections[-1][1] + size

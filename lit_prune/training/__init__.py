@@ -1,1 +1,1 @@
-"""One run of `fit`, `validate`, `test` or `predict`."""
+"""The commands `fit`, `validate`, `test` and `predict`."""

@@ -1,4 +1,4 @@
-"""A plugin with which a Trainer writes complete checkpoints or none, and reads them without running their code."""
+"""A Trainer plugin that never leaves an incomplete checkpoint, and never runs code in a checkpoint."""
 
 import os
 from pathlib import Path

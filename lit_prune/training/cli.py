@@ -149,7 +149,7 @@ class TrainingCLI(LightningCLI):
             found = str(root).rstrip(".")
             if found.startswith("Found more than one stateful callback"):
                 found = found.split(". ")[0]  # the other sentences are for authors of callbacks
-            raise expected("settings that the classes accept", found, "`--help` shows what each accepts") from error
+            raise expected("valid arguments of the classes", found, "`--help` lists the arguments") from error
         self._run.load_weights(self.model, config.get("init_from"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

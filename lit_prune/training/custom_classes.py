@@ -1,4 +1,4 @@
-"""Finding out whether a command uses a custom model or data module; the options of its parser depend on this."""
+"""Finding out whether a command uses a custom model or data module, on which its options depend."""
 
 import os
 import sys

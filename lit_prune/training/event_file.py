@@ -1,4 +1,4 @@
-"""TensorBoard event files that are written without a thread, so that the logging call raises write errors."""
+"""TensorBoard event files written without a background thread, so that the training gets every write error."""
 
 import itertools
 import os
@@ -20,7 +20,7 @@ _BUFFER_BYTES = 1 << 18  # a histogram takes about ten KiB
 
 
 class EventFile:
-    """An event file to which events are appended completely or not at all.
+    """A TensorBoard event file to which only complete events are appended.
 
     TensorBoard's own writer uses a thread. If a write fails, for example on a full disk, the thread prints a traceback
     and leaves an incomplete event in the file, which readers cannot skip. The training may never get the error.

@@ -15,7 +15,7 @@ def exit_with_launcher() -> None:
     processes would wait for it until the timeout of half an hour.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
-        os.environ[_LAUNCHER] = str(os.getpid())  # launched processes inherit it
+        os.environ[_LAUNCHER] = str(os.getpid())  # launched processes inherit the variable
         return
     launcher = int(os.environ.get(_LAUNCHER, "0"))
     if launcher:  # not set if another program, such as torchrun, launched this process

@@ -18,7 +18,7 @@ from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_ran
 
 
 class _EpochAxis:
-    """Logs the metrics of an epoch with the epoch as their step; Lightning uses the number of optimizer steps.
+    """Logs the metrics of an epoch with the epoch as their step, instead of the number of optimizer steps.
 
     Logging a metric called `step`, which Lightning suggests, would also change `{step}` in names of checkpoints.
     """
@@ -76,7 +76,7 @@ class _Rows(ExperimentWriter):
         header = sorted({*self.metrics_keys, *chain(*self.metrics)})
         if len(header) == len(self.metrics_keys):
             append(self._path, _format_rows(header, self.metrics).encode())
-        else:  # the file has no header yet, or lacks a column
+        else:  # the file does not exist yet, or lacks a new column
             known, rows = _read_rows(self._path)
             earlier = [dict(zip(known, row, strict=False)) for row in rows]
             _rewrite(self._path, header, [*earlier, *self.metrics])

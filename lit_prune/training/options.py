@@ -13,7 +13,7 @@ class _Parser(CommandParser, LightningArgumentParser):
 
 
 def make_parser(**kwargs: Any) -> LightningArgumentParser:
-    """Return a parser that also reads environment variables, and shipped configurations by name in `--config`."""
+    """Return a parser that also reads environment variables, and accepts names of shipped configurations."""
     parser = _Parser(default_env=True, env_prefix="LIT_PRUNE", **kwargs)
     text = "YAML file with options, or the name of a shipped configuration (quick, original)."
     parser.add_argument("-c", "--config", action=ConfigOption, help=text)

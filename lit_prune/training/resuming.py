@@ -118,7 +118,7 @@ def find_newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
-    """Whether a run has finished all epochs; if `max_epochs` has changed since, there are more or fewer to train."""
+    """Whether a run has finished, and `max_epochs` is the same as when it did."""
     return (folder / SUMMARY).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
 
 

@@ -129,7 +129,7 @@ class Run:
         return arguments | {"callbacks": given}
 
     def finish(self, trainer: Trainer) -> None:
-        """Print the summary of a training and write it to the run folder."""
+        """Print the summary of a finished training, and write it to the run folder."""
         if trainer.is_global_zero:
             text = self.summary.text(trainer)
             if self.folder is not None:
@@ -156,7 +156,7 @@ class Run:
                 self._resources.enter_context(lock_run(self.folder))
             return loggers
         self.folder = self._existing
-        if is_rank_zero():  # changes files, so all options must have been checked before
+        if is_rank_zero():  # from here on, files change; all options have been checked
             content = self.checkpoint.content if self.checkpoint is not None and self.continues else None
             remove_stale_files(self.folder, content)
             if content is not None:
@@ -166,10 +166,10 @@ class Run:
     def _training_callbacks(self, config: Namespace, given: list[Callback], model: LightningModule) -> list[Callback]:
         settings = collect_settings(config)
         custom = "class_path" in settings["model"]
-        # the checkpoint stores which file the weights before training came from; the options are null on resuming
+        # keep the stored names of the files with initial weights; in the options of a resumed run, they are null
         stored = self.stored.get("model", {})
         settings["model"] |= {name: stored[name] for name in ("weights", "init_from") if name in stored}
-        if not custom:  # a shrunk network, loaded as initial weights, has fewer channels than the options say
+        if not custom:  # initial weights from `lit-prune shrink` have fewer channels than the options say
             settings["model"]["channels"] = model.hparams["channels"]
         compared = choose_hyperparameters(settings, config.trainer)
         self.summary = RunSummary(settings, compared, continues=self.continues)
@@ -186,7 +186,7 @@ class Run:
             return callbacks
         # save at the end of the epoch, after validation, so that a resumed run starts with the next epoch
         keep = partial(ModelCheckpoint, auto_insert_metric_name=False, save_on_train_epoch_end=True)
-        # for last.ckpt, `save_last` would not do: it saves only when there is a new best epoch
+        # a callback of its own saves last.ckpt; `save_last=True` of the other one would save only best epochs
         checkpoints = [keep(filename=Path(LAST).stem, enable_version_counter=False)]
         if not custom:  # a custom model may not log `val/acc`
             best = keep(monitor="val/acc", mode="max", filename=BEST + "{epoch:03d}-val_acc={val/acc:.4f}")

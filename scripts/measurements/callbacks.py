@@ -89,7 +89,7 @@ def measure_freezing(settings: Settings) -> Measurement:
 
 
 def measure_monitor(settings: Settings) -> Measurement:
-    """Measure the time that `SparsityMonitor` adds to an epoch: that spent in its hooks, in a single run."""
+    """Measure how much time of an epoch is spent in the hooks of `SparsityMonitor`."""
     monitor = TimedMonitor()
     epoch = 352 if settings.source == "cifar10" else 74
     settings = replace(settings, steps=min(10 * settings.steps, epoch))

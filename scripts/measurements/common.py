@@ -40,7 +40,7 @@ class Settings:
 
 @dataclass
 class Measurement:
-    """Training times of contenders, the implementations that a measurement compares, and ratios of these times.
+    """Training times of the compared implementations (contenders), and ratios of these times.
 
     Attributes:
         seconds: Seconds per step by contender, a list with one entry per round.

@@ -19,7 +19,7 @@ from measurements.common import BATCH_SIZE, BareStep, Measurement, Settings, tim
 
 
 def measure_training(settings: Settings) -> Measurement:
-    """Compare a Trainer to a plain PyTorch loop: once with data loading and logging, once only their training steps."""
+    """Compare a Trainer to a plain PyTorch loop, with data loading and logging, and then only their training steps."""
     others = {
         "plain loop": PlainLoop(settings).run,
         "bare step": BareStep(LitResNet18().train()).run,

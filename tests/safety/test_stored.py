@@ -250,7 +250,7 @@ MALFORMED: list[tuple[Any, str]] = [
 def test_malformed_settings_are_one_sentence(settings, where):
     said = refusal(check_stored_settings, settings, {}, "x.ckpt")
     assert said.startswith(
-        f"Expected the settings in `x.ckpt` to be values by name, but got something else for `{where}"
+        f"Expected the settings in `x.ckpt` to be a dictionary, but got an invalid entry `{where}"
     )
     assert len(said) < 400
 
@@ -269,7 +269,7 @@ def test_malformed_settings_are_one_sentence(settings, where):
 def test_malformed_checkpoints_are_one_sentence(genuine, change):
     torch.save(read_checkpoint(genuine) | change, "x.ckpt")
     for read in (read_checkpoint, read_weights):
-        assert refusal(read, "x.ckpt").startswith("Expected the settings in `x.ckpt` to be values by name")
+        assert refusal(read, "x.ckpt").startswith("Expected the settings in `x.ckpt` to be a dictionary")
 
 
 PATHS = [
@@ -337,7 +337,7 @@ def test_a_checkpoint_cannot_choose_what_is_imported(run, genuine, name):
 @pytest.mark.parametrize(("settings", "where"), MALFORMED[:-1], ids=range(len(MALFORMED) - 1))
 def test_a_checkpoint_with_malformed_settings_is_one_sentence(run, genuine, settings, where):
     tampered(genuine, lambda checkpoint: checkpoint["lit_prune"].update(settings=settings))
-    assert "the settings in `x.ckpt` to be values by name" in (refused(run, "fit", *TINY, *ONE_MORE))
+    assert "the settings in `x.ckpt` to be a dictionary" in (refused(run, "fit", *TINY, *ONE_MORE))
 
 
 @pytest.mark.parametrize("name", ["channels", "optimizer"])

@@ -31,7 +31,7 @@ class CheckpointOnSignal(Callback):
         self._resume = resume
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on, do not stop at once on a signal, but save a checkpoint first."""
+        """From now on, save a checkpoint on a signal instead of stopping at once."""
         self._stopping.listen()  # replaces Lightning's handler, which stops without a checkpoint
         self._stopping.patient = True
 
@@ -44,7 +44,7 @@ class CheckpointOnSignal(Callback):
             raise self._error(trainer, f"in epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a signal, save a checkpoint, since a custom `ModelCheckpoint` may not save each epoch."""
+        """After a signal, save a checkpoint; the run's other checkpoints may be saved less often than each epoch."""
         if self._is_stopped(trainer):
             self._save(trainer)
 

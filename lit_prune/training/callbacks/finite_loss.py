@@ -9,7 +9,7 @@ from torch import Tensor
 
 from lit_prune.errors import UnfinishedError
 
-# steps between two checks on a GPU, where each check waits for the device
+# steps between two checks on a GPU, where each check must wait for the computation to finish
 _EVERY = 50
 
 

@@ -28,7 +28,7 @@ class PredictionTable(Callback):
         self._rows: list[tuple[str, str, float]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that a single process predicts all images: the rows are named in order."""
+        """Check that a single process predicts all images, since names are assigned to images by their order."""
         if stage == "predict" and trainer.world_size > 1:
             raise expected("one device for `predict`", trainer.world_size, "set `--trainer.devices 1`")
 

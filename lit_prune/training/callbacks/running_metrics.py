@@ -1,4 +1,4 @@
-"""Metrics over a whole epoch that was interrupted; Lightning would log only those of the batches after resuming."""
+"""Metrics over all batches of an interrupted epoch; Lightning would use only the batches after resuming."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -63,7 +63,7 @@ class RunningMetrics(Callback):
         self._merge(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Merge stored values a last time, and drop the rest."""
+        """Merge stored values a last time; drop those of metrics that were not logged again."""
         self._merge(trainer)
         self._logged = {}
 

@@ -48,7 +48,7 @@ class RunSummary(Callback):
         self._hyperparameters = dict(hyperparameters)
         self._best: dict[str, Any] = {}  # val_acc, val_loss, epoch and checkpoint of the best epoch so far
         self._final: dict[str, float] = {}
-        self._pending: dict[str, float] = {}  # logged only after the checkpoint was written
+        self._pending: dict[str, float] = {}  # metrics that had not been logged when the checkpoint was written
         self._is_between_epochs = False
         self._start = self._epoch_start = 0.0
 
@@ -73,7 +73,7 @@ class RunSummary(Callback):
         self._best, self._final, self._pending = (dict(stored.get(key, {})) for key in ("best", "final", "pending"))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock, and log the metrics that the checkpoint stores as not yet logged."""
+        """Start the clock, and log the metrics that had not been logged when the checkpoint was written."""
         self._start = time.monotonic()
         if self._continues and self._pending:
             for logger in trainer.loggers:
@@ -157,7 +157,7 @@ class RunSummary(Callback):
 
 
 def _pending_metrics(trainer: Trainer) -> dict[str, float]:
-    """Metrics that the Trainer logs only after the last hook of an epoch, which writes the checkpoint."""
+    """Metrics of the epoch that the Trainer logs only after it has written the checkpoint of the epoch."""
     connector = trainer._logger_connector  # no public attribute holds only these metrics
     metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
     return metrics | {"epoch": trainer.current_epoch}
