@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_prune.data.randomness import Purpose, random_bits
 
-# over all pixels of the training images; the often used 0.2023, 0.1994, 0.2010 averages deviations within images
+# over all pixels of the training images; the common (0.2023, 0.1994, 0.2010) is an average of per-image deviations
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 PADDING = 4
@@ -23,13 +23,13 @@ def augment(images: Tensor, how: Augmentation, key: tuple[int, ...]) -> Tensor:
 
     Args:
         images: Images, `(B, H, W, 3) uint8`. They are not changed.
-        how: Augmentation: "none"; "flip", which mirrors images left to right with probability 1/2; or "standard", which
-            also shifts them by up to 4 pixels in each direction and fills with black.
-        key: (seed, epoch, batch, rank), on which the random numbers depend.
+        how: "none"; "flip", which mirrors images left to right with probability 1/2; or "standard", which also shifts
+            them by up to 4 pixels in each direction and fills the border with black.
+        key: (random seed, epoch, batch, rank). The same key gives the same augmentation.
     """
     if how == "none":
         return images
-    # drawn on the CPU, so that every device augments alike
+    # drawn on the CPU, so that the augmentation is the same on every device
     bits = random_bits(len(images), Purpose.AUGMENT, *key)
     steps = 2 * PADDING + 1
     drawn = np.stack([bits & 1, (bits >> 1 & 0x7FFFFFFF) % steps, (bits >> 32) % steps]).astype(np.int64)
@@ -40,7 +40,7 @@ def augment(images: Tensor, how: Augmentation, key: tuple[int, ...]) -> Tensor:
 
 
 def flip(images: Tensor, mirrored: Tensor) -> Tensor:
-    """Mirror those images `(B, H, W, 3)` left to right for which `mirrored (B,) bool` is true."""
+    """Mirror images `(B, H, W, 3)` left to right where `mirrored (B,) bool` is true."""
     count, height, width, channels = images.shape
     forward = torch.arange(width * channels, device=images.device)
     backward = forward.view(width, channels).flip(0).flatten()
@@ -49,16 +49,16 @@ def flip(images: Tensor, mirrored: Tensor) -> Tensor:
 
 
 def crop(images: Tensor, down: Tensor, right: Tensor) -> Tensor:
-    """Pad each image with 4 black pixels on all sides, and crop it to its own size.
+    """Pad each image with 4 black pixels on all sides, then crop it to its original size.
 
     Args:
         images: Images, `(B, H, W, 3) uint8`.
-        down: First row of each crop, `(B,) int64` in [0, 8]; 4 leaves the image in place.
-        right: First column of each crop, likewise.
+        down: First row of each crop, `(B,) int64` in [0, 8]; 4 does not shift the image.
+        right: First column of each crop, `(B,) int64` in [0, 8].
     """
     count, height, width, channels = images.shape
     padded = F.pad(images, (0, 0, PADDING, PADDING, PADDING, PADDING))
-    # all crops of all images, as views (B, 9, 9, H, W * 3), of which each image keeps one
+    # view of the 9x9 possible crops of each image, (B, 9, 9, H, W * 3), from which one is taken
     windows = padded.flatten(2).unfold(1, height, 1).unfold(2, width * channels, channels)
     return windows[torch.arange(count, device=images.device), down, right].view(images.shape)
 
@@ -74,7 +74,7 @@ def normalise(images: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _affine(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return scale and shift for a whole row of pixels, which is several times faster than for three channels."""
+    """Return scale and shift, repeated for a row of pixels: several times faster than broadcasting three channels."""
     mean, std = torch.tensor(MEAN, dtype=torch.float64), torch.tensor(STD, dtype=torch.float64)
     scale, shift = 1 / (255 * std), -mean / std
     return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)

@@ -1,8 +1,7 @@
-"""CIFAR-10 as four arrays on disk, checked byte for byte before use.
+"""Cache CIFAR-10 in four NumPy files, and verify their SHA-256 before use.
 
-The cache `<data_dir>/cifar10-arrays/{train,test}_{images,labels}.npy` is made once, from torchvision's `CIFAR10`, which
-downloads the archive and checks its MD5. An array is used only if its type, shape and SHA-256 are right. It is
-memory-mapped and never unpickled.
+The files `<data_dir>/cifar10-arrays/{train,test}_{images,labels}.npy` are written once, from torchvision's `CIFAR10`,
+which downloads the archive and verifies its MD5. They are memory-mapped and never unpickled.
 """
 
 import contextlib
@@ -51,10 +50,10 @@ class Split(NamedTuple):
 
 
 def open_split(data_dir: Path, split: SplitName) -> Split:
-    """Check a split in the cache and map it into memory, read-only.
+    """Verify the cached files of a split and memory-map them, read-only.
 
     Raises:
-        InputError: If a file is missing or does not hold exactly CIFAR-10's bytes.
+        InputError: If a file is missing, or if its content is not exactly that of CIFAR-10.
     """
     for path, fault in _faults(data_dir, [split]):
         raise expected(_wanted(path), fault, "call `prepare_data` to write it again, or copy it there yourself")
@@ -63,13 +62,13 @@ def open_split(data_dir: Path, split: SplitName) -> Split:
 
 
 def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
-    """Write missing or damaged files of the cache; a complete cache may be read-only.
+    """Write the cached files that are missing or damaged; a complete cache may be read-only.
 
-    Several processes may call this at the same time: each works in its own folder and renames finished files into
-    place. Files of killed processes are removed.
+    Several processes may call this at the same time: each works in a temporary folder and renames finished files into
+    place. Temporary files that killed processes left are removed.
 
     Raises:
-        InputError: If CIFAR-10 is neither in the folder nor can be downloaded, or if the folder cannot be written to.
+        InputError: If CIFAR-10 is not in `data_dir` and cannot be downloaded, or if `data_dir` is not writable.
         UnfinishedError: If the disk is full.
     """
     _remove_stale_files(data_dir)
@@ -85,9 +84,9 @@ def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
             path, fault = faults[0]
             archive = f"{str(data_dir / ARCHIVE)!r} with the MD5 {ARCHIVE_MD5}"
             raise expected(
-                f"{_wanted(path)}, or CIFAR-10 itself to make it from ({archive})",
+                f"{_wanted(path)}, or the CIFAR-10 archive to create it from ({archive})",
                 f"{fault}, and CIFAR-10 could not be downloaded: {error}",
-                "give the folder that holds it with `--data.data_dir`, copy the archive there yourself, "
+                "give the folder of CIFAR-10 with `--data.data_dir`, copy the archive into this folder yourself, "
                 "or use `--data.source synthetic`",
             ) from error
         for path, _ in faults:
@@ -130,7 +129,7 @@ def _fault(path: Path) -> str | None:
     if array.shape != shape or array.dtype != np.dtype(kind):
         return f"an array of shape {array.shape} and type {array.dtype}"
     if not array.flags.c_contiguous:
-        return "an array in column order"
+        return "an array in column-major order"
     found = _sha256(array)
     return None if found == SHA256[path.stem] else f"the SHA-256 {found}"
 
@@ -140,7 +139,7 @@ def _sha256(array: NDArray[Any]) -> str:
 
 
 def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Read splits with torchvision: from the folder, from the archive in it, or from the network."""
+    """Read splits with torchvision, from unpacked files or the archive in `data_dir`, or download them."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity, extract_archive
 
@@ -170,9 +169,9 @@ def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict
 
 @contextlib.contextmanager
 def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
-    """Make a temporary folder for this process, and a unique mark for the names of its temporary files.
+    """Yield a temporary folder for this process, and a unique suffix for the names of its other temporary files.
 
-    Yields the folder and the mark. A lock lasts as long as its process and so tells files in use from stale ones.
+    The process holds a lock file while it runs: temporary files whose lock nobody holds are stale.
     """
     mark = uuid.uuid4().hex
     lock, folder = (data_dir / f".{FOLDER}-{mark}{suffix}" for suffix in (".lock", ""))
@@ -193,14 +192,14 @@ def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
         yield folder, mark
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        lock.unlink(missing_ok=True)  # before its release, so that no other process removes files of this one
+        lock.unlink(missing_ok=True)  # before the release, so that no other process finds a lock that nobody holds
         held.release()
 
 
 def _remove_stale_files(data_dir: Path) -> None:
-    """Remove files of killed processes; a running process holds its lock."""
+    """Remove temporary files that killed processes left, whose locks nobody holds."""
     for path in data_dir.glob(f".{FOLDER}-*.lock"):
-        # the lock may be held, not ours to remove, or already gone
+        # the lock may be held by a running process, belong to another user, or be deleted meanwhile
         with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):
             mark = path.stem.removeprefix(f".{FOLDER}-")
             for part in (data_dir / FOLDER).glob(f"*.{mark}.part"):
@@ -214,7 +213,7 @@ def _write(path: Path, array: NDArray[Any], mark: str) -> None:
     part = path.with_name(f"{path.name}.{mark}.part")
     try:
         with part.open("xb") as file:
-            # hide that it is a real file, which NumPy would write in C without noticing a full disk
+            # wrapped, because NumPy writes real files in C and does not notice a full disk
             np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
         os.replace(part, path)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Read the user's own images in the form of CIFAR-10."""
+"""Read image files as RGB images of 32x32 pixels, like those of CIFAR-10."""
 
 import warnings
 from pathlib import Path
@@ -28,13 +28,13 @@ def read_images(path: Path) -> NamedImages:
     """Read one image, or all images of a folder, sorted by name.
 
     PNG and JPEG are recognised by content. In a folder, hidden files, subfolders, and other files such as `labels.txt`
-    are ignored; an image of another format is an error, so that none is silently missing.
+    are ignored, but an image of another format, such as `.gif`, is an error, so that no image is silently missing.
 
-    Images are rotated as their EXIF data say, put on a white background if they are transparent, cropped to the middle
-    square, and resized to 32x32 pixels with antialiasing. 16 bits per channel are scaled to 8.
+    Images are rotated according to their EXIF data, put on a white background if they are transparent, cropped to the
+    central square, and resized to 32x32 pixels with antialiasing. 16-bit channels are scaled to 8 bits.
 
     Raises:
-        InputError: If the path does not exist, if there is no image, or if a file cannot be read as one.
+        InputError: If the path does not exist, if it holds no image, or if an image cannot be read.
     """
     if path.is_dir():
         files = [file for file in sorted(path.iterdir()) if _is_image(file)]
@@ -66,7 +66,7 @@ def _read(file: Path) -> NDArray[np.uint8]:
     # reading a pipe would wait, and reading a device might never stop
     if not file.is_file() or not _head(file).startswith(MAGIC):
         raise expected(f"a PNG or JPEG image in {str(file)!r}", "something else", "convert or remove it")
-    with warnings.catch_warnings(action="ignore"):  # of odd but harmless metadata
+    with warnings.catch_warnings(action="ignore"):  # of unusual but harmless metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file, formats=("PNG", "JPEG")) as image:

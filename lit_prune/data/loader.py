@@ -1,7 +1,7 @@
-"""Loaders of whole batches that resume within an epoch and divide images between processes.
+"""Load whole batches, resume in the middle of an epoch, and divide images between processes.
 
-They are iterables around torch's DataLoader, not subclasses, because Lightning replaces the sampler of a DataLoader in
-distributed runs and for predictions, which duplicates or reorders images.
+The loaders contain a torch `DataLoader` and are not subclasses of it: Lightning replaces the sampler of a `DataLoader`
+in distributed runs and for predictions, which would duplicate or reorder images.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from lit_prune.errors import expected
 
 
 class Request(NamedTuple):
-    """Indices of the images of a batch, `(B,) int64`, and the key of its augmentation, if any."""
+    """Indices of a batch's images, `(B,) int64`, and the key of its augmentation; None does not augment."""
 
     rows: NDArray[np.int64]
     key: tuple[int, ...] | None = None
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
     Attributes:
         images: Images, `(B, 32, 32, 3) uint8`.
         labels: Labels, `(B,) int64`, if there are any.
-        key: (seed, epoch, batch, rank) of a training batch, None for others.
+        key: (random seed, epoch, batch, rank) of a training batch; None for other batches.
     """
 
     images: Tensor
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 class Images(Dataset[Batch]):
-    """Dataset that is read a whole batch at a time.
+    """Dataset that returns a whole batch for each index.
 
     Args:
         images: Images, `(N, 32, 32, 3) uint8`; they may be memory-mapped.
@@ -69,16 +69,16 @@ class Images(Dataset[Batch]):
 
 @dataclass(eq=False, repr=False)
 class Loader:
-    """Loader of each image once, in order, for validation, test and predictions.
+    """Loader that loads each image once, in order, for validation, test and predictions.
 
-    Process `rank` of `replicas` loads images `rank`, `rank + replicas`, ..., so numbers may differ by one image.
+    Process `rank` of `replicas` loads images `rank`, `rank + replicas`, ..., so some may load one more than others.
 
     Args:
         images: Images to load.
         batch_size: Images per batch and process.
-        replicas: Number of processes that divide the images.
+        replicas: Number of processes that the images are divided between.
         rank: Index of this process.
-        num_workers: Number of processes that read batches ahead; 0 reads them in this process.
+        num_workers: Number of worker processes that load batches in advance; 0 loads them in this process.
         pin_memory: Whether to put batches into page-locked memory, for faster copies to a GPU.
     """
 
@@ -116,7 +116,7 @@ class Loader:
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # every iterator draws a number, which must not be from the global generator
+            generator=torch.Generator(),  # each iterator draws a number, which must not come from the global generator
         )
 
 
@@ -125,17 +125,18 @@ def _unchanged(batch: Any) -> Any:
 
 
 class TrainLoader(Loader):
-    """Loader of training images, in a new order each epoch, that resumes where a checkpoint was written.
+    """Loader of training images in a new order each epoch; it can resume in the middle of an epoch.
 
-    The order depends only on (seed, epoch). Process `rank` of `replicas` loads every `replicas`-th image of it, so all
-    processes together load what one process would load with a larger batch. All processes load the same number: the
-    last `len(images) % replicas` images of the order are skipped in this epoch. A last batch of one image, which batch
-    norm cannot normalise, joins the batch before it. Other arguments are those of `Loader`.
+    The order depends only on `seed` and the epoch. Process `rank` of `replicas` loads every `replicas`-th image of this
+    order, so all processes together load the batches that one process would load with `replicas` times the batch size.
+    All processes load the same number of images: the last `len(images) % replicas` images of the order are skipped in
+    this epoch. A last batch of one image, which batch norm cannot normalise, is added to the batch before it. Other
+    arguments are those of `Loader`.
 
     Args:
         images: Images to load, at least two per process.
         batch_size: Images per batch and process, at least 2.
-        seed: Random seed of order and augmentation.
+        seed: Random seed for the order and the augmentation.
         shuffle: Whether to shuffle images.
 
     Raises:
@@ -191,11 +192,11 @@ class TrainLoader(Loader):
         self.epoch = epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch, the number of batches loaded in it, and what its batches depend on."""
+        """Return the epoch, the number of its batches loaded so far, and the settings that its batches depend on."""
         return {**self._delivered, "plan": self._plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume after the batches that `state` counts, if the next iteration is of the same epoch."""
+        """Skip the batches that were loaded before, if the next iteration is in the epoch of `state`."""
         self._delivered = {"epoch": state["epoch"], "batch": state["batch"]}
         self._resume = state
 
@@ -212,7 +213,7 @@ class TrainLoader(Loader):
         if state["plan"] != self._plan:
             where = f"after batch {state['batch']} of epoch {state['epoch'] + 1}"
             raise expected(
-                f"the checkpoint's {state['plan']} to resume {where}",
+                f"the checkpoint's data settings {state['plan']} to resume {where}",
                 self._plan,
                 "use the same settings, or resume from a checkpoint that was written at the end of an epoch",
             )

@@ -20,34 +20,38 @@ Source = Literal["cifar10", "synthetic"]
 
 _MAX_SEED = 2**32 - 1
 _LONGEST_NAME = 255  # bytes of a file name on Linux, macOS and Windows
-# split of the data set that each of the Trainer's tasks reads; predictions read the user's images, if there are any
+# split that each of the Trainer's tasks loads; `predict` loads the images of `predict_path` instead, if it is given
 _SPLITS: dict[str, SplitName] = {"fit": "train", "validate": "train", "test": "test", "predict": "test"}
 
 
 class CIFAR10DataModule(LightningDataModule):
     """CIFAR-10 or synthetic images for training, validation, test and predictions.
 
-    Validation images are split from the training set by `split_seed`. The test set is read only by `test`, and by
-    `predict` without a path. The order of training images depends on (seed, epoch) and their augmentation on (seed,
-    epoch, batch, rank), so a run that is resumed, even within an epoch, sees the same batches. Under a distributed
-    strategy the module divides the images between processes itself (see `lit_prune.data.loader`).
+    Validation images are chosen from the training set at random, with `split_seed`. The test set is loaded only by
+    `test`, and by `predict` without a `predict_path`. The order of training images depends only on (seed, epoch) and
+    their augmentation only on (seed, epoch, batch, rank), so a resumed run trains on the same batches as an
+    uninterrupted one, even if it resumes in the middle of an epoch. Under a distributed strategy, the module divides
+    the images between processes itself (see `lit_prune.data.loader`).
 
-    Steps receive batches `(images, labels)`: normalised `images (B, 3, 32, 32)` in `channels_last` memory layout and
-    in the Trainer's precision, and `labels (B,) int64`. `predict_step` receives `images`.
+    Training, validation and test steps receive batches `(images, labels)`: normalised `images (B, 3, 32, 32)` in
+    `channels_last` memory layout and in the Trainer's precision, and `labels (B,) int64`. `predict_step` receives only
+    `images`.
 
     Args:
-        data_dir: Folder of the cache `cifar10-arrays`, which is created if needed.
-        source: Images: "cifar10", downloaded if needed, or "synthetic", drawn without files or a network connection.
-        batch_size: Training images per batch and device, at least 2. A last batch of one image joins the one before.
+        data_dir: Folder in which the files of CIFAR-10 are cached, as `cifar10-arrays`. It is created if needed.
+        source: "cifar10", which is downloaded if needed, or "synthetic", generated images of ten shapes.
+        batch_size: Training images per batch and device, at least 2. A last batch of one is added to the one before.
         eval_batch_size: Images per batch and device in validation, test and predictions.
         val_size: Number of training images held out for validation, class-balanced.
-        split_seed: Random seed used to choose validation images and those of `limit_train`.
-        limit_train: Number of images to train on, class-balanced; smaller sets are subsets of larger ones. None trains
-            on all.
+        split_seed: Random seed used to choose the validation images and the `limit_train` images to train on.
+        limit_train: Number of images to train on, class-balanced; a smaller set is a subset of a larger one. None
+            trains on all.
         augment: Augmentation: "none"; "flip", random mirroring; "standard", mirroring and shifts by up to 4 pixels.
-        seed: Random seed of order and augmentation. None takes the one of `seed_everything`, or 0.
+        seed: Random seed for the order and augmentation of training images. None uses the seed of `seed_everything`,
+            or 0.
         predict_path: Image file or folder of images to predict. None predicts the test set.
-        num_workers: Number of processes that read batches ahead. 0 is fastest for data in memory or on a local disk.
+        num_workers: Number of worker processes that load batches in advance. 0 loads them in the main process, which is
+            fastest for data in memory or on a local disk.
 
     Raises:
         InputError: If an argument cannot be used.
@@ -68,7 +72,7 @@ class CIFAR10DataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        # strings, because `torch.load(weights_only=True)` refuses paths
+        # strings, because `torch.load(weights_only=True)` does not load `Path` objects
         data_dir = str(data_dir)
         predict_path = None if predict_path is None else str(predict_path)
         _check_path("data_dir", data_dir)
@@ -86,7 +90,7 @@ class CIFAR10DataModule(LightningDataModule):
             left = total - val_size
             check_integer("limit_train", limit_train, 2, left, hint=f"`val_size` leaves {left} training images")
         if seed is not None:
-            hint = "give any number in this range, or null for the one of `seed_everything`"
+            hint = "give any number in this range, or null to use the seed of `seed_everything`"
             check_integer("seed", seed, 0, _MAX_SEED, hint=hint)
         check_integer("num_workers", num_workers, 0, hint="give 0 to read batches in the main process")
         self.save_hyperparameters()
@@ -106,7 +110,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
         self._seed: int | None = None
-        self._images: dict[str, Images] = {}  # by the task that reads them
+        self._images: dict[str, Images] = {}  # by the Trainer's task
         self._predict_names: list[str] = []
 
     @property
@@ -128,10 +132,10 @@ class CIFAR10DataModule(LightningDataModule):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.hparams.items())})"
 
     def prepare_data(self) -> None:
-        """Write the cache of CIFAR-10 in `data_dir`, as far as the Trainer's task needs it.
+        """Cache the CIFAR-10 files that the Trainer's task needs in `data_dir`.
 
         Raises:
-            InputError: If it is incomplete and CIFAR-10 can neither be found nor downloaded.
+            InputError: If files are missing and CIFAR-10 can neither be found in `data_dir` nor downloaded.
         """
         if self.source != "cifar10":
             return
@@ -163,7 +167,7 @@ class CIFAR10DataModule(LightningDataModule):
                 self._seed = int(os.environ.get("PL_GLOBAL_SEED", 0)) if self.seed is None else self.seed
 
     def train_dataloader(self) -> TrainLoader:
-        """Load the training images, in a new order each epoch unless the Trainer overfits some batches."""
+        """Load the training images, in a new order each epoch unless the Trainer has `overfit_batches`."""
         images = self._ready("fit")
         assert self._seed is not None  # noqa: S101 - set together with the images
         shuffle = self.trainer is None or self.trainer.overfit_batches == 0  # type: ignore[attr-defined]
@@ -182,25 +186,25 @@ class CIFAR10DataModule(LightningDataModule):
         return self._eval_loader(self._ready("predict"))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment a training batch, and normalise any batch, on its device; leave an example input unchanged."""
+        """Augment training batches and normalise all batches, on their device; return other objects unchanged."""
         if not isinstance(batch, Batch):
             return batch
         pixels = batch.images if batch.key is None else augment(batch.images, self.augment, batch.key)
         images: Tensor = normalise(pixels)
         if self.trainer is not None:
-            # Lightning converts inputs before the transfer, when images are still uint8
+            # Lightning converts inputs to its precision before the transfer, when images are still uint8
             images = self.trainer.precision_plugin.convert_input(images)
         return images if batch.labels is None else (images, batch.labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the random seed of order and augmentation."""
+        """Return the random seed for the order and augmentation of training images."""
         return {} if self._seed is None else {"seed": self._seed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the random seed of the checkpoint when training is resumed.
 
         Raises:
-            InputError: If another seed was given.
+            InputError: If the argument `seed` is another one.
         """
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
@@ -235,7 +239,7 @@ class CIFAR10DataModule(LightningDataModule):
 
 
 def _check_path(name: str, value: str) -> None:
-    """Raise an `InputError` for a path that no system can have."""
+    """Raise an `InputError` for a path that no operating system accepts."""
     shown = ascii(shorten(value))
     if not value or "\0" in value:
         raise expected(f"`{name}` to be a path", shown, "leave it out for the default")

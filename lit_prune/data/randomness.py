@@ -1,7 +1,7 @@
 """Random numbers that depend only on a purpose and a key, not on earlier draws.
 
-They are made from the raw output of NumPy's PCG64, the only stream that NumPy and torch guarantee across versions, so
-that a split stays the same.
+They are computed from the raw output of NumPy's PCG64, which NumPy guarantees to stay the same in all versions, so
+that validation sets stay the same too.
 """
 
 from enum import IntEnum
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class Purpose(IntEnum):
-    """Purpose of a draw; equal keys of different purposes give independent draws."""
+    """Purpose of random numbers; the same key gives independent numbers for each purpose."""
 
     SPLIT = 1
     SHUFFLE = 2
@@ -22,7 +22,7 @@ class Purpose(IntEnum):
 def generator(purpose: Purpose, *key: int) -> np.random.PCG64:
     """Return a new bit generator for a purpose and a key of integers in [0, 2**32).
 
-    A purpose always has the same number of them, because `SeedSequence` pads short keys with zeros.
+    All keys of a purpose must have the same length, because `SeedSequence` pads short keys with zeros.
     """
     return np.random.PCG64(np.random.SeedSequence([purpose, *key]))
 
@@ -38,10 +38,10 @@ def permutation(count: int, purpose: Purpose, *key: int) -> NDArray[np.int64]:
 
 
 def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Order images so that classes take turns, each class in random order.
+    """Return the images' indices, `(N,) int64`, in an order in which classes alternate, each class in random order.
 
-    Every slice of the order is class-balanced, as far as its length allows and until a class runs out. Validation and
-    training sets of any size are slices of it. It is a permutation of the images' indices, `(N,) int64`.
+    Every slice of this order is class-balanced, as far as its length allows and until no image of a class is left.
+    Validation and training sets are such slices.
     """
     shuffled = permutation(len(labels), Purpose.SPLIT, seed)
     by_class = shuffled[np.argsort(labels[shuffled], kind="stable")]

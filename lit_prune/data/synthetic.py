@@ -1,8 +1,8 @@
-"""Draw synthetic images of ten classes, which need neither files nor a network connection.
+"""Generate synthetic images of ten classes, without files or a network connection.
 
-Each image shows a shape at a random position, size and angle, in one random colour on another, with a gradient of light
-and noise. The two colours are interchangeable, so on average all classes have the same pixels: a linear classifier
-learns almost nothing from them, a convolutional network must recognise shapes.
+Each image shows a shape at a random position, size and angle, in a random colour on a background of another random
+colour, with a brightness gradient and noise. Shape and background are equally often the brighter one, so the average
+image is the same for all classes: a linear classifier learns almost nothing, and a network must recognise shapes.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from lit_prune.data.randomness import Purpose, generator, permutation
 
 SIZES = {"train": 10_000, "test": 2_000}
 SIDE = 32
-NOISE = 24  # each pixel's channels are off by up to this much
+NOISE = 24  # largest absolute value, on the scale from 0 to 255
 
 _Plane = NDArray[np.float32]
 
@@ -49,7 +49,7 @@ CLASS_NAMES = tuple(_FIGURES)
 
 
 def draw_split(split: SplitName) -> Split:
-    """Draw the synthetic training set (10,000 images) or test set (2,000), balanced and always the same."""
+    """Generate the training set (10,000 images) or test set (2,000), class-balanced and always the same."""
     count, part = SIZES[split], list(SIZES).index(split)
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     labels = np.empty(count, np.int64)

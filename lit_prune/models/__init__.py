@@ -1,1 +1,1 @@
-"""The network of the study, and what it is made of."""
+"""`LitResNet18`, a ResNet-18 as a LightningModule, and its parts."""

@@ -1,7 +1,7 @@
 """Convolutions that skip dead taps: kernel positions that only ever see padding.
 
 At 32x32 pixels the last stages of a ResNet-18 work on feature maps of 2x2 pixels and of one pixel, where most taps of a
-3x3 kernel multiply zeros. Skipping them changes no output and no gradient, and saves most of the time of such a layer.
+3x3 kernel multiply zeros. Skipping these taps changes neither outputs nor gradients and saves most of the layer's time.
 """
 
 from dataclasses import dataclass
@@ -20,12 +20,12 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Span:
-    """What a convolution uses of its kernel and its input along one dimension.
+    """Parts of its kernel and its input that a convolution uses along one dimension.
 
     Attributes:
         taps: Kernel positions that are needed, from `find_live_taps`.
-        padding: Zeros on either side of the input that these taps need.
-        pixels: Number of first input pixels that hold every pixel that is read.
+        padding: Zeros to add on each side of the input if only these taps are used.
+        pixels: Number of input pixels up to the last one that any output reads.
         windows: For each output, the taps that read these pixels. Empty unless every output reads all of them.
     """
 
@@ -36,7 +36,7 @@ class Span:
 
 
 def find_span(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Span:
-    """Find what a convolution uses of its kernel and its input; the arguments are those of `find_live_taps`."""
+    """Find the parts of its kernel and its input that a convolution uses; arguments as in `find_live_taps`."""
     taps = find_live_taps((size,), kernel, stride, padding, dilation)
     outputs = count_outputs(size, kernel, stride, padding, dilation)
     pixels = min(size, (outputs - 1) * stride + (kernel - 1) * dilation - padding + 1)
@@ -50,7 +50,7 @@ _cached_span = lru_cache(maxsize=1024)(find_span)
 
 
 def _windows(weight: Tensor, *windows: Window) -> Tensor:
-    """Copy windows of a kernel (outputs, inputs, rows, columns) to (windows, outputs, rows, columns, inputs)."""
+    """Stack windows of a kernel (outputs, inputs, rows, columns) as (windows, outputs, rows, columns, inputs)."""
     if torch.compiler.is_compiling():  # compilers optimize slices better than a custom backward pass
         return _stack(weight, windows)
     stacked: Tensor = _Windows.apply(weight, windows)
@@ -95,8 +95,8 @@ class CroppedConv2d(nn.Conv2d):
 
     Parameters, state dict, outputs and gradients are those of `torch.nn.Conv2d` at any input size; dead taps get a
     gradient of exactly zero. If every output reads every pixel, as on the 2x2 and 1x1 feature maps of a ResNet-18 at
-    32x32, the convolution is one matrix product. If cropping would not be exact (padding other than zeros, or given by
-    name), or if the size is unknown (tracing, export), it is the ordinary convolution.
+    32x32, the convolution is computed as one matrix product. Nothing is skipped if `padding_mode` is not "zeros", if
+    `padding` is a string such as "same", or if the input size is unknown (tracing, export).
     """
 
     plain_class = nn.Conv2d
@@ -120,7 +120,7 @@ class CroppedConv2d(nn.Conv2d):
         padding: Any = self.padding
         if rows is not None and columns is not None:
             entries = self._entries(rows, columns)
-            # a matrix that repeats taps for too many outputs costs more than it saves
+            # if the matrix repeats taps for too many outputs, the ordinary convolution is faster
             fast = self.groups == 1 and 0 < entries <= 2 * self.kernel_size[0] * self.kernel_size[1]
             if fast and input.dim() == 4:
                 matrices = _windows(weight, *product(rows.windows, columns.windows))
@@ -129,8 +129,9 @@ class CroppedConv2d(nn.Conv2d):
                 (weight,) = _windows(weight, (rows.taps, columns.taps)).permute(0, 1, 4, 2, 3)
                 padding = (rows.padding, columns.padding)
         if weight.shape[2:] == (1, 1) and padding == (0, 0):
-            # Slicing first is exact and as fast, and avoids a bug: in the backward pass of such a layer with a stride
-            # above 1, channels_last and fewer than 7 inputs, oneDNN 3.12 corrupts memory on processors without AVX-512
+            # Slicing the input gives the same result as a stride, just as fast, and avoids a bug: without AVX-512, oneDNN
+            # 3.12 corrupts memory in the backward pass of a 1x1 convolution with a stride above 1, channels_last and
+            # fewer than 7 input channels
             pixels = input[..., :: self.stride[0], :: self.stride[1]]
             return F.conv2d(pixels, weight, bias, groups=self.groups)
         if padding is not self.padding:
@@ -139,7 +140,7 @@ class CroppedConv2d(nn.Conv2d):
         return ordinary
 
     def _entries(self, rows: Span, columns: Span) -> int:
-        """Count the taps in the matrix of the product, with repetitions; 0 if it is not possible."""
+        """Count the taps in the matrix that computes the outputs, repetitions included; 0 if there is none."""
         return len(rows.windows) * len(columns.windows) * rows.pixels * columns.pixels
 
     def _multiply(self, input: Tensor, matrices: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
@@ -150,10 +151,10 @@ class CroppedConv2d(nn.Conv2d):
         return output.view(shape).permute(0, 3, 1, 2)
 
     def _span(self, dimension: int, size: int) -> Span | None:
-        """Return the span along rows (0) or columns (1); None requires the ordinary convolution."""
+        """Return the span along rows (0) or columns (1); None if the convolution must not skip taps."""
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return None
-        # sizes of a tracer are not plain integers; computing with them would fix the size of the traced program
+        # sizes in tracing are not of type int; computing with them would restrict the traced program to one size
         if type(size) is not int or torch.compiler.is_exporting():
             return None
         # compilers can trace the function, but not its cache

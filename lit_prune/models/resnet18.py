@@ -1,4 +1,4 @@
-"""`LitResNet18`: torchvision's ResNet-18 with the head of the original study, as a LightningModule."""
+"""`LitResNet18`: torchvision's ResNet-18 with a head of two linear layers, as a LightningModule."""
 
 import math
 from collections import OrderedDict
@@ -32,31 +32,31 @@ class LitResNet18(LightningModule):
     """ResNet-18 for images of ten classes, trained with cross entropy.
 
     Logged once an epoch: `train/loss`, `train/acc`, `val/loss`, `val/acc` and `lr` (of the first parameter group, in
-    the last step of the epoch). Logged by tests: `test/loss`, `test/acc`, and `test/acc/<class>` for every class that
-    occurs. Losses are in nats per image, accuracies are fractions of images. The progress bar also shows the `loss` of
-    the current batch.
+    the last step of the epoch). Logged by `Trainer.test`: `test/loss`, `test/acc`, and `test/acc/<class>` for every
+    class that has test images. Losses are in nats per image, accuracies are fractions of images. The progress bar also
+    shows the `loss` of the current batch.
 
     Args:
         weights: Initial weights: None (random), "IMAGENET1K_V1" (torchvision's, for the backbone), or the path of a
             checkpoint or state dict of this model, or of a state dict of torchvision's ResNet-18, whose classifier is
             ignored.
-        init_from: Path of a checkpoint or state dict of this model, to start from all of its weights with a new
-            optimizer at epoch 0. To resume a run, use `Trainer.fit(ckpt_path=...)`.
+        init_from: Path of a checkpoint or state dict of this model. Training starts from all of its weights, with a new
+            optimizer, at epoch 0. To resume a run, use `Trainer.fit(ckpt_path=...)` instead.
         output: Input of the cross entropy. "logits" is the usual loss. "softmax" applies softmax twice, as the first
             experiment of the original study did: the loss cannot fall below log(1 + 9/e) = 1.46, and its gradient
             vanishes for confident outputs, right or wrong. "scaled_softmax" multiplies the probabilities by
-            `softmax_scale` first. Predictions and accuracies do not depend on it.
-        softmax_scale: Factor s of "scaled_softmax". The lowest possible loss is log(1 + 9 exp(-s)), which is 0.0004 for
-            10; there, the gradient for equally likely classes is that of "logits".
+            `softmax_scale` first. `output` changes only the loss; predictions are always the softmax of the logits.
+        softmax_scale: Factor s of "scaled_softmax". With s = 10, the lowest possible loss log(1 + 9 exp(-s)) is 0.0004,
+            and the gradient for equally likely classes is that of "logits".
         batch_norm: "train" normalises training batches by their own statistics; "frozen" normalises them by the
-            running statistics of the initial weights, as the original study did. Scales and shifts train in both.
+            running statistics of the initial weights, as the original study did. Scales and shifts are always trained.
         stem: First layers: "imagenet" is a 7x7 convolution of stride 2 and max-pooling; "cifar" is a 3x3 convolution
             of stride 1, which gives all later layers 16 times as many pixels.
         channels: Number of outputs of each layer that has fewer than a ResNet-18, by name; the names are those in
             `lit_prune.models.resnet18_channels.FULL_CHANNELS`. By default, the sizes of the initial weights, which
             `lit-prune shrink` may have reduced.
-        optimizer: Function that makes the optimizer from the parameters. Default: Adam with learning rate 1e-3.
-        lr_scheduler: Function that makes the scheduler from the optimizer. OneCycleLR and CyclicLR step after every
+        optimizer: Function that creates the optimizer for given parameters. Default: Adam with learning rate 1e-3.
+        lr_scheduler: Function that creates the scheduler for an optimizer. OneCycleLR and CyclicLR step after every
             batch, others after every epoch. ReduceLROnPlateau monitors `val/loss` if it has no `monitor`.
 
     Raises:
@@ -88,7 +88,7 @@ class LitResNet18(LightningModule):
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
         if "_instantiator" in self.hparams:  # LightningCLI passes configurations, not functions
             self.save_hyperparameters()
-        # a checkpoint holds its weights; loading it must not need the initial ones
+        # a checkpoint contains all weights; loading it must not need the file of the initial weights
         origin = init_from or weights
         self.hparams.update(weights=None, init_from=None, initial_weights=origin, channels=channels)
         self.output = output
@@ -122,7 +122,7 @@ class LitResNet18(LightningModule):
 
     @staticmethod
     def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
-        """Return the arguments of this class that build the network of a state dict."""
+        """Return the `__init__` arguments that rebuild the network a state dict was saved from."""
         stem = "cifar" if state["backbone.conv1.weight"].shape[-1] == 3 else "imagenet"
         return {"stem": stem, "channels": channels_of(state)}
 
@@ -137,23 +137,23 @@ class LitResNet18(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch `(images, labels)`."""
-        _, loss = self._score("train", batch, self.train_acc)
+        _, loss = self._log_loss("train", batch, self.train_acc)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
         if self.trainer.is_last_batch:  # each call of `log` takes a fraction of a millisecond
             self.log("lr", float(self.trainer.optimizers[0].param_groups[0]["lr"]), on_step=False, on_epoch=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Score a batch `(images, labels)`."""
-        self._score("val", batch, self.val_acc)
+        """Log the loss and accuracy of a batch `(images, labels)`."""
+        self._log_loss("val", batch, self.val_acc)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Score a batch `(images, labels)`."""
-        logits, _ = self._score("test", batch, self.test_acc)
+        """Log the loss and accuracy of a batch `(images, labels)`, and count its predictions by class."""
+        logits, _ = self._log_loss("test", batch, self.test_acc)
         self.test_confusion.update(logits, batch[1])
 
     def on_test_epoch_end(self) -> None:
-        """Log the accuracy of each class that occurred."""
+        """Log the accuracy of each class that has test images."""
         confusion = self.test_confusion.compute()
         self.test_confusion.reset()
         names = getattr(getattr(self.trainer, "datamodule", None), "class_names", range(CLASSES))
@@ -167,10 +167,10 @@ class LitResNet18(LightningModule):
         return F.softmax(self(images), dim=1)
 
     def configure_optimizers(self) -> Any:
-        """Make the optimizer, and the scheduler if there is one.
+        """Create the optimizer, and the scheduler if there is one.
 
         Raises:
-            InputError: If one of them rejects its settings.
+            InputError: If the settings of one of them are invalid.
         """
         try:
             optimizer = self._make_optimizer(self.parameters())
@@ -181,8 +181,8 @@ class LitResNet18(LightningModule):
         _check_optimizer(optimizer)
         _check_scheduler(scheduler)
         if self.trainer.gradient_clip_val:
-            # In mixed precision a fused optimizer unscales gradients after clipping, so Lightning refuses the two
-            # together. Without this mark Lightning unscales them before clipping, as for any other optimizer.
+            # In mixed precision a fused optimizer unscales gradients after clipping, so Lightning raises an error. With
+            # this attribute set to False, Lightning unscales them before clipping, as for any other optimizer.
             optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
         if scheduler is None:
             return optimizer
@@ -194,10 +194,12 @@ class LitResNet18(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": config}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the name of the initial weights."""
+        """Restore the hyperparameter `initial_weights`."""
         self.hparams["initial_weights"] = checkpoint.get("hyper_parameters", {}).get("initial_weights")
 
-    def _score(self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> tuple[Tensor, Tensor]:
+    def _log_loss(
+        self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy
+    ) -> tuple[Tensor, Tensor]:
         images, labels = batch
         logits = self(images)
         loss = self._loss(logits, labels)
@@ -225,7 +227,7 @@ class LitResNet18(LightningModule):
 class _FrozenBatchNorm2d(nn.BatchNorm2d):
     """A batch norm that normalises by its running statistics in training mode too.
 
-    An ordinary one in evaluation mode would not do, because Trainers and callbacks change modes.
+    Setting an ordinary batch norm to evaluation mode is not enough, because Trainers and callbacks change the mode.
     """
 
     plain_class = nn.BatchNorm2d
@@ -235,7 +237,7 @@ class _FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:
-    """Raise an `InputError` for settings that an optimizer accepts but that cannot work."""
+    """Raise an `InputError` for an optimizer or learning rate that torch accepts, but with which training fails."""
     # LBFGS cannot flatten `channels_last` gradients; SparseAdam needs sparse ones
     if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
         raise expected("an optimizer for dense `channels_last` weights", type(optimizer).__name__, "use Adam or SGD")
@@ -245,7 +247,7 @@ def _check_optimizer(optimizer: Optimizer) -> None:
 
 
 def _check_scheduler(scheduler: Any) -> None:
-    """Raise an `InputError` for lengths of cycles that schedulers would divide by in a later epoch."""
+    """Raise an `InputError` for a period below 1, with which the scheduler would fail in a later epoch."""
     for name in ("step_size", "T_max", "T_0"):
         length = getattr(scheduler, name, 1)
         if not isinstance(length, int | float) or not length >= 1:

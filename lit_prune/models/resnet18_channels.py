@@ -1,7 +1,7 @@
 """Give the layers of a ResNet-18 fewer channels.
 
-Layers whose outputs are added in a residual connection must have the same number of channels. That leaves thirteen
-independent groups of layers; each is named after the first layer that computes its channels.
+Layers whose outputs are added in a residual connection must have the same number of channels. So the layers form
+thirteen groups whose numbers of channels can be chosen independently; each group has the name of its first layer.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from lit_prune.errors import expected
 
 _STAGES = {1: 64, 2: 128, 3: 256, 4: 512}
 
-# number of outputs by the name of the layer
+# number of channels of each group in a ResNet-18
 FULL_CHANNELS: dict[str, int] = {
     # the outputs of stage 1 are added to those of the first convolution
     "backbone.conv1": 64,
@@ -24,13 +24,13 @@ FULL_CHANNELS: dict[str, int] = {
 
 
 def check_channels(channels: Mapping[str, int]) -> None:
-    """Raise an `InputError` unless every name is one of `FULL_CHANNELS` and no number is above the full one."""
+    """Raise an `InputError` unless every name is in `FULL_CHANNELS` and every number is from 1 to the one there."""
     for name, number in channels.items():
         if name not in FULL_CHANNELS:
             raise expected(
                 "`channels` to name layers whose channels can be set",
                 f"`{name}`",
-                f"those are {', '.join(FULL_CHANNELS)}; all others follow from them",
+                f"they are {', '.join(FULL_CHANNELS)}; the channels of all other layers follow from these",
             )
         if not isinstance(number, int) or not 1 <= number <= FULL_CHANNELS[name]:
             raise expected(
@@ -39,9 +39,9 @@ def check_channels(channels: Mapping[str, int]) -> None:
 
 
 def channels_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
-    """Return the number of outputs of each layer with fewer channels than a ResNet-18; None if all layers are full.
+    """Return the number of channels of each group that has fewer than a ResNet-18; None if there is no such group.
 
-    The names in `state` may lack the prefix `backbone.`. Impossible shapes are ignored, because loading reports them.
+    The names in `state` may lack the prefix `backbone.`. Invalid shapes are ignored; loading `state` reports them.
     """
     found = {}
     for name, full in FULL_CHANNELS.items():
@@ -54,7 +54,7 @@ def channels_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
 def set_channels(backbone: Any, head: nn.Sequential, channels: Mapping[str, int]) -> None:
     """Replace the layers of torchvision's ResNet-18 and its head by layers with `channels` outputs, in place.
 
-    Their weights are new and random. Layers that `channels` does not name are full.
+    The weights are new and random. Layers that are not in `channels` keep the number in `FULL_CHANNELS`.
     """
     width = FULL_CHANNELS | dict(channels)
     stream = width["backbone.conv1"]

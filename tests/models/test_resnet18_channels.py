@@ -108,7 +108,7 @@ def test_channels_are_read_from_weights(narrow, tmp_path):
         (
             {"backbone.layer1.0.conv2": 3},
             "`channels` to name layers whose channels can be set, but got `backbone.layer1.0.conv2`. HINT: "
-            f"those are {', '.join(FULL_CHANNELS)}; all others follow from them.",
+            f"they are {', '.join(FULL_CHANNELS)}; the channels of all other layers follow from these.",
         ),
         *(
             (
