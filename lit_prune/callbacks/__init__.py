@@ -1,4 +1,4 @@
-"""Callbacks for any LightningModule: each decides when, `lit_prune.functional` decides how."""
+"""Callbacks that freeze, prune and monitor any LightningModule with the functions of `lit_prune.functional`."""
 
 from lit_prune.callbacks._pruning import Pruning
 from lit_prune.callbacks.freezing import LayerFreezing

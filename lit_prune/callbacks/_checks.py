@@ -1,4 +1,4 @@
-"""Checks of arguments and of the trainer that several callbacks share."""
+"""Validate arguments and trainers, for several callbacks."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ def check_epoch(argument: str, value: Any) -> None:
 
 
 def check_times(start_epoch: Any, end_epoch: Any, schedule: Any, every_n_epochs: Any, rewind_to: Any) -> None:
-    """Raise an `InputError` unless these arguments of `Pruning` can be used, alone and together."""
+    """Raise an `InputError` unless these arguments of `Pruning` are valid, each of them and in combination."""
     check_epoch("start_epoch", start_epoch)
     if end_epoch is not None:
         check_epoch("end_epoch", end_epoch)
@@ -24,7 +24,7 @@ def check_times(start_epoch: Any, end_epoch: Any, schedule: Any, every_n_epochs:
             what = f"`end_epoch` to be at least `start_epoch`, which is {start_epoch}"
             raise expected(what, end_epoch, "leave it out to prune once, at `start_epoch`")
     check_choice("schedule", schedule, SCHEDULES)
-    check_integer("every_n_epochs", every_n_epochs, 1, hint="1 prunes in every epoch of a ramp")
+    check_integer("every_n_epochs", every_n_epochs, 1, hint="1 prunes in every epoch of gradual pruning")
     if rewind_to is not None:
         check_epoch("rewind_to", rewind_to)
         if rewind_to >= (first := first_pruned_epoch(start_epoch, end_epoch, every_n_epochs)):
@@ -33,7 +33,7 @@ def check_times(start_epoch: Any, end_epoch: Any, schedule: Any, every_n_epochs:
 
 
 def check_names(argument: str, value: Any) -> None:
-    """Raise an `InputError` for an empty pattern, which would be the name of the whole model."""
+    """Raise an `InputError` for an empty pattern, which would match the model itself, whose name is empty."""
     if "" in ([value] if isinstance(value, str) else value or []):
         raise expected(f"`{argument}` to name layers", "an empty name", 'give globs like "backbone.layer1"')
 
@@ -49,7 +49,7 @@ def refuse_sharded_parameters(trainer: Trainer, callback: object) -> None:
 
 
 def refuse_averaging(trainer: Trainer, callback: Callback, names: set[str]) -> None:
-    """Raise an `InputError` if the trainer has a callback that averages weights, of a class with one of these names."""
+    """Raise an `InputError` if the trainer has a callback of a class in `names`, which average weights."""
     for other in callbacks_of(trainer):
         if names & base_names(other):
             raise expected(
@@ -66,16 +66,16 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 def continues(trainer: Trainer, pl_module: LightningModule, previous: LightningModule | None) -> bool:
-    """Return whether a trainer continues to train the previous model, instead of starting to train one."""
+    """Return whether a trainer continues to train the model of its previous `fit`, instead of starting anew."""
     return pl_module is previous and trainer.current_epoch > 0
 
 
 def overrides(pl_module: LightningModule, hook: str) -> bool:
-    """Return whether a module defines a hook of `LightningModule`."""
+    """Return whether a module overrides a hook of `LightningModule`."""
     base = next(cls for cls in type(pl_module).__mro__ if cls.__name__ == "LightningModule")
     return getattr(type(pl_module), hook) is not getattr(base, hook)
 
 
 def base_names(value: object) -> set[str]:
-    """Return the names of a value's classes; lightning.pytorch and pytorch_lightning each have their own classes."""
+    """Return the names of a value's base classes, which are the same in lightning.pytorch and pytorch_lightning."""
     return {base.__name__ for base in type(value).__mro__}

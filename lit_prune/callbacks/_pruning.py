@@ -1,4 +1,4 @@
-"""Base of the pruning callbacks: when weights are pruned, and how masks are kept."""
+"""`Pruning`, the base class of all pruning callbacks."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -30,36 +30,37 @@ from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
 class Pruning(Callback, ABC):
     """Base class for your own pruning criterion: define `score` and inherit everything else.
 
-    The guarantees of `docs/callbacks.md` hold for every subclass whose `score` depends only on weights, arguments, and
-    what its `state_dict` holds.
+    The guarantees of `docs/callbacks.md` hold for every subclass whose `score` depends only on weights, on arguments of
+    the subclass, and on values that the subclass saves in its `state_dict`.
 
-    The masks are on the model. Before each batch, the callback compares the sparsity that it has reached with the
-    schedule and prunes if needed, so it does not depend on hooks that a resumed run may skip.
+    Before each batch, the callback prunes if the schedule sets a higher sparsity than the callback has reached. So it
+    does not depend on hooks that a resumed run may skip.
 
     Attributes:
         scope: "global" prunes the lowest scores of all chosen weights, "local" the lowest scores of each layer, the
             same fraction in all layers. A subclass sets it.
 
     Args:
-        amount: Fraction of the chosen weights to prune, in [0, 1), exact to one weight.
-        start_epoch: Epoch, counted from 0, that prunes to `amount`, or, with `end_epoch`, that starts the ramp.
-        end_epoch: Epoch at which a gradual ramp reaches `amount`. None prunes once.
-        schedule: Shape of the ramp: "cubic" (Zhu & Gupta 2017), "linear", or "geometric", which prunes the same
-            fraction of the remaining weights at every step (Frankle & Carbin 2019). Ignored without `end_epoch`.
+        amount: Fraction of the chosen weights to prune, in [0, 1): exactly `round(amount * N)` of N weights.
+        start_epoch: Epoch, counted from 0, before which `amount` is pruned or, with `end_epoch`, pruning starts.
+        end_epoch: Epoch before which gradual pruning reaches `amount`. None prunes once.
+        schedule: Sparsity as a function of the epoch in gradual pruning: "cubic" (Zhu & Gupta 2017), "linear", or
+            "geometric", which prunes the same fraction of the remaining weights at every step (Frankle & Carbin 2019).
+            Ignored without `end_epoch`.
         layers: Globs on qualified names of layers to prune, for example "backbone.layer4". None prunes all
             convolutions and linear layers.
-        exclude: Globs of layers to leave out.
-        max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1]; the rest is pruned in other layers. None
-            sets no limit.
-        every_n_epochs: Epochs between two steps of the ramp; the last step is at `end_epoch`.
-        rewind_to: Epoch, counted from 0, to whose first values the other weights are reset at every pruning; 0 resets
-            them to the initial values. None does not reset them.
+        exclude: Globs of layers not to prune.
+        max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1]; more weights of other layers are pruned
+            instead. None sets no limit.
+        every_n_epochs: Epochs between two steps of gradual pruning; the last step is at `end_epoch`.
+        rewind_to: Epoch, counted from 0. After every pruning, the model is reset to its values before this epoch, and
+            pruned weights stay zero. None does not reset the model.
 
     Raises:
         InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
             if two pruning callbacks choose the same weight or rewind to different epochs, under strategies that shard
-            parameters, and together with callbacks that average weights. At the first batch: if a resumed run lacks
-            the values to rewind to. When pruning: if a weight is NaN or infinite.
+            parameters, and together with callbacks that average weights. At the first batch: if the checkpoint of a
+            resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
 
     Example:
         >>> class SmallestKernels(Pruning):
@@ -107,7 +108,7 @@ class Pruning(Callback, ABC):
         self._weights: list[WeightRef] = []
         self._reached = 0.0
         self._ever_pruned: dict[str, Tensor] = {}
-        # masks to apply when optimizers exist: those must see an unmasked model, whose parameters have plain names
+        # masks to apply after optimizers are created, which must see the parameter names of an unmasked model
         self._waiting: dict[str, Tensor] = {}
         self._rewinding = Rewinding(rewind_to)
 
@@ -115,20 +116,20 @@ class Pruning(Callback, ABC):
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights; the lowest scores are pruned first.
 
-        It runs under `torch.no_grad`, twice for each global pruning, so it must be pure and must not use the global
-        random state. It may be a generator function.
+        Called under `torch.no_grad`, twice for each global pruning, so it must return the same scores both times and
+        must not use the global random state. An implementation may `yield` the scores one by one.
 
         Args:
             weights: Parameters, in the order of `self.weights`, which has their names and layers. Pruned weights are
-                zero. `weight.grad` is set after a training step, but not in a run that has just been resumed.
+                zero. `weight.grad` is None before the first training step of a new or resumed run.
 
         Returns:
-            For each weight a tensor of its shape, finite where the weight is not pruned.
+            For each weight, scores in a tensor of the same shape, finite for all weights that are not pruned yet.
         """
 
     @property
     def state_key(self) -> str:
-        """Key that depends on the chosen layers, which pruners of one trainer may not share, and on nothing else."""
+        """Key in the checkpoint. It depends only on `layers` and `exclude`, which differ between pruning callbacks."""
         layers = None if self.layers is None else as_patterns("layers", self.layers)
         return self._generate_state_key(layers=layers, exclude=as_patterns("exclude", self.exclude))
 
@@ -143,7 +144,7 @@ class Pruning(Callback, ABC):
         return self._ever_pruned
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the trainer, and remove masks until the optimizers exist."""
+        """Check the trainer, and remove masks until the optimizers are created."""
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
@@ -157,7 +158,7 @@ class Pruning(Callback, ABC):
         try:
             self._choose(trainer, pl_module)
         except InputError:
-            # these hooks of the module, which run later, may create layers
+            # the layers may not exist yet, if the module creates them in one of these hooks, which run later
             if not any(overrides(pl_module, hook) for hook in ("setup", "configure_model")):
                 raise
             return
@@ -165,7 +166,7 @@ class Pruning(Callback, ABC):
         remove_masks(pl_module, self._weights)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the masks that the model had before, or those of the checkpoint."""
+        """Apply the masks that `setup` removed, or those of the checkpoint."""
         self._choose(trainer, pl_module)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._mask_again(pl_module)
@@ -175,12 +176,12 @@ class Pruning(Callback, ABC):
         self._mask_again(pl_module)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Apply masks that were removed until the optimizers exist."""
+        """Apply the masks that `setup` removed, if `fit` failed before `on_fit_start`."""
         if trainer.state.fn == "fit":
             self._mask_again(pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune if the schedule says so."""
+        """Prune if the schedule sets a higher sparsity for this epoch."""
         self._rewinding.remember(pl_module, trainer.current_epoch, True, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
 
@@ -198,10 +199,10 @@ class Pruning(Callback, ABC):
                 zero_pruned(ref.module)
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune to the sparsity of the current epoch, if that is more than has been reached.
+        """Prune to the sparsity that the schedule sets for the current epoch, if it has not been reached yet.
 
-        All pruners of the trainer prune at once, so that each scores the trained weights before one of them rewinds the
-        model.
+        This prunes with all pruners of the trainer, so that all of them score the trained weights before the model is
+        rewound.
         """
         targets = {
             pruner: target
@@ -237,7 +238,7 @@ class Pruning(Callback, ABC):
         self._prune(model, self.amount)
 
     def expect_removal(self) -> None:
-        """Prepare to prune again if training continues after the masks were removed at the end."""
+        """Make a later `fit` prune again, because a `PruningRemoval` is about to remove the masks."""
         if any(current_mask(ref) is not None for ref in self._weights):
             self._reached = 0.0
 
@@ -310,7 +311,7 @@ class Pruning(Callback, ABC):
         if masks:
             pruned = sum(int((~mask).count_nonzero()) for mask in masks.values())
             total = sum(weight.numel() for weight in weights.values())
-            # if the weights of a denser checkpoint were loaded without this state, they are pruned again
+            # prune again if weights were loaded that are less sparse than this callback's state
             if pruned < round(self._reached * total):
                 self._reached = pruned / total
 

@@ -1,4 +1,4 @@
-"""Values that a pruning callback rewinds a model to."""
+"""Keep the earlier values to which a pruning callback rewinds a model."""
 
 from typing import Any
 
@@ -18,17 +18,18 @@ class Rewinding:
     def __init__(self, epoch: int | None) -> None:
         self.epoch = epoch
         self._values: dict[str, Tensor] | None = None
-        # sparsity at the last rewinding: pruning again to no more than that, after masks were removed, does not rewind
+        # sparsity at the last rewinding: if masks are removed, pruning to this sparsity again does not rewind again
         self._rewound = 0.0
 
     def reset(self) -> None:
-        """Forget the values, for another model."""
+        """Forget the values, before another model is trained."""
         self._values, self._rewound = None, 0.0
 
     def remember(self, model: nn.Module, epoch: int, is_start: bool, amount: float, owner: str) -> None:
-        """Copy the values of a model if this is the start of their epoch; raise an `InputError` if that is over.
+        """Copy the values of a model at the start of the epoch to rewind to; raise an `InputError` if it is too late.
 
-        `is_start` tells whether no batch of the current `epoch` was trained yet, `amount` is the sparsity to reach.
+        `is_start` tells whether no batch of the current `epoch` was trained yet, `amount` is the final sparsity, and
+        `owner` is the callback that the error message names.
         """
         if self.epoch is None or self._values is not None or amount <= self._rewound or epoch < self.epoch:
             return
@@ -41,7 +42,7 @@ class Rewinding:
         self._values = stored_values(model)
 
     def take(self, sparsity: float, amount: float) -> dict[str, Tensor] | None:
-        """Return the values to rewind to after pruning to a sparsity, if any; release them if it is `amount`."""
+        """Return the values to rewind to after pruning to `sparsity`, or None; forget them if `amount` is reached."""
         values = self._values
         if values is None or sparsity <= self._rewound:
             return None
@@ -51,13 +52,13 @@ class Rewinding:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values, not copied, and the sparsity at the last rewinding."""
+        """Return the values, without copying them, and the sparsity at the last rewinding."""
         origin = None if self._values is None else {"epoch": self.epoch, "values": self._values}
         return {"rewound": self._rewound, "origin": origin}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the values of a checkpoint, if they are of the same epoch."""
-        # defaults are for checkpoints from before there was rewinding
+        """Restore the values of a checkpoint, if they are from the epoch to rewind to."""
+        # checkpoints of early versions lack these keys
         self._rewound = state_dict.get("rewound", 0.0)
         origin = state_dict.get("origin")
         self._values = origin["values"] if origin is not None and origin["epoch"] == self.epoch else None

@@ -27,13 +27,13 @@ FROZEN_KEY = "lit_prune_frozen"
 class LayerFreezing(Callback):
     """Freeze the first layers of a model, or layers by name, during `fit` or until an epoch.
 
-    Frozen tensors keep every bit, running statistics of norms included, and frozen norms and dropouts compute as in
-    evaluation mode. Gradient clipping ignores frozen parameters. With `unfreeze_epoch`, their gradients are computed,
-    and dropped before each step. A resumed run continues exactly. Nothing is logged; checkpoints list the frozen
-    modules under "lit_prune_frozen". `docs/callbacks.md` explains more.
+    Frozen parameters and the running statistics of frozen norms do not change at all. Frozen norms and dropouts compute
+    as in evaluation mode. Gradient clipping ignores frozen parameters. With `unfreeze_epoch`, their gradients are
+    computed, but set to None before each optimizer step. A resumed run is bit-identical to an uninterrupted one.
+    Nothing is logged; checkpoints list the frozen modules under "lit_prune_frozen". See `docs/callbacks.md`.
 
-    Weight averaging also averages frozen tensors: exactly with torch's `multi_avg_fn`s, with rounding errors with
-    `get_ema_avg_fn` and so Lightning's `EMAWeightAveraging`.
+    Weight averaging also averages frozen parameters. Their average is exact with torch's `multi_avg_fn`s, but has
+    rounding errors with `get_ema_avg_fn`, which Lightning's `EMAWeightAveraging` uses.
 
     Args:
         fraction: Fraction of the model to freeze, in (0, 1]: the first `ceil(fraction * L)` of the L convolutions and
@@ -79,7 +79,7 @@ class LayerFreezing(Callback):
 
     @property
     def state_key(self) -> str:
-        """Key that differs between the freezes of one trainer."""
+        """Key in the checkpoint, different for each `LayerFreezing` of a trainer."""
         return self._generate_state_key(
             fraction=self.fraction,
             layers=self.layers,
@@ -95,7 +95,7 @@ class LayerFreezing(Callback):
         refuse_sharded_parameters(trainer, self)
         self._release()
         self._names = []
-        # this runs before the module's own hooks, which may create layers
+        # this runs before the hooks of the module, which may create layers
         hook = next((hook for hook in ("configure_model", "setup") if overrides(pl_module, hook)), None)
         if hook is None:
             self._freeze(trainer, pl_module)
@@ -110,32 +110,32 @@ class LayerFreezing(Callback):
         self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in trainer.optimizers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unfreeze if a resumed run starts after the epoch."""
+        """Unfreeze if a resumed run starts in `unfreeze_epoch` or later."""
         self._reconcile(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Unfreeze if this is the epoch."""
+        """Unfreeze if this is `unfreeze_epoch`."""
         self._reconcile(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Unfreeze if a resumed run has skipped the start of the epoch."""
+        """Unfreeze if a resumed run has skipped the start of `unfreeze_epoch`."""
         self._reconcile(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Drop the gradients of frozen parameters, before gradients are clipped."""
+        """Set the gradients of frozen parameters to None, before gradients are clipped."""
         self._before_step()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """List the modules that are frozen, or were when training finished, for information."""
-        # not in this callback's state, because Lightning warns of states without a callback
+        """Save the names of the modules that are frozen, or were frozen when training finished."""
+        # not in this callback's state: Lightning warns if a checkpoint with it is loaded without the callback
         checkpoint[FROZEN_KEY] = sorted({*checkpoint.get(FROZEN_KEY, []), *self._names})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Restore the module."""
+        """Unfreeze the module."""
         self._release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Restore the module."""
+        """Unfreeze the module."""
         self._release()
 
     def _freeze(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -25,28 +25,30 @@ class SparsityMonitor(Callback):
     """Log how sparse a model is and which weights receive gradients, to any logger.
 
     The chosen weights are those of the trainer's pruning callbacks or, without any, of all convolutions and linear
-    layers. Logged at the end of training epochs, all fractions in [0, 1] of the chosen weights if not stated otherwise:
+    layers. Logged at the end of training epochs, as fractions of all chosen weights unless stated otherwise:
 
     - `sparsity/global`: weights that are exactly zero.
     - `sparsity/masked`: weights that a mask holds at zero.
     - `sparsity/ever_pruned`: weights that the callbacks have pruned at any time.
-    - `sparsity/regrown`: fraction of the weights that were ever pruned that are not zero now.
+    - `sparsity/regrown`: fraction of the ever-pruned weights that are not zero now.
     - `sparsity/layer/<name>`: fraction of a layer's weights that are exactly zero.
-    - `gradient/untouched`: weights that have not received a non-zero gradient since training started. It is sampled
-      after steps 0, 1, 2, 4, ..., every 64th step, and each epoch, with the optimizer's memory of the steps between:
-      exact for optimizers of torch with momentum or running averages, and an upper bound for SGD without momentum and
-      under weight decay that adds to the gradient. Gradients that `LayerFreezing` drops do not count.
-    - `gradient/untouched_pruned`: weights that are untouched and have ever been pruned; sparsity cannot fall below it.
+    - `gradient/untouched`: weights that have not received a non-zero gradient since training started. Gradients are
+      sampled after steps 0, 1, 2, 4, ..., every 64th step, and each epoch; momentum and running averages in the
+      optimizer show those between. So the value is exact for torch's optimizers with such averages. It is an upper
+      bound for SGD without momentum, and under weight decay that is added to the gradient. Gradients of layers that
+      `LayerFreezing` freezes do not count.
+    - `gradient/untouched_pruned`: ever-pruned weights that are untouched. They stay zero, so sparsity cannot fall below
+      this fraction.
 
-    A `TensorBoardLogger` also receives a figure, `sparsity/layers`, and histograms, with the epoch as step. A resumed
-    run continues the counts.
+    A `TensorBoardLogger` also receives a figure, `sparsity/layers`, and the histograms, with the epoch as step. A
+    resumed run continues to count where the checkpoint was written.
 
     Args:
         every_n_epochs: Epochs between two logs.
         per_layer: Whether to log each layer and draw the figure.
         histograms: Whether to draw histograms of each layer's weights, `weights/<name>`, and of its non-zero weights,
             `weights_nonzero/<name>`.
-        gradient_coverage: Whether to log `gradient/untouched`, which needs one byte for each weight.
+        gradient_coverage: Whether to log `gradient/untouched`, which needs one byte of memory for each weight.
 
     Raises:
         InputError: At construction, if `every_n_epochs` is not a positive integer; in `setup`, under strategies that
@@ -71,7 +73,7 @@ class SparsityMonitor(Callback):
 
     @property
     def state_key(self) -> str:
-        """Key that differs between the monitors of one trainer."""
+        """Key in the checkpoint, different for each monitor of a trainer."""
         return self._generate_state_key(
             every_n_epochs=self.every_n_epochs,
             per_layer=self.per_layer,
@@ -91,7 +93,7 @@ class SparsityMonitor(Callback):
         self._module, self._coverage = pl_module, None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the weights, which exist by now."""
+        """Choose the weights, and start to watch their gradients."""
         self._choose(trainer, pl_module)
         if self.gradient_coverage:
             self._coverage = GradientCoverage(self._weights)
@@ -105,9 +107,9 @@ class SparsityMonitor(Callback):
             ]
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log and draw."""
+        """Log the metrics, and draw them to TensorBoard."""
         if self._coverage is not None:
-            # in every epoch, because pruning clears the memory of optimizers
+            # in every epoch, because pruning clears the averages in optimizers
             self._coverage.update(trainer.optimizers)
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
@@ -138,7 +140,7 @@ class SparsityMonitor(Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which weights have received a gradient, as packed bits by layer, and the number of steps."""
+        """Return which weights have received a gradient, as packed bits by layer, and each optimizer's step count."""
         touched = self._touched if self._coverage is None else self._coverage.touched()
         return {"touched": pack_masks(touched), "steps": list(self._steps)}
 
@@ -190,7 +192,7 @@ def _is_sampled(step: int) -> bool:
 
 def _draw_sparsity(writer: Any, report: SparsityReport, epoch: int) -> None:
     """Draw the sparsity of each layer as a bar chart, to a `torch.utils.tensorboard.SummaryWriter`."""
-    # imported here because most users do not draw; without pyplot, which has global state
+    # imported here, because most runs do not draw; not pyplot, which has global state
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -213,5 +215,5 @@ def _draw_histograms(writer: Any, weights: Sequence[WeightRef], epoch: int) -> N
             weight = getattr(ref.module, ref.parameter).float()
             writer.add_histogram(f"weights/{ref.name}", weight, epoch)
             nonzero = weight[weight != 0]
-            if len(nonzero):  # TensorBoard refuses empty histograms
+            if len(nonzero):  # TensorBoard raises an error for empty histograms
                 writer.add_histogram(f"weights_nonzero/{ref.name}", nonzero, epoch)

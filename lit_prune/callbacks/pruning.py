@@ -13,9 +13,10 @@ class GlobalL1Pruning(Pruning):
     """Prune the weights of smallest magnitude over all chosen layers, once or gradually.
 
     Pruning happens before the first training batch of an epoch. Pruned weights are exactly zero from then on and stay
-    pruned, whatever the optimizer does, until a `PruningRemoval`. `docs/callbacks.md` lists all guarantees and explains
-    how `rewind_to` finds lottery tickets (Frankle & Carbin, "The lottery ticket hypothesis", 2019; Frankle et al.,
-    "Linear mode connectivity and the lottery ticket hypothesis", 2020). Nothing is logged; see `SparsityMonitor`.
+    pruned, whatever the optimizer does, unless a `PruningRemoval` removes the masks. `docs/callbacks.md` lists all
+    guarantees and explains how `rewind_to` finds lottery tickets (Frankle & Carbin, "The lottery ticket hypothesis",
+    2019; Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020). Nothing is logged; see
+    `SparsityMonitor`.
 
     Arguments and errors are those of `Pruning`.
 
@@ -36,7 +37,7 @@ class LocalL1Pruning(Pruning):
     Other arguments and all errors are those of `Pruning`.
 
     Args:
-        amount: Fraction of each layer's weights to prune, in [0, 1), exact to one weight.
+        amount: Fraction of each layer's weights to prune, in [0, 1): exactly `round(amount * n)` of n weights.
     """
 
     scope = "local"

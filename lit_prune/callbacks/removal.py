@@ -14,13 +14,14 @@ from lit_prune.functional.optimizer_state import clear_pruned_state
 class PruningRemoval(Callback):
     """Remove all masks at an epoch, so that the pruned weights train again, from zero.
 
-    Like `torch.nn.utils.prune.remove` for every masked parameter, before the first training batch of the epoch; the
-    optimizer state of pruned weights is cleared. After a pruning this is dense-sparse-dense training (Han et al.,
-    "DSD", 2017). Weights that a schedule prunes in later epochs are masked again. Nothing is logged.
+    Before the first training batch of the epoch, this does the same as `torch.nn.utils.prune.remove` for every masked
+    parameter, and clears the optimizer state of pruned weights. Pruning, removing the masks and training on is called
+    dense-sparse-dense training (Han et al., "DSD", 2017). Weights that a pruning callback prunes in later epochs are
+    masked again. Nothing is logged.
 
     Args:
         epoch: Epoch, counted from 0, or "end": remove the masks when `fit` has finished and every other callback
-            has seen the masked model. If the same trainer continues then, its pruning callbacks prune again.
+            has seen the masked model. If the same trainer trains further, its pruning callbacks prune again.
 
     Raises:
         InputError: At construction, if `epoch` is neither a non-negative integer nor "end"; in `setup`, under
@@ -43,7 +44,7 @@ class PruningRemoval(Callback):
 
     @property
     def state_key(self) -> str:
-        """Key that differs between the removals of one trainer."""
+        """Key in the checkpoint, different for each `PruningRemoval` of a trainer."""
         return self._generate_state_key(epoch=self.epoch)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -57,11 +58,11 @@ class PruningRemoval(Callback):
         self._module = pl_module
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the masks if this is the epoch."""
+        """Remove the masks if this is epoch `epoch`."""
         self._catch_up(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remove the masks if a resumed run has skipped the start of the epoch."""
+        """Remove the masks if a resumed run has skipped the start of epoch `epoch`."""
         self._catch_up(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -171,7 +171,7 @@ def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict
 def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
     """Yield a temporary folder for this process, and a unique suffix for the names of its other temporary files.
 
-    The process holds a lock file while it runs: temporary files whose lock nobody holds are stale.
+    The process holds a lock file while it runs: temporary files whose lock no process holds are stale.
     """
     mark = uuid.uuid4().hex
     lock, folder = (data_dir / f".{FOLDER}-{mark}{suffix}" for suffix in (".lock", ""))
@@ -192,12 +192,12 @@ def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
         yield folder, mark
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        lock.unlink(missing_ok=True)  # before the release, so that no other process finds a lock that nobody holds
+        lock.unlink(missing_ok=True)  # before the release, so that no other process can acquire it
         held.release()
 
 
 def _remove_stale_files(data_dir: Path) -> None:
-    """Remove temporary files that killed processes left, whose locks nobody holds."""
+    """Remove temporary files that killed processes left, whose locks no process holds."""
     for path in data_dir.glob(f".{FOLDER}-*.lock"):
         # the lock may be held by a running process, belong to another user, or be deleted meanwhile
         with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):

@@ -129,9 +129,9 @@ class CroppedConv2d(nn.Conv2d):
                 (weight,) = _windows(weight, (rows.taps, columns.taps)).permute(0, 1, 4, 2, 3)
                 padding = (rows.padding, columns.padding)
         if weight.shape[2:] == (1, 1) and padding == (0, 0):
-            # Slicing the input gives the same result as a stride, just as fast, and avoids a bug: without AVX-512, oneDNN
-            # 3.12 corrupts memory in the backward pass of a 1x1 convolution with a stride above 1, channels_last and
-            # fewer than 7 input channels
+            # Slicing the input gives the same result as a stride, just as fast, and avoids a bug: without AVX-512,
+            # oneDNN 3.12 corrupts memory in the backward pass of a 1x1 convolution with a stride above 1, channels_last
+            # and fewer than 7 input channels
             pixels = input[..., :: self.stride[0], :: self.stride[1]]
             return F.conv2d(pixels, weight, bias, groups=self.groups)
         if padding is not self.padding:

@@ -137,7 +137,7 @@ class LitResNet18(LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch `(images, labels)`."""
-        _, loss = self._log_loss("train", batch, self.train_acc)
+        _, loss = self._score("train", batch, self.train_acc)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
         if self.trainer.is_last_batch:  # each call of `log` takes a fraction of a millisecond
             self.log("lr", float(self.trainer.optimizers[0].param_groups[0]["lr"]), on_step=False, on_epoch=True)
@@ -145,11 +145,11 @@ class LitResNet18(LightningModule):
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the loss and accuracy of a batch `(images, labels)`."""
-        self._log_loss("val", batch, self.val_acc)
+        self._score("val", batch, self.val_acc)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the loss and accuracy of a batch `(images, labels)`, and count its predictions by class."""
-        logits, _ = self._log_loss("test", batch, self.test_acc)
+        logits, _ = self._score("test", batch, self.test_acc)
         self.test_confusion.update(logits, batch[1])
 
     def on_test_epoch_end(self) -> None:
@@ -197,9 +197,7 @@ class LitResNet18(LightningModule):
         """Restore the hyperparameter `initial_weights`."""
         self.hparams["initial_weights"] = checkpoint.get("hyper_parameters", {}).get("initial_weights")
 
-    def _log_loss(
-        self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy
-    ) -> tuple[Tensor, Tensor]:
+    def _score(self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> tuple[Tensor, Tensor]:
         images, labels = batch
         logits = self(images)
         loss = self._loss(logits, labels)
