@@ -1,4 +1,4 @@
-"""Pure functions on any `nn.Module`, for those without a Trainer."""
+"""Functions that freeze, prune and measure any `nn.Module`, without a Trainer."""
 
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.cropping import crop_kernels

@@ -14,8 +14,8 @@ from lit_prune.functional.selection import WeightRef
 class GradientCoverage:
     """Track which weights have received a non-zero gradient, with one byte for each weight.
 
-    A weight that never receives one cannot learn: a kernel position that only ever sees padding, a weight whose input
-    is always zero, or one of a dead unit.
+    A weight that never receives one cannot learn: for example at a kernel position that only ever sees padding, with an
+    input that is always zero, or in a dead unit.
 
     Args:
         weights: Weights to watch, for example from `weight_layers`.
@@ -38,7 +38,7 @@ class GradientCoverage:
         self._touched = [torch.zeros_like(ref.tensor, dtype=torch.bool, requires_grad=False) for ref in weights]
 
     def update(self, optimizers: Iterable[Optimizer] = ()) -> None:
-        """Record the current gradients, after a backward pass, and earlier ones that `optimizers` remember."""
+        """Record the current gradients, after a backward pass, and those that the state of `optimizers` remembers."""
         memories = [remembered_gradients(optimizer) for optimizer in optimizers]
         for ref, touched in zip(self._weights, self._touched, strict=True):
             for gradient in [ref.tensor.grad, *(memory.get(ref.tensor) for memory in memories)]:
@@ -56,7 +56,7 @@ class GradientCoverage:
         return {ref.name: touched for ref, touched in zip(self._weights, self._touched, strict=True)}
 
     def restore(self, touched: Mapping[str, Tensor]) -> None:
-        """Continue from what `touched` returned in another process.
+        """Continue from the return value of `touched`, for example from a checkpoint.
 
         Raises:
             InputError: If layers or shapes differ.

@@ -17,9 +17,9 @@ def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: 
     ResNet-18 at 32x32 pixels, 61.9% of the weights are dead taps, because the last stages work on 2x2 feature maps and
     on single pixels.
 
-    Only plain `Conv2d` layers with zero padding become smaller. A kernel stays whole if no symmetric padding suits a
-    smaller one, if its weight is shared with another layer, or if its layer was not called. A layer that is called at
-    several sizes keeps the taps of all of them.
+    Only `Conv2d` layers, not subclasses, with zero padding become smaller. A kernel stays whole if a smaller one would
+    need different padding on opposite sides, if it is shared with another layer, or if its layer is not called. A layer
+    that is called with inputs of several sizes keeps every tap that is not dead at one of them.
 
     Args:
         model: Any module that takes images `(N, channels, H, W)`. It is not changed.
@@ -30,13 +30,13 @@ def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: 
         The `plain_copy` of the model with smaller kernels. Its state dict has the same names.
 
     Raises:
-        InputError: If the model does not take images of this size.
+        InputError: If the forward pass fails for images of this size.
     """
     copied = plain_copy(model)
     height, width = (input_size, input_size) if isinstance(input_size, int) else input_size
     example = next(copied.parameters(), torch.empty(0))
     images = torch.zeros(1, channels, height, width, dtype=example.dtype, device=example.device)
-    sizes: dict[nn.Conv2d, list[tuple[int, int]]] = {}  # of the inputs of each convolution that can be cropped
+    sizes: dict[nn.Conv2d, list[tuple[int, int]]] = {}  # input sizes of each convolution
 
     def record(layer: Any, inputs: tuple[Any, ...]) -> None:
         sizes.setdefault(layer, []).append(tuple(inputs[0].shape[-2:]))

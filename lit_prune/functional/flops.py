@@ -1,4 +1,4 @@
-"""Count the FLOPs of a forward pass, and those of non-zero weights."""
+"""Count the FLOPs of a forward pass, in total and with non-zero weights."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class LayerFlops:
 
     Attributes:
         nominal: FLOPs of all weights.
-        nonzero: FLOPs of the non-zero weights. Dense kernels compute the others too.
+        nonzero: FLOPs of the non-zero weights alone. Dense kernels compute all of `nominal`.
 
     Raises:
         InputError: If not 0 <= nonzero <= nominal.
@@ -45,19 +45,19 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, 
 
     `torch.utils.flop_counter.FlopCounterMode` counts a forward pass of a `plain_copy` in evaluation mode: 2 FLOPs for
     each multiply-add of a weight and its input, multiplications by padding included. A layer that is called twice
-    counts twice. Biases, norms, activations, pooling and residual sums do not count, nor do products that a model
-    computes without calling such a layer, as `nn.MultiheadAttention` does.
+    counts twice. Biases, norms, activations, pooling and residual sums do not count, nor do products that are computed
+    without calling such a layer, for example by `nn.MultiheadAttention`.
 
     Args:
         model: Any module whose forward takes one tensor, masked or not. It is not changed.
-        input_size: As for `input_shape`.
+        input_size: Height and width of square images, or the shape of one input; see `input_shape`.
 
     Returns:
         FLOPs by the qualified name of the layer, in the order of registration. A weight that several layers share
         counts under the first name. A layer that was not called has 0.
 
     Raises:
-        InputError: If the size cannot be used, or the model cannot compute an input of this size.
+        InputError: If `input_size` is invalid, or the forward pass fails for it.
 
     Example:
         >>> count_flops(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), 32)["0"].nominal == 2 * 3 * 8 * 9 * 32 * 32

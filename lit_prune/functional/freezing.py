@@ -1,4 +1,4 @@
-"""Freeze parts of a model, and undo it."""
+"""Freeze and unfreeze parts of a model."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 def check_selection(fraction: Any = None, layers: Any = None, by: Any = "layers") -> None:
-    """Raise an `InputError` unless exactly one of `fraction` and `layers` is given, and all values can be used."""
+    """Raise an `InputError` unless exactly one of `fraction` and `layers` is given and all arguments are valid."""
     if (fraction is None) == (layers is None):
         raise expected(
             "exactly one of `fraction` and `layers`",
@@ -38,11 +38,12 @@ def check_selection(fraction: Any = None, layers: Any = None, by: Any = "layers"
 
 
 def first_layers(model: nn.Module, fraction: float, by: str = "layers") -> list[WeightRef]:
-    """Find the first weight layers of a model, in the order in which modules are registered.
+    """Find the first convolutions and linear layers ("weight layers") of a model, in the order of registration.
 
     Args:
         model: Any module.
-        fraction: Fraction of the model, in (0, 1]. Float rounding errors do not count: 0.1 of 30 layers are 3.
+        fraction: Fraction of the model, in (0, 1]. Floating-point error is ignored: a fraction of 0.07 of 100 layers is
+            7 layers, although `ceil(0.07 * 100)` is 8.
         by: Meaning of `fraction`: "layers" selects `ceil(fraction * L)` of the L weight layers; "parameters" selects
             the fewest layers that hold at least this fraction of all weights.
 
@@ -55,7 +56,7 @@ def first_layers(model: nn.Module, fraction: float, by: str = "layers") -> list[
     check_selection(fraction=fraction, by=by)
     refs = weight_layers(model)
     sizes = [1 if by == "layers" else ref.tensor.numel() for ref in refs]
-    # the simple fraction that the float stands for: 3/10 for 0.1 + 0.2
+    # simple fraction close to the float: 3/10 for 0.1 + 0.2, which is 0.30000000000000004
     wanted = ceil(Fraction(float(fraction)).limit_denominator(1_000_000) * sum(sizes))
     count = 1
     while sum(sizes[:count]) < wanted:
@@ -70,7 +71,7 @@ def modules_to_freeze(
     by: str = "layers",
     freeze_norm: bool = True,
 ) -> list[tuple[str, nn.Module]]:
-    """Choose the modules to freeze. Modules inside a chosen module are frozen only if they are chosen too.
+    """Choose the modules to freeze. Modules inside a chosen module are frozen only if they are in the result too.
 
     Args:
         model: Any module.
@@ -84,7 +85,7 @@ def modules_to_freeze(
         Pairs of name and module, in the order of registration.
 
     Raises:
-        InputError: If an argument cannot be used, a pattern matches nothing, or there is nothing to freeze.
+        InputError: If an argument is invalid, a pattern matches nothing, or the matching modules cannot be frozen.
     """
     check_selection(fraction, layers, by)
     if fraction is not None:
@@ -115,7 +116,7 @@ class Frozen:
 
     Their parameters have no gradients, so optimizers skip them. In each forward pass they compute as in evaluation
     mode: norms use their running statistics and do not update them, dropout does nothing. Calls of `train()` or
-    `eval()` do not undo this. If several freezes overlap, a module is frozen until the last of them is thawed.
+    `eval()` do not undo this. A module in several `Frozen` objects stays frozen until the last of them is thawed.
 
     Args:
         modules: Modules to freeze; modules inside them are not included.

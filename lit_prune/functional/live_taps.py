@@ -9,15 +9,16 @@ def find_live_taps(sizes: Sequence[int], kernel: int, stride: int, padding: int,
     A position ("tap") that only ever reads padding is dead: it multiplies zeros, whatever its weight is.
 
     Args:
-        sizes: Input sizes in pixels, at least one. A tap is live if it reads a pixel at any of them.
+        sizes: Input sizes in pixels, at least one. A tap is live if it reads a pixel of an input of any of these sizes.
         kernel: Kernel size, in taps.
         stride: Step of the kernel between two outputs, in pixels.
         padding: Zeros on either side of the input.
         dilation: Distance between two taps, in pixels.
 
     Returns:
-        The first of the shortest ranges that hold every live tap and need the same padding on both sides, which is
-        `padding - start * dilation`. All taps if the padded input is smaller than the kernel.
+        Shortest range that contains every live tap and needs the same padding on both sides, which is
+        `padding - start * dilation`; the first one if several are as short. All taps if the padded input is smaller
+        than the kernel.
     """
     outputs = [count_outputs(size, kernel, stride, padding, dilation) for size in sizes]
     if min(outputs) < 1:

@@ -7,9 +7,9 @@ A masked layer has a parameter `weight_orig`, a buffer `weight_mask` of zeros an
 Two things differ from torch:
 
 - `weight` is a property of the layer's class, computed whenever it is read; torch stores the product of the last
-  forward pass. So it is never stale, even if the layer is not called (attention reads `out_proj.weight`), it always
-  has a gradient to `weight_orig`, and the layer can be copied and pickled.
-- The state dict of a masked layer is that of an unmasked one, with zeros in it.
+  forward pass. So `weight` is never stale, even if the layer is not called (attention reads `out_proj.weight`), its
+  gradient always reaches `weight_orig`, and the layer can be copied and pickled.
+- The state dict of a masked layer has the keys of an unmasked layer; pruned weights are zeros in it.
 """
 
 from collections import OrderedDict
@@ -28,8 +28,8 @@ from lit_prune.functional.selection import WeightRef, stored_parameter
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Mask weights in place; masked weights become exactly zero.
 
-    A new mask replaces an old one; masks of other pruning methods are first made permanent zeros. Layers that share the
-    weight are masked too. Parameters keep their identity, order and memory format.
+    A new mask replaces an old one; masks of other pruning methods are first removed, which leaves zeros. Other layers
+    that share the weight are masked too. Parameters keep their identity, order and memory format.
 
     Args:
         model: Module that the names refer to.
@@ -86,7 +86,7 @@ def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -
 
 
 def masked_parameters(module: nn.Module) -> list[str]:
-    """List the masked parameters of a module itself, for example ["weight"]."""
+    """List the masked parameters of a module without its submodules, for example ["weight"]."""
     return [
         key.removesuffix("_orig")
         for key in module._parameters
@@ -95,7 +95,7 @@ def masked_parameters(module: nn.Module) -> list[str]:
 
 
 def current_mask(ref: WeightRef) -> Tensor | None:
-    """Return the mask of a weight as bool, true where it is kept; None if it is not masked."""
+    """Return the mask of a weight as bool, true where the weight is kept; None if it is not masked."""
     if ref.parameter not in masked_parameters(ref.module):
         return None
     return ref.module.get_buffer(f"{ref.parameter}_mask") != 0
@@ -115,7 +115,7 @@ class Masked(prune.BasePruningMethod):
         return default_mask
 
     def remove(self, module: nn.Module) -> None:
-        """Unmask the weight, when `torch.nn.utils.prune.remove` calls this."""
+        """Unmask the weight; called by `torch.nn.utils.prune.remove`."""
         _unmask(module, "weight")
 
 
@@ -155,14 +155,14 @@ def _unmask(module: nn.Module, name: str) -> None:
 
 
 def _rename_parameter(module: nn.Module, old: str, new: str) -> None:
-    """Rename a parameter and keep its place in the order, on which optimizer checkpoints depend."""
+    """Rename a parameter and keep the order of parameters, on which optimizer checkpoints depend."""
     items = [(new if key == old else key, value) for key, value in module._parameters.items()]
     module._parameters.clear()
     module._parameters.update(items)
 
 
 class _Masked(nn.Module):
-    """Base of the classes of masked layers, next to the layer's original class `_plain`."""
+    """First base class of a masked layer; the second one is the layer's original class, `_plain`."""
 
     _plain: Any
 
@@ -203,7 +203,7 @@ class _Masked(nn.Module):
         if weight is not None:
             mask = self.get_buffer("weight_mask")
             if weight.shape == mask.shape:
-                # the effective weights must be the loaded ones, so the mask also keeps all that are non-zero there
+                # the product must equal the loaded weight, so the mask also keeps all of its non-zero elements
                 mask = mask.logical_or(weight.to(mask.device) != 0).to(mask.dtype)
             state_dict |= {f"{prefix}weight_orig": weight, f"{prefix}weight_mask": mask}
         missing: list[str] = []

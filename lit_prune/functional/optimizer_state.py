@@ -1,12 +1,13 @@
-"""Clear and read what optimizers remember of weights that are pruned or rewound."""
+"""Clear the optimizer state of pruned or rewound weights, and read past gradients from it."""
 
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
 from lit_prune.functional.masking import masked_parameters
 
-# The state of each that is an average or sum of past gradients: it is non-zero after a non-zero gradient, until that
-# fades out. Under all of these, and Rprop, a weight, a gradient and a state of zero stay zero, decay included.
+# For each optimizer, the name of its average or sum of past gradients, which stays non-zero for many steps after a
+# non-zero gradient. Under these optimizers and Rprop, weight decay included, a weight of zero whose gradient and state
+# are zero stays zero.
 _MEMORIES = {
     optim.SGD: "momentum_buffer",
     optim.Adam: "exp_avg",
@@ -25,7 +26,7 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
     """Clear the state and gradients of pruned weights, so that an optimizer does not move them.
 
     Momenta, second moments and gradients become zero where the model's masks are zero. Rprop's step sizes are kept,
-    because they alone move no weight.
+    because they do not move a weight whose gradient is zero.
 
     Args:
         optimizer: Any optimizer. Its state for other parameters is not changed.
@@ -44,10 +45,10 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
 def clear_state(optimizer: Optimizer) -> None:
     """Clear gradients and all state, as if the optimizer were new; learning rates and other settings stay.
 
-    This is exact for torch's elementwise optimizers, step counts included. For other optimizers, state of the shape of
-    its parameter becomes zero and other state is kept, because its meaning is unknown.
+    For torch's elementwise optimizers, the state is exactly that of a new one, step counts included. For other
+    optimizers, tensors of the parameter's shape become zero; other state is kept, because its meaning is unknown.
     """
-    optimizer.zero_grad(set_to_none=False)  # not None, which would make parameters skip a step that they took before
+    optimizer.zero_grad(set_to_none=False)  # None would make the next step skip parameters
     if type(optimizer) in _ELEMENTWISE - {optim.Adagrad}:
         optimizer.state.clear()  # recreated in the next step
         return
@@ -61,15 +62,15 @@ def clear_state(optimizer: Optimizer) -> None:
 
 
 def keeps_zeros(optimizer: Optimizer) -> bool:
-    """Return whether a weight is known to stay zero while its gradient and its cleared state are zero."""
+    """Return whether an optimizer is known to leave a weight at zero while its gradient and state are zero."""
     return type(optimizer) in _ELEMENTWISE
 
 
 def remembered_gradients(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
-    """Return for each parameter a tensor of its shape that is non-zero where its optimizer remembers a recent gradient.
+    """Return the optimizer's average or sum of past gradients for each parameter: non-zero where one was non-zero.
 
-    Parameters without such a memory, or under weight decay that adds to the gradient (as in Adam, but not AdamW), are
-    left out.
+    Parameters without such a state, or with weight decay that is added to the gradient (as in Adam, but not in AdamW),
+    are left out.
     """
     memory = _MEMORIES.get(type(optimizer))
     if memory is None:

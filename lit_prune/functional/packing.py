@@ -1,4 +1,4 @@
-"""Pack bool masks into bits: an eighth of a byte for each weight."""
+"""Pack bool masks into one bit for each weight."""
 
 from collections.abc import Mapping
 from math import prod
@@ -10,13 +10,13 @@ from torch import Tensor
 
 
 def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
-    """Pack bool tensors into a form that `torch.load(weights_only=True)` reads.
+    """Pack bool tensors into a form that `torch.load(weights_only=True)` loads.
 
     Args:
         masks: Bool tensors of any shape and on any device, by name.
 
     Returns:
-        For each name its "shape", a list, and its "bits", a flat uint8 tensor on the CPU with eight elements a byte.
+        For each name, the "shape" of the tensor, a list, and its "bits", a flat uint8 tensor on the CPU.
     """
     return {
         name: {"shape": list(mask.shape), "bits": torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))}

@@ -1,4 +1,4 @@
-"""Copy a network as plain torch modules: no masks, and no class of this package."""
+"""Copy a network without masks, as modules of torch instead of this package."""
 
 from copy import deepcopy
 from typing import Any
@@ -9,23 +9,23 @@ from lit_prune.functional.masking import remove_masks
 
 
 def plain_copy(model: nn.Module) -> nn.Module:
-    """Copy a model as plain torch modules that compute the same, in evaluation mode.
+    """Copy a model as ordinary torch modules that compute the same outputs, in evaluation mode.
 
-    Two attributes tell what a module's plain form is. Both are looked up in the class itself and not inherited,
-    because a subclass may compute something else:
+    A class can define two attributes that replace its instances in the copy. They are not inherited, because a subclass
+    may compute something else:
 
-    - `plain_module`, a method of the model: returns a module that holds the same parts under the same names.
-    - `plain_class`, an attribute of any layer: the class that computes the same from the layer's attributes.
+    - `plain_module`, a method of the model: returns a module with the same submodules under the same names.
+    - `plain_class`, an attribute of any layer: a class that computes the same outputs from the layer's attributes.
 
     Args:
         model: Any module, masked or not, in any mode. It is not changed.
 
     Returns:
-        A copy whose masks have become zeros in its weights. Classes without these attributes are kept.
+        A copy with zeros in its weights instead of masks. Modules without these attributes keep their class.
     """
     plain_module = vars(type(model)).get("plain_module")
     model = model if plain_module is None else plain_module(model)
-    # `deepcopy` refuses tensors that are not leaves, such as the products that `torch.nn.utils.prune` stores
+    # `deepcopy` fails for tensors that are not leaves, such as the products that `torch.nn.utils.prune` stores
     stored = (value for module in model.modules() for value in vars(module).values())
     products: dict[int, Any] = {
         id(value): value.detach().clone() for value in stored if isinstance(value, Tensor) and not value.is_leaf

@@ -15,11 +15,11 @@ from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.threshold import mark_lowest, mark_lowest_of_each
 
 Score = Callable[[Sequence[Tensor]], Iterable[Tensor]]
-"""Function from weights to scores: for each weight a tensor of its shape; the lowest scores are pruned first.
+"""Function that returns scores for a list of weights, in tensors of the same shapes; the lowest are pruned first.
 
-It receives the parameters themselves, so that it can read `weight.grad`, and runs under `torch.no_grad`. Scores of
-masked weights, which are zero, are ignored. It may be a generator function. It must be pure, because it is called twice
-to save memory.
+It receives the parameters themselves, so that it can read `weight.grad`, and is called under `torch.no_grad`. Scores of
+weights that are masked already are ignored. To save memory it is called twice, so it must return the same scores both
+times; it may `yield` them one by one.
 """
 
 
@@ -73,8 +73,8 @@ def global_masks(
         weights: Weights to choose from, for example from `weight_layers`.
         amount: Fraction of all these weights to be zero, in [0, 1); exactly `round(amount * N)` of N weights.
         score: Function that scores weights.
-        max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1], rounded down to whole weights; the rest
-            is pruned in other layers. None sets no limit.
+        max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1], rounded down to whole weights; more
+            weights of other layers are pruned instead. None sets no limit.
 
     Returns:
         For each layer, by name, a bool tensor of the shape of its weight, true where the weight is kept.
@@ -84,7 +84,7 @@ def global_masks(
             few weights to prune.
 
     Warns:
-        UserWarning: If a layer loses its last weight; the message names it.
+        UserWarning: If all weights of a layer are pruned; the message names the layer.
     """
     check_amount(amount)
     check_max_layer_sparsity(max_layer_sparsity)
@@ -170,7 +170,7 @@ class _Candidates:
         if not weights:
             raise expected("at least one weight to prune", "none", "choose them with `weight_layers`")
         for ref in weights:
-            # NaN is both minimum and maximum; one pass, where `isfinite` takes three
+            # `aminmax` returns NaN if there is one, and is faster than `isfinite` for all elements
             if ref.tensor.numel() and not all(end.isfinite() for end in torch.aminmax(ref.tensor.detach())):
                 what = f"the weight of layer `{ref.name}` to be finite"
                 raise expected(what, "NaN or infinity", "training diverged; try a lower learning rate")
@@ -202,7 +202,7 @@ class _Candidates:
         }
 
     def masks_without(self, marks: Iterable[Tensor], hint: str) -> dict[str, Tensor]:
-        """Return the current masks minus the marked weights; marks exist for weights that are not pruned yet."""
+        """Return the current masks without the marked weights; `marks` has only weights that are not pruned yet."""
         masks = {}
         for ref, mask, count, marked in zip(self.weights, self.kept, self.left, marks, strict=True):
             keep = ~marked

@@ -16,7 +16,7 @@ def stored_values(model: nn.Module) -> dict[str, Tensor]:
         model: Any module. Masked weights are copied with their zeros.
 
     Returns:
-        Tensors by the names of an unmasked model's state dict.
+        Tensors by name, as in the state dict of an unmasked model.
     """
     # a copy even if it is on the CPU already
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _stored(model)}
@@ -27,15 +27,15 @@ def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
     The lottery ticket hypothesis rewinds weights to their initial values (Frankle & Carbin, 2019) or to those of an
     early epoch (Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020). This function also
-    rewinds biases, norms and their statistics, so that the whole model is an earlier one with zeros in it. The state of
-    optimizers no longer fits then: see `clear_state`.
+    rewinds biases, norms and their statistics, so that the model differs from the earlier one only in pruned weights.
+    Clear the optimizers' state afterwards, with `clear_state`.
 
     Args:
         model: Model to rewind. Its parameters keep their identity.
-        values: From `stored_values`. Tensors that are missing in it stay as they are.
+        values: Values from `stored_values`. Tensors without a value in it are not changed.
 
     Raises:
-        InputError: If a name or shape is not the model's. Nothing is changed then.
+        InputError: If a name or shape does not match the model, which is not changed then.
     """
     stored = dict(_stored(model))
     for name, value in values.items():

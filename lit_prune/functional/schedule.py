@@ -1,4 +1,4 @@
-"""Schedules: how sparse a model is in each epoch."""
+"""Pruning schedules: sparsity as a function of the epoch."""
 
 import math
 
@@ -15,7 +15,8 @@ def sparsity_at(
 ) -> float:
     """Return the sparsity that a schedule sets for an epoch.
 
-    Sparsity ramps from 0 at `start_epoch` to `amount` at `end_epoch`. With t the fraction of that time, it is
+    Sparsity ramps from 0 at `start_epoch` to `amount` at `end_epoch`. With t the fraction of these epochs that has
+    passed, it is
 
     - "linear": `amount * t`;
     - "cubic": `amount * (1 - (1 - t)**3)` (Zhu & Gupta, "To prune, or not to prune", 2017);
@@ -23,7 +24,7 @@ def sparsity_at(
       magnitude pruning (Frankle & Carbin, "The lottery ticket hypothesis", 2019).
 
     Args:
-        epoch: Epoch, counted from 0 like all of them.
+        epoch: Epoch, counted from 0 like the other epochs.
         amount: Sparsity to reach.
         start_epoch: Epoch at which the ramp starts, or, without `end_epoch`, at which all of `amount` is pruned.
         end_epoch: Epoch at which the ramp reaches `amount`. None prunes once.

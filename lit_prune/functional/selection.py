@@ -138,7 +138,7 @@ def _inside(model: nn.Module, pattern: str) -> set[nn.Module]:
 
 
 def _by_parameter(model: nn.Module) -> list[list[WeightRef]]:
-    """Group weight layers by the parameter that they hold, and drop those that share it with another kind of layer."""
+    """Group weight layers by parameter; drop those that share it with a layer of another kind, as an embedding."""
     groups: dict[int, list[WeightRef]] = {}
     foreign = set[int]()
     for name, module in model.named_modules():
@@ -152,7 +152,7 @@ def _by_parameter(model: nn.Module) -> list[list[WeightRef]]:
 
 
 def stored_parameter(module: nn.Module, name: str = "weight") -> nn.Parameter | None:
-    """Return the parameter that stores a weight, masked or not; None if there is none, or if others compute it."""
+    """Return the parameter that stores a weight, masked or not; None if the weight is computed or does not exist."""
     masked = module._buffers.get(f"{name}_mask") is not None
     return module._parameters.get(f"{name}_orig" if masked else name)
 

@@ -96,7 +96,7 @@ class SparsityReport:
 
 
 def sparsity_report(weights: Sequence[WeightRef]) -> SparsityReport:
-    """Count zeros in weights as a forward pass sees them, for example in those of `weight_layers`."""
+    """Count the zeros in weights, for example those of `weight_layers`; masked weights are zeros too."""
     layers = []
     with torch.no_grad():
         for ref in weights:

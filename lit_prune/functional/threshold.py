@@ -1,4 +1,4 @@
-"""Find the lowest of many scores, over all layers or in each, fast and with little memory."""
+"""Find the lowest scores over all layers or in each layer, fast and with little memory."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
@@ -31,7 +31,7 @@ def mark_lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wan
     Raises:
         InputError: If a score is NaN or infinite.
     """
-    # of a layer with less room than scores, only the lowest compete
+    # of a layer with less room than scores, only the lowest scores can be marked
     pool = _concatenate(
         (
             values if most == len(values) else values[_mark_own_lowest(values, most)]
