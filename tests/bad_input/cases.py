@@ -1,7 +1,7 @@
-"""Every kind of mistake, one a line: a command, and the phrases that its one line on stderr must hold.
+"""Cases of invalid input, one per line: a command, and the phrases that its error message must contain.
 
-A phrase carries meaning: an option's name, the value that was found, a suggestion. No case holds a whole sentence, so
-that wording can improve. To add a case, add a line; `conftest.py` lists the files that commands can name.
+A phrase is an option's name, the invalid value or a suggestion, never a whole sentence, so that messages can be
+reworded without changing cases. To add a case, add a line. `conftest.py` creates the files that commands name.
 
 In a command, `+Name` stands for `--trainer.callbacks+=Name`, and `.name=value` for `--trainer.callbacks.name=value`.
 """
@@ -292,7 +292,7 @@ TRAINED: list[Case] = [
     (f"cost foreign.ckpt {BORING}", "`input_size`", "32", "(784,)"),
 ]  # fmt: skip
 
-# what is in a file that `fit --config` is given
+# contents of the file CONFIG in `fit --config CONFIG`
 CONFIGURATIONS: list[Case] = [
     ("", "`--config`", "`data: {...}`", "empty"),
     ("- 1", "`--config`", "`data: {...}`", "1"),
@@ -312,7 +312,7 @@ CONFIGURATIONS: list[Case] = [
     ("trainer: {callbacks: [{class_path: GlobalL1Pruning, init_args: 3}]}", "`--trainer.callbacks`", "'init_args': 3"),
 ]  # fmt: skip
 
-# what is in a file that `study` is given
+# contents of the file PLAN in `study PLAN`
 PLANS: list[Case] = [
     ("", "`experiments: [...]`", "empty"),
     ("[1]", "`experiments: [...]`", "a list"),

@@ -1,4 +1,4 @@
-"""The folder in which wrong commands run: files that are not what they seem to be. No command may change it."""
+"""A folder of invalid files, in which invalid commands run. No command may change it."""
 
 import hashlib
 import os
@@ -23,7 +23,7 @@ PLAN: dict[str, Any] = {
     "experiments": [{"name": "a"}],
 }
 QUIET = ["--trainer.accelerator=cpu", "--trainer.enable_progress_bar=false"]
-# what keeps a training short, in case a wrong command is accepted
+# options that keep a training short if a command is accepted by mistake
 SHORT = {"fit": [*TINY, "--trainer.max_epochs=1"], "validate": QUIET, "test": QUIET, "predict": QUIET}
 
 Refused = Callable[..., str]
@@ -31,7 +31,7 @@ Refused = Callable[..., str]
 
 @pytest.fixture(scope="session")
 def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of files that commands name."""
+    """The folder with the files that commands name."""
     folder = tmp_path_factory.mktemp("files")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -85,7 +85,7 @@ def _write_studies() -> None:
 
 
 def listing(folder: Path) -> dict[str, str]:
-    """Everything in a folder: the SHA-256 of each file, the target of each link."""
+    """Return the contents of a folder by path: the SHA-256 of each file, the target of each link."""
     return {str(path.relative_to(folder)): _describe(path) for path in folder.rglob("*")}
 
 
@@ -97,7 +97,7 @@ def _describe(path: Path) -> str:
 
 @pytest.fixture
 def refused(run: Run) -> Refused:
-    """Run a command that must fail: it prints one line on stderr, which is returned, and changes no file."""
+    """Run a command that must print a single line on stderr, fail and change no file; return that line."""
 
     def call(*argv: str, status: int = 2) -> str:
         before = listing(Path())
@@ -116,7 +116,7 @@ def refused(run: Run) -> Refused:
 @pytest.fixture
 def read_only(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder that cannot be written to, with a study in it."""
-    root = os.geteuid() == 0  # whom permissions do not stop
+    root = os.geteuid() == 0  # root can write in spite of permissions
     disk = request.getfixturevalue("disk") if root else None
     folder: Path = disk.folder if disk else tmp_path_factory.mktemp("read-only")
     make_study(folder / "study")

@@ -1,4 +1,4 @@
-"""Every case of `cases.py`, as a user sees it: status 2, one line that says what matters, no change on disk."""
+"""Each case of `cases.py` exits with status 2, prints one line with the expected phrases, and changes no file."""
 
 import shlex
 import subprocess
@@ -17,7 +17,7 @@ ALL = [*COMMANDS, *TRAINED]
 
 
 def argv_of(command: str) -> list[str]:
-    """Split a command as a shell would, and write out the short forms of callbacks."""
+    """Split a command as a shell would, and expand the short forms of callbacks."""
     long = "--trainer.callbacks"
     return [f"{long}+={w[1:]}" if w[:1] == "+" else f"{long}{w}" if w[:1] == "." else w for w in shlex.split(command)]
 
@@ -33,34 +33,34 @@ def assert_says(line: str, phrases: tuple[str, ...]) -> None:
 
 
 @pytest.mark.parametrize("case", ALL, ids=short)
-def test_a_wrong_command_is_refused_in_one_line(refused: Refused, files, monkeypatch, case):
+def test_an_invalid_command_is_a_one_line_error(refused: Refused, files, monkeypatch, case):
     monkeypatch.chdir(files)
     assert_says(refused(*argv_of(case[0])), case[1:])
 
 
 @pytest.mark.parametrize("case", CONFIGURATIONS, ids=short)
-def test_a_wrong_configuration_is_refused_in_one_line(refused, case):
+def test_an_invalid_configuration_is_a_one_line_error(refused, case):
     Path("config.yaml").write_text(case[0], encoding="utf-8")
     assert_says(refused("fit", "--config=config.yaml"), case[1:])
 
 
 @pytest.mark.parametrize("case", PLANS, ids=short)
-def test_a_wrong_plan_is_refused_in_one_line(refused, case):
+def test_an_invalid_plan_is_a_one_line_error(refused, case):
     Path("plan.yaml").write_text(case[0], encoding="utf-8")
     assert_says(refused("study", "plan.yaml", "--dry_run"), case[1:])
 
 
 @pytest.mark.parametrize("command", ["fot", "fit --threads=100000", "inspect", "study nowhere.yaml", "report planless"])
-def test_a_process_ends_as_main_does(refused, files, monkeypatch, command):
+def test_a_process_prints_the_same_error_as_main(refused, files, monkeypatch, command):
     monkeypatch.chdir(files)
     done = subprocess.run(
         [sys.executable, "-m", "lit_prune", *argv_of(command)], capture_output=True, text=True, check=False
     )
-    # Lightning may log before it
+    # Lightning may log before the error
     assert (done.returncode, done.stderr.splitlines()[-1]) == (2, refused(*argv_of(command)))
 
 
-def test_the_cases_are_about_every_command_and_callback():
+def test_every_command_and_callback_has_cases():
     commands = [case[0] for case in ALL]
     assert len(set(commands)) == len(commands)
     for name in NAMES:
@@ -71,7 +71,7 @@ def test_the_cases_are_about_every_command_and_callback():
     assert all(len(case) > 1 and all(case[1:]) for case in [*ALL, *CONFIGURATIONS, *PLANS])
 
 
-def test_the_last_of_two_values_counts(run):
+def test_the_last_value_of_an_option_wins(run):
     answer = run("fit", "--data.val_size=3", "--data.val_size=4", "--print_config")
     assert answer.status == 0
     assert "val_size: 4" in answer.out

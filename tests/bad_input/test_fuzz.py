@@ -1,4 +1,4 @@
-"""Random options, YAML and bytes: each is accepted or refused in one sentence, in bounded time, and nothing is written.
+"""Random options, YAML and bytes are accepted or a one-line error, in bounded time, and no file is written.
 
 `LIT_PRUNE_FUZZ=20 pytest tests/bad_input/test_fuzz.py` runs 20 times as many examples.
 """
@@ -37,22 +37,22 @@ from tests.data.conftest import fake_cifar10 as fake_cifar10
 from tests.study.folders import make_study
 
 TIMES = int(os.environ.get("LIT_PRUNE_FUZZ", "1"))
-SECONDS = 20  # one example may take, on a machine that is busy
+SECONDS = 20  # limit for a single example, also on a busy machine
 
 
 def bounded(examples: int) -> Callable[[Any], Any]:
-    """Run this many random examples; hypothesis prints the one that fails and tries it first the next time."""
+    """Run this many random examples. Hypothesis prints one that fails, and runs it first the next time."""
     return settings(
         max_examples=examples * TIMES,
         deadline=None,
-        # examples share a folder, which none may change
+        # examples share a folder, which no example may change
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
     )
 
 
 @contextlib.contextmanager
 def in_time() -> Iterator[None]:
-    """Fail if it hangs."""
+    """Raise an error if the block takes longer than `SECONDS`."""
 
     def fail(*_: object) -> None:
         raise TimeoutError(f"no answer in {SECONDS} s")
@@ -67,14 +67,14 @@ def in_time() -> Iterator[None]:
 
 
 def answer(argv: list[str]) -> tuple[int, str]:
-    """Run a command; return its status and what it prints on stderr."""
+    """Run a command; return its exit status and its output on stderr."""
     said = io.StringIO()
     with in_time(), contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         return main(argv), said.getvalue()
 
 
 def assert_answered(argv: list[str], *statuses: int) -> None:
-    """Run a command: it ends with one of these statuses, with one sentence unless it succeeds, and changes no file."""
+    """Run a command: it exits with one of these statuses, prints one error unless it succeeds, and changes no file."""
     before = listing(Path())
     status, said = answer(argv)
     complaints = [line for line in said.splitlines() if line.startswith("lit-prune: error: ")]
@@ -124,7 +124,7 @@ def mangled(draw: st.DrawFn) -> str:
 
 NAME = st.sampled_from(OPTIONS) | mangled()
 WORD = st.one_of(st.tuples(NAME, VALUE).map("=".join), NAME, VALUE)
-# an option of no command, so that none succeeds, whatever the other arguments are
+# no command has this option, so every command fails
 NEVER = "--never-an-option=1"
 
 
@@ -135,7 +135,7 @@ NEVER = "--never-an-option=1"
     last=st.sampled_from([NEVER, "--print_config"]),
 )
 def test_random_arguments_of_a_training_are_answered(run, command, argv, last):
-    # a request for help or for the configuration is answered before the rest is read
+    # `--help` and `--print_config` succeed before the other arguments are parsed
     assert_answered([command, *argv, NEVER, last], 0, 2)
 
 
@@ -198,7 +198,7 @@ DOCUMENTS = st.one_of(
 @given(content=DOCUMENTS)
 def test_a_random_configuration_is_answered(run, content):
     Path("random.yaml").write_bytes(content)
-    # whatever it says, `--print_config` prints it and trains nothing
+    # `--print_config` prints the configuration and trains nothing
     assert_answered(["fit", "--config=random.yaml", "--print_config"], 0, 2)
 
 
@@ -229,7 +229,7 @@ def test_a_random_plan_is_answered(run, content):
 
 @st.composite
 def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
-    """A file with bytes flipped, removed or inserted, mostly near its ends, where formats have their tables."""
+    """A file with bytes changed, removed or inserted, mostly near its ends, where file formats have their tables."""
     content = bytearray(whole)
     for _ in range(draw(st.integers(1, 4))):
         near = min(len(content), 400)
@@ -251,7 +251,7 @@ def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
 
 
 def reads(read: Callable[[], Any], *allowed: type[Exception]) -> None:
-    """Read: a value and the documented errors are fine."""
+    """Call `read`, which may return a value or raise one of the documented errors, and must change no file."""
     before = listing(Path())
     with in_time(), contextlib.suppress(InputError, *allowed):
         read()
@@ -313,7 +313,7 @@ def test_damaged_arrays_are_never_used(fake_cifar10, tmp_path_factory, monkeypat
     for path, content in (contents | {name: changed}).items():
         (folder / cifar10.FOLDER / path).write_bytes(content)
     with in_time(), contextlib.suppress(InputError):
-        # only the content is compared: a header may differ in what does not matter
+        # compare the arrays only, because headers may differ
         split = cifar10.open_split(folder, "test")
         for kind, array in split._asdict().items():
             assert hashlib.sha256(array.tobytes()).hexdigest() == cifar10.SHA256[f"test_{kind}"]

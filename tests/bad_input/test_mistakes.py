@@ -1,4 +1,4 @@
-"""Mistakes that need more than a command: a folder that is locked, a cache, a run that went before."""
+"""Invalid input that needs a read-only folder, a damaged cache or an earlier run."""
 
 import os
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_an_image_that_cannot_be_read_is_named(refused, tmp_path):
 
 @pytest.mark.parametrize(("callback", "near"), [("EarlyStopping", "val/los"), ("ModelCheckpoint", "nothing")])
 def test_a_metric_that_is_not_logged_is_named(run, callback, near):
-    """Known only after the first epoch, so that the run's folder is there."""
+    """The error is found after the first epoch, so the run's folder exists."""
     argv = [f"--trainer.callbacks+={callback}", f"--trainer.callbacks.monitor={near}", "--trainer.max_epochs=1"]
     answer = run("fit", *TINY, *argv)
     assert answer.status == 2

@@ -1,4 +1,4 @@
-"""The documents of this project, and the tests of what they say."""
+"""Tests of README.md and the pages in docs/."""
 
 from pathlib import Path
 

@@ -1,9 +1,10 @@
 """How Sybil runs the code blocks of README.md and docs/.
 
-A new block needs nothing here. `python` runs as it stands; `bash` and `console` run command by command on drawn images,
-and an error that a console block shows is compared; `yaml` is given to the command that takes it. The blocks of one
-document run in its order, in one folder, so that a block finds the files of those before it: run a document whole, with
-`pytest docs/cli.md`. Write `<!-- skip: next "reason" -->` above a block that no test can run.
+A new block of these languages needs no change here: `python` is executed; the commands in `bash` and `console` run one
+by one on synthetic images, and must print what a console block shows below them; `yaml` is passed to `lit-prune
+study` or `lit-prune fit`. The blocks of a document run in order, in one folder, because later blocks use files of earlier ones,
+so run all blocks of a document, with `pytest docs/cli.md`. Write `<!-- skip: next "reason" -->` above a block that no
+test can run.
 """
 
 import re
@@ -39,7 +40,7 @@ def session_of(example: Example) -> "Session":
 
 
 def run_python_block(example: Example) -> None:
-    """Run the block; keep it as a file if it begins with a line like `# mine.py`."""
+    """Run the block. If it begins with a line like `# mine.py`, also save it as that file."""
     from tests.docs.session import run_python
 
     session = session_of(example)
@@ -51,13 +52,13 @@ def run_python_block(example: Example) -> None:
 
 
 def run_shell_block(example: Example) -> None:
-    """Run each command; with lines below it, it must print them, or their words where numbers may differ."""
+    """Run each command. It must print the error shown below it, or the words of other shown output."""
     for command, shown in commands_in(example.parsed):
         check_command(example, command, shown)
 
 
 def run_yaml_block(example: Example) -> None:
-    """Give a plan to `study`, and a configuration to `fit`."""
+    """Run `study` with a plan, or `fit` with a configuration."""
     content = yaml.safe_load(example.parsed)
     (session_of(example).folder / "block.yaml").write_text(example.parsed, encoding="utf-8")
     if "experiments" in content:
@@ -78,10 +79,10 @@ def check_command(example: Example, argv: list[str], shown: str = "") -> None:
 
 
 def commands_in(source: str) -> Iterator[tuple[list[str], str]]:
-    """Read the commands of a block, each with the line that a console block shows below it.
+    """Yield the commands of a block, each with the line that a console block shows below it.
 
     Raises:
-        ValueError: If a line needs more of a shell than `&&`, `>` and variables in front of a command.
+        ValueError: If a line uses shell syntax other than `&&`, `>` and environment variables in front of a command.
     """
     lines = source.replace("\\\n", " ").splitlines()
     console = any(line.startswith("$ ") for line in lines)
@@ -112,7 +113,7 @@ EVALUATORS: dict[str, Callable[[Example], None]] = {
 
 
 def find_blocks(document: Document) -> Iterator[Region]:
-    """Find the blocks of all languages; one that no test knows must not be left out silently."""
+    """Find the code blocks. A block in an unknown language fails, so that it is not skipped silently."""
     for region in FencedCodeBlockLexer(r"[^\n]*")(document):
         if region.lexemes["language"] not in ("", "text"):
             region.parsed, region.evaluator = region.lexemes["source"], EVALUATORS.get(region.lexemes["language"], fail)

@@ -1,7 +1,7 @@
-"""A folder in which the blocks of a document run, on drawn images, in seconds.
+"""A folder in which the blocks of a document run, on synthetic images, in seconds.
 
-What a command reads and no block has written is put there first: a checkpoint of a small training, pictures, or the
-folder of a study. Options at the end of a long command make it short.
+If a command reads a file that no earlier block has written, the file is created first: a checkpoint of a small
+training, pictures, or the folder of a study. Options are added to long-running commands to make them short.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ from tests.training.conftest import NARROW, TINY
 __all__ = ["Session", "check_script", "options_of", "run_python"]
 
 _QUIET = ["--data.source=synthetic", "--data.val_size=20", *TINY[-3:-1]]
-# what makes a command short
+# options that make a command short
 _FEW = {
     "fit": [*TINY, "--trainer.max_epochs=1"],
     "validate": [*_QUIET, "--trainer.limit_val_batches=1"],
@@ -41,13 +41,13 @@ _FEW = {
     # the estimate of the time trains for some steps
     "study": ["--weights=random", "--dry_run", "--data.batch_size=16", NARROW],
 }
-# images are drawn once: that takes longer than a training on a few of them
+# draw the images once, because that takes longer than a training on a few of them
 _DRAW = cache(synthetic.draw_split)
 
 
 @contextlib.contextmanager
 def inside(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[pytest.MonkeyPatch]:
-    """Work in a folder, with environment variables set; undo what that changes in this process."""
+    """Work in a folder with environment variables set, and restore the state of this process afterwards."""
     threads = torch.get_num_threads()
     with mock.patch.dict(os.environ, variables), warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
@@ -58,23 +58,23 @@ def inside(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[pytest.M
 
 
 def run_python(source: str, place: str, folder: Path, *argv: str) -> str:
-    """Run Python code as a script would run, without any name of other code; return what it prints.
+    """Run Python code as a script, and return its output.
 
-    Code that does not mention lit_prune shows what can be done without it, and runs as if it were not installed.
+    If the code does not mention lit_prune, it runs as if lit_prune were not installed.
     """
     with inside(folder) as patch, contextlib.redirect_stdout(io.StringIO()) as printed:
-        warnings.simplefilter("ignore")  # as a reader would run it
+        warnings.simplefilter("ignore")  # a script does not turn warnings into errors
         patch.setattr(sys, "argv", [place, *argv])
         if not argv and not re.search(r"\blit_prune\b", source):
             for name in [name for name in sys.modules if name.split(".")[0] == "lit_prune"]:
                 patch.delitem(sys.modules, name)
-            patch.setitem(sys.modules, "lit_prune", None)  # this is how Python marks what cannot be imported
-        exec(compile(source, place, "exec"), {"__name__": "__main__"})  # noqa: S102 - it is our own text
+            patch.setitem(sys.modules, "lit_prune", None)  # an import now fails
+        exec(compile(source, place, "exec"), {"__name__": "__main__"})  # noqa: S102 - code of our own documents
     return printed.getvalue()
 
 
 def run_ours(argv: list[str], folder: Path, variables: Mapping[str, str] = {}) -> tuple[int, str]:
-    """Run `lit-prune` in a folder; return its status and what it prints."""
+    """Run `lit-prune` in a folder; return its exit status and its output."""
     printed = io.StringIO()
     with inside(folder, variables), contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
         try:
@@ -86,7 +86,7 @@ def run_ours(argv: list[str], folder: Path, variables: Mapping[str, str] = {}) -
 
 @cache
 def options_of(command: str) -> frozenset[str]:
-    """The options in the help of a command, without those that only the help of a group lists."""
+    """Return the options that the help of a command lists."""
     return frozenset(re.findall(r"(?<![\w`-])--[A-Za-z]\w*(?:\.\w+)*", run_ours([command, "--help"], ROOT)[1]))
 
 
@@ -101,7 +101,7 @@ def small_run(folder: Path, channels: str) -> Path:
 
 
 def check_script(argv: list[str]) -> str:
-    """Say what is wrong with the arguments of `python`, if they name a script of ours."""
+    """Describe what is wrong with the arguments of `python SCRIPT`, or return an empty string."""
     script = ROOT / argv[0]
     text = script.read_text(encoding="utf-8") if script.is_file() else ""
     missing = [word for word in argv if word.startswith("--") and f'"{word.split("=")[0]}"' not in text]
@@ -112,9 +112,9 @@ class Session:
     """The folder of one document.
 
     Args:
-        text: The document. Checkpoints that its Python code names have all channels: other code loads them.
-        folder: It is made.
-        runs: Where small runs are made.
+        text: Text of the document. Checkpoints that its Python code loads have the default numbers of channels.
+        folder: Folder to create.
+        runs: Folder for the small trainings that write checkpoints.
     """
 
     def __init__(self, text: str, folder: Path, runs: Path) -> None:
@@ -124,10 +124,10 @@ class Session:
         shutil.copytree(ROOT / "examples", folder / "examples", ignore=shutil.ignore_patterns("__pycache__"))
 
     def run(self, argv: list[str]) -> tuple[int, str]:
-        """Run a command as a shell would; return its status and what it prints.
+        """Run a command as a shell would; return its exit status and its output.
 
         Raises:
-            ValueError: If no test can run it.
+            ValueError: If the command is not one of those that tests can run.
         """
         variables = dict(word.split("=", 1) for word in takewhile(re.compile("[A-Z_]+=").match, argv))
         program, *rest = argv[len(variables) :]
@@ -147,11 +147,11 @@ class Session:
         return status, printed
 
     def prepare(self, argv: list[str]) -> None:
-        """Put what a command reads into the folder."""
+        """Create the files that a command reads and that do not exist yet."""
         for before, word in pairwise(argv):
             path = self.folder / word
             if before == "report" and not (path / "plan.yaml").exists():
-                shutil.rmtree(path, ignore_errors=True)  # of a fit with the same name
+                shutil.rmtree(path, ignore_errors=True)  # written by an earlier `fit` of the same name
                 make_study(path)
             elif before == "--data.predict_path" and not path.exists():
                 path.mkdir(parents=True)
@@ -164,7 +164,7 @@ class Session:
 
 
 def _look_at(argv: list[str]) -> str:
-    """Say which extras or files in the arguments of pip or pytest there are not."""
+    """Describe which extras or files in the arguments of pip or pytest do not exist, or return an empty string."""
     known = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = re.findall(r"\w+", " ".join(re.findall(r"\[(.*?)\]", " ".join(argv))))
     unknown = [extra for extra in extras if not re.search(rf"(?m)^{extra} = \[", known)]
@@ -173,12 +173,12 @@ def _look_at(argv: list[str]) -> str:
 
 
 def _shorten(argv: list[str]) -> list[str]:
-    """Options that make a command take seconds."""
+    """Return options that make a command take seconds."""
     if not argv or argv[0] not in COMMANDS or {"--help", "--print_config"} & set(argv):
         return []
     few = [*_FEW.get(argv[0], []), *(["--limit=20"] if "--limit" in options_of(argv[0]) else [])]
     if "--preset" in argv and "--only" not in argv:
-        few.append("--only=task1/logits")  # the plans that ship have tests of their own
+        few.append("--only=task1/logits")  # other tests run all experiments of the presets
     if argv[0] == "fit" and not {"--resume", "--ckpt_path", "--model"} & set(argv):
         few += ["--model.weights=null", *([] if "--model.init_from" in argv else [NARROW])]
     return few

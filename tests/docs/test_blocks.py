@@ -1,4 +1,4 @@
-"""What a document says wrongly is noticed."""
+"""Tests fail if a code block of a document is wrong."""
 
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def test_commands_are_read_as_a_shell_reads_them():
 
 
 @pytest.mark.parametrize("line", ["lit-prune x | head", "for x in 1 2; do lit-prune $x; done", "lit-prune fit &"])
-def test_what_needs_more_of_a_shell_is_refused(line):
+def test_unsupported_shell_syntax_is_an_error(line):
     with pytest.raises(ValueError, match="plain commands only"):
         list(commands_in(line))
 
@@ -68,7 +68,7 @@ def test_what_needs_more_of_a_shell_is_refused(line):
         ("python", "import lit_prune.functional\nprint(torch)", "'torch' is not defined"),
     ],
 )
-def test_a_block_that_does_not_hold_is_noticed(parse, language, body, said):
+def test_a_wrong_block_fails(parse, language, body, said):
     (block,) = parse(f"```{language}\n{body}\n```\n")
     with pytest.raises((AssertionError, ValueError, NameError), match=said):
         block.evaluate()
@@ -81,20 +81,20 @@ def test_code_that_does_not_mention_lit_prune_runs_without_it(tmp_path):
     run_python(f"{code}\nimport lit_prune", "here", tmp_path)
 
 
-def test_a_block_cannot_leave_names_for_the_next(parse):
+def test_a_block_cannot_use_variables_of_an_earlier_block(parse):
     first, second = parse("```python\nvalue = 3\n```\n\n```python\nvalue\n```\n")
     first.evaluate()
     with pytest.raises(NameError, match="value"):
         second.evaluate()
 
 
-def test_a_block_finds_the_files_of_those_before_it(parse):
+def test_a_block_can_use_files_of_an_earlier_block(parse):
     first, second = parse("```python\n# mine.py\nvalue = 3\n```\n\n```python\nfrom mine import value\n```\n")
     first.evaluate()
     second.evaluate()
 
 
-def test_there_is_something_to_check():
+def test_the_documents_have_blocks():
     blocks = [example for path in DOCUMENTS for example in SYBIL.parse(Path(path)).examples()]
     assert sum(block.region.lexemes.get("language") in ("bash", "console") for block in blocks) >= 7
     assert sum(block.region.lexemes.get("language") == "python" for block in blocks) >= 7

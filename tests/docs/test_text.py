@@ -1,4 +1,4 @@
-"""What the documents say between their code blocks: commands, options and links."""
+"""Commands, options and links in the text of the documents, outside code blocks, are valid."""
 
 import re
 from pathlib import Path
@@ -9,24 +9,24 @@ from lit_prune.main import COMMANDS
 from tests.docs import DOCUMENTS, ROOT
 from tests.docs.session import check_script, options_of
 
-# options that docs/cli.md explains once, for all commands
+# options that docs/cli.md describes once for several commands
 _COMMON = {"--help", "--config", "--print_config", "--model", "--limit", "--data"}
-# of `fit` with a custom model
+# options of `fit` with a custom model
 _CUSTOM = {"--init_from", "--model", "--data"}
 
 
 def text_of(path: Path) -> str:
-    """A document without its code blocks."""
+    """Return a document without its code blocks."""
     return re.sub(r"^( *)(`{3,}).*?^\1\2 *$", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
 def inline_commands(text: str) -> list[list[str]]:
-    """Commands between backquotes, as words."""
+    """Return the commands between backquotes, split into arguments."""
     return [span.split() for span in re.findall(r"`((?:lit-prune|python scripts/)[^`]*)`", text)]
 
 
 def wrong_options(argv: list[str]) -> str:
-    """Say which options of a command there are not."""
+    """Return the options of a command that do not exist, or an empty string."""
     if argv[0] == "python":
         return check_script(argv[1:])
     if len(argv) == 1 or argv[1] not in COMMANDS:
@@ -37,7 +37,7 @@ def wrong_options(argv: list[str]) -> str:
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_the_commands_have_these_options(path):
+def test_options_of_inline_commands_exist(path):
     assert [wrong for argv in inline_commands(text_of(path)) if (wrong := wrong_options(argv))] == []
 
 
@@ -45,25 +45,25 @@ def test_the_commands_have_these_options(path):
     "text",
     ["`lit-prune inspect\nlast.ckpt --fromat csv`", "`lit-prune nothing`", "`python scripts/benchmark.py --fast`"],
 )
-def test_a_wrong_command_is_noticed(text):
+def test_a_wrong_command_is_found(text):
     (argv,) = inline_commands(text)
     assert wrong_options(argv)
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
-def test_links_lead_somewhere(path):
+def test_link_targets_exist(path):
     targets = [target for target in re.findall(r"\]\(([^)\s]+)\)", text_of(path)) if "://" not in target]
     for name, _, anchor in (target.partition("#") for target in targets):
         file = path.parent / name if name else path
         assert file.exists(), name
         if anchor:
             headings = re.findall(r"^#+ (.*)$", text_of(file), re.MULTILINE)
-            # as GitHub names them
+            # GitHub derives anchors from headings in this way
             assert anchor in {re.sub(r"[^\w\- ]", "", h.lower()).strip().replace(" ", "-") for h in headings}, anchor
 
 
 def tables() -> dict[str, set[str]]:
-    """The options in the first column of each table of docs/cli.md, by command."""
+    """Return the options in the first column of each table of docs/cli.md, by command."""
     parts = re.split(r"^#{2,3} (.*)$", text_of(ROOT / "docs" / "cli.md"), flags=re.MULTILINE)
     found: dict[str, set[str]] = {}
     for head, body in zip(parts[1::2], parts[2::2], strict=True):
