@@ -1,1 +1,1 @@
-"""Studies: experiments as data (`plan`), running them (`run`), their results (`results`), and the report (`report`)."""
+"""Studies: `plan` describes experiments, `run` trains them, `results` reads their files, and `report` shows them."""

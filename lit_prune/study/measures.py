@@ -1,4 +1,4 @@
-"""The measures that a report knows of each run, and how it writes them."""
+"""The measures that a report computes for each run, and how it formats them."""
 
 from dataclasses import dataclass
 
@@ -7,12 +7,12 @@ from lit_prune.study.statistics import Estimate
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is written.
+    """How a measure is formatted.
 
     Attributes:
         label: Name in a sentence.
         column: Title of its column in a table.
-        unit: "%" (a fraction in files), "nats" (per image), "epochs" or "s".
+        unit: "%" (stored as a fraction), "nats" (per image), "epochs" or "s".
         digits: Digits after the decimal point.
     """
 
@@ -23,16 +23,16 @@ class Measure:
 
     @property
     def scale(self) -> float:
-        """Factor from values in files to written values."""
+        """Factor by which a stored value is multiplied when it is formatted."""
         return 100.0 if self.unit == "%" else 1.0
 
     def format(self, value: float, digits: int | None = None) -> str:
-        """Write a value without its unit."""
+        """Format a value, without its unit."""
         text = f"{value * self.scale:.{self.digits if digits is None else digits}f}"
-        return text.removeprefix("-") if float(text) == 0 else text  # not -0.00
+        return text.removeprefix("-") if float(text) == 0 else text  # never -0.00
 
 
-# by name in claims and results.csv, in the order of a table's columns
+# name in claims and results.csv -> measure, in the order of the columns of results.csv
 MEASURES = {
     "best_train_acc": Measure("best training accuracy", "best train", "%", 2),
     "best_val_acc": Measure("best validation accuracy", "best val", "%", 2),
@@ -45,25 +45,25 @@ MEASURES = {
     "final_train_loss": Measure("final training loss", "final train loss", "nats", 3),
     "final_val_loss": Measure("final validation loss", "final val loss", "nats", 3),
     "final_test_loss": Measure("final test loss", "final test loss", "nats", 3),
-    # after pruning, before the first step
+    # fraction of zero weights after pruning, before the first training step
     "sparsity_start": Measure("sparsity at the start", "sparsity at start, %", "%", 2),
-    # after the last epoch
+    # the same after the last epoch
     "sparsity_end": Measure("sparsity at the end", "sparsity at end, %", "%", 2),
-    # maximum minus minimum over the ends of epochs
+    # highest minus lowest sparsity at the end of an epoch
     "sparsity_range": Measure("range of the sparsity over epochs", "sparsity range, %", "%", 2),
-    # sparsity after two thirds of the epochs minus sparsity after the last
-    "sparsity_late_fall": Measure("fall of the sparsity in the last third", "late fall, %", "%", 3),
+    # sparsity after two thirds of the epochs minus sparsity after the last epoch
+    "sparsity_late_fall": Measure("fall of the sparsity in the last third of epochs", "late fall, %", "%", 3),
     "untouched": Measure("weights that never received a gradient", "untouched, %", "%", 2),
     "untouched_pruned": Measure("pruned weights that never received a gradient", "pruned and untouched, %", "%", 3),
     "epochs_to_99": Measure("epochs to 99% of the best validation accuracy", "epochs to 99% of best", "epochs", 1),
     "epochs": Measure("epochs", "epochs", "epochs", 0),
-    # median wall-clock time of an epoch, with its validation
+    # median wall-clock time of an epoch, including its validation
     "seconds_per_epoch": Measure("seconds per epoch", "s per epoch", "s", 2),
 }
 
 
 def format_estimate(measure: Measure, estimate: Estimate, digits: int | None = None) -> str:
-    """Write a mean and half the width of its interval, "81.20 ± 0.34"; the mean alone without an interval."""
+    """Format a mean and half the width of its interval, "81.20 ± 0.34"; only the mean if there is no interval."""
     mean = measure.format(estimate.mean, digits)
     half = estimate.half_width
     return mean if half is None else f"{mean} ± {measure.format(half, digits)}"

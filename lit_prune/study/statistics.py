@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from scipy.special import stdtrit
 
-_UPPER = 0.975  # the 5% outside the interval are half above and half below it
+_UPPER = 0.975  # quantile: 2.5% of the distribution are above a 95% interval, and 2.5% below it
 
 
 @dataclass(frozen=True)
@@ -16,9 +16,9 @@ class Estimate:
 
     Attributes:
         mean: Mean.
-        low: Lower end of the interval; None for one value, which gives no interval.
-        high: Upper end of the interval, likewise.
-        n: Number of values.
+        low: Lower end of the interval; None if `n` is 1.
+        high: Upper end of the interval; None if `n` is 1.
+        n: Number of values, one per seed.
     """
 
     mean: float
@@ -28,12 +28,12 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Ends of the interval, both the mean without one."""
+        """Lower and upper end of the interval; the mean twice if there is no interval."""
         return (self.mean, self.mean) if self.low is None or self.high is None else (self.low, self.high)
 
     @property
     def half_width(self) -> float | None:
-        """Half the width of the interval; None without one."""
+        """Half the width of the interval; None if there is no interval."""
         return None if self.low is None or self.high is None else (self.high - self.low) / 2
 
 
@@ -43,7 +43,7 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     n = len(numbers)
     if not n:
         return None
-    mean = statistics.mean(numbers)  # exact: that of equal values is their value
+    mean = statistics.mean(numbers)  # without rounding error, so the mean of equal values is exactly that value
     if n == 1:
         return Estimate(mean, None, None, 1)
     half = float(stdtrit(n - 1, _UPPER)) * statistics.stdev(numbers) / math.sqrt(n)

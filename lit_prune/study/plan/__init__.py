@@ -1,1 +1,1 @@
-"""Plans of studies: experiments, settings, and claims."""
+"""Plans of studies: the experiments with their settings, and the claims to test."""

@@ -1,4 +1,4 @@
-"""Claims of a study as data: contrasts between experiments, with limits that each must keep."""
+"""The claims that a study tests: each needs measures, or differences of measures, to lie within limits."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,16 +11,17 @@ from lit_prune.study.plan.values import check_bool, check_keys
 
 @dataclass(frozen=True)
 class Contrast:
-    """A measure, or a difference paired by seed, that a claim expects between two limits.
+    """A condition: a measure, or a difference of two measures with the same seed, lies between two limits.
 
     Attributes:
         of: Name of an experiment.
         measure: A name in `MEASURES`.
-        minus: Name of the experiment to subtract. None subtracts `minus_measure` of the same experiment, if that is
-            given, and otherwise nothing.
+        minus: Name of the experiment whose measure is subtracted. None means `of` if `minus_measure` is set; if both
+            are None, nothing is subtracted.
         minus_measure: Measure to subtract. None means `measure`.
         between: Lower and upper limit, both inclusive; None means unlimited.
-        exact: Whether every seed must keep the limits; otherwise the 95% confidence interval of the mean is tested.
+        exact: Whether the value of every seed must lie within the limits. By default, the 95% confidence interval of
+            the mean over seeds must.
     """
 
     of: str
@@ -31,18 +32,18 @@ class Contrast:
     exact: bool = False
 
     def experiments(self) -> set[str]:
-        """Return the names of the one or two experiments that it needs."""
+        """Return the names of the one or two experiments that are compared."""
         return {name for name in (self.of, self.minus) if name is not None}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence, and the contrasts that must all hold if it is true.
+    """A statement about the results, and the contrasts that must all hold for it to hold.
 
     Attributes:
-        said: The sentence.
+        said: The statement, as shown in the report.
         contrasts: At least one contrast.
-        pretrained: Whether the claim is about pre-trained initial weights; with random ones it is inconclusive.
+        pretrained: Whether the claim is about pre-trained weights. It is inconclusive if runs start from random ones.
     """
 
     said: str
@@ -50,22 +51,22 @@ class Claim:
     pretrained: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, which `read_claims` turns back into the claim."""
+        """Return a mapping for YAML, from which `read_claims` restores the claim."""
         plain = [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(c).items()} for c in self.contrasts]
         return {"said": self.said, "pretrained": self.pretrained, "contrasts": plain}
 
 
 def read_claims(items: Sequence[Any], experiments: Sequence[str], source: str) -> tuple[Claim, ...]:
-    """Turn mappings with the keys of `Claim` into claims; `of` in a contrast may be a list of experiments.
+    """Make claims from mappings with the fields of `Claim`; `of` in a contrast may be a list of experiments.
 
     Raises:
-        InputError: If a claim cannot be used.
+        InputError: If a claim has unknown keys, names an unknown experiment or measure, or has invalid limits.
     """
     claims = []
     for item in items:
         plain = isinstance(item, dict) and isinstance(item.get("said"), str)
         if not plain or not isinstance(item.get("contrasts"), list | tuple) or not item["contrasts"]:
-            raise expected(f"claims with `said` and `contrasts` in `{source}`", item, "see the plans that ship")
+            raise expected(f"claims with `said` and `contrasts` in `{source}`", item, "see `lit_prune/configs/study`")
         where = f"in the claim {item['said']!r}"
         check_keys(item, Claim, where)
         check_bool(item, "pretrained", where)
@@ -93,7 +94,7 @@ def _read_contrasts(item: Any, experiments: Sequence[str], where: str) -> list[C
         or not all(limit is None or (isinstance(limit, int | float) and limit == limit) for limit in limits)
         or list(limits) == [None, None]
     ):
-        raise expected(f"`between` with two limits {where}", str(limits), "write [low, high], null for unlimited")
+        raise expected(f"`between` with two limits {where}", str(limits), "write [low, high], with null for no limit")
     low, high = limits
     if low is not None and high is not None and low > high:
         raise expected(f"`between` with the lower limit first {where}", str(limits), "swap them")

@@ -1,4 +1,4 @@
-"""Plans as YAML files: those that ship, your own, and plans that change another one."""
+"""Load plans from YAML files: plans that ship with the package, your own, and plans that build on a base plan."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ _FOLDER = Path(__file__).parents[2] / "configs" / "study"
 
 
 def shipped_plans() -> dict[str, Path]:
-    """List the plans that ship with the package: name to YAML file."""
+    """Return the YAML files of the plans that ship with the package, by name."""
     return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
@@ -24,12 +24,12 @@ def load_plan(source: str | Path) -> Plan:
     """Load a plan from a YAML file.
 
     Args:
-        source: Path of a YAML file, or name of a plan that ships. A plan with `base` lists changes to another plan:
-            `settings` and `groups` are merged, experiments and claims with the same name are replaced, and `only`
-            lists globs of the experiments to keep, with their ancestors.
+        source: Path of a YAML file, or name of a plan that ships with the package. A plan with the key `base` changes
+            another plan: its `settings` and `groups` are merged into the base's, its experiments and claims are added
+            or replace those of the same name, and `only` lists globs of the experiments to keep, with their ancestors.
 
     Raises:
-        InputError: If there is no such plan, or it cannot be used.
+        InputError: If there is no such plan, or it is invalid.
     """
     content = _with_base(_find(source))
     only = get_list(content, "only", f"in `{source}`")
@@ -38,10 +38,10 @@ def load_plan(source: str | Path) -> Plan:
 
 
 def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping. Messages name what it should hold, and hint at what to do.
+    """Read a YAML file that holds a mapping. An error says what was expected (`what`), and gives the hint.
 
     Raises:
-        InputError: If the file cannot be read, breaks the limits of `load_yaml`, or holds anything else.
+        InputError: If the file cannot be read, exceeds the limits of `load_yaml`, or does not hold a mapping.
     """
     try:
         content = load_yaml(path)
@@ -56,11 +56,11 @@ def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
 
 
 def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
-    """Read a plan and lay it over its base."""
+    """Read a plan and merge it into its base plan, if it has one."""
     if path in seen:
         raise expected("plans without a cycle of `base`", f"`{path}`, which leads to itself", "remove one `base`")
-    content = read_mapping(path, "a plan (`experiments: [...]`)", "see the plans that ship")
-    content.setdefault("name", path.stem)  # not the base's name: they would share a folder
+    content = read_mapping(path, "a plan (`experiments: [...]`)", "see `lit_prune/configs/study` for examples")
+    content.setdefault("name", path.stem)  # not the name of the base plan: both would use the same folder
     if (base := content.pop("base", None)) is None:
         return content
     below = _with_base(_find_base(str(base), path), (*seen, path))
@@ -73,7 +73,7 @@ def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _find(source: str | Path) -> Path:
-    """Find a plan by name or path; a name that ships comes first, whatever files are in this folder."""
+    """Find a plan by name or path; a file in the working directory cannot replace a plan that ships."""
     if str(source) in shipped_plans():
         return shipped_plans()[str(source)]
     if Path(source).is_file():
@@ -82,7 +82,7 @@ def _find(source: str | Path) -> Path:
 
 
 def _find_base(base: str, path: Path) -> Path:
-    """Find the base of a plan: a file inside the plan's folder, relative to it, or a plan that ships."""
+    """Find the base of a plan: a path relative to the plan's folder and inside it, or the name of a shipped plan."""
     folder = path.parent.resolve()
     try:
         file = (folder / base).resolve()
@@ -104,7 +104,7 @@ def _not_found(source: str | Path) -> InputError:
 
 
 def _replace(below: list[Any], own: list[Any], key: str) -> list[Any]:
-    """Return the items of both lists; an item of the second replaces the one of the first that has the same key."""
+    """Append `own` to `below`; an item with the same value of `key` as an item of `below` replaces that item."""
     names = [item.get(key) if isinstance(item, dict) else None for item in below]
     result = list(below)
     for item in own:

@@ -1,4 +1,4 @@
-"""A study as data: experiments, the settings and seeds that they share, and the claims that they test."""
+"""The plan of a study: experiments, the settings and seeds that they share, and the claims to test."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,13 +21,14 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """One training, or one scoring, which a study repeats with each seed.
+    """A training, or an evaluation without training, which a study runs once with each seed.
 
     Attributes:
-        name: Folder of its runs, relative to the study's folder, for example "task4/finetuned-10".
-        parent: Name of the experiment whose weights it starts from, with the same seed; None for initial weights.
-        checkpoint: The parent's checkpoint to start from: "last", or "best" (highest validation score).
-        train: Whether to train. Without training, callbacks still prune the network, and it is scored.
+        name: Name, and folder of the runs relative to the study's folder, for example "task4/finetuned-10".
+        parent: Name of the experiment from whose run with the same seed the weights are loaded; None for initial
+            weights.
+        checkpoint: Checkpoint of the parent to load: "last", or "best" (by the monitored validation metric).
+        train: Whether to train. If not, callbacks still prune the network, and it is validated and tested.
         overrides: Changes to the study's settings; a key that ends in `+` extends a list.
     """
 
@@ -38,25 +39,26 @@ class Experiment:
     overrides: dict[str, Any] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return all values that differ from the defaults."""
+        """Return the fields that differ from their defaults."""
         defaults = {f.name: f.default for f in fields(self)} | {"overrides": {}}
         return {key: value for key, value in asdict(self).items() if value != defaults[key]}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A complete, checked study.
+    """The validated plan of a study.
 
     Attributes:
         name: Default folder of the study below `lightning_logs`.
         experiments: All experiments, each after its parent.
         seeds: Random seeds; every experiment runs once with each.
         settings: A configuration of `lit-prune fit` that all experiments share.
-        threads: CPU threads of each run. Part of the plan, because the last bits of sums depend on it.
+        threads: CPU threads of each run. Results are bit-identical only with the same number of threads, because it
+            affects floating-point rounding.
         initial_weights: Weights of experiments without a parent: "IMAGENET1K_V1", "random", or the path of a file.
-            None for a custom model, which initializes itself.
-        metrics: Role in the report (a key of `ROLES`) to the name under which the model logs it.
-        groups: First part of experiment names to the title of their table.
+            None leaves the weights to the model class.
+        metrics: Name under which the model logs each metric of the report, by key of `ROLES`.
+        groups: Title of each table, by the first part of its experiments' names ("task4" of "task4/finetuned-10").
         claims: Claims that the report tests.
     """
 
@@ -78,12 +80,12 @@ class Plan:
         return replace(self, seeds=check_seeds(list(seeds), "`--seeds`"))
 
     def identity(self) -> dict[str, Any]:
-        """Return all values that the results depend on: everything but seeds, titles and claims."""
+        """Return the fields that the results of a run depend on; seeds, titles and claims are not among them."""
         own = {key: getattr(self, key) for key in ("settings", "threads", "initial_weights")}
         return own | {"experiments": {experiment.name: experiment.as_dict() for experiment in self.experiments}}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain values, which `read_plan` turns back into the plan."""
+        """Return a mapping for YAML, from which `read_plan` restores the plan."""
         return asdict(self) | {
             "seeds": list(self.seeds),
             "experiments": [experiment.as_dict() for experiment in self.experiments],
@@ -124,7 +126,7 @@ def select(plan: Plan, patterns: Iterable[str], source: str = "`--only`") -> lis
 
 
 def keep(plan: Plan, experiments: Iterable[Experiment]) -> Plan:
-    """Return a plan of some of its experiments, without the contrasts that need others."""
+    """Return the plan with only the given experiments, without contrasts that need other experiments."""
     kept = tuple(experiments)
     names = {experiment.name for experiment in kept}
     claims = (

@@ -1,4 +1,4 @@
-"""The configuration of one run, made from an experiment and a seed."""
+"""The configuration of one run of a study, for an experiment and a seed."""
 
 from pathlib import Path
 from typing import Any
@@ -6,35 +6,35 @@ from typing import Any
 from lit_prune.errors import expected
 from lit_prune.files.nested import merge
 from lit_prune.study.plan.plan import Experiment, Plan
-from lit_prune.training.run_folder import CHECKPOINTS, LAST
+from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST
 
-# settings that a study decides -> hint for those who set them
+# settings that a plan must not contain, because the study sets them -> what to do instead
 _DECIDED = {
     "seed_everything": "set `seeds` in the plan, or give `--seeds`",
     "name": "the study names its runs by plan, experiment and seed",
     "ckpt_path": "set `parent` of the experiment",
     "config": "write the settings into the plan",
     "threads": "set `threads` in the plan, or give `--threads`",
-    "trainer.logger": "the report reads the files of the study's own loggers",
+    "trainer.logger": "the report reads the files that the loggers of the study write",
     "trainer.default_root_dir": "give `--out`",
-    "trainer.fast_dev_run": "it leaves nothing to report",
-    "trainer.enable_checkpointing": "runs are scored and resumed from their checkpoints",
+    "trainer.fast_dev_run": "a fast development run leaves nothing to report",
+    "trainer.enable_checkpointing": "runs are tested and resumed from their checkpoints",
 }
-# values of these settings that change nothing, besides None
+# values that a plan may nevertheless contain, because they change nothing; None is always allowed
 _HARMLESS = {"trainer.fast_dev_run": False, "trainer.enable_checkpointing": True}
 _QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
 def run_folder(out: Path, experiment: str, seed: int) -> Path:
-    """Return the folder of a run."""
+    """Return the folder of the run of an experiment with a seed."""
     return out / experiment / f"seed={seed}"
 
 
 def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> dict[str, Any]:
-    """Make the configuration of `lit-prune fit` for one run, with its seed in place of every `$seed`.
+    """Return the configuration of `lit-prune fit` for one run; the run's seed replaces every value `$seed`.
 
     Raises:
-        InputError: If the plan sets what a study decides.
+        InputError: If the plan contains a setting that the study sets.
     """
     config = merge(plan.settings, experiment.overrides)
     config["trainer"] = _QUIET | (config.get("trainer") or {})
@@ -44,7 +44,7 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
             raise expected(f"no `{name}` in the settings of a study", value, hint)
     config = {key: _insert_seed(value, seed) for key, value in config.items()}
     config |= {"seed_everything": seed, "threads": plan.threads}
-    config.setdefault("on_nan", "continue")  # a diverged run is a result, and reported as such
+    config.setdefault("on_nan", "continue")  # a run that diverges is a result, which the report shows
     config["name"] = f"{plan.name}-{experiment.name.replace('/', '-')}-seed{seed}"
     parent = None
     if experiment.parent is not None:
@@ -60,20 +60,20 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
 
 
 def has_default_model(config: dict[str, Any]) -> bool:
-    """Return whether a configuration leaves the class of the model at its default, this project's ResNet-18."""
+    """Return whether the model of a configuration is the default, this project's ResNet-18."""
     model = config.get("model")
     return not isinstance(model, str) and "class_path" not in (model or {})
 
 
 def count_epochs(plan: Plan, experiment: Experiment) -> int:
-    """Return the largest number of epochs of a run, 1 for a run without training."""
+    """Return the maximum number of epochs of an experiment; 1 if it does not train."""
     epochs = (merge(plan.settings, experiment.overrides).get("trainer") or {}).get("max_epochs", 30)
     return epochs if experiment.train and isinstance(epochs, int) and epochs > 0 else 1
 
 
 def parent_checkpoint(folder: Path, which: str) -> Path:
-    """Return a run's "last" or "best" checkpoint; for a run that monitors no metric, the best is the last one."""
-    best = sorted((folder / CHECKPOINTS).glob("best*.ckpt")) if which == "best" else []
+    """Return the path of a run's "last" or "best" checkpoint; without a best checkpoint, that of the last."""
+    best = sorted((folder / CHECKPOINTS).glob(f"{BEST}*.ckpt")) if which == "best" else []
     return best[0] if best else folder / CHECKPOINTS / LAST
 
 

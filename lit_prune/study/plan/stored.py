@@ -1,4 +1,4 @@
-"""The plan stored in a study's folder, which the folder's runs belong to."""
+"""The file `plan.yaml` in a study's folder, with the plan that all runs in the folder follow."""
 
 import os
 from pathlib import Path
@@ -16,10 +16,10 @@ PLAN = "plan.yaml"
 
 
 def stored_plan(out: Path) -> Plan:
-    """Read the plan of a study's folder.
+    """Read the plan that is stored in a study's folder.
 
     Raises:
-        InputError: If there is no readable plan, or a link leads out of the folder.
+        InputError: If there is no valid plan, or a symbolic link points out of the folder.
     """
     check_links(out)
     if not (path := out / PLAN).is_file():
@@ -29,10 +29,10 @@ def stored_plan(out: Path) -> Plan:
 
 
 def store_plan(plan: Plan, out: Path) -> Plan:
-    """Store a plan in a folder, or add its seeds to the same plan there; return it with all seeds of the folder.
+    """Store a plan in a folder, or add its seeds to the plan there; return the stored plan, with all its seeds.
 
     Raises:
-        InputError: As `check_folder` does.
+        InputError: If `check_folder` raises it.
         OSError: If the folder cannot be written.
     """
     known = check_folder(plan, out)
@@ -46,13 +46,13 @@ def store_plan(plan: Plan, out: Path) -> Plan:
 
 
 def check_folder(plan: Plan, out: Path) -> Plan | None:
-    """Check that a plan can run in a folder, and return the plan stored there, None for a new or empty folder.
+    """Check that a plan can run in a folder, and return the plan stored there; None if the folder is new or empty.
 
     Raises:
-        InputError: If the folder holds other files, belongs to a plan with other results, or has a link out of it.
+        InputError: If the folder holds other files, a plan with other settings, or a symbolic link out of it.
     """
     if (file := next((path for path in (out, *out.parents) if path.is_file()), None)) is not None:
-        raise expected("`--out` to be a folder", f"the file `{file}`", "give another")
+        raise expected("`--out` to be a folder", f"the file `{file}`", "give another path")
     check_links(out)
     if (out / PLAN).is_file():
         known = stored_plan(out)
@@ -64,12 +64,12 @@ def check_folder(plan: Plan, out: Path) -> Plan | None:
 
 
 def check_links(out: Path) -> None:
-    """Check that no link in a study's folder leads out of it: runs write there, and remove stale files.
+    """Check that no symbolic link in a study's folder points out of it, since runs write and remove files there.
 
     The folder may itself be a link, and need not exist.
 
     Raises:
-        InputError: If there is such a link, at any depth.
+        InputError: If such a link exists at any depth.
     """
     whole = out.resolve()
     for folder, folders, files in os.walk(whole):
@@ -83,10 +83,10 @@ def check_links(out: Path) -> None:
 
 
 def _compare(known: Plan, new: Plan, out: Path) -> None:
-    """Raise an `InputError` for the first setting that would change results."""
+    """Raise an `InputError` that names the first setting on which results depend and in which two plans differ."""
     old, now = flatten(known.identity()), flatten(new.identity())
     for name in sorted(old.keys() | now.keys()):
         if old.get(name) != now.get(name):
             before, after = (f"`{name}` {v[name]!r}" if name in v else f"no `{name}`" for v in (old, now))
-            hint = "give another `--out`, or the settings that the folder was made with"
+            hint = "give another `--out`, or use the settings of the plan in the folder"
             raise expected(f"the plan of `{out}`, with {before}", after, hint)

@@ -1,4 +1,4 @@
-"""From the plain values of a plan to a checked `Plan`."""
+"""Validate the content of a plan's YAML file, and make a `Plan` from it."""
 
 import re
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from lit_prune.study.plan.plan import ROLES, Experiment, Plan, check_seeds
 from lit_prune.study.plan.values import check_bool, check_keys, get_list, get_mapping
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
-# other files and folders in a study's folder
+# files and folders that a study itself writes to its folder
 _TAKEN = ("report", "figures", "plan.yaml", "report.md", "results.csv")
 
 
 def read_plan(content: Mapping[str, Any], source: str) -> Plan:
-    """Turn plain values, as returned by `Plan.as_dict`, into a `Plan`. Messages name their source.
+    """Make a `Plan` from the mapping of `Plan.as_dict` or a YAML file. Errors name `source`.
 
     Raises:
-        InputError: If the plan cannot be used.
+        InputError: If the plan is invalid.
     """
     where = f"in `{source}`"
     check_keys(content, Plan, where)
@@ -30,7 +30,7 @@ def read_plan(content: Mapping[str, Any], source: str) -> Plan:
         raise expected(f"`name` {where} to name a folder below lightning_logs", name, "use letters, digits, - and /")
     threads = content.get("threads", 1)
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise expected(f"`threads` {where} to be a positive integer", threads, "1 is by far the fastest")
+        raise expected(f"`threads` {where} to be a positive integer", threads, "with 1, studies finish soonest")
     weights = content.get("initial_weights")
     if not isinstance(weights, str | None):
         raise expected(f"`initial_weights` {where} to be text or null", weights, "give a path or `random`")
@@ -59,7 +59,7 @@ def _read_experiment(item: Any, where: str) -> Experiment:
     if not _NAME.fullmatch(name) or "seed=" in name:
         raise expected("the name of an experiment to be a relative path", f"`{name}`", "use letters, digits, - and /")
     if name.split("/")[0].lower() in _TAKEN:
-        raise expected("the name of an experiment, not of a report's file", f"`{name}`", "give it another name")
+        raise expected("the name of an experiment, not of a report's file or folder", f"`{name}`", "rename it")
     if not isinstance(item.get("parent"), str | None):
         raise expected(f"`parent` {here} to name one experiment", item["parent"], "check the name")
     if item.get("checkpoint", "last") not in ("last", "best"):
@@ -69,7 +69,7 @@ def _read_experiment(item: Any, where: str) -> Experiment:
 
 
 def _read_settings(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    """Return a configuration, checked as far as that is possible without its classes."""
+    """Return the settings under a key, checked as far as possible without importing the classes they name."""
     settings = get_mapping(content, key, where)
     for group in ("model", "data", "trainer"):
         if not (isinstance(settings.get(group), str) and group != "trainer"):  # the name of a class is fine
@@ -78,7 +78,7 @@ def _read_settings(content: Mapping[str, Any], key: str, where: str) -> dict[str
 
 
 def _parents_first(experiments: list[Experiment]) -> tuple[Experiment, ...]:
-    """Sort experiments so that each comes after its parent; otherwise their order stays."""
+    """Sort experiments so that each comes after its parent, and keep their order otherwise."""
     by_name = {experiment.name: experiment for experiment in experiments}
     names = [experiment.name for experiment in experiments]
     if twice := [name for index, name in enumerate(names) if name in names[:index]]:

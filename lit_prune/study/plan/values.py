@@ -1,4 +1,4 @@
-"""Checks of plain values from YAML, shared by plans and claims."""
+"""Checks of values from YAML files, used for plans and claims."""
 
 from collections.abc import Mapping
 from dataclasses import fields

@@ -1,1 +1,1 @@
-"""A study's results as tables, figures, verdicts and for TensorBoard."""
+"""`lit-prune report`: present the results of a study in tables, figures, verdicts on claims, and TensorBoard."""

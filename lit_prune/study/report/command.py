@@ -1,4 +1,4 @@
-"""`lit-prune report`: tables, verdicts and figures from the folder of a study."""
+"""`lit-prune report`: write tables, verdicts and figures for the folder of a study."""
 
 import tempfile
 from collections.abc import Sequence
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
 
 _DESCRIPTION = """\
-Write report.md, results.csv, figures and a summary for TensorBoard from the folder of a study. The study may be
-unfinished or still running; its runs are not changed."""
+Write a report on the results of a study: report.md, results.csv, figures and a summary for TensorBoard. The study may
+be unfinished or still running; its runs are not changed."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         write_report(folder, output, figures=not given.no_figures)
     except OSError as error:
-        # the error names a temporary file, or no file at all
+        # the error may name a temporary file, so its folder is shown, or no file
         named = Path(error.filename).parent if isinstance(error.filename, str) else None
         where = named or (folder if output is None else output.parent)
         reason = (error.strerror or str(error)).lower()
@@ -55,16 +55,16 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
 
     Args:
         folder: Folder of the study, to which `results.csv` is written.
-        output: File of the report; its figures go to `figures/` next to it. None writes `report.md` to the study's
-            folder, and a summary for TensorBoard to `report/`.
+        output: File of the report; its figures are written to `figures/` next to it. None writes `report.md` to the
+            study's folder, and a summary for TensorBoard to `report/` there.
         figures: Whether to draw figures.
 
     Returns:
-        The file of the report.
+        The path of the report.
 
     Raises:
         InputError: If the folder is not a study's, or the output cannot be a file.
-        OSError: If a file could not be written. Earlier files are kept whole.
+        OSError: If a file cannot be written. Existing files are replaced whole or left unchanged.
     """
     folder = Path(folder)
     path = folder / "report.md" if output is None else Path(output)
@@ -96,7 +96,7 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
 
 
 def _check_places(folder: Path, path: Path, *, figures: bool, board: bool) -> None:
-    """Check, before anything is written, that every output has its place."""
+    """Raise an error, before anything is written, if an output file or folder cannot be written."""
     if (table := folder / "results.csv").is_dir():
         raise expected(f"`{table}` to be a file", "a folder", "move it away")
     folders = [path.parent] + [path.parent / "figures"] * figures + [folder / "report"] * board
@@ -104,17 +104,17 @@ def _check_places(folder: Path, path: Path, *, figures: bool, board: bool) -> No
         there = next(above for above in (place, *place.parents) if above.exists())
         if not there.is_dir():
             raise expected(f"`{there}` to be a folder", "a file", "move it away, or use another `--output`")
-        with tempfile.TemporaryFile(dir=there):  # trying is the only reliable check for permissions
+        with tempfile.TemporaryFile(dir=there):  # writing a file is the only reliable check for permissions
             pass
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = CommandParser(prog="lit-prune report", description=_DESCRIPTION)
-    parser.add_argument("folder", metavar="DIR", help="Folder of a study, as `lit-prune study` wrote it.")
+    parser.add_argument("folder", metavar="DIR", help="Folder that `lit-prune study` wrote.")
     parser.add_argument(
         "--output",
         metavar="FILE.md",
-        help="File to write the report to; its figures go to `figures/` next to it (default: DIR/report.md).",
+        help="File of the report; its figures are written to `figures/` next to it (default: DIR/report.md).",
     )
     parser.add_argument("--no-figures", action="store_true", help="Draw no figures.")
     with one_sentence_errors(argv):

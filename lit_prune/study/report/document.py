@@ -19,9 +19,10 @@ _INTERVAL = (
 )
 _ONE_SEED = "One seed gives no interval. Accuracies and sparsities are percentages."
 _CLAIMS = (
-    "Differences are paired by seed; points are percentage points. A contrast holds if its 95% interval lies within "
-    "the limits, does not hold if the interval and the limits do not overlap, and is inconclusive otherwise. A "
-    "contrast with limits for each seed does not hold if one seed is outside them. The limits are part of the plan."
+    "A claim is tested by contrasts: measures, or differences of two measures with the same seed, for which the plan "
+    "sets limits. A contrast holds if its 95% confidence interval lies within the limits, does not hold if the "
+    "interval and the limits do not overlap, and is inconclusive otherwise. If the limits are for each seed, it does "
+    "not hold as soon as the value of one seed is outside them. Points are percentage points."
 )
 _PLATEAU = (
     "Pruned weights are zero. After their mask is removed, only a gradient can change them, and some weights never "
@@ -32,7 +33,7 @@ _PLATEAU = (
 
 
 def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"]) -> str:
-    """Write a report in Markdown, next to the folder `figures` with the figures that were drawn."""
+    """Return a report in Markdown, which embeds the given figures from the folder `figures` next to it."""
     plan = results.plan
     parts = [f"# Results of the study `{plan.name}`", overview(results), runs_left(results)]
     if not any(run.status in ("complete", "diverged") for run in results.runs):
@@ -61,5 +62,5 @@ def _show(figures: Iterable["Figure"]) -> list[str]:
 
 
 def embed_image(alt: str, path: str) -> str:
-    """Write an image in Markdown; its path is relative to the document, with forward slashes."""
+    """Return Markdown that embeds an image; `path` is relative to the document, with forward slashes."""
     return f"![{' '.join(alt.split()).replace('[', '(').replace(']', ')')}]({quote(path)})"

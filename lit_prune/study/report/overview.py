@@ -1,4 +1,4 @@
-"""The first paragraphs of a report: experiments, weights, data, machine, and the runs that are not complete."""
+"""The start of a report: a summary of the study, and a list of the runs that are not complete."""
 
 from pathlib import Path
 from typing import Any
@@ -6,13 +6,13 @@ from typing import Any
 from lit_prune.study.plan.plan import Plan
 from lit_prune.study.results.results import Results, Run, format_seeds
 
-# defaults of CIFAR10DataModule, whose module imports torch
+# defaults of CIFAR10DataModule, repeated because importing it would import torch
 _VAL_SIZE, _BATCH_SIZE, _CIFAR10_TRAIN = 5000, 128, 50_000
 _VERSIONS = {"lit_prune": "lit-prune", "lightning": "Lightning", "torch": "torch", "python": "Python"}
 
 
 def overview(results: Results) -> str:
-    """Write the paragraph that a reader needs before any number."""
+    """Return a paragraph on experiments, initial weights, data, epochs, machine, and the number of complete runs."""
     plan = results.plan
     seeds = len(plan.seeds)
     complete = sum(run.status == "complete" for run in results.runs)
@@ -30,7 +30,7 @@ def overview(results: Results) -> str:
 
 
 def runs_left(results: Results) -> str:
-    """List the runs that are not complete or lack metrics, by reason; "" if there are none."""
+    """Return a list of the runs that are not complete or lack metrics, by reason; "" if there are none."""
     found: dict[str, dict[str, list[int]]] = {}
     for run in results.runs:
         if run.status != "complete" or run.note:
@@ -51,21 +51,18 @@ def _reason(run: Run) -> str:
 def _weights(results: Results) -> str:
     roots = {experiment.name for experiment in results.plan.experiments if experiment.parent is None}
     finished = [run for run in results.runs if run.experiment in roots and run.status in ("complete", "diverged")]
-    if not finished:
-        planned = results.plan.initial_weights
-        return f"Experiments without a parent will start from {_describe_weights(planned)}; none has finished yet."
-    names = dict.fromkeys(run.initial_weights for run in finished)
-    return f"Experiments without a parent started from {' or '.join(map(_describe_weights, names))}."
+    names = dict.fromkeys(run.initial_weights for run in finished) or [results.plan.initial_weights]
+    return f"The initial weights are {' or '.join(map(_describe_weights, names))}."
 
 
 def _describe_weights(name: str | None) -> str:
     if name is None:
-        return "the weights that their model initializes"
+        return "the weights that the model initializes"
     if name == "random":
-        return "random weights (nothing is pre-trained)"
+        return "random (nothing is pre-trained)"
     if name == "IMAGENET1K_V1":
         return "ImageNet's pre-trained weights (IMAGENET1K_V1)"
-    return f"the weights in the file `{Path(name).name}`"  # the folder means nothing on other machines
+    return f"the weights in the file `{Path(name).name}`"  # without the folder, which may not exist on other machines
 
 
 def _data(plan: Plan) -> str:
@@ -74,7 +71,7 @@ def _data(plan: Plan) -> str:
     but = f" ({', '.join(others)}: other data settings)" if others else ""
     if isinstance(data, str) or "class_path" in data:
         name = data if isinstance(data, str) else data["class_path"]
-        return f"The data are those of `{str(name).rsplit('.', 1)[-1]}`{but}."
+        return f"The data come from `{str(name).rsplit('.', 1)[-1]}`{but}."
     source, val = str(data.get("source", "cifar10")), data.get("val_size", _VAL_SIZE)
     limit = data.get("limit_train")
     name = {"cifar10": "CIFAR-10", "synthetic": "synthetic images"}.get(source, source)

@@ -1,4 +1,4 @@
-"""Tables of a report, in Markdown, and results.csv."""
+"""The Markdown tables of a report, and the content of results.csv."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import has_removal
 from lit_prune.study.statistics import estimate
 
-# the tables of a group of experiments: title of the first column -> measures
+# the two tables of each group of experiments: title of the first column -> measures in the other columns
 _TABLES = {
     "accuracy, %": (
         "best_train_acc",
@@ -35,7 +35,7 @@ _NONE = "-"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Write a Markdown table, aligned as plain text too: `left` columns of text, then right-aligned numbers."""
+    """Return a Markdown table with aligned source: the first `left` columns to the left, all others to the right."""
     lines = [[" ".join(text.split()).replace("|", "\\|") for text in row] for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
 
@@ -48,7 +48,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: i
 
 
 def results_csv(results: Results) -> str:
-    """Write every run as one line, with all digits."""
+    """Return CSV text with a line for every run; its numbers are not rounded."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["experiment", "seed", "status", "note", *MEASURES])
@@ -59,9 +59,9 @@ def results_csv(results: Results) -> str:
 
 
 def group_tables(results: Results, experiments: Sequence[Experiment]) -> list[str]:
-    """Write the tables of a group of experiments: means with their intervals.
+    """Return the tables of a group of experiments: means over seeds with their intervals.
 
-    Columns without values are left out, and so are tables without columns.
+    Measures without values are left out, and so are tables without any measure.
     """
     tables = []
     for title, measures in _TABLES.items():
@@ -82,7 +82,7 @@ def unfrozen(plan: Plan) -> list[Experiment]:
 
 
 def plateau_table(results: Results) -> str:
-    """Compare the final sparsity without masks with the weights that cannot change; "" without measurements."""
+    """Compare the final sparsity of unfrozen experiments with their untouched pruned weights; "" if there are none."""
     rows = []
     for experiment in unfrozen(results.plan):
         name = experiment.name
@@ -110,7 +110,7 @@ def plateau_table(results: Results) -> str:
 
 
 def _count_seeds(results: Results, experiment: str) -> str:
-    """Write the number of complete runs: "3", or "2 of 3"."""
+    """Return the number of complete runs: "3", or "2 of 3" if some are not complete."""
     complete, planned = len(results.with_status(experiment, "complete")), len(results.plan.seeds)
     return str(complete) if complete == planned else f"{complete} of {planned}"
 

@@ -1,4 +1,4 @@
-"""Published accuracies of pruned networks, drawn as context: other networks, trained in full."""
+"""Published accuracies of other pruned networks after full training, drawn in the figure for comparison."""
 
 from dataclasses import dataclass
 
@@ -16,9 +16,9 @@ class PublishedCurve:
 
     Attributes:
         network: Name of the network.
-        method: Pruning schedule and retraining.
+        method: Pruning schedule, and how the network was trained after pruning.
         sparsity: Sparsities, starting with 0 for the dense network.
-        accuracy: Mean over 3 runs for each sparsity.
+        accuracy: Test accuracy at each sparsity, a mean over 3 runs.
     """
 
     network: str
@@ -28,7 +28,7 @@ class PublishedCurve:
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Accuracy minus dense accuracy, in percentage points."""
+        """Accuracy minus the accuracy of the dense network, in percentage points."""
         return tuple(value - self.accuracy[0] for value in self.accuracy)
 
 
@@ -46,7 +46,7 @@ PUBLISHED = tuple(
 
 
 def published_for(plan: Plan) -> tuple[PublishedCurve, ...]:
-    """Return the published curves on a study's data: none for other data than our CIFAR-10."""
+    """Return the published curves if the study uses this project's CIFAR-10 data, and otherwise none."""
     data = plan.settings.get("data") or {}
     ours = isinstance(data, dict) and "class_path" not in data and data.get("source", "cifar10") == "cifar10"
     return PUBLISHED if ours else ()

@@ -1,4 +1,4 @@
-"""The folder of a study, complete or not, as values."""
+"""Read the folder of a study, whether or not all its runs are complete."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -8,15 +8,15 @@ from typing import Any
 
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.stored import stored_plan
-from lit_prune.study.results.measure import measure
+from lit_prune.study.results.compute_measures import compute_measures
 from lit_prune.study.results.run_files import (
     Curve,
     Logged,
-    Scores,
+    RunResult,
     UnreadableError,
     read_error,
     read_logged,
-    read_scores,
+    read_result,
 )
 from lit_prune.training.run_folder import ERROR, METRICS, RESULT
 
@@ -29,16 +29,17 @@ class Run:
         experiment: Name of the experiment.
         seed: Random seed.
         folder: Folder of the run's files.
-        status: "complete"; "diverged", finished, but with a NaN or infinite loss; "failed"; "unfinished", with some
-            files and no result; or "missing", with no files.
-        note: Reason for the status, a phrase without a full stop; "" for nothing to say.
+        status: "complete"; "diverged" (finished with a NaN or infinite loss); "failed"; "unfinished" (has files, but no
+            `result.json`); or "missing" (has no files).
+        note: Reason for the status, or metrics that a complete run lacks: a phrase without a full stop, or "".
         epochs: Epochs with values, ascending, counted from 0.
-        curves: By role (train_loss, train_acc, val_loss, val_acc) and by "sparsity", "ever_pruned", "untouched",
-            "untouched_pruned" and "seconds": epoch to value. What was not logged is absent.
-        layers: By layer, epoch to sparsity, likewise.
-        measures: By name in `MEASURES`, finite values. Empty unless the run is complete or diverged.
-        initial_weights: "random", the name or path of pre-trained weights, or "parent". None if unknown.
-        environment: Versions and device of a finished run.
+        curves: Logged curves by name: train_loss, train_acc, val_loss, val_acc, sparsity, ever_pruned, untouched,
+            untouched_pruned and seconds.
+        layers: The sparsity curve of each layer, by name of the layer.
+        measures: Finite values by name in `MEASURES`. Empty unless the run is complete or diverged.
+        initial_weights: "random", the name or path of pre-trained weights, or "parent". None for a custom model or a
+            run without a result.
+        environment: Versions, device and number of threads. Empty for a run without a result.
     """
 
     experiment: str
@@ -54,7 +55,7 @@ class Run:
     environment: Mapping[str, Any] = field(default_factory=dict)
 
     def finite_curve(self, name: str) -> Curve:
-        """Return the finite values of a curve by epoch; empty if it has none."""
+        """Return a curve without its NaN and infinite values; empty if the curve was not logged."""
         return {epoch: value for epoch, value in self.curves.get(name, {}).items() if math.isfinite(value)}
 
 
@@ -65,7 +66,7 @@ class Results:
     Attributes:
         folder: The study's folder.
         plan: The study's plan.
-        runs: Every experiment with every seed, in the plan's order with seeds ascending.
+        runs: Runs in the order of the plan's experiments, and for each experiment one run per seed, ascending.
     """
 
     folder: Path
@@ -90,7 +91,7 @@ class Results:
     def values(self, experiment: str, measure: str) -> dict[int, float]:
         """Return a measure by seed, over the complete runs of an experiment.
 
-        An experiment with a diverged seed has no values: the mean over the other seeds would be too good.
+        If a seed diverged, the result is empty, because the mean over the other seeds would be too good.
         """
         if self.with_status(experiment, "diverged"):
             return {}
@@ -98,10 +99,10 @@ class Results:
         return {run.seed: run.measures[measure] for run in complete if measure in run.measures}
 
     def mean_curve(self, experiment: str, name: str) -> Curve:
-        """Average a curve over the complete runs of an experiment, for the epochs that all seeds have.
+        """Average a curve over the complete runs of an experiment, in the epochs that all these runs have.
 
-        After a seed stopped early, the mean over the others would not be comparable. The result is empty if a seed
-        diverged or no run has the curve.
+        Later epochs of longer runs are left out, because a mean over fewer seeds would not be comparable. The result is
+        empty if a seed diverged or no run has the curve.
         """
         if self.with_status(experiment, "diverged"):
             return {}
@@ -110,13 +111,13 @@ class Results:
         return {epoch: math.fsum(curve[epoch] for curve in curves) / len(curves) for epoch in common}
 
     def diverged(self, experiment: str) -> str:
-        """Name the seeds of an experiment that diverged: "diverged (seed 1)", or "" for none."""
+        """Return which seeds of an experiment diverged, such as "diverged (seed 1)", or "" for none."""
         runs = self.with_status(experiment, "diverged")
         return f"diverged ({format_seeds(run.seed for run in runs)})" if runs else ""
 
 
 def read_results(folder: str | Path) -> Results:
-    """Read the folder of a study. Runs may be missing, unfinished or damaged; their status says so.
+    """Read the folder of a study. For a missing, unfinished or damaged run, `Run.status` and `Run.note` say so.
 
     Raises:
         InputError: If the folder does not exist or holds no valid plan.
@@ -128,7 +129,7 @@ def read_results(folder: str | Path) -> Results:
 
 
 def format_seeds(seeds: Iterable[int]) -> str:
-    """Name seeds: "seed 1", "seeds 0, 2"."""
+    """Join seeds to a phrase, such as "seed 1" or "seeds 0, 2"."""
     names = [str(seed) for seed in seeds]
     return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
@@ -141,9 +142,9 @@ def _read_run(study: Path, plan: Plan, experiment: Experiment, seed: int) -> Run
             return run
         if not (folder / RESULT).exists():
             return _without_result(run, plan, experiment)
-        scores = read_scores(folder / RESULT, experiment.name, seed)
+        result = read_result(folder / RESULT, experiment.name, seed)
         logged = read_logged(folder / METRICS, plan.metrics, experiment.train)
-        return _with_result(run, plan, experiment, logged, scores)
+        return _with_result(run, plan, experiment, logged, result)
     except UnreadableError as error:
         return replace(run, status="failed", note=str(error))
     except OSError as error:  # for example, no permission to list the folder
@@ -162,12 +163,12 @@ def _without_result(run: Run, plan: Plan, experiment: Experiment) -> Run:
     return replace(run, status="unfinished", note=f"unfinished after {count} epoch{'s' if count != 1 else ''}")
 
 
-def _with_result(run: Run, plan: Plan, experiment: Experiment, logged: Logged, scores: Scores) -> Run:
-    found, needed = logged.epochs[-1] + 1 if logged.epochs else 0, max(scores.epochs, 1)
+def _with_result(run: Run, plan: Plan, experiment: Experiment, logged: Logged, result: RunResult) -> Run:
+    found, needed = logged.epochs[-1] + 1 if logged.epochs else 0, max(result.epochs, 1)
     if found < needed:
         raise UnreadableError(f"{METRICS} ends after {found} of {needed} epochs")
     status, note = "complete", ""
-    if broken := _find_nonfinite(logged, plan, scores):
+    if broken := _find_nonfinite(logged, plan, result):
         status, note = "diverged", broken
     elif logged.absent:
         note = f"{METRICS} has no column {', '.join(f'`{name}`' for name in logged.absent)}"
@@ -178,19 +179,19 @@ def _with_result(run: Run, plan: Plan, experiment: Experiment, logged: Logged, s
         epochs=logged.epochs,
         curves=logged.curves,
         layers=logged.layers,
-        measures=measure(logged, scores, plan.metrics, experiment.train),
-        initial_weights=scores.initial_weights,
-        environment=scores.environment,
+        measures=compute_measures(logged, result, plan.metrics, experiment.train),
+        initial_weights=result.initial_weights,
+        environment=result.environment,
     )
 
 
-def _find_nonfinite(logged: Logged, plan: Plan, scores: Scores) -> str:
+def _find_nonfinite(logged: Logged, plan: Plan, result: RunResult) -> str:
     for epoch in logged.epochs:
         for role in ("train_loss", "val_loss"):
             if not math.isfinite(value := logged.curves.get(role, {}).get(epoch, 0.0)):
                 return f"`{plan.metrics[role]}` is {value} in epoch {epoch + 1}"
     name = plan.metrics.get("test_loss", "")
-    for tests in scores.tests.values():
+    for tests in result.tests.values():
         if not math.isfinite(value := tests.get(name, 0.0)):
             return f"`{name}` is {value}"
     return ""

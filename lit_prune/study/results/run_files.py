@@ -1,4 +1,4 @@
-"""Reading the files of a run, which may be damaged."""
+"""Read the files of a run, and raise `UnreadableError` for a damaged one."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_prune.errors import shorten
 
-# name of a curve in the report -> column of metrics.csv; the plan names the columns of losses and accuracies
+# name of a curve in the report -> column of metrics.csv; the plan's `metrics` name the columns in `ROLES`
 _CURVES = {
     "sparsity": "sparsity/global",
     "ever_pruned": "sparsity/ever_pruned",
@@ -20,7 +20,7 @@ _CURVES = {
 ROLES = ("train_loss", "train_acc", "val_loss", "val_acc")
 _LAYER = "sparsity/layer/"
 
-Curve = Mapping[int, float]  # epoch, counted from 0 and ascending, to value
+Curve = Mapping[int, float]  # epoch -> value; epochs count from 0 and ascend
 
 
 class UnreadableError(Exception):
@@ -32,10 +32,10 @@ class Logged:
     """Content of `metrics.csv`.
 
     Attributes:
-        epochs: Epochs with rows, ascending.
-        curves: By role or name of a curve, epoch to value; empty cells and absent columns are left out.
-        layers: By layer, epoch to sparsity, likewise.
-        absent: Columns that the plan names and the file lacks.
+        epochs: Epochs with at least one row, ascending, counted from 0.
+        curves: A curve for each name in `ROLES` and `_CURVES` whose column exists, without empty cells.
+        layers: The sparsity curve of each layer, by name of the layer.
+        absent: Columns that the plan's `metrics` name, but the file lacks.
     """
 
     epochs: tuple[int, ...]
@@ -45,14 +45,14 @@ class Logged:
 
 
 @dataclass(frozen=True)
-class Scores:
+class RunResult:
     """Content of `result.json`.
 
     Attributes:
         epochs: Number of trained epochs.
-        tests: Test metrics by their logged names, of the "last" epoch and, where it was scored, the "best" one.
+        tests: Test metrics by logged name, for the "last" checkpoint and, if it was tested too, the "best" one.
         initial_weights: As in `Run`.
-        environment: Versions and device.
+        environment: Versions, device and number of threads.
     """
 
     epochs: int
@@ -62,10 +62,10 @@ class Scores:
 
 
 def read_logged(path: Path, metrics: Mapping[str, str], train: bool) -> Logged:
-    """Read `metrics.csv`, merging the rows of an epoch. Training metrics are expected only of a run that trained.
+    """Read `metrics.csv` and merge the rows of each epoch. Without `train`, no training metrics are expected.
 
     Raises:
-        UnreadableError: If the file is missing, is not a table of numbers, or has none of the columns of `metrics`.
+        UnreadableError: If the file is missing, is not a table of numbers, or has none of the expected columns.
     """
     header, rows = _read_table(path)
     if "epoch" not in header:
@@ -107,7 +107,7 @@ def _merge_epochs(path: Path, rows: list[dict[str, str]], columns: set[str]) -> 
     for row in rows:
         cells = {name: row[name] for name in columns if row[name] != ""}
         if not cells:
-            continue  # a row of learning rates, test scores or metrics of other callbacks
+            continue  # a row with only learning rates, test metrics, or metrics of other callbacks
         for name, text in [("epoch", row["epoch"]), *cells.items()]:
             try:
                 float(text)
@@ -120,8 +120,8 @@ def _merge_epochs(path: Path, rows: list[dict[str, str]], columns: set[str]) -> 
     return merged
 
 
-def read_scores(path: Path, experiment: str, seed: int) -> Scores:
-    """Read `result.json`, which must name this experiment and seed.
+def read_result(path: Path, experiment: str, seed: int) -> RunResult:
+    """Read `result.json`, and check that it names this experiment and seed.
 
     Raises:
         UnreadableError: If the file is damaged or belongs to another run.
@@ -138,11 +138,11 @@ def read_scores(path: Path, experiment: str, seed: int) -> Scores:
     weights, environment = content.get("initial_weights"), content.get("environment") or {}
     if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 0:
         raise UnreadableError(f"{path.name} has {shorten(str(epochs), 40)!r} for `epochs`")
-    if not isinstance(tests, dict) or not all(_are_numbers(scores) for scores in tests.values()):
+    if not isinstance(tests, dict) or not all(_are_numbers(metrics) for metrics in tests.values()):
         raise UnreadableError(f"{path.name} has values that are not numbers in `test`")
     if not isinstance(weights, str | None) or not isinstance(environment, dict):
         raise UnreadableError(f"{path.name} has a wrong type for `initial_weights` or `environment`")
-    return Scores(epochs, tests, weights, environment)
+    return RunResult(epochs, tests, weights, environment)
 
 
 def read_error(path: Path) -> str:
@@ -154,9 +154,9 @@ def read_error(path: Path) -> str:
         return f"{path.name} cannot be read ({_describe(error)})"
 
 
-def _are_numbers(scores: Any) -> bool:
-    return isinstance(scores, dict) and all(
-        isinstance(value, int | float) and not isinstance(value, bool) for value in scores.values()
+def _are_numbers(metrics: Any) -> bool:
+    return isinstance(metrics, dict) and all(
+        isinstance(value, int | float) and not isinstance(value, bool) for value in metrics.values()
     )
 
 

@@ -1,4 +1,4 @@
-"""Accuracy against sparsity: series of pruned experiments, and the dense experiments to compare them with."""
+"""Group pruned experiments into series, and find the dense experiment to compare each with."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from lit_prune.study.results.results import Results
 from lit_prune.study.statistics import Estimate, estimate
 
 _MEASURES = ("final_test_acc", "final_val_acc")
-# unpruned weights can be zero by chance, but far fewer than this fraction of them
+# a network counts as pruned from this fraction of zeros; far fewer weights are zero by chance
 _DENSE = 1e-3
 _REMOVAL = "PruningRemoval"
 _SHORT = {
@@ -25,10 +25,10 @@ class Point:
 
     Attributes:
         experiment: Name of the experiment.
-        sparsity: Final sparsity, a fraction, mean over seeds.
-        accuracy: Final accuracy, a fraction.
+        sparsity: Final sparsity in [0, 1], mean over seeds.
+        accuracy: Final accuracy in [0, 1].
         dense: Name of the dense experiment to compare with; None if there is none.
-        difference: `accuracy` minus the accuracy of `dense`, paired by seed; None without pairs.
+        difference: `accuracy` minus the accuracy of `dense`, paired by seed; None if no seed has both.
     """
 
     experiment: str
@@ -40,11 +40,11 @@ class Point:
 
 @dataclass(frozen=True)
 class Series:
-    """Experiments that differ in how much they prune.
+    """Experiments with the same pruning method and training, at different sparsities.
 
     Attributes:
-        slug: Name for tags, for example "l1".
-        label: Name for readers, for example "L1 pruning, fine-tuned".
+        slug: Name in TensorBoard tags, for example "l1".
+        label: Name in figures, for example "L1 pruning, fine-tuned".
         points: Experiments by ascending sparsity, at least one.
     """
 
@@ -56,8 +56,8 @@ class Series:
 def tradeoff(results: Results) -> tuple[Series, ...]:
     """Group the experiments that end with a mask into series: same pruning callbacks, training and initial weights.
 
-    Experiments with diverged or without complete runs are left out, and so are those that remove their masks, because
-    their final sparsity is not the one they were pruned to.
+    Left out are experiments with a diverged run, experiments without a complete run, and experiments that remove their
+    masks: their final sparsity is lower than the sparsity they were pruned to.
     """
     measure = accuracy_measure(results)
     series: dict[tuple[str, str], list[Point]] = {}
@@ -81,15 +81,15 @@ def tradeoff(results: Results) -> tuple[Series, ...]:
 
 
 def accuracy_measure(results: Results) -> str:
-    """Return the name of a study's accuracy: on the test set, or else on the validation set; "" if it has neither."""
+    """Return the measure of accuracy that a study has: "final_test_acc", or else "final_val_acc", or else ""."""
     return next((name for name in _MEASURES if any(name in run.measures for run in results.runs)), "")
 
 
 def compared(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
-    For an experiment that trains, this is another that starts from the same weights, trains with the study's own
-    settings and prunes nothing. If there is none, or without training, it is the parent, which may be None.
+    For an experiment that trains, this is an experiment that starts from the same weights, overrides no settings of the
+    study and prunes nothing. If there is none, or the experiment does not train, it is the parent, or None.
     """
     if experiment.train:
         for other in results.plan.experiments:
@@ -100,7 +100,7 @@ def compared(results: Results, experiment: Experiment) -> str | None:
 
 
 def prunes(results: Results, experiment: str) -> bool:
-    """Return whether an experiment ever pruned weights, or started with zeros."""
+    """Return whether an experiment pruned weights, or started from pruned weights."""
     curves = (run.finite_curve(name) for run in results.of(experiment) for name in ("sparsity", "ever_pruned"))
     return any(share >= _DENSE for curve in curves for share in curve.values())
 
@@ -112,7 +112,7 @@ def has_removal(plan: Plan, experiment: Experiment) -> bool:
 
 def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
     """Return the slug and label of an experiment's series."""
-    # callbacks that all experiments share do not tell them apart, so they count only if there are no others
+    # all experiments have the callbacks of the study's settings, which name a series only if it has none of its own
     own = _callbacks(experiment.overrides) or [n for n in _callbacks(plan.settings) if "prun" in n.lower()] or ["none"]
     slug, label = (" + ".join(parts) for parts in zip(*(_SHORT.get(name, (name, name)) for name in own), strict=True))
     if not experiment.train:
@@ -123,7 +123,7 @@ def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
 
 
 def _callbacks(settings: dict[str, Any]) -> list[str]:
-    """Return the class names of the callbacks, without modules."""
+    """Return the class names of the callbacks, without their module paths."""
     trainer = settings.get("trainer") or {}
     names = []
     for key in ("callbacks", "callbacks+"):

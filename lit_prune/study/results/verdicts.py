@@ -1,4 +1,4 @@
-"""Verdicts on claims, by one rule for all claims."""
+"""Decide whether the claims of a study hold; all claims follow the rule in `judge`."""
 
 import math
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class Finding:
 
     Attributes:
         contrast: The contrast.
-        values: Difference by seed, for the seeds that both sides have.
-        estimate: Mean and interval of the differences; None without values.
+        values: The measure or difference by seed, for the seeds with all measures that it needs.
+        estimate: Mean of `values` with its interval; None without values.
         verdict: `HOLDS`, `FAILS` or `INCONCLUSIVE`.
         note: Why the contrast is inconclusive; "" otherwise.
     """
@@ -38,9 +38,9 @@ class Judgement:
 
     Attributes:
         claim: The claim.
-        verdict: `HOLDS` if all findings hold, `FAILS` if one fails, `INCONCLUSIVE` otherwise.
+        verdict: `FAILS` if a finding fails, `HOLDS` if all findings hold, `INCONCLUSIVE` otherwise.
         findings: One finding per contrast.
-        note: Why the claim is inconclusive whatever its findings say; "" otherwise.
+        note: Why the claim is inconclusive independently of its findings; "" otherwise.
     """
 
     claim: Claim
@@ -50,12 +50,12 @@ class Judgement:
 
 
 def judge(claim: Claim, results: Results) -> Judgement:
-    """Judge a claim.
+    """Decide whether a claim holds.
 
     A contrast holds if its 95% confidence interval lies within the limits, and fails if the interval and the limits do
     not overlap. An exact contrast holds if the values of all seeds lie within the limits, and fails if one lies
-    outside. All other contrasts are inconclusive, and so is a contrast with missing or diverged runs: seeds are chosen
-    beforehand, and a verdict from the first few would depend on which ones happen to have finished.
+    outside. All other contrasts are inconclusive. So is a contrast with missing or diverged runs, unless it is exact
+    and already fails: its verdict would depend on which of the planned seeds have finished.
     """
     findings = tuple(_find(contrast, results) for contrast in claim.contrasts)
     if claim.pretrained and any(run.initial_weights == "random" for run in results.runs):
@@ -95,7 +95,7 @@ def _decide(contrast: Contrast, values: Mapping[int, float], mean: Estimate | No
 
 
 def _explain_gap(contrast: Contrast, values: Mapping[int, float], results: Results) -> str:
-    """Say why a contrast lacks the value of a seed; "" if it has all."""
+    """Return why a contrast lacks the value of a seed; "" if it has the values of all seeds."""
     names = [name for name in dict.fromkeys((contrast.of, contrast.minus)) if name is not None]
     for name in names:
         if runs := results.with_status(name, "diverged"):

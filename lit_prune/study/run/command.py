@@ -1,4 +1,4 @@
-"""`lit-prune study`: from a plan to a report."""
+"""`lit-prune study`: run the experiments of a plan and write a report."""
 
 import signal
 import sys
@@ -50,7 +50,7 @@ def _run(options: Namespace) -> int:
     chosen = select(plan, options.only or ["*"])
     if warning:
         print(f"lit-prune: {warning}", file=sys.stderr)
-    # imported late, because torch takes seconds, and errors of the plan should not
+    # imported late, because torch takes seconds to import, and errors in the plan should be shown before that
     from lit_prune.study.run.preflight import check_settings, default_jobs
 
     check_settings(plan, chosen, out)
@@ -58,7 +58,7 @@ def _run(options: Namespace) -> int:
     if options.dry_run:
         print(_overview(plan, chosen, out, jobs))
         return 0
-    check_folder(plan, out)  # before anything is written there
+    check_folder(plan, out)  # before the lock file is written there
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, timeout=0):
@@ -78,7 +78,7 @@ def _make_plan(options: Namespace) -> tuple[Plan, Path, str]:
         plan = plan.with_seeds(options.seeds)
     out = Path(options.out or Path(LOGS) / plan.name)
     if options.weights is None and (out / PLAN).is_file():
-        # a folder keeps its initial weights, even if those of the plan have become available since
+        # later runs in a folder use the same initial weights, even if the plan's weights can be downloaded only now
         return replace(plan, initial_weights=stored_plan(out).initial_weights), out, ""
     if options.weights is None and plan.initial_weights in (None, "random"):
         return plan, out, ""
@@ -92,16 +92,16 @@ def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, 
     gpu = (plan.settings.get("trainer") or {}).get("accelerator") != "cpu"
     pool: Pool = Processes(jobs) if options.ray is None else RayTasks(options.ray, options.jobs, plan.threads, gpu)
     total = _count_all_epochs(plan, todo)
-    # without a terminal, one line for each run instead of a bar
+    # if stderr is not a terminal, `_show` prints a line for each run instead of a progress bar
     with tqdm(total=total, unit="epoch", desc=plan.name, dynamic_ncols=True, disable=None) as bar:
-        # the remaining time is estimated from the epochs of this command
+        # epochs of earlier commands are shown as done, but do not count in the estimate of the remaining time
         bar.initial = bar.n = _count_all_epochs(plan, filter(is_complete, todo))
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             failed, left_out = run_jobs(plan, todo, pool, partial(_show, bar, out))
         except KeyboardInterrupt as stop:
             status = 128 + (stop.args[0] if stop.args else signal.SIGINT)
-            raise UnfinishedError("Interrupted. Run the same command again to continue.", status) from None
+            raise UnfinishedError("Interrupted. Run the same command again to continue the study.", status) from None
         finally:
             signal.signal(signal.SIGTERM, before)
             pool.close()
@@ -115,7 +115,7 @@ def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, 
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
-    """Handle SIGTERM as Python handles Ctrl-C."""
+    """Handle SIGTERM as Python handles Ctrl-C: raise `KeyboardInterrupt`."""
     raise KeyboardInterrupt(number)
 
 
@@ -133,7 +133,7 @@ def _show(bar: "tqdm[None]", out: Path, epochs: int, running: Sequence[Job], sen
 
 
 def _check_plan_exists(out: Path) -> None:
-    """Stop a study whose folder is gone: its next run would make another folder, without a plan."""
+    """Raise an `UnfinishedError` if the study's folder is gone: its next run would create a folder without a plan."""
     if not (plan := out / PLAN).is_file():
         raise UnfinishedError(f"`{plan}` was moved or removed during the study. Put it back, or start the study again.")
 

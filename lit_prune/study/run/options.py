@@ -15,9 +15,9 @@ from lit_prune.files.yaml import load_yaml_text
 from lit_prune.study.plan.loading import shipped_plans
 
 _GROUPS = ("--data.", "--model.", "--trainer.")
-# collects the settings; no user can type it, because `lit-prune` rejects NUL
+# internal option that collects the settings; users cannot give it, because `lit-prune` rejects NUL
 _SETTING = "--\0"
-# more than any machine can use; torch aborts if it cannot start its threads
+# upper limits, above what any machine can use; torch aborts if it cannot start all its threads
 _LARGEST = {"jobs": 10_000, "threads": 1024, "max_epochs": 10_000_000}
 
 
@@ -25,39 +25,42 @@ def parse(argv: Sequence[str]) -> Namespace:
     """Parse the arguments of `lit-prune study`.
 
     Args:
-        argv: The arguments, without the command.
+        argv: The arguments after `lit-prune study`.
 
     Returns:
-        The options by name, None where the plan decides. `plan` is a path or the name of a shipped plan, and
-        `settings` are to be merged into the settings of the plan, one after the other.
+        The options by name, None for an option that was not given. `plan` is a path or the name of a shipped plan, and
+        `settings` is a list of mappings to merge into the plan's settings, in this order.
     """
     presets = ", ".join(shipped_plans())
     parser = CommandParser(
         prog="lit-prune study",
-        description="Run the experiments of a plan, each after its parent, and write a report. Finished runs are kept, "
-        "and interrupted runs resume.",
+        description="Run the experiments of a plan, each after its parent, and write a report. Finished runs are not "
+        "repeated, and interrupted runs are resumed.",
         epilog="Options of `lit-prune fit` that begin with --data, --model or --trainer apply to every experiment, for "
         "example --data.limit_train 10000, --trainer.precision bf16-mixed, or --model.optimizer.lr 0.01. Values are "
         "YAML.",
     )
-    parser.add_argument("plan", metavar="PLAN", nargs="?", help="YAML file of your own plan.")
-    parser.add_argument("--preset", metavar="NAME", help=f"Plan that ships with lit-prune: {presets}.")
+    parser.add_argument("plan", metavar="PLAN", nargs="?", help="YAML file with your own plan.")
+    parser.add_argument("--preset", metavar="NAME", help=f"Name of a plan that ships with lit-prune: {presets}.")
     parser.add_argument(
-        "--out", metavar="DIR", help="Folder of the study (default: lightning_logs/<name of the plan>)."
+        "--out", metavar="DIR", help="Folder for the runs and the report (default: lightning_logs/<name of the plan>)."
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=int, nargs="+", help="Random seeds; each experiment runs once each."
+        "--seeds", metavar="N", type=int, nargs="+", help="Random seeds; each experiment runs once with each."
     )
-    parser.add_argument("--only", metavar="GLOB", nargs="+", help="Run only these experiments and their parents.")
-    parser.add_argument("--max_epochs", metavar="N", type=int, help="Epochs of every run.")
-    parser.add_argument("--weights", help="Initial weights: IMAGENET1K_V1, a file, or random.")
+    parser.add_argument("--only", metavar="GLOB", nargs="+", help="Run only matching experiments and their parents.")
+    parser.add_argument("--max_epochs", metavar="N", type=int, help="Number of epochs of every run.")
+    parser.add_argument("--weights", help="Initial weights of the model: IMAGENET1K_V1, a file, or random.")
     parser.add_argument(
-        "--jobs", metavar="N", type=int, help="Runs at the same time (default: by the number of cores)."
+        "--jobs",
+        metavar="N",
+        type=int,
+        help="Number of parallel runs (default: 1 on a GPU, else cores / threads).",
     )
-    parser.add_argument("--threads", metavar="N", type=int, help="CPU threads of each run.")
-    parser.add_argument("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local, or HOST:PORT.")
+    parser.add_argument("--threads", metavar="N", type=int, help="Number of CPU threads of each run.")
+    parser.add_argument("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local, or its HOST:PORT.")
     parser.add_argument(
-        "--dry_run", action="store_true", help="Print the plan and an estimate of the time; run nothing."
+        "--dry_run", action="store_true", help="Only print the experiments and an estimate of the time."
     )
     parser.add_argument(_SETTING, dest="settings", action="append", default=[], help=argparse.SUPPRESS)
     with one_sentence_errors(argv):
@@ -86,7 +89,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def _join_settings(argv: Sequence[str]) -> list[str]:
-    """Turn `--data.NAME VALUE` and `--data.NAME=VALUE` into one value of the option that collects settings."""
+    """Replace each `--data.NAME VALUE` or `--data.NAME=VALUE` (or model, trainer) by one value of `_SETTING`."""
     result: list[str] = []
     words = list(reversed(argv))
     while words:
@@ -103,7 +106,7 @@ def _join_settings(argv: Sequence[str]) -> list[str]:
 
 
 def _depth(setting: str) -> tuple[int, bool]:
-    """Sort a class before its arguments, which naming another class removes; otherwise the order stays."""
+    """Return a sort key that puts a class before its arguments, because setting a class removes older arguments."""
     name = setting.partition("=")[0]
     return name.count("."), not name.endswith(".class_path")
 
@@ -118,7 +121,7 @@ def _setting(name: str, text: str) -> dict[str, Any]:
         value = load_yaml_text(text, name)
     except InputError:
         raise
-    # ValueError: an impossible date; RecursionError: deeply nested brackets
+    # ValueError: a date that does not exist; RecursionError: deeply nested brackets
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise expected(f"`{name}` to be valid YAML", f"`{shorten(text)}`", "put quotes around the value") from error
     for part in reversed(name.removeprefix("--").split(".")):

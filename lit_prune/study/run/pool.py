@@ -1,4 +1,4 @@
-"""Pools that run the runs of a study: processes of this machine, or tasks of a Ray cluster."""
+"""Execute the runs of a study at the same time, as processes on this machine or as tasks on a Ray cluster."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from lit_prune.training.run_folder import ERROR, LOG
 
 
 class Job(NamedTuple):
-    """One run to do.
+    """A run to execute: an experiment with a seed.
 
     Attributes:
         out: The study's folder.
@@ -35,15 +35,15 @@ class Job(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Start of a sentence about the run."""
+        """The run, as the start of a sentence such as "Run `a`, seed 0, is complete."."""
         return f"Run `{self.experiment}`, seed {self.seed},"
 
 
 class Pool(ABC):
-    """Runs jobs at the same time.
+    """Executes several jobs at the same time.
 
     Args:
-        jobs: Largest number of jobs at the same time; None for no limit.
+        jobs: Maximum number of jobs at the same time; None for no limit.
     """
 
     def __init__(self, jobs: int | None) -> None:
@@ -56,11 +56,11 @@ class Pool(ABC):
 
     @abstractmethod
     def start(self, job: Job) -> None:
-        """Start a job, whose output is appended to `log.txt` in its folder."""
+        """Start a job, and append its output to `log.txt` in its folder."""
 
     @abstractmethod
     def collect(self) -> list[tuple[Job, int]]:
-        """Return the jobs that stopped since the last call, with their exit status."""
+        """Return the jobs that exited since the last call, each with its exit status."""
 
     @abstractmethod
     def close(self) -> None:
@@ -68,7 +68,7 @@ class Pool(ABC):
 
 
 class Processes(Pool):
-    """Runs each job in a process of its own on this machine."""
+    """Executes each job in a separate process on this machine."""
 
     def start(self, job: Job) -> None:
         """Start a process."""
@@ -83,7 +83,7 @@ class Processes(Pool):
         return [(job, process.returncode) for process, job in stopped]
 
     def close(self) -> None:
-        """Kill all processes: a run resumes from its last checkpoint, so there is nothing to wait for."""
+        """Kill all processes at once; a later `lit-prune study` resumes their runs from their last checkpoints."""
         for process in self._running:
             process.kill()
         for process in self._running:
@@ -92,16 +92,18 @@ class Processes(Pool):
 
 
 class RayTasks(Pool):
-    """Runs each job as a task of a Ray cluster, whose machines share the study's folder.
+    """Executes each job as a task on a Ray cluster; its machines must share the study's folder.
 
     Args:
-        address: Address of the cluster; "auto" for the cluster of this machine, "local" for a new one on it.
-        jobs: Largest number of jobs at the same time; None leaves it to the cluster's resources.
+        address: Address of the cluster; "auto" for the cluster that this machine is part of, or "local" to start a
+            cluster on this machine.
+        jobs: Maximum number of jobs at the same time; None for as many as the cluster has CPUs and GPUs for.
         threads: CPU threads of each job.
-        gpu: Whether jobs may use the cluster's GPUs: one each, or an equal share if `jobs` exceeds their number.
+        gpu: Whether jobs may use the cluster's GPUs. Each job gets one GPU, or a part of one if `jobs` exceeds the
+            number of GPUs.
 
     Raises:
-        InputError: If Ray is not installed, or there is no such cluster.
+        InputError: If Ray is not installed, or the cluster cannot be reached.
     """
 
     def __init__(self, address: str, jobs: int | None = None, threads: int = 1, gpu: bool = True) -> None:
@@ -121,17 +123,17 @@ class RayTasks(Pool):
         except (ConnectionError, ValueError) as error:
             found = " ".join(str(error).split())
             raise expected(f"a Ray cluster at `{address}`", found, "`local` starts one on this machine") from error
-        # a task that asks for no GPU sees none
+        # Ray hides all GPUs from a task with `num_gpus=0`
         gpus: float = self._ray.cluster_resources().get("GPU", 0) if gpu else 0
         self._gpus = min(1, gpus / jobs) if jobs else min(1, gpus)
 
     def start(self, job: Job) -> None:
-        """Submit a task, which the cluster starts as soon as there are resources."""
+        """Submit a task, which the cluster starts as soon as enough CPUs and GPUs are free."""
         task = self._ray.remote(num_cpus=job.threads, num_gpus=self._gpus, max_retries=0)(_run)
         self._running[task.remote(job._replace(out=job.out.absolute()), os.getcwd())] = job
 
     def collect(self) -> list[tuple[Job, int]]:
-        """Return the jobs whose task stopped since the last call."""
+        """Return the jobs whose task ended since the last call."""
         ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
         return [(self._running.pop(task), self._status(task)) for task in ready]
 
@@ -145,12 +147,12 @@ class RayTasks(Pool):
     def _status(self, task: Any) -> int:
         try:
             return int(self._ray.get(task))
-        except self._ray.exceptions.RayError:  # the worker was lost, possibly with its machine
+        except self._ray.exceptions.RayError:  # the process of the task died, possibly with its machine
             return 1
 
 
 def _run(job: Job, folder: str) -> int:
-    """Run a job until it stops, in the folder in which the study was started."""
+    """Execute a job on a machine of the cluster, in the working directory of the study; return its exit status."""
     os.chdir(folder)
     process = _start(job)
     try:
@@ -163,15 +165,15 @@ def _run(job: Job, folder: str) -> int:
 def _start(job: Job) -> subprocess.Popen[bytes]:
     job.folder.mkdir(parents=True, exist_ok=True)
     argv = [str(job.out), job.experiment, str(job.seed)]
-    # environment variables must not change settings that the plan decides
+    # environment variables of `lit-prune fit` must not override the settings of the plan
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_PRUNE_FIT__")}
-    (job.folder / ERROR).unlink(missing_ok=True)  # of an earlier try, which is not why this one may fail
+    (job.folder / ERROR).unlink(missing_ok=True)  # the reason of an earlier failure
     with (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "lit_prune.study.run.worker", *argv],
-            stdin=subprocess.PIPE,  # the run stops when this end is closed
+            stdin=subprocess.PIPE,  # the run exits when this pipe is closed
             stdout=log,
             stderr=subprocess.STDOUT,
             env=kept | {"OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # Ctrl-C reaches the study alone, which stops its runs
+            start_new_session=True,  # Ctrl-C interrupts only the study, which then stops its runs
         )

@@ -1,4 +1,4 @@
-"""Checks and estimates before a study's first run starts: settings, initial weights, time."""
+"""Before a study starts: check its settings, choose its initial weights, and estimate its duration."""
 
 import os
 import statistics
@@ -25,10 +25,10 @@ _IMAGENET = "IMAGENET1K_V1"
 
 
 def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> None:
-    """Parse the configuration of every experiment, as its run will.
+    """Parse the configuration of every experiment, in order to find errors before the first run starts.
 
     Raises:
-        InputError: If a configuration cannot be used; the message names the experiment.
+        InputError: If a configuration is invalid; the message names the experiment.
     """
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "fit.yaml"
@@ -45,13 +45,13 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
 
 
 def choose_weights(plan: Plan, given: str | None) -> tuple[Plan, str]:
-    """Choose the initial weights of experiments without a parent: those of `--weights`, or else the plan's.
+    """Choose the initial weights of experiments without a parent: `given` (from `--weights`), or else the plan's.
 
     Returns:
-        The plan with weights that can be loaded, and a warning if they are not the plan's.
+        The plan with the chosen weights, and a warning if the plan's cannot be loaded and random ones replace them.
 
     Raises:
-        InputError: If the given weights, or those in a file, cannot be loaded.
+        InputError: If the weights of `--weights`, or weights in a file, cannot be loaded.
     """
     weights = given or plan.initial_weights
     if weights in (None, "random") or not has_default_model(plan.settings):
@@ -68,7 +68,7 @@ def choose_weights(plan: Plan, given: str | None) -> tuple[Plan, str]:
 
 
 def default_jobs(threads: int) -> int:
-    """Return how many runs suit this machine at the same time: 1 on a GPU, otherwise as many as it has cores for."""
+    """Return the default number of runs at the same time: 1 on a GPU, otherwise the number of cores / `threads`."""
     if torch.cuda.is_available():
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -76,7 +76,7 @@ def default_jobs(threads: int) -> int:
 
 
 def estimate_epoch_seconds(plan: Plan) -> float | None:
-    """Estimate the duration of an epoch from a few steps on this machine's CPU.
+    """Estimate the duration of an epoch by timing a few training steps on this machine's CPU.
 
     Returns:
         Seconds; None for a custom model, custom data or a GPU.
@@ -102,8 +102,8 @@ def estimate_epoch_seconds(plan: Plan) -> float | None:
             seconds.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)
-    step = statistics.median(seconds[2:])  # the first steps include setting up
+    step = statistics.median(seconds[2:])  # the first steps are slower than the following ones
     total = 50_000 if data.source == "cifar10" else 10_000
     training = data.limit_train or total - data.val_size
-    # validation takes about a third of the time of training, per image
+    # an image takes about a third as long in validation as in training
     return step * (training + data.val_size / 3) / data.batch_size

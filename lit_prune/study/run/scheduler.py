@@ -1,4 +1,4 @@
-"""The order of a study's runs: each after its parent, several at the same time, complete ones not again."""
+"""Schedule the runs of a study: each after its parent, several at the same time, skipping complete runs."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,25 +13,25 @@ _POLL = 0.2  # seconds
 
 
 def list_jobs(plan: Plan, experiments: Iterable[Experiment], out: Path) -> list[Job]:
-    """List the runs of some experiments: parents first, and for each experiment all seeds."""
+    """List the runs of the given experiments, in their order, and for each experiment one run per seed."""
     return [Job(out, experiment.name, seed, plan.threads) for experiment in experiments for seed in plan.seeds]
 
 
 def run_jobs(
     plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int, Sequence[Job], str], None]
 ) -> tuple[dict[Job, str], list[Job]]:
-    """Run jobs, each after its parent. A failed job stops its descendants alone.
+    """Run jobs, each after its parent. If a job fails, its descendants are left out, and all other jobs run.
 
     Args:
-        plan: The study.
-        jobs: Jobs from `list_jobs`. Each parent must be among them, or complete.
-        pool: Pool that runs them.
-        report: Function that is called about once a second, and whenever a job stops, with the number of finished
-            epochs of all jobs, the running jobs, and a sentence about the job that stopped, or "".
+        plan: Plan of the study.
+        jobs: Jobs from `list_jobs`. The parent of each job must be among them, or complete.
+        pool: Pool that executes the jobs.
+        report: Function that is called about once a second, and whenever a job has exited, with the number of finished
+            epochs of all jobs, the running jobs, and a sentence about the job that has exited, or "".
 
     Returns:
-        The jobs that failed, each with the reason in a sentence, and the jobs that were left out, because their
-        parent failed.
+        The jobs that failed, each with the reason in a sentence, and the jobs that were left out, because an ancestor
+        failed.
     """
     failed, left_out, running = dict[Job, str](), list[Job](), list[Job]()
     waiting = [job for job in jobs if not is_complete(job)]
@@ -70,12 +70,12 @@ def run_jobs(
 
 
 def is_complete(job: Job) -> bool:
-    """Return whether the result of a job exists."""
+    """Return whether a job has finished: its `result.json` exists."""
     return (job.folder / RESULT).is_file()
 
 
 def _reason(job: Job, status: int) -> str:
-    """Say in a sentence why a job failed."""
+    """Return a sentence that says why a job failed."""
     error, log = job.folder / ERROR, job.folder / LOG
     if error.is_file():
         return error.read_text(encoding="utf-8", errors="replace").strip()
@@ -92,10 +92,10 @@ def _parent(plan: Plan, job: Job) -> Job | None:
 
 
 def _logged_epochs(job: Job) -> int:
-    """Count the epochs that a run has logged, roughly while its file is being written."""
+    """Estimate the number of epochs that a run has finished from the number of lines in its `metrics.csv`."""
     try:
         with (job.folder / METRICS).open("rb") as file:
             rows = sum(1 for _ in file) - 1
     except OSError:
         return 0
-    return max(rows, 0) // 2  # one row of validation and one of training
+    return max(rows, 0) // 2  # an epoch has a row of validation metrics and a row of training metrics

@@ -1,8 +1,8 @@
-"""One run of a study, in a process of its own: an ordinary `fit`, then `test` of its checkpoints.
+"""The process of one run of a study: it runs `fit`, then `test` on the last and the best checkpoint.
 
-`python -m lit_prune.study.run.worker OUT EXPERIMENT SEED` is the whole interface, the same for a process on this
-machine, a task on another one, and the processes that a strategy launches. The process exits when its standard input
-is closed, because the process that started it is gone.
+It is started as `python -m lit_prune.study.run.worker OUT EXPERIMENT SEED`, by a pool on this machine, by a Ray task on
+another machine, or by a distributed strategy. It exits when its standard input is closed, which means that the process
+that started it has died.
 """
 
 import json
@@ -36,26 +36,26 @@ from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.resuming import find_newest_checkpoint
 from lit_prune.training.run_folder import ERROR, RESULT
 
-# settings of a run's Trainer that its test takes over
-_SCORING = (
+# settings of the Trainer that also apply to the test of a run
+_TEST_SETTINGS = (
     *("accelerator", "devices", "strategy", "num_nodes", "precision", "deterministic", "benchmark"),
     *("limit_test_batches", "enable_progress_bar", "enable_model_summary"),
 )
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run one experiment with one seed, and write the reason of a failure to `error.txt` in the run's folder.
+    """Run one experiment with one seed; if it fails, write the reason to `error.txt` in the run's folder.
 
     Args:
         argv: The study's folder, the name of the experiment, and the seed.
 
     Returns:
-        The exit status: 0, 1 if the run failed, 2 if its settings cannot be used.
+        The exit status: 0, 1 if the run failed, 2 if its settings are invalid.
     """
     out, name, seed = Path(argv[0]), argv[1], int(argv[2])
     folder = run_folder(out, name, seed)
     try:
-        check_links(out)  # first, because error.txt goes to the run's folder, which could be a link
+        check_links(out)  # before error.txt is written to the run's folder, which could be a link
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -72,20 +72,20 @@ def main(argv: Sequence[str]) -> int:
         print(failure.sentence, file=sys.stderr)
         try:
             write_text(folder / ERROR, failure.sentence + "\n")
-        except OSError as unwritten:  # the disk may be full; the log has the reason, too
+        except OSError as unwritten:  # for example, a full disk; the reason is also in the log
             print(unwritten, file=sys.stderr)
         return failure.status
     return 0
 
 
 def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
-    """Train and score one experiment with one seed; an interrupted run is resumed.
+    """Train and test one experiment with one seed; an interrupted run is resumed.
 
-    The run's folder then holds `config.yaml`, `metrics.csv`, TensorBoard events, `checkpoints/` without optimizer
-    states, and `result.json`, which is written last.
+    It leaves `config.yaml`, `metrics.csv`, TensorBoard events, and `checkpoints/` in the run's folder, and finally
+    writes `result.json` and removes the optimizer states from the checkpoints.
 
     Raises:
-        InputError: If the settings cannot be used.
+        InputError: If the settings are invalid.
     """
     began = time.monotonic()
     folder = run_folder(out, experiment.name, seed)
@@ -100,13 +100,13 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         cli = TrainingCLI(argv, folder=folder, training=experiment.train)
         best = parent_checkpoint(folder, "best")
         last = parent_checkpoint(folder, "last")
-        scored = {"last": last} | ({"best": best} if best != last else {})
+        tested = {"last": last} | ({"best": best} if best != last else {})
         test: dict[str, dict[str, float]] = {}
-        for which, path in scored.items() if _has_test(cli) else ():
+        for which, path in tested.items() if _has_test(cli) else ():
             if which == "best" and cli.best_epoch == cli.trainer.current_epoch - 1:
-                test["best"] = test["last"]  # the same epoch in two files
+                test["best"] = test["last"]  # both files hold the same epoch
             else:
-                test[which] = _score(config, path, Path(scratch))
+                test[which] = _test(config, path, Path(scratch))
     if not cli.trainer.is_global_zero:
         return
     result = {
@@ -129,12 +129,12 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
     }
     (folder / ERROR).unlink(missing_ok=True)
     write_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
-    for path in scored.values():
+    for path in tested.values():
         _drop_optimizer_state(path)
 
 
 def _find_checkpoint(folder: Path) -> Path | None:
-    """Return the checkpoint to resume from, if there is one."""
+    """Return the checkpoint from which an interrupted run resumes; None to start from the beginning."""
     try:
         resumed = find_newest_checkpoint(folder)
     except InputError as error:
@@ -144,17 +144,17 @@ def _find_checkpoint(folder: Path) -> Path | None:
 
 
 def _has_test(cli: TrainingCLI) -> bool:
-    """Return whether model and data, which may be custom, define a test."""
+    """Return whether the run can be tested: its model has a `test_step`, and model or data a `test_dataloader`."""
     data = cli.datamodule
     loads = is_overridden("test_dataloader", cli.model) or (data is not None and is_overridden("test_dataloader", data))
     return loads and is_overridden("test_step", cli.model)
 
 
-def _score(config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:
+def _test(config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:
     settings: dict[str, Any] = {n: config[n] for n in ("seed_everything", "threads", "data") if n in config}
-    settings["trainer"] = {name: config["trainer"][name] for name in _SCORING if name in config["trainer"]}
+    settings["trainer"] = {name: config["trainer"][name] for name in _TEST_SETTINGS if name in config["trainer"]}
     settings["trainer"]["logger"] = False
-    if not has_default_model(config):  # the default model is built from its checkpoint
+    if not has_default_model(config):  # the default model is rebuilt from the settings in its checkpoint
         settings["model"] = config["model"]
     argv = ["test", "--config", _write(settings, scratch / "test.yaml"), "--ckpt_path", str(path)]
     with quiet(scoring=True):
@@ -163,7 +163,7 @@ def _score(config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float
 
 
 def _drop_optimizer_state(path: Path) -> None:
-    """Remove from a checkpoint the state that only a resumed training needs, with Adam two thirds of the file."""
+    """Remove the optimizer and scheduler states from a checkpoint; with Adam, they are two thirds of the file."""
     stored = read_checkpoint(path)
     for name in ("optimizer_states", "lr_schedulers"):
         stored.pop(name, None)
@@ -188,7 +188,7 @@ def _write(settings: dict[str, Any], path: Path) -> str:
 
 
 def _exit_with_parent() -> None:
-    """Exit as soon as standard input is closed, so that no run survives a killed study."""
+    """Start a thread that ends this process when standard input is closed, so that no run survives a killed study."""
 
     def wait() -> None:
         while os.read(0, 4096):

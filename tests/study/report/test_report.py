@@ -55,8 +55,8 @@ def test_a_report_has_its_sections_and_overview(tmp_path, capsys):
     ]
     assert text.count("t distribution") == 1
     assert paragraph(text) == (
-        "The study `small` has 5 experiments, each with 3 seeds (0, 1, 2). Experiments without a parent started from "
-        "random weights (nothing is pre-trained). The data are synthetic images: 400 training images, 100 for "
+        "The study `small` has 5 experiments, each with 3 seeds (0, 1, 2). The initial weights are random "
+        "(nothing is pre-trained). The data are synthetic images: 400 training images, 100 for "
         "validation, batches of 32. Each training took 4 epochs. Device: cpu (threads per run: 1). "
         "Versions: lit-prune 0.1.0, Lightning 2.6.6, torch 2.15.0, Python 3.11.4. 15 of 15 runs are complete."
     )
@@ -85,16 +85,16 @@ def test_a_report_changes_nothing_of_the_runs(tmp_path):
 @pytest.mark.parametrize(
     ("weights", "said"),
     [
-        ("random", "started from random weights (nothing is pre-trained)."),
-        ("IMAGENET1K_V1", "started from ImageNet's pre-trained weights (IMAGENET1K_V1)."),
-        ("/some/where/weights.pt", "started from the weights in the file `weights.pt`."),
-        (None, "started from the weights that their model initializes."),
+        ("random", "random (nothing is pre-trained)."),
+        ("IMAGENET1K_V1", "ImageNet's pre-trained weights (IMAGENET1K_V1)."),
+        ("/some/where/weights.pt", "the weights in the file `weights.pt`."),
+        (None, "the weights that the model initializes."),
     ],
 )
 def test_the_overview_names_the_initial_weights(tmp_path, weights, said):
     make_study(tmp_path, SMALL | {"initial_weights": weights})
     first = paragraph(text_of(tmp_path))
-    assert f"Experiments without a parent {said}" in first
+    assert f"The initial weights are {said}" in first
     assert "/some" not in first
 
 
@@ -103,7 +103,7 @@ def test_the_weights_of_the_runs_count_not_those_of_the_plan(tmp_path):
     path = run_folder(tmp_path, "task1/logits", 0) / "result.json"
     path.write_text(path.read_text(encoding="utf-8").replace("IMAGENET1K_V1", "random"), encoding="utf-8")
     text = text_of(tmp_path)
-    assert "started from random weights (nothing is pre-trained)." in paragraph(text)
+    assert "The initial weights are random (nothing is pre-trained)." in paragraph(text)
     assert "IMAGENET" not in text
 
 
@@ -115,8 +115,8 @@ def test_the_weights_of_the_runs_count_not_those_of_the_plan(tmp_path):
             {"limit_train": 10_000, "val_size": 2000, "batch_size": 64},
             "The data are CIFAR-10: 10,000 of 48,000 training images, 2,000 for validation, batches of 64.",
         ),
-        ({"class_path": "their.module.Digits"}, "The data are those of `Digits`."),
-        ("Digits", "The data are those of `Digits`."),
+        ({"class_path": "their.module.Digits"}, "The data come from `Digits`."),
+        ("Digits", "The data come from `Digits`."),
         ({"val_size": "many", "source": ["x"]}, "The data are ['x']: all training images, many for validation"),
     ],
 )
@@ -177,7 +177,7 @@ def test_missing_columns_are_listed_once(tmp_path):
 def test_a_study_that_has_not_started_is_reported(tmp_path):
     make_study(tmp_path, missing=ALL)
     text = text_of(tmp_path)
-    assert "Experiments without a parent will start from random weights" in paragraph(text)
+    assert "The initial weights are random" in paragraph(text)
     assert paragraph(text).endswith(" 0 of 15 runs are complete.")
     assert "There are no results yet." in text
     assert text.count("No run has finished yet.") == 4

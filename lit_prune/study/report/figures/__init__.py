@@ -26,7 +26,7 @@ class Figure:
 
 
 def draw(results: Results, folder: Path) -> list[Figure]:
-    """Draw all figures for which a study has results into a folder, in the order of the report.
+    """Draw all figures for which a study has results, write them to a folder, and return them in the report's order.
 
     Raises:
         OSError: If a file cannot be written.
@@ -42,7 +42,7 @@ def draw(results: Results, folder: Path) -> list[Figure]:
 
 
 def drawings(results: Results) -> Iterator[Drawing]:
-    """Build the figures one after the other; call it inside `styled`."""
+    """Yield the figures one at a time; iterate over them inside `with styled():`."""
     yield from curve_figures(results)
     yield from score_figures(results)
     builders = (tradeoff_figure, sparsity_figure, plateau_figure, layers_figure)

@@ -14,14 +14,14 @@ from lit_prune.study.results.results import Results, Run
 
 _HALVES = {"train": ("training", ORANGE, LINES[1]), "val": ("validation", BLUE, LINES[0])}
 _KINDS = {"loss": "loss (nats per image)", "acc": "accuracy (%)"}
-_MOST = 20  # experiments in one figure
+_MOST = 20  # maximum number of experiments in a figure
 
 
 def curve_figures(results: Results) -> Iterator[Drawing]:
-    """Draw a figure for each group with experiments that trained, several for a large group.
+    """Draw a figure for each group with experiments that train; a large group gets several figures.
 
     Yields:
-        Figures with two panels per experiment, loss and accuracy. All experiments of a figure have the same axes.
+        Figures with two panels per experiment: loss and accuracy, each with the same axes for all experiments.
     """
     for group, experiments in results.groups().items():
         shown = [e.name for e in experiments if e.train and any(_has_curves(run) for run in results.of(e.name))]
@@ -45,7 +45,7 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
         axes.set(ylabel=_KINDS[kind], **limits[kind])
         count_epochs(axes, last)
         if index + across < count:
-            axes.set_xticks([])  # the panel below has the same
+            axes.set_xticks([])  # they are shown below the panel underneath
         else:
             axes.set_xlabel("epoch")
         if kind == kinds[0]:
@@ -99,7 +99,7 @@ def _handles(runs: Sequence[Run]) -> list[Line2D]:
 
 
 def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
-    """Choose limits for all values of a group, and a logarithmic scale if one epoch would flatten the others."""
+    """Choose y limits that suit all runs, and a logarithmic scale if the largest loss is above 20 times the median."""
     finished = [run for run in runs if run.status != "diverged"] or runs
     curves = [curve for run in finished for half in _HALVES if (curve := run.finite_curve(f"{half}_{kind}"))]
     values = sorted(value for curve in curves for value in curve.values())
@@ -114,6 +114,6 @@ def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
     else:
         margin = max(0.05 * (high - low), 1e-3)
         low, high = min(low, max(low - margin, 0.0)), high + margin
-    # ticks take longest to draw: a few, found once for a group
+    # drawing ticks takes longest, so there are only a few, and they are computed once for all panels
     ticks = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     return {"ylim": (low, high), "yticks": [tick for tick in ticks if low <= tick <= high]}

@@ -1,4 +1,4 @@
-"""What the figures of a report share: the drawing with its caption, and axes over epochs."""
+"""Shared by all figures of a report: the class of a drawing, line styles, and axes with epochs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ from lit_prune.study.results.run_files import Curve
 
 WIDTH = 9.0  # inches
 SPARSITY = "sparsity (% of weights that are zero)"
-# lines of a mean over seeds, and of one seed
+# line styles for a mean over seeds, and for one seed
 MEAN: dict[str, Any] = {"lw": 1.9}
 ONE_SEED: dict[str, Any] = {"lw": 0.7, "alpha": 0.6}
 
@@ -24,7 +24,7 @@ class Drawing:
         name: Name of its file, without the suffix.
         title: Title.
         caption: One to three sentences on how to read it.
-        group: First part of the names of its experiments, if all are of one group.
+        group: First part of the names of its experiments; None if they belong to several groups.
         canvas: The matplotlib figure.
     """
 

@@ -1,4 +1,4 @@
-"""Figures of sparsity: over epochs, by layer, and where it stops falling after masks were removed."""
+"""Figures of sparsity: over epochs, by layer, and over epochs after masks were removed."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from lit_prune.study.statistics import estimate
 
 
 def sparsity_figure(results: Results) -> Drawing | None:
-    """Draw sparsity over epochs for all experiments that prune and train: a panel per group, names at the lines."""
+    """Draw sparsity over epochs for all experiments that prune and train, in one panel per group."""
     curves = {
         group: {
             e.name.removeprefix(f"{group}/"): curve
@@ -41,20 +41,20 @@ def sparsity_figure(results: Results) -> Drawing | None:
         count_epochs(axes, last)
         for number, (name, curve) in enumerate(found.items()):
             x, y = scale(curve)
-            every = max(min(2, len(x)), len(x) // 6)  # lines on top of each other show their markers in turn
+            every = max(min(2, len(x)), len(x) // 6)  # markers of lines that coincide are at different epochs
             style: dict[str, Any] = {"lw": 1.4, "markevery": (number % every, every)} | series_style(number)
             axes.plot(x, y, label=f"{group}/{name}", mfc="white" if number % 2 else style["color"], **style)
-        # a line of text in a panel that is 3 inches high
+        # 0.135 inches is the height of a line of text; 1.08 * top is the range of the y axis, 3 inches high
         _label(axes, found, 0.135 * 1.08 * top / 3)
     caption = (
         "Fraction of the prunable weights that are exactly zero at the end of each epoch, mean over seeds. Names are "
-        "next to the ends of their lines; the names of lines with the same end are next to each other."
+        "next to the ends of their lines; if lines end at the same value, their names are stacked there."
     )
     return Drawing("sparsity", "Sparsity over epochs", caption, None, canvas)
 
 
 def _label(axes: Axes, found: dict[str, Curve], height: float) -> None:
-    """Write names to the right of a panel, each as high as `height` on the y axis."""
+    """Write the names of the lines to the right of a panel; each name needs `height` on the y axis."""
     ends = sorted(
         (100 * curve[max(curve)], name, SERIES[n % len(SERIES)]) for n, (name, curve) in enumerate(found.items())
     )
@@ -79,7 +79,7 @@ def spread(wanted: Sequence[float], height: float, low: float, high: float) -> l
         wanted: Middles of the labels, ascending.
         height: Height of each label.
         low: Lower end of the space for all labels.
-        high: Upper end of the space; labels that do not fit cross it.
+        high: Upper end of the space; if the labels do not fit, they extend beyond it.
 
     Returns:
         Middles in the same order. Labels that would overlap are stacked around the mean of their wanted middles.
@@ -99,7 +99,7 @@ def spread(wanted: Sequence[float], height: float, low: float, high: float) -> l
 
 
 def plateau_figure(results: Results) -> Drawing | None:
-    """Draw where sparsity stops falling without masks, and the fraction of pruned weights that never learn."""
+    """Draw sparsity after masks were removed, and the fraction of pruned weights that never receive a gradient."""
     names = [
         e.name
         for e in results.plan.experiments
@@ -122,7 +122,7 @@ def plateau_figure(results: Results) -> Drawing | None:
     handles.append(Line2D([], [], color=BLACK, lw=1.2, ls="--", label="pruned weights without a gradient"))
     legend_below(canvas, handles, 3)
     caption = (
-        "Sparsity at the end of each epoch after pruning and `prune.remove`; each panel has its own narrow range. "
+        "Sparsity at the end of each epoch after pruning and `prune.remove`; each panel has its own y range. "
         "Dashed: the fraction of weights that were pruned and never received a non-zero gradient, so they stay zero."
     )
     return Drawing("plateau", title, caption, None, canvas)
@@ -143,7 +143,7 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
     values += y
     axes.plot(x, y, color=BLUE, marker="o", ms=3, markevery=max(1, len(y) // 20), label="mean", **MEAN)
     axes.axhline(level.mean, color=BLACK, lw=1.2, ls="--")
-    margin = max(0.12 * (max(values) - min(values)), 0.025)  # at least, half a tenth of a percentage point is shown
+    margin = max(0.12 * (max(values) - min(values)), 0.025)  # so at least 0.05 percentage points are shown
     axes.set_ylim(min(values) - margin, max(values) + margin)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     count_epochs(axes, max(run.epochs[-1] for run in runs) + 1)
@@ -159,7 +159,7 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
 
 
 def layers_figure(results: Results) -> Drawing | None:
-    """Draw the final sparsity of each layer, for the longest series of experiments that train with a mask."""
+    """Draw the final sparsity of each layer, for the series with the most experiments that train with a mask."""
     series = [
         one
         for one in tradeoff(results)
@@ -176,7 +176,7 @@ def layers_figure(results: Results) -> Drawing | None:
     for index, (name, (sparsity, values)) in enumerate(found.items()):
         rank = [layers.index(layer) for layer in values]
         style: dict[str, Any] = {"lw": 0.7, "label": f"{name} ({100 * sparsity:.1f}% of all)"} | series_style(index)
-        filling = "none" if index % 2 else style["color"]  # markers underneath stay visible
+        filling = "none" if index % 2 else style["color"]  # hollow, to show markers underneath
         axes.plot([100 * value for value in values.values()], rank, mfc=filling, **style)
     axes.set(yticks=range(len(layers)), yticklabels=layers, ylim=(len(layers) - 0.4, -0.6), xlim=(-2, 102))
     axes.set_xlabel(SPARSITY)

@@ -1,4 +1,4 @@
-"""Figure of accuracy against sparsity, with published curves as context."""
+"""Figure of accuracy against sparsity, with published curves for comparison."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,16 +14,16 @@ from lit_prune.study.results.published import SOURCE, PublishedCurve, published_
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import Series, accuracy_measure, tradeoff
 
-# percentage points; if a difference is far below, a second panel shows this range in detail
+# range in percentage points that a second panel shows in detail, if some differences are far below it
 _DETAIL = (-6.0, 3.0)
 _PUBLISHED_LINES = ((0, (1, 1)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (10, 2)))
 
 
 def tradeoff_figure(results: Results) -> Drawing | None:
-    """Draw accuracy minus dense accuracy against sparsity, with intervals over seeds.
+    """Draw accuracy minus the accuracy of a dense network against sparsity, with intervals over seeds.
 
     Returns:
-        The figure; None if no pruned experiment has a dense one to compare with.
+        The figure; None if no pruned experiment can be compared with a dense one.
     """
     series = [one for one in tradeoff(results) if any(point.difference for point in one.points)]
     if not series:
@@ -56,14 +56,15 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     compared = sorted({point.dense for one in series for point in one.points if point.difference and point.dense})
     caption = (
         f"Final {kind} accuracy minus the accuracy of a dense model ({', '.join(compared)}), paired by seed, with 95% "
-        "intervals over seeds. Networks that are not trained are compared with themselves before pruning. Markers side "
-        "by side have the same sparsity." + (f" Grey, as context: {SOURCE}." if published else "")
+        "intervals over seeds. A network that is not trained after pruning is compared with itself before pruning. "
+        "Series are shifted sideways so that markers do not hide each other."
+        + (f" Grey, for comparison: {SOURCE}." if published else "")
     )
     return Drawing("accuracy-against-sparsity", title, caption, None, canvas)
 
 
 def _points(series: Series) -> NDArray[np.float64]:
-    """Return rows of sparsity, difference and the ends of its interval, in per cent and percentage points."""
+    """Return four rows: sparsity (%), difference (percentage points), and lower and upper end of its interval."""
     rows = [(point.sparsity, d.mean, *d.interval) for point in series.points if (d := point.difference)]
     return 100 * np.array(rows).T
 
@@ -74,6 +75,6 @@ def _draw(axes: Axes, series: Sequence[Series], published: Sequence[PublishedCur
     axes.axhline(0, color=BLACK, lw=0.8)
     for index, one in enumerate(series):
         sparsity, mean, low, high = _points(one)
-        aside = 0.9 * (index - (len(series) - 1) / 2)  # markers at the same sparsity would hide each other
+        aside = 0.9 * (index - (len(series) - 1) / 2)  # so that markers at the same sparsity do not hide each other
         style: dict[str, Any] = {"lw": 1.2, "elinewidth": 1.0, "capsize": 2.5} | series_style(index)
         axes.errorbar(sparsity + aside, mean, yerr=(mean - low, high - mean), label=one.label, **style)

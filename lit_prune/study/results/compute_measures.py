@@ -4,14 +4,14 @@ import math
 import statistics
 from collections.abc import Mapping
 
-from lit_prune.study.results.run_files import ROLES, Logged, Scores
+from lit_prune.study.results.run_files import ROLES, Logged, RunResult
 
 
-def measure(logged: Logged, scores: Scores, metrics: Mapping[str, str], train: bool) -> dict[str, float]:
-    """Compute the measures of a run, by name in `MEASURES`: finite values alone, and over epochs only of a training."""
-    found = _measure_curves(logged, train) | _measure_tests(logged, scores, metrics) | _measure_sparsity(logged, train)
+def compute_measures(logged: Logged, result: RunResult, metrics: Mapping[str, str], train: bool) -> dict[str, float]:
+    """Return the finite measures of a run by name in `MEASURES`; those about training progress only with `train`."""
+    found = _measure_curves(logged, train) | _measure_tests(logged, result, metrics) | _measure_sparsity(logged, train)
     if train:
-        found["epochs"] = scores.epochs
+        found["epochs"] = result.epochs
         if seconds := logged.curves.get("seconds"):
             found["seconds_per_epoch"] = statistics.median(seconds.values())
     return {name: float(value) for name, value in found.items() if math.isfinite(value)}
@@ -30,16 +30,16 @@ def _measure_curves(logged: Logged, train: bool) -> dict[str, float]:
         found["first_val_acc"] = next(iter(accuracies.values()))
         enough = 0.99 * found["best_val_acc"]
         reached = [epoch for epoch, value in accuracies.items() if value >= enough]
-        if reached:  # none if the best value is NaN
+        if reached:  # empty if the best value is NaN
             found["epochs_to_99"] = reached[0] + 1
     return found
 
 
-def _measure_tests(logged: Logged, scores: Scores, metrics: Mapping[str, str]) -> dict[str, float]:
-    last, best = scores.tests.get("last", {}), scores.tests.get("best")
+def _measure_tests(logged: Logged, result: RunResult, metrics: Mapping[str, str]) -> dict[str, float]:
+    last, best = result.tests.get("last", {}), result.tests.get("best")
     accuracies = logged.curves.get("val_acc")
     if best is None and accuracies and max(accuracies, key=lambda epoch: accuracies[epoch]) == logged.epochs[-1]:
-        best = last  # the last epoch is the best one, and was scored once
+        best = last  # the last epoch is the best one, so its checkpoint was tested only once
     found = {
         "final_test_acc": last.get(metrics.get("test_acc", "")),
         "final_test_loss": last.get(metrics.get("test_loss", "")),
@@ -54,8 +54,8 @@ def _measure_sparsity(logged: Logged, train: bool) -> dict[str, float]:
     if "sparsity" not in values:
         return found
     sparsity, pruned = values["sparsity"], values.get("ever_pruned", [0.0])
-    # where masks were removed at once, sparsity has already fallen when the first epoch ends; a run that prunes
-    # nothing can have inherited zeros, for which the first epoch is the earliest count
+    # if masks are removed right after pruning, sparsity falls during the first epoch, so the pruned fraction counts;
+    # a run that prunes nothing may inherit zeros from its parent, which are first counted after the first epoch
     found["sparsity_start"] = pruned[0] if pruned[0] > 0 else sparsity[0]
     found["sparsity_end"] = sparsity[-1]
     if train:
