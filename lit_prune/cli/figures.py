@@ -27,7 +27,7 @@ _STYLE: Any = {
     "axes.titlesize": 9,
     "axes.labelsize": 9,
     "axes.titlelocation": "left",
-    "axes.titley": 1.0,  # fixed, because automatic placement takes as long as drawing the lines
+    "axes.titley": 1.0,  # fixed title height, because automatic placement takes as long as drawing the lines
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.formatter.useoffset": False,

@@ -150,7 +150,7 @@ def _unknown_argument(owner: str, name: str, argv: Sequence[str]) -> InputError:
         if next(_given_values("trainer.callbacks", argv), None) in _subclasses("trainer.callbacks"):
             # the class exists, so its `__init__` rejected this value
             value = next(_given_values(option.lstrip("-"), argv), "")
-            return expected(f"a usable value for `{option}`", f"`{shorten(value)}`", "check the value")
+            return expected(f"a valid value for `{option}`", f"`{shorten(value)}`", "check the value")
         hint = "name it first, for example `--trainer.callbacks+=GlobalL1Pruning`"
         return expected("a callback before its arguments", f"`{shorten(option)}`", hint)
     for group, base in _MODULE_OPTIONS.items():
@@ -195,7 +195,7 @@ def _bad_value(key: str, details: str, argv: Sequence[str]) -> InputError:
         return expected(f"`--{key}` to name a YAML file of its options", f"`{shorten(match[1])}`", hint)
     if kinds:
         return expected(f"`--{key}` to be {' or '.join(kinds)}", f"`{shorten(found)}`", "check the value")
-    return expected(f"a usable value for `--{key}`", _one_line(details), _HELP)
+    return expected(f"a valid value for `--{key}`", _one_line(details), _HELP)
 
 
 def _bad_class(key: str, details: str, found: str) -> InputError | None:

@@ -75,7 +75,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_checkpoint_parser(
         "prune",
         "Set the weights of smallest magnitude to zero, without training. With --data.NAME, --split or --limit, "
-        "measure its accuracy before and after.",
+        "measure the network's accuracy before and after.",
         data=True,
     )
     parser.add_argument("--amount", type=float, required=True, help="Fraction of weights to prune, in [0, 1).")
@@ -88,7 +88,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument("--seed", type=int | None, default=None, help="Random seed for `--random` (default: 0).")
     parser.add_argument("--local", action="store_true", help="Prune each layer to `--amount`, instead of all together.")
     parser.add_argument(
-        "--max_layer_sparsity", type=float | None, default=None, help="Largest fraction of any layer to prune."
+        "--max_layer_sparsity", type=float | None, default=None, help="Prune at most this fraction of any layer."
     )
     parser.add_argument(
         "--split",

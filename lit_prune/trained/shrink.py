@@ -1,4 +1,4 @@
-"""`lit-prune shrink`: remove whole channels, which makes a network smaller and faster on any machine."""
+"""`lit-prune shrink`: remove whole channels, so that a smaller and faster dense network remains."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -33,7 +33,7 @@ def _shrink(argv: Sequence[str]) -> None:
     parser = make_checkpoint_parser(
         "shrink",
         "Remove the channels of smallest magnitude, which gives a smaller dense network. With --data.NAME or --limit, "
-        "measure its accuracy before and after.",
+        "measure accuracy before and after.",
         data=True,
     )
     parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")

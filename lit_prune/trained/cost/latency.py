@@ -27,17 +27,17 @@ class Latency:
 
     @property
     def median(self) -> float:
-        """Median of the rounds."""
+        """Median duration over all rounds."""
         return statistics.median(self.seconds)
 
     @property
     def low(self) -> float:
-        """Fastest round."""
+        """Duration in the fastest round."""
         return min(self.seconds)
 
     @property
     def high(self) -> float:
-        """Slowest round."""
+        """Duration in the slowest round."""
         return max(self.seconds)
 
     def ratio(self, other: "Latency") -> float:
@@ -64,7 +64,7 @@ def measure(
     still occupy the cores; one call that is not timed, which brings the weights back into the caches; and timed calls
     for about `turn` seconds, at least one. `clock` returns the time in seconds.
     """
-    check_integer("rounds", rounds, 1, hint="the median of 11 is steady on most machines")
+    check_integer("rounds", rounds, 1, hint="11 rounds give a stable median on most machines")
     repeats = {}
     for name, call in calls.items():
         call()  # the first call is slow, because it initialises caches

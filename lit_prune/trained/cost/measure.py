@@ -1,4 +1,4 @@
-"""Measure the variants of several networks in one process."""
+"""Measure all variants (ways to run) of several networks in one process."""
 
 import platform
 import tempfile
@@ -76,7 +76,7 @@ def check_measuring(input_size: int, batches: Sequence[int], rounds: int) -> Non
     check_integer("input_size", input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise expected("`batches` to be different positive integers", str(list(batches)), "for example [1,128]")
-    check_integer("rounds", rounds, 1, hint="the median of 11 is steady on most machines")
+    check_integer("rounds", rounds, 1, hint="11 rounds give a stable median on most machines")
 
 
 def compare(
@@ -87,10 +87,10 @@ def compare(
     onnx: bool = True,
     turn: float = 0.1,
 ) -> Comparison:
-    """Measure every variant of every network, with the number of threads that torch is set to.
+    """Measure every variant of every network, with torch's current number of threads.
 
     The networks are unmasked modules that compute logits from images of `input_size` pixels a side; they are not
-    changed. For `rounds` and `turn`, in seconds, see `lit_prune.trained.cost.latency.measure`.
+    changed. `rounds` and `turn` are explained in `lit_prune.trained.cost.latency.measure`.
 
     Raises:
         InputError: If an argument is invalid, or a network cannot process images of this size.

@@ -47,7 +47,7 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
             f"Images of {comparison.input_size}x{comparison.input_size}; a multiply-add is 2 FLOPs. "
             f"Medians of {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
             f"{machine['processor']} ({machine['instructions']}), Python {machine['python']}, torch "
-            f"{machine['torch']}. Speed: times as fast as {reference.network}, {reference.kind}.",
+            f"{machine['torch']}. Speed: relative to {reference.network}, run as {reference.kind}.",
             "",
             *conclusions(comparison),
         ]

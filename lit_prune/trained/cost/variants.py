@@ -59,7 +59,7 @@ class Variant:
 
 
 def has_onnx() -> bool:
-    """Tell whether the packages for the ONNX variants are installed."""
+    """Return whether the packages for the ONNX variants are installed."""
     return all(find_spec(name) is not None for name in ("onnx", "onnxscript", "onnxruntime"))
 
 

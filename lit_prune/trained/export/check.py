@@ -48,7 +48,7 @@ class Check:
 
 
 def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Check:
-    """Compare the logits (N, ...) of a network with those of an exported file, on images with labels or None.
+    """Compare the logits (N, ...) of a network with those of an exported file, on batches of images and labels.
 
     Raises:
         UnfinishedError: If the file cannot be run, or computes logits of another shape.
@@ -104,7 +104,7 @@ def in_batches(run: Run, batch: int | None) -> Run:
 
 
 def random_batches(batch: int | None, channels: int, input_size: int) -> Iterator[tuple[Tensor, None]]:
-    """Yield batches of normally distributed images, the same at each call; `batch` None yields several sizes."""
+    """Yield batches of normally distributed images, the same at each call; if `batch` is None, of several sizes."""
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 7) if batch is None else (batch,):
         yield torch.randn(count, channels, input_size, input_size, generator=generator), None

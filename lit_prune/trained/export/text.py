@@ -53,7 +53,7 @@ def _format_weights(export: Export) -> str:
         return text
     size = export.options.input_size
     share = export.dropped / (export.dropped + export.weights)
-    return f"{text}; {export.dropped:,} more ({share:.1%}) were dropped, which only ever see padding at {size}x{size}"
+    return f"{text}; {export.dropped:,} more ({share:.1%}) were removed, because they only see padding at {size}x{size}"
 
 
 def _format_bytes(export: Export, size: int) -> list[tuple[str, str]]:

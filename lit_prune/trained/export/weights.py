@@ -44,7 +44,7 @@ def write_weights(
 
 
 def same_bits(a: Tensor, b: Tensor) -> bool:
-    """Tell whether two tensors have the same type, shape and bits, including those of NaNs and negative zeros."""
+    """Return whether two tensors have the same type, shape and bits, including those of NaNs and negative zeros."""
     if a.dtype != b.dtype or a.shape != b.shape:
         return False
     first, second = (tensor.contiguous().reshape(-1).view(torch.uint8) for tensor in (a, b))

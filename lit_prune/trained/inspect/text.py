@@ -92,7 +92,7 @@ def _notes(inspection: Inspection, unknown: list[str]) -> list[str]:
         notes.append("no gradient: weights that have never received a gradient in training.")
     if inspection.input_shape is not None:
         shape = _format_shape(inspection.input_shape)
-        notes.append(f"MFLOPs: for one input of {shape}; a multiply-add is 2 FLOPs. non-zero: without zero weights.")
+        notes.append(f"MFLOPs: for one input of {shape}; a multiply-add is 2 FLOPs. non-zero: excludes zero weights.")
     if inspection.other_tensors:
         notes.append(
             f"Not in the table: {inspection.other_values:,} values in {inspection.other_tensors} other tensors "

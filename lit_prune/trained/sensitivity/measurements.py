@@ -31,7 +31,7 @@ class Measurements:
     """Scores by layer and amount. Each is written to a file, as a line of JSON, as soon as it is measured.
 
     Args:
-        path: File in JSON lines, of which the first describes the conditions of the scores.
+        path: JSON Lines file, whose first line holds the conditions.
         conditions: Values on which scores depend: "network", "weights", "split" and "images".
 
     Attributes:

@@ -68,7 +68,7 @@ class Sensitivity:
         return [100 * (score.right - self.base.right) / self.base.images for score in self.scores[layer]]
 
     def safe(self, layer: str, tolerance: float) -> float:
-        """Return the largest amount of a layer that costs at most `tolerance` percentage points of accuracy.
+        """Return the largest amount at which pruning a layer costs at most `tolerance` percentage points of accuracy.
 
         Accuracy on few images fluctuates, but the true accuracy should only fall as the amount grows. So the cost is
         read from the decreasing curve that fits `changes` best (isotonic regression).

@@ -26,8 +26,8 @@ def format_table(result: Sensitivity, tolerance: float) -> str:
             "",
             table(head, rows),
             "",
-            f"safe: the largest of these sparsities that costs at most {format_points(tolerance)} (`--tolerance`), on",
-            f"the decreasing curve that fits the changes best; one image is {100 / images:.2g} points. "
+            f"safe: the largest of these sparsities that costs at most {format_points(tolerance)} (`--tolerance`),",
+            f"read from the decreasing curve that best fits the changes. One image is {100 / images:.2g} points. "
             "Pruning layers together costs more.",
             *_format_limits(result, tolerance),
         ]

@@ -81,7 +81,7 @@ def test_unusable_arguments_are_refused():
     with pytest.raises(InputError) as error:
         measure({"a": lambda: None}, rounds=0)
     assert str(error.value) == (
-        "Expected `rounds` to be a positive integer, but got 0. HINT: the median of 11 is steady on most machines."
+        "Expected `rounds` to be a positive integer, but got 0. HINT: 11 rounds give a stable median on most machines."
     )
     with pytest.raises(InputError) as error:
         Latency((1.0,)).ratio(Latency((1.0, 2.0)))

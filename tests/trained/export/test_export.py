@@ -133,7 +133,7 @@ def test_files_open_where_lit_prune_is_not_installed(run, checkpoint, tmp_path):
     with torch.no_grad():  # training can start from it too
         assert torch.equal(LitResNet18(init_from="net.pt").eval()(images), logits(checkpoint, images))
     said = exported(run, checkpoint, "safetensors", "net.safetensors", "--crop")
-    assert "6,946,816 more (61.9%) were dropped" in said
+    assert "6,946,816 more (61.9%) were removed" in said
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", ELSEWHERE], capture_output=True, text=True, check=False
     )

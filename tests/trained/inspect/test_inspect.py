@@ -115,7 +115,7 @@ def test_the_table_explains_itself(run, checkpoint):
     (total,) = [line.split() for line in lines if line.startswith("all ")]
     assert total[:6] == ["all", "11,219,112", "30.00%", "0", "of", "22"]
     assert "Masks held 3,365,734 weights at zero when this file was written." in lines
-    assert "MFLOPs: for one input of 3x32x32; a multiply-add is 2 FLOPs. non-zero: without zero weights." in lines
+    assert "MFLOPs: for one input of 3x32x32; a multiply-add is 2 FLOPs. non-zero: excludes zero weights." in lines
     assert not any(line.startswith("Not known") for line in lines)
 
 
