@@ -69,12 +69,12 @@ def _crop(layer: Any, sizes: list[tuple[int, int]]) -> None:
     kernel = tuple(live.stop - live.start for live in taps)
     if kernel == layer.kernel_size:
         return
-    # cloned, because a view would keep, and save, the whole kernel
+    # cloned, because a view would keep the whole kernel in memory and in saved files
     weight = layer.weight.detach()[:, :, taps[0], taps[1]].clone()
     layer.weight = nn.Parameter(weight, requires_grad=layer.weight.requires_grad)
     layer.kernel_size = kernel
     layer.padding = tuple(
         before - live.start * step for before, live, step in zip(layer.padding, taps, layer.dilation, strict=True)
     )
-    # `Conv2d` computes this when it is constructed, for paddings other than zeros
+    # `Conv2d.__init__` computes this from `padding`, which has changed
     layer._reversed_padding_repeated_twice = [zeros for zeros in reversed(layer.padding) for _ in range(2)]

@@ -33,7 +33,9 @@ class LayerFlops:
     def __post_init__(self) -> None:
         if not 0 <= self.nonzero <= self.nominal:
             raise expected(
-                "0 <= nonzero <= nominal FLOPs", f"{self.nonzero}, {self.nominal}", "nonzero counts a part of nominal"
+                "0 <= nonzero <= nominal FLOPs",
+                f"{self.nonzero}, {self.nominal}",
+                "`nonzero` counts a part of `nominal`",
             )
 
     def __add__(self, other: "LayerFlops") -> "LayerFlops":

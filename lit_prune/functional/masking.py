@@ -226,6 +226,6 @@ def _revive(function: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> n
 
 @cache
 def _masked_class(plain: Any) -> type[_Masked]:
-    # same name as the original class, for representations and model summaries
+    # same name as the original class, which `repr` and model summaries show
     names = {"_plain": plain, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
     return type(plain.__name__, (_Masked, plain), names)

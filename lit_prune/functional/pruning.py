@@ -202,7 +202,7 @@ class _Candidates:
         }
 
     def masks_without(self, marks: Iterable[Tensor], hint: str) -> dict[str, Tensor]:
-        """Return the current masks without the marked weights; `marks` has only weights that are not pruned yet."""
+        """Return the current masks without the marked weights; `marks` leaves out weights that are pruned already."""
         masks = {}
         for ref, mask, count, marked in zip(self.weights, self.kept, self.left, marks, strict=True):
             keep = ~marked

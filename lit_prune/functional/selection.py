@@ -46,8 +46,8 @@ def weight_layers(
     """Choose the weights of convolutions (also transposed ones) and linear layers, subclasses included.
 
     Biases, norms, embeddings, and the weight of an output layer that is tied to an embedding are never chosen. A weight
-    that several layers share counts once, under its first name; it is chosen if any of its layers is, and left out if
-    any of them is excluded.
+    that several layers share counts once, under its first name: it is chosen if `layers` matches any of these layers,
+    and left out if `exclude` matches any of them.
 
     Args:
         model: Any module, masked or not.
@@ -138,7 +138,7 @@ def _inside(model: nn.Module, pattern: str) -> set[nn.Module]:
 
 
 def _by_parameter(model: nn.Module) -> list[list[WeightRef]]:
-    """Group weight layers by parameter; drop those that share it with a layer of another kind, as an embedding."""
+    """Group weight layers by parameter; drop those that share it with another kind of layer, such as an embedding."""
     groups: dict[int, list[WeightRef]] = {}
     foreign = set[int]()
     for name, module in model.named_modules():
