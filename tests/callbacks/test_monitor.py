@@ -17,7 +17,7 @@ from lit_prune.errors import InputError
 from lit_prune.functional import selection
 from tests.callbacks.models import Batches, Classifier, TwoOptimizers, mlp, moved, quiet_trainer, snapshot
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 
 

@@ -34,7 +34,7 @@ from tests.callbacks.models import (
     snapshot,
 )
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 
 every_pruner = pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)

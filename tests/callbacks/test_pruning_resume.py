@@ -22,7 +22,7 @@ from lit_prune.functional import selection
 from tests.callbacks.criteria import LampPruning, TaylorPruning
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, quiet_trainer, snapshot
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 
 EPOCHS = 5

@@ -22,7 +22,7 @@ from tests.callbacks.criteria import REWINDING, pruned_at
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, mlp, moved, quiet_trainer, snapshot
 from tests.callbacks.test_pruning import Watch, zeros
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 
 

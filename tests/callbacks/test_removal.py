@@ -16,7 +16,7 @@ from lit_prune.functional import apply_masks, global_l1_masks, selection
 from tests.callbacks.criteria import PRUNERS, pruned_at
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, mlp, quiet_trainer
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 prune: Any = utils.prune
 

@@ -18,7 +18,7 @@ from lit_prune.functional import selection
 from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.pruning import global_l1_masks
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 prune: Any = utils.prune
 

@@ -13,7 +13,7 @@ from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, keeps_zeros
 from lit_prune.functional.pruning import global_l1_masks
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {

@@ -23,7 +23,7 @@ from lit_prune.functional.pruning import (
     local_masks,
 )
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]

@@ -19,7 +19,7 @@ from lit_prune.functional import (
 )
 from tests.callbacks.models import MisleadingNames, Tied, Transformer, conv_net, mlp, moved, snapshot
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 
 NETS = [conv_net, mlp, MisleadingNames, Tied, Transformer]

@@ -16,7 +16,7 @@ from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.pruning import global_l1_masks
 from lit_prune.functional.sparsity import LayerSparsity, SparsityReport, sparsity_report
 
-# what modules hold is of any type
+# typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
 
 
