@@ -17,6 +17,7 @@ _MESSAGES = [
     # Lightning 2.6 with torch 2.13 or later; the user cannot change it
     ".*isinstance\\(treespec, LeafSpec\\).*",
 ]
+_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
 # missing callbacks of the original run matter when it is resumed, not when its model is evaluated
 _SCORING_MESSAGES = ["Be aware that when using `ckpt_path`"]
 
@@ -24,16 +25,19 @@ _SCORING_MESSAGES = ["Be aware that when using `ckpt_path`"]
 @contextmanager
 def quiet(scoring: bool = False) -> Iterator[None]:
     """Hide these messages inside a `with` block; with `scoring`, also those that matter only to a resumed run."""
-    logger = logging.getLogger("lightning.pytorch.utilities.rank_zero")
-    logger.addFilter(_is_no_tip)
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
+    for logger in loggers:
+        logger.addFilter(_is_helpful)
     try:
         with warnings.catch_warnings():
             for message in _MESSAGES + (_SCORING_MESSAGES if scoring else []):
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
-        logger.removeFilter(_is_no_tip)
+        for logger in loggers:
+            logger.removeFilter(_is_helpful)
 
 
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip: " not in record.getMessage()
+def _is_helpful(record: logging.LogRecord) -> bool:
+    # the random seed stands in config.yaml; on stderr it would precede every error message
+    return not any(text in record.getMessage() for text in ("Tip: ", "Seed set to "))
