@@ -20,8 +20,7 @@ class Contrast:
             are None, nothing is subtracted.
         minus_measure: Measure to subtract. None means `measure`.
         between: Lower and upper limit, both inclusive; None means unlimited.
-        exact: Whether the value of every seed must lie within the limits. By default, the 95% confidence interval of
-            the mean over seeds must.
+        exact: Whether the values of all seeds must lie within the limits; if not, the 95% interval of the mean must.
     """
 
     of: str

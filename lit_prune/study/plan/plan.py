@@ -25,9 +25,8 @@ class Experiment:
 
     Attributes:
         name: Name, and folder of the runs relative to the study's folder, for example "task4/finetuned-10".
-        parent: Name of the experiment from whose run with the same seed the weights are loaded; None for initial
-            weights.
-        checkpoint: Checkpoint of the parent to load: "last", or "best" (by the monitored validation metric).
+        parent: Experiment whose weights are loaded, from its run with the same seed; None for initial weights.
+        checkpoint: Checkpoint of the parent to load: "last", or "best" by the monitored metric.
         train: Whether to train. If not, callbacks still prune the network, and it is validated and tested.
         overrides: Changes to the study's settings; a key that ends in `+` extends a list.
     """
@@ -53,8 +52,7 @@ class Plan:
         experiments: All experiments, each after its parent.
         seeds: Random seeds; every experiment runs once with each.
         settings: A configuration of `lit-prune fit` that all experiments share.
-        threads: CPU threads of each run. Results are bit-identical only with the same number of threads, because it
-            affects floating-point rounding.
+        threads: CPU threads of each run. Results are bit-identical only with the same number of threads.
         initial_weights: Weights of experiments without a parent: "IMAGENET1K_V1", "random", or the path of a file.
             None leaves the weights to the model class.
         metrics: Name under which the model logs each metric of the report, by key of `ROLES`.

@@ -37,8 +37,7 @@ class Run:
             untouched_pruned and seconds.
         layers: The sparsity curve of each layer, by name of the layer.
         measures: Finite values by name in `MEASURES`. Empty unless the run is complete or diverged.
-        initial_weights: "random", the name or path of pre-trained weights, or "parent". None for a custom model or a
-            run without a result.
+        initial_weights: "random", the name or path of pre-trained weights, or "parent". None if unknown.
         environment: Versions, device and number of threads. Empty for a run without a result.
     """
 

@@ -101,7 +101,7 @@ def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, 
             failed, left_out = run_jobs(plan, todo, pool, partial(_show, bar, out))
         except KeyboardInterrupt as stop:
             status = 128 + (stop.args[0] if stop.args else signal.SIGINT)
-            raise UnfinishedError("Interrupted. Run the same command again to continue the study.", status) from None
+            raise UnfinishedError("Interrupted. Run the same command again to continue.", status) from None
         finally:
             signal.signal(signal.SIGTERM, before)
             pool.close()

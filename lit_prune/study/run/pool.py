@@ -95,12 +95,10 @@ class RayTasks(Pool):
     """Executes each job as a task on a Ray cluster; its machines must share the study's folder.
 
     Args:
-        address: Address of the cluster; "auto" for the cluster that this machine is part of, or "local" to start a
-            cluster on this machine.
+        address: Address of the cluster; "auto" for this machine's cluster, "local" to start one on this machine.
         jobs: Maximum number of jobs at the same time; None for as many as the cluster has CPUs and GPUs for.
         threads: CPU threads of each job.
-        gpu: Whether jobs may use the cluster's GPUs. Each job gets one GPU, or a part of one if `jobs` exceeds the
-            number of GPUs.
+        gpu: Whether jobs may use GPUs: one each, or a part of one if `jobs` exceeds the number of GPUs.
 
     Raises:
         InputError: If Ray is not installed, or the cluster cannot be reached.
