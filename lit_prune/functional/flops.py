@@ -32,11 +32,8 @@ class LayerFlops:
 
     def __post_init__(self) -> None:
         if not 0 <= self.nonzero <= self.nominal:
-            raise expected(
-                "0 <= nonzero <= nominal FLOPs",
-                f"{self.nonzero}, {self.nominal}",
-                "`nonzero` counts a part of `nominal`",
-            )
+            hint = "`nonzero` counts a part of `nominal`"
+            raise expected("0 <= nonzero <= nominal FLOPs", f"{self.nonzero}, {self.nominal}", hint)
 
     def __add__(self, other: "LayerFlops") -> "LayerFlops":
         return LayerFlops(self.nominal + other.nominal, self.nonzero + other.nonzero)

@@ -141,7 +141,7 @@ def test_a_damaged_array_is_refused(ready, name, fault):
     other: cifar10.SplitName = "test" if split == "train" else "train"
     wanted = re.escape(f"{str(path)!r} with the SHA-256 {cifar10.SHA256[name]}, ")
     with pytest.raises(
-        InputError, match=f"{wanted}or CIFAR-10 .*, but got (a file|an array|the SHA-256) .*, and CIFAR"
+        InputError, match=f"{wanted}or the CIFAR-10 archive .*, but got (a file|an array|the SHA-256) .*, and CIFAR"
     ):
         cifar10.prepare(ready, [split])
     with pytest.raises(InputError, match=f"{wanted}but got (a file|an array|the SHA-256) "):
@@ -179,7 +179,7 @@ def test_other_pixels_with_the_right_md5_are_not_used(fake_cifar10, tmp_path, mo
 def test_missing_data_without_a_network_are_reported_with_a_hint(tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, "url", fake.NO_NETWORK)
     with pytest.raises(
-        InputError, match=r"or CIFAR-10 itself .*, but got no such file, and CIFAR-10 could not be down"
+        InputError, match=r"or the CIFAR-10 archive .*, but got no such file, and CIFAR-10 could not be down"
     ):
         cifar10.prepare(tmp_path / "new", ["train", "test"])
     assert [path.name for path in (tmp_path / "new").rglob("*")] == ["cifar10-arrays"]
