@@ -49,7 +49,7 @@ def refuse_sharded_parameters(trainer: Trainer, callback: object) -> None:
 
 
 def refuse_averaging(trainer: Trainer, callback: Callback, names: set[str]) -> None:
-    """Raise an `InputError` if the trainer has a callback of a class in `names`, which average weights."""
+    """Raise an `InputError` if the trainer has a callback that averages weights, whose class is one of `names`."""
     for other in callbacks_of(trainer):
         if names & base_names(other):
             raise expected(
@@ -77,5 +77,5 @@ def overrides(pl_module: LightningModule, hook: str) -> bool:
 
 
 def base_names(value: object) -> set[str]:
-    """Return the names of a value's base classes, which are the same in lightning.pytorch and pytorch_lightning."""
+    """Return the names of a value's class and its bases; lightning.pytorch and pytorch_lightning share the names."""
     return {base.__name__ for base in type(value).__mro__}

@@ -186,7 +186,7 @@ def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
         raise expected(
             f"a data folder {str(data_dir)!r} that can be written to",
             f"{type(error).__name__} ({error.strerror})",
-            "give another one with `--data.data_dir`, or use `--data.source synthetic`",
+            "give another folder with `--data.data_dir`, or use `--data.source synthetic`",
         ) from error
     try:
         yield folder, mark

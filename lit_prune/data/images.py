@@ -65,7 +65,7 @@ def _head(file: Path) -> bytes:
 def _read(file: Path) -> NDArray[np.uint8]:
     # reading a pipe would wait, and reading a device might never stop
     if not file.is_file() or not _head(file).startswith(MAGIC):
-        raise expected(f"a PNG or JPEG image in {str(file)!r}", "something else", "convert or remove it")
+        raise expected(f"a PNG or JPEG image in {str(file)!r}", "another kind of file", "convert or remove it")
     with warnings.catch_warnings(action="ignore"):  # of unusual but harmless metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:

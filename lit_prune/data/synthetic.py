@@ -32,7 +32,7 @@ def _plus(u: _Plane, v: _Plane) -> _Plane:
     return np.maximum(_reach(u, v) - 1, np.minimum(np.abs(u), np.abs(v)) - 0.28)
 
 
-# distance of a point from a shape of size 1, negative inside; u points right and v down
+# distance of the point (u, v) from a shape of size 1, negative inside; u points right and v down
 _FIGURES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {
     "disc": lambda u, v: _radius(u, v) - 0.95,
     "square": lambda u, v: _reach(u, v) - 0.85,

@@ -157,7 +157,7 @@ class CroppedConv2d(nn.Conv2d):
         # sizes in tracing are not of type int; computing with them would restrict the traced program to one size
         if type(size) is not int or torch.compiler.is_exporting():
             return None
-        # compilers can trace the function, but not its cache
+        # `torch.compile` can trace the function, but not its cache
         find = find_span if torch.compiler.is_compiling() else _cached_span
         return find(
             size, self.kernel_size[dimension], self.stride[dimension], self.padding[dimension], self.dilation[dimension]

@@ -86,7 +86,7 @@ class LitResNet18(LightningModule):
             channels = channels_of(state)
         check_channels(channels or {})
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        if "_instantiator" in self.hparams:  # LightningCLI passes configurations, not functions
+        if "_instantiator" in self.hparams:  # from LightningCLI, both are configurations, which can be saved
             self.save_hyperparameters()
         # a checkpoint contains all weights; loading it must not need the file of the initial weights
         origin = init_from or weights
@@ -139,7 +139,7 @@ class LitResNet18(LightningModule):
         """Compute the loss of a batch `(images, labels)`."""
         _, loss = self._score("train", batch, self.train_acc)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
-        if self.trainer.is_last_batch:  # each call of `log` takes a fraction of a millisecond
+        if self.trainer.is_last_batch:  # not for each batch, because `log` is slow
             self.log("lr", float(self.trainer.optimizers[0].param_groups[0]["lr"]), on_step=False, on_epoch=True)
         return loss
 
@@ -249,7 +249,9 @@ def _check_scheduler(scheduler: Any) -> None:
     for name in ("step_size", "T_max", "T_0"):
         length = getattr(scheduler, name, 1)
         if not isinstance(length, int | float) or not length >= 1:
-            raise expected(f"`{name}` of {type(scheduler).__name__} to be at least 1", length, "it counts epochs")
+            raise expected(
+                f"`{name}` of {type(scheduler).__name__} to be at least 1", length, "give a number of epochs"
+            )
 
 
 def _accuracy() -> MulticlassAccuracy:
@@ -263,7 +265,7 @@ def _read_weights(weights: str | None, init_from: str | None, stem: Stem) -> Map
         raise expected("one of `weights` and `init_from`", "both", "give only `init_from` to load a whole model")
     if weights == _IMAGENET:
         if stem != "imagenet":
-            raise expected(f"`stem` 'imagenet' with {_IMAGENET} weights", repr(stem), "other stems have other shapes")
+            raise expected(f"`stem` 'imagenet' with {_IMAGENET} weights", repr(stem), "these weights fit no other stem")
         return _download()
     path = init_from if weights is None else weights
     return None if path is None else read_state_dict(path)

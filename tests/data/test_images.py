@@ -145,14 +145,14 @@ def test_missing_empty_and_wrong_files_are_refused(tmp_path):
     for path in (fake, tmp_path):
         assert_refused(
             path,
-            f"a PNG or JPEG image in '{fake}', but got something else",
+            f"a PNG or JPEG image in '{fake}', but got another kind of file",
         )
 
 
 def test_another_format_is_not_silently_ignored(tmp_path):
     random_image().save(tmp_path / "a.png")
     random_image().save(tmp_path / "b.gif")
-    with pytest.raises(InputError, match=r"a PNG or JPEG image in '.*b\.gif', but got something else"):
+    with pytest.raises(InputError, match=r"a PNG or JPEG image in '.*b\.gif', but got another kind of file"):
         read_images(tmp_path)
 
 

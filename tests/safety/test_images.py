@@ -19,7 +19,7 @@ from lit_prune.errors import InputError
 
 BOMB = r"Expected an image of at most \d+ pixels in '{path}', but got more\. HINT: .*"
 DAMAGED = r"Expected a complete image in '{path}', but got a file that cannot be read \([^\n]+\)\. HINT: .*"
-OTHER = r"Expected a PNG or JPEG image in '{path}', but got something else\. HINT: .*"
+OTHER = r"Expected a PNG or JPEG image in '{path}', but got another kind of file\. HINT: .*"
 
 
 def png(width: int, height: int, pixels: bytes, *more: tuple[bytes, bytes]) -> bytes:
