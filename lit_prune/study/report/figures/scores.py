@@ -16,8 +16,7 @@ def score_figures(results: Results) -> Iterator[Drawing]:
     """Draw a figure for each group with experiments that do not train.
 
     Yields:
-        Figures with a row per experiment, which shows its mean accuracy, the interval and the value of each seed.
-        Vertical lines show the mean accuracy of the parents.
+        Figures with a row per experiment: mean accuracy, interval and seeds. Vertical lines are means of parents.
     """
     measure = accuracy_measure(results)
     for group, experiments in results.groups().items():
