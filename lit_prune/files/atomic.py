@@ -31,7 +31,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         sync(part)
-        # `mkstemp` lets only the owner read the file, so set the usual mode; to get the umask, it must be set
+        # `mkstemp` makes a file that only its owner can read; Python can read the umask only by setting it
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)

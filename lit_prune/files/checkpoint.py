@@ -28,7 +28,7 @@ _SHOWN = 3  # names listed in a message
 _LIGHTNING_VERSIONS = ("1", "2")
 _ARCHIVE = b"PK\x03\x04"  # first bytes of a zip archive
 _FOLDER = 0x10  # the attribute that marks a record of an archive as a folder
-# packages of names that harmless checkpoints contain too; a message lists names from other packages first
+# harmless checkpoints also refer to names in these packages, so a message lists names from other packages first
 _FAMILIAR = ("collections.", "lightning.", "numpy.", "torch.")
 _GROUPS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 
@@ -206,7 +206,7 @@ def _check_archive(file: BinaryIO, path: Path) -> None:
         if isinstance(error, OSError) and error.errno is not None:
             raise
         raise InputError(f"`{path}` is truncated or damaged. Copy or write it again.") from error
-    if compressed:  # a small file could unpack to more than the memory
+    if compressed:  # a small file could unpack to more data than fits in memory
         hint = "`torch.save` never compresses; write the file again with it"
         raise expected("a checkpoint or a state dict", f"`{path}`, whose records are compressed", hint)
     file.seek(0)

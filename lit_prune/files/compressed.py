@@ -37,8 +37,9 @@ _WANTED = f"a file that `lit-prune export --compress` wrote, in format {_FORMAT}
 _FORMAT_KEY, _TENSORS_KEY, _CRC_KEY = "lit_prune.format", "lit_prune.tensors", "lit_prune.crc32"
 _MASK, _VALUES = ".mask", ".values"
 _MOST_DIMENSIONS = 64
-_SAVED = 256  # bytes that packing a tensor must save; the header entries of its two parts are longer than of one
-# the types that both torch and safetensors support, and whose zero is all zero bits
+# pack a tensor only if that saves at least so many bytes: two parts need longer header entries than one tensor
+_SAVED = 256
+# the types that torch and safetensors support, and in which zero is stored as zero bits only
 _NAMES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _DTYPES = {name: getattr(torch, name) for name in _NAMES}
 # by name: type and shape of a packed tensor; None for a tensor that is stored unpacked
@@ -179,7 +180,7 @@ def _deflate(content: bytes) -> bytes:
 def _inflate(part: Tensor, size: int) -> bytes:
     """Unpack a part that must hold `size` bytes; raise a `ValueError` if it holds more or fewer."""
     unpacker = zlib.decompressobj(wbits=-zlib.MAX_WBITS)
-    # one more byte than expected shows whether the part is too long; a limit of 0 would mean no limit
+    # allow one byte more than expected, to detect a part that is too long; a limit of 0 would mean "no limit"
     content = unpacker.decompress(part.numpy().tobytes(), size + 1)
     if len(content) != size or not unpacker.eof or unpacker.unused_data:
         raise ValueError

@@ -30,7 +30,7 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
         The merged settings; neither argument is modified.
     """
     result: dict[str, Any] = {}
-    # append the "+" keys of `base` too; otherwise a list could end up under two keys
+    # resolve the "+" keys of `base` too; otherwise the result could hold both `name` and `name+` for one list
     for key, value in [*base.items(), *changes.items()]:
         if str(key).endswith("+"):
             result[key[:-1]] = [*_as_list(result.get(key[:-1])), *_as_list(value)]

@@ -22,9 +22,10 @@ _RUN = {"seed_everything": int | None, "name": str | None}
 _BUILT = ("optimizer", "lr_scheduler")
 # the keys by which jsonargparse recognizes a class in the value of an argument
 _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
-_DEPTH, _VALUES = 20, 10_000  # most levels and values in a group of settings
-_MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)  # the latter has `ReduceLROnPlateau`
-# a text without dots and slashes names no class, is a scalar as YAML, and as a path stays in the current folder
+_DEPTH, _VALUES = 20, 10_000  # limits of a group of settings: levels of nesting, number of values
+# lightning.pytorch.cli is the module of Lightning's own `ReduceLROnPlateau`
+_MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)
+# a harmless text: without dots and slashes it cannot be a class path, a YAML collection, or a path outside the folder
 _WORD = re.compile(r"(\w[\w+-]{0,99})?", re.ASCII)
 
 

@@ -13,7 +13,7 @@ import yaml
 
 from lit_prune.errors import expected, shorten
 
-_MEGABYTES, _VALUES, _DEPTH = 10, 100_000, 100  # largest file, most values, most levels
+_MEGABYTES, _VALUES, _DEPTH = 10, 100_000, 100  # limits: size of the file, number of values, levels of nesting
 _PYTHON = "tag:yaml.org,2002:python"
 # if PyYAML was built with libyaml, its parser in C produces the same events in a tenth of the time
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)

@@ -44,7 +44,7 @@ def _keep_previous(path: Path) -> None:
     link = previous.with_suffix(".link.part")
     try:
         link.unlink(missing_ok=True)
-        os.link(path, link)  # a second name for the same file, which copies no bytes
+        os.link(path, link)  # a hard link, which copies no bytes
         link.replace(previous)
     except OSError:  # the file system has no hard links
         link.unlink(missing_ok=True)

@@ -34,7 +34,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
     # `RunSummary` logs the hyper-parameters once, together with the final metrics
     "enable_autolog_hparams": False,
-    # LitResNet18 logs once an epoch; custom callbacks may log each step, and short runs avoid Lightning's warning
+    # custom callbacks can log at every step, and Lightning does not warn in runs of few batches
     "log_every_n_steps": 1,
 }
 

@@ -24,7 +24,7 @@ class _EpochAxis:
     """
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
-        # the Trainer adds "epoch" to all metrics from `log`; a metric of a single batch has a name that ends in "_step"
+        # use the epoch as the step, except for metrics of a single batch, whose names end in "_step"
         if "epoch" in metrics and not any(name.endswith("_step") for name in metrics):
             step = int(metrics["epoch"])
         super().log_metrics(metrics, step)  # type: ignore[misc]
@@ -140,7 +140,8 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
         if isinstance(logger, _TensorBoard):
             positions["events"] = {path.name: path.stat().st_size for path in folder.glob(f"{EVENTS}*")}
             for path in folder.glob(f"{EVENTS}*"):
-                sync(path)  # after a power failure, the logs must have at least the stored sizes
+                # even after a power failure, the logs must not be shorter than the sizes stored in the checkpoint
+                sync(path)
         elif (folder / METRICS).is_file():
             positions["rows"] = logger.experiment.count
             sync(folder / METRICS)

@@ -141,6 +141,6 @@ def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None) -> None:
     states = [state for state in stored.get("callbacks", {}).values() if isinstance(state, dict)]
     known = {Path(str(state["best_model_path"])).name for state in states if "best_model_path" in state}
     for item in (folder / CHECKPOINTS).iterdir():
-        # an incomplete file, or the checkpoint of a best epoch later than the one to resume from
+        # remove incomplete files, and best checkpoints that are newer than the checkpoint to resume from
         if item.suffix == ".part" or (item.name.startswith(BEST) and item.name not in known):
             item.unlink()

@@ -166,7 +166,7 @@ class Run:
     def _training_callbacks(self, config: Namespace, given: list[Callback], model: LightningModule) -> list[Callback]:
         settings = collect_settings(config)
         custom = "class_path" in settings["model"]
-        # keep the stored names of the files with initial weights; in the options of a resumed run, they are null
+        # keep the files of the initial weights that the checkpoint names; a resumed run has no such options
         stored = self.stored.get("model", {})
         settings["model"] |= {name: stored[name] for name in ("weights", "init_from") if name in stored}
         if not custom:  # initial weights from `lit-prune shrink` have fewer channels than the options say
@@ -186,7 +186,7 @@ class Run:
             return callbacks
         # save at the end of the epoch, after validation, so that a resumed run starts with the next epoch
         keep = partial(ModelCheckpoint, auto_insert_metric_name=False, save_on_train_epoch_end=True)
-        # a callback of its own saves last.ckpt; `save_last=True` of the other one would save only best epochs
+        # last.ckpt needs a callback of its own: `save_last=True` of the next one would save it only at best epochs
         checkpoints = [keep(filename=Path(LAST).stem, enable_version_counter=False)]
         if not custom:  # a custom model may not log `val/acc`
             best = keep(monitor="val/acc", mode="max", filename=BEST + "{epoch:03d}-val_acc={val/acc:.4f}")

@@ -84,7 +84,7 @@ class RunSummary(Callback):
         """Start the clock of an epoch that is resumed in the middle."""
         self._epoch_start = time.monotonic()
         if self._continues:
-            # otherwise Lightning would keep the best checkpoint that it resumed from even after a better epoch
+            # otherwise Lightning would not delete the checkpoint that the run resumed from after a better epoch
             trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
