@@ -62,7 +62,7 @@ def open_split(data_dir: Path, split: SplitName) -> Split:
 
 
 def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
-    """Write the cached files that are missing or damaged; a complete cache may be read-only.
+    """Write the cached files that are missing or damaged; nothing is written to a complete cache.
 
     Several processes may call this at the same time: each works in a temporary folder and renames finished files into
     place. Temporary files that killed processes left are removed.

@@ -113,7 +113,7 @@ def check_shape(stored: Any, path: str | Path) -> None:
 
 
 def _is_bounded(settings: Any) -> bool:
-    """Whether nested values are within the limits, and all names are texts or integers."""
+    """Whether nested settings are within the limits of depth and number, and all keys are strings or integers."""
     waiting, seen = [(settings, 0)], 0
     while waiting:
         value, depth = waiting.pop()

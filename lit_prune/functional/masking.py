@@ -32,7 +32,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     that share the weight are masked too. Parameters keep their identity, order and memory format.
 
     Args:
-        model: Module that the names refer to.
+        model: Module that contains the layers named in `masks`.
         masks: For each layer, by qualified name, a tensor of the shape of its `weight`, false or zero where the weight
             is pruned.
 

@@ -249,9 +249,7 @@ MALFORMED: list[tuple[Any, str]] = [
 @pytest.mark.parametrize(("settings", "where"), MALFORMED, ids=range(len(MALFORMED)))
 def test_malformed_settings_are_one_sentence(settings, where):
     said = refusal(check_stored_settings, settings, {}, "x.ckpt")
-    assert said.startswith(
-        f"Expected the settings in `x.ckpt` to be a dictionary, but got an invalid entry `{where}"
-    )
+    assert said.startswith(f"Expected the settings in `x.ckpt` to be a dictionary, but got an invalid entry `{where}")
     assert len(said) < 400
 
 

@@ -11,7 +11,7 @@ def check_keys(content: Mapping[str, Any], cls: type, where: str) -> None:
     """Raise an `InputError` for a key that is not a field of a dataclass."""
     known = [field.name for field in fields(cls)]
     if unknown := [key for key in content if key not in known]:
-        raise expected(f"the keys {', '.join(known)} {where}", f"`{unknown[0]}`", "check the spelling")
+        raise expected(f"only the keys {', '.join(known)} {where}", f"`{unknown[0]}`", "check the spelling")
 
 
 def check_bool(content: Mapping[str, Any], key: str, where: str) -> None:

@@ -11,7 +11,7 @@ from lit_prune.trained.scoring import Score
 
 
 def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Make tables of sizes and times, with explanations and conclusions; `scores` are by network name."""
+    """Make tables of sizes and times, with explanations and conclusions; `scores` maps names of networks to scores."""
     sizes, times = [], []
     for cost in comparison.costs:
         variant = cost.variant
@@ -83,7 +83,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Make JSON: seconds, bytes, counts, and speeds relative to the first variant; `scores` are by network name."""
+    """Make JSON: seconds, bytes, counts, and speeds relative to the first variant; `scores` maps names of networks to scores."""
     content = {
         "input_size": comparison.input_size,
         "threads": comparison.threads,

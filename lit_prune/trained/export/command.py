@@ -89,7 +89,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         given = options[name] is not None and options[name] is not False
         if given and options.format not in formats:
             hint = f"leave `--{name}` out, or use `--format {formats[-1]}`"
-            raise expected(f"`--{name}` with {' or '.join(formats)}", f"`{options.format}`", hint)
+            raise expected(f"`--format {' or '.join(formats)}` with `--{name}`", f"`{options.format}`", hint)
     if wants_scores(options) and options.input_size != _DATA_SIZE:
         hint = "leave out `--data` and `--limit` to check on random images only"
         raise expected(f"`--input_size` {_DATA_SIZE} to check on test images", options.input_size, hint)

@@ -84,7 +84,7 @@ BETWEEN = "`between` with two limits in the claim 'so'"
         ("a", CONTRAST, "a"),
         ({"measure": "epochs"}, CONTRAST, "{'measure': 'epochs'}"),
         ({**PLAIN, "of": []}, CONTRAST, "{'of': [], 'measure': 'epochs', 'between': [0, 1]}"),
-        ({**PLAIN, "off": 1}, f"the keys {KEYS} in the claim 'so'", "`off`"),
+        ({**PLAIN, "off": 1}, f"only the keys {KEYS} in the claim 'so'", "`off`"),
         ({**PLAIN, "of": "x"}, NAME, "`x`"),
         ({**PLAIN, "of": ["a", "x"]}, NAME, "`x`"),
         ({**PLAIN, "of": ["a", ["b"]]}, NAME, "`['b']`"),
@@ -120,7 +120,7 @@ CLAIM = "claims with `said` and `contrasts` in `p`"
             {"said": "so", "contrasts": PLAIN},
         )),
         ({"said": "so", "contrasts": [PLAIN], "pretrained": "no"}, "`pretrained` in the claim 'so' to be true or false", "no"),
-        ({"said": "so", "contrasts": [PLAIN], "who": "me"}, "the keys said, contrasts, pretrained in the claim 'so'", "`who`"),
+        ({"said": "so", "contrasts": [PLAIN], "who": "me"}, "only the keys said, contrasts, pretrained in the claim 'so'", "`who`"),
     ],
 )  # fmt: skip
 def test_a_bad_claim_is_refused_in_one_sentence(claim, wanted, found):

@@ -143,7 +143,7 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
     values += y
     axes.plot(x, y, color=BLUE, marker="o", ms=3, markevery=max(1, len(y) // 20), label="mean", **MEAN)
     axes.axhline(level.mean, color=BLACK, lw=1.2, ls="--")
-    margin = max(0.12 * (max(values) - min(values)), 0.025)  # so at least 0.05 percentage points are shown
+    margin = max(0.12 * (max(values) - min(values)), 0.025)  # the y axis spans at least 0.05 percentage points
     axes.set_ylim(min(values) - margin, max(values) + margin)
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
     count_epochs(axes, max(run.epochs[-1] for run in runs) + 1)
