@@ -36,7 +36,9 @@ def read_plan(content: Mapping[str, Any], source: str) -> Plan:
         raise expected(f"`initial_weights` {where} to be text or null", weights, "give a path or `random`")
     metrics = get_mapping(content, "metrics", where)
     if unknown := [role for role in metrics if role not in ROLES]:
-        raise expected(f"the keys {', '.join(ROLES)} in `metrics` {where}", f"`{unknown[0]}`", "check the spelling")
+        raise expected(
+            f"only the keys {', '.join(ROLES)} in `metrics` {where}", f"`{unknown[0]}`", "check the spelling"
+        )
     return Plan(
         name=name,
         experiments=experiments,

@@ -83,7 +83,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Make JSON: seconds, bytes, counts, and speeds relative to the first variant; `scores` maps names of networks to scores."""
+    """Make JSON: seconds, bytes, counts, and speeds relative to the first variant; `scores` is by network."""
     content = {
         "input_size": comparison.input_size,
         "threads": comparison.threads,
