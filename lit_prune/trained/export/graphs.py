@@ -37,8 +37,9 @@ def write_onnx(
 ) -> int:
     """Write a network as one ONNX file, with the input `images` and the output `logits`.
 
-    The module maps images (batch, channels, input_size, input_size) to one tensor, in evaluation mode. Batch norms are
-    folded into the preceding convolutions; zero weights stay zero. If `batch` is None, the file takes batches of any size.
+    The module maps images (batch, channels, input_size, input_size) to one tensor, in evaluation mode. Batch norms
+    are folded into the preceding convolutions; zero weights stay zero. If `batch` is None, the file takes batches
+    of any size.
 
     Returns:
         The opset of the file; by default, torch chooses it.
