@@ -28,7 +28,7 @@ COMMANDS = {
     "study": ("study.run.command", "run all experiments of a plan (YAML), and write a report"),
     "report": (
         "study.report.command",
-        "write the report of a study again: tables, figures and checks of its expectations",
+        "write the report of a study again: tables, figures and a verdict on each claim",
     ),
 }
 

@@ -127,7 +127,7 @@ class LayerFreezing(Callback):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the names of the modules that are frozen, or were frozen when training finished."""
-        # not in this callback's state: Lightning warns if a checkpoint with it is loaded without the callback
+        # outside the callback states: Lightning warns if the Trainer lacks a callback whose state is in the checkpoint
         checkpoint[FROZEN_KEY] = sorted({*checkpoint.get(FROZEN_KEY, []), *self._names})
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -24,7 +24,7 @@ class Score:
 
     Attributes:
         right: Number of images whose highest logit is that of their label.
-        images: Number of all images, at least one.
+        images: Total number of images, at least one.
     """
 
     right: int

@@ -56,7 +56,7 @@ class Plan:
         initial_weights: Weights of experiments without a parent: "IMAGENET1K_V1", "random", or the path of a file.
             None leaves the weights to the model class.
         metrics: Name under which the model logs each metric of the report, by key of `ROLES`.
-        groups: Title of each table, by the first part of its experiments' names ("task4" of "task4/finetuned-10").
+        groups: Titles of tables, by the part of experiments' names before the slash ("task4" in "task4/l1-10").
         claims: Claims that the report tests.
     """
 

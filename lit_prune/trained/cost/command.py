@@ -73,7 +73,7 @@ def _shortest_names(paths: Sequence[str]) -> dict[str, str]:
     parts = {path: Path(path).resolve().parts for path in paths}
     for path in paths:
         if sum(other == parts[path] for other in parts.values()) > 1 or list(paths).count(path) > 1:
-            raise expected("`--against` to name other checkpoints", f"`{path}` twice", "leave one of them out")
+            raise expected("each checkpoint to be given once", f"`{path}` twice", "leave one of them out")
     names = {}
     for path, own in parts.items():
         others = [other for name, other in parts.items() if name != path]

@@ -71,7 +71,7 @@ class Sensitivity:
         """Return the largest amount at which pruning a layer costs at most `tolerance` percentage points of accuracy.
 
         Accuracy on few images fluctuates, but the true accuracy should only fall as the amount grows. So the cost is
-        read from the decreasing curve that fits `changes` best (isotonic regression).
+        read from the non-increasing curve that fits `changes` best (isotonic regression).
 
         Returns:
             One of `amounts`, or 0.0.

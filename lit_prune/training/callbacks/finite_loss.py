@@ -19,7 +19,8 @@ class FiniteLoss(Callback):
     A single process on the CPU stops before the backward pass. Otherwise the loss is checked every 50 steps.
 
     Args:
-        checkpoint: Path of the last checkpoint, for the message. The file need not exist; None if none is saved.
+        checkpoint: Path of the last checkpoint, for the message; the file need not exist yet. None if the run
+            saves no checkpoints.
 
     Raises:
         UnfinishedError: When the loss is NaN or infinite.

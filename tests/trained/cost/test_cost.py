@@ -229,7 +229,7 @@ def test_the_command(run, foreign, monkeypatch):
     assert content["accuracy"].keys() == content["sparsity"].keys()
     assert sorted(path.name for path in Path().iterdir()) == ["dense.pt", "sparse.pt"]
     assert run("cost", "sparse.pt", "--against=dense.pt", "--against=./dense.pt").complaint == (
-        "Expected `--against` to name other checkpoints, but got `dense.pt` twice. HINT: leave one of them out."
+        "Expected each checkpoint to be given once, but got `dense.pt` twice. HINT: leave one of them out."
     )
     others = ["--model=tests.training.small.SmallNet", "--rounds=1", "--batches=[1]"]
     monkeypatch.setattr("lit_prune.trained.cost.command.has_onnx", lambda: False)
