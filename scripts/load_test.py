@@ -68,7 +68,7 @@ class Sampler(Callback):
         self.samples.append({"epoch": trainer.current_epoch, "kib": kib, "began": time.thread_time()})
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the time of the epoch."""
+        """Record how much CPU time the epoch took."""
         self.samples[-1]["seconds"] = time.thread_time() - self.samples[-1]["began"]
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

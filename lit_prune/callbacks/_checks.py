@@ -66,7 +66,7 @@ def callbacks_of(trainer: Trainer) -> list[Callback]:
 
 
 def continues(trainer: Trainer, pl_module: LightningModule, previous: LightningModule | None) -> bool:
-    """Return whether a trainer continues to train the model of its previous `fit`, not a new one."""
+    """Return whether a trainer continues to train the same model as in its previous `fit`."""
     return pl_module is previous and trainer.current_epoch > 0
 
 

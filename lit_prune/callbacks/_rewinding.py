@@ -52,7 +52,7 @@ class Rewinding:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the values, without copying them, and the sparsity at the last rewinding."""
+        """Return the values to rewind to (not copied), and the sparsity at the last rewind."""
         origin = None if self._values is None else {"epoch": self.epoch, "values": self._values}
         return {"rewound": self._rewound, "origin": origin}
 

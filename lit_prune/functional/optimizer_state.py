@@ -29,7 +29,7 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
     because they do not move a weight whose gradient is zero.
 
     Args:
-        optimizer: Any optimizer. Its state for other parameters is not changed.
+        optimizer: Any optimizer. Its state for weights that are not pruned is not changed.
         model: Model with the masks.
     """
     for module in model.modules():

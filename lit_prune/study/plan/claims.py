@@ -11,7 +11,7 @@ from lit_prune.study.plan.values import check_bool, check_keys
 
 @dataclass(frozen=True)
 class Contrast:
-    """A condition: a measure, or a difference of two measures with the same seed, lies between two limits.
+    """Limits for the value of a measure in an experiment, or for its difference from a second value of the same seed.
 
     Attributes:
         of: Name of an experiment.

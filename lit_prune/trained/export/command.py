@@ -77,9 +77,11 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--compress",
         action="store_true",
-        help="Store only nonzero weights, in a file for `lit_prune.load_compressed`; for safetensors and state_dict.",
+        help="Store only nonzero weights; only for safetensors and state_dict. `lit_prune.load_compressed` reads it.",
     )
-    parser.add_argument("--opset", type=int | None, default=None, help="Version of ONNX operators, for onnx.")
+    parser.add_argument(
+        "--opset", type=int | None, default=None, help="Version of the ONNX operator set; only for onnx."
+    )
     options = parse_checkpoint_command(parser, argv)
     hint = "it is the height and width of the images, in pixels"
     check_integer("--input_size", options.input_size, 1, _MAX_SIZE, hint=hint)
