@@ -209,7 +209,7 @@ def _draw_sparsity(writer: Any, report: SparsityReport, epoch: int) -> None:
 
 
 def _draw_histograms(writer: Any, weights: Sequence[WeightRef], epoch: int) -> None:
-    """Draw histograms of each layer's weights, with and without zeros, to a `SummaryWriter`."""
+    """Write histograms of each layer's weights, with and without zeros, to a `SummaryWriter`."""
     with torch.no_grad():
         for ref in weights:
             weight = getattr(ref.module, ref.parameter).float()

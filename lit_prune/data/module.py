@@ -27,7 +27,7 @@ _SPLITS: dict[str, SplitName] = {"fit": "train", "validate": "train", "test": "t
 class CIFAR10DataModule(LightningDataModule):
     """CIFAR-10 or synthetic images for training, validation, test and predictions.
 
-    Validation images are chosen from the training set at random, with `split_seed`. The test set is loaded only by
+    Validation images are chosen from the training set with the random seed `split_seed`. The test set is loaded only by
     `test`, and by `predict` without a `predict_path`. The order of training images depends only on (seed, epoch) and
     their augmentation only on (seed, epoch, batch, rank), so a resumed run trains on the same batches as an
     uninterrupted one, even if it resumes in the middle of an epoch. Under a distributed strategy, the module divides

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class Purpose(IntEnum):
-    """Purpose of random numbers; the same key gives independent numbers for each purpose."""
+    """What random numbers are used for; the same key gives independent numbers for different purposes."""
 
     SPLIT = 1
     SHUFFLE = 2

@@ -67,7 +67,7 @@ def keeps_zeros(optimizer: Optimizer) -> bool:
 
 
 def remembered_gradients(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
-    """Return the optimizer's average or sum of past gradients for each parameter, which is non-zero if they were.
+    """Return, for each parameter, the running average or sum of past gradients that the optimizer keeps.
 
     Parameters without such a state, or with weight decay that is added to the gradient (as in Adam, but not in AdamW),
     are left out.

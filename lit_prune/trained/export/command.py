@@ -77,7 +77,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--compress",
         action="store_true",
-        help="Store only nonzero weights; only for safetensors and state_dict. `lit_prune.load_compressed` reads it.",
+        help="Store nonzero weights only (safetensors, state_dict); `lit_prune.load_compressed` reads the file.",
     )
     parser.add_argument(
         "--opset", type=int | None, default=None, help="Version of the ONNX operator set; only for onnx."

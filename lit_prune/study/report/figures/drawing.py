@@ -21,7 +21,7 @@ class Drawing:
     """A figure that has not been written to a file.
 
     Attributes:
-        name: Name of its file, without the suffix.
+        name: Name of the figure's file, without the suffix.
         title: Title.
         caption: One to three sentences on how to read it.
         group: First part of the names of its experiments; None if they belong to several groups.
