@@ -51,9 +51,9 @@ def check_callback_states(states: Mapping[str, Any], path: str | Path) -> None:
 def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], path: str | Path) -> None:
     """Check the settings in a checkpoint before anything is built from them.
 
-    The settings may name optimizers and schedulers of `torch.optim`, and any text that the user gives in the same
-    command. Wherever a class could be built, all other texts must be single words (`_WORD`), unless the class declares
-    the argument as `str`.
+    Two kinds of text are always allowed: names of optimizers and schedulers of `torch.optim`, and any text that the
+    user gives in the same command too. Wherever a class could be built, all other texts must be single words (`_WORD`),
+    unless the class declares the argument as `str`.
 
     Args:
         stored: Settings in the checkpoint, by group.

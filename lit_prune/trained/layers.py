@@ -91,7 +91,7 @@ class Inspection:
 
     @property
     def total(self) -> Layer:
-        """All layers as one `Layer`. A count that is not known for every layer is None."""
+        """All layers as one `Layer`. A count that is unknown for some layer is None."""
         smallest = (layer.smallest for layer in self.layers if layer.smallest is not None)
         largest = (layer.largest for layer in self.layers if layer.largest is not None)
         return Layer(
