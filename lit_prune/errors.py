@@ -1,4 +1,4 @@
-"""The errors of lit-prune: `InputError` for input that cannot be used, `UnfinishedError` for commands that fail later.
+"""The errors of lit-prune: `InputError` for wrong input, `UnfinishedError` for commands that could not finish.
 
 Every module may import this one; this one imports no other module of lit-prune.
 """

@@ -80,7 +80,7 @@ class CommandParser(ArgumentParser):
         """List the options of this parser and its subcommands, and the arguments of classes that are defaults."""
         names: list[str] = []
         for action in self._actions:
-            names += [name for name in action.option_strings if name.startswith("--")]
+            names += [name for name in action.option_strings if name.startswith("--") and name.isprintable()]
             if isinstance(action, argparse._SubParsersAction):
                 for parser in action.choices.values():
                     names += parser._known_options()

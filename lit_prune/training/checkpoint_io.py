@@ -35,6 +35,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             return loaded
         return read_checkpoint(path)
 
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Remove a checkpoint file; a path that a callback's state names is not trusted to be one."""
+        if "://" in str(path):
+            super().remove_checkpoint(path)
+        elif Path(path).suffix == ".ckpt" and Path(path).is_file():
+            Path(path).unlink()
+
 
 def _keep_previous(path: Path) -> None:
     """Keep the old `last.ckpt` as `previous.ckpt`, from which the run can resume if the new one gets damaged."""

@@ -108,6 +108,7 @@ def make_loggers(folder: Path) -> list[TensorBoardLogger | CSVLogger]:
 
     Lightning writes checkpoints and `config.yaml` to the folder of the first logger.
     """
+    folder = Path(os.path.normpath(folder))  # checkpoints store it; one with ".." inside is refused as unsafe
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
     return [
         # `RunSummary` logs the metrics of the HParams tab; Lightning would add `hp_metric` = -1

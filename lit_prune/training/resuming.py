@@ -13,7 +13,6 @@ checkpoint holds, in addition to Lightning's own state:
     running_metrics         RunningMetrics  by RunningMetrics, to continue the means of an unfinished epoch
 """
 
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -27,8 +26,9 @@ from lit_prune.training.run_folder import (
     CHECKPOINTS,
     CONFIG,
     ERROR,
-    LOCK,
-    LOG,
+    EVENTS,
+    METRICS,
+    PREDICTIONS,
     SUMMARY,
     find_versions,
     log_folder,
@@ -56,12 +56,15 @@ def insert_run_config(argv: Sequence[str]) -> list[str]:
     given += [after for word, after in pairwise(argv) if word == "--resume" and not after.startswith("-")]
     if not given or given[-1] == NEWEST or argv[0] != "fit":
         return argv
-    folder = Path(given[-1])
-    if not (folder / CONFIG).is_file():
-        found = "which is not a folder" if not folder.is_dir() else f"which holds no {CONFIG}"
+    _check_run_folder(given[-1])
+    return [argv[0], f"--config={Path(given[-1]) / CONFIG}", *argv[1:]]
+
+
+def _check_run_folder(given: str) -> None:
+    if not given or not (Path(given) / CONFIG).is_file():
+        found = f"which holds no {CONFIG}" if given and Path(given).is_dir() else "which is not a folder"
         hint = "pass lightning_logs/NAME/version_N, or `--resume` without a folder for the newest run of `--name`"
-        raise expected("`--resume` to name the folder of a run", f"`{folder}`, {found}", hint)
-    return [argv[0], f"--config={folder / CONFIG}", *argv[1:]]
+        raise expected("`--resume` to name the folder of a run", f"`{given}`, {found}", hint)
 
 
 def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
@@ -82,6 +85,7 @@ def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
         hint = "leave out `--trainer.logger` and `--trainer.fast_dev_run`"
         raise expected("the default loggers together with `--resume`", found, hint)
     if config.resume != NEWEST:
+        _check_run_folder(config.resume)  # it may come from a configuration or the environment
         return Path(config.resume)
     runs = find_versions(log_folder(Path(config.trainer.default_root_dir or "."), name))
     return runs[max(runs)] if runs else None
@@ -129,12 +133,14 @@ def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None) -> None:
 
     Args:
         folder: Run folder.
-        stored: Content of the checkpoint; None removes everything except the lock and `log.txt`.
+        stored: Content of the checkpoint; None removes all files that a run writes, except the lock and `log.txt`.
+            Other files are never removed: the folder may be one of the user's own.
     """
     if stored is None:
-        for item in folder.iterdir():
-            if item.name not in (LOCK, LOG):
-                shutil.rmtree(item) if item.is_dir() and not item.is_symlink() else item.unlink()
+        names = (CONFIG, METRICS, PREDICTIONS, SUMMARY, ERROR, f"{EVENTS}*", "*.part")
+        for pattern in (*names, f"{CHECKPOINTS}/*.ckpt", f"{CHECKPOINTS}/*.part"):
+            for item in filter(Path.is_file, folder.glob(pattern)):
+                item.unlink()
         return
     for name in (SUMMARY, ERROR):
         (folder / name).unlink(missing_ok=True)

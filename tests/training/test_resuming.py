@@ -16,6 +16,7 @@ from filelock import FileLock
 from lit_prune import LitResNet18
 from lit_prune.files.checkpoint import read_checkpoint
 from lit_prune.main import main
+from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from tests.training.conftest import NARROW, TINY, Run
 
 FOLDER = Path("lightning_logs/x/version_0")
@@ -234,3 +235,46 @@ def test_a_checkpoint_of_a_newer_version_is_refused(run, cut):
     assert "format 1 or older" in complaint
     assert "`future.ckpt` in format 99" in complaint
     assert "`pip install --upgrade lit-prune`" in complaint
+
+
+def test_resuming_removes_only_what_a_run_writes(run):
+    folder = Path("own")
+    (folder / "source").mkdir(parents=True)
+    (folder / "source" / "model.py").write_text("x")
+    (folder / "thesis.txt").write_text("x")
+    (folder / "config.yaml").write_text("trainer: {max_epochs: 1}\n")
+    (folder / "metrics.csv").write_text("epoch,old\n7,8\n")
+    answer = run("fit", *TINY, "--model=tests.training.small.SmallNet", f"--resume={folder}")
+    assert answer.status == 0, answer.err
+    assert (folder / "thesis.txt").read_text() == (folder / "source" / "model.py").read_text() == "x"
+    assert "old" not in (folder / "metrics.csv").read_text()
+
+
+@pytest.mark.parametrize("given", ["", "home"])
+def test_a_folder_that_is_not_a_run_is_refused_wherever_it_is_named(run, given):
+    Path("home").mkdir()
+    (Path("home") / "document.txt").write_text("x")
+    Path("resume.yaml").write_text(f"resume: '{given}'\n")
+    for argv in (["--config=resume.yaml"], [f"--resume={given}"]):
+        answer = run("fit", *TINY, *argv)
+        assert answer.status == 2
+        assert "`--resume`" in answer.complaint
+    assert (Path("home") / "document.txt").read_text() == "x"
+
+
+def test_a_run_below_a_path_with_dots_is_read_again(run):
+    Path("here").mkdir()
+    root = Path("here") / ".." / "here"
+    options = ["--model=tests.training.small.SmallNet", "--name=x", f"--trainer.default_root_dir={root.absolute()}"]
+    assert run("fit", *TINY, *options, "--trainer.max_epochs=1").status == 0
+    read_checkpoint(Path("here") / LAST)
+
+
+def test_only_checkpoint_files_are_removed_as_checkpoints(tmp_path):
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    for name in ("a.ckpt", "a.txt"):
+        (tmp_path / name).write_text("x")
+    for name in ("folder", "a.ckpt", "a.txt", "missing.ckpt"):
+        AtomicCheckpointIO().remove_checkpoint(tmp_path / name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "folder"]
+    assert (tmp_path / "folder" / "inner").is_dir()

@@ -33,7 +33,7 @@ class Logged:
 
     Attributes:
         epochs: Epochs with at least one row, ascending, counted from 0.
-        curves: A curve for each name in `ROLES` and `_CURVES` whose column exists, without empty cells.
+        curves: The curve of each name in `ROLES` and `_CURVES` that has a column; epochs without a value are left out.
         layers: The sparsity curve of each layer, by name of the layer.
         absent: Columns that the plan's `metrics` name, but the file lacks.
     """
