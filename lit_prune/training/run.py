@@ -144,7 +144,7 @@ class Run:
             raise expected(
                 f"the callbacks of the run that wrote `{path}`",
                 f"no {missing[0]}",
-                f"add `--trainer.callbacks+={missing[0]}` with its arguments, or pass the run's config to `--config`",
+                f"add `--trainer.callbacks+={missing[0]}` with its arguments, or pass the run's `config.yaml` to `--config`",
             )
 
     def _make_loggers(self, root: Path, name: str) -> list[Any]:
