@@ -141,11 +141,9 @@ class Run:
         stored = content.get(KEY, {}).get("callbacks", [])
         needed = {name for name in stored if name in lit_prune.callbacks.__all__ and name != "SparsityMonitor"}
         if missing := sorted(needed - {type(callback).__name__ for callback in given}):
-            raise expected(
-                f"the callbacks of the run that wrote `{path}`",
-                f"no {missing[0]}",
-                f"add `--trainer.callbacks+={missing[0]}` with its arguments, or pass the run's `config.yaml` to `--config`",
-            )
+            option = f"`--trainer.callbacks+={missing[0]}`"
+            hint = f"add {option} with its arguments, or pass the run's `config.yaml` to `--config`"
+            raise expected(f"the callbacks of the run that wrote `{path}`", f"no {missing[0]}", hint)
 
     def _make_loggers(self, root: Path, name: str) -> list[Any]:
         if self._existing is None:
