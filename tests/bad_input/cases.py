@@ -287,7 +287,7 @@ TRAINED: list[Case] = [
     ("cost foreign.ckpt '--batches={a: 1}'", "`--batches`", "`{a: 1}`"),
     ("cost foreign.ckpt --threads=5000", "`--threads`", "[1, 1024]", "5000"),
     ("cost foreign.ckpt --limit=-1", "`--limit`", "-1"),
-    ("cost foreign.ckpt --against=foreign.ckpt", "`--against`", "`foreign.ckpt`", "twice"),
+    ("cost foreign.ckpt --against=foreign.ckpt", "each checkpoint", "`foreign.ckpt`", "twice"),
     ("cost foreign.ckpt --agianst=weights.pt", "`--agianst`", "`--against`"),
     (f"cost foreign.ckpt {BORING}", "`input_size`", "32", "(784,)"),
 ]  # fmt: skip
