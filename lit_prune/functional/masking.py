@@ -1,69 +1,67 @@
-"""Apply and remove masks on weights, in the form of `torch.nn.utils.prune`.
+"""Mask parameters, and hold them: pruned weights are exactly zero and stay zero.
 
-A masked layer has a parameter `weight_orig`, a buffer `weight_mask` of zeros and ones, their product `weight`, and a
-`torch.nn.utils.prune.BasePruningMethod` among its forward pre-hooks. `torch.nn.utils.prune.is_pruned` is true for it,
-`torch.nn.utils.prune.remove` works, and further methods of that module may be applied on top.
+A masked parameter keeps its name, its identity and its layer's class. Its mask is stored in a `Mask` among the forward
+pre-hooks of its module, where `torch.nn.utils.prune.is_pruned` and `torch.nn.utils.prune.remove` find it. The hook
+itself does nothing, so a forward pass costs nothing and the state dict is that of an unmasked model.
 
-Two things differ from torch:
-
-- `weight` is a property of the layer's class, computed whenever it is read; torch stores the product of the last
-  forward pass. So `weight` is never stale, even if the layer is not called (attention reads `out_proj.weight`), its
-  gradient always reaches `weight_orig`, and the layer can be copied and pickled.
-- The state dict of a masked layer has the keys of an unmasked layer; pruned weights are zeros in it.
+Masks have an effect at three moments: before an optimizer steps (`mask_gradients`), after it has stepped, and whenever
+weights were written by something else (both `mask_weights`). `hold_masks` registers the first two with an optimizer.
 """
 
-from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
+from torch.optim import Optimizer
 
 from lit_prune.errors import expected
-from lit_prune.functional.selection import WeightRef, stored_parameter
+from lit_prune.functional.selection import WeightRef, find_weight, torch_mask
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Mask weights in place; masked weights become exactly zero.
 
-    A new mask replaces an old one; masks of other pruning methods are first removed, which leaves zeros. Other layers
-    that share the weight are masked too. Parameters keep their identity, order and memory format.
+    A new mask replaces an old one, also one of `torch.nn.utils.prune`. Other modules that share the parameter are
+    masked too.
 
     Args:
-        model: Module that contains the layers named in `masks`.
-        masks: For each layer, by qualified name, a tensor of the shape of its `weight`, false or zero where the weight
-            is pruned.
+        model: Module that contains the weights named in `masks`.
+        masks: For each weight, by the name that `weight_layers` gives it, a tensor of its shape, false or zero where
+            the weight is pruned.
 
     Raises:
-        InputError: If a name is not that of a layer with a weight, or if a mask has another shape than the weight.
+        InputError: If the model has no weight of such a name, or if a mask has another shape than the weight.
     """
-    named = dict(model.named_modules(remove_duplicate=False))
     for name, mask in masks.items():
-        module = named.get(name)
-        parameter = None if module is None else stored_parameter(module)
-        if parameter is None:
+        ref = find_weight(model, name)
+        if ref is None:
             raise expected(
                 "masks for layers of the model",
                 f"one for `{name}`, which has no weight in {type(model).__name__}",
                 "give the qualified names of `weight_layers`",
             )
+        parameter = ref.tensor
         if mask.shape != parameter.shape:
             raise expected(
                 f"a mask of shape {tuple(parameter.shape)} for layer `{name}`",
                 str(tuple(mask.shape)),
                 "use masks that were computed for this model",
             )
-        for holder in model.modules():
-            if stored_parameter(holder) is parameter:
-                _mask(holder, mask)
+        _restore_parameter(ref.module, ref.parameter)
+        for module in model.modules():
+            for key, other in module._parameters.items():
+                if other is parameter:
+                    _mask(module, key, mask)
 
 
 def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -> list[str]:
     """Remove masks in place: pruned weights stay zero and can train again.
 
-    This does what `torch.nn.utils.prune.remove` does, for masks of any method, and keeps the order of parameters.
+    This does what `torch.nn.utils.prune.remove` does, also for masks of that module, and keeps the order of parameters.
 
     Args:
         model: Any module.
@@ -76,156 +74,199 @@ def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -
     removed = []
     for prefix, module in model.named_modules():
         for name in masked_parameters(module):
-            if chosen is None or id(module.get_parameter(f"{name}_orig")) in chosen:
-                _unmask(module, name)
-                for key, hook in list(module._forward_pre_hooks.items()):
-                    if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
-                        del module._forward_pre_hooks[key]
+            if chosen is None or id(WeightRef(prefix, module, name).tensor) in chosen:
+                mask_weights(module)
+                _restore_parameter(module, name)
+                _remove_hook(module, name)
                 removed.append(f"{prefix}.{name}" if prefix else name)
     return removed
 
 
+def adopt_masks(model: nn.Module) -> None:
+    """Turn the masks of `torch.nn.utils.prune` on a model into masks of this module, in place."""
+    for module in model.modules():
+        for key in list(module._parameters):
+            name = key.removesuffix("_orig")
+            if (mask := torch_mask(module, name)) is not None:
+                _restore_parameter(module, name)
+                apply_masks(module, {name: mask})
+
+
 def masked_parameters(module: nn.Module) -> list[str]:
     """List the masked parameters of a module without its submodules, for example ["weight"]."""
-    return [
-        key.removesuffix("_orig")
-        for key in module._parameters
-        if key.endswith("_orig") and module._buffers.get(f"{key.removesuffix('_orig')}_mask") is not None
-    ]
+    ours = [hook._tensor_name for hook in module._forward_pre_hooks.values() if isinstance(hook, Mask)]
+    torchs = [key.removesuffix("_orig") for key in module._parameters if key.endswith("_orig")]
+    return ours + [name for name in torchs if torch_mask(module, name) is not None]
 
 
 def current_mask(ref: WeightRef) -> Tensor | None:
     """Return the mask of a weight as bool, true where the weight is kept; None if it is not masked."""
-    if ref.parameter not in masked_parameters(ref.module):
-        return None
-    return ref.module.get_buffer(f"{ref.parameter}_mask") != 0
+    for hook in ref.module._forward_pre_hooks.values():
+        if isinstance(hook, Mask) and hook._tensor_name == ref.parameter:
+            return hook.kept.to(ref.tensor.device)
+    mask = torch_mask(ref.module, ref.parameter)
+    return None if mask is None else mask != 0
 
 
-class Masked(prune.BasePruningMethod):
-    """Marker that `torch.nn.utils.prune` looks for in a masked layer; the layer's class computes the weight."""
+def hold_masks(model: nn.Module, optimizer: Optimizer) -> "HeldMasks":
+    """Keep masked weights at zero in a training loop without the callbacks, whatever the optimizer does.
 
-    PRUNING_TYPE = "unstructured"
-    _tensor_name = "weight"
+    From now on, each step of the optimizer first sets the gradients of masked weights to zero and afterwards the
+    weights themselves. Masks that are applied or removed later are followed. In a loop that clips gradients, call
+    `mask_gradients(model)` before clipping, so that the gradients of masked weights do not count.
+
+    Args:
+        model: Model with the masks.
+        optimizer: Optimizer of its parameters.
+
+    Returns:
+        A handle; its method `remove` ends the effect.
+
+    Example:
+        >>> from lit_prune.functional import apply_masks, hold_masks
+        >>> layer = nn.Linear(2, 1)
+        >>> apply_masks(layer, {"": torch.tensor([[True, False]])})
+        >>> optimizer = torch.optim.SGD(layer.parameters(), lr=0.1, momentum=0.9)
+        >>> handle = hold_masks(layer, optimizer)
+        >>> layer(torch.ones(1, 2)).sum().backward()
+        >>> optimizer.step()
+        >>> layer.weight[0, 1].item()
+        0.0
+    """
+    return HeldMasks(model, optimizer)
+
+
+class HeldMasks:
+    """What `hold_masks` returns; `remove` ends its effect."""
+
+    def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        mask_weights(model)
+        self._handles = [
+            optimizer.register_step_pre_hook(lambda *_: mask_gradients(model, optimizer)),
+            optimizer.register_step_post_hook(lambda *_: mask_weights(model, optimizer)),
+        ]
+
+    def remove(self) -> None:
+        """Hold the masks no longer; they stay on the model."""
+        for handle in self._handles:
+            handle.remove()
+
+
+def mask_gradients(model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """Set the gradients of masked weights to zero, of all weights or of those that an optimizer updates."""
+    for parameter, mask in masks_of(model, optimizer):
+        if parameter.grad is not None:
+            mask.clear(parameter.grad)
+
+
+def mask_weights(model: nn.Module, optimizer: Optimizer | None = None) -> None:
+    """Set masked weights to exactly zero, all of them or those that an optimizer updates."""
+    for parameter, mask in masks_of(model, optimizer):
+        mask.clear(parameter)
+
+
+def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[tuple[nn.Parameter, "Mask"]]:
+    """Yield masked parameters with their masks, each parameter once: all of them, or those that an optimizer updates."""
+    left = None
+    if optimizer is not None:
+        left = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
+    seen = set[int]()
+    for module in model.modules():
+        for hook in module._forward_pre_hooks.values():
+            # tools that replace a layer, such as quantization, may have kept its hooks
+            if isinstance(hook, Mask) and (parameter := module._parameters.get(hook._tensor_name)) is not None:
+                if id(parameter) not in seen and (left is None or id(parameter) in left):
+                    seen.add(id(parameter))
+                    yield parameter, hook
+
+
+class Mask(prune.PruningContainer):
+    """The mask of one parameter, a forward pre-hook of the parameter's module that does nothing when called.
+
+    A subclass of the container, because `torch.nn.utils.prune` asks a container before it puts another pruning method on
+    top, which is refused: torch would replace the parameter by a product.
+
+    Attributes:
+        bits: Integers of the parameter's shape and layout, with as many bytes as its elements: all bits are set where
+            the weight is kept, none where it is pruned. "And" with them is exact for every float, NaN included.
+    """
+
+    def __init__(self, module: nn.Module, name: str, kept: Tensor) -> None:
+        self._pruning_methods = ()
+        self._tensor_name = name
+        self._module = module
+        self.set(kept)
+
+    def set(self, kept: Tensor) -> None:
+        """Replace the mask by a bool tensor, true where the weight is kept."""
+        weight = _local(self._module.get_parameter(self._tensor_name))
+        self.bits = torch.empty_like(weight, dtype=_INTEGERS[weight.element_size()], requires_grad=False)
+        self.bits.copy_(_local(kept)).neg_()
+
+    @property
+    def kept(self) -> Tensor:
+        """The mask as bool, true where the weight is kept."""
+        return self.bits != 0
+
+    def clear(self, values: Tensor) -> None:
+        """Set masked elements of the parameter or its gradient to zero, in place."""
+        values = _local(values)
+        if values.device != self.bits.device or values.element_size() != self.bits.element_size():
+            self.bits = self.bits.to(values.device, _INTEGERS[values.element_size()])
+        values.view(self.bits.dtype).bitwise_and_(self.bits)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Do nothing before a forward pass."""
 
-    def compute_mask(self, t: Tensor, default_mask: Tensor) -> Tensor:
-        """Return the mask unchanged, as the base class requires."""
-        return default_mask
-
     def remove(self, module: nn.Module) -> None:
-        """Unmask the weight; called by `torch.nn.utils.prune.remove`."""
-        _unmask(module, "weight")
+        """Zero the masked weights a last time; called by `torch.nn.utils.prune.remove`."""
+        self.clear(module.get_parameter(self._tensor_name))
+
+    def add_pruning_method(self, method: Any) -> None:
+        """Refuse another pruning method of torch for the same parameter."""
+        self._module.register_forward_pre_hook(self)  # torch has just removed it
+        raise expected(
+            f"no other pruning method for `{self._tensor_name}`, which lit-prune has masked",
+            type(method).__name__,
+            f'call `torch.nn.utils.prune.remove(module, "{self._tensor_name}")` first',
+        )
 
 
-def _mask(module: nn.Module, mask: Tensor) -> None:
-    ours = any(type(hook) is Masked for hook in module._forward_pre_hooks.values())
-    if not ours:
-        if "weight" in masked_parameters(module):
-            remove_masks(module, [WeightRef("", module, "weight")])
-        parameter = module.get_parameter("weight")
-        _rename_parameter(module, "weight", "weight_orig")
-        # same dtype and memory format as the weight: their product is ten times faster than with mixed ones
-        module.register_buffer("weight_mask", torch.empty_like(parameter, requires_grad=False))
-        module.__class__ = _masked_class(type(module))  # type: ignore[arg-type]
-        module.register_forward_pre_hook(Masked())
+def _mask(module: nn.Module, name: str, kept: Tensor) -> None:
+    for hook in module._forward_pre_hooks.values():
+        if isinstance(hook, Mask) and hook._tensor_name == name:
+            hook.set(kept != 0)
+            break
+    else:
+        hook = Mask(module, name, kept != 0)
+        module.register_forward_pre_hook(hook)
+    hook.clear(module.get_parameter(name))
+
+
+def _local(tensor: Tensor) -> Tensor:
+    """Return the values of a tensor without its history; of a sharded tensor, those that this process holds."""
+    to_local = getattr(tensor, "to_local", None)
+    return (tensor if to_local is None else to_local()).data
+
+
+def _restore_parameter(module: nn.Module, name: str) -> None:
+    """Undo how `torch.nn.utils.prune` masks a parameter, if it does; pruned values stay zero."""
+    mask = torch_mask(module, name)
+    if mask is None:
+        return
+    original = module.get_parameter(f"{name}_orig")
     with torch.no_grad():
-        module.get_buffer("weight_mask").copy_(mask != 0)
-    zero_pruned(module)
-
-
-def zero_pruned(module: nn.Module) -> None:
-    """Set masked values of a layer's parameters to exactly zero, in case an optimizer has changed them."""
-    with torch.no_grad():
-        for name in masked_parameters(module):
-            mask = module.get_buffer(f"{name}_mask")
-            # not multiplied by the mask, which would leave -0.0
-            module.get_parameter(f"{name}_orig").masked_fill_(mask == 0, 0.0)
-
-
-def _unmask(module: nn.Module, name: str) -> None:
-    zero_pruned(module)
-    if isinstance(module, _Masked) and name == "weight":
-        module.__class__ = module._plain
-    # where the methods of `torch.nn.utils.prune` store the product
-    module.__dict__.pop(name, None)
+        original.masked_fill_(mask == 0, 0.0)
+    module.__dict__.pop(name, None)  # where torch stores the product
     del module._buffers[f"{name}_mask"]
-    _rename_parameter(module, f"{name}_orig", name)
-
-
-def _rename_parameter(module: nn.Module, old: str, new: str) -> None:
-    """Rename a parameter and keep the order of parameters, on which optimizer checkpoints depend."""
-    items = [(new if key == old else key, value) for key, value in module._parameters.items()]
+    _remove_hook(module, name)
+    # in the order of an unmasked module, on which optimizer checkpoints depend
+    items = [(name if key == f"{name}_orig" else key, value) for key, value in module._parameters.items()]
     module._parameters.clear()
     module._parameters.update(items)
 
 
-class _Masked(nn.Module):
-    """First base class of a masked layer; the second one is the layer's original class, `_plain`."""
-
-    _plain: Any
-
-    @property
-    def weight(self) -> Tensor:
-        product: Tensor = self.weight_orig * self.weight_mask  # type: ignore[operator]
-        return product
-
-    @weight.setter
-    def weight(self, product: Tensor) -> None:
-        """Ignore the product that methods of `torch.nn.utils.prune` store."""
-
-    @weight.deleter
-    def weight(self) -> None:
-        """Restore the original class, when a method of `torch.nn.utils.prune` that was applied on top is removed."""
-        self.__class__ = self._plain
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        own: OrderedDict[str, Any] = OrderedDict()
-        super()._save_to_state_dict(own, prefix, keep_vars)
-        for key, value in own.items():
-            if key == f"{prefix}weight_orig":
-                destination[f"{prefix}weight"] = self.weight if keep_vars else self.weight.detach()
-            elif key != f"{prefix}weight_mask":
-                destination[key] = value
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        weight = state_dict.pop(f"{prefix}weight", None)
-        if weight is not None:
-            mask = self.get_buffer("weight_mask")
-            if weight.shape == mask.shape:
-                # the product must equal the loaded weight, so the mask also keeps all of its non-zero elements
-                mask = mask.logical_or(weight.to(mask.device) != 0).to(mask.dtype)
-            state_dict |= {f"{prefix}weight_orig": weight, f"{prefix}weight_mask": mask}
-        missing: list[str] = []
-        super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs)
-        plain = {f"{prefix}weight_orig": f"{prefix}weight"}
-        missing_keys += [plain.get(key, key) for key in missing if key != f"{prefix}weight_mask"]
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        """Pickle and copy the layer as its original class, because this class cannot be imported by name."""
-        function, arguments, *state = super().__reduce_ex__(protocol)  # type: ignore[str-unpack]
-        arguments = tuple(self._plain if item is type(self) else item for item in arguments)
-        return _revive, (function, arguments), *state
-
-
-def _revive(function: Callable[..., nn.Module], arguments: tuple[Any, ...]) -> nn.Module:
-    module = function(*arguments)
-    module.__class__ = _masked_class(type(module))  # type: ignore[arg-type]
-    return module
-
-
-@cache
-def _masked_class(plain: Any) -> type[_Masked]:
-    # same name as the original class, which `repr` and model summaries show
-    names = {"_plain": plain, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
-    return type(plain.__name__, (_Masked, plain), names)
+def _remove_hook(module: nn.Module, name: str) -> None:
+    for key, hook in list(module._forward_pre_hooks.items()):
+        if isinstance(hook, prune.BasePruningMethod) and hook._tensor_name == name:
+            del module._forward_pre_hooks[key]

@@ -3,7 +3,7 @@
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-from lit_prune.functional.masking import masked_parameters
+from lit_prune.functional.masking import masks_of
 
 # For each optimizer, the name of its average or sum of past gradients, which stays non-zero for many steps after a
 # non-zero gradient. Under these optimizers and Rprop, weight decay included, a weight of zero whose gradient and state
@@ -32,14 +32,11 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
         optimizer: Any optimizer. Its state for weights that are not pruned is not changed.
         model: Model with the masks.
     """
-    for module in model.modules():
-        for name in masked_parameters(module):
-            parameter = module.get_parameter(f"{name}_orig")
-            pruned = module.get_buffer(f"{name}_mask") == 0
-            state = optimizer.state.get(parameter, {})
-            for value in [parameter.grad, *(value for key, value in state.items() if key != "step_size")]:
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    value.masked_fill_(pruned, 0)
+    for parameter, mask in masks_of(model):
+        state = optimizer.state.get(parameter, {})
+        for value in [parameter.grad, *(value for key, value in state.items() if key != "step_size")]:
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                mask.clear(value)
 
 
 def clear_state(optimizer: Optimizer) -> None:

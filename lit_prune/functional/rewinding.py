@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.errors import expected
-from lit_prune.functional.masking import masked_parameters, zero_pruned
+from lit_prune.functional.masking import mask_weights
 
 
 def stored_values(model: nn.Module) -> dict[str, Tensor]:
@@ -16,7 +16,7 @@ def stored_values(model: nn.Module) -> dict[str, Tensor]:
         model: Any module. Masked weights are copied with their zeros.
 
     Returns:
-        Tensors by name, as in the state dict of an unmasked model.
+        Tensors by name, as in the state dict.
     """
     # a copy even if it is on the CPU already
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _stored(model)}
@@ -48,17 +48,12 @@ def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in values.items():
             stored[name].copy_(value)
-    for module in model.modules():
-        zero_pruned(module)
+    mask_weights(model)
 
 
 def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield parameters and persistent buffers under the names that they have in an unmasked model, without masks."""
+    """Yield parameters and persistent buffers, by qualified name."""
     for prefix, module in model.named_modules():
-        masked = masked_parameters(module)
-        plain = {f"{name}_orig": name for name in masked}
-        hidden = module._non_persistent_buffers_set | {f"{name}_mask" for name in masked}
-        tensors: dict[str, Tensor | None] = {**module._parameters, **module._buffers}
-        for name, tensor in tensors.items():
-            if tensor is not None and name not in hidden:
-                yield f"{prefix}.{plain.get(name, name)}".removeprefix("."), tensor
+        for name, tensor in {**module._parameters, **module._buffers}.items():
+            if tensor is not None and name not in module._non_persistent_buffers_set:
+                yield f"{prefix}.{name}".removeprefix("."), tensor

@@ -1,26 +1,34 @@
 """Choose weights and modules of a model by name."""
 
+import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import NamedTuple
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lit_prune.errors import InputError, expected
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
 
+# "weight", "in_proj_weight", "weight_ih_l0", but not "weights_scale"
+_SAYS_WEIGHT = re.compile(r"(^|_)weight(_|$)")
+_NORM_OR_EMBEDDING = re.compile(r"(Norm(\dd)?|Embeddings?|EmbeddingBag)$")
+
 
 class WeightRef(NamedTuple):
-    """The weight of one layer of a model.
+    """One weight of a model.
 
     Attributes:
-        name: Qualified name of the layer, for example "layer4.0.conv1"; "" for the model itself.
-        module: Convolution or linear layer.
-        parameter: Name of the weight in the layer: "weight", also while it is masked.
+        name: Qualified name of the layer, for example "layer4.0.conv1", if its only weight is called "weight"; else of
+            the parameter, for example "lstm.weight_ih_l0". "" for the model itself.
+        module: Module that holds the weight.
+        parameter: Name of the weight in the module, for example "weight".
     """
 
     name: str
@@ -29,8 +37,9 @@ class WeightRef(NamedTuple):
 
     @property
     def tensor(self) -> nn.Parameter:
-        """Parameter that an optimizer holds: `weight`, or `weight_orig` while the layer is masked."""
-        parameter = stored_parameter(self.module, self.parameter)
+        """The parameter."""
+        masked = torch_mask(self.module, self.parameter) is not None
+        parameter = self.module._parameters.get(f"{self.parameter}_orig" if masked else self.parameter)
         if parameter is None:
             raise expected(
                 f"layer `{self.name}` to store its weight",
@@ -41,28 +50,35 @@ class WeightRef(NamedTuple):
 
 
 def weight_layers(
-    model: nn.Module, layers: Sequence[str] | str | None = None, exclude: Sequence[str] | str = ()
+    model: nn.Module,
+    layers: Sequence[str] | str | None = None,
+    exclude: Sequence[str] | str = (),
+    parameters: Sequence[str] | str | None = None,
 ) -> list[WeightRef]:
-    """Choose the weights of convolutions (also transposed ones) and linear layers, subclasses included.
+    """Choose the weights of a model, whatever library its layers come from.
 
-    Biases, norms, embeddings, and the weight of an output layer that is tied to an embedding are never chosen. A weight
-    that several layers share counts once, under its first name: it is chosen if `layers` matches any of these layers,
-    and left out if `exclude` matches any of them.
+    A weight is a parameter with at least two dimensions whose name says so: `weight`, `in_proj_weight`, `weight_ih_l0`.
+    Weights of norms and embeddings are not chosen, nor a weight that is tied to an embedding; a module is a norm or an
+    embedding by its class or its class's name. A weight that several modules share counts once, under its first name:
+    it is chosen if `layers` matches any of these modules, and left out if `exclude` matches any of them.
 
     Args:
         model: Any module, masked or not.
         layers: Globs on qualified module names, case-sensitive as in `fnmatch.fnmatchcase`. A glob that matches a
             container chooses every layer in it: "layer4" means the same as "layer4.*". None chooses all layers.
-        exclude: Globs of layers to leave out.
+        exclude: Globs of modules to leave out.
+        parameters: Globs on qualified names of parameters, for example "*.pos_embed". Only these are weights then,
+            whatever their names, dimensions and modules. None applies the rule above.
 
     Returns:
         The weights in the order in which the model registers its modules.
 
     Raises:
-        InputError: If a pattern matches nothing, if no layer is left, or if a chosen weight has no values yet (lazy
-            modules) or is computed from other parameters (`torch.nn.utils.parametrize`, weight or spectral norm).
+        InputError: If a pattern matches nothing, if no weight is left, if a chosen weight has no values yet (lazy
+            modules), has no real floating-point numbers (integer, packed or complex), is computed from other parameters
+            (`torch.nn.utils.parametrize`, weight or spectral norm), or is part of a `torch.jit.ScriptModule`.
     """
-    candidates = _by_parameter(model)
+    candidates = _by_parameter(model, parameters)
     if layers is not None:
         chosen = set[nn.Module]()
         for pattern in as_patterns("layers", layers):
@@ -70,7 +86,7 @@ def weight_layers(
             if not any(ref.module in found for refs in candidates for ref in refs):
                 parts = [ref.name.split(".") for refs in candidates for ref in refs]
                 names = dict.fromkeys(".".join(part[:end]) for part in parts for end in range(1, len(part) + 1))
-                raise _no_match("layers", "a convolution or linear layer", pattern, names)
+                raise _no_match("layers", "a layer with a weight", pattern, names)
             chosen |= found
         candidates = [refs for refs in candidates if any(ref.module in chosen for ref in refs)]
     if as_patterns("exclude", exclude):
@@ -79,19 +95,35 @@ def weight_layers(
 
     if not candidates:
         raise expected(
-            "at least one convolution or linear layer to choose",
+            "at least one layer with a weight to choose",
             f"none in {type(model).__name__}",
-            "`layers` and `exclude` leave none, or the model has no such layer",
+            "`layers` and `exclude` leave none, or the model has no parameter with two dimensions that is called weight",
         )
     selection = [refs[0] for refs in candidates]
     for ref in selection:
-        if is_lazy(ref.tensor):
-            raise expected(
-                f"a weight with values in layer `{ref.name}`",
-                "a lazy one that has no shape yet",
-                "run one batch through the model first, or leave the layer out with `exclude`",
-            )
+        _check_values(ref)
     return selection
+
+
+def passed_over(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return, by qualified name, the parameters with at least two dimensions that `weight_layers` never chooses."""
+    weights = {id(_own_parameters(ref.module).get(ref.parameter)) for refs in _by_parameter(model, None) for ref in refs}
+    return {name: value for name, value in model.named_parameters() if value.dim() > 1 and id(value) not in weights}
+
+
+def find_weight(model: nn.Module, name: str) -> WeightRef | None:
+    """Find a weight by the name that `weight_layers` gives it; None if the model has no such parameter."""
+    named = dict(model.named_modules(remove_duplicate=False))
+    path, _, parameter = name.rpartition(".")
+    for owner, key in ((name, "weight"), (path, parameter)):
+        if owner in named and (key in named[owner]._parameters or torch_mask(named[owner], key) is not None):
+            return WeightRef(name, named[owner], key)
+    return None
+
+
+def torch_mask(module: nn.Module, name: str) -> Tensor | None:
+    """Return the mask that `torch.nn.utils.prune` has put on a parameter, if it has."""
+    return module._buffers.get(f"{name}_mask") if f"{name}_orig" in module._parameters else None
 
 
 def modules_matching(
@@ -137,24 +169,71 @@ def _inside(model: nn.Module, pattern: str) -> set[nn.Module]:
     return {inner for module in matched for inner in module.modules()}
 
 
-def _by_parameter(model: nn.Module) -> list[list[WeightRef]]:
-    """Group weight layers by parameter; drop those that share it with another kind of layer, such as an embedding."""
+def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> list[list[WeightRef]]:
+    """Group weights by parameter; drop those that are shared with a norm or an embedding."""
     groups: dict[int, list[WeightRef]] = {}
-    foreign = set[int]()
-    for name, module in model.named_modules():
-        if not isinstance(module, WEIGHT_LAYERS):
-            foreign.update(map(id, module.parameters(recurse=False)))
-        elif (parameter := stored_parameter(module)) is not None:
-            groups.setdefault(id(parameter), []).append(WeightRef(name, module, "weight"))
-        elif getattr(module, "weight", None) is not None:
-            groups[id(module)] = [WeightRef(name, module, "weight")]
-    return [refs for key, refs in groups.items() if key not in foreign]
+    dropped = set[int]()
+    patterns = None if parameters is None else as_patterns("parameters", parameters)
+    for prefix, module in model.named_modules():
+        own = _own_parameters(module)
+        names = _weight_names(module) if patterns is None else _matching_names(prefix, module, patterns)
+        for name in names:
+            label = prefix if names == ["weight"] else f"{prefix}.{name}".removeprefix(".")
+            # a weight that is computed is no parameter
+            groups.setdefault(id(own.get(name, module)), []).append(WeightRef(label, module, name))
+        if patterns is None and _is_norm_or_embedding(module):
+            dropped.update(map(id, module.parameters(recurse=False)))
+    if patterns is not None and not groups:
+        raise _no_match("parameters", "a parameter", patterns[0], [name for name, _ in model.named_parameters()])
+    return [refs for key, refs in groups.items() if key not in dropped]
 
 
-def stored_parameter(module: nn.Module, name: str = "weight") -> nn.Parameter | None:
-    """Return the parameter that stores a weight, masked or not; None if the weight is computed or does not exist."""
-    masked = module._buffers.get(f"{name}_mask") is not None
-    return module._parameters.get(f"{name}_orig" if masked else name)
+def _weight_names(module: nn.Module) -> list[str]:
+    """List the weights of a module without its submodules, also those that it computes from other parameters."""
+    if _is_norm_or_embedding(module):
+        return []
+    own = _own_parameters(module)
+    computed = [name for name in getattr(module, "parametrizations", ()) if _SAYS_WEIGHT.search(name)]
+    if not computed and "weight" not in own and ("weight_v" in own or isinstance(module, WEIGHT_LAYERS)):
+        computed = ["weight"] if isinstance(getattr(module, "weight", None), Tensor) else []
+    if hasattr(module, "_packed_params"):  # of quantized layers
+        computed = ["weight"]
+    if computed:
+        return computed
+    return [name for name, value in own.items() if _SAYS_WEIGHT.search(name) and (is_lazy(value) or value.dim() > 1)]
+
+
+def _matching_names(prefix: str, module: nn.Module, patterns: Iterable[str]) -> list[str]:
+    names = {name: f"{prefix}.{name}".removeprefix(".") for name in _own_parameters(module)}
+    return [name for name, whole in names.items() if any(fnmatchcase(whole, pattern) for pattern in patterns)]
+
+
+def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a module without its submodules, by the names that they have while it is not masked."""
+    own = list(module.named_parameters(recurse=False, remove_duplicate=False))
+    masked = {f"{name}_orig": name for key, _ in own if torch_mask(module, name := key.removesuffix("_orig")) is not None}
+    return {masked.get(key, key): value for key, value in own}
+
+
+def _is_norm_or_embedding(module: nn.Module) -> bool:
+    return any(_NORM_OR_EMBEDDING.search(base.__name__) for base in type(module).__mro__)
+
+
+def _check_values(ref: WeightRef) -> None:
+    """Raise an `InputError` unless a weight is a parameter with floating-point values."""
+    hint = "leave the layer out with `exclude`"
+    if isinstance(ref.module, torch.jit.ScriptModule):
+        raise expected(f"layer `{ref.name}` to be an ordinary module", "a `torch.jit.ScriptModule`", hint)
+    if hasattr(ref.module, "_packed_params"):
+        raise expected(f"floating-point values in layer `{ref.name}`", f"a packed {type(ref.module).__name__}", hint)
+    tensor = ref.tensor
+    if is_lazy(tensor):
+        what = f"a weight with values in layer `{ref.name}`"
+        raise expected(what, "a lazy one that has no shape yet", f"run one batch through the model first, or {hint}")
+    packed = is_traceable_wrapper_subclass(tensor) and not hasattr(tensor, "placements")  # DTensor has placements
+    if packed or not tensor.is_floating_point():
+        kind = type(tensor.data).__name__ if packed else str(tensor.dtype).removeprefix("torch.")
+        raise expected(f"floating-point values in layer `{ref.name}`", kind, hint)
 
 
 def _no_match(argument: str, kind: str, pattern: str, names: Iterable[str]) -> InputError:

@@ -101,7 +101,7 @@ def sparsity_report(weights: Sequence[WeightRef]) -> SparsityReport:
     with torch.no_grad():
         for ref in weights:
             mask = current_mask(ref)
-            effective = getattr(ref.module, ref.parameter)
+            effective = getattr(ref.module, ref.parameter)  # masked, also if `torch.nn.utils.prune` masks it
             zeros = effective.numel() - int(effective.count_nonzero())
             masked = 0 if mask is None else mask.numel() - int(mask.count_nonzero())
             layers.append(LayerSparsity(ref.name, effective.numel(), zeros, masked))

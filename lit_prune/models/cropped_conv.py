@@ -101,20 +101,6 @@ class CroppedConv2d(nn.Conv2d):
 
     plain_class = nn.Conv2d
 
-    def forward(self, input: Tensor) -> Tensor:
-        """Convolve images `(N, channels, H, W)`."""
-        original, mask = self._parameters.get("weight_orig"), self._buffers.get("weight_mask")
-        rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
-        if original is None or mask is None or rows is None or columns is None or input.dim() != 4:
-            return self._conv_forward(input, self.weight, self.bias)
-        if self.groups != 1 or not 0 < 2 * self._entries(rows, columns) <= self.kernel_size[0] * self.kernel_size[1]:
-            return self._conv_forward(input, self.weight, self.bias)
-        # masked as by `torch.nn.utils.prune`: cropping weight and mask first makes their product cheaper
-        windows = list(product(rows.windows, columns.windows))
-        return self._multiply(
-            input, _windows(original, *windows) * _stack(mask, tuple(windows)), self.bias, rows, columns
-        )
-
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
         padding: Any = self.padding
