@@ -48,17 +48,6 @@ def refuse_sharded_parameters(trainer: Trainer, callback: object) -> None:
         )
 
 
-def refuse_averaging(trainer: Trainer, callback: Callback, names: set[str]) -> None:
-    """Raise an `InputError` if the trainer has a callback that averages weights, whose class is one of `names`."""
-    for other in callbacks_of(trainer):
-        if names & base_names(other):
-            raise expected(
-                f"no {type(other).__name__} together with {type(callback).__name__}",
-                "both",
-                "averages of pruned and unpruned weights are not zero; average weights in a separate run",
-            )
-
-
 def callbacks_of(trainer: Trainer) -> list[Callback]:
     """Return all callbacks of a trainer."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]

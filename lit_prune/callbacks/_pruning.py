@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from lit_prune.callbacks._checks import (
@@ -13,13 +13,13 @@ from lit_prune.callbacks._checks import (
     check_times,
     continues,
     overrides,
-    refuse_averaging,
     refuse_sharded_parameters,
 )
+from lit_prune.callbacks._holding import MaskHolder, mask_averages
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, expected
-from lit_prune.functional.masking import apply_masks, current_mask, remove_masks, zero_pruned
-from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state, keeps_zeros
+from lit_prune.functional.masking import adopt_masks, apply_masks, current_mask, remove_masks
+from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
 from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.pruning import check_amount, check_max_layer_sparsity, check_room, global_masks, local_masks
 from lit_prune.functional.rewinding import rewind
@@ -27,7 +27,7 @@ from lit_prune.functional.schedule import sparsity_at
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
 
 
-class Pruning(Callback, ABC):
+class Pruning(MaskHolder, ABC):
     """Base class for your own pruning criterion: define `score` and inherit everything else.
 
     The guarantees of `docs/callbacks.md` hold for every subclass whose `score` depends only on weights, on arguments of
@@ -95,6 +95,7 @@ class Pruning(Callback, ABC):
         if self.scope == "local" and max_layer_sparsity is not None:
             what = f"no `max_layer_sparsity` for {type(self).__name__}"
             raise expected(what, max_layer_sparsity, "every layer is pruned to `amount`")
+        super().__init__()
         self.amount = amount
         self.start_epoch = start_epoch
         self.end_epoch = end_epoch
@@ -108,8 +109,8 @@ class Pruning(Callback, ABC):
         self._weights: list[WeightRef] = []
         self._reached = 0.0
         self._ever_pruned: dict[str, Tensor] = {}
-        # masks to apply after optimizers are created, which must see the parameter names of an unmasked model
-        self._waiting: dict[str, Tensor] = {}
+        # masks of a checkpoint, to apply when `fit` starts
+        self._loaded: dict[str, Tensor] | None = None
         self._rewinding = Rewinding(rewind_to)
 
     @abstractmethod
@@ -144,17 +145,15 @@ class Pruning(Callback, ABC):
         return self._ever_pruned
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the trainer, and remove masks until the optimizers are created."""
+        """Check the trainer and the model."""
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
-        refuse_averaging(trainer, self, {"WeightAveraging", "StochasticWeightAveraging"})
         if not continues(trainer, pl_module, self._module):
             self._reached = 0.0
             self._ever_pruned = {}
             self._rewinding.reset()
         self._module = pl_module
-        self._waiting = {}
         try:
             self._choose(trainer, pl_module)
         except InputError:
@@ -162,23 +161,18 @@ class Pruning(Callback, ABC):
             if not any(overrides(pl_module, hook) for hook in ("setup", "configure_model")):
                 raise
             return
-        self._waiting = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
-        remove_masks(pl_module, self._weights)
+        adopt_masks(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the masks that `setup` removed, or those of the checkpoint."""
+        """Apply the masks of the checkpoint, and hold all masks."""
+        super().on_fit_start(trainer, pl_module)
         self._choose(trainer, pl_module)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
-        self._mask_again(pl_module)
+        self._update_masks(trainer, pl_module)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply masks of a checkpoint that another callback restored, as `LearningRateFinder` does."""
-        self._mask_again(pl_module)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Apply the masks that `setup` removed, if `fit` failed before `on_fit_start`."""
-        if trainer.state.fn == "fit":
-            self._mask_again(pl_module)
+        self._update_masks(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if the schedule sets a higher sparsity for this epoch."""
@@ -187,16 +181,9 @@ class Pruning(Callback, ABC):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune if a resumed run has skipped the start of its epoch."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._rewinding.remember(pl_module, trainer.current_epoch, batch_idx == 0, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Reset masked values to zero if an optimizer may have changed them."""
-        if not all(map(keeps_zeros, trainer.optimizers)):
-            for ref in self._weights:
-                zero_pruned(ref.module)
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune to the sparsity that the schedule sets for the current epoch, if it has not been reached yet.
@@ -213,6 +200,7 @@ class Pruning(Callback, ABC):
             return
         for pruner, target in targets.items():
             pruner._prune(pl_module, target)
+        mask_averages(trainer, pl_module)
         origins = [pruner._rewinding.take(target, pruner.amount) for pruner, target in targets.items()]
         origin = next((values for values in origins if values is not None), None)
         if origin is not None:
@@ -247,7 +235,7 @@ class Pruning(Callback, ABC):
         masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         return {
             "reached": self._reached,
-            "masks": pack_masks(masks | self._waiting),
+            "masks": pack_masks(masks if self._loaded is None else self._loaded),
             "ever_pruned": pack_masks(self._ever_pruned),
             **self._rewinding.state_dict(),
         }
@@ -255,7 +243,7 @@ class Pruning(Callback, ABC):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; its masks are applied when `fit` starts."""
         self._reached = state_dict["reached"]
-        self._waiting = unpack_masks(state_dict["masks"])
+        self._loaded = unpack_masks(state_dict["masks"])
         self._ever_pruned = unpack_masks(state_dict["ever_pruned"])
         self._rewinding.load_state_dict(state_dict)
 
@@ -293,24 +281,30 @@ class Pruning(Callback, ABC):
                     "rewinding resets the whole model; give the same epoch to both, or give only one",
                 )
 
-    def _mask_again(self, pl_module: LightningModule) -> None:
-        waiting, self._waiting = self._waiting, {}
-        weights = {ref.name: ref.tensor for ref in self._weights}
-        for name, mask in waiting.items():
-            if name not in weights or weights[name].shape != mask.shape:
+    def _update_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the masks of a checkpoint, or else adapt those of an earlier `fit` to weights loaded since."""
+        tensors = {ref.name: ref.tensor for ref in self._weights}
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            kept = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
+            masks = {name: mask | (tensors[name] != 0) for name, mask in kept.items()}
+        else:
+            masks = loaded
+            remove_masks(pl_module, self._weights)
+        for name, mask in masks.items():
+            if name not in tensors or tensors[name].shape != mask.shape:
                 raise expected(
                     f"to prune the weight of `{name}`, of shape {tuple(mask.shape)}, as in the checkpoint",
-                    f"shape {tuple(weights[name].shape)}"
-                    if name in weights
+                    f"shape {tuple(tensors[name].shape)}"
+                    if name in tensors
                     else "no such weight among the chosen ones",
                     "resume with the same model, `layers` and `exclude`",
                 )
-        # non-zero weights are not masked: they were loaded from a checkpoint without these masks
-        masks = {name: mask.to(weights[name].device) | (weights[name] != 0) for name, mask in waiting.items()}
         apply_masks(pl_module, masks)
+        mask_averages(trainer, pl_module)
         if masks:
             pruned = sum(int((~mask).count_nonzero()) for mask in masks.values())
-            total = sum(weight.numel() for weight in weights.values())
+            total = sum(weight.numel() for weight in tensors.values())
             # prune again if weights were loaded that are less sparse than this callback's state
             if pruned < round(self._reached * total):
                 self._reached = pruned / total

@@ -2,16 +2,17 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from lit_prune.callbacks._checks import check_epoch, continues, refuse_averaging, refuse_sharded_parameters
+from lit_prune.callbacks._checks import check_epoch, continues, refuse_sharded_parameters
+from lit_prune.callbacks._holding import MaskHolder, mask_averages
 from lit_prune.callbacks._pruning import pruners_of
 from lit_prune.errors import expected
-from lit_prune.functional.masking import remove_masks
+from lit_prune.functional.masking import adopt_masks, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 
 
-class PruningRemoval(Callback):
+class PruningRemoval(MaskHolder):
     """Remove all masks at an epoch, so that the pruned weights train again, from zero.
 
     Before the first training batch of the epoch, this does the same as `torch.nn.utils.prune.remove` for every masked
@@ -25,7 +26,7 @@ class PruningRemoval(Callback):
 
     Raises:
         InputError: At construction, if `epoch` is neither a non-negative integer nor "end"; in `setup`, under
-            strategies that shard parameters and together with `WeightAveraging`, whose average would stay masked.
+            strategies that shard parameters.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -38,6 +39,7 @@ class PruningRemoval(Callback):
             if isinstance(epoch, str):
                 raise expected('`epoch` to be a non-negative integer or "end"', f"`{epoch}`", "0 is the first epoch")
             check_epoch("epoch", epoch)
+        super().__init__()
         self.epoch = epoch
         self._module: LightningModule | None = None
         self._done = False
@@ -52,7 +54,6 @@ class PruningRemoval(Callback):
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
-        refuse_averaging(trainer, self, {"WeightAveraging"})
         if not continues(trainer, pl_module, self._module):
             self._done = False
         self._module = pl_module
@@ -63,6 +64,7 @@ class PruningRemoval(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remove the masks if a resumed run has skipped the start of epoch `epoch`."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._catch_up(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -71,6 +73,7 @@ class PruningRemoval(Callback):
             for pruner in pruners_of(trainer):
                 pruner.expect_removal()
             remove_masks(pl_module)
+            mask_averages(trainer, pl_module)
 
     def state_dict(self) -> dict[str, Any]:
         """Return whether the masks have been removed."""
@@ -85,7 +88,9 @@ class PruningRemoval(Callback):
             return
         for pruner in pruners_of(trainer):
             pruner.catch_up(trainer, pl_module)
+        adopt_masks(pl_module)
         for optimizer in trainer.optimizers:
             clear_pruned_state(optimizer, pl_module)
         remove_masks(pl_module)
+        mask_averages(trainer, pl_module)
         self._done = True

@@ -92,6 +92,16 @@ def adopt_masks(model: nn.Module) -> None:
                 apply_masks(module, {name: mask})
 
 
+def copy_masks(model: nn.Module, target: nn.Module) -> None:
+    """Mask a copy of a model, such as an average of its weights, exactly like the model; other masks are removed."""
+    masked = [(prefix, name, module) for prefix, module in model.named_modules() for name in masked_parameters(module)]
+    remove_masks(target)
+    for prefix, name, module in masked:
+        kept = current_mask(WeightRef(prefix, module, name))
+        if kept is not None:
+            apply_masks(target, {f"{prefix}.{name}".removeprefix("."): kept})
+
+
 def masked_parameters(module: nn.Module) -> list[str]:
     """List the masked parameters of a module without its submodules, for example ["weight"]."""
     ours = [hook._tensor_name for hook in module._forward_pre_hooks.values() if isinstance(hook, Mask)]
