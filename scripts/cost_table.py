@@ -29,7 +29,6 @@ END = "<!-- end of the cost table -->"
 WAYS: dict[Kind, str] = {
     "dense": "torch's own layers",
     "zeros": "torch's own layers",
-    "masked": "torch's own layers, weights multiplied by masks",
     "lit-prune": "`LitResNet18`",
     "cropped": "torch's own layers, cropped",
     "onnx": "ONNX Runtime",

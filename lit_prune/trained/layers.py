@@ -10,7 +10,7 @@ from lit_prune.callbacks.freezing import FROZEN_KEY
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.checkpoint import KEY
 from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
-from lit_prune.functional.selection import weight_layers
+from lit_prune.functional.selection import SAYS_WEIGHT, weight_layers
 from lit_prune.trained.network import Network
 
 _DEFAULT_SIZE = 32
@@ -141,7 +141,7 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
                 weights=weight.numel(),
                 zeros=weight.numel() - int(weight.count_nonzero()),
                 masked=int((~mask).count_nonzero()) if mask is not None else 0 if knows_masks else None,
-                frozen=None if frozen is None else name in frozen,
+                frozen=None if frozen is None else name in frozen or _module_name(name) in frozen,
                 smallest=float(nonzero.min()) if len(nonzero) else None,
                 largest=float(finite.max()) if len(finite) else None,
                 infinite=weight.numel() - len(finite),
@@ -175,9 +175,8 @@ def layer_weights(network: Network) -> dict[str, Tensor]:
     state = network.state_dict
     if network.model is not None:
         try:
-            names = [ref.name for ref in weight_layers(network.model)]
-            return {name: state[f"{name}.weight"] for name in names}
-        except (InputError, KeyError):  # a weight is parametrized, or there is no convolution or linear layer
+            return {ref.name: state[ref.parameter_name] for ref in weight_layers(network.model)}
+        except (InputError, KeyError):  # a weight is computed, or there is none
             pass
     return {
         name.removesuffix(".weight"): tensor
@@ -211,6 +210,12 @@ def _frozen_modules(network: Network) -> set[str] | None:
     callbacks = settings.get("callbacks") if isinstance(settings, Mapping) else None
     # `lit-prune fit` stores the names of all callbacks: without LayerFreezing, no layer was frozen
     return set() if isinstance(callbacks, list) and "LayerFreezing" not in callbacks else None
+
+
+def _module_name(name: str) -> str:
+    """Return the module of a weight that is listed by its parameter's name, such as "lstm.weight_ih_l0"."""
+    module, _, parameter = name.rpartition(".")
+    return module if SAYS_WEIGHT.search(parameter) else name
 
 
 def _sum_known(total: T, values: Iterable[T | None]) -> T | None:

@@ -19,6 +19,7 @@ from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_fit, read_weights, save, stored_settings
 from lit_prune.files.trust import check_stored_settings, malformed
 from lit_prune.functional.packing import unpack_masks
+from lit_prune.functional.selection import SAYS_WEIGHT
 from lit_prune.models.resnet18 import LitResNet18
 
 # prefix that `torch.compile` adds to parameter names
@@ -128,7 +129,7 @@ def _apply_masks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict
         plain = name.removesuffix("_orig")
         if name.endswith("_orig") and (mask := named.get(f"{plain}_mask")) is not None and mask.shape == tensor.shape:
             state[plain] = (tensor * mask).masked_fill(mask == 0, 0.0)  # the product alone would have negative zeros
-            if plain.endswith(".weight"):
+            if SAYS_WEIGHT.search(plain.rpartition(".")[2]):
                 masks[plain.removesuffix(".weight")] = mask != 0
         elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in named):
             state[name] = tensor
@@ -142,7 +143,9 @@ def _unpack_callback_states(content: Mapping[str, Any], key: str, state: Mapping
         packed = callback.get(key) if isinstance(callback, Mapping) else None
         if isinstance(packed, Mapping):
             # in an untrusted file, a mask of a huge shape could use up all memory
-            masks |= unpack_masks({n: mask for n, mask in packed.items() if _fits(state.get(f"{n}.weight"), mask)})
+            masks |= unpack_masks(
+                {n: mask for n, mask in packed.items() if _fits(state.get(f"{n}.weight", state.get(n)), mask)}
+            )
     return masks
 
 

@@ -58,12 +58,12 @@ def conclusions(comparison: Comparison) -> list[str]:
     """Return sentences about the effect of zeros on latency, and about the speed of each variant."""
     network = comparison.costs[0].variant.network
     sentences = []
-    zeros, masked = comparison.find(network, "zeros"), comparison.find(network, "masked")
-    if zeros is not None and masked is not None:
+    zeros = comparison.find(network, "zeros")
+    if zeros is not None:
         sentences.append(
             "Zeros make files smaller (with `lit-prune export --compress`), but not networks faster: with "
             f"{comparison.sparsity[network]:.1%} of its weights zero, {network} takes {_durations(comparison, zeros)} "
-            f"times as long as without zeros, and {_durations(comparison, masked)} times as long with masks applied."
+            "times as long as without zeros."
         )
     ways: dict[Kind, str] = {
         "cropped": "without dead taps (same outputs)",

@@ -11,19 +11,18 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.files.compressed import compressed_size
-from lit_prune.functional import apply_masks, weight_layers
+from lit_prune.functional import weight_layers
 from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.flops import LayerFlops, count_flops
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.export.graphs import run_onnx, write_onnx
 
-Kind = Literal["dense", "zeros", "masked", "lit-prune", "cropped", "onnx", "cropped onnx"]
+Kind = Literal["dense", "zeros", "lit-prune", "cropped", "onnx", "cropped onnx"]
 
 MEANINGS: dict[Kind, str] = {
     "dense": "torch's own layers, without any zero weight",
     "zeros": "torch's own layers, with the zeros of this network",
-    "masked": "torch's own layers, with masks that every call multiplies in, as in training",
     "lit-prune": "LitResNet18, which skips dead taps (kernel positions that only ever see padding)",
     "cropped": "torch's own layers without dead taps: a smaller file, the same outputs",
     "onnx": "ONNX Runtime on the exported file, batch norms folded into convolutions",
@@ -72,22 +71,18 @@ def make_variants(
     network with zeros is "dense", which has small random weights in place of the zeros.
 
     Yields:
-        The variants, in the order of `MEANINGS`: "dense" alone if there are no zeros, otherwise "zeros" and "masked";
+        The variants, in the order of `MEANINGS`: "dense" alone if there are no zeros, otherwise "zeros";
         "lit-prune" only for a LitResNet18.
     """
     base = _channels_last(plain_copy(model))
-    masks = {ref.name: ref.tensor != 0 for ref in weight_layers(base)}
     counts = _count(base, input_size)
-    if all(mask.all() for mask in masks.values()):
+    if all(ref.tensor.all() for ref in weight_layers(base)):
         yield Variant(network, "dense", base, torch.channels_last, **counts)
     else:
         if reference:
             dense = _fill_zeros(base)
             yield Variant(network, "dense", dense, torch.channels_last, **_count(dense, input_size))
         yield Variant(network, "zeros", base, torch.channels_last, **counts)
-        masked = plain_copy(base)
-        apply_masks(masked, {name: mask for name, mask in masks.items() if not mask.all()})
-        yield Variant(network, "masked", masked, torch.channels_last, **counts)
     if isinstance(model, LitResNet18):
         yield Variant(network, "lit-prune", model, torch.channels_last, **counts)
     cropped = _channels_last(crop_kernels(base, input_size, channels))
