@@ -158,13 +158,12 @@ def comparison():
 
 def test_conclusions_follow_from_the_measurement(comparison):
     assert conclusions(comparison) == [
-        "Zeros make files smaller (with `lit-prune export --compress`), but not networks faster: with 90.0% of its "
-        "weights zero, net takes 1.00 "
-        "(batch 1) and 1.25 (batch 8) times as long as without zeros, and 1.50 (batch 1) and 1.50 (batch 8) times as "
-        "long with masks applied.",
-        "Speed relative to net in torch's own layers: without dead taps (same outputs) 2.00 (batch 1) and 2.00 (batch "
-        "8); without dead taps in ONNX Runtime 4.00 (batch 1) and 4.00 (batch 8); half in torch 4.00 "
-        "(batch 1) and 2.00 (batch 8).",
+        "Zeros make files smaller (with `lit-prune export --compress`), but not networks faster. Compared with a "
+        "copy without zeros, net with 90.0% zero weights takes 1.00 (batch 1) and 1.25 (batch 8) times as long; if "
+        "every call also multiplies weights by masks, 1.50 (batch 1) and 1.50 (batch 8) times.",
+        "Speed relative to net in torch's own layers: without kernel positions that only ever see padding 2.00 "
+        "(batch 1) and 2.00 (batch 8); without these kernel positions, in ONNX Runtime 4.00 (batch 1) and 4.00 "
+        "(batch 8); half in torch 4.00 (batch 1) and 2.00 (batch 8).",
     ]
 
 
