@@ -58,8 +58,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success, 1 for a command that could not finish, 2 for input that cannot be used, or 128
-        plus the number of the signal that stopped the command. Errors are printed as one line on stderr, bugs are
-        raised. If the environment variable `LIT_PRUNE_TRACEBACK` is set, errors are raised as well.
+        plus the number of the signal that stopped the command. Errors are printed as one line on stderr; bugs raise
+        an exception. If the environment variable `LIT_PRUNE_TRACEBACK` is set, errors raise one, too.
     """
     argv = list(sys.argv[1:] if args is None else args)
     try:

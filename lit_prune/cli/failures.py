@@ -20,7 +20,7 @@ _REMEDIES = {
     errno.EACCES: "Check the permissions of the file and its folder",
     errno.EPERM: "Check the permissions of the file and its folder",
     errno.EROFS: "Choose another folder, or make this one writable",
-    errno.ENOENT: "Restore it if it was moved or deleted",
+    errno.ENOENT: "Restore the file or folder if it was moved or deleted",
 }
 
 

@@ -134,7 +134,7 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
         options.data = given.get("data") or Namespace()  # type: ignore[no-untyped-call]
     if options.get("limit") is not None:
         check_integer("--limit", options.limit, 1, hint="leave it out to use all images")
-    if options.model is not None and os.getcwd() not in sys.path:  # so that `--model` finds classes there
+    if options.model is not None and os.getcwd() not in sys.path:  # the class may be in the current folder
         sys.path.insert(0, os.getcwd())
     return options
 

@@ -10,9 +10,9 @@ _MESSAGES = [
     ".*does not have many workers.*",
     # two loggers and `config.yaml` share the new folder of a run
     "Experiment logs directory .* exists and is not empty",
-    # a resumed run keeps its folder
+    # with `--resume`, a run continues in its folder
     "Checkpoint directory .* exists and is not empty",
-    # with `--ckpt_path`, a run resumes in a new folder
+    # with `--ckpt_path`, a run continues in a new folder
     "The dirpath has changed from .*",
     # a warning of Lightning 2.6 with torch 2.13 or later, which the user cannot prevent
     ".*isinstance\\(treespec, LeafSpec\\).*",

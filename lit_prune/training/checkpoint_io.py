@@ -29,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read and check a checkpoint, always with `torch.load(weights_only=True)`; `weights_only` is ignored."""
+        """Read and check a checkpoint, always with `weights_only=True`, so that no code stored in the file runs."""
         if "://" in str(path):
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
             return loaded

@@ -66,7 +66,7 @@ class TrainingCLI(LightningCLI):
         stopping: StopSignals | None = None,
     ) -> None:
         self._argv = insert_run_config(argv)
-        # build only the parser of this command; Lightning would build those of all four
+        # build only the parser of this command; Lightning would build the parsers of all four commands
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
@@ -144,7 +144,7 @@ class TrainingCLI(LightningCLI):
         except (InputError, MisconfigurationException, OSError):
             raise
         except (ValueError, TypeError, RuntimeError) as error:
-            root = _root_cause(error)  # jsonargparse prepends a message of its own
+            root = _root_cause(error)  # jsonargparse wraps the errors of a class in its own errors
             if isinstance(root, InputError):
                 raise root from error
             found = str(root).rstrip(".")

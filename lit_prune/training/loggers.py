@@ -20,8 +20,8 @@ from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_ran
 class _EpochAxis:
     """Logs the metrics of an epoch with the epoch as their step, instead of the number of optimizer steps.
 
-    Lightning's documentation suggests logging a metric called `step` instead, but this would also replace `{step}` in
-    the file names of checkpoints.
+    Lightning's documentation suggests logging a metric called `step` for this, but such a metric would also replace
+    `{step}` in the file names of checkpoints.
     """
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:

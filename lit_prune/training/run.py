@@ -210,7 +210,7 @@ def check_options(config: Namespace) -> None:
 
 
 def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
-    """Without training, prune, evaluate on the validation images, log the sparsity, and write a checkpoint."""
+    """Prune without training; then evaluate on the validation images, log the sparsity, and write a checkpoint."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, Pruning):

@@ -18,7 +18,7 @@ class RunningMetrics(Callback):
 
         on_load_checkpoint    reads the stored values of this process
         on_train_start        restores the torchmetrics metrics
-        on_train_batch_end    merges each stored value into the new value, once the resumed run has logged the same metric
+        on_train_batch_end    merges each stored value into the new value, once the resumed run has logged the metric
         on_train_batch_start  does the same for metrics that later callbacks logged at the end of the previous batch
         on_train_epoch_end    does the same for the last batch, and drops the stored values that are still not merged
     """
@@ -28,7 +28,7 @@ class RunningMetrics(Callback):
         self._metrics: dict[str, dict[str, Any]] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Store the metrics so far if the checkpoint is saved in the middle of an epoch."""
+        """Store the metrics of the epoch so far, if the checkpoint is saved in the middle of an epoch."""
         started = trainer.fit_loop.epoch_loop.batch_progress.current.ready > 0
         if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.is_last_batch or not started:
             return
