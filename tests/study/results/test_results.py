@@ -249,7 +249,7 @@ def test_a_damaged_result_fails_only_its_run(tmp_path, result, note):
             "epoch,step,lr\n0,1,0.1\n",
             "metrics.csv has none of the columns `train/loss`, `train/acc`, `val/loss`, `val/acc`",
         ),
-        ("epoch,val/acc\n0,0.5\n1\n", "metrics.csv has 1 cells in line 3 and 2 in its first"),
+        ("epoch,val/acc\n0,0.5\n1\n", "metrics.csv has 1 cells in line 3 and 2 in line 1"),
         ("epoch,val/acc\n0,high\n", "metrics.csv has `high` in the column `val/acc`"),
         ("epoch,val/acc\nx,0.5\n", "metrics.csv has `x` in the column `epoch`"),
         ("epoch,val/acc\n0.5,0.5\n", "metrics.csv has `0.5` in the column `epoch`"),
