@@ -41,7 +41,7 @@ class Comparison:
     Attributes:
         costs: Cost of each variant. All speeds are relative to the first variant.
         input_size: Height and width of the images, in pixels.
-        threads: CPU threads of torch and ONNX Runtime.
+        threads: Number of CPU threads of torch and of ONNX Runtime.
         machine: Processor, its instruction set, and the versions of Python and torch, by name.
         sparsity: Fraction of weights that are zero, by network.
     """

@@ -10,8 +10,8 @@ from torch import Tensor
 from lit_prune.errors import UnfinishedError, one_line
 from lit_prune.trained.scoring import Run, Score
 
-# Rounding of float32 sums makes logits differ by about 1e-6 of the largest logit. A wrong weight, a layer in training
-# mode or a wrong normalisation makes them differ by far more than 1e-4 of it.
+# Rounding of float32 sums changes logits by about 1e-6 of the largest logit; a wrong weight, a layer in training mode
+# or a wrong normalisation changes them by far more than 1e-4 of the largest.
 TOLERANCE = 1e-4
 
 
@@ -105,7 +105,7 @@ def in_batches(run: Run, batch: int | None) -> Run:
 
 
 def random_batches(batch: int | None, channels: int, input_size: int) -> Iterator[tuple[Tensor, None]]:
-    """Yield the same random images at each call: one batch of `batch` images or, for None, three of other sizes."""
+    """Yield random images, the same at each call: a batch of size `batch`, or batches of three sizes if it is None."""
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 7) if batch is None else (batch,):
         yield torch.randn(count, channels, input_size, input_size, generator=generator), None

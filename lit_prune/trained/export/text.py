@@ -14,7 +14,7 @@ def format_report(export: Export, opset: int | None, checks: Sequence[Check], si
     lines = [("written", f"{export.options.output}: {_format_kind(export, opset)}")]
     lines += zip(["logits", ""], map(_format_difference, checks, ["random", "test"]), strict=False)
     if not checks:
-        lines.append(("checked", "the weights read back from the file are bit-identical"))
+        lines.append(("checked", "the weights read back from the file equal those written, bit for bit"))
     for network, file in filter(None, (check.scores for check in checks)):
         found = f"{file.accuracy:.2%} of {file.images:,} test images ({file.right:,} right)"
         lines.append(("accuracy", f"{found}; the checkpoint has {network.accuracy:.2%} ({network.right:,} right)"))

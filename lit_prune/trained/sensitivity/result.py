@@ -14,7 +14,7 @@ _MAX_EXCLUDED = 0.05
 
 
 class Limit(NamedTuple):
-    """Suggested arguments for pruning several layers together.
+    """Suggested arguments of a global pruning callback.
 
     Attributes:
         max_layer_sparsity: Largest fraction of any layer to prune; 0 if a layer has no safe amount.
