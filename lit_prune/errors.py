@@ -1,4 +1,4 @@
-"""The errors of lit-prune: `InputError` for wrong input, `UnfinishedError` for commands that could not finish.
+"""The errors of lit-prune: `InputError` for wrong input or a missing package, `UnfinishedError` for commands that could not finish.
 
 This module imports no other module of lit-prune, so every module can import it.
 """
@@ -88,7 +88,7 @@ def shorten(text: str, limit: int = 100) -> str:
 
     Args:
         text: Text to shorten.
-        limit: Number of characters up to which a text is returned unchanged.
+        limit: A text of at most this number of characters is returned unchanged.
     """
     if len(text) <= limit:
         return text
@@ -100,6 +100,6 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 
     Args:
         error: Error that a library raised.
-        limit: Number of characters up to which the line is not shortened.
+        limit: A line of at most this number of characters is not shortened.
     """
     return shorten(" ".join(str(error).split("\n\n")[0].split()).rstrip("."), limit) or type(error).__name__

@@ -3,7 +3,7 @@
     python scripts/load_test.py --runs 60 --jobs 4 --epochs 1000
 
 Every run of the study must finish and log each epoch once. In the long training, memory, the time of an epoch and the
-time of a checkpoint may hardly grow, and an epoch may add only few bytes to the log files. The exit status is 1 if a
+time of a checkpoint may hardly grow, and an epoch may add only a few KiB to the log files. The exit status is 1 if a
 result is missing or a bound is exceeded.
 """
 
@@ -78,7 +78,11 @@ class Sampler(Callback):
 
 
 def long_run(folder: Path, epochs: int) -> Iterator[tuple[str, bool]]:
-    """Train for many epochs with monitor and pruning; yield a line for each measurement, and whether it is good."""
+    """Train for many epochs with `SparsityMonitor` and pruning, and check the measurements.
+
+    Yields:
+        A line for each measurement, and whether the measurement is within its bound.
+    """
     path = folder / "samples.json"
     callbacks: list[dict[str, Any]] = [
         {"class_path": "SparsityMonitor"},
@@ -132,7 +136,11 @@ def bytes_of(events: Path) -> tuple[int, int]:
 
 
 def grown(what: str, seconds: list[float]) -> tuple[str, bool]:
-    """Compare the median of the last tenth of the times with the median of the second tenth."""
+    """Compare the median of the last tenth of the times with the median of the second tenth.
+
+    Returns:
+        A line with the result, and whether the ratio is within its bound.
+    """
     tenth = max(1, len(seconds) // 10)
     early, late = (statistics.median(part) for part in (seconds[tenth : 2 * tenth], seconds[-tenth:]))
     text = f"{1000 * early:.1f} ms of CPU early, {1000 * late:.1f} ms at the end, ratio {late / early:.2f}"

@@ -74,7 +74,7 @@ def normalise(images: Tensor) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _affine(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return scale and shift for a row of pixels, which is several times faster than broadcasting three channels."""
+    """Return scale and shift, repeated for each pixel of a row: broadcasting three channels is several times slower."""
     mean, std = torch.tensor(MEAN, dtype=torch.float64), torch.tensor(STD, dtype=torch.float64)
     scale, shift = 1 / (255 * std), -mean / std
     return scale.float().repeat(width).to(device), shift.float().repeat(width).to(device)

@@ -155,7 +155,7 @@ def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type]) 
 
     Args:
         checkpoint: Checkpoint as returned by `read_checkpoint`, written by the command line or a Trainer in a script.
-        classes: Classes of the model and the data module, by group; entries that are not their arguments are left out.
+        classes: Classes of the model and the data module, by group; only their arguments count as settings.
 
     Returns:
         The settings by group; settings that the checkpoint lacks are left out.
@@ -228,7 +228,7 @@ def _refusal(path: Path) -> InputError:
     return expected(
         "a checkpoint or a state dict",
         f"`{path}`, which is neither, or contains objects that `torch.load(weights_only=True)` refuses to load",
-        "pass a file with tensors and plain values, written by a Trainer or `torch.save`; others could run code",
+        "pass a file with tensors and plain values, written by a Trainer or `torch.save`; other files could run code",
     )
 
 

@@ -61,7 +61,7 @@ def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], p
         path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If the settings are malformed, or a text could name another class to import, or a file to read.
+        InputError: If the settings are malformed, or a text could name a file, or a class that is not allowed.
     """
     check_shape(stored, path)
     known = {text for text in _texts(given) if text}

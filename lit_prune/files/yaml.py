@@ -59,7 +59,7 @@ def _read(path: str | Path) -> str:
 
 def _check(text: str, source: str) -> None:
     """Raise an `InputError` for dangerous YAML; count the values that each collection expands to, following aliases."""
-    sizes: dict[str | None, int] = {}  # size of the value of each anchor; 0 while it is still open
+    sizes: dict[str | None, int] = {}  # number of values that each anchor stands for; 0 while its collection is open
     collections: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of the document and each open collection
     for event in yaml.parse(text, Loader=_LOADER):
         anchor = getattr(event, "anchor", None)

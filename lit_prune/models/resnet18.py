@@ -52,7 +52,7 @@ class LitResNet18(LightningModule):
             running statistics of the initial weights, as the original study did. Scales and shifts are always trained.
         stem: First layers: "imagenet" is a 7x7 convolution of stride 2 and max-pooling; "cifar" is a 3x3 convolution
             of stride 1: every layer after it gets 16 times as many pixels as with "imagenet".
-        channels: Number of output channels of each layer that has fewer than in a ResNet-18, by its name in
+        channels: Number of output channels of each layer that has fewer than in a ResNet-18, by the layer's name in
             `lit_prune.models.resnet18_channels.FULL_CHANNELS`. Default: the numbers of the initial weights, which
             `lit-prune shrink` may have reduced.
         optimizer: Function that creates the optimizer for given parameters. Default: Adam with learning rate 1e-3.

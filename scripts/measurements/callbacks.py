@@ -21,7 +21,7 @@ AMOUNT = 0.3
 
 
 def measure_masks(settings: Settings) -> Measurement:
-    """Compare training steps with masks on 30% of the weights to steps without masks, and to `ModelPruning`'s steps."""
+    """Compare steps with 30% of the weights masked to steps without masks; compare our masks to `ModelPruning`'s."""
     masked = LitResNet18().train()
     apply_masks(masked, global_l1_masks(weight_layers(masked), AMOUNT))
     # ModelPruning cannot prune channels_last weights, so the comparison with it uses torchvision's ResNet-18

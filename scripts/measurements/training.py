@@ -1,4 +1,7 @@
-"""Compare lit-prune to a plain PyTorch loop, and measure the time that data loading and Lightning add to a step."""
+"""Compare lit-prune to a plain PyTorch loop, and measure the time that data loading and Lightning add to a step.
+
+The plain loop and its network are those of the original study: the student project that README.md describes.
+"""
 
 from collections.abc import Iterator
 from itertools import islice
