@@ -1,4 +1,4 @@
-"""The errors of lit-prune: `InputError` for wrong input or a missing package, `UnfinishedError` for commands that could not finish.
+"""`InputError` for wrong input or a missing package, `UnfinishedError` for commands that could not finish.
 
 This module imports no other module of lit-prune, so every module can import it.
 """

@@ -3,7 +3,7 @@
     python scripts/crash_test.py --kills 25 --seed 0
 
 A training with temporary freezing, gradual pruning and removal of the masks runs once without interruption. Then the
-same training starts, is killed (SIGKILL) and resumed until it finishes, and this repeats until `--kills` kills are done.
+same training starts, is killed (SIGKILL) and resumed until it finishes; this repeats until `--kills` kills are done.
 A kill comes while the process trains, validates, prunes, writes a checkpoint, replaces a file or logs, or at a random
 time. The weights, masks, optimizer state, metrics and TensorBoard events of each finished run are compared with those
 of the uninterrupted run. Prints a line for each kill and a summary; the exit status is 0 if all runs are identical.

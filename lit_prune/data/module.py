@@ -193,7 +193,7 @@ class CIFAR10DataModule(LightningDataModule):
         pixels = batch.images if batch.key is None else augment(batch.images, self.augment, batch.key)
         images: Tensor = normalise(pixels)
         if self.trainer is not None:
-            # before the transfer, Lightning converts only floating-point inputs to the Trainer's precision, not uint8 images
+            # before the transfer, Lightning converts inputs to the Trainer's precision, but not uint8 images
             images = self.trainer.precision_plugin.convert_input(images)
         return images if batch.labels is None else (images, batch.labels)
 
