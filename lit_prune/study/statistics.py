@@ -38,7 +38,7 @@ class Estimate:
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:
-    """Estimate the mean of finite values, one per seed, by Student's t distribution. Return None if there are none."""
+    """Estimate the mean of finite values, one per seed, by Student's t distribution; None if there are no values."""
     numbers = list(values)
     n = len(numbers)
     if not n:

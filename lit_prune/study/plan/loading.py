@@ -62,7 +62,7 @@ def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise expected("plans without a cycle of `base`", f"`{path}`, which leads to itself", "remove one `base`")
     content = read_mapping(path, "a plan (`experiments: [...]`)", "see `lit_prune/configs/study` for examples")
-    content.setdefault("name", path.stem)  # never the base's name: both plans would use one folder
+    content.setdefault("name", path.stem)  # not the base's name, or both plans would use one folder
     if (base := content.pop("base", None)) is None:
         return content
     below = _with_base(_find_base(str(base), path), (*seen, path))

@@ -27,7 +27,7 @@ class Experiment:
         name: Name, which is also the path of the experiment in the study's folder, such as "task4/finetuned-10".
         parent: Name of the experiment to start from: a run loads the weights of that experiment's run with the same
             seed. None to start from the initial weights.
-        checkpoint: Checkpoint of the parent that is loaded: "last", or "best" by the monitored metric.
+        checkpoint: Which checkpoint of the parent to load: "last", or "best" by the monitored metric.
         train: Whether to train. If false, a run only prunes the network with its callbacks, and validates and tests it.
         overrides: Changes to the plan's `settings`. A key that ends in `+` appends to a list instead of replacing it.
     """

@@ -29,7 +29,7 @@ _PLATEAU = (
     "Pruned weights are zero. After their masks are removed, only a gradient can change them, and some weights never "
     "receive one. For images of 32x32 pixels, these are weights of ResNet-18's last convolutions, at kernel positions "
     "that only ever see padding. So sparsity falls until the only zeros are pruned weights that never received a "
-    'gradient ("pruned and untouched"). Once all runs of an experiment are there, its last two numbers are zero.'
+    'gradient ("pruned and untouched"). Once this is so in all runs of an experiment, its last two numbers are zero.'
 )
 
 

@@ -82,7 +82,7 @@ def unfrozen(plan: Plan) -> list[Experiment]:
 
 
 def plateau_table(results: Results) -> str:
-    """Return the table of the section "Why sparsity stops falling", with the experiments of `unfrozen`; or ""."""
+    """Return the table of "Why sparsity stops falling", with a row per experiment of `unfrozen`; "" without rows."""
     rows = []
     for experiment in unfrozen(results.plan):
         name = experiment.name

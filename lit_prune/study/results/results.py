@@ -92,7 +92,7 @@ class Results:
     def values(self, experiment: str, measure: str) -> dict[int, float]:
         """Return the values of a measure in the complete runs of an experiment, by seed.
 
-        The result is empty if any run of the experiment diverged: a mean over only the other runs would be too good.
+        The result is empty if any run of the experiment diverged: a mean over only the other runs would look too good.
         """
         if self.with_status(experiment, "diverged"):
             return {}

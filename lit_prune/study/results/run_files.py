@@ -112,10 +112,12 @@ def _merge_epochs(path: Path, rows: list[dict[str, str]], columns: set[str]) -> 
             try:
                 float(text)
             except ValueError:
-                raise UnreadableError(f"{path.name} has `{shorten(text, 40)}` in the column `{name}`") from None
+                raise UnreadableError(
+                    f"{path.name} has `{shorten(text, 40)}`, not a number, in the column `{name}`"
+                ) from None
         epoch = float(row["epoch"])
         if not epoch.is_integer():
-            raise UnreadableError(f"{path.name} has `{row['epoch']}` in the column `epoch`")
+            raise UnreadableError(f"{path.name} has `{row['epoch']}`, not an integer, in the column `epoch`")
         merged.setdefault(int(epoch), {}).update({name: float(text) for name, text in cells.items()})
     return merged
 

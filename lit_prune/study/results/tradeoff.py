@@ -90,8 +90,8 @@ def compared(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
     An experiment that trains is compared with one that starts from the same weights, trains with the study's settings
-    without changes, and prunes nothing, if the plan has one. Any other experiment is compared with its parent; the
-    result is None if it has no parent.
+    without changes, and prunes nothing. If the plan has no such experiment, or the given one does not train, the result
+    is its parent, or None if it has no parent.
     """
     if experiment.train:
         for other in results.plan.experiments:
@@ -114,7 +114,8 @@ def has_removal(plan: Plan, experiment: Experiment) -> bool:
 
 def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
     """Return the slug and label of an experiment's series."""
-    # named by the callbacks that the experiment adds to the study's; if it adds none, by the study's pruning callbacks
+    # A series is named by the callbacks that its experiments add to the study's, or by the study's pruning callbacks if
+    # they add none.
     own = _callbacks(experiment.overrides) or [n for n in _callbacks(plan.settings) if "prun" in n.lower()] or ["none"]
     slug, label = (" + ".join(parts) for parts in zip(*(_SHORT.get(name, (name, name)) for name in own), strict=True))
     if not experiment.train:

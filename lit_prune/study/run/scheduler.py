@@ -53,7 +53,7 @@ def run_jobs(
                 waiting.remove(job)
                 running.append(job)
                 pool.start(job)
-        if not running:  # all remaining jobs have been left out
+        if not running:  # all remaining jobs were left out, because an ancestor failed
             break
         time.sleep(_POLL)
         for job, status in pool.collect():

@@ -45,7 +45,7 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
         axes.set(ylabel=_KINDS[kind], **limits[kind])
         count_epochs(axes, last)
         if index + across < count:
-            axes.set_xticks([])  # they are shown only below the lowest panel of each column
+            axes.set_xticks([])  # ticks are shown only below the lowest panel of each column
         else:
             axes.set_xlabel("epoch")
         if kind == kinds[0]:
@@ -53,8 +53,8 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
     legend_below(canvas, _handles(runs), 4)
     caption = (
         "Training and validation loss and accuracy over epochs, with the same axes for all experiments. Thin lines are "
-        "single seeds, thick lines are means over seeds. Training values are means over an epoch, in which the network "
-        "changes; validation values are measured at the end of the epoch."
+        "single seeds, thick lines are means over seeds. Training values are means over an epoch, during which the "
+        "network changes; validation values are measured at the end of the epoch."
     )
     return Drawing(f"curves-{group}{suffix}", f"{title}: loss and accuracy over epochs", caption, group, canvas)
 
@@ -99,7 +99,7 @@ def _handles(runs: Sequence[Run]) -> list[Line2D]:
 
 
 def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
-    """Choose y limits for the values of all runs; the scale is logarithmic if the largest loss is over 20 medians."""
+    """Choose y limits for the values of all runs, and a log scale if the largest loss is over 20 times the median."""
     finished = [run for run in runs if run.status != "diverged"] or runs
     curves = [curve for run in finished for half in _HALVES if (curve := run.finite_curve(f"{half}_{kind}"))]
     values = sorted(value for curve in curves for value in curve.values())
