@@ -1,4 +1,4 @@
-"""Masks change neither layers nor parameters, hold zeros against any optimizer, and are known to `torch.nn.utils.prune`."""
+"""Masks change neither layers nor parameters, hold zeros against any optimizer, and torch's `prune` knows them."""
 
 import copy
 import gc
@@ -412,9 +412,8 @@ def test_a_copy_gets_exactly_the_masks_of_its_model() -> None:
 
 
 def test_any_parameter_can_be_masked() -> None:
-    model: Any = nn.Sequential(
-        nn.LSTM(3, 4, bidirectional=True), nn.Bilinear(2, 3, 4), nn.ParameterList([torch.rand(5)])
-    )
+    vector = nn.ParameterList([torch.rand(5)])
+    model: Any = nn.Sequential(nn.LSTM(3, 4, bidirectional=True), nn.Bilinear(2, 3, 4), vector)
     weights = weight_layers(model)
     assert [ref.name for ref in weights] == [
         *(f"0.weight_{kind}_l0{end}" for end in ("", "_reverse") for kind in ("ih", "hh")),

@@ -7,14 +7,15 @@ import pytest
 import torch
 from torch import nn, optim
 
-from lit_prune.functional import selection
+from lit_prune.functional import masking, selection
 from lit_prune.functional.coverage import GradientCoverage
-from lit_prune.functional.masking import apply_masks, current_mask, mask_gradients, remove_masks
+from lit_prune.functional.masking import apply_masks, mask_gradients, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, keeps_zeros
 from lit_prune.functional.pruning import global_l1_masks
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
+current_mask: Any = masking.current_mask
 
 OPTIMIZERS: dict[str, Callable[[Any], optim.Optimizer]] = {
     "sgd": lambda p: optim.SGD(p, 0.1),

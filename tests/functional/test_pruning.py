@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from lit_prune.errors import InputError
-from lit_prune.functional import selection
-from lit_prune.functional.masking import apply_masks, current_mask
+from lit_prune.functional import masking, selection
+from lit_prune.functional.masking import apply_masks
 from lit_prune.functional.pruning import (
     RandomScore,
     global_l1_masks,
@@ -25,6 +25,7 @@ from lit_prune.functional.pruning import (
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
+current_mask: Any = masking.current_mask
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 

@@ -84,7 +84,8 @@ def test_masks_of_torch_are_kept() -> None:
     again = stored_values(net)
     masks = net[1].weight_mask.clone()
     rewind(net, values)
-    assert torch.equal(current_mask(WeightRef("", net[1], "weight")), masks.bool())
+    kept: Any = current_mask(WeightRef("", net[1], "weight"))
+    assert torch.equal(kept, masks.bool())
     assert torch.equal(net[1].weight, values["1.weight"] * masks)
     assert set(again) == set(values)
 

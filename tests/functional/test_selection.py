@@ -110,10 +110,8 @@ def test_parameters_are_chosen_by_name():
 
 
 def test_a_weight_is_found_by_the_name_it_is_given():
-    model = nn.ModuleDict(
-        {"attention": nn.MultiheadAttention(8, 2), "lstm": nn.LSTM(2, 2), "own": OwnLinear("pos_weight")}
-    )
-    model["odd"] = nn.ModuleDict({"weight": nn.Linear(2, 2)})
+    layers = {"attention": nn.MultiheadAttention(8, 2), "lstm": nn.LSTM(2, 2), "own": OwnLinear("pos_weight")}
+    model = nn.ModuleDict(layers | {"odd": nn.ModuleDict({"weight": nn.Linear(2, 2)})})
     for ref in weight_layers(model):
         found = find_weight(model, ref.name)
         assert found is not None
@@ -122,7 +120,9 @@ def test_a_weight_is_found_by_the_name_it_is_given():
         assert model.get_parameter(ref.parameter_name) is ref.tensor
     assert find_weight(model, "attention") is None
     assert find_weight(model, "lstm.weight") is None
-    assert find_weight(nn.Linear(2, 2), "").parameter_name == "weight"
+    whole = find_weight(nn.Linear(2, 2), "")
+    assert whole is not None
+    assert whole.parameter_name == "weight"
 
 
 def integer(dtype):
