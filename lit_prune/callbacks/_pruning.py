@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from lit_prune.callbacks._checks import (
@@ -27,7 +27,7 @@ from lit_prune.functional.schedule import sparsity_at
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
 
 
-class Pruning(MaskHolder, ABC):
+class Pruning(Callback, ABC):
     """Base class for your own pruning criterion: define `score` and inherit everything else.
 
     The guarantees of `docs/callbacks.md` hold for every subclass whose `score` depends only on weights, on arguments of
@@ -95,7 +95,6 @@ class Pruning(MaskHolder, ABC):
         if self.scope == "local" and max_layer_sparsity is not None:
             what = f"no `max_layer_sparsity` for {type(self).__name__}"
             raise expected(what, max_layer_sparsity, "every layer is pruned to `amount`")
-        super().__init__()
         self.amount = amount
         self.start_epoch = start_epoch
         self.end_epoch = end_epoch
@@ -149,6 +148,7 @@ class Pruning(MaskHolder, ABC):
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
+        MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
             self._reached = 0.0
             self._ever_pruned = {}
@@ -164,8 +164,7 @@ class Pruning(MaskHolder, ABC):
         adopt_masks(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the masks of the checkpoint, and hold all masks."""
-        super().on_fit_start(trainer, pl_module)
+        """Apply the masks of the checkpoint."""
         self._choose(trainer, pl_module)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._update_masks(trainer, pl_module)
@@ -181,7 +180,6 @@ class Pruning(MaskHolder, ABC):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune if a resumed run has skipped the start of its epoch."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._rewinding.remember(pl_module, trainer.current_epoch, batch_idx == 0, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
 
