@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lightning.pytorch.utilities.rank_zero import rank_zero_info, rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lit_prune.errors import shorten
@@ -22,15 +22,15 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
     if left := passed_over(model):
         share = sum(value.numel() for value in left.values()) / sum(value.numel() for value in model.parameters())
         rank_zero_info(
-            f"{owner} leaves out {share:.1%} of the parameters: matrices in norms and embeddings, or not called weight: "
-            f"{shorten(', '.join(left))}. Choose parameters by name with `parameters`."
+            f"{owner} leaves out {share:.1%} of the parameters, since they are in norms or embeddings or not called "
+            f"weight: {shorten(', '.join(left))}. Choose parameters by name with `parameters`."
         )
     chosen = {ref.module for ref in weights}
     for copy, source in frozen_copies(model):
         if any(module in chosen for module in model.get_submodule(copy).modules()):
             rank_zero_warn(
-                f"`{copy}` seems to be a copy of `{source}` that is not trained. Its weights count towards `amount` and "
-                f"are pruned too. HINT: leave it out with `exclude={copy!r}`."
+                f"`{copy}` seems to be a copy of `{source}` that is not trained. Its weights are pruned too, and count "
+                f"towards `amount`. HINT: leave it out with `exclude={copy!r}`."
             )
 
 
@@ -43,7 +43,7 @@ def warn_of_lost_zeros(owner: str, weights: Sequence[WeightRef]) -> None:
     zeros = total - sum(int(ref.tensor.count_nonzero()) for ref in weights)
     pruned = sum(int((~mask).count_nonzero()) for _, mask in masked)
     rank_zero_warn(
-        f"{owner} has pruned {pruned / total:.2%} of the weights, but in the loaded weights only {zeros / total:.2%} are "
-        "zero: their checkpoint was written before the pruning. HINT: choose a checkpoint of a pruned epoch; "
+        f"{owner} has pruned {pruned / total:.2%} of the weights, but of the loaded weights only {zeros / total:.2%} "
+        "are zero: their checkpoint was written before the pruning. HINT: choose a checkpoint of a pruned epoch; "
         "docs/callbacks.md shows how `ModelCheckpoint` does that."
     )
