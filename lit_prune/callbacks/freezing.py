@@ -238,8 +238,8 @@ class LayerFreezing(Callback):
             )
 
     def _forget(self) -> None:
-        # number of phases that have started because of `monitor`; best value and number of validations without a better
-        # one since the last phase started, which was the phase "counted"
+        # "early": number of phases that have started because of `monitor`; "best": its best value since the phase
+        # "counted" started; "waited": number of validations since then without a better one
         self._progress = {"early": 0, "counted": 0, "best": None, "waited": 0}
 
     def _started(self, trainer: Trainer) -> int:
@@ -256,7 +256,8 @@ class LayerFreezing(Callback):
             return
         if (logged_value := trainer.callback_metrics.get(self.monitor)) is None:
             logged = ", ".join(f"`{name}`" for name in trainer.callback_metrics) or "nothing"
-            hint = f"log it in `validation_step` with `self.log`; logged so far: {logged}"
+            where = "`validation_step`" if trainer.enable_validation else "`training_step`"
+            hint = f"log it with `self.log` in {where}; logged so far: {logged}"
             raise expected("`monitor` to be a logged metric", repr(self.monitor), hint)
         # processes must agree, even if each of them has logged its own value
         value = float(trainer.strategy.reduce(logged_value.to(pl_module.device), reduce_op="mean"))
