@@ -1,9 +1,9 @@
 """Freeze parts of a model during training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from math import inf
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
@@ -19,7 +19,7 @@ from lit_prune.callbacks._checks import (
     overrides,
     refuse_sharded_parameters,
 )
-from lit_prune.errors import check_choice, check_integer, expected
+from lit_prune.errors import check_choice, check_integer, closest_hint, expected
 from lit_prune.functional.freezing import (
     Frozen,
     ScaledUpdates,
@@ -98,7 +98,7 @@ class LayerFreezing(Callback):
         by: str = "layers",
         freeze_norm: bool = True,
         unfreeze_epoch: int | None = None,
-        phases: list[Phase] | None = None,
+        phases: list[Phase] | list[dict[str, Any]] | None = None,  # a `dict`, so that errors are those of this class
         monitor: str | None = None,
         mode: str = "min",
     ) -> None:
@@ -118,7 +118,8 @@ class LayerFreezing(Callback):
         self.phases = phases
         self.monitor = monitor
         self.mode = mode
-        self._phases: list[Phase] = phases or ([] if unfreeze_epoch is None else [{"epoch": unfreeze_epoch}])
+        once: list[Phase] = [] if unfreeze_epoch is None else [{"epoch": unfreeze_epoch}]
+        self._phases: Sequence[Phase] = once if phases is None else cast(list[Phase], phases)
         self._module: LightningModule | None = None
         # names and modules that are frozen before the first phase, in the first one, and so on
         self._stages: list[list[tuple[str, nn.Module]]] = []
@@ -321,8 +322,10 @@ def _check_phases(phases: Any, monitor: Any) -> None:
     epoch = -1
     for number, phase in enumerate(phases):
         name = f"phases[{number}]"
-        for key in phase:
-            check_choice(f"a key of {name}", key, tuple(Phase.__annotations__))
+        if unknown := [key for key in phase if key not in Phase.__annotations__]:
+            keys = ", ".join(Phase.__annotations__)
+            hint = closest_hint(str(unknown[0]), Phase.__annotations__, "choose among these")
+            raise expected(f"`{name}` to have no other keys than {keys}", f"`{unknown[0]}`", hint)
         fraction, layers = phase.get("fraction"), phase.get("layers")
         if fraction is not None or layers is not None:
             check_selection(fraction, layers)

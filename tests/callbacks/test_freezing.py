@@ -139,7 +139,7 @@ def test_raw_optimizers_in_manual_optimization():
         (Transformer, {"layers": "net.layer"}, {"layer.*"}),
         (Transformer, {"fraction": 0.1}, {"embed.*"}),
         (Transformer, {"fraction": 0.2}, {"embed.*", "layer.self_attn.in_proj.*"}),
-        (Tied, {"fraction": 0.5}, {"encode.*", "decode.weight"}),
+        (Tied, {"fraction": 0.5}, {"encode.*", "decode.*"}),
         (MisleadingNames, {"fraction": 0.5}, {"roi_mask_conv.*", "causal_mask"}),
     ],
 )
