@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, expected, shorten
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
@@ -120,6 +120,15 @@ def passed_over(model: nn.Module) -> dict[str, nn.Parameter]:
         id(_own_parameters(ref.module).get(ref.parameter)) for refs in _by_parameter(model, None) for ref in refs
     }
     return {name: value for name, value in model.named_parameters() if value.dim() > 1 and id(value) not in weights}
+
+
+def describe_passed_over(model: nn.Module) -> str | None:
+    """Describe the parameters that `passed_over` finds, with their share; None if it finds none."""
+    if not (left := passed_over(model)):
+        return None
+    share = sum(value.numel() for value in left.values()) / sum(value.numel() for value in model.parameters())
+    names = shorten(", ".join(left))
+    return f"{share:.1%} of the parameters, since they are in norms or embeddings or not called weight: {names}"
 
 
 def layers_with_weights(model: nn.Module) -> list[list[WeightRef]]:
