@@ -29,7 +29,7 @@ _LIGHTNING_VERSIONS = ("1", "2")
 _ARCHIVE = b"PK\x03\x04"  # first bytes of a zip archive
 _FOLDER = 0x10  # the attribute that marks a record of an archive as a folder
 # harmless checkpoints also refer to names in these packages, so a message lists names from other packages first
-_FAMILIAR = ("collections.", "lightning.", "numpy.", "torch.")
+_FAMILIAR = ("collections.", "lightning.", "lightning_fabric.", "numpy.", "pytorch_lightning.", "torch.")
 _GROUPS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 
 

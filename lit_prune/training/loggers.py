@@ -4,24 +4,30 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_prune.files.atomic import append, replacing, sync
+from lit_prune.training.packages import LIGHTNING
 from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_rank_zero, log_folder
 
 
-class _EpochAxis:
-    """Logs the metrics of an epoch with the epoch as their step, instead of the number of optimizer steps.
+class _Logger:
+    """What our loggers add to those of a Lightning package: an epoch as the step of its metrics.
 
-    Logging a metric called `step`, which Lightning suggests, would also change `{step}` in names of checkpoints.
+    Lightning's step is the number of optimizer steps. Logging a metric called `step`, which Lightning suggests, would
+    also change `{step}` in names of checkpoints.
     """
+
+    log_dir: str
+    _experiment: Any
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         # use the epoch as the step, except for metrics of a single batch, whose names end in "_step"
@@ -30,7 +36,7 @@ class _EpochAxis:
         super().log_metrics(metrics, step)  # type: ignore[misc]
 
 
-class _TensorBoard(_EpochAxis, TensorBoardLogger):
+class _TensorBoard(_Logger):
     @property
     def experiment(self) -> Any:
         # on other ranks, the inherited property returns a logger that does nothing
@@ -38,7 +44,7 @@ class _TensorBoard(_EpochAxis, TensorBoardLogger):
             from lit_prune.training.event_file import Summaries  # imported late, because it is slow
 
             self._experiment = Summaries(self.log_dir)
-        return super().experiment
+        return super().experiment  # type: ignore[misc]  # of the package's logger
 
     @rank_zero_only
     def save(self) -> None:
@@ -84,37 +90,49 @@ class _Rows(ExperimentWriter):
         self.metrics, self.metrics_keys = [], header
 
 
-class _CSV(_EpochAxis, CSVLogger):
+class _CSV(_Logger):
+    save: Callable[[], None]
+
     @property
     def experiment(self) -> Any:
         if self._experiment is None and is_rank_zero():
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             self._experiment = _Rows(self.log_dir)
-        return super().experiment
+        return super().experiment  # type: ignore[misc]  # of the package's logger
 
 
-def make_default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
+@cache
+def _logger_classes(package: str) -> tuple[Any, Any]:
+    """Return the TensorBoard and the CSV logger, derived from those of a Lightning package."""
+    loggers = import_module(f"{package}.loggers")
+    own = ((_TensorBoard, loggers.TensorBoardLogger), (_CSV, loggers.CSVLogger))
+    tensorboard, csv = (type(bases[0].__name__, bases, {"__module__": __name__}) for bases in own)
+    return tensorboard, csv
+
+
+def make_default_loggers(root: Path, name: str, package: str = LIGHTNING) -> list[Any]:
     """Create a new folder `lightning_logs/<name>/version_<n>` below `root`, and return the loggers that write to it.
 
     Raises:
         InputError: If the name leads out of `lightning_logs`, or the folder cannot be created.
     """
     logs = log_folder(root, name)
-    return make_loggers(logs / f"version_{claim_version(logs)}")
+    return make_loggers(logs / f"version_{claim_version(logs)}", package)
 
 
-def make_loggers(folder: Path) -> list[TensorBoardLogger | CSVLogger]:
+def make_loggers(folder: Path, package: str = LIGHTNING) -> list[Any]:
     """Return a TensorBoard and a CSV logger that continue the logs in a run folder.
 
     Lightning writes checkpoints and `config.yaml` to the folder of the first logger.
     """
     folder = Path(os.path.normpath(folder))  # checkpoints store it; one with ".." inside is refused as unsafe
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
+    tensorboard, csv = _logger_classes(package)
     return [
         # `RunSummary` logs the metrics of the HParams tab; Lightning would add `hp_metric` = -1
-        _TensorBoard(root, name=name, version=version, default_hp_metric=False),
+        tensorboard(root, name=name, version=version, default_hp_metric=False),
         # write the metrics of each epoch at once; Lightning would wait for a hundred rows
-        _CSV(root, name=name, version=version, flush_logs_every_n_steps=1),
+        csv(root, name=name, version=version, flush_logs_every_n_steps=1),
     ]
 
 
