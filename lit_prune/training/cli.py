@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -139,11 +140,11 @@ class TrainingCLI(LightningCLI):
         check_options(self.config[command])
 
     def _add_instantiators(self) -> None:
-        # each class finds its hyper-parameters through its own package
+        # `save_hyperparameters` of each class asks its own package for the options
         classes: dict[str, Any] = {"model": self._model_class, "data": self._datamodule_class}
-        for group, kind in classes.items():
-            instantiator = import_module(f"{package_of(kind)}.cli")._InstantiatorFn(cli=self, key=group)
-            self.parser.add_instantiator(instantiator, kind, subclasses=True)
+        modules = {group: import_module(f"{package_of(kind)}.cli") for group, kind in classes.items()}
+        instantiators = [(modules[group]._InstantiatorFn(self, group), kind, True) for group, kind in classes.items()]
+        self.parser.instantiate_classes = partial(self.parser.instantiate, instantiators=instantiators)  # type: ignore[method-assign]
 
     def instantiate_classes(self) -> None:
         """Build model, data and Trainer, and raise an error of their classes as a one-sentence `InputError`."""

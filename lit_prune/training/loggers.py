@@ -5,8 +5,6 @@ import errno
 import io
 import os
 from collections.abc import Callable, Iterable, Mapping
-from functools import cache
-from importlib import import_module
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,15 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_prune.files.atomic import append, replacing, sync
-from lit_prune.training.packages import LIGHTNING
+from lit_prune.training.packages import LIGHTNING, derive
 from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_rank_zero, log_folder
 
 
-class _Logger:
-    """What our loggers add to those of a Lightning package: an epoch as the step of its metrics.
+class _EpochAxis:
+    """Logs the metrics of an epoch with the epoch as their step, instead of the number of optimizer steps.
 
-    Lightning's step is the number of optimizer steps. Logging a metric called `step`, which Lightning suggests, would
-    also change `{step}` in names of checkpoints.
+    Logging a metric called `step`, which Lightning suggests, would also change `{step}` in names of checkpoints.
+    The other base of each logger is the logger of a Lightning package.
     """
 
     log_dir: str
@@ -36,7 +34,7 @@ class _Logger:
         super().log_metrics(metrics, step)  # type: ignore[misc]
 
 
-class _TensorBoard(_Logger):
+class _TensorBoard(_EpochAxis):
     @property
     def experiment(self) -> Any:
         # on other ranks, the inherited property returns a logger that does nothing
@@ -44,7 +42,7 @@ class _TensorBoard(_Logger):
             from lit_prune.training.event_file import Summaries  # imported late, because it is slow
 
             self._experiment = Summaries(self.log_dir)
-        return super().experiment  # type: ignore[misc]  # of the package's logger
+        return super().experiment  # type: ignore[misc]
 
     @rank_zero_only
     def save(self) -> None:
@@ -90,7 +88,7 @@ class _Rows(ExperimentWriter):
         self.metrics, self.metrics_keys = [], header
 
 
-class _CSV(_Logger):
+class _CSV(_EpochAxis):
     save: Callable[[], None]
 
     @property
@@ -98,16 +96,7 @@ class _CSV(_Logger):
         if self._experiment is None and is_rank_zero():
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             self._experiment = _Rows(self.log_dir)
-        return super().experiment  # type: ignore[misc]  # of the package's logger
-
-
-@cache
-def _logger_classes(package: str) -> tuple[Any, Any]:
-    """Return the TensorBoard and the CSV logger, derived from those of a Lightning package."""
-    loggers = import_module(f"{package}.loggers")
-    own = ((_TensorBoard, loggers.TensorBoardLogger), (_CSV, loggers.CSVLogger))
-    tensorboard, csv = (type(bases[0].__name__, bases, {"__module__": __name__}) for bases in own)
-    return tensorboard, csv
+        return super().experiment  # type: ignore[misc]
 
 
 def make_default_loggers(root: Path, name: str, package: str = LIGHTNING) -> list[Any]:
@@ -127,7 +116,8 @@ def make_loggers(folder: Path, package: str = LIGHTNING) -> list[Any]:
     """
     folder = Path(os.path.normpath(folder))  # checkpoints store it; one with ".." inside is refused as unsafe
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
-    tensorboard, csv = _logger_classes(package)
+    tensorboard = derive(_TensorBoard, package, "loggers.TensorBoardLogger")
+    csv = derive(_CSV, package, "loggers.CSVLogger")
     return [
         # `RunSummary` logs the metrics of the HParams tab; Lightning would add `hp_metric` = -1
         tensorboard(root, name=name, version=version, default_hp_metric=False),

@@ -4,6 +4,7 @@ A model is trained by the Trainer of its own package, with loggers and checkpoin
 be one of the other package, which `adapt_data` makes acceptable to the Trainer.
 """
 
+from functools import cache
 from importlib import import_module
 from typing import Any, get_type_hints
 
@@ -28,6 +29,17 @@ def find_package(class_path: str | None) -> str:
         return package_of(found if isinstance(found, type) else get_type_hints(found)["return"])
     except Exception:  # a custom module may raise anything
         return LIGHTNING
+
+
+@cache
+def derive(kind: type, package: str, name: str) -> Any:
+    """Derive a class from `kind`, first, and the class of a package at `name`, such as "loggers.CSVLogger".
+
+    `kind` itself is derived from neither package.
+    """
+    module, _, attribute = name.rpartition(".")
+    base = getattr(import_module(f"{package}.{module}"), attribute)
+    return type(kind.__name__, (kind, base), {"__module__": kind.__module__})
 
 
 def adapt_data(data: Any, package: str) -> Any:

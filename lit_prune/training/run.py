@@ -20,6 +20,7 @@ from lit_prune.training.callbacks import CheckpointOnSignal, FiniteLoss, Predict
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from lit_prune.training.hyperparameters import choose_hyperparameters
 from lit_prune.training.loggers import make_default_loggers, make_loggers, rewind_logs
+from lit_prune.training.packages import derive
 from lit_prune.training.precedence import collect_settings
 from lit_prune.training.resuming import Checkpoint, find_newest_checkpoint, find_run, is_finished, remove_stale_files
 from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST, is_rank_zero, lock_run, mark_finished, remove_unused
@@ -126,7 +127,7 @@ class Run:
             arguments["logger"] = self._make_loggers(Path(trainer.default_root_dir or "."), config.name)
         plugins = _as_list(trainer.plugins)
         if not any("CheckpointIO" in base_names(plugin) for plugin in plugins):
-            arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
+            arguments["plugins"] = [*plugins, derive(AtomicCheckpointIO, self._package, "plugins.TorchCheckpointIO")()]
         if self._command == "fit":
             given = [*given, *self._training_callbacks(config, given, model)]
         elif self._command == "predict":
