@@ -73,7 +73,9 @@ class Abstract(pytorch_lightning.LightningDataModule, ABC):
 )
 def test_a_data_module_of_one_package_is_adapted_to_the_other(make, package, check):
     data = make()
-    names = {hook for hook in HOOKS if any(hook in vars(kind) for kind in make.__mro__[: make.__mro__.index(base(make))])}
+    names = {
+        hook for hook in HOOKS if any(hook in vars(kind) for kind in make.__mro__[: make.__mro__.index(base(make))])
+    }
     assert 0 < len(names) < len(HOOKS)
     assert adapt_data(data, package) is data
     assert isinstance(data, make)
@@ -108,9 +110,17 @@ def test_a_data_module_of_the_same_package_is_left_alone(make):
 
 def test_a_model_of_the_other_package_trains_and_resumes_to_the_same_bits(run):
     argv = ["fit", *TINY, *MODEL, "--trainer.max_epochs=3", "--trainer.callbacks+=EarlyStopping"]
-    argv += ["--trainer.callbacks.monitor=val/loss", "--trainer.callbacks.patience=9", "--trainer.callbacks+=LayerFreezing"]
+    argv += [
+        "--trainer.callbacks.monitor=val/loss",
+        "--trainer.callbacks.patience=9",
+        "--trainer.callbacks+=LayerFreezing",
+    ]
     argv += ["--trainer.callbacks.layers=first", "--trainer.callbacks.unfreeze_epoch=2"]
-    argv += ["--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.5", "--trainer.callbacks.end_epoch=1"]
+    argv += [
+        "--trainer.callbacks+=GlobalL1Pruning",
+        "--trainer.callbacks.amount=0.5",
+        "--trainer.callbacks.end_epoch=1",
+    ]
     argv += ["--trainer.callbacks+=SparsityMonitor"]
     whole, cut = (Path(f"lightning_logs/{name}/version_0") for name in ("whole", "cut"))
     answer = run(*argv, "--name=whole")
