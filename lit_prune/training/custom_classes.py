@@ -1,4 +1,4 @@
-"""Finding out which custom model or data module a command uses, since its options depend on them."""
+"""Find out which custom model or data module a command uses; their arguments become options of the command."""
 
 import os
 import sys
@@ -14,15 +14,15 @@ from lit_prune.files.yaml import load_yaml
 
 
 def find_custom_classes(argv: Sequence[str]) -> tuple[str | None, str | None]:
-    """Return the paths of the model class and of the data class that options or configurations choose.
+    """Find the custom model class and the custom data class that the options or the configurations name.
 
-    If they choose one, add the current folder to `sys.path`, as `python -m` does, so that it can be imported.
+    If they do, add the current folder to `sys.path`, as `python -m` does, so that the class can be imported.
 
     Args:
         argv: The command and its options.
 
     Returns:
-        The path of the model class and of the data class, as given; None for a default class.
+        Two class paths as given, that of the model and that of the data module; None for a default class.
 
     Raises:
         InputError: If a configuration does not exist, or is unsafe to load.
@@ -56,7 +56,7 @@ def _class_path(settings: Any) -> str | None:
 
 
 def _read(value: str) -> Any:
-    """Read a configuration; return None if it cannot be read, since the parser reports that error later."""
+    """Read a configuration; return None if that fails, since the parser will read it again and report the error."""
     path = find_config(value)
     try:
         return load_yaml(path)
