@@ -20,7 +20,6 @@ from lit_prune.training.cli import TrainingCLI
 from lit_prune.training.packages import adapt_data, find_package, package_of
 from tests.training import other
 from tests.training.conftest import NARROW, TINY
-from tests.training.interrupting import Interrupting
 from tests.training.small import SmallNet
 
 LAST = Path("checkpoints/last.ckpt")
@@ -73,9 +72,8 @@ class Abstract(pytorch_lightning.LightningDataModule, ABC):
 )
 def test_a_data_module_of_one_package_is_adapted_to_the_other(make, package, check):
     data = make()
-    names = {
-        hook for hook in HOOKS if any(hook in vars(kind) for kind in make.__mro__[: make.__mro__.index(base(make))])
-    }
+    own = make.__mro__[: [kind.__name__ for kind in make.__mro__].index("LightningDataModule")]
+    names = {hook for hook in HOOKS if any(hook in vars(kind) for kind in own)}
     assert 0 < len(names) < len(HOOKS)
     assert adapt_data(data, package) is data
     assert isinstance(data, make)
@@ -84,11 +82,6 @@ def test_a_data_module_of_one_package_is_adapted_to_the_other(make, package, che
     assert type(data).__qualname__ == make.__qualname__
     assert {hook for hook in HOOKS if check(hook, data)} == names
     assert {hook for hook in HOOKS if getattr(type(data), hook) is not getattr(target, hook)} == names
-
-
-def base(kind: type) -> type:
-    """The data module's class in its own package."""
-    return next(parent for parent in kind.__mro__ if parent.__name__ == "LightningDataModule")
 
 
 def test_an_adapted_data_module_still_works_and_can_be_pickled():
@@ -108,29 +101,28 @@ def test_a_data_module_of_the_same_package_is_left_alone(make):
     assert type(adapt_data(data, "lightning.pytorch")) is make
 
 
+def add(callback: str, arguments: dict[str, Any]) -> list[str]:
+    """Return the options that add a callback."""
+    options = [f"--trainer.callbacks.{name}={value}" for name, value in arguments.items()]
+    return [f"--trainer.callbacks+={callback}", *options]
+
+
 def test_a_model_of_the_other_package_trains_and_resumes_to_the_same_bits(run):
-    argv = ["fit", *TINY, *MODEL, "--trainer.max_epochs=3", "--trainer.callbacks+=EarlyStopping"]
-    argv += [
-        "--trainer.callbacks.monitor=val/loss",
-        "--trainer.callbacks.patience=9",
-        "--trainer.callbacks+=LayerFreezing",
-    ]
-    argv += ["--trainer.callbacks.layers=first", "--trainer.callbacks.unfreeze_epoch=2"]
-    argv += [
-        "--trainer.callbacks+=GlobalL1Pruning",
-        "--trainer.callbacks.amount=0.5",
-        "--trainer.callbacks.end_epoch=1",
-    ]
-    argv += ["--trainer.callbacks+=SparsityMonitor"]
+    callbacks = {
+        "EarlyStopping": {"monitor": "val/loss", "patience": 9},
+        "LayerFreezing": {"layers": "first", "unfreeze_epoch": 2},
+        "GlobalL1Pruning": {"amount": 0.5, "end_epoch": 1},
+        "SparsityMonitor": {},
+    }
+    argv = ["fit", *TINY, *MODEL, "--trainer.max_epochs=3", *(word for it in callbacks.items() for word in add(*it))]
     whole, cut = (Path(f"lightning_logs/{name}/version_0") for name in ("whole", "cut"))
     answer = run(*argv, "--name=whole")
     assert answer.status == 0, answer.err
     assert "Trained to epoch 3 of 3" in answer.out
     assert "sparsity/global 0.5" in answer.out
 
-    interrupting = f"--trainer.callbacks+={Interrupting.__module__}.Interrupting"
-    given = {"hook": "on_train_batch_end", "step": 6, "marker": "sent"}
-    answer = run(*argv, "--name=cut", interrupting, *(f"--trainer.callbacks.{n}={v}" for n, v in given.items()))
+    interrupting = {"hook": "on_train_batch_end", "step": 6, "marker": "sent"}
+    answer = run(*argv, "--name=cut", *add("tests.training.interrupting.Interrupting", interrupting))
     assert answer.status == 128 + 15
     assert answer.complaint.startswith("Stopped by SIGTERM in epoch 2 of 3; everything is saved. Resume with")
     assert run("fit", f"--resume={cut}").status == 0
@@ -154,7 +146,7 @@ def trained(run) -> str:
     return str(Path("lightning_logs/x/version_0") / LAST)
 
 
-def test_a_model_of_the_other_package_is_validated_tested_and_predicts(run, trained):
+def test_a_model_of_the_other_package_is_scored_and_predicts(run, trained):
     for command in ("validate", "test"):
         answer = run(command, *QUICK, *MODEL, DATA, f"--ckpt_path={trained}")
         assert answer.status == 0, answer.err
@@ -166,6 +158,8 @@ def test_a_model_of_the_other_package_is_validated_tested_and_predicts(run, trai
     assert run("fit", *QUICK, *MODEL, DATA, f"--ckpt_path={trained}", "--data.batch_size=3").complaint.startswith(
         "Expected `data.batch_size` to be 2 as in"
     )
+    named = run("fit", *QUICK, *MODEL, *add("lightning.pytorch.callbacks.EarlyStopping", {"monitor": "val/loss"}))
+    assert "HINT: did you mean `pytorch_lightning.callbacks.EarlyStopping`, of the same package" in named.complaint
 
 
 @pytest.mark.parametrize(
