@@ -24,7 +24,7 @@ class Callback(lightning.pytorch.Callback):
 
 
 class _OtherImported(MetaPathFinder):
-    """Finds `_OTHER` as the other finders do, and adds the base right after it is imported."""
+    """Finder of `_OTHER` that lets the other finders find it, and adds the base as soon as it has been executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -34,7 +34,7 @@ class _OtherImported(MetaPathFinder):
         found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = copy(spec.loader)  # a loader can have other modules, too
+            spec.loader = copy(spec.loader)  # some loaders, such as those of archives, serve several modules
             load = spec.loader.exec_module
 
             def load_and_add(module: ModuleType) -> None:
@@ -50,5 +50,5 @@ def _add_base(module: ModuleType) -> None:
 
 
 sys.meta_path.insert(0, _OtherImported())
-if _OTHER in sys.modules:
+if sys.modules.get(_OTHER) is not None:
     _add_base(import_module(_OTHER))  # waits for a thread that is importing it right now

@@ -145,7 +145,7 @@ class TrainingCLI(LightningCLI):
         classes: dict[str, Any] = {"model": self._model_class, "data": self._datamodule_class}
         modules = {group: import_module(f"{package_of(kind)}.cli") for group, kind in classes.items()}
         instantiators = [(modules[group]._InstantiatorFn(self, group), kind, True) for group, kind in classes.items()]
-        self.parser.instantiate_classes = partial(self.parser.instantiate, instantiators=instantiators)  # type: ignore[method-assign]
+        self.parser.instantiate_classes = partial(self.parser.instantiate, instantiators=instantiators)
 
     def instantiate_classes(self) -> None:
         """Build model, data and Trainer; if a class rejects its arguments, raise a one-sentence `InputError`."""

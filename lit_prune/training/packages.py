@@ -21,7 +21,7 @@ def package_of(kind: type) -> str:
 def find_package(class_path: str | None) -> str:
     """Return the package of the class at a path, or of the class that the function at this path returns.
 
-    It is `lightning.pytorch` without a path, and if no such class can be imported, which the parser reports later.
+    Without a path, or if the import fails, which the parser reports later, this is `lightning.pytorch`.
     """
     module, _, name = (class_path or "").rpartition(".")
     try:
@@ -33,20 +33,17 @@ def find_package(class_path: str | None) -> str:
 
 @cache
 def derive(kind: type, package: str, name: str) -> Any:
-    """Derive a class from `kind`, first, and the class of a package at `name`, such as "loggers.CSVLogger".
-
-    `kind` itself is derived from neither package.
-    """
+    """Return a subclass of `kind` and of a package's class `name`, such as "loggers.CSVLogger"; `kind` comes first."""
     module, _, attribute = name.rpartition(".")
     base = getattr(import_module(f"{package}.{module}"), attribute)
     return type(kind.__name__, (kind, base), {"__module__": kind.__module__})
 
 
 def adapt_data(data: Any, package: str) -> Any:
-    """Make a data module also an instance of a package's `LightningDataModule`, and return it.
+    """Make a data module an instance of a package's `LightningDataModule`, in addition to its own class; return it.
 
-    Its class becomes a subclass of both. Hooks that it does not override are those of `package`, because the Trainer
-    compares them with its own to find out which ones are overridden.
+    Hooks that its class does not override become those of `package`, because the Trainer compares hooks with these to
+    find out which ones are overridden.
     """
     kind, base = type(data), import_module(package).LightningDataModule
     if isinstance(data, base):
@@ -58,7 +55,7 @@ def adapt_data(data: Any, package: str) -> Any:
         for name, method in methods.items()
         if callable(method) and not name.startswith("__") and getattr(kind, name, None) is getattr(own, name, method)
     }
-    # workers of a DataLoader can need a copy, and cannot import this class
+    # worker processes of a DataLoader may receive a copy, and cannot import the new class
     inherited["__reduce__"] = lambda self: (_restore, (kind, package), self.__getstate__())
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     data.__class__ = type(kind.__name__, (kind, base), inherited | names)

@@ -23,9 +23,9 @@ class OtherNet(pytorch_lightning.LightningModule):
         self.second, self.head = nn.Conv2d(8, 16, 3, stride=2), nn.Linear(16, 10)
         self.train_acc, self.val_acc = (MulticlassAccuracy(10, average="micro") for _ in range(2))
 
-    forward = SmallNet.forward  # type: ignore[assignment]
-    training_step = SmallNet.training_step  # type: ignore[assignment]
-    validation_step = test_step = SmallNet.validation_step  # type: ignore[assignment]
+    forward = SmallNet.forward
+    training_step = SmallNet.training_step
+    validation_step = test_step = SmallNet.validation_step
     _score = SmallNet._score
 
     def predict_step(self, batch: tuple[Tensor, ...], batch_idx: int) -> Tensor:
