@@ -3,12 +3,13 @@
 from collections.abc import Iterator
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.hooks import RemovableHandle
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, callbacks_of
 from lit_prune.functional.averages import averaged_copies
 from lit_prune.functional.masking import copy_masks, mask_gradients, mask_weights
