@@ -329,10 +329,10 @@ class ScaledUpdates:
     def _remember(self, optimizer: Optimizer, *_: Any) -> None:
         every = (parameter for group in optimizer.param_groups for parameter in group["params"])
         self._moving = [parameter.detach() for parameter in every if id(parameter) in self._chosen]
-        if len(self._moving) == len(self._before):
-            torch._foreach_copy_(self._before, self._moving)
-        else:
+        if len(self._moving) != len(self._before):
             self._before = [parameter.clone() for parameter in self._moving]
+        elif self._moving:
+            torch._foreach_copy_(self._before, self._moving)
 
     def _scale(self, *_: Any) -> None:
         if self._moving:
