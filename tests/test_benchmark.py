@@ -13,7 +13,7 @@ RATIOS = {
     "overhead": {"data and Lightning / step"},
     "masks": {"masked / dense", "our masks / ModelPruning"},
     "threshold": {"torch / threshold", "torch / masks"},
-    "freezing": {"30% frozen / none frozen"},
+    "freezing": {"30% frozen / none frozen", "scaled updates / none frozen"},
     "monitor": {"monitor on / off"},
 }
 
