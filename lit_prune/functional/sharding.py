@@ -72,7 +72,7 @@ def gather(value: Any) -> list[Any]:
 def reshard(model: nn.Module) -> None:
     """Let a model's parameters be its shards; after a forward pass without backward, FSDP2 leaves some of them whole."""
     for module in model.modules():
-        if any(base.__name__ == "FSDPModule" for base in type(module).__mro__):
+        if hasattr(type(module), "reshard") and "FSDPModule" in [base.__name__ for base in type(module).__mro__]:
             module.reshard()  # type: ignore[operator]
 
 
