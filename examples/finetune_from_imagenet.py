@@ -2,7 +2,7 @@
 
     cd examples && lit-prune fit --config finetune_from_imagenet.yaml
 
-`DiscriminativeResNet18` differs from `LitResNet18` only in its optimizer. Early layers, which already detect edges and
+`DiscriminativeResNet18` is a `LitResNet18` with another optimizer: early layers, which already detect edges and
 colours, have lower learning rates than late layers (discriminative fine-tuning, Howard & Ruder 2018, arXiv:1801.06146).
 """
 
@@ -16,12 +16,12 @@ from lit_prune import LitResNet18
 
 
 class DiscriminativeResNet18(LitResNet18):
-    """A ResNet-18 whose learning rate decreases from the head to the first convolution.
+    """A ResNet-18 with the highest learning rate in its head and the lowest in its first convolution.
 
     Args:
         weights: Initial weights of the backbone: "IMAGENET1K_V1", or the path of a file with weights of torchvision.
         lr: Learning rate of the head.
-        decay: Factor by which the learning rate decreases from each part of the network to the part before it.
+        decay: Factor by which the learning rate is multiplied from one part of the network to the part before it.
     """
 
     def __init__(self, weights: str | None = "IMAGENET1K_V1", lr: float = 1e-3, decay: float = 0.5) -> None:
@@ -37,7 +37,7 @@ class DiscriminativeResNet18(LitResNet18):
         return torch.optim.Adam(groups, fused=True)
 
     def _parts(self) -> Iterator[nn.Module]:
-        """Yield the parts of the network, from the head to the first convolution."""
+        """Yield the parts of the network, the head first and the first convolution last."""
         yield self.head
         yield from (self.backbone.layer4, self.backbone.layer3, self.backbone.layer2, self.backbone.layer1)
         yield nn.ModuleList([self.backbone.conv1, self.backbone.bn1])

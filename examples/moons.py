@@ -1,4 +1,4 @@
-"""An ordinary LightningModule and LightningDataModule, which moons.yaml uses: classify points on two half-moons."""
+"""A LightningModule and a LightningDataModule for the study in moons.yaml: classify points on two half-moons."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Use callbacks of lit-prune in your own LightningCLI: its configuration file names them.
+"""Use callbacks of lit-prune in your own LightningCLI: list the callbacks in its configuration file.
 
     cd examples && python reuse_in_your_cli.py fit --config reuse_in_your_cli.yaml
 

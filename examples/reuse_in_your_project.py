@@ -2,9 +2,9 @@
 
     python reuse_in_your_project.py    # takes a few seconds
 
-Model and data are ordinary Lightning classes. The script trains a dense model, then trains it further while it is
-pruned gradually, resumes that training from a checkpoint to the same weights, and saves weights that load without
-lit-prune.
+Model and data are ordinary Lightning classes. The script trains a dense model, continues to train a copy while pruning
+it gradually, repeats the end of this second training from an early checkpoint, compares the weights, and saves weights
+that load without lit-prune.
 """
 
 import logging
@@ -27,7 +27,7 @@ class BarNet(LightningModule):
     """A small convolutional network.
 
     Args:
-        width: Channels of the first convolution.
+        width: Number of output channels of the first convolution.
         lr: Learning rate of SGD with momentum.
     """
 
@@ -76,7 +76,7 @@ class Bars(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
         """Return a loader of the training images."""
-        # a fixed order, so that a resumed run sees the same batches as an uninterrupted one
+        # a fixed order, so that a resumed run sees the same batches as an uninterrupted run
         return DataLoader(self._draw(self.images, seed=0), batch_size=32, shuffle=False)
 
     def val_dataloader(self) -> DataLoader[tuple[Tensor, ...]]:
@@ -104,7 +104,7 @@ def train(
     Args:
         folder: Folder for checkpoints.
         epochs: Number of epochs.
-        callbacks: Callbacks of lit-prune.
+        callbacks: Callbacks that freeze, prune and monitor.
         resume: Checkpoint to resume from.
         start: Network whose weights are the initial weights. By default, initial weights are random.
     """
@@ -126,7 +126,7 @@ def train(
 
 
 def callbacks() -> list[Callback]:
-    """Create the callbacks that make the trained network sparse."""
+    """Create the callbacks of the second training, which prunes."""
     return [
         LayerFreezing(layers=["stem*"], unfreeze_epoch=1),  # freezes the first layer for one epoch
         GlobalL1Pruning(amount=0.8, start_epoch=0, end_epoch=3),  # after three epochs, 80% of all weights are zero
@@ -135,7 +135,7 @@ def callbacks() -> list[Callback]:
 
 
 def main() -> None:
-    """Run all trainings."""
+    """Run all trainings, and save the pruned weights."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", ".*does not have many workers.*")  # the data is in memory
     warnings.filterwarnings("ignore", ".*dirpath has changed.*")  # the resumed run writes to another folder

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from lit_prune.files.compressed import load_compressed as load_compressed
     from lit_prune.models.resnet18 import LitResNet18 as LitResNet18
 
-# module in which each public name is defined
+# module from which each public name is imported
 _MODULES = {
     "CIFAR10DataModule": "lit_prune.data",
     "GlobalL1Pruning": "lit_prune.callbacks",

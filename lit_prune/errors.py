@@ -1,6 +1,6 @@
-"""The errors of lit-prune: `InputError` for wrong input, `UnfinishedError` for commands that could not finish.
+"""`InputError` for wrong input or a missing package, `UnfinishedError` for commands that could not finish.
 
-Every module may import this one; this one imports no other module of lit-prune.
+This module imports no other module of lit-prune, so every module can import it.
 """
 
 from collections.abc import Collection, Iterable
@@ -9,18 +9,18 @@ from typing import Any
 
 
 class InputError(ValueError):
-    """An input that cannot be used: a value, a file, or a missing package.
+    """Raised if a value or a file cannot be used, or a package is missing.
 
-    The message is written for the user, and the command line prints it without a traceback.
+    The command line prints the message without a traceback.
     """
 
 
 class UnfinishedError(RuntimeError):
-    """A command that started but could not finish. Files that were complete before the error stay intact.
+    """Raised if a command started but could not finish. Files that were complete before the error stay intact.
 
     Args:
         message: What happened and what the user can do, as one or a few sentences.
-        status: The exit status of the command line: 1, or 128 plus the number of the signal that stopped it.
+        status: Exit status of the command: 1, or 128 plus the number of the signal that stopped the command.
     """
 
     def __init__(self, message: str, status: int = 1) -> None:
@@ -32,9 +32,9 @@ def expected(what: str, found: Any, hint: str) -> InputError:
     """Build the error "Expected {what}, but got {found}. HINT: {hint}." for a value that cannot be used.
 
     Args:
-        what: The value expected, for example "`amount` in [0, 1)".
-        found: The value received. A string is shown without quotes, any other value by its `repr`.
-        hint: What the user can do about it, without a full stop.
+        what: Description of the expected value, for example "`amount` in [0, 1)".
+        found: Value received. A string is shown without quotes, any other value as its `repr`.
+        hint: What the user can do, without a full stop at the end.
     """
     shown = found if isinstance(found, str) else repr(found)
     return InputError(f"Expected {what}, but got {shown}. HINT: {hint}.")
@@ -68,14 +68,14 @@ def closest_hint(found: str, choices: Iterable[str], otherwise: str, before: str
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None, *, hint: str) -> None:
-    """Raise an `InputError` unless a value is an integer in a range; True and 3.0 are not integers.
+    """Raise an `InputError` unless a value is an integer in a range; True and 3.0 do not count as integers.
 
     Args:
         name: Name of the argument, for the message.
         value: Value to check.
         low: Smallest allowed integer.
         high: Largest allowed integer; None sets no upper limit.
-        hint: What the user can do about it.
+        hint: What the user can do.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < low or (high is not None and value > high):
         unlimited = {0: "a non-negative integer", 1: "a positive integer"}.get(low, f"an integer of at least {low}")
@@ -88,7 +88,7 @@ def shorten(text: str, limit: int = 100) -> str:
 
     Args:
         text: Text to shorten.
-        limit: Number of characters up to which a text is returned unchanged.
+        limit: A text of at most this number of characters is returned unchanged.
     """
     if len(text) <= limit:
         return text
@@ -96,10 +96,10 @@ def shorten(text: str, limit: int = 100) -> str:
 
 
 def one_line(error: BaseException, limit: int = 200) -> str:
-    """Return the first paragraph of an error's message as one line, or the name of its class if it has no message.
+    """Return the first paragraph of an error's message as one line, or the class of the error if the message is empty.
 
     Args:
         error: Error that a library raised.
-        limit: Number of characters up to which the line is not shortened.
+        limit: A line of at most this number of characters is not shortened.
     """
     return shorten(" ".join(str(error).split("\n\n")[0].split()).rstrip("."), limit) or type(error).__name__

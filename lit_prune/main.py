@@ -1,4 +1,4 @@
-"""The entry point of `lit-prune`: choose the module of a command, and import only that module."""
+"""The entry point of `lit-prune`: runs a command, without importing the modules of the other commands."""
 
 import sys
 from collections.abc import Sequence
@@ -8,27 +8,27 @@ from lit_prune.cli.failures import print_error
 from lit_prune.errors import InputError, closest_hint, expected
 from lit_prune.version import __version__
 
-_LONGEST = 4096  # characters of an argument; Linux allows no longer path
+_LONGEST = 4096  # characters of an argument; equals the length limit of paths on Linux
 
 # command -> (module with `main(argv)`, one line of help)
 COMMANDS = {
-    "fit": ("training.cli", "train a network, with freezing and pruning as callbacks"),
-    "validate": ("training.cli", "evaluate a checkpoint on the validation images"),
-    "test": ("training.cli", "evaluate a checkpoint on the test images"),
-    "predict": ("training.cli", "classify your own images, or the test images"),
+    "fit": ("training.cli", "train a network; callbacks can freeze and prune it"),
+    "validate": ("training.cli", "evaluate a trained network on the validation images"),
+    "test": ("training.cli", "evaluate a trained network on the test images"),
+    "predict": ("training.cli", "classify your image files, or the test images"),
     "inspect": ("trained.inspect.command", "show sparsity, weight magnitudes and FLOPs of each layer"),
     "prune": ("trained.prune", "set the smallest weights of a trained network to zero, without training"),
-    "sensitivity": ("trained.sensitivity.command", "prune one layer at a time, and measure the accuracy after each"),
+    "sensitivity": ("trained.sensitivity.command", "prune each layer alone, and measure the accuracy of the network"),
     "shrink": ("trained.shrink", "remove whole channels of a trained network, which makes it smaller and faster"),
     "export": (
         "trained.export.command",
         "convert a network to ONNX, torch.export, safetensors or a state dict, and verify the file",
     ),
     "cost": ("trained.cost.command", "measure the FLOPs, file size and latency of networks"),
-    "study": ("study.run.command", "run all experiments of a plan (YAML), and write a report"),
+    "study": ("study.run.command", "run the experiments listed in a plan, a YAML file, and write a report"),
     "report": (
         "study.report.command",
-        "write the report of a study again: tables, figures and a verdict on each claim",
+        "write the report of a study again: tables, figures, and whether each claim of its plan holds",
     ),
 }
 
@@ -58,8 +58,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success, 1 for a command that could not finish, 2 for input that cannot be used, or 128
-        plus the number of the signal that stopped the command. Errors are printed as one line on stderr, or raised if
-        the environment variable `LIT_PRUNE_TRACEBACK` is set.
+        plus the number of the signal that stopped the command. Errors are printed as one line on stderr; bugs raise
+        an exception. If the environment variable `LIT_PRUNE_TRACEBACK` is set, errors raise one, too.
     """
     argv = list(sys.argv[1:] if args is None else args)
     try:
@@ -75,7 +75,7 @@ def _check(argument: str) -> None:
     start = argument[:40].encode("unicode_escape").decode() + ("..." if len(argument) > 40 else "")
     if len(argument) > _LONGEST:
         hint = "write long values to a YAML file, and pass that file to `--config`"
-        raise expected(f"arguments of at most {_LONGEST} characters", f"`{start}` of {len(argument)}", hint)
+        raise expected(f"arguments of at most {_LONGEST} characters", f"`{start}` with {len(argument)}", hint)
     if "\0" in argument:
         raise expected("arguments without NUL characters", f"`{start}`", "remove the NUL character")
     if any(

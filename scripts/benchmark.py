@@ -2,8 +2,8 @@
 
     python scripts/benchmark.py --source synthetic --json benchmark.json
 
-In each round, lit-prune and the alternatives to it run one after the other in one process, so that other load on the
-machine affects them alike. Prints the median over the rounds of each time and ratio, with the lowest and the highest.
+In each round, lit-prune and its alternatives (the contenders) run one after the other in one process, so that other
+load on the machine affects them alike. Prints each time and ratio: the median, lowest and highest value of all rounds.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", choices=["synthetic", "cifar10"], default="synthetic", help="images to train on")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with the CIFAR-10 data")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds; each contender runs once per round")
-    parser.add_argument("--steps", type=int, default=20, help="training steps of a contender in each round")
+    parser.add_argument("--steps", type=int, default=20, help="training steps of each contender per round")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument(
         "--only", choices=list(MEASUREMENTS), action="append", help="run only this measurement; may be repeated"

@@ -1,4 +1,4 @@
-"""Measure accuracy, FLOPs, file size and latency of trained networks, and write the table in docs/benchmarks.md.
+"""Measure accuracy, FLOPs, file size and latency of trained networks, and write the tables in docs/benchmarks.md.
 
     python scripts/cost_table.py dense=dense.ckpt pruned-90=pruned-90.ckpt --data_dir data --write docs/benchmarks.md
 
@@ -29,7 +29,6 @@ END = "<!-- end of the cost table -->"
 WAYS: dict[Kind, str] = {
     "dense": "torch's own layers",
     "zeros": "torch's own layers",
-    "masked": "torch's own layers, weights multiplied by masks",
     "lit-prune": "`LitResNet18`",
     "cropped": "torch's own layers, cropped",
     "onnx": "ONNX Runtime",
@@ -47,14 +46,14 @@ def main(argv: list[str] | None = None) -> int:
         "--source", choices=["synthetic", "cifar10"], default="cifar10", help="data set for the accuracy"
     )
     parser.add_argument("--data_dir", default="data", help="folder with the CIFAR-10 data")
-    parser.add_argument("--limit", type=int, help="largest number of test images for the accuracy")
+    parser.add_argument("--limit", type=int, help="use at most this number of test images for the accuracy")
     parser.add_argument("--rounds", type=int, default=21, help="number of measurements of each latency")
     parser.add_argument(
         "--batches", type=int, nargs="+", default=[1, 128], help="batch sizes at which to measure latency"
     )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
     parser.add_argument("--no_onnx", action="store_true", help="do not measure ONNX Runtime")
-    parser.add_argument("--write", type=Path, help="Markdown file with the table to replace")
+    parser.add_argument("--write", type=Path, help="Markdown file whose tables are replaced")
     options = parser.parse_args(argv)
     if options.threads is not None:
         torch.set_num_threads(options.threads)
@@ -70,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _split_document(path: Path) -> tuple[str, str]:
-    """Return the text before and after the table in a document, including the two lines that enclose the table."""
+    """Return the text of a document before and after the tables; it includes the two lines that enclose the tables."""
     before, start, rest = path.read_text(encoding="utf-8").partition(START) if path.is_file() else ("", "", "")
     _, end, after = rest.partition(END)
     if not start or not end:
@@ -95,7 +94,7 @@ def _measure(options: argparse.Namespace) -> str:
 
 
 def _summary(comparison: Comparison, scores: dict[str, Score]) -> str:
-    """Return a table with one row for each network, which runs with the layers of torch."""
+    """Return a table with one row for each network, measured with PyTorch's own layers."""
     head = ["Network", "Accuracy", "Zeros", "MFLOPs (not zero)", "File, MB", "Compressed, MB"]
     for batch in comparison.batches:
         head += [f"ms, batch {batch}", "Speed"]
@@ -120,7 +119,7 @@ def _summary(comparison: Comparison, scores: dict[str, Score]) -> str:
 
 
 def _ways(comparison: Comparison) -> str:
-    """Return a table with the speed of each network in each form, such as cropped or in ONNX Runtime."""
+    """Return a table with the speed of each network in each way to run it, such as ONNX Runtime."""
     names = list(comparison.sparsity)
     rows: dict[str, dict[str, str]] = {way: {} for way in WAYS.values()}
     for cost in comparison.costs:

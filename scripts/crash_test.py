@@ -2,11 +2,11 @@
 
     python scripts/crash_test.py --kills 25 --seed 0
 
-A training with temporary freezing, gradual pruning and removal of the masks runs once without interruption. Then it
-runs repeatedly, and is killed (SIGKILL) while it trains, validates, prunes, writes a checkpoint, replaces a file or
-logs, or at a random time, and resumed. The weights, masks, optimizer state, metrics and TensorBoard events of each
-finished run are compared with those of the uninterrupted run. Prints a line for each kill and a summary; the exit
-status is 0 if all runs are identical.
+A training with temporary freezing, gradual pruning and removal of the masks runs once without interruption. Then the
+same training starts, is killed (SIGKILL) and resumed until it finishes; this repeats until `--kills` kills are done.
+A kill comes while the process trains, validates, prunes, writes a checkpoint, replaces a file or logs, or at a random
+time. The weights, masks, optimizer state, metrics and TensorBoard events of each finished run are compared with those
+of the uninterrupted run. Prints a line for each kill and a summary; the exit status is 0 if all runs are identical.
 """
 
 import argparse
@@ -50,8 +50,8 @@ CALLBACKS: list[tuple[str, dict[str, Any]]] = [
     ("PruningRemoval", {"epoch": 4}),
     ("SparsityMonitor", {}),
 ]
-# phase -> the function during which to kill the process, and upper bounds of two random numbers: which call of the
-# function, and how many seconds after the call
+# by phase: the function during which to kill the process, and the upper bounds of two random numbers: which call of
+# the function, and how many seconds after the start of that call
 PHASES = {
     "training": ("lit_prune.models.resnet18:LitResNet18.training_step", 20, 0.2),
     "validating": ("lit_prune.models.resnet18:LitResNet18.validation_step", 4, 0.1),
@@ -108,7 +108,7 @@ def _crash(scratch: Path, whole: Path, kills: int, draw: random.Random, duration
 
 
 def _run(folder: Path, moment: str | None, draw: random.Random, duration: float) -> int:
-    """Start or resume the run, kill it at the moment if it gets that far, and return its exit status."""
+    """Start or resume the run, kill it at `moment` if it gets that far, and return its exit status."""
     if moment == ANY:
         process = _start(folder)
         try:
@@ -123,7 +123,7 @@ def _run(folder: Path, moment: str | None, draw: random.Random, duration: float)
 
 
 def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]":
-    """Start the training command in a new process; if a moment is given, the process kills itself then."""
+    """Start or resume the training in a new process, which kills itself at `moment` if one is given."""
     folder.mkdir(exist_ok=True)
     argv = ["fit", "--resume", *(f"--{name}={value}" for name, value in SETTINGS.items())]
     for name, arguments in CALLBACKS:
@@ -151,7 +151,7 @@ def _child(argv: list[str]) -> int:
 
 
 def _kill_in(function: str, call: int, seconds: float) -> None:
-    """Kill this process some seconds after the nth call of a function has started."""
+    """Kill this process `seconds` after call number `call` of a function has started."""
     module, path = function.split(":")
     owner: Any = __import__(module, fromlist=["_"])
     *owners, name = path.split(".")
@@ -180,7 +180,7 @@ def _left(run: Path) -> str:
 
 
 def differences(run: Path, other: Path) -> Iterator[str]:
-    """Yield each difference between two finished runs except times, such as "weights of checkpoints/last.ckpt".
+    """Yield each difference between two finished runs, except in times, such as "weights of checkpoints/last.ckpt".
 
     Args:
         run: Folder of one run.
@@ -188,7 +188,7 @@ def differences(run: Path, other: Path) -> Iterator[str]:
     """
     for name in sorted({*_checkpoints(run), *_checkpoints(other)}):
         if not (run / name).is_file() or not (other / name).is_file():
-            yield f"{name} is not in both"
+            yield f"{name} is not in both runs"
             continue
         one, two = read_checkpoint(run / name), read_checkpoint(other / name)
         for key, what in _COMPARED.items():
@@ -213,7 +213,7 @@ _COMPARED = {
 
 
 def _states(callbacks: dict[str, Any]) -> dict[str, Any]:
-    """Return the states of lit-prune's callbacks: masks, frozen layers, weights that have received a gradient."""
+    """Return the states of lit-prune's callbacks: masks, frozen layers, and which weights have received a gradient."""
     ours = tuple(name for name, _ in CALLBACKS)
     return {key: state for key, state in callbacks.items() if key.startswith(ours)}
 

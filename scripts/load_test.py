@@ -3,7 +3,7 @@
     python scripts/load_test.py --runs 60 --jobs 4 --epochs 1000
 
 Every run of the study must finish and log each epoch once. In the long training, memory, the time of an epoch and the
-time of a checkpoint must not grow, and each epoch may add only so many bytes to the files. The exit status is 1 if a
+time of a checkpoint may hardly grow, and an epoch may add only a few KiB to the log files. The exit status is 1 if a
 result is missing or a bound is exceeded.
 """
 
@@ -32,11 +32,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MODEL, DATA = "moons.MoonsClassifier", "moons.MoonsData"
 STUDY_EPOCHS = 3
 EXPERIMENTS = 4
-# growth of memory in KiB per epoch: after 1000 epochs, a run may use 4 MiB more than at the start
+# largest growth of memory in KiB per epoch: after 1000 epochs, a run may use 4 MiB more than at the start
 SLOPE_BOUND = 4.0
-# median time in the last tenth of the epochs, divided by that in the second tenth
+# largest ratio of the median time in the last tenth of the epochs to the median time in the second tenth
 RATIO_BOUND = 1.5
-# bytes per epoch of metrics.csv, of TensorBoard's scalars and of its images, for a network of three layers
+# largest number of bytes per epoch of metrics.csv, TensorBoard's scalars and its images, for a network of three layers
 ROWS_BOUND, SCALARS_BOUND, IMAGES_BOUND = 1 << 10, 2 << 10, 16 << 10
 RECORD_BYTES = 16  # length and checksums of a record in an event file
 
@@ -78,7 +78,11 @@ class Sampler(Callback):
 
 
 def long_run(folder: Path, epochs: int) -> Iterator[tuple[str, bool]]:
-    """Train for many epochs with monitor and pruning; yield a line per measurement, and whether it is in bounds."""
+    """Train for many epochs with `SparsityMonitor` and pruning, and check the measurements.
+
+    Yields:
+        A line for each measurement, and whether the measurement is within its bound.
+    """
     path = folder / "samples.json"
     callbacks: list[dict[str, Any]] = [
         {"class_path": "SparsityMonitor"},
@@ -132,7 +136,11 @@ def bytes_of(events: Path) -> tuple[int, int]:
 
 
 def grown(what: str, seconds: list[float]) -> tuple[str, bool]:
-    """Compare the median of the last tenth of the times with that of the second tenth."""
+    """Compare the median of the last tenth of the times with the median of the second tenth.
+
+    Returns:
+        A line with the result, and whether the ratio is within its bound.
+    """
     tenth = max(1, len(seconds) // 10)
     early, late = (statistics.median(part) for part in (seconds[tenth : 2 * tenth], seconds[-tenth:]))
     text = f"{1000 * early:.1f} ms of CPU early, {1000 * late:.1f} ms at the end, ratio {late / early:.2f}"
@@ -199,7 +207,7 @@ def losses(folder: Path) -> Iterator[str]:
 
 
 def lit_prune(folder: Path, command: str, content: dict[str, Any], *argv: str) -> "subprocess.CompletedProcess[str]":
-    """Run a command with `content` as its YAML file, in a process that can import examples/moons.py and this script."""
+    """Run `lit-prune` with `content` as a YAML file, in a process that can import examples/moons.py and this script."""
     path = folder / f"{command}.yaml"
     path.write_text(yaml.safe_dump(content), encoding="utf-8")
     given = ["--config", str(path)] if command == "fit" else [str(path)]
@@ -210,7 +218,7 @@ def lit_prune(folder: Path, command: str, content: dict[str, Any], *argv: str) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Print a line for each measurement; return 1 if a bound is exceeded."""
+    """Print a line for each measurement; return 1 if a result is missing or a bound is exceeded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--runs", type=int, default=60, help="number of runs in the study; 0 skips the study (default: 60)"

@@ -53,7 +53,7 @@ def main() -> None:
 
 def tabs(runs: Sequence[str]) -> list[tuple[str, int, str]]:
     """Return the name, the height in pixels and the URL fragment of each tab; the Scalars tab selects `runs`."""
-    # switch off smoothing, which distorts short curves, and select runs: by default, none of more than 40 is selected
+    # switch off smoothing, which distorts short curves, and select runs: TensorBoard selects none if there are over 40
     tags = quote("^(train|val)/", safe="")
     return [
         ("scalars", 1000, f"scalars&tagFilter={tags}&runSelectionState={_state(runs)}&_smoothingWeight=0"),
@@ -72,10 +72,10 @@ def _state(runs: Sequence[str]) -> str:
 
 @contextmanager
 def tensorboard(logdir: Path) -> Iterator[int]:
-    """Run TensorBoard on a free local port, and yield that port."""
+    """Run TensorBoard on a free local port, and yield the port."""
     logdir = logdir.resolve()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", logdir.name, "--host", "127.0.0.1", "--port", "0"]
-    # run in the parent folder: TensorBoard shows the path of the logs on its pages, so it should be short
+    # run in the parent folder: TensorBoard shows `--logdir` on its pages, so the path should be short
     process = subprocess.Popen(command, cwd=logdir.parent, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     try:
         lines = []

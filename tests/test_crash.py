@@ -86,4 +86,4 @@ def test_a_lost_row_a_repeated_row_and_an_event_are_differences(whole, twin):
 
 def test_an_additional_checkpoint_is_a_difference(whole, twin):
     shutil.copy(twin / "checkpoints" / "last.ckpt", twin / "checkpoints" / "left.ckpt")
-    assert list(differences(whole, twin)) == ["checkpoints/left.ckpt is not in both"]
+    assert list(differences(whole, twin)) == ["checkpoints/left.ckpt is not in both runs"]

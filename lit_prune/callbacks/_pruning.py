@@ -285,12 +285,12 @@ class Pruning(MaskHolder, ABC):
         """Apply the masks of a checkpoint, or else adapt those of an earlier `fit` to weights loaded since."""
         tensors = {ref.name: ref.tensor for ref in self._weights}
         loaded, self._loaded = self._loaded, None
-        if loaded is None:
-            kept = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
-            masks = {name: mask | (tensors[name] != 0) for name, mask in kept.items()}
-        else:
-            masks = loaded
+        kept = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
+        masks = {name: mask | (tensors[name] != 0) for name, mask in kept.items()}
+        if loaded is not None:
+            apply_masks(pl_module, masks)  # so that the removal leaves the loaded weights as they are
             remove_masks(pl_module, self._weights)
+            masks = loaded
         for name, mask in masks.items():
             if name not in tensors or tensors[name].shape != mask.shape:
                 raise expected(

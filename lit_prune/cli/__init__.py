@@ -1,1 +1,1 @@
-"""Arguments, errors, tables and figures, for all commands."""
+"""What all commands share: parsing of arguments, error messages, signals, tables and figures."""

@@ -1,4 +1,4 @@
-"""Find the configurations that ship with lit-prune by name, as in `--config quick`."""
+"""Find a configuration that ships with lit-prune by its name, as in `--config quick`."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(value: str) -> str:
-    """Return the path of a configuration. `value` is its path or its name; an existing file takes precedence.
+    """Return the path of a configuration, from its path or its name; if `value` could be either, it is the path.
 
     Raises:
         InputError: If `value` is neither a file nor the name of a shipped configuration.

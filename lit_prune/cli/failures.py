@@ -1,4 +1,4 @@
-"""Describe, in one sentence, each error that a user can act on. Any other error is a bug and shows its traceback."""
+"""Describe, in one line, each error that a user can act on. Any other error is a bug, shown with its traceback."""
 
 import errno
 import os
@@ -20,7 +20,7 @@ _REMEDIES = {
     errno.EACCES: "Check the permissions of the file and its folder",
     errno.EPERM: "Check the permissions of the file and its folder",
     errno.EROFS: "Choose another folder, or make this one writable",
-    errno.ENOENT: "Restore it if it was moved or deleted",
+    errno.ENOENT: "Restore the file or folder if it was moved or deleted",
 }
 
 
@@ -37,7 +37,7 @@ class Failure(NamedTuple):
 
 
 def describe_failure(error: BaseException) -> Failure | None:
-    """Describe an error to the user; return None if the error is a bug."""
+    """Describe an error for the user; return None if the error is a bug."""
     message = " ".join(str(error).split())
     if isinstance(error, InputError | UnfinishedError):
         return Failure(message, getattr(error, "status", 2))
@@ -48,7 +48,7 @@ def describe_failure(error: BaseException) -> Failure | None:
         return Failure(str(expected("options that Lightning accepts", message.rstrip("."), hint)), 2)
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         found = f"`{shorten(str(error.filename))}`"
-        return Failure(str(expected("a path without overlong names", found, "choose a shorter name")), 2)
+        return Failure(str(expected("a path with shorter file names", found, "choose a shorter name")), 2)
     if isinstance(error, OSError):
         where = f": `{error.filename}`" if error.filename else ""
         remedy = _REMEDIES.get(error.errno or 0, "Check the path and the disk")
@@ -60,7 +60,7 @@ def describe_failure(error: BaseException) -> Failure | None:
             remedy = f"Use a smaller `--data.batch_size` or stop other programs, then {_AGAIN}."
             return Failure(f"Out of memory{detail and f' ({detail})'}. {remedy}", 1)
         if any(part in lower for part in _LOST_PROCESS):
-            return Failure(f"Another process of this run stopped. Fix the error it reported, then {_AGAIN}.", 1)
+            return Failure(f"Another process of this run stopped. Fix the error that it reported, then {_AGAIN}.", 1)
     return None
 
 
@@ -78,7 +78,7 @@ def print_error(error: BaseException) -> int:
 
 
 def _missing_metric(message: str) -> str | None:
-    """Describe the error of a Lightning callback whose `monitor` is not a logged metric; None for other errors."""
+    """Describe the error of a Lightning callback whose `monitor` is not a logged metric; else return None."""
     early = re.search(r"Early stopping conditioned on metric `(.*?)` which is not available\..*: (.*)", message)
     best = re.search(r"ModelCheckpoint\(monitor='(.*?)'\)` could not find .* metrics: \[(.*?)\]", message)
     if (match := early or best) is None:

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 
 from lit_prune.files.atomic import replacing
 
-# colours by Okabe and Ito, which colour-blind readers can tell apart; yellow is left out because it is too light
+# Okabe and Ito's colours, which colour-blind readers can tell apart, without their yellow, which is too light
 BLACK, BLUE, ORANGE, GREY = "#000000", "#0072B2", "#E69F00", "#777777"
 SERIES = (BLUE, "#D55E00", "#009E73", BLACK, "#CC79A7", "#56B4E9", ORANGE)
-# line styles, which tell lines apart in black and white
+# line styles that readers can tell apart in black and white
 LINES: tuple[Any, ...] = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)), (0, (3, 1, 1, 1, 1, 1)))
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p", "h")
 _DPI = 110
@@ -27,7 +27,7 @@ _STYLE: Any = {
     "axes.titlesize": 9,
     "axes.labelsize": 9,
     "axes.titlelocation": "left",
-    "axes.titley": 1.0,  # fixed title height, because automatic placement takes as long as drawing the lines
+    "axes.titley": 1.0,  # fixed height of titles, because placing them automatically takes as long as drawing all lines
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.formatter.useoffset": False,
@@ -41,7 +41,7 @@ _STYLE: Any = {
     "grid.linewidth": 0.6,
     "legend.frameon": False,
     "legend.handlelength": 2.6,
-    # show a $ in a name, instead of starting a formula
+    # show a $ in a name as it is; matplotlib would read it as the start of a formula
     "text.usetex": False,
     "text.parse_math": False,
 }
@@ -57,7 +57,7 @@ def styled() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float, title: str = "") -> Figure:
-    """Make an empty figure, in inches, with a title at the top left. Call it inside `with styled():`."""
+    """Make an empty figure with a title at the top left; sizes are in inches. Call this inside `with styled():`."""
     figure = Figure(figsize=(width, height), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     if title:
@@ -72,7 +72,7 @@ def make_panels(figure: Figure, count: int, columns: int) -> list[Axes]:
 
 
 def series_style(index: int) -> dict[str, Any]:
-    """Return a colour, line style and marker that differ from those of nearby indices."""
+    """Return a colour, a line style and a marker; for indices that differ by less than 5, all three differ."""
     colour, line, marker = (options[index % len(options)] for options in (SERIES, LINES, _MARKERS))
     return {"color": colour, "ls": line, "marker": marker, "ms": 5}
 
@@ -88,7 +88,7 @@ def legend_below(
 def save_png(figure: Figure, path: Path) -> None:
     """Write a figure to a PNG file, completely or not at all."""
     with replacing(path) as part, warnings.catch_warnings():
-        # layer names can hold characters that the font lacks, drawn as boxes, or be too long for the figure
+        # layer names can be too long for the figure, or hold characters that the font lacks, which become boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         warnings.filterwarnings("ignore", message="constrained_layout not applied")
         # level 3 makes files as small as zlib's default level, in less time

@@ -19,7 +19,7 @@ _CLASS_OPTIONS = {
     "model.optimizer": ("torch.optim", "Optimizer", "an optimizer"),
     "model.lr_scheduler": ("torch.optim.lr_scheduler", "LRScheduler", "a learning rate scheduler"),
 }
-# options that accept a custom class, and its base class
+# options that accept a custom class, and the base class that it must have
 _MODULE_OPTIONS = {"model": "LightningModule", "data": "LightningDataModule"}
 _KINDS = {
     "int": "an integer",
@@ -28,7 +28,7 @@ _KINDS = {
     "str": "text",
     "NoneType": "null",
     "list": "a list",
-    "dict": "names and values",
+    "dict": "a mapping from names to values",
     "collections.abc.Iterable": "a list",
 }
 _HELP = "`--help` lists the options"
@@ -36,7 +36,7 @@ _CALLABLE = r"expects a function or a callable class: Parser key \"([^\"]+)\":"
 
 
 def explain(message: str, argv: Sequence[str], options: Sequence[str]) -> InputError:
-    """Build an error that explains, in one sentence, the parser's message about `argv`.
+    """Build an error that explains, in one sentence, what the parser's message about `argv` means.
 
     `options` are all options that the parser accepts, with their leading dashes.
     """
@@ -95,7 +95,7 @@ def _explain_config(message: str) -> InputError | None:
         found = _one_line(match[1]) or "an empty file"
         return expected("`--config` to hold options by name (`data: {...}`)", found, "check the file")
     if match := re.match(r"Key must be a string, got: (.*)", message, re.DOTALL):
-        return expected("options by name (`data: {...}`)", f"the name {_one_line(match[1])}", "check `--config`")
+        return expected("options by name (`data: {...}`)", f"{_one_line(match[1])} as a name", "check `--config`")
     if match := re.match(r"(?:Problems parsing config|Parser key \"config\"): (.*)", message, re.DOTALL):
         hint = "check the path" if "does not exist" in match[1] else "check its syntax"
         return expected("`--config` to be a readable YAML file", _one_line(match[1]), hint)
@@ -121,7 +121,7 @@ def _unknown_option(name: str, options: Sequence[str]) -> InputError:
 
 
 def _closest_option(name: str, options: Sequence[str]) -> str | None:
-    """Find the option with the most similar name, or last part: `--lr` means `--model.optimizer.lr`."""
+    """Find the option whose name, or else whose last part, is most similar: `--lr` finds `--model.optimizer.lr`."""
     if near := difflib.get_close_matches(name, options, n=1, cutoff=0.75):
         return near[0]
     leaves = {_leaf(option.lstrip("-")): option for option in reversed(options)}
@@ -132,7 +132,7 @@ def _closest_option(name: str, options: Sequence[str]) -> str | None:
 def _missing_argument(owner: str, names: str) -> InputError:
     first = names.split(",")[0]
     hint = f"add `--{_option_of(owner)}.{first} VALUE`"
-    return expected(f"`{first}` for {_leaf(owner)}", "no value for it", hint)
+    return expected(f"a value for the argument `{first}` of {_leaf(owner)}", "none", hint)
 
 
 def _option_of(owner: str) -> str:
@@ -151,7 +151,7 @@ def _unknown_argument(owner: str, name: str, argv: Sequence[str]) -> InputError:
             # the class exists, so its `__init__` rejected this value
             value = next(_given_values(option.lstrip("-"), argv), "")
             return expected(f"a valid value for `{option}`", f"`{shorten(value)}`", "check the value")
-        hint = "name it first, for example `--trainer.callbacks+=GlobalL1Pruning`"
+        hint = "name the callback first, for example `--trainer.callbacks+=GlobalL1Pruning`"
         return expected("a callback before its arguments", f"`{shorten(option)}`", hint)
     for group, base in _MODULE_OPTIONS.items():
         if owner == base:
@@ -159,7 +159,7 @@ def _unknown_argument(owner: str, name: str, argv: Sequence[str]) -> InputError:
     found = next((classes[owner] for classes in map(_subclasses, _CLASS_OPTIONS) if owner in classes), None)
     inner = {"params", "optimizer", "args", "kwargs"}
     known = [] if found is None else [name for name in inspect.signature(found).parameters if name not in inner]
-    accepts = f"it accepts {', '.join(known)}" if known else _HELP
+    accepts = f"{owner} accepts {', '.join(known)}" if known else _HELP
     hint = closest_hint(name, known, accepts, option.removesuffix(name))
     return expected(f"an argument of {owner}", f"`{shorten(option)}`", hint)
 

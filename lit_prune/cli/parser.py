@@ -1,4 +1,4 @@
-"""The argument parser of all commands, which reports an invalid argument in one sentence.
+"""The argument parser of all commands. It reports an invalid argument in one sentence.
 
 This module imports neither torch nor Lightning, so that `lit-prune report` starts quickly.
 """
@@ -25,11 +25,11 @@ from lit_prune.cli.parse_errors import explain
 from lit_prune.errors import check_integer, expected, shorten
 from lit_prune.files.yaml import check_yaml
 
-# Configurations must not call functions such as `os.system`. jsonargparse forbids them once any list is set here;
-# without a list, it only warns.
+# Configurations must not call functions such as `os.system`. If a denylist is set, even an empty one, jsonargparse
+# refuses such calls; otherwise it only warns.
 set_parsing_settings(import_path_denylist=[])
 
-_LONGEST_NAME = 255  # bytes; the limit of Linux, macOS and Windows
+_LONGEST_NAME = 255  # bytes; the limit for a file name on Linux, macOS and Windows
 
 
 class _ParseError(Exception):
@@ -54,7 +54,7 @@ class ConfigOption(ActionConfigFile):
     def __call__(
         self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option_string: str | None = None
     ) -> None:
-        """Read one configuration; its options override those parsed before."""
+        """Read one configuration; its options override options parsed before."""
         path = find_config(values)
         try:
             check_yaml(path)
@@ -64,7 +64,7 @@ class ConfigOption(ActionConfigFile):
 
 
 class CommandParser(ArgumentParser):
-    """A `jsonargparse.ArgumentParser` whose errors `one_sentence_errors` explains; it prints no usage."""
+    """A `jsonargparse.ArgumentParser` that prints no usage on an error; `one_sentence_errors` explains its errors."""
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings.setdefault("allow_abbrev", False)  # an abbreviated option is most likely a typo
@@ -77,14 +77,14 @@ class CommandParser(ArgumentParser):
         raise _ParseError(message, self._known_options()) from ex
 
     def _known_options(self) -> list[str]:
-        """List the options of this parser and its subcommands, and the arguments of classes that are defaults."""
+        """List the options of this parser and of its subcommands, including the arguments of default classes."""
         names: list[str] = []
         for action in self._actions:
             names += [name for name in action.option_strings if name.startswith("--") and name.isprintable()]
             if isinstance(action, argparse._SubParsersAction):
                 for parser in action.choices.values():
                     names += parser._known_options()
-        # --model.optimizer.lr exists only because --model.optimizer has a default
+        # for example --model.optimizer.lr, an argument of the default class of --model.optimizer
         defaults = vars(self.get_defaults().as_flat())
         names += [f"--{key.replace('.init_args.', '.')}" for key in defaults if ".init_args." in key]
         return sorted(set(names))
@@ -100,19 +100,19 @@ def one_sentence_errors(argv: Sequence[str]) -> Iterator[None]:
 
 
 def make_checkpoint_parser(command: str, description: str, *, data: bool = False) -> CommandParser:
-    """Make the parser of a command on a trained network; the command adds its other options.
+    """Make a parser with the options that all commands on a trained network share.
 
-    With `data`, it accepts `--data.NAME` and `--limit`, which choose images on which to measure accuracy.
+    With `data`, these include `--data.NAME` and `--limit`, which choose the images on which accuracy is measured.
     """
     parser = CommandParser(prog=f"lit-prune {command}", description=description)
-    parser.add_argument("checkpoint", type=str, help="A Lightning checkpoint, or a state dict.")
-    parser.add_argument("-c", "--config", action=ConfigOption, help="A YAML file with options.")
+    parser.add_argument("checkpoint", type=str, help="File with a Lightning checkpoint or a state dict.")
+    parser.add_argument("-c", "--config", action=ConfigOption, help="YAML file with options.")
     parser.add_argument(
         "--model",
         type=str | None,
         default=None,
-        help="Class of the network, a LightningModule, as module.Class; needed unless it is a LitResNet18. "
-        "Its arguments are read from the checkpoint.",
+        help="Class of the network, a LightningModule, as module.Class (default: LitResNet18, if the file holds its "
+        "weights). The arguments of the class are read from the checkpoint.",
     )
     if data:
         from lit_prune.data import CIFAR10DataModule
@@ -125,7 +125,7 @@ def make_checkpoint_parser(command: str, description: str, *, data: bool = False
 def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Namespace:
     """Parse `argv`, the name of a command and its arguments, with a parser from `make_checkpoint_parser`.
 
-    `data` in the result holds only the options in `argv`; the others come from the checkpoint.
+    `data` in the result holds only options that the user set; the command takes the others from the checkpoint.
     """
     with one_sentence_errors(argv[1:]):
         options: Namespace = parser.parse_args(argv[1:])
@@ -134,22 +134,22 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
         options.data = given.get("data") or Namespace()  # type: ignore[no-untyped-call]
     if options.get("limit") is not None:
         check_integer("--limit", options.limit, 1, hint="leave it out to use all images")
-    if options.model is not None and os.getcwd() not in sys.path:  # so that `--model` finds classes in this folder
+    if options.model is not None and os.getcwd() not in sys.path:  # the class may be in the current folder
         sys.path.insert(0, os.getcwd())
     return options
 
 
 def check_path(what: str, path: str) -> None:
-    """Raise an `InputError` if a path is empty or has too long a name; `what` says which option it is for."""
+    """Raise an `InputError` if a path is empty or contains too long a name; `what` names the option."""
     if not path:
         raise expected(f"{what} to be a path", "an empty value", "give a path, or leave the option out")
     if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(path).parts):
-        limit = f"{what} to be a path of names up to {_LONGEST_NAME} bytes each"
+        limit = f"{what} to be a path with names of up to {_LONGEST_NAME} bytes"
         raise expected(limit, f"`{shorten(path)}`", "check the path")
 
 
 def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
-    """Check, before any work, that an output file can be written and replaces none of the inputs.
+    """Check, before a command starts to work, that an output file can be written and replaces none of the inputs.
 
     Raises:
         InputError: If the path is a folder or one of the inputs, or if its folder does not exist.
@@ -169,7 +169,7 @@ def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
 
 
 def check_picture(option: str, path: str) -> Path:
-    """Check, before any work, that the path given for an option ends in .png and can be written."""
+    """Check, before a command starts to work, that the path in an option ends in .png and can be written."""
     if Path(path).suffix.lower() != ".png" or Path(path).is_dir():
         raise expected(f"`{option}` to be a PNG file", f"`{path}`", f"for example `{option} layers.png`")
     return check_output(path, option=option)

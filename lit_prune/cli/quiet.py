@@ -6,25 +6,25 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _MESSAGES = [
-    # our loader indexes whole batches of a memory-mapped array, which worker processes would only slow down
+    # our loader reads whole batches from a memory-mapped array; worker processes would only slow it down
     ".*does not have many workers.*",
-    # two loggers and config.yaml write into the same new folder of a run
+    # two loggers and `config.yaml` share the new folder of a run
     "Experiment logs directory .* exists and is not empty",
-    # a resumed run of a study stays in its folder
+    # with `--resume`, a run continues in its folder
     "Checkpoint directory .* exists and is not empty",
-    # a run may be resumed in a new folder
+    # with `--ckpt_path`, a run continues in a new folder
     "The dirpath has changed from .*",
-    # Lightning 2.6 with torch 2.13 or later; the user cannot change it
+    # a warning of Lightning 2.6 with torch 2.13 or later, which the user cannot prevent
     ".*isinstance\\(treespec, LeafSpec\\).*",
 ]
 _LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
-# missing callbacks of the original run matter when it is resumed, not when its model is evaluated
+# this warning about missing callbacks matters when a run is resumed, not when its model is evaluated
 _SCORING_MESSAGES = ["Be aware that when using `ckpt_path`"]
 
 
 @contextmanager
 def quiet(scoring: bool = False) -> Iterator[None]:
-    """Hide these messages inside a `with` block; with `scoring`, also those that matter only to a resumed run."""
+    """Hide Lightning's messages listed above inside a `with` block; `_SCORING_MESSAGES` only with `scoring`."""
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     for logger in loggers:
         logger.addFilter(_is_helpful)
@@ -39,5 +39,5 @@ def quiet(scoring: bool = False) -> Iterator[None]:
 
 
 def _is_helpful(record: logging.LogRecord) -> bool:
-    # the random seed stands in config.yaml; on stderr it would precede every error message
+    # the random seed is in config.yaml; printed on stderr, it would precede every error message
     return not any(text in record.getMessage() for text in ("Tip: ", "Seed set to "))

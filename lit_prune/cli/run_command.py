@@ -10,12 +10,13 @@ from lit_prune.cli.signals import StopSignals
 
 
 def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> int:
-    """Call a command with `argv`, its name and arguments.
+    """Call the function of a command with `argv`: the name of the command, and its arguments.
 
-    SIGINT and SIGTERM raise an `UnfinishedError` in the command, so that it can remove unfinished files.
+    SIGINT and SIGTERM raise an `UnfinishedError` in the command, so that the command can remove unfinished files.
 
     Returns:
-        The exit status: 0, 1 if reading or writing failed, 2 for invalid input, or 128 + signal.
+        The exit status: 0 for success, 1 for a command that could not finish (for example on a full disk), 2 for input
+        that cannot be used, or 128 plus the number of the signal that stopped the command.
     """
     with quiet(scoring=True), StopSignals():
         try:

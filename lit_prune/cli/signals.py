@@ -12,10 +12,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopSignals:
-    """Context manager that raises an `UnfinishedError` of status 128 + signal when SIGTERM or SIGINT arrives.
+    """Context manager that raises an `UnfinishedError` (exit status 128 + signal) when SIGTERM or SIGINT arrives.
 
     Attributes:
-        received: Signal that arrived last; None if none did.
+        received: The last signal that arrived; None before the first one.
         patient: Whether the first signal only sets `received` instead of raising. A second signal always raises.
     """
 
@@ -47,6 +47,7 @@ class StopSignals:
         first = self.received is None
         self.received = signal.Signals(number)
         if self.patient and first:
-            print(f"\n{self.received.name}: stopping after this batch. Repeat the signal to stop now.", file=sys.stderr)
+            text = "stopping after the current batch or validation. Repeat the signal to stop now."
+            print(f"\n{self.received.name}: {text}", file=sys.stderr)
             return
         raise UnfinishedError(f"Interrupted by {self.received.name}. Run the same command again.", 128 + number)

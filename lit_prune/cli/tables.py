@@ -7,7 +7,7 @@ from typing import Any
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[str] | None = None) -> str:
-    """Format a table with the first column aligned left and the others right; `total` is its last row."""
+    """Format a table with the first column aligned left and the others right; `total` becomes its last row."""
     lines = [head, *rows, *([total] if total is not None else [])]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     text = [
@@ -21,7 +21,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], total: Sequence[st
 
 
 def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
-    """Write records, at least one and all with the same columns, as CSV. None becomes an empty cell."""
+    """Format one or more records, all with the same columns, as CSV. None becomes an empty cell."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(records[0]), lineterminator="\n")
     writer.writeheader()

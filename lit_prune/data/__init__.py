@@ -1,4 +1,4 @@
-"""Batches of CIFAR-10, of synthetic images or of your own images, for a Lightning Trainer."""
+"""Batches for a Lightning Trainer: CIFAR-10 or synthetic images, and your own images for predictions."""
 
 from lit_prune.data.module import CIFAR10DataModule
 

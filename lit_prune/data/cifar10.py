@@ -1,7 +1,7 @@
-"""Cache CIFAR-10 in four NumPy files, and verify their SHA-256 before use.
+"""Cache CIFAR-10 in four NumPy files, and verify the SHA-256 of their arrays before use.
 
 The files `<data_dir>/cifar10-arrays/{train,test}_{images,labels}.npy` are written once, from torchvision's `CIFAR10`,
-which downloads the archive and verifies its MD5. They are memory-mapped and never unpickled.
+which downloads the archive and verifies its MD5. The NumPy files are memory-mapped and never unpickled.
 """
 
 import contextlib
@@ -56,7 +56,7 @@ def open_split(data_dir: Path, split: SplitName) -> Split:
         InputError: If a file is missing, or if its content is not exactly that of CIFAR-10.
     """
     for path, fault in _faults(data_dir, [split]):
-        raise expected(_wanted(path), fault, "call `prepare_data` to write it again, or copy it there yourself")
+        raise expected(_wanted(path), fault, "call `prepare_data`, which writes the file, or copy it yourself")
     images, labels = (np.asarray(_map(path)) for path in _paths(data_dir, split))
     return Split(images, labels)
 
@@ -64,8 +64,8 @@ def open_split(data_dir: Path, split: SplitName) -> Split:
 def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
     """Write the cached files that are missing or damaged; nothing is written to a complete cache.
 
-    Several processes may call this at the same time: each works in a temporary folder and renames finished files into
-    place. Temporary files that killed processes left are removed.
+    Several processes may call this at the same time: each works in its own temporary folder and renames finished
+    files into place. Temporary files that killed processes left are removed.
 
     Raises:
         InputError: If CIFAR-10 is not in `data_dir` and cannot be downloaded, or if `data_dir` is not writable.
@@ -86,7 +86,7 @@ def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
             raise expected(
                 f"{_wanted(path)}, or the CIFAR-10 archive to create it from ({archive})",
                 f"{fault}, and CIFAR-10 could not be downloaded: {error}",
-                "give the folder of CIFAR-10 with `--data.data_dir`, copy the archive into this folder yourself, "
+                "give the folder of CIFAR-10 with `--data.data_dir`, copy the archive to the path above yourself, "
                 "or use `--data.source synthetic`",
             ) from error
         for path, _ in faults:
@@ -104,11 +104,11 @@ def _map(path: Path) -> NDArray[Any]:
 
 
 def _wanted(path: Path) -> str:
-    return f"{str(path)!r} with the SHA-256 {SHA256[path.stem]}"
+    return f"an array with the SHA-256 {SHA256[path.stem]} in {str(path)!r}"
 
 
 def _faults(data_dir: Path, splits: Iterable[str]) -> Iterator[tuple[Path, str]]:
-    """Yield each file of these splits that cannot be used, and the reason."""
+    """Yield each cached file that cannot be used, and the reason."""
     for split in splits:
         for path in _paths(data_dir, split):
             if (fault := _fault(path)) is not None:
@@ -131,7 +131,7 @@ def _fault(path: Path) -> str | None:
     if not array.flags.c_contiguous:
         return "an array in column-major order"
     found = _sha256(array)
-    return None if found == SHA256[path.stem] else f"the SHA-256 {found}"
+    return None if found == SHA256[path.stem] else f"an array with the SHA-256 {found}"
 
 
 def _sha256(array: NDArray[Any]) -> str:
@@ -139,12 +139,12 @@ def _sha256(array: NDArray[Any]) -> str:
 
 
 def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict[str, NDArray[Any]]:
-    """Read splits with torchvision, from unpacked files or the archive in `data_dir`, or download them."""
+    """Read splits with torchvision from `data_dir` (unpacked files or the archive), or download them."""
     from torchvision.datasets import CIFAR10
     from torchvision.datasets.utils import check_integrity, extract_archive
 
     with contextlib.ExitStack() as stack:
-        # torchvision prints to stdout, warns of old pickles, and waits for a silent server without a timeout
+        # torchvision prints to stdout, warns about old pickle formats, and waits for a silent server without a timeout
         stack.enter_context(contextlib.redirect_stdout(sys.stderr))
         stack.enter_context(warnings.catch_warnings(action="ignore"))
         stack.callback(socket.setdefaulttimeout, socket.getdefaulttimeout())
@@ -163,7 +163,7 @@ def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict
             arrays[f"{split}_labels"] = np.array(original.targets, dtype=np.int64)
     for name, array in arrays.items():
         if (found := _sha256(array)) != SHA256[name]:
-            raise RuntimeError(f"its {name} have the SHA-256 {found}")
+            raise RuntimeError(f"the {name} have the wrong SHA-256 {found}")
     return arrays
 
 
@@ -171,7 +171,7 @@ def _read_original(data_dir: Path, scratch: Path, splits: Iterable[str]) -> dict
 def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
     """Yield a temporary folder for this process, and a unique suffix for the names of its other temporary files.
 
-    The process holds a lock file while it runs: temporary files whose lock no process holds are stale.
+    The process locks a file until it leaves the context: temporary files whose lock no process holds are stale.
     """
     mark = uuid.uuid4().hex
     lock, folder = (data_dir / f".{FOLDER}-{mark}{suffix}" for suffix in (".lock", ""))
@@ -192,12 +192,12 @@ def _scratch(data_dir: Path) -> Iterator[tuple[Path, str]]:
         yield folder, mark
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-        lock.unlink(missing_ok=True)  # before the release, so that no other process can acquire it
+        lock.unlink(missing_ok=True)  # before the release, so that no other process can lock the file
         held.release()
 
 
 def _remove_stale_files(data_dir: Path) -> None:
-    """Remove temporary files that killed processes left, whose locks no process holds."""
+    """Remove the temporary files of killed processes: those whose lock no process holds."""
     for path in data_dir.glob(f".{FOLDER}-*.lock"):
         # the lock may be held by a running process, belong to another user, or be deleted meanwhile
         with contextlib.suppress(OSError, Timeout), FileLock(path, timeout=0):
@@ -209,11 +209,11 @@ def _remove_stale_files(data_dir: Path) -> None:
 
 
 def _write(path: Path, array: NDArray[Any], mark: str) -> None:
-    """Write to a temporary file, then rename it, so that no process reads half a file."""
+    """Write an array to a temporary file, then rename the file, so that no process reads half of it."""
     part = path.with_name(f"{path.name}.{mark}.part")
     try:
         with part.open("xb") as file:
-            # wrapped, because NumPy writes real files in C and does not notice a full disk
+            # pass only `write`: NumPy writes real files in C and does not notice a full disk
             np.save(SimpleNamespace(write=file.write), array, allow_pickle=False)
         os.replace(part, path)
     except OSError as error:

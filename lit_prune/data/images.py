@@ -27,8 +27,9 @@ class NamedImages(NamedTuple):
 def read_images(path: Path) -> NamedImages:
     """Read one image, or all images of a folder, sorted by name.
 
-    PNG and JPEG are recognised by content. In a folder, hidden files, subfolders, and other files such as `labels.txt`
-    are ignored, but an image of another format, such as `.gif`, is an error, so that no image is silently missing.
+    PNG and JPEG files are recognised by their content. In a folder, hidden files, subfolders and files that are not
+    images, such as `labels.txt`, are ignored. An image in another format, such as `.gif`, is an error, so that no image
+    is silently missing.
 
     Images are rotated according to their EXIF data, put on a white background if they are transparent, cropped to the
     central square, and resized to 32x32 pixels with antialiasing. 16-bit channels are scaled to 8 bits.
@@ -66,7 +67,7 @@ def _read(file: Path) -> NDArray[np.uint8]:
     # reading a pipe would wait, and reading a device might never stop
     if not file.is_file() or not _head(file).startswith(MAGIC):
         raise expected(f"a PNG or JPEG image in {str(file)!r}", "another kind of file", "convert or remove it")
-    with warnings.catch_warnings(action="ignore"):  # of unusual but harmless metadata
+    with warnings.catch_warnings(action="ignore"):  # warnings about unusual but harmless metadata
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         try:
             with Image.open(file, formats=("PNG", "JPEG")) as image:

@@ -1,4 +1,4 @@
-"""Load whole batches, resume in the middle of an epoch, and divide images between processes.
+"""Loaders that read whole batches, resume in the middle of an epoch, and divide images between processes.
 
 The loaders contain a torch `DataLoader` and are not subclasses of it: Lightning replaces the sampler of a `DataLoader`
 in distributed runs and for predictions, which would duplicate or reorder images.
@@ -19,14 +19,14 @@ from lit_prune.errors import expected
 
 
 class Request(NamedTuple):
-    """Indices of a batch's images, `(B,) int64`, and the key of its augmentation; None does not augment."""
+    """Indices of a batch's images, `(B,) int64`, and the key of its augmentation (None: no augmentation)."""
 
     rows: NDArray[np.int64]
     key: tuple[int, ...] | None = None
 
 
 class Batch(NamedTuple):
-    """Batch before augmentation and normalisation.
+    """A batch before augmentation and normalisation.
 
     Attributes:
         images: Images, `(B, 32, 32, 3) uint8`.
@@ -40,7 +40,7 @@ class Batch(NamedTuple):
 
 
 class Images(Dataset[Batch]):
-    """Dataset that returns a whole batch for each index.
+    """Dataset that returns the batch of a `Request`.
 
     Args:
         images: Images, `(N, 32, 32, 3) uint8`; they may be memory-mapped.
@@ -71,7 +71,7 @@ class Images(Dataset[Batch]):
 class Loader:
     """Loader that loads each image once, in order, for validation, test and predictions.
 
-    Process `rank` of `replicas` loads images `rank`, `rank + replicas`, ..., so some may load one more than others.
+    Process `rank` of `replicas` loads images `rank`, `rank + replicas`, ..., so some processes may load one image more.
 
     Args:
         images: Images to load.
@@ -116,7 +116,7 @@ class Loader:
             num_workers=self.num_workers,
             collate_fn=_unchanged,
             pin_memory=self.pin_memory,
-            generator=torch.Generator(),  # each iterator draws a number, which must not come from the global generator
+            generator=torch.Generator(),  # a DataLoader draws a seed, by default from torch's global generator
         )
 
 
@@ -129,9 +129,10 @@ class TrainLoader(Loader):
 
     The order depends only on `seed` and the epoch. Process `rank` of `replicas` loads every `replicas`-th image of this
     order, so all processes together load the batches that one process would load with `replicas` times the batch size.
-    All processes load the same number of images: the last `len(images) % replicas` images of the order are skipped in
-    this epoch. A last batch of one image, which batch norm cannot normalise, is added to the batch before it. Other
-    arguments are those of `Loader`.
+    All processes load the same number of images: in each epoch, the last `len(images) % replicas` images of the order
+    are skipped. A last batch of one image, which batch norm cannot normalise, is added to the batch before it.
+
+    `Loader` describes the other arguments.
 
     Args:
         images: Images to load, at least two per process.
@@ -168,8 +169,8 @@ class TrainLoader(Loader):
         self._resume: dict[str, Any] | None = None
 
     def __iter__(self) -> Iterator[Batch]:
-        # This runs when the first batch is requested. Lightning calls `iter` before it sets the epoch of a resumed run,
-        # so creating the DataLoader at once would read images of a wrong epoch.
+        # a generator starts when the first batch is requested, not when `iter` is called: Lightning calls `iter` before
+        # it sets the epoch of a resumed run
         epoch, start = self.epoch, self._first_batch()
         order = permutation(len(self.images), Purpose.SHUFFLE, self.seed, epoch) if self.shuffle else None
         requests = self._cut(self.share if order is None else order[self.share], (self.seed, epoch))
@@ -184,7 +185,7 @@ class TrainLoader(Loader):
 
     @property
     def sampler(self) -> "TrainLoader":
-        """The loader itself, on which Lightning calls `set_epoch`."""
+        """The loader itself: Lightning calls `set_epoch` on the `sampler` of a loader."""
         return self
 
     def set_epoch(self, epoch: int) -> None:
@@ -196,7 +197,7 @@ class TrainLoader(Loader):
         return {**self._delivered, "plan": self._plan}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Skip the batches that were loaded before, if the next iteration is in the epoch of `state`."""
+        """Skip the batches loaded before `state` was saved, if the next iteration is in the same epoch."""
         self._delivered = {"epoch": state["epoch"], "batch": state["batch"]}
         self._resume = state
 

@@ -19,8 +19,8 @@ from lit_prune.errors import check_choice, check_integer, expected, shorten
 Source = Literal["cifar10", "synthetic"]
 
 _MAX_SEED = 2**32 - 1
-_LONGEST_NAME = 255  # bytes of a file name on Linux, macOS and Windows
-# split that each of the Trainer's tasks loads; `predict` loads the images of `predict_path` instead, if it is given
+_LONGEST_NAME = 255  # largest number of bytes of a file name
+# split that each of the Trainer's tasks loads; `predict` loads the images of `predict_path` instead, if that is set
 _SPLITS: dict[str, SplitName] = {"fit": "train", "validate": "train", "test": "test", "predict": "test"}
 
 
@@ -38,17 +38,18 @@ class CIFAR10DataModule(LightningDataModule):
     `images`.
 
     Args:
-        data_dir: Folder in which the files of CIFAR-10 are cached, as `cifar10-arrays`. It is created if needed.
+        data_dir: Folder whose subfolder `cifar10-arrays` caches CIFAR-10. It is created if needed.
         source: "cifar10", which is downloaded if needed, or "synthetic", generated images of ten shapes.
-        batch_size: Training images per batch and device, at least 2. A last batch of one is added to the one before.
+        batch_size: Training images per batch and device, at least 2. A single image left over joins the last batch.
         eval_batch_size: Images per batch and device in validation, test and predictions.
         val_size: Number of training images held out for validation, class-balanced.
         split_seed: Random seed used to choose the validation images and the `limit_train` images to train on.
-        limit_train: Number of images to train on, class-balanced; a smaller set is a subset of a larger one. None
-            trains on all.
-        augment: Augmentation: "none"; "flip", random mirroring; "standard", mirroring and shifts by up to 4 pixels.
+        limit_train: Number of images to train on, class-balanced; a smaller number selects some of the images that a
+            larger number selects. None trains on all images that are not held out.
+        augment: Augmentation of training images: "none"; "flip", random mirroring; or "standard", random mirroring and
+            shifts by up to 4 pixels.
         seed: Random seed for the order and augmentation of training images. None uses the seed of `seed_everything`,
-            or 0.
+            or 0 if it was not called.
         predict_path: Image file or folder of images to predict. None predicts the test set.
         num_workers: Number of worker processes that load batches in advance. 0 loads them in the main process, which is
             fastest for data in memory or on a local disk.
@@ -72,7 +73,7 @@ class CIFAR10DataModule(LightningDataModule):
         num_workers: int = 0,
     ) -> None:
         super().__init__()
-        # strings, because `torch.load(weights_only=True)` does not load `Path` objects
+        # stored as strings, because `torch.load(weights_only=True)` does not load `Path` objects
         data_dir = str(data_dir)
         predict_path = None if predict_path is None else str(predict_path)
         _check_path("data_dir", data_dir)
@@ -81,7 +82,7 @@ class CIFAR10DataModule(LightningDataModule):
         check_choice("source", source, get_args(Source))
         check_choice("augment", augment, get_args(Augmentation))
         total = (cifar10 if source == "cifar10" else synthetic).SIZES["train"]
-        # training needs two images, because batch norm cannot normalise one
+        # training needs two images, because batch norm cannot normalise a batch of one image
         check_integer("val_size", val_size, 1, total - 2, hint=f"leave some of the {total} training images to train on")
         check_integer("batch_size", batch_size, 2, hint="batch norm cannot normalise a batch of one image")
         check_integer("eval_batch_size", eval_batch_size, 1, hint="give the number of images per batch")
@@ -110,7 +111,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
         self._seed: int | None = None
-        self._images: dict[str, Images] = {}  # by the Trainer's task
+        self._images: dict[str, Images] = {}  # by task of the Trainer, such as "fit"
         self._predict_names: list[str] = []
 
     @property
@@ -132,7 +133,7 @@ class CIFAR10DataModule(LightningDataModule):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.hparams.items())})"
 
     def prepare_data(self) -> None:
-        """Cache the CIFAR-10 files that the Trainer's task needs in `data_dir`.
+        """Cache in `data_dir` the CIFAR-10 files that the Trainer's task needs.
 
         Raises:
             InputError: If files are missing and CIFAR-10 can neither be found in `data_dir` nor downloaded.
@@ -186,13 +187,13 @@ class CIFAR10DataModule(LightningDataModule):
         return self._eval_loader(self._ready("predict"))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment training batches and normalise all batches, on their device; return other objects unchanged."""
+        """Augment training batches and normalise all batches, on their device; return anything else unchanged."""
         if not isinstance(batch, Batch):
             return batch
         pixels = batch.images if batch.key is None else augment(batch.images, self.augment, batch.key)
         images: Tensor = normalise(pixels)
         if self.trainer is not None:
-            # Lightning converts inputs to its precision before the transfer, when images are still uint8
+            # before the transfer, Lightning converts inputs to the Trainer's precision, but not uint8 images
             images = self.trainer.precision_plugin.convert_input(images)
         return images if batch.labels is None else (images, batch.labels)
 
@@ -204,7 +205,7 @@ class CIFAR10DataModule(LightningDataModule):
         """Restore the random seed of the checkpoint when training is resumed.
 
         Raises:
-            InputError: If the argument `seed` is another one.
+            InputError: If the argument `seed` differs from the checkpoint's seed.
         """
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
@@ -239,7 +240,7 @@ class CIFAR10DataModule(LightningDataModule):
 
 
 def _check_path(name: str, value: str) -> None:
-    """Raise an `InputError` for a path that no operating system accepts."""
+    """Raise an `InputError` for a path that is empty, holds a NUL character, or has a name that is too long."""
     shown = ascii(shorten(value))
     if not value or "\0" in value:
         raise expected(f"`{name}` to be a path", shown, "leave it out for the default")

@@ -1,4 +1,4 @@
-"""Random numbers that depend only on a purpose and a key, not on earlier draws.
+"""Random numbers that depend only on a purpose and a key such as (seed, epoch), not on earlier draws.
 
 They are computed from the raw output of NumPy's PCG64, which NumPy guarantees to stay the same in all versions, so
 that validation sets stay the same too.
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class Purpose(IntEnum):
-    """What random numbers are used for; the same key gives independent numbers for different purposes."""
+    """What random numbers are used for. The same key gives independent numbers for different purposes."""
 
     SPLIT = 1
     SHUFFLE = 2
@@ -38,9 +38,9 @@ def permutation(count: int, purpose: Purpose, *key: int) -> NDArray[np.int64]:
 
 
 def balanced_order(labels: NDArray[np.int64], seed: int) -> NDArray[np.int64]:
-    """Return the images' indices, `(N,) int64`, in an order in which classes alternate, each class in random order.
+    """Return the indices of all images, `(N,) int64`: classes alternate, and the images of each class are shuffled.
 
-    Every slice of this order is class-balanced, as far as its length allows and until no image of a class is left.
+    Every slice of this order is class-balanced, as far as its length allows, unless a class has no images left.
     Validation and training sets are such slices.
     """
     shuffled = permutation(len(labels), Purpose.SPLIT, seed)

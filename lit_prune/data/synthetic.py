@@ -1,7 +1,7 @@
 """Generate synthetic images of ten classes, without files or a network connection.
 
 Each image shows a shape at a random position, size and angle, in a random colour on a background of another random
-colour, with a brightness gradient and noise. Shape and background are equally often the brighter one, so the average
+colour, with a brightness gradient and noise. A shape is as often brighter as darker than its background, so the average
 image is the same for all classes: a linear classifier learns almost nothing, and a network must recognise shapes.
 """
 
@@ -15,7 +15,7 @@ from lit_prune.data.randomness import Purpose, generator, permutation
 
 SIZES = {"train": 10_000, "test": 2_000}
 SIDE = 32
-NOISE = 24  # largest absolute value, on the scale from 0 to 255
+NOISE = 24  # largest absolute value of the noise, for pixels from 0 to 255
 
 _Plane = NDArray[np.float32]
 
@@ -32,7 +32,7 @@ def _plus(u: _Plane, v: _Plane) -> _Plane:
     return np.maximum(_reach(u, v) - 1, np.minimum(np.abs(u), np.abs(v)) - 0.28)
 
 
-# distance of the point (u, v) from a shape of size 1, negative inside; u points right and v down
+# by class: approximate distance of the point (u, v) from a shape of size 1, negative inside; u points right, v down
 _FIGURES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {
     "disc": lambda u, v: _radius(u, v) - 0.95,
     "square": lambda u, v: _reach(u, v) - 0.85,

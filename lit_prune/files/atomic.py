@@ -1,4 +1,4 @@
-"""Writing files so that an interruption or a full disk never leaves an incomplete file."""
+"""Write files so that an interruption or a full disk never leaves an incomplete file under the final name."""
 
 import os
 import tempfile
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary file to write to, and rename it to `path` once it is complete.
+    """Yield the path of a temporary file to write, and rename the file to `path` when the `with` block ends.
 
     Args:
-        path: Path of the file to write. If the `with` block raises, an existing file stays unchanged.
+        path: Path of the file to write. If the `with` block raises an error, an existing file stays unchanged.
 
     Yields:
-        Path of the temporary file, in the same folder.
+        Path of the temporary file, in the folder of `path`.
 
     Raises:
         OSError: If the file cannot be written.
@@ -31,7 +31,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         sync(part)
-        # `mkstemp` makes a file that only its owner can read; Python can read the umask only by setting it
+        # `mkstemp` lets only the owner read the file, so set the usual permissions; only setting the umask returns it
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)
@@ -50,7 +50,7 @@ def append(path: str | Path, content: "Buffer") -> None:
     """Append bytes to a file: all of them, or none if writing fails.
 
     Args:
-        path: Path of an existing file. A missing file is not created: it would lack the bytes appended earlier.
+        path: Path of an existing file. A missing file is not created: a new one would lack the earlier bytes.
         content: Bytes to append.
 
     Raises:

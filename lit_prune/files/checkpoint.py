@@ -1,4 +1,4 @@
-"""Reading checkpoints and state dicts safely, writing them, and the settings that a checkpoint stores."""
+"""Read checkpoints and state dicts safely, write them, and extract the settings that a checkpoint stores."""
 
 import warnings
 import zipfile
@@ -15,20 +15,20 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.trust import check_callback_states, check_shape, malformed
 
-# the entry of a checkpoint in which the command line stores the settings and results of the run
+# the key of a checkpoint under which the command line stores the settings and results of the run
 KEY = "lit_prune"
-# version of the format of that entry; increase it if older versions of lit-prune cannot read the new one
+# version of that entry's format; increase it with each change that older versions of lit-prune cannot read
 FORMAT = 1
 
-# groups: "model" and "data" hold arguments as in a configuration, "run" holds `seed_everything` and `name`
+# settings by group: "model" and "data" hold arguments as in a `config.yaml`, "run" holds `seed_everything` and `name`
 Settings = dict[str, dict[str, Any]]
 
-_SHOWN = 3  # names listed in a message
-# Lightning converts checkpoints of version 1 when it loads them
+_SHOWN = 3  # largest number of names listed in a message
+# Lightning 2 converts checkpoints of Lightning 1 when it loads them
 _LIGHTNING_VERSIONS = ("1", "2")
 _ARCHIVE = b"PK\x03\x04"  # first bytes of a zip archive
-_FOLDER = 0x10  # the attribute that marks a record of an archive as a folder
-# harmless checkpoints also refer to names in these packages, so a message lists names from other packages first
+_FOLDER = 0x10  # attribute bit that marks a record of a zip archive as a folder
+# harmless checkpoints also contain objects of these packages, so an error lists names in other packages first
 _FAMILIAR = ("collections.", "lightning.", "numpy.", "torch.")
 _GROUPS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 
@@ -50,7 +50,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise expected(
             "a checkpoint that a Trainer wrote",
             f"`{path}`, which holds something else",
-            "`--model.weights` and `--model.init_from` accept state dicts",
+            "pass a state dict to `--model.weights` or `--model.init_from` instead",
         )
     return _checked(content, path)
 
@@ -74,20 +74,20 @@ def read_state_dict(path: str | Path) -> dict[str, Tensor]:
 
 
 def read_weights(path: str | Path) -> dict[str, Any]:
-    """Read a checkpoint or a state dict, and return either as a checkpoint.
+    """Read a checkpoint of Lightning, or a file that holds only weights.
 
     Args:
         path: Path of the file. It is read with `weights_only=True`, so nothing in it can run code.
 
     Returns:
-        The checkpoint; for a state dict, the dictionary `{"state_dict": weights}`.
+        The checkpoint. If Lightning did not write the file: `{"state_dict": weights}`.
 
     Raises:
         InputError: If the file is missing, damaged, unsafe, or holds no weights.
     """
     content = _read(path)
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
-        # not a Lightning checkpoint; other training loops also store the weights under "state_dict"
+        # other training loops also store the weights under "state_dict"
         content = {"state_dict": content.get("state_dict", content) if isinstance(content, dict) else content}
     return _checked(content, path)
 
@@ -97,7 +97,7 @@ def check_fit(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path
 
     Args:
         module: Module that the weights will be loaded into.
-        weights: State dict. `num_batches_tracked` of batch norms may be missing, as it was in PyTorch before 0.4.1.
+        weights: State dict. `num_batches_tracked` of batch norms may be missing, as in files of PyTorch before 0.4.1.
         path: Path of the file with the weights, for the message.
 
     Raises:
@@ -119,7 +119,7 @@ def check_fit(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path
         raise expected(
             f"the weights of a {type(module).__name__} in `{path}`",
             f"weights {' and '.join(faults)}",
-            "the file belongs to another architecture; `stem` changes the shape of the first convolution",
+            "the file belongs to another architecture; for `LitResNet18`, check the argument `stem`",
         )
 
 
@@ -130,7 +130,7 @@ def _some(names: list[str]) -> str:
 
 
 def save(content: Any, path: Path) -> None:
-    """Call `torch.save`, but raise an `OSError` if the disk is full; torch would raise a `RuntimeError`.
+    """Call `torch.save`, but raise an `OSError` instead of a `RuntimeError` if the disk is full.
 
     Raises:
         OSError: If the file cannot be written.
@@ -139,7 +139,7 @@ def save(content: Any, path: Path) -> None:
         with path.open("wb") as file:
             torch.save(content, file)
     except RuntimeError as error:
-        # closing torch's writer fails too, and that `RuntimeError` hides the `OSError` of the file system
+        # closing torch's writer fails too, with a `RuntimeError` that hides the `OSError` of the failed write
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, OSError):
             cause = cause.__context__
@@ -154,8 +154,8 @@ def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type]) 
     The file is untrusted: call `check_stored_settings` before building anything from its settings.
 
     Args:
-        checkpoint: Checkpoint as returned by `read_checkpoint`; the command line or a Trainer in a script wrote it.
-        classes: The classes whose arguments are the settings of the groups "model" and "data", by group.
+        checkpoint: Checkpoint as returned by `read_checkpoint`, written by the command line or a Trainer in a script.
+        classes: Classes of the model and the data module, by group; only their arguments count as settings.
 
     Returns:
         The settings by group; settings that the checkpoint lacks are left out.
@@ -189,14 +189,14 @@ def _read(path: str | Path) -> Any:
 
 
 def _check_archive(file: BinaryIO, path: Path) -> None:
-    """Verify the CRC-32 of each record in a zip archive; `torch.load` does not verify them."""
+    """Refuse a zip archive that is compressed or damaged; `torch.load` does not verify the CRC-32 of its records."""
     compressed = False
     try:
-        if file.read(len(_ARCHIVE)) == _ARCHIVE:  # the format of torch before 1.6 has no checksums
+        if file.read(len(_ARCHIVE)) == _ARCHIVE:  # torch before 1.6 wrote other formats, without checksums
             with zipfile.ZipFile(file) as archive:
                 records = archive.infolist()
                 compressed = any(record.compress_type != zipfile.ZIP_STORED for record in records)
-                # if a flipped bit marks a record as a folder, torch leaves its tensor uninitialized
+                # if a flipped bit marks a record as a folder, torch leaves the record's tensor uninitialized
                 folders = any(record.external_attr & _FOLDER and record.file_size for record in records)
                 # every CRC is zero if `torch.serialization.set_crc32_options(False)` was called before saving
                 checked = not compressed and any(record.CRC for record in records)
@@ -207,7 +207,7 @@ def _check_archive(file: BinaryIO, path: Path) -> None:
             raise
         raise InputError(f"`{path}` is truncated or damaged. Copy or write it again.") from error
     if compressed:  # a small file could unpack to more data than fits in memory
-        hint = "`torch.save` never compresses; write the file again with it"
+        hint = "write the file again with `torch.save`, which never compresses"
         raise expected("a checkpoint or a state dict", f"`{path}`, whose records are compressed", hint)
     file.seek(0)
 
@@ -222,8 +222,8 @@ def _refusal(path: Path) -> InputError:
         more = f" and {len(asked) - _SHOWN} more" if len(asked) > _SHOWN else ""
         return expected(
             "a file with nothing but tensors and plain values",
-            f"`{path}`, which is unsafe: it also needs {names}{more}",
-            "loading it could run code; save only the `state_dict`",
+            f"`{path}`, which is unsafe: loading it also needs {names}{more}",
+            "loading the file could run code; save only the `state_dict` of the model",
         )
     return expected(
         "a checkpoint or a state dict",
@@ -233,7 +233,7 @@ def _refusal(path: Path) -> InputError:
 
 
 def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """Check all entries of an untrusted checkpoint that lit-prune reads."""
+    """Check every entry that lit-prune reads from an untrusted checkpoint, and return the checkpoint."""
     if "pytorch-lightning_version" in content:
         _check_version(content["pytorch-lightning_version"], path)
     _check_tensors(content.get("state_dict"), path)
@@ -241,7 +241,7 @@ def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     if not isinstance(own, Mapping):
         raise malformed(path, KEY)
     if (found := own.get("format", 0)) not in range(FORMAT + 1):
-        hint = "`pip install --upgrade lit-prune` if a newer version wrote it"
+        hint = "if a newer lit-prune wrote the file, run `pip install --upgrade lit-prune`"
         raise expected(f"a checkpoint in format {FORMAT} or older", f"`{path}` in format {found!r}", hint)
     check_shape(own.get("settings"), path)
     for key in (*_GROUPS.values(), "callbacks"):
@@ -252,12 +252,13 @@ def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def _check_version(version: Any, path: str | Path) -> None:
-    """Raise an `InputError` unless Lightning 1 or 2 wrote the checkpoint; the format of a later version is unknown."""
+    """Raise an `InputError` unless Lightning 1 or 2 wrote the checkpoint; the formats of later versions are unknown."""
     what = f"a checkpoint of Lightning 2 in `{path}`"
     if not isinstance(version, str) or not version[:1].isdigit():
-        raise expected(what, f"the version {version!r}", "check which program wrote it")
+        raise expected(what, f"the version {version!r}", "check which program wrote the file")
     if version.split(".")[0] not in _LIGHTNING_VERSIONS:
-        raise expected(what, f"version {version[:20]}", "pass it to `--model.init_from`, which loads only its weights")
+        hint = "pass the file to `--model.init_from`, which loads only the weights"
+        raise expected(what, f"version {version[:20]}", hint)
 
 
 def _check_tensors(weights: Any, path: str | Path) -> None:
@@ -267,7 +268,7 @@ def _check_tensors(weights: Any, path: str | Path) -> None:
         or not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items())
     ):
         raise expected(
-            "tensors by name",
+            "a state dict, with tensors by name",
             f"`{path}`, which holds something else",
             "save `module.state_dict()`, or pass a checkpoint that a Trainer wrote",
         )

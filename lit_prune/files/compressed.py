@@ -10,9 +10,9 @@ CIFAR-10, pruned globally by magnitude), by sparsity, in percent of the uncompre
 | zstd, level 3, of bit mask and values     | 92.6% | 66.3% | 39.2% | 10.4% |
 | deflate of bit mask and byte planes       | 83.5% | 59.7% | 35.3% | 9.2%  |
 
-This module stores the last row; the header of the file adds 0.2%. The first byte plane holds the lowest byte of every
-value, the second plane the next byte, and so on. The plane of signs and exponents has few distinct bytes, so it
-compresses well. The other planes are nearly random: searching them for repeated strings would only take time, so
+This module writes the format of the last row; the header adds 20 kB to the file. The first byte plane holds the lowest
+byte of every value, the second plane the next byte, and so on. The plane of signs and exponents has few distinct bytes,
+so it compresses well. The other planes are nearly random: searching them for repeated strings would only take time, so
 `zlib` codes only byte frequencies and runs (`Z_RLE`).
 """
 
@@ -37,12 +37,12 @@ _WANTED = f"a file that `lit-prune export --compress` wrote, in format {_FORMAT}
 _FORMAT_KEY, _TENSORS_KEY, _CRC_KEY = "lit_prune.format", "lit_prune.tensors", "lit_prune.crc32"
 _MASK, _VALUES = ".mask", ".values"
 _MOST_DIMENSIONS = 64
-# pack a tensor only if that saves at least so many bytes: two parts need longer header entries than one tensor
+# pack a tensor only if its mask and values take at least so many bytes less; their entries in the header are longer
 _SAVED = 256
-# the types that torch and safetensors support, and in which zero is stored as zero bits only
+# types that both torch and safetensors support, and that store the number zero as zero bits only
 _NAMES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")
 _DTYPES = {name: getattr(torch, name) for name in _NAMES}
-# by name: type and shape of a packed tensor; None for a tensor that is stored unpacked
+# by name of the tensor: its type and shape if it is packed, None if it is stored unpacked
 _Entries = dict[str, tuple[str, list[int]] | None]
 
 
@@ -51,7 +51,7 @@ def load_compressed(path: str | Path, limit: int = 1 << 32) -> dict[str, Tensor]
 
     Args:
         path: Path of the file. Nothing in it is executed, and its CRC-32 is checked.
-        limit: Largest number of bytes of the unpacked tensors. A small file can unpack to very many zeros.
+        limit: Largest size of the unpacked tensors in bytes, because a small file can unpack to very many zeros.
 
     Returns:
         The tensors by name, on the CPU, bit for bit equal to the exported ones.
@@ -71,13 +71,13 @@ def read_compressed(path: str | Path, limit: int = 1 << 32) -> tuple[dict[str, T
         with safe_open(path, "pt") as file:
             metadata = dict(file.metadata() or {})
             if (found := metadata.pop(_FORMAT_KEY, None)) != _FORMAT:
-                hint = "`pip install --upgrade lit-prune` if a newer version wrote it"
+                hint = "if a newer lit-prune wrote the file, run `pip install --upgrade lit-prune`"
                 raise expected(_WANTED, f"`{path}` in {f'format {found!a}' if found else 'another format'}", hint)
             stored = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except OSError as error:
         raise expected("a file that can be read", f"`{path}` ({error.strerror})", "check its permissions") from error
     except SafetensorError as error:
-        hint = "`torch.load` reads checkpoints and state dicts"
+        hint = "load checkpoints and state dicts with `torch.load`"
         raise expected(_WANTED, f"`{path}`, which is something else, truncated or damaged", hint) from error
     try:
         if _crc32(stored, metadata) != metadata.pop(_CRC_KEY):
@@ -104,8 +104,8 @@ def write_compressed(state: Mapping[str, Tensor], path: str | Path, metadata: Ma
         metadata: Texts to store with the tensors, by name.
 
     Raises:
-        InputError: If a tensor has a sparse layout, or a type that the format cannot store, such as a quantised or
-            complex one.
+        InputError: If a tensor is sparse or on the meta device, or has a type that the format cannot store, such as a
+            quantised or complex type.
         OSError: If the file cannot be written.
     """
     stored, entries = _pack_all(state)
@@ -193,14 +193,14 @@ def _parse_entries(text: str) -> _Entries:
     for dtype, shape in filter(None, entries.values()):
         if dtype not in _DTYPES or not all(type(size) is int and 0 <= size < 1 << 63 for size in shape):
             raise ValueError
-        # torch computes strides as if empty dimensions had size 1, and these must not overflow
+        # torch computes strides as if dimensions of size 0 had size 1; the strides must not overflow
         if len(shape) > _MOST_DIMENSIONS or prod(max(size, 1) for size in shape) >= 1 << 60:
             raise ValueError
     return entries
 
 
 def _crc32(stored: Mapping[str, Tensor], metadata: Mapping[str, str]) -> str:
-    """Compute the CRC-32 of the stored tensors, their names, types and shapes, and the metadata except the CRC-32."""
+    """Compute the CRC-32 of the stored tensors, their names, types and shapes, and the metadata without the CRC-32."""
     names = [(name, str(tensor.dtype), list(tensor.shape)) for name, tensor in sorted(stored.items())]
     texts = sorted((name, text) for name, text in metadata.items() if name != _CRC_KEY)
     crc = zlib.crc32(json.dumps([names, texts]).encode())

@@ -22,9 +22,9 @@ def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]
 
     Args:
         base: Nested settings.
-        changes: Nested settings that override those of `base`. Mappings are merged, but another `class_path` drops the
-            arguments of the previous class. A key that ends in `+` appends to a list. The short forms of a LightningCLI
-            are accepted: a class name instead of a mapping, and arguments without `init_args`.
+        changes: Nested settings that override those of `base`. Mappings are merged, but a different `class_path`
+            drops the arguments of the previous class. A key that ends in `+` appends to a list. The short forms of a
+            LightningCLI are accepted: a class name for `{"class_path": ...}`, and arguments outside `init_args`.
 
     Returns:
         The merged settings; neither argument is modified.

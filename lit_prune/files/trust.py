@@ -1,8 +1,8 @@
-"""Checks that an untrusted checkpoint cannot make the command line run code, or read or delete other files.
+"""Refuse checkpoints that would make the command line run code, or read or delete files of the user.
 
-Reading the tensors of a checkpoint runs no code. But its settings become arguments of classes, where a text can name a
-class to import or a file to read, and the states of its callbacks name files that Lightning deletes later. SECURITY.md
-states the rules for both.
+Reading the tensors of a checkpoint runs no code. But its settings become arguments of classes, and an argument
+can name a class to import or a file to read. The states of its callbacks name files that Lightning deletes later.
+SECURITY.md states the rules for settings and states.
 """
 
 import re
@@ -16,16 +16,16 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_prune.errors import InputError, expected, shorten
 
-# the names and types that the group "run" may hold; any other name would be taken as an option
+# settings that the group "run" may hold, and their types; the command line would take other names as its options
 _RUN = {"seed_everything": int | None, "name": str | None}
 # the arguments of `LitResNet18` that take a class
 _BUILT = ("optimizer", "lr_scheduler")
 # the keys by which jsonargparse recognizes a class in the value of an argument
 _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
 _DEPTH, _VALUES = 20, 10_000  # limits of a group of settings: levels of nesting, number of values
-# lightning.pytorch.cli is the module of Lightning's own `ReduceLROnPlateau`
+# lightning.pytorch.cli is the module that defines Lightning's `ReduceLROnPlateau`
 _MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)
-# a harmless text: without dots and slashes it cannot be a class path, a YAML collection, or a path outside the folder
+# a harmless text: with only these characters it cannot be a class path, a YAML collection, or a path to another folder
 _WORD = re.compile(r"(\w[\w+-]{0,99})?", re.ASCII)
 
 
@@ -33,7 +33,7 @@ def check_callback_states(states: Mapping[str, Any], path: str | Path) -> None:
     """Check that no path in the states of callbacks is a URL or has `..` after a folder name.
 
     Args:
-        states: States by callback, as in a checkpoint.
+        states: States of the callbacks, as under `callbacks` in a checkpoint.
         path: Path of the checkpoint, for the message.
 
     Raises:
@@ -42,26 +42,26 @@ def check_callback_states(states: Mapping[str, Any], path: str | Path) -> None:
     for text in _texts(states):
         if _escapes(text):
             raise expected(
-                f"states of callbacks in `{path}` that only name files in their own folder",
+                f"states of callbacks in `{path}` without URLs, and without `..` after a folder name",
                 f"{shorten(ascii(text))}, which is unsafe",
-                "resuming from this file could delete other files; use `--model.init_from` to start from its weights",
+                "resuming from the file could delete other files; use `--model.init_from` to load only the weights",
             )
 
 
 def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], path: str | Path) -> None:
     """Check the settings in a checkpoint before anything is built from them.
 
-    Two kinds of text are always allowed: names of optimizers and schedulers of `torch.optim`, and any text that the
-    user gives in the same command too. Wherever a class could be built, all other texts must be single words (`_WORD`),
-    unless the class declares the argument as `str`.
+    Two kinds of text are always allowed: names of optimizers and schedulers of `torch.optim`, and texts that the user
+    gives in the same command. In an argument that could take a class, every other text must be a single word (`_WORD`),
+    unless the class that the user named declares the argument as `str`.
 
     Args:
         stored: Settings in the checkpoint, by group.
-        given: Settings from the command line, configurations and the environment, by group.
+        given: Settings that the user gives by options, configurations and environment variables, by group.
         path: Path of the checkpoint, for the message.
 
     Raises:
-        InputError: If the settings are malformed, or a text could name another class to import, or a file to read.
+        InputError: If the settings are malformed, or a text could name a file, or a class that is not allowed.
     """
     check_shape(stored, path)
     known = {text for text in _texts(given) if text}
@@ -76,19 +76,20 @@ def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], p
             for where, text in _risks(value, f"{group}.{name}", strict):
                 if text not in known and not _is_of_torch(text) and where not in plain:
                     raise expected(
-                        f"settings in `{path}` that name no classes except those of torch.optim",
+                        f"settings in `{path}` that name no files, and no classes except those of torch.optim",
                         f"`{shorten(ascii(where)[1:-1])}` {shorten(ascii(text))}, which is unsafe",
-                        "it could run code; if you trust it, pass the run's own `--config`, or set it in a subclass",
+                        "this setting could run code; if you trust the checkpoint, pass the `config.yaml` of its run "
+                        "as `--config` to `fit`, `test` or `predict`, and only its `state_dict` to other commands",
                     )
 
 
 def malformed(path: str | Path, where: Any) -> InputError:
-    """Return the error for a checkpoint whose entry `where` does not have the form of settings."""
+    """Return the error for a checkpoint whose entry `where` has an invalid form."""
     name = shorten(ascii(where)[1:-1]) if isinstance(where, str) else type(where).__name__
     return expected(
-        f"the settings in `{path}` to be a dictionary",
-        f"an invalid entry `{name}`",
-        "the file was modified; use another checkpoint of this run",
+        f"valid entries in the checkpoint `{path}`",
+        f"the invalid `{name}`",
+        "the file may have been modified; use another checkpoint of the run",
     )
 
 
@@ -113,7 +114,7 @@ def check_shape(stored: Any, path: str | Path) -> None:
 
 
 def _is_bounded(settings: Any) -> bool:
-    """Whether nested settings are within the limits of depth and number, and all keys are strings or integers."""
+    """Whether nested settings respect `_DEPTH` and `_VALUES`, and all their keys are strings or integers."""
     waiting, seen = [(settings, 0)], 0
     while waiting:
         value, depth = waiting.pop()
@@ -172,7 +173,7 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _texts(values: Any) -> Iterator[str]:
-    """All texts in nested values, including names. Each container is visited once, since it can contain itself."""
+    """All texts in nested values, including keys. No container is visited twice, since one can contain itself."""
     waiting, seen = [values], set()
     while waiting:
         value = waiting.pop()
@@ -184,7 +185,7 @@ def _texts(values: Any) -> Iterator[str]:
 
 
 def _escapes(text: str) -> bool:
-    """Whether a text is a URL, or a path with `..` after a folder name; `..` at the start are allowed."""
+    """Whether a text is a URL, or a path with `..` after a folder name; `..` at the start is allowed."""
     parts = re.split(r"[/\\]", text)
     leading = next((number for number, part in enumerate(parts) if part != ".."), len(parts))
     return "://" in text or ".." in parts[leading:]

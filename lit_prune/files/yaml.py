@@ -1,8 +1,8 @@
 """Safe loading of untrusted YAML, with limits on size, depth and aliases.
 
 `yaml.safe_load` builds only plain values. But with aliases, a few lines can expand to billions of values, and a value
-can contain itself; and values can be nested too deep for the interpreter. So the parser's events are counted before
-anything is built; a file has no more events than characters.
+can contain itself; and values can be nested too deep for Python. So the parser's events are counted before any value is
+built; their number is limited by the size of the file, even with aliases.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ def check_yaml(path: str | Path) -> None:
 
     Raises:
         InputError: If the file is larger than 10 MB, expands to more than 100,000 values when aliases are followed, is
-            nested more than 100 levels deep, contains itself, or has tags that build Python objects.
+            nested more than 100 levels deep, has a value that contains itself, or has tags that build Python objects.
         OSError: If the file cannot be read.
     """
     with contextlib.suppress(UnicodeDecodeError, yaml.YAMLError):
@@ -44,7 +44,7 @@ def load_yaml(path: str | Path) -> Any:
 
 
 def load_yaml_text(text: str, source: str) -> Any:
-    """Load YAML text as plain values. Raises the errors of `load_yaml`; their messages name `source`."""
+    """Load YAML text as plain values; raise the errors of `load_yaml`. An `InputError` names `source`."""
     _check(text, source)
     return yaml.safe_load(text)
 
@@ -59,25 +59,26 @@ def _read(path: str | Path) -> str:
 
 def _check(text: str, source: str) -> None:
     """Raise an `InputError` for dangerous YAML; count the values that each collection expands to, following aliases."""
-    sizes: dict[str | None, int] = {}  # number of values by anchor; 0 while the collection is open
+    sizes: dict[str | None, int] = {}  # number of values that each anchor stands for; 0 while its collection is open
     collections: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of the document and each open collection
     for event in yaml.parse(text, Loader=_LOADER):
         anchor = getattr(event, "anchor", None)
         if (tag := getattr(event, "tag", None) or "").startswith(_PYTHON):
             found = f"the tag `!!python{shorten(ascii(tag.removeprefix(_PYTHON))[1:-1])}`, which is unsafe"
-            raise expected(f"plain values in {source}", found, "it would build a Python object; remove the tag")
+            raise expected(f"plain values in {source}", found, "the tag would build a Python object; remove it")
         if isinstance(event, yaml.CollectionStartEvent):
             sizes[anchor] = 0
             collections.append((anchor, 1))
             if len(collections) > _DEPTH + 1:
-                raise expected(f"values in {source} nested at most {_DEPTH} levels deep", "more", "nest fewer values")
+                raise expected(f"values in {source} nested at most {_DEPTH} levels deep", "more", "nest fewer levels")
             continue
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, size = collections.pop()
         elif isinstance(event, yaml.AliasEvent):
             anchor, size = None, sizes.get(anchor, 1)
             if size == 0:
-                raise expected(f"finite values in {source}", f"`*{event.anchor}` inside itself", "remove the alias")
+                found = f"the alias `*{event.anchor}` inside the value of `&{event.anchor}`"
+                raise expected(f"values in {source} that do not contain themselves", found, "remove the alias")
         elif isinstance(event, yaml.ScalarEvent):
             size = 1
         else:
@@ -86,5 +87,5 @@ def _check(text: str, source: str) -> None:
         sizes[anchor] = size
         collections[-1] = collections[-1][0], collections[-1][1] + size
         if collections[-1][1] > _VALUES:
-            hint = "write fewer values, with fewer aliases"
+            hint = "write fewer values or use fewer aliases"
             raise expected(f"at most {_VALUES:,} values in {source}, with aliases followed", "more", hint)

@@ -3,7 +3,7 @@
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.freezing import Frozen, first_layers, freeze, modules_to_freeze
-from lit_prune.functional.masking import apply_masks, remove_masks
+from lit_prune.functional.masking import apply_masks, hold_masks, mask_gradients, mask_weights, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
 from lit_prune.functional.pruning import (
     RandomScore,
@@ -36,9 +36,12 @@ __all__ = [
     "global_l1_masks",
     "global_masks",
     "global_random_masks",
+    "hold_masks",
     "local_l1_masks",
     "local_masks",
     "magnitude",
+    "mask_gradients",
+    "mask_weights",
     "modules_to_freeze",
     "remove_masks",
     "rewind",

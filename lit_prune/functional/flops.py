@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from lit_prune.errors import expected, one_line
 from lit_prune.functional.plain import plain_copy
-from lit_prune.functional.selection import CONVOLUTIONS, WEIGHT_LAYERS, stored_parameter
+from lit_prune.functional.selection import CONVOLUTIONS, weight_names
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, 
         owners: dict[int, str] = {}
         for name, module in plain.named_modules():
             module.training = False  # `eval` may be overridden to keep parts in training mode
-            if isinstance(module, WEIGHT_LAYERS):
-                weight = stored_parameter(module)
+            if weight_names(module) == ["weight"]:
+                weight = module._parameters.get("weight")
                 owner = owners.setdefault(id(module if weight is None else weight), name)
                 counts[owner] = LayerFlops(0, 0)
                 module.register_forward_pre_hook(enter)

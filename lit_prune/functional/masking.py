@@ -8,7 +8,7 @@ Masks have an effect at three moments: before an optimizer steps (`mask_gradient
 weights were written by something else (both `mask_weights`). `hold_masks` registers the first two with an optimizer.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -99,7 +99,9 @@ def adopt_masks(model: nn.Module) -> None:
 def copy_masks(model: nn.Module, target: nn.Module) -> None:
     """Mask a copy of a model, such as an average of its weights, exactly like the model; other masks are removed."""
     masked = [(prefix, name, module) for prefix, module in model.named_modules() for name in masked_parameters(module)]
-    remove_masks(target)
+    for module in target.modules():
+        for name in masked_parameters(module):
+            _remove_hook(module, name)  # without an effect on weights, which may have been loaded since
     for prefix, name, module in masked:
         kept = current_mask(WeightRef(prefix, module, name))
         if kept is not None:
@@ -180,7 +182,7 @@ def mask_weights(model: nn.Module, optimizer: Optimizer | None = None) -> None:
 
 
 def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[tuple[nn.Parameter, "Mask"]]:
-    """Yield masked parameters with their masks, each parameter once: all of them, or those that an optimizer updates."""
+    """Yield masked parameters with their masks, each parameter once; of all, or of those that an optimizer updates."""
     reshard(model)
     left = None
     if optimizer is not None:
@@ -189,17 +191,18 @@ def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[t
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
             # tools that replace a layer, such as quantization, may have kept its hooks
-            if isinstance(hook, Mask) and (parameter := module._parameters.get(hook._tensor_name)) is not None:
-                if id(parameter) not in seen and (left is None or id(parameter) in left):
-                    seen.add(id(parameter))
-                    yield parameter, hook
+            parameter = module._parameters.get(hook._tensor_name) if isinstance(hook, Mask) else None
+            if parameter is None or id(parameter) in seen or (left is not None and id(parameter) not in left):
+                continue
+            seen.add(id(parameter))
+            yield parameter, hook
 
 
 class Mask(prune.PruningContainer):
     """The mask of one parameter, a forward pre-hook of the parameter's module that does nothing when called.
 
-    A subclass of the container, because `torch.nn.utils.prune` asks a container before it puts another pruning method on
-    top, which is refused: torch would replace the parameter by a product.
+    It is a subclass of the container because `torch.nn.utils.prune` asks a container before it puts another pruning
+    method on top. That is refused, since torch would replace the parameter by a product.
 
     Attributes:
         bits: Integers of the parameter's shape and layout, with as many bytes as its elements: all bits are set where

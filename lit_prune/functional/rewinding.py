@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.errors import expected
-from lit_prune.functional.masking import mask_weights
+from lit_prune.functional.masking import adopt_masks, mask_weights
+from lit_prune.functional.selection import torch_mask
 
 
 def stored_values(model: nn.Module) -> dict[str, Tensor]:
@@ -37,6 +38,7 @@ def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
     Raises:
         InputError: If a name or shape does not match the model, which is not changed then.
     """
+    adopt_masks(model)
     stored = dict(_stored(model))
     for name, value in values.items():
         if name not in stored or stored[name].shape != value.shape:
@@ -52,8 +54,11 @@ def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
 
 def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Yield parameters and persistent buffers, by qualified name."""
+    """Yield parameters and persistent buffers, by the names that they have without masks of `torch.nn.utils.prune`."""
     for prefix, module in model.named_modules():
+        torchs = [name for name in module._parameters if torch_mask(module, name.removesuffix("_orig")) is not None]
+        plain = {name: name.removesuffix("_orig") for name in torchs}
+        hidden = module._non_persistent_buffers_set | {f"{name}_mask" for name in plain.values()}
         for name, tensor in {**module._parameters, **module._buffers}.items():
-            if tensor is not None and name not in module._non_persistent_buffers_set:
-                yield f"{prefix}.{name}".removeprefix("."), tensor
+            if tensor is not None and name not in hidden:
+                yield f"{prefix}.{plain.get(name, name)}".removeprefix("."), tensor

@@ -4,11 +4,12 @@ import re
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lit_prune.errors import InputError, expected
@@ -17,7 +18,7 @@ CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTran
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
 
 # "weight", "in_proj_weight", "weight_ih_l0", but not "weights_scale"
-_SAYS_WEIGHT = re.compile(r"(^|_)weight(_|$)")
+SAYS_WEIGHT = re.compile(r"(^|_)weight(_|$)")
 _NORM_OR_EMBEDDING = re.compile(r"(Norm(\dd)?|Embeddings?|EmbeddingBag)$")
 
 
@@ -34,6 +35,12 @@ class WeightRef(NamedTuple):
     name: str
     module: nn.Module
     parameter: str
+
+    @property
+    def parameter_name(self) -> str:
+        """Qualified name of the parameter, for example "layer4.0.conv1.weight"."""
+        named = self.parameter != "weight" or self.name.endswith(".weight")
+        return self.name if named else f"{self.name}.weight".removeprefix(".")
 
     @property
     def tensor(self) -> nn.Parameter:
@@ -58,9 +65,10 @@ def weight_layers(
     """Choose the weights of a model, whatever library its layers come from.
 
     A weight is a parameter with at least two dimensions whose name says so: `weight`, `in_proj_weight`, `weight_ih_l0`.
-    Weights of norms and embeddings are not chosen, nor a weight that is tied to an embedding; a module is a norm or an
-    embedding by its class or its class's name. A weight that several modules share counts once, under its first name:
-    it is chosen if `layers` matches any of these modules, and left out if `exclude` matches any of them.
+    Weights of norms and embeddings are not chosen, nor a weight that is tied to an embedding, nor the averages in a
+    `torch.optim.swa_utils.AveragedModel`. A module is a norm or an embedding by the name of its class or of a base
+    class. A weight that several modules share counts once, under its first name: it is chosen if `layers` matches any
+    of these modules, and left out if `exclude` matches any of them.
 
     Args:
         model: Any module, masked or not.
@@ -97,7 +105,7 @@ def weight_layers(
         raise expected(
             "at least one layer with a weight to choose",
             f"none in {type(model).__name__}",
-            "`layers` and `exclude` leave none, or the model has no parameter with two dimensions that is called weight",
+            "`layers` and `exclude` leave none, or the model has no matrix that is called weight; see `parameters`",
         )
     selection = [refs[0] for refs in candidates]
     for ref in selection:
@@ -107,7 +115,9 @@ def weight_layers(
 
 def passed_over(model: nn.Module) -> dict[str, nn.Parameter]:
     """Return, by qualified name, the parameters with at least two dimensions that `weight_layers` never chooses."""
-    weights = {id(_own_parameters(ref.module).get(ref.parameter)) for refs in _by_parameter(model, None) for ref in refs}
+    weights = {
+        id(_own_parameters(ref.module).get(ref.parameter)) for refs in _by_parameter(model, None) for ref in refs
+    }
     return {name: value for name, value in model.named_parameters() if value.dim() > 1 and id(value) not in weights}
 
 
@@ -174,11 +184,15 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
     groups: dict[int, list[WeightRef]] = {}
     dropped = set[int]()
     patterns = None if parameters is None else as_patterns("parameters", parameters)
+    averages = {inner for module in model.modules() if isinstance(module, AveragedModel) for inner in module.modules()}
     for prefix, module in model.named_modules():
+        if module in averages:
+            continue
         own = _own_parameters(module)
-        names = _weight_names(module) if patterns is None else _matching_names(prefix, module, patterns)
+        names = weight_names(module) if patterns is None else _matching_names(prefix, module, patterns)
         for name in names:
-            label = prefix if names == ["weight"] else f"{prefix}.{name}".removeprefix(".")
+            bare = names == ["weight"] and not prefix.endswith(".weight")
+            label = prefix if bare else f"{prefix}.{name}".removeprefix(".")
             # a weight that is computed is no parameter
             groups.setdefault(id(own.get(name, module)), []).append(WeightRef(label, module, name))
         if patterns is None and _is_norm_or_embedding(module):
@@ -188,19 +202,19 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
     return [refs for key, refs in groups.items() if key not in dropped]
 
 
-def _weight_names(module: nn.Module) -> list[str]:
-    """List the weights of a module without its submodules, also those that it computes from other parameters."""
+def weight_names(module: nn.Module) -> list[str]:
+    """List the weights of a module without its submodules, masked or not, also those that it computes."""
     if _is_norm_or_embedding(module):
         return []
     own = _own_parameters(module)
-    computed = [name for name in getattr(module, "parametrizations", ()) if _SAYS_WEIGHT.search(name)]
+    computed = [name for name in getattr(module, "parametrizations", ()) if SAYS_WEIGHT.search(name)]
     if not computed and "weight" not in own and ("weight_v" in own or isinstance(module, WEIGHT_LAYERS)):
         computed = ["weight"] if isinstance(getattr(module, "weight", None), Tensor) else []
     if hasattr(module, "_packed_params"):  # of quantized layers
         computed = ["weight"]
     if computed:
         return computed
-    return [name for name, value in own.items() if _SAYS_WEIGHT.search(name) and (is_lazy(value) or value.dim() > 1)]
+    return [name for name, value in own.items() if SAYS_WEIGHT.search(name) and (is_lazy(value) or value.dim() > 1)]
 
 
 def _matching_names(prefix: str, module: nn.Module, patterns: Iterable[str]) -> list[str]:
@@ -211,7 +225,9 @@ def _matching_names(prefix: str, module: nn.Module, patterns: Iterable[str]) -> 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     """Return the parameters of a module without its submodules, by the names that they have while it is not masked."""
     own = list(module.named_parameters(recurse=False, remove_duplicate=False))
-    masked = {f"{name}_orig": name for key, _ in own if torch_mask(module, name := key.removesuffix("_orig")) is not None}
+    masked = {
+        f"{name}_orig": name for key, _ in own if torch_mask(module, name := key.removesuffix("_orig")) is not None
+    }
     return {masked.get(key, key): value for key, value in own}
 
 
@@ -226,7 +242,7 @@ def _check_values(ref: WeightRef) -> None:
         raise expected(f"layer `{ref.name}` to be an ordinary module", "a `torch.jit.ScriptModule`", hint)
     if hasattr(ref.module, "_packed_params"):
         raise expected(f"floating-point values in layer `{ref.name}`", f"a packed {type(ref.module).__name__}", hint)
-    tensor = ref.tensor
+    tensor: Any = ref.tensor
     if is_lazy(tensor):
         what = f"a weight with values in layer `{ref.name}`"
         raise expected(what, "a lazy one that has no shape yet", f"run one batch through the model first, or {hint}")

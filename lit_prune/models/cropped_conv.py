@@ -1,7 +1,8 @@
 """Convolutions that skip dead taps: kernel positions that only ever see padding.
 
-At 32x32 pixels the last stages of a ResNet-18 work on feature maps of 2x2 pixels and of one pixel, where most taps of a
-3x3 kernel multiply zeros. Skipping these taps changes neither outputs nor gradients and saves most of the layer's time.
+For images of 32x32 pixels, the last stages of a ResNet-18 work on feature maps of 2x2 pixels and of one pixel, where
+most taps of a 3x3 kernel multiply padding. Skipping these multiplications changes neither outputs nor gradients, and
+saves most of the time of these layers.
 """
 
 from dataclasses import dataclass
@@ -20,13 +21,13 @@ Window = tuple[slice, slice]
 
 @dataclass(frozen=True)
 class Span:
-    """Parts of its kernel and its input that a convolution uses along one dimension.
+    """The parts of the kernel and of the input that a convolution uses, along one dimension.
 
     Attributes:
         taps: Kernel positions that are needed, from `find_live_taps`.
         padding: Zeros to add on each side of the input if only these taps are used.
         pixels: Number of input pixels up to the last one that any output reads.
-        windows: For each output, the taps that read these pixels. Empty unless every output reads all of them.
+        windows: For each output, the taps that read these pixels. Empty unless every output reads all these pixels.
     """
 
     taps: slice
@@ -36,7 +37,7 @@ class Span:
 
 
 def find_span(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Span:
-    """Find the parts of its kernel and its input that a convolution uses; arguments as in `find_live_taps`."""
+    """Find the parts of the kernel and of the input that a convolution uses; arguments as in `find_live_taps`."""
     taps = find_live_taps((size,), kernel, stride, padding, dilation)
     outputs = count_outputs(size, kernel, stride, padding, dilation)
     pixels = min(size, (outputs - 1) * stride + (kernel - 1) * dilation - padding + 1)
@@ -50,7 +51,7 @@ _cached_span = lru_cache(maxsize=1024)(find_span)
 
 
 def _windows(weight: Tensor, *windows: Window) -> Tensor:
-    """Stack windows of a kernel (outputs, inputs, rows, columns) as (windows, outputs, rows, columns, inputs)."""
+    """Stack parts of a kernel (outputs, inputs, rows, columns) as (windows, outputs, rows, columns, inputs)."""
     if torch.compiler.is_compiling():  # compilers optimize slices better than a custom backward pass
         return _stack(weight, windows)
     stacked: Tensor = _Windows.apply(weight, windows)
@@ -91,12 +92,12 @@ class _Windows(torch.autograd.Function):
 
 
 class CroppedConv2d(nn.Conv2d):
-    """A `torch.nn.Conv2d` that skips dead taps at the size of each input.
+    """A `torch.nn.Conv2d` that skips dead taps: kernel positions that, at the input's size, only see padding.
 
     Parameters, state dict, outputs and gradients are those of `torch.nn.Conv2d` at any input size; dead taps get a
-    gradient of exactly zero. If every output reads every pixel, as on the 2x2 and 1x1 feature maps of a ResNet-18 at
-    32x32, the convolution is computed as one matrix product. Nothing is skipped if `padding_mode` is not "zeros", if
-    `padding` is a string such as "same", or if the input size is unknown (tracing, export).
+    gradient of exactly zero. If every output reads every pixel, as on the 2x2 and 1x1 feature maps of a ResNet-18 for
+    32x32 images, the convolution is computed as one matrix product. Nothing is skipped if `padding_mode` is not
+    "zeros", if `padding` is a string such as "same", or if the input size is unknown (tracing, export).
     """
 
     plain_class = nn.Conv2d
@@ -116,8 +117,8 @@ class CroppedConv2d(nn.Conv2d):
                 padding = (rows.padding, columns.padding)
         if weight.shape[2:] == (1, 1) and padding == (0, 0):
             # Slicing the input gives the same result as a stride, just as fast, and avoids a bug: without AVX-512,
-            # oneDNN 3.12 corrupts memory in the backward pass of a 1x1 convolution with a stride above 1, channels_last
-            # and fewer than 7 input channels
+            # oneDNN 3.12 corrupts memory in the backward pass of a 1x1 convolution with a stride above 1, in the
+            # channels_last layout, with fewer than 7 input channels
             pixels = input[..., :: self.stride[0], :: self.stride[1]]
             return F.conv2d(pixels, weight, bias, groups=self.groups)
         if padding is not self.padding:
@@ -126,7 +127,7 @@ class CroppedConv2d(nn.Conv2d):
         return ordinary
 
     def _entries(self, rows: Span, columns: Span) -> int:
-        """Count the taps in the matrix that computes the outputs, repetitions included; 0 if there is none."""
+        """Count the taps in the matrix that computes the outputs, with repetitions; 0 if no matrix can compute them."""
         return len(rows.windows) * len(columns.windows) * rows.pixels * columns.pixels
 
     def _multiply(self, input: Tensor, matrices: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
@@ -140,7 +141,7 @@ class CroppedConv2d(nn.Conv2d):
         """Return the span along rows (0) or columns (1); None if the convolution must not skip taps."""
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return None
-        # sizes in tracing are not of type int; computing with them would restrict the traced program to one size
+        # while tracing, sizes are not of type int; computing with them would restrict the traced program to one size
         if type(size) is not int or torch.compiler.is_exporting():
             return None
         # `torch.compile` can trace the function, but not its cache
@@ -151,7 +152,7 @@ class CroppedConv2d(nn.Conv2d):
 
 
 def crop_convolutions(module: nn.Module) -> None:
-    """Turn every `torch.nn.Conv2d` in a module into a `CroppedConv2d`, in place; subclasses are not changed."""
+    """Turn every `torch.nn.Conv2d` in a module into a `CroppedConv2d`, in place, except instances of subclasses."""
     for layer in module.modules():
         if type(layer) is nn.Conv2d:
             layer.__class__ = CroppedConv2d

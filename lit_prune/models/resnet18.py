@@ -42,22 +42,22 @@ class LitResNet18(LightningModule):
             ignored.
         init_from: Path of a checkpoint or state dict of this model. Training starts from all of its weights, with a new
             optimizer, at epoch 0. To resume a run, use `Trainer.fit(ckpt_path=...)` instead.
-        output: Input of the cross entropy. "logits" is the usual loss. "softmax" applies softmax twice, as the first
-            experiment of the original study did: the loss cannot fall below log(1 + 9/e) = 1.46, and its gradient
-            vanishes for confident outputs, right or wrong. "scaled_softmax" multiplies the probabilities by
-            `softmax_scale` first. `output` changes only the loss; predictions are always the softmax of the logits.
+        output: Input of the cross entropy, which applies softmax itself: "logits", as usual; "softmax", the
+            probabilities, as in the first experiment of the original study (then the loss cannot fall below
+            log(1 + 9/e) = 1.46, and its gradient vanishes for confident outputs, right or wrong); or "scaled_softmax",
+            the probabilities times `softmax_scale`. Predictions are always the softmax of the logits.
         softmax_scale: Factor s of "scaled_softmax". With s = 10, the lowest possible loss log(1 + 9 exp(-s)) is 0.0004,
             and the gradient for equally likely classes is that of "logits".
         batch_norm: "train" normalises training batches by their own statistics; "frozen" normalises them by the
             running statistics of the initial weights, as the original study did. Scales and shifts are always trained.
         stem: First layers: "imagenet" is a 7x7 convolution of stride 2 and max-pooling; "cifar" is a 3x3 convolution
-            of stride 1, which gives all later layers 16 times as many pixels.
-        channels: Number of outputs of each layer that has fewer than a ResNet-18, by name; the names are those in
-            `lit_prune.models.resnet18_channels.FULL_CHANNELS`. By default, the sizes of the initial weights, which
+            of stride 1: every layer after it gets 16 times as many pixels as with "imagenet".
+        channels: Number of output channels of each layer that has fewer than in a ResNet-18, by the layer's name in
+            `lit_prune.models.resnet18_channels.FULL_CHANNELS`. Default: the numbers of the initial weights, which
             `lit-prune shrink` may have reduced.
         optimizer: Function that creates the optimizer for given parameters. Default: Adam with learning rate 1e-3.
         lr_scheduler: Function that creates the scheduler for an optimizer. OneCycleLR and CyclicLR step after every
-            batch, others after every epoch. ReduceLROnPlateau monitors `val/loss` if it has no `monitor`.
+            batch, others after every epoch. ReduceLROnPlateau monitors `val/loss` unless its `monitor` is set.
 
     Raises:
         InputError: If an argument cannot be used, or weights cannot be read, downloaded or loaded.
@@ -86,7 +86,7 @@ class LitResNet18(LightningModule):
             channels = channels_of(state)
         check_channels(channels or {})
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
-        if "_instantiator" in self.hparams:  # from LightningCLI, both are configurations, which can be saved
+        if "_instantiator" in self.hparams:  # LightningCLI passes both as configurations, which can be saved
             self.save_hyperparameters()
         # a checkpoint contains all weights; loading it must not need the file of the initial weights
         origin = init_from or weights
@@ -170,7 +170,7 @@ class LitResNet18(LightningModule):
         """Create the optimizer, and the scheduler if there is one.
 
         Raises:
-            InputError: If the settings of one of them are invalid.
+            InputError: If the settings of the optimizer or the scheduler are invalid.
         """
         try:
             optimizer = self._make_optimizer(self.parameters())
@@ -235,7 +235,7 @@ class _FrozenBatchNorm2d(nn.BatchNorm2d):
 
 
 def _check_optimizer(optimizer: Optimizer) -> None:
-    """Raise an `InputError` for an optimizer or learning rate that torch accepts, but with which training fails."""
+    """Raise an `InputError` for an optimizer or a learning rate with which training fails although torch accepts it."""
     # LBFGS cannot flatten `channels_last` gradients; SparseAdam needs sparse ones
     if isinstance(optimizer, torch.optim.LBFGS | torch.optim.SparseAdam):
         raise expected("an optimizer for dense `channels_last` weights", type(optimizer).__name__, "use Adam or SGD")
@@ -260,7 +260,7 @@ def _accuracy() -> MulticlassAccuracy:
 
 
 def _read_weights(weights: str | None, init_from: str | None, stem: Stem) -> Mapping[str, Tensor] | None:
-    """Read the initial weights; None if they are random."""
+    """Read the initial weights; return None if they are random."""
     if weights is not None and init_from is not None:
         raise expected("one of `weights` and `init_from`", "both", "give only `init_from` to load a whole model")
     if weights == _IMAGENET:

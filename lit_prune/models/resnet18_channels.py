@@ -1,7 +1,7 @@
 """Give the layers of a ResNet-18 fewer channels.
 
 Layers whose outputs are added in a residual connection must have the same number of channels. So the layers form
-thirteen groups whose numbers of channels can be chosen independently; each group has the name of its first layer.
+thirteen groups whose numbers of channels can be chosen independently; a group is named after its first layer.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,7 @@ FULL_CHANNELS: dict[str, int] = {
 
 
 def check_channels(channels: Mapping[str, int]) -> None:
-    """Raise an `InputError` unless every name is in `FULL_CHANNELS` and every number is from 1 to the one there."""
+    """Raise an `InputError` unless every name is in `FULL_CHANNELS`, with a number from 1 to the number there."""
     for name, number in channels.items():
         if name not in FULL_CHANNELS:
             raise expected(
@@ -34,7 +34,7 @@ def check_channels(channels: Mapping[str, int]) -> None:
             )
         if not isinstance(number, int) or not 1 <= number <= FULL_CHANNELS[name]:
             raise expected(
-                f"`channels` of `{name}` in [1, {FULL_CHANNELS[name]}]", number, "leave it out for the full number"
+                f"`channels` of `{name}` in [1, {FULL_CHANNELS[name]}]", number, "leave it out to keep all channels"
             )
 
 
@@ -52,9 +52,9 @@ def channels_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
 
 
 def set_channels(backbone: Any, head: nn.Sequential, channels: Mapping[str, int]) -> None:
-    """Replace the layers of torchvision's ResNet-18 and its head by layers with `channels` outputs, in place.
+    """Replace the layers of a backbone and a head by layers with `channels` output channels, in place.
 
-    The weights are new and random. Layers that are not in `channels` keep the number in `FULL_CHANNELS`.
+    The weights are new and random. Layers whose group is not in `channels` get its number in `FULL_CHANNELS`.
     """
     width = FULL_CHANNELS | dict(channels)
     stream = width["backbone.conv1"]

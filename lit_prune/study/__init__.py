@@ -1,1 +1,1 @@
-"""Studies: `plan` describes experiments, `run` trains them, `results` reads their files, and `report` shows them."""
+"""Studies, which repeat experiments with several random seeds: their plans, runs, results and reports."""

@@ -1,4 +1,4 @@
-"""The measures that a report computes for each run, and how it formats them."""
+"""The measures of a run that a report shows, such as its final test accuracy, and how they are formatted."""
 
 from dataclasses import dataclass
 
@@ -7,13 +7,13 @@ from lit_prune.study.statistics import Estimate
 
 @dataclass(frozen=True)
 class Measure:
-    """How a measure is formatted.
+    """Names, unit and format of a measure.
 
     Attributes:
-        label: Name in a sentence.
-        column: Title of its column in a table.
-        unit: "%" (stored as a fraction), "nats" (per image), "epochs" or "s".
-        digits: Digits after the decimal point.
+        label: Name used in sentences.
+        column: Title of the column of the measure in tables.
+        unit: "%" (the stored value is a fraction), "nats" (per image), "epochs" or "s".
+        digits: Number of digits after the decimal point.
     """
 
     label: str
@@ -23,20 +23,20 @@ class Measure:
 
     @property
     def scale(self) -> float:
-        """Factor by which a stored value is multiplied when it is formatted."""
+        """Factor that converts a stored value to `unit`."""
         return 100.0 if self.unit == "%" else 1.0
 
     def format(self, value: float, digits: int | None = None) -> str:
-        """Format a value, without its unit."""
+        """Format a stored value without its unit; `digits` replaces the number of digits of the measure."""
         text = f"{value * self.scale:.{self.digits if digits is None else digits}f}"
         return text.removeprefix("-") if float(text) == 0 else text  # never -0.00
 
 
-# name in claims and results.csv -> measure, in the order of the columns of results.csv
+# name of a measure in claims and results.csv -> measure; the columns of results.csv have this order
 MEASURES = {
     "best_train_acc": Measure("best training accuracy", "best train", "%", 2),
     "best_val_acc": Measure("best validation accuracy", "best val", "%", 2),
-    "test_acc_at_best": Measure("test accuracy at the best validation accuracy", "test at best val", "%", 2),
+    "test_acc_at_best": Measure("test accuracy at the epoch of best validation accuracy", "test at best val", "%", 2),
     "first_val_acc": Measure("validation accuracy of the first epoch", "first val", "%", 2),
     "final_train_acc": Measure("final training accuracy", "final train", "%", 2),
     "final_val_acc": Measure("final validation accuracy", "final val", "%", 2),
@@ -45,11 +45,11 @@ MEASURES = {
     "final_train_loss": Measure("final training loss", "final train loss", "nats", 3),
     "final_val_loss": Measure("final validation loss", "final val loss", "nats", 3),
     "final_test_loss": Measure("final test loss", "final test loss", "nats", 3),
-    # fraction of zero weights after pruning, before the first training step
+    # fraction of weights that are zero after pruning and before the first training step
     "sparsity_start": Measure("sparsity at the start", "sparsity at start, %", "%", 2),
-    # the same after the last epoch
+    # fraction of weights that are zero after the last epoch
     "sparsity_end": Measure("sparsity at the end", "sparsity at end, %", "%", 2),
-    # highest minus lowest sparsity at the end of an epoch
+    # highest sparsity at the end of any epoch, minus the lowest
     "sparsity_range": Measure("range of the sparsity over epochs", "sparsity range, %", "%", 2),
     # sparsity after two thirds of the epochs minus sparsity after the last epoch
     "sparsity_late_fall": Measure("fall of the sparsity in the last third of epochs", "late fall, %", "%", 3),
@@ -63,7 +63,7 @@ MEASURES = {
 
 
 def format_estimate(measure: Measure, estimate: Estimate, digits: int | None = None) -> str:
-    """Format a mean and half the width of its interval, "81.20 ± 0.34"; only the mean if there is no interval."""
+    """Format a mean and half the width of its interval as "81.20 ± 0.34"; without an interval, only the mean."""
     mean = measure.format(estimate.mean, digits)
     half = estimate.half_width
     return mean if half is None else f"{mean} ± {measure.format(half, digits)}"

@@ -1,4 +1,4 @@
-"""Means over seeds, with confidence intervals."""
+"""Means over random seeds, with confidence intervals."""
 
 import math
 import statistics
@@ -28,7 +28,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Lower and upper end of the interval; the mean twice if there is no interval."""
+        """Lower and upper end of the interval; if there is no interval, the mean twice."""
         return (self.mean, self.mean) if self.low is None or self.high is None else (self.low, self.high)
 
     @property
@@ -38,12 +38,12 @@ class Estimate:
 
 
 def estimate(values: Iterable[float]) -> Estimate | None:
-    """Estimate the mean of finite values, one per seed, with Student's t distribution; None for no values."""
+    """Estimate the mean of finite values, one per seed, by Student's t distribution; None if there are no values."""
     numbers = list(values)
     n = len(numbers)
     if not n:
         return None
-    mean = statistics.mean(numbers)  # without rounding error, so the mean of equal values is exactly that value
+    mean = statistics.mean(numbers)  # free of rounding errors: the mean of equal values is that value
     if n == 1:
         return Estimate(mean, None, None, 1)
     half = float(stdtrit(n - 1, _UPPER)) * statistics.stdev(numbers) / math.sqrt(n)

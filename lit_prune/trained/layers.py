@@ -10,7 +10,7 @@ from lit_prune.callbacks.freezing import FROZEN_KEY
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.checkpoint import KEY
 from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
-from lit_prune.functional.selection import weight_layers
+from lit_prune.functional.selection import SAYS_WEIGHT, weight_layers
 from lit_prune.trained.network import Network
 
 _DEFAULT_SIZE = 32
@@ -67,7 +67,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Inspection:
-    """The layers of a trained network, and the file and training step they come from.
+    """The layers of a trained network, with the file and the training step that they come from.
 
     Attributes:
         path: Path of the network's file.
@@ -75,7 +75,7 @@ class Inspection:
         epoch: Epoch in which the checkpoint was written, counted from 0; None for a state dict.
         step: Optimizer step after which the checkpoint was written; None for a state dict.
         input_shape: Shape of the input for which FLOPs are counted; None if no FLOPs are counted.
-        layers: Layers in the order of the model, or of the file if the architecture is not known.
+        layers: Layers in the model's order, or in the file's order if the architecture is not known.
         other_tensors: Number of tensors that are not weights of `layers`: biases, norms, buffers.
         other_values: Number of values in those tensors.
     """
@@ -91,7 +91,7 @@ class Inspection:
 
     @property
     def total(self) -> Layer:
-        """All layers as one `Layer`. A count that is unknown for some layer is None."""
+        """All layers as one `Layer`, with sums for counts. A count is None if it is unknown for any layer."""
         smallest = (layer.smallest for layer in self.layers if layer.smallest is not None)
         largest = (layer.largest for layer in self.layers if layer.largest is not None)
         return Layer(
@@ -112,12 +112,12 @@ class Inspection:
 def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> Inspection:
     """Inspect a trained network.
 
-    The result lists the convolutions and linear layers. If the architecture is not known, it lists instead all
+    The result lists the convolutions and linear layers. If the architecture is not known, the result lists instead all
     floating-point tensors with at least two dimensions, embeddings included, and their FLOPs are None.
 
     FLOPs are counted for one input of `input_size`: the height and width of an image in pixels, or a shape without the
-    batch dimension. By default, the model's `example_input_array` gives the shape, or else an image has 32x32 pixels;
-    if the model cannot process the default, FLOPs are None.
+    batch dimension. By default, this is the shape of the model's `example_input_array`, or 32 if the model has none; if
+    the model cannot process the default, FLOPs are None.
 
     Raises:
         InputError: If there is no layer, or the forward pass fails for `input_size`.
@@ -141,7 +141,7 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
                 weights=weight.numel(),
                 zeros=weight.numel() - int(weight.count_nonzero()),
                 masked=int((~mask).count_nonzero()) if mask is not None else 0 if knows_masks else None,
-                frozen=None if frozen is None else name in frozen,
+                frozen=None if frozen is None else name in frozen or _module_name(name) in frozen,
                 smallest=float(nonzero.min()) if len(nonzero) else None,
                 largest=float(finite.max()) if len(finite) else None,
                 infinite=weight.numel() - len(finite),
@@ -165,19 +165,18 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
 
 
 def printable_name(name: str) -> str:
-    """Shorten a layer's name and escape control characters, which an untrusted file may hold."""
+    """Shorten a layer's name, and escape control characters in it, because the file is untrusted."""
     text = name if name.isprintable() else name.encode("unicode_escape").decode()
     return shorten(text, _MAX_NAME) or "(the model)"
 
 
 def layer_weights(network: Network) -> dict[str, Tensor]:
-    """Map each layer's name to its weight, as stored in the file."""
+    """Map each layer's name to its weight, with masks applied."""
     state = network.state_dict
     if network.model is not None:
         try:
-            names = [ref.name for ref in weight_layers(network.model)]
-            return {name: state[f"{name}.weight"] for name in names}
-        except (InputError, KeyError):  # a weight is parametrized, or there is no convolution or linear layer
+            return {ref.name: state[ref.parameter_name] for ref in weight_layers(network.model)}
+        except (InputError, KeyError):  # a weight is computed, or there is none
             pass
     return {
         name.removesuffix(".weight"): tensor
@@ -189,7 +188,7 @@ def layer_weights(network: Network) -> dict[str, Tensor]:
 def _count_flops(
     network: Network, input_size: int | Sequence[int] | None
 ) -> tuple[Mapping[str, LayerFlops], tuple[int, ...] | None]:
-    """Return FLOPs by layer and the shape of the input; `{}` and None if they cannot be counted."""
+    """Return the FLOPs by layer and the shape of the input; `{}` and None if FLOPs cannot be counted."""
     if input_size is not None:
         return count_flops(network.require_model(), input_size), input_shape(network.require_model(), input_size)
     if (model := network.model) is None:
@@ -209,12 +208,18 @@ def _frozen_modules(network: Network) -> set[str] | None:
         return {name for name in frozen if isinstance(name, str)}
     settings = network.content.get(KEY)
     callbacks = settings.get("callbacks") if isinstance(settings, Mapping) else None
-    # `lit-prune fit` stores the names of all callbacks: without LayerFreezing, no layer was frozen
+    # `lit-prune fit` stores the names of all callbacks; if LayerFreezing is not among them, no layer was frozen
     return set() if isinstance(callbacks, list) and "LayerFreezing" not in callbacks else None
 
 
+def _module_name(name: str) -> str:
+    """Return the module of a weight that is listed by its parameter's name, such as "lstm.weight_ih_l0"."""
+    module, _, parameter = name.rpartition(".")
+    return module if SAYS_WEIGHT.search(parameter) else name
+
+
 def _sum_known(total: T, values: Iterable[T | None]) -> T | None:
-    """Add values to a total; None if one of them is None."""
+    """Return the sum of `total` and all values, or None if a value is None."""
     for value in values:
         if value is None:
             return None

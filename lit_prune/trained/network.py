@@ -19,6 +19,7 @@ from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_fit, read_weights, save, stored_settings
 from lit_prune.files.trust import check_stored_settings, malformed
 from lit_prune.functional.packing import unpack_masks
+from lit_prune.functional.selection import SAYS_WEIGHT
 from lit_prune.models.resnet18 import LitResNet18
 
 # prefix that `torch.compile` adds to parameter names
@@ -31,11 +32,12 @@ class Network:
 
     Attributes:
         path: Path of the file.
-        content: Content of the checkpoint; for a state dict, only the key `state_dict`.
+        content: Content of the checkpoint. If the file holds only a state dict: a dict with it under the one key
+            `state_dict`.
         model: Model without masks, in evaluation mode and on the CPU; None if its architecture is not known.
-        masks: Pruning mask by layer, true where a weight is kept.
-        touched: Mask by layer, true where a weight has received a gradient; empty if the file holds no such masks.
-        settings: Options of the run that wrote the file, under "model", "data" and others; empty if it holds none.
+        masks: Pruning masks by layer, true where a weight is kept.
+        touched: Masks by layer, true where a weight has received a gradient; empty if the file holds no such masks.
+        settings: Options of the run that wrote the file, in groups such as "model" and "data", if the file stores them.
         state_dict: Weights by name, with masks applied.
     """
 
@@ -53,7 +55,7 @@ class Network:
             raise expected(
                 f"the weights of a LitResNet18 in `{self.path}`",
                 "those of another network",
-                "name its class with `--model module.Class`",
+                "name the network's class with `--model module.Class`",
             )
         return self.model
 
@@ -62,20 +64,21 @@ def load_network(path: str, model: str | None = None) -> Network:
     """Load a trained network.
 
     Args:
-        path: Checkpoint of `lit-prune fit` or of any Lightning Trainer, or a state dict. No code in it is executed.
-        model: Class of the network, a LightningModule, as module.Class; needed unless it is a `LitResNet18`. Its
-            `__init__` arguments are read from the checkpoint.
+        path: Checkpoint of `lit-prune fit` or any Lightning Trainer, or a state dict. No code in the file is executed.
+        model: Class of the network, a LightningModule, as module.Class; needed unless the network is a `LitResNet18`.
+            The `__init__` arguments of the class are read from the checkpoint.
 
     Returns:
-        The network. Its `model` is None if it is not a `LitResNet18` and the argument `model` is None.
+        The network, whose `model` is None if no class is given and the weights are not those of a `LitResNet18`.
 
     Raises:
-        InputError: If the file is invalid, or the class cannot be imported, instantiated or loaded with the weights.
+        InputError: If the file is invalid, if the class cannot be imported or instantiated, or if the weights do not
+            fit the class.
     """
     model_class = None if model is None else _import_class(model)
     content = read_weights(path)
     settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule})
-    # options of a custom class are ignored here; `_build_custom` checks them if the user names that class
+    # arguments of a custom class are ignored here; `_build_custom` checks them if the user names that class
     check_stored_settings({group: s for group, s in settings.items() if "class_path" not in s}, {}, path)
     state, masks = _apply_masks(content["state_dict"])
     if model is not None and model_class is not None:
@@ -84,7 +87,7 @@ def load_network(path: str, model: str | None = None) -> Network:
         built = _build_resnet(state, settings.get("model", {}))
     if built is not None:
         check_fit(built, state, path)
-        built.load_state_dict(state, strict=False)  # old files lack `num_batches_tracked` of batch norms
+        built.load_state_dict(state, strict=False)  # files of PyTorch before 0.4.1 lack `num_batches_tracked`
         built.eval().requires_grad_(False)
     masks |= _unpack_callback_states(content, "masks", state)
     touched = _unpack_callback_states(content, "touched", state)
@@ -94,8 +97,8 @@ def load_network(path: str, model: str | None = None) -> Network:
 def save_network(network: Network, model: nn.Module, path: str | Path, **changes: Any) -> None:
     """Write a checkpoint for `fit --model.init_from`, `test --ckpt_path` and commands such as `lit-prune inspect`.
 
-    It holds the weights of `model`, but no optimizer state. Hyper-parameters and options are copied from `network`;
-    `changes` replace `__init__` arguments of the model. The file is written completely or not at all.
+    The checkpoint holds the weights of `model`, but no optimizer state. Hyper-parameters and options are copied from
+    `network`, but `changes` replace `__init__` arguments of the model. The file is written completely or not at all.
     """
     old = network.content
     hyper_parameters = dict(old.get("hyper_parameters") or {})
@@ -121,14 +124,14 @@ def save_network(network: Network, model: nn.Module, path: str | Path, **changes
 
 
 def _apply_masks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Apply the masks of `torch.nn.utils.prune`, remove the prefixes of `torch.compile`; return weights and masks."""
+    """Apply the masks of `torch.nn.utils.prune`, undo the renaming by `torch.compile`; return weights and masks."""
     named = {name.replace(_COMPILED, ""): tensor for name, tensor in weights.items()}
     state, masks = {}, {}
     for name, tensor in named.items():
         plain = name.removesuffix("_orig")
         if name.endswith("_orig") and (mask := named.get(f"{plain}_mask")) is not None and mask.shape == tensor.shape:
             state[plain] = (tensor * mask).masked_fill(mask == 0, 0.0)  # the product alone would have negative zeros
-            if plain.endswith(".weight"):
+            if SAYS_WEIGHT.search(plain.rpartition(".")[2]):
                 masks[plain.removesuffix(".weight")] = mask != 0
         elif not (name.endswith("_mask") and f"{name.removesuffix('_mask')}_orig" in named):
             state[name] = tensor
@@ -141,8 +144,9 @@ def _unpack_callback_states(content: Mapping[str, Any], key: str, state: Mapping
     for callback in content.get("callbacks", {}).values():
         packed = callback.get(key) if isinstance(callback, Mapping) else None
         if isinstance(packed, Mapping):
-            # in an untrusted file, a mask of a huge shape could use up all memory
-            masks |= unpack_masks({n: mask for n, mask in packed.items() if _fits(state.get(f"{n}.weight"), mask)})
+            # only masks of the weights' shapes: in an untrusted file, a huge mask could use up all memory
+            fitting = {n: mask for n, mask in packed.items() if _fits(state.get(f"{n}.weight", state.get(n)), mask)}
+            masks |= unpack_masks(fitting)
     return masks
 
 
@@ -154,7 +158,7 @@ def _fits(weight: Tensor | None, packed: Any) -> bool:
 
 
 def _build_resnet(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> LitResNet18 | None:
-    """Build the `LitResNet18` from which `state` was saved; None if it was saved from another network."""
+    """Build the `LitResNet18` from which `state` was saved; return None if another network was saved."""
     if "class_path" in settings or not {"backbone.conv1.weight", "head.2.weight"} <= state.keys():
         return None
     kept = {name: value for name, value in settings.items() if name in ("output", "softmax_scale", "batch_norm")}

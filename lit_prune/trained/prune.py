@@ -1,4 +1,4 @@
-"""`lit-prune prune`: set the smallest weights of a trained network to zero, without training."""
+"""`lit-prune prune`: set weights of a trained network to zero, without training."""
 
 import json
 import sys
@@ -74,19 +74,19 @@ def _prune(argv: Sequence[str]) -> None:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_checkpoint_parser(
         "prune",
-        "Set the weights of smallest magnitude to zero, without training. With --data.NAME, --split or --limit, "
-        "measure the network's accuracy before and after.",
+        "Set the weights of smallest magnitude to zero, without training. With --limit, --split or any --data option, "
+        "also measure the network's accuracy before and after pruning.",
         data=True,
     )
     parser.add_argument("--amount", type=float, required=True, help="Fraction of weights to prune, in [0, 1).")
     parser.add_argument("--output", type=str, required=True, help="Checkpoint to write.")
-    parser.add_argument(
-        "--layers", type=str, nargs="+", default=None, help="Globs of the layers to prune (default: all)."
-    )
-    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Globs of the layers to leave unpruned.")
+    parser.add_argument("--layers", type=str, nargs="+", default=None, help="Layers to prune, as globs (default: all).")
+    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Layers never to prune, as globs.")
     parser.add_argument("--random", action="store_true", help="Choose weights at random instead of by magnitude.")
     parser.add_argument("--seed", type=int | None, default=None, help="Random seed for `--random` (default: 0).")
-    parser.add_argument("--local", action="store_true", help="Prune each layer to `--amount`, instead of all together.")
+    parser.add_argument(
+        "--local", action="store_true", help="Prune the fraction `--amount` of each layer, not of all layers together."
+    )
     parser.add_argument(
         "--max_layer_sparsity", type=float | None, default=None, help="Prune at most this fraction of any layer."
     )
@@ -94,13 +94,13 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--split",
         type=Literal["val", "test"] | None,
         default=None,
-        help="Images on which to measure accuracy; use val to choose an amount (default: test).",
+        help="Images on which to measure accuracy; to choose `--amount` by accuracy, use val (default: test).",
     )
     options = parse_checkpoint_command(parser, argv)
     check_amount(options.amount)
     check_max_layer_sparsity(options.max_layer_sparsity)
     if options.local and options.max_layer_sparsity is not None:
-        hint = "with `--local` all layers have the same sparsity"
+        hint = "`--local` prunes the same fraction of every layer, so no layer needs a limit"
         raise expected("one of `--local` and `--max_layer_sparsity`", "both", hint)
     if options.seed is not None and not options.random:
         raise expected("`--random` with `--seed`", "`--seed` alone", "pruning by magnitude uses no random numbers")
@@ -116,10 +116,10 @@ def choose_masks(
     local: bool = False,
     max_layer_sparsity: float | None = None,
 ) -> dict[str, Tensor]:
-    """Compute masks with which all weights together, or with `local` each layer, reach the sparsity `amount`.
+    """Compute masks that prune the fraction `amount` of all weights together or, if `local`, of each layer.
 
-    Weights that are already masked stay pruned and count towards `amount`. If `seed` is None, the weights of smallest
-    magnitude are pruned, otherwise random ones.
+    Weights that are already masked stay pruned and count towards `amount`. If `seed` is None, the masks prune the
+    weights of smallest magnitude, otherwise random weights. For `max_layer_sparsity`, see `global_masks`.
 
     Raises:
         InputError: If an argument is invalid, or the weights already have a higher sparsity than `amount`.
@@ -141,7 +141,7 @@ def choose_masks(
 
 
 def mask_zeros(model: nn.Module, weights: Sequence[WeightRef]) -> None:
-    """Mask all weights that are zero, so that pruning counts them and keeps them zero."""
+    """Mask all weights that are zero, so that pruning counts them as pruned and keeps them zero."""
     kept = {ref.name: ref.tensor != 0 for ref in weights}
     apply_masks(model, {name: mask for name, mask in kept.items() if not mask.all()})
 
@@ -156,7 +156,7 @@ def _format_layers(before: SparsityReport, after: SparsityReport) -> str:
 
 
 def _pruning_callback(options: Namespace) -> str:
-    """Return options of `fit` that keep the zeros: the callback prunes the smallest magnitudes, so zeros first."""
+    """Return options of `fit` for a callback that keeps the zeros, because it prunes the smallest magnitudes first."""
     argv = [
         f"--trainer.callbacks+={'LocalL1Pruning' if options.local else 'GlobalL1Pruning'}",
         f"--trainer.callbacks.amount={options.amount}",

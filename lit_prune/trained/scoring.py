@@ -23,7 +23,7 @@ class Score:
     """Number of images that a network classified correctly.
 
     Attributes:
-        right: Number of images whose highest logit is that of their label.
+        right: Number of images for which the logit of the label is the highest.
         images: Total number of images, at least one.
     """
 
@@ -32,7 +32,8 @@ class Score:
 
     def __post_init__(self) -> None:
         if not 0 <= self.right <= self.images or self.images == 0:
-            raise expected("`right` from 0 to `images` > 0", f"{self.right} of {self.images}", "use at least one image")
+            what = "`images` of at least 1, and `right` from 0 to `images`"
+            raise expected(what, f"{self.images} and {self.right}", "evaluate at least one image")
 
     @property
     def accuracy(self) -> float:
@@ -46,19 +47,19 @@ def wants_data(options: Namespace) -> bool:
 
 
 def wants_scores(options: Namespace) -> bool:
-    """Return whether to measure accuracy, because `--data.NAME` or `--limit` was given."""
+    """Return whether to measure accuracy: if `--limit` or any option `--data.NAME` was given."""
     return wants_data(options) or options.limit is not None
 
 
 def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
-    """Build the data module of the run that trained the network, so that validation images are the same.
+    """Build the data module of the run that trained the network, so that it selects the same validation images.
 
-    Options `--data.NAME` replace those of the run.
+    Options `--data.NAME` replace options of that run.
     """
     stored = network.settings.get("data", {})
     if "class_path" in stored:
         if not wants_data(options):
-            what = f"`{network.path}` to be trained with CIFAR10DataModule"
+            what = f"`{network.path}` to come from a run with CIFAR10DataModule"
             raise expected(what, "a custom data module", "choose images with `--data.source`")
         stored = {}
     known = signature(CIFAR10DataModule).parameters
@@ -67,7 +68,7 @@ def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
 
 
 def image_batches(data: CIFAR10DataModule, split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over the images of a split, at most `limit`, always in the same order.
+    """Iterate over the first `limit` images of a split, or over all, always in the same order.
 
     Yields:
         `images (N, 3, 32, 32) float32`, normalised, and `labels (N,) int64`.
@@ -94,16 +95,17 @@ def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
             try:
                 right += int((model(batch).argmax(1) == labels).sum())
             except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
-                if describe_failure(error) is not None:  # a signal, or out of memory
+                if describe_failure(error) is not None:  # not about the images: a signal, or out of memory
                     raise
                 raise InputError(
                     f"The network cannot compute logits for images of shape {tuple(batch.shape[1:])}: "
-                    f"{type(error).__name__} ({one_line(error)}). Evaluate it in Python, on images it accepts."
+                    f"{type(error).__name__} ({one_line(error)}). Evaluate the network in Python, on images that it "
+                    "accepts."
                 ) from error
             total += len(labels)
     return Score(right, total)
 
 
 def score_split(model: Run, network: Network, options: Namespace, split: Split = "test") -> Score:
-    """Evaluate `model` on the data on which `network` was trained; `--data.NAME` and `--limit` in `options` apply."""
+    """Evaluate `model` on a split of the data set that `network` was trained on, unless `options` choose another."""
     return score(model, image_batches(make_data(network, options), split, options.limit))

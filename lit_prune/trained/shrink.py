@@ -32,8 +32,8 @@ def main(argv: Sequence[str]) -> int:
 def _shrink(argv: Sequence[str]) -> None:
     parser = make_checkpoint_parser(
         "shrink",
-        "Remove the channels of smallest magnitude, which gives a smaller dense network. With --data.NAME or --limit, "
-        "measure accuracy before and after.",
+        "Remove the channels of smallest magnitude, which gives a smaller dense network. With --limit or any --data "
+        "option, also measure accuracy on test images before and after.",
         data=True,
     )
     parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")
@@ -70,7 +70,7 @@ def shrink_network(network: Network, ratio: float, input_size: int = 32, round_t
         raise expected(
             f"the weights of a LitResNet18 in `{network.path}`",
             f"those of a {type(model).__name__}, which cannot be rebuilt with fewer channels",
-            "in Python, `lit_prune.trained.shrink.remove_channels` removes channels from any network",
+            "in Python, `lit_prune.trained.shrink.remove_channels` removes channels of other networks too",
         )
     state = remove_channels(model, ratio, input_size, [_CLASSIFIER], round_to).state_dict()
     kept = {name: model.hparams[name] for name in ("output", "softmax_scale", "batch_norm")}
@@ -84,21 +84,21 @@ def remove_channels(
 ) -> nn.Module:
     """Copy a model without its channels of smallest magnitude.
 
-    Channels that are added to each other, as in residual connections, are removed together. The library
-    torch-pruning finds them with a dependency graph (Fang et al. 2023, https://arxiv.org/abs/2301.12900). The magnitude
-    of a channel is the L1 norm of its weights (Li et al. 2017, https://arxiv.org/abs/1608.08710) in the layer that
-    computes it and in those that take it as input, averaged over these layers. Dead taps, kernel positions that only
-    ever see padding at this size, are not counted, because training never changes them.
+    Channels that are added to each other, as in residual connections, are removed together. The library torch-pruning
+    finds such channels with a dependency graph (Fang et al. 2023, https://arxiv.org/abs/2301.12900). The magnitude of a
+    channel is the L1 norm of its weights (Li et al. 2017, https://arxiv.org/abs/1608.08710), averaged over the layer
+    that computes the channel and the layers that take the channel as input. Dead taps, kernel positions that only ever
+    see padding at `input_size`, are not counted, because training never changes them.
 
-    Each group of layers whose channels are removed together loses the same fraction. A single ranking of all channels
-    could empty narrow layers, because norms in wide layers sum more weights.
+    Each group of layers whose channels are removed together loses the same fraction of its channels. A single ranking
+    of all channels could empty narrow layers, because their norms sum fewer weights.
 
     Args:
-        model: Model of convolutions, batch norms and linear layers, joined by torch functions; it is not changed.
+        model: Model of convolutions, batch norms and linear layers, connected by torch functions; not changed.
         ratio: Fraction of the channels to remove, in (0, 1). Of n channels, round((1 - ratio) n) stay, at least one.
         input_size: Height and width of the images, in pixels.
         keep: Names of the layers that keep all output channels, such as the classifier.
-        round_to: Number to whose multiple each layer's channels are rounded; narrower layers keep all.
+        round_to: Round each layer's number of channels to a multiple of this; layers with fewer channels keep all.
 
     Returns:
         A copy made of torch's own layers (see `lit_prune.functional.plain`), with fewer channels.
@@ -124,7 +124,7 @@ def remove_channels(
 
 
 def _check_removal(ratio: float, round_to: int, input_size: int) -> Any:
-    """Check the arguments of `remove_channels`, and import the library torch-pruning."""
+    """Check the arguments of `remove_channels`; import and return the library torch-pruning."""
     if not 0 < ratio < 1:
         raise expected("`ratio` in (0, 1)", ratio, "0.5 removes half of the channels")
     check_integer("round_to", round_to, 1, hint="8 suits many processors, 1 does not round")
@@ -135,7 +135,7 @@ def _check_removal(ratio: float, round_to: int, input_size: int) -> Any:
 def _rank_channels(
     pruning: Any, model: nn.Module, images: Tensor, keep: Sequence[str], ratio: float, round_to: int
 ) -> list[tuple[str, list[int]]]:
-    """Return, for each group of layers, the name of the first one and the channels to remove from it."""
+    """Return, for each group of layers pruned together, its first layer's name and the channels to remove there."""
     layers = dict(model.named_modules())
     names = {layer: name for name, layer in layers.items()}
     graph = pruning.DependencyGraph().build_dependency(model, images)
@@ -153,7 +153,7 @@ def _rank_channels(
 
 
 def _compare(network: Network, smaller: LitResNet18, options: Namespace) -> str:
-    """Make a table that compares the network before and after."""
+    """Make a table that compares the network before and after the removal of channels."""
     models = [network.require_model(), smaller]
     before, after = ({ref.name: len(ref.tensor) for ref in weight_layers(model)} for model in models)
     rows = [[name, str(outputs), str(after[name])] for name, outputs in before.items()]

@@ -1,4 +1,4 @@
-"""A Trainer plugin that never leaves an incomplete checkpoint, and never runs code in a checkpoint."""
+"""A Trainer plugin that never leaves an incomplete checkpoint, and never runs code stored in one."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from lit_prune.training.run_folder import LAST, PREVIOUS
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint to a temporary file, then renames it, so that a killed run keeps its previous checkpoint."""
+    """Writes each checkpoint to a temporary file, then renames it; a run killed meanwhile keeps its last checkpoint."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint to a file; if the path is a URL, Lightning writes it."""
@@ -29,14 +29,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read and check a checkpoint, always with `torch.load(weights_only=True)`; the argument is ignored."""
+        """Read and check a checkpoint, always with `weights_only=True`, so that no code stored in the file runs."""
         if "://" in str(path):
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
             return loaded
         return read_checkpoint(path)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint file; a path that a callback's state names is not trusted to be one."""
+        """Remove a checkpoint, but no other file: the path may come from an untrusted checkpoint."""
         if "://" in str(path):
             super().remove_checkpoint(path)
         elif Path(path).suffix == ".ckpt" and Path(path).is_file():
@@ -44,7 +44,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def _keep_previous(path: Path) -> None:
-    """Keep the old `last.ckpt` as `previous.ckpt`, from which the run can resume if the new one gets damaged."""
+    """Keep the old `last.ckpt` as `previous.ckpt`; the run can resume from it if the new `last.ckpt` gets damaged."""
     if not path.exists():
         return
     previous = path.with_name(PREVIOUS)
@@ -53,5 +53,5 @@ def _keep_previous(path: Path) -> None:
         link.unlink(missing_ok=True)
         os.link(path, link)  # a hard link, which copies no bytes
         link.replace(previous)
-    except OSError:  # the file system has no hard links
+    except OSError:  # the file system has no hard links; do without `previous.ckpt`
         link.unlink(missing_ok=True)

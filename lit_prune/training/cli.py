@@ -1,4 +1,4 @@
-"""`lit-prune fit`, `validate`, `test` and `predict`: a LightningCLI for our model and data, or for custom ones."""
+"""`lit-prune fit`, `validate`, `test` and `predict`: a LightningCLI for our model and data, or for custom classes."""
 
 import os
 from collections.abc import Sequence
@@ -32,9 +32,9 @@ from lit_prune.training.run import Run, check_options, prune_and_score
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
-    # `RunSummary` logs the hyper-parameters once, together with the final metrics
+    # False, because `RunSummary` logs the hyper-parameters once, together with the final metrics
     "enable_autolog_hparams": False,
-    # custom callbacks can log at every step, and Lightning does not warn in runs of few batches
+    # 1, so that all metrics that custom callbacks log at a step are written, also in epochs of few batches
     "log_every_n_steps": 1,
 }
 
@@ -42,16 +42,17 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 class TrainingCLI(LightningCLI):
     """Parses the options of one command, builds model, data and Trainer from them, and runs the command.
 
-    The command line overrides configurations, and configurations override environment variables. The settings in a
-    checkpoint replace the defaults; an option that contradicts them is an error.
+    Options on the command line override options in the YAML files of `--config`, and these override environment
+    variables. With `--ckpt_path`, the settings stored in the checkpoint replace the default values of options; the
+    module `precedence` lists the options that may differ from their stored settings.
 
     Args:
         argv: The command and its options.
-        folder: Run folder; None creates a new one. If the checkpoint is in this folder, the run resumes there, and
-            log entries written after the checkpoint are removed.
+        folder: Run folder; None creates a new one. If `--ckpt_path` is a checkpoint of this run folder, the run resumes
+            in the folder, and log entries written after the checkpoint are removed.
         training: False makes `fit` prune without training: the pruning callbacks prune at once, the model is evaluated
             on the validation images, and `checkpoints/last.ckpt` is written.
-        stopping: Receiver of SIGTERM and SIGINT; None handles neither signal.
+        stopping: Handler of SIGTERM and SIGINT; if None, the run does not handle these signals.
 
     Raises:
         InputError: If an option, a configuration or a file cannot be used.
@@ -65,7 +66,7 @@ class TrainingCLI(LightningCLI):
         stopping: StopSignals | None = None,
     ) -> None:
         self._argv = insert_run_config(argv)
-        # build only the parser of this command; Lightning would build those of all four
+        # build only the parser of this command; Lightning would build the parsers of all four commands
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
@@ -86,7 +87,7 @@ class TrainingCLI(LightningCLI):
             )
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
-        """Return a parser with one-sentence errors in place of Lightning's."""
+        """Return a parser that reports each error in one sentence."""
         return make_parser(**kwargs)
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -100,9 +101,9 @@ class TrainingCLI(LightningCLI):
         return parser
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse the `argv` of this object instead of `sys.argv`."""
+        """Parse the `argv` that was passed to `__init__`, instead of `sys.argv`."""
         variable = f"LIT_PRUNE_{self._argv[0].upper()}__CONFIG"
-        if variable in os.environ:  # also accept the name of a shipped configuration, as `--config` does
+        if variable in os.environ:  # like `--config`, accept the name of a shipped configuration
             os.environ[variable] = find_config(os.environ[variable])
         with one_sentence_errors(self._argv):
             self.config = parser.parse_args(self._argv)
@@ -113,7 +114,7 @@ class TrainingCLI(LightningCLI):
                 raise expected(f"`{group}` to be a mapping of options", found, f"write `{group}: {{name: value}}`")
 
     def _parse_ckpt_path(self) -> None:
-        """Apply the settings of the checkpoint; LightningCLI would let them override the user's options."""
+        """Apply the settings stored in the checkpoint; in LightningCLI, they would override the user's options."""
         command = self.config.subcommand
         config = self.config[command]
         name = config.name or _default_name(command, config)
@@ -134,7 +135,7 @@ class TrainingCLI(LightningCLI):
         check_options(self.config[command])
 
     def instantiate_classes(self) -> None:
-        """Build model, data and Trainer, and raise an error of their classes as a one-sentence `InputError`."""
+        """Build model, data and Trainer; if a class rejects its arguments, raise a one-sentence `InputError`."""
         config = self.config[self.subcommand]
         if config.threads is not None:
             torch.set_num_threads(config.threads)
@@ -143,13 +144,14 @@ class TrainingCLI(LightningCLI):
         except (InputError, MisconfigurationException, OSError):
             raise
         except (ValueError, TypeError, RuntimeError) as error:
-            root = _root_cause(error)  # jsonargparse prepends a message of its own
+            root = _root_cause(error)  # jsonargparse wraps the errors of a class in its own errors
             if isinstance(root, InputError):
                 raise root from error
             found = str(root).rstrip(".")
             if found.startswith("Found more than one stateful callback"):
-                found = found.split(". ")[0]  # the other sentences are for authors of callbacks
-            raise expected("valid arguments of the classes", found, "`--help` lists the arguments") from error
+                found = found.split(". ")[0]  # Lightning's other sentences address authors of callbacks
+            what = "arguments that the model, the data and the Trainer accept"
+            raise expected(what, found, "`--help` lists the arguments") from error
         self._run.load_weights(self.model, config.get("init_from"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -166,30 +168,30 @@ class TrainingCLI(LightningCLI):
             prune_and_score(self.trainer, self.model, self.datamodule)
 
     def after_fit(self) -> None:
-        """Print the summary of the training below the progress bar."""
+        """Print the summary of the training, and write it to the run folder."""
         self._run.finish(self.trainer)
 
     @property
     def best_epoch(self) -> int | None:
-        """Epoch of the highest validation accuracy in `fit`, counted from 0; None if accuracy was not logged."""
+        """Epoch of `fit` with the highest `val/acc`, counted from 0; None if `val/acc` was not logged."""
         return self._run.summary.best_epoch
 
 
 def main(argv: Sequence[str]) -> int:
     """Run `fit`, `validate`, `test` or `predict`, and return its exit status.
 
-    The status is 0 for success, 1 if a file could not be read or written or if training diverged, 2 for input that
-    cannot be used, or 128 plus the number of the signal that stopped the command.
+    The status is 0 for success, 1 if the command could not finish (for example on a full disk, or because the loss
+    became NaN), 2 for input that cannot be used, or 128 plus the number of the signal that stopped the command.
     """
     exit_with_launcher()
     with quiet(scoring=argv[0] != "fit"), StopSignals() as stopping:
         try:
             TrainingCLI(argv, stopping=stopping)
-        except SystemExit as leave:  # after --help and --print_config
+        except SystemExit as leave:  # after `--help` or `--print_config`, or if the run to resume is finished
             return int(leave.code or 0)
         except Exception as error:
             if isinstance(error, UnfinishedError) and error.status > 128 and stopping.received is None:
-                return error.status  # the process that received the signal reports it
+                return error.status  # another process of the run received the signal, and reports it
             return print_error(error)
     return 0
 

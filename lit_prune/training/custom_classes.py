@@ -1,4 +1,4 @@
-"""Finding out whether a command uses a custom model or data module, on which its options depend."""
+"""Find out whether a command uses a custom model or data module, whose arguments become options of the command."""
 
 import os
 import sys
@@ -14,15 +14,15 @@ from lit_prune.files.yaml import load_yaml
 
 
 def find_custom_classes(argv: Sequence[str]) -> tuple[bool, bool]:
-    """Return whether options or configurations choose a model class, and whether they choose a data class.
+    """Find out whether the options or the configurations name a custom model class or a custom data class.
 
-    If they choose one, add the current folder to `sys.path`, as `python -m` does, so that it can be imported.
+    If they do, add the current folder to `sys.path`, as `python -m` does, so that the class can be imported.
 
     Args:
         argv: The command and its options.
 
     Returns:
-        Two booleans: whether a model class is chosen, and whether a data class is.
+        Two booleans: whether a model class is named, and whether a data class is named.
 
     Raises:
         InputError: If a configuration does not exist, or is unsafe to load.
@@ -43,7 +43,7 @@ def _is_chosen(group: str, argv: Sequence[str], configs: Sequence[Any]) -> bool:
 
 
 def _values(argv: Sequence[str]) -> list[str]:
-    """The values of `--config` in the arguments and in the environment."""
+    """Return the values of `--config`, and the value of its environment variable."""
     values = [after for word, after in pairwise(argv) if word in ("-c", "--config")]
     values += [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
     from_environment = os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG") if argv else None
@@ -51,7 +51,7 @@ def _values(argv: Sequence[str]) -> list[str]:
 
 
 def _read(value: str) -> Any:
-    """Read a configuration; return None if it cannot be read, since the parser reports that error later."""
+    """Read a configuration; return None if that fails, since the parser will read it again and report the error."""
     path = find_config(value)
     try:
         return load_yaml(path)

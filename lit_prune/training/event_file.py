@@ -1,4 +1,4 @@
-"""TensorBoard event files written without a background thread, so that the training gets every write error."""
+"""TensorBoard event files written without a background thread: a failed write raises an error in the training loop."""
 
 import itertools
 import os
@@ -16,14 +16,14 @@ from torch.utils.tensorboard.writer import FileWriter
 from lit_prune.files.atomic import append
 
 _numbers = itertools.count()
-_BUFFER_BYTES = 1 << 18  # a histogram takes about ten KiB
+_BUFFER_BYTES = 1 << 18  # room for about 25 histograms
 
 
 class EventFile:
     """A TensorBoard event file to which only complete events are appended.
 
     TensorBoard's own writer uses a thread. If a write fails, for example on a full disk, the thread prints a traceback
-    and leaves an incomplete event in the file, which readers cannot skip. The training may never get the error.
+    and leaves an incomplete event, at which readers of the file stop; the training may never learn of the error.
 
     Args:
         folder: Folder in which to create the file.
@@ -45,7 +45,7 @@ class EventFile:
         return str(self._folder)
 
     def add_event(self, event: Event) -> None:
-        """Add an event to the buffer; `flush` writes it to disk."""
+        """Add an event to the buffer, and write the buffer to disk if it is full."""
         self._writer.write(event.SerializeToString())
         if self._buffer.tell() > _BUFFER_BYTES:
             self.flush()
@@ -70,7 +70,7 @@ class Summaries(SummaryWriter):
 
     def _get_file_writer(self) -> Any:
         if self.file_writer is None:
-            writer: Any = FileWriter.__new__(FileWriter)  # without its constructor, which starts a thread
+            writer: Any = FileWriter.__new__(FileWriter)  # without calling its constructor, which would start a thread
             writer.event_writer = EventFile(Path(self.log_dir))
             self.file_writer = writer
             self.all_writers = {self.log_dir: writer}  # type: ignore[assignment]  # None in the base class at first

@@ -7,11 +7,14 @@ from lit_prune.files.nested import flatten
 
 
 def choose_hyperparameters(settings: Settings, trainer: Any) -> dict[str, bool | int | float | str]:
-    """Return the hyper-parameters of a run, with the same names and types for every run, so that runs can be compared.
+    """Return the hyper-parameters of a run.
+
+    With our model and data, all runs have hyper-parameters of the same names and types, so that they can be compared.
+    With a custom model or custom data, the hyper-parameters are all numbers, booleans and strings among the settings of
+    model and data.
 
     Args:
-        settings: Settings of model, data and run, as stored in a checkpoint. With a custom model or custom data, all
-            their numbers, booleans and strings are returned instead.
+        settings: Settings of model, data and run, as stored in a checkpoint.
         trainer: Options of the Trainer.
     """
     model, data = settings["model"], settings["data"]

@@ -1,4 +1,4 @@
-"""Ending the processes of a distributed strategy when the process that launched them dies."""
+"""Stop the processes of a distributed run when the process that launched them dies."""
 
 import os
 import threading
@@ -9,10 +9,10 @@ _POLL = 1.0  # seconds
 
 
 def exit_with_launcher() -> None:
-    """Make this process exit when its launcher does, if a Trainer launched it.
+    """Make this process exit when its launcher exits, if the launcher is another process of the same run.
 
-    torch detects a lost process only after all have connected. If the launcher were killed earlier, the launched
-    processes would wait for it until the timeout of half an hour.
+    torch detects a lost process only after all processes have connected. If the launcher is killed before that, the
+    launched processes would otherwise wait until the timeout of half an hour.
     """
     if os.environ.get("LOCAL_RANK", "0") == "0":
         os.environ[_LAUNCHER] = str(os.getpid())  # launched processes inherit the variable

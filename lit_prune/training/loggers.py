@@ -1,4 +1,4 @@
-"""Loggers that a resumed run continues: no row is lost, and no epoch is logged twice."""
+"""Loggers whose files a resumed run continues: no row is lost, and no epoch is logged twice."""
 
 import csv
 import errno
@@ -20,7 +20,8 @@ from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_ran
 class _EpochAxis:
     """Logs the metrics of an epoch with the epoch as their step, instead of the number of optimizer steps.
 
-    Logging a metric called `step`, which Lightning suggests, would also change `{step}` in names of checkpoints.
+    Lightning's documentation suggests logging a metric called `step` for this, but such a metric would also replace
+    `{step}` in the file names of checkpoints.
     """
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
@@ -33,24 +34,24 @@ class _EpochAxis:
 class _TensorBoard(_EpochAxis, TensorBoardLogger):
     @property
     def experiment(self) -> Any:
-        # on other ranks, the inherited property returns a logger that does nothing
+        # on ranks other than 0, the inherited property returns a logger that does nothing
         if self._experiment is None and is_rank_zero():
-            from lit_prune.training.event_file import Summaries  # imported late, because it is slow
+            from lit_prune.training.event_file import Summaries  # imported late, because TensorBoard is slow to import
 
             self._experiment = Summaries(self.log_dir)
         return super().experiment
 
     @rank_zero_only
     def save(self) -> None:
-        # Lightning would also write an empty `hparams.yaml`: the hyper-parameters are in `config.yaml`
+        # Lightning would also write an empty `hparams.yaml`; this project writes the hyper-parameters to `config.yaml`
         self.experiment.flush()
 
 
 class _Rows(ExperimentWriter):
-    """Appends complete rows to an existing `metrics.csv`, which Lightning would delete.
+    """Appends complete rows to `metrics.csv`; Lightning would delete an existing file.
 
     Attributes:
-        count: Number of rows on disk. Counting them at each checkpoint would slow down long runs.
+        count: Number of rows on disk, stored here because counting rows at each checkpoint would slow down long runs.
     """
 
     def __init__(self, log_dir: str) -> None:
@@ -66,8 +67,8 @@ class _Rows(ExperimentWriter):
         """Append the rows logged since the last call.
 
         Raises:
-            OSError: If they cannot be written, which leaves the file unchanged, or if the file was removed. It is not
-                created again, because it would silently lack the earlier rows.
+            OSError: If the rows cannot be written (the file then stays unchanged), or if the file was removed since the
+                last call (a new file would silently lack the earlier rows).
         """
         if self.count and not self._path.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
@@ -97,18 +98,16 @@ def make_default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVL
     """Create a new folder `lightning_logs/<name>/version_<n>` below `root`, and return the loggers that write to it.
 
     Raises:
-        InputError: If the name leads out of `lightning_logs`, or the folder cannot be created.
+        InputError: If the name is too long or leads out of `lightning_logs`, or the folder cannot be created.
     """
     logs = log_folder(root, name)
     return make_loggers(logs / f"version_{claim_version(logs)}")
 
 
 def make_loggers(folder: Path) -> list[TensorBoardLogger | CSVLogger]:
-    """Return a TensorBoard and a CSV logger that continue the logs in a run folder.
-
-    Lightning writes checkpoints and `config.yaml` to the folder of the first logger.
-    """
-    folder = Path(os.path.normpath(folder))  # checkpoints store it; one with ".." inside is refused as unsafe
+    """Return a TensorBoard and a CSV logger that continue the logs in a run folder."""
+    # checkpoints store this path; with ".." in the middle, they would be refused as unsafe
+    folder = Path(os.path.normpath(folder))
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
     return [
         # `RunSummary` logs the metrics of the HParams tab; Lightning would add `hp_metric` = -1
@@ -122,10 +121,11 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
     """Write all logs to disk, and return their sizes, which are stored in a checkpoint.
 
     Args:
-        loggers: Loggers of a Trainer; custom loggers are ignored.
+        loggers: Loggers of a Trainer; only those made by `make_loggers` are used.
 
     Returns:
-        "rows", the number of rows of `metrics.csv`, and "events", the bytes of each event file by name.
+        A dictionary: under "rows", the number of rows of `metrics.csv`; under "events", the size in bytes of each
+        TensorBoard event file, by file name. Both are missing if nothing has been logged.
 
     Raises:
         OSError: If the logs cannot be written, or the run folder was removed.
@@ -154,7 +154,7 @@ def rewind_logs(folder: Path, positions: Mapping[str, Any]) -> None:
 
     Args:
         folder: Run folder.
-        positions: Sizes that `sync_logs` returned when the checkpoint was written. Other event files are removed.
+        positions: Sizes that `sync_logs` returned when the checkpoint was written. Event files not listed are removed.
 
     Raises:
         OSError: If the logs cannot be rewritten.

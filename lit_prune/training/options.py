@@ -9,30 +9,31 @@ from lit_prune.training.resuming import NEWEST
 
 
 class _Parser(CommandParser, LightningArgumentParser):
-    """A `LightningArgumentParser` whose errors are one sentence."""
+    """A `LightningArgumentParser` that reports each error in one sentence."""
 
 
 def make_parser(**kwargs: Any) -> LightningArgumentParser:
-    """Return a parser that also reads environment variables, and accepts names of shipped configurations."""
+    """Return a parser that also reads environment variables and the YAML files of `--config`."""
     parser = _Parser(default_env=True, env_prefix="LIT_PRUNE", **kwargs)
-    text = "YAML file with options, or the name of a shipped configuration (quick, original)."
+    text = "YAML file with options, or a configuration that ships with lit-prune: quick or original."
     parser.add_argument("-c", "--config", action=ConfigOption, help=text)
     return parser
 
 
 def add_options(parser: LightningArgumentParser, custom_model: bool) -> None:
-    """Add the options that all four commands share; `--init_from` only for a custom model.
+    """Add the options that all four commands share.
 
-    `LitResNet18` has `--model.init_from` instead.
+    Only a custom model gets `--init_from`, since `LitResNet18` has the option `--model.init_from`.
     """
-    text = "Name of the run, a folder below lightning_logs (default: the name of the configuration)."
+    text = (
+        "Name of the run, a folder below lightning_logs (default: for fit, the name of the configuration, or else "
+        "resnet18; for other commands, the name of the command)."
+    )
     parser.add_argument("--name", type=str | None, default=None, help=text)
     text = "Number of CPU threads (default: torch's choice). It affects floating-point rounding."
     parser.add_argument("--threads", type=int | None, default=None, help=text)
     if custom_model:
-        text = (
-            "Checkpoint or state dict with initial weights. Only the weights are loaded; epochs count from the start."
-        )
+        text = "Checkpoint or state dict with initial weights. Only its weights are loaded; training starts at epoch 0."
         parser.add_argument("--init_from", type=str | None, default=None, help=text)
 
 

@@ -1,8 +1,8 @@
 """How the settings in a checkpoint and the user's options combine.
 
-Lightning takes the model's settings from a checkpoint and silently ignores the user's. Here, the settings in the
-checkpoint are the defaults. An option that contradicts them is an error if it would change the training that is
-resumed or the network that is evaluated.
+LightningCLI takes the model's settings from the checkpoint, and silently ignores the user's options. In this project,
+the settings in the checkpoint replace the default values of options. An option that differs from its stored value is an
+error if it would change the training that is resumed or the network that is evaluated.
 """
 
 from collections.abc import Mapping
@@ -14,14 +14,14 @@ from lit_prune.errors import expected
 from lit_prune.files.checkpoint import Settings
 from lit_prune.files.nested import flatten
 
-# settings that do not change the results: where the images are, and how they are loaded
+# settings of the data that do not change a training: where the images are, and how they are loaded
 _FREE_DATA_SETTINGS = {"data_dir", "eval_batch_size", "num_workers", "predict_path"}
-# settings that name files with initial weights; the weights in the checkpoint replace these
+# settings of the model that choose its initial weights; not needed, because the checkpoint holds the weights
 _ORIGINS = {"weights", "init_from"}
 
 
 def collect_settings(config: Namespace) -> Settings:
-    """Return the options of model and data, the random seed and the name of a run, as plain values by group."""
+    """Return the options as plain values, in groups: "model", "data" and "run" (random seed and name of the run)."""
     groups = {group: config[group].as_dict() for group in ("model", "data") if group in config}
     return groups | {"run": {name: config[name] for name in ("seed_everything", "name") if name in config}}
 
@@ -39,9 +39,10 @@ def apply_stored_settings(stored: Settings, given: Settings, command: str, path:
         The stored settings by group, without those that the user overrides.
 
     Raises:
-        InputError: If a user's setting contradicts a stored one that must not change.
+        InputError: If an option of the user differs from a stored setting that must not change.
     """
     chosen: Settings = {}
+    hint = _hint(command, custom_model="class_path" in given.get("model", {}))
     for group, settings in stored.items():
         if group == "run" and command != "fit":
             continue
@@ -52,8 +53,8 @@ def apply_stored_settings(stored: Settings, given: Settings, command: str, path:
             top = name.split(".")[0]
             if top in settings and top not in free and known.get(name) != value:
                 option = f"{group}.{name}".removeprefix("run.").replace(".init_args.", ".").removesuffix(".class_path")
-                raise expected(f"`{option}` to be {known.get(name)!r} as in `{path}`", value, _hint(command))
-        if "class_path" in own and "class_path" in free:  # the stored arguments are those of another class
+                raise expected(f"`{option}` to be {known.get(name)!r} as in `{path}`", value, hint)
+        if "class_path" in own and "class_path" in free:  # the user may have named another class, with other arguments
             continue
         chosen[group] = {name: value for name, value in settings.items() if name not in free or name not in own}
     for name in _ORIGINS & set(chosen.get("model", {})):
@@ -62,7 +63,7 @@ def apply_stored_settings(stored: Settings, given: Settings, command: str, path:
 
 
 def _free(group: str, settings: Mapping[str, Any], command: str) -> set[str]:
-    """Names of the settings that the user may override."""
+    """Return the names of the settings in a group that the user may override."""
     if group == "run":
         return {"name"}
     if group == "data":
@@ -70,7 +71,8 @@ def _free(group: str, settings: Mapping[str, Any], command: str) -> set[str]:
     return set()
 
 
-def _hint(command: str) -> str:
+def _hint(command: str, custom_model: bool) -> str:
     if command == "fit":
-        return "`--ckpt_path` resumes a run unchanged; to start a new run from its weights, use `--model.init_from`"
+        option = "--init_from" if custom_model else "--model.init_from"
+        return f"`--ckpt_path` resumes a run unchanged; to start a new run from its weights, use `{option}`"
     return "leave the option out: the checkpoint stores the settings of its model"

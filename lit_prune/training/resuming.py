@@ -1,14 +1,15 @@
-"""Resuming a run: find its folder and its newest checkpoint, and remove files that are newer than the checkpoint.
+"""Resume a run: find its folder and its newest checkpoint, and remove files that are newer than the checkpoint.
 
-A resumed run computes the same bits as one that was never interrupted, and its logs have the same rows. For this, a
-checkpoint holds, in addition to Lightning's own state:
+A resumed run computes the same bits as a run that was never interrupted, and its logs have the same rows. Therefore a
+checkpoint holds, in addition to what Lightning stores:
 
     key                     written by      used when the run resumes
     lit_prune.logs          RunSummary      by rewind_logs, to cut the logs to their length at the checkpoint
     lit_prune.pending       RunSummary      by RunSummary, to log the last metrics of an epoch: Lightning logs them only
                                             after the checkpoint of the epoch is written
     lit_prune.best, final   RunSummary      by RunSummary: the best epoch and the latest metrics
-    lit_prune.callbacks     RunSummary      by Run, which requires the callbacks that freeze and prune
+    lit_prune.callbacks     RunSummary      by Run, to check that no callback that froze or pruned is missing
+    lit_prune.max_epochs    RunSummary      by is_finished: with another `max_epochs`, a finished run resumes
     lit_prune.settings      RunSummary      by apply_stored_settings, as defaults of the options
     running_metrics         RunningMetrics  by RunningMetrics, to continue the means of an unfinished epoch
 """
@@ -46,7 +47,7 @@ class Checkpoint(NamedTuple):
 
 
 def insert_run_config(argv: Sequence[str]) -> list[str]:
-    """Add `--config FOLDER/config.yaml` to `fit --resume FOLDER`, before all other options.
+    """Add `--config FOLDER/config.yaml` to `fit --resume FOLDER`, before all other options, which override it.
 
     Raises:
         InputError: If the folder holds no `config.yaml`.
@@ -63,12 +64,12 @@ def insert_run_config(argv: Sequence[str]) -> list[str]:
 def _check_run_folder(given: str) -> None:
     if not given or not (Path(given) / CONFIG).is_file():
         found = f"which holds no {CONFIG}" if given and Path(given).is_dir() else "which is not a folder"
-        hint = "pass lightning_logs/NAME/version_N, or `--resume` without a folder for the newest run of `--name`"
+        hint = "pass lightning_logs/NAME/version_N, or only `--resume` for the newest run with the name in `--name`"
         raise expected("`--resume` to name the folder of a run", f"`{given}`, {found}", hint)
 
 
 def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
-    """Return the folder of the run that `--resume` chooses, or None if no run of this name exists.
+    """Return the folder of the run that `--resume` chooses, or None if there is no run to resume.
 
     Args:
         config: The parsed options of `fit`.
@@ -85,14 +86,14 @@ def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
         hint = "leave out `--trainer.logger` and `--trainer.fast_dev_run`"
         raise expected("the default loggers together with `--resume`", found, hint)
     if config.resume != NEWEST:
-        _check_run_folder(config.resume)  # it may come from a configuration or the environment
+        _check_run_folder(config.resume)  # not checked yet if a configuration or the environment set it
         return Path(config.resume)
     runs = find_versions(log_folder(Path(config.trainer.default_root_dir or "."), name))
     return runs[max(runs)] if runs else None
 
 
 def find_newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """Return the newest checkpoint in a run folder from which training can resume, or None if there are no checkpoints.
+    """Find, in a run folder, the newest checkpoint from which training can resume; None if there are no checkpoints.
 
     Damaged checkpoints are reported on stderr and skipped.
 
@@ -109,7 +110,7 @@ def find_newest_checkpoint(folder: Path) -> Checkpoint | None:
             continue
         if "optimizer_states" in content:
             for fault in faults:
-                print(f"lit-prune: skipped: {fault} Resuming from `{path}`.", file=sys.stderr)
+                print(f"lit-prune: skipped a checkpoint: {fault} Resuming from `{path}`.", file=sys.stderr)
             return Checkpoint(path, content)
         faults.append(f"`{path}` holds no optimizer state.")
     if not paths:
@@ -122,19 +123,19 @@ def find_newest_checkpoint(folder: Path) -> Checkpoint | None:
 
 
 def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
-    """Whether a run has finished, and `max_epochs` is the same as when it did."""
+    """Whether a run has finished training, and `max_epochs` has not changed since then."""
     return (folder / SUMMARY).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
 
 
 def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None) -> None:
-    """Remove the files of a run that are newer than the checkpoint from which it resumes, except the logs.
+    """Remove the files that a run wrote after the checkpoint from which it resumes, except the logs.
 
-    The logs are truncated by `rewind_logs`.
+    `rewind_logs` truncates the logs. Files that no run writes are kept: the user may have put them into the folder.
 
     Args:
         folder: Run folder.
-        stored: Content of the checkpoint; None removes all files that a run writes, except the lock and `log.txt`.
-            Other files are never removed: the folder may be one of the user's own.
+        stored: Content of the checkpoint. None if the run does not resume from a checkpoint in this folder: then all
+            files that a run writes are removed, including the logs, but not the lock, `log.txt` and `result.json`.
     """
     if stored is None:
         names = (CONFIG, METRICS, PREDICTIONS, SUMMARY, ERROR, f"{EVENTS}*", "*.part")

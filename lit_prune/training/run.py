@@ -15,6 +15,7 @@ from lit_prune.callbacks import Pruning, SparsityMonitor
 from lit_prune.cli.signals import StopSignals
 from lit_prune.errors import expected
 from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
+from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import CheckpointOnSignal, FiniteLoss, PredictionTable, RunningMetrics, RunSummary
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from lit_prune.training.hyperparameters import choose_hyperparameters
@@ -25,7 +26,8 @@ from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST, is_rank_zero,
 
 _MOST_THREADS = 1024
 _LARGEST_SEED = 2**32 - 1  # NumPy accepts no larger seed
-_POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")  # Lightning divides by them
+# Lightning divides by these options
+_POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")
 
 
 class Run:
@@ -34,15 +36,16 @@ class Run:
     Args:
         command: "fit", "validate", "test" or "predict".
         folder: Run folder to use; None creates a new one.
-        stopping: Receiver of SIGTERM and SIGINT, which save a checkpoint and stop training; None handles neither.
-        resources: Exit stack. Closing it unlocks the run folder, and removes a new folder if the run failed before it
-            wrote any results.
+        stopping: Handler of SIGTERM and SIGINT, with which `fit` saves a checkpoint before it stops; if None, the run
+            does not handle these signals.
+        resources: Exit stack that the caller closes after the run. Closing it unlocks the run folder, and removes a
+            new run folder if the run failed before it wrote results.
 
     Attributes:
-        checkpoint: Checkpoint of `--resume` or `--ckpt_path`; None without these options.
-        stored: Settings in that checkpoint.
+        checkpoint: Checkpoint that `--resume` found or that `--ckpt_path` names; None if there is none.
+        stored: Settings stored in `checkpoint`; empty if it is None.
         folder: Folder of the default loggers; None before they are created, and with custom loggers.
-        summary: Summary of the training; set by `fit` only.
+        summary: Callback that summarizes the training; exists only for `fit`.
     """
 
     summary: RunSummary
@@ -64,7 +67,7 @@ class Run:
     def resume(self, config: Namespace, name: str, argv: list[str]) -> None:
         """Find the run to resume, lock its folder, read its newest checkpoint, and set `ckpt_path` to that checkpoint.
 
-        If the run does not exist yet, do nothing.
+        If the run does not exist yet, do nothing. If it has no checkpoint, it will start again in its folder.
 
         Raises:
             InputError: If the run cannot be resumed.
@@ -84,7 +87,7 @@ class Run:
         config.ckpt_path = str(self.checkpoint.path)
 
     def load_weights(self, model: LightningModule, init_from: str | None) -> None:
-        """Load the weights of `--init_from`, or check those of the checkpoint, which the Trainer loads later.
+        """Load the weights of `--init_from`, or check the weights in `checkpoint`, which the Trainer loads later.
 
         Raises:
             InputError: If the weights do not fit the model, or `fit` cannot resume from the checkpoint.
@@ -98,12 +101,13 @@ class Run:
         path, content = self.checkpoint
         if self._command == "fit" and "optimizer_states" not in content:
             found = f"`{path}`, which holds no optimizer state"
-            hint = "to start a new run from its weights, use `--model.init_from`"
+            option = "--model.init_from" if type(model) is LitResNet18 else "--init_from"
+            hint = f"to start a new run from its weights, use `{option}`"
             raise expected("a checkpoint from which training can resume", found, hint)
         check_fit(model, content["state_dict"], path)
 
     def trainer_arguments(self, config: Namespace, trainer: Namespace, model: LightningModule) -> dict[str, Any]:
-        """Return the loggers, plugins and callbacks to pass to the Trainer: the defaults and the user's.
+        """Return the loggers, plugins and callbacks to pass to the Trainer: those of every run, and those of the user.
 
         Args:
             config: The parsed options of the command.
@@ -137,12 +141,12 @@ class Run:
             print(f"\n{text}")
 
     def _check_callbacks(self, given: list[Callback], path: Path, content: dict[str, Any]) -> None:
-        """Raise an error if a callback that froze or pruned is missing: the resumed run would silently differ."""
+        """Raise an error if a callback is missing that froze or pruned in the run that wrote the checkpoint."""
         stored = content.get(KEY, {}).get("callbacks", [])
         needed = {name for name in stored if name in lit_prune.callbacks.__all__ and name != "SparsityMonitor"}
         if missing := sorted(needed - {type(callback).__name__ for callback in given}):
             option = f"`--trainer.callbacks+={missing[0]}`"
-            hint = f"add {option} with its arguments, or pass the run's `config.yaml` to `--config`"
+            hint = f"add {option} with its arguments, or pass the `config.yaml` of that run to `--config`"
             raise expected(f"the callbacks of the run that wrote `{path}`", f"no {missing[0]}", hint)
 
     def _make_loggers(self, root: Path, name: str) -> list[Any]:
@@ -154,7 +158,7 @@ class Run:
                 self._resources.enter_context(lock_run(self.folder))
             return loggers
         self.folder = self._existing
-        if is_rank_zero():  # from here on, files change; all options have been checked
+        if is_rank_zero():  # all options have been checked, so files may be changed from here on
             content = self.checkpoint.content if self.checkpoint is not None and self.continues else None
             remove_stale_files(self.folder, content)
             if content is not None:
@@ -164,10 +168,10 @@ class Run:
     def _training_callbacks(self, config: Namespace, given: list[Callback], model: LightningModule) -> list[Callback]:
         settings = collect_settings(config)
         custom = "class_path" in settings["model"]
-        # keep the files of the initial weights that the checkpoint names; a resumed run has no such options
+        # store again which initial weights the run started from; when it resumes, its options no longer say so
         stored = self.stored.get("model", {})
         settings["model"] |= {name: stored[name] for name in ("weights", "init_from") if name in stored}
-        if not custom:  # initial weights from `lit-prune shrink` have fewer channels than the options say
+        if not custom:  # a model with initial weights from `lit-prune shrink` has fewer channels than the options say
             settings["model"]["channels"] = model.hparams["channels"]
         compared = choose_hyperparameters(settings, config.trainer)
         self.summary = RunSummary(settings, compared, continues=self.continues)
@@ -182,11 +186,11 @@ class Run:
             callbacks.append(CheckpointOnSignal(self._stopping, folder / LAST if saves else None, resume))
         if not saves:
             return callbacks
-        # save at the end of the epoch, after validation, so that a resumed run starts with the next epoch
+        # save at the end of an epoch, after validation, so that a resumed run starts with the next epoch
         keep = partial(ModelCheckpoint, auto_insert_metric_name=False, save_on_train_epoch_end=True)
-        # last.ckpt needs a callback of its own: `save_last=True` of the next one would save it only at best epochs
+        # a callback only for last.ckpt: with `save_last=True`, `best` below would write it only after the best epochs
         checkpoints = [keep(filename=Path(LAST).stem, enable_version_counter=False)]
-        if not custom:  # a custom model may not log `val/acc`
+        if not custom:  # a custom model need not log `val/acc`
             best = keep(monitor="val/acc", mode="max", filename=BEST + "{epoch:03d}-val_acc={val/acc:.4f}")
             checkpoints.insert(0, best)  # first, because last.ckpt stores the path of the best checkpoint
         replaced = {callback.state_key for callback in given}
@@ -206,7 +210,7 @@ def check_options(config: Namespace) -> None:
 
 
 def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
-    """Prune, evaluate on the validation images, log the sparsity, and write a checkpoint, without training."""
+    """Prune without training; then evaluate on the validation images, log the sparsity, and write a checkpoint."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     for callback in callbacks:
         if isinstance(callback, Pruning):

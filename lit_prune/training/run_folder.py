@@ -1,4 +1,4 @@
-"""The run folder `lightning_logs/<name>/version_<n>/`: the names of its files, how it is created, and its lock."""
+"""The run folder `lightning_logs/<name>/version_<n>/`: names of its files, and functions that create and lock it."""
 
 import os
 import re
@@ -16,32 +16,32 @@ from lit_prune.files.atomic import write_text
 LOGS = "lightning_logs"
 CHECKPOINTS = "checkpoints"
 LAST = "last.ckpt"
-PREVIOUS = "previous.ckpt"  # the checkpoint before last.ckpt
+PREVIOUS = "previous.ckpt"  # the last.ckpt before the current one
 BEST = "best-epoch="  # start of the name of the best checkpoint; the epoch counts from 0, as in Lightning
 CONFIG = "config.yaml"
 METRICS = "metrics.csv"
 EVENTS = "events.out.tfevents."  # start of the name of each TensorBoard file
 PREDICTIONS = "predictions.csv"
 SUMMARY = "summary.txt"  # written when training has finished
-LOCK = ".lock"  # locked while a process trains in the folder; never remove it, or a second process could train there
+LOCK = ".lock"  # locked while a process trains in the folder; without this file, a second process could train there
 # further files in the run folders of a study
 RESULT = "result.json"
 ERROR = "error.txt"
 LOG = "log.txt"
 
 _CLAIMED = "LIT_PRUNE_CLAIMED_VERSION"
-_LONGEST_NAME = 255  # bytes, on Linux, macOS and Windows
+_LONGEST_NAME = 255  # bytes; the limit for a file name on Linux, macOS and Windows
 
 
 def is_rank_zero() -> bool:
-    """Whether this process writes the run's files; of the processes of a distributed strategy, only the first does."""
-    from lightning.pytorch.utilities import rank_zero_only  # imported late, because it is slow
+    """Whether this process writes the run's files: if a run uses several processes, only the first one does."""
+    from lightning.pytorch.utilities import rank_zero_only  # imported late, because Lightning is slow to import
 
     return bool(rank_zero_only.rank == 0)  # type: ignore[attr-defined]  # Lightning sets it on the function
 
 
 def log_folder(root: Path, name: str) -> Path:
-    """Return the folder `lightning_logs/<name>` below `root`, which holds all versions of a run.
+    """Return the folder of all runs with a name: `lightning_logs/<name>` below `root`.
 
     Raises:
         InputError: If the name is too long, or leads out of `lightning_logs`.
@@ -49,7 +49,7 @@ def log_folder(root: Path, name: str) -> Path:
     parts = Path(name).parts
     if any(len(part.encode()) > _LONGEST_NAME for part in parts):
         found = f"a name of {len(name)} characters"
-        raise expected(f"`--name` of at most {_LONGEST_NAME} bytes per folder", found, "choose a shorter name")
+        raise expected(f"`--name` with folder names of at most {_LONGEST_NAME} bytes", found, "choose a shorter name")
     if not parts or ".." in parts or Path(name).is_absolute() or not name.isprintable():
         shown = name if name.isprintable() else name.encode("unicode_escape").decode()
         raise expected(f"`--name` to be a folder below {LOGS}", f"`{shown}`", "choose a name such as `first`")
@@ -68,7 +68,7 @@ def find_versions(folder: Path) -> dict[int, Path]:
 def claim_version(folder: Path) -> int:
     """Create the next free folder `version_<n>`, and return n; runs that start simultaneously get different folders.
 
-    The other processes of a distributed strategy return the number that their launcher set in the environment.
+    If a run uses several processes, only the first one creates the folder; the others read n from the environment.
 
     Raises:
         InputError: If the folder cannot be created.
@@ -107,7 +107,7 @@ def lock_run(folder: Path) -> Iterator[None]:
     """Lock a run folder while a process trains in it; if the process dies, the operating system releases the lock.
 
     Raises:
-        InputError: If another process is training there.
+        InputError: If another process is training in the folder.
         OSError: If the folder cannot be written.
     """
     if not is_rank_zero():
@@ -118,7 +118,7 @@ def lock_run(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         raise InputError(
-            f"Another process is training in `{folder}`. Wait for it, or omit `--resume` to start another run."
+            f"Another process is training in `{folder}`. Wait until it ends, or omit `--resume` to start another run."
         ) from error
     try:
         yield

@@ -21,10 +21,10 @@ AMOUNT = 0.3
 
 
 def measure_masks(settings: Settings) -> Measurement:
-    """Compare training steps with 30% of the weights masked to dense steps, and to steps with `ModelPruning`."""
+    """Compare steps with 30% of the weights masked to steps without masks; compare our masks to `ModelPruning`'s."""
     masked = LitResNet18().train()
     apply_masks(masked, global_l1_masks(weight_layers(masked), AMOUNT))
-    # ModelPruning cannot prune channels_last weights, so its steps are compared on torchvision's ResNet-18
+    # ModelPruning cannot prune channels_last weights, so the comparison with it uses torchvision's ResNet-18
     ours, theirs = resnet18(num_classes=10), resnet18(num_classes=10)
     apply_masks(ours, global_l1_masks(weight_layers(ours), AMOUNT))
     prune_as_lightning_does(theirs)
@@ -45,7 +45,7 @@ def measure_masks(settings: Settings) -> Measurement:
 
 
 def measure_threshold(settings: Settings) -> Measurement:
-    """Compare choosing the smallest 30% of 11.2 million weights to `torch.nn.utils.prune.global_unstructured`."""
+    """Compare the times in which lit-prune and `torch.nn.utils.prune` find the smallest 30% of 11.2 million weights."""
     model = LitResNet18()
     weights = weight_layers(model)
     total = sum(ref.tensor.numel() for ref in weights)
@@ -69,7 +69,7 @@ def measure_threshold(settings: Settings) -> Measurement:
     spent: list[float] = []
     few = replace(settings, steps=2)
     measurement = Measurement(take_turns(few, {"threshold": threshold, "masks": masks, "torch": torchs}))
-    # use only the pruning time, without the time that `torchs` needs to build its networks
+    # count only the time to prune, not the time to build networks; leave out the first round, as `take_turns` does
     spent = spent[few.steps :]
     measurement.seconds["torch"] = [sum(spent[i : i + few.steps]) / few.steps for i in range(0, len(spent), few.steps)]
     measurement.compare("torch / threshold", "torch", "threshold")
@@ -93,7 +93,7 @@ def measure_monitor(settings: Settings) -> Measurement:
     monitor = TimedMonitor()
     epoch = 352 if settings.source == "cifar10" else 74
     settings = replace(settings, steps=min(10 * settings.steps, epoch))
-    # the monitor logs and draws once per epoch, so measure at most the steps of a whole epoch
+    # the monitor logs and draws once per epoch, so a short epoch would overstate its share
     seconds = time_trainer(settings, LitResNet18(), {}, [monitor])["trainer"]
     inside = [spent / settings.steps for spent in monitor.epochs[1:]]
     measurement = Measurement({"trainer with monitor": seconds, "inside the monitor": inside})
@@ -110,14 +110,14 @@ class TimedMonitor(SparsityMonitor):
         self.epochs: list[float] = []
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start a new epoch."""
+        """Start to add up the times of a new epoch."""
         self.epochs.append(0.0)
 
     def _sample(self, index: int, *args: Any) -> None:
         self._timed(lambda: super(TimedMonitor, self)._sample(index, *args))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Time the logging."""
+        """Measure the time of logging."""
         self._timed(lambda: super(TimedMonitor, self).on_train_epoch_end(trainer, pl_module))
 
     def _timed(self, action: Callable[[], Any]) -> None:

@@ -28,8 +28,8 @@ class Settings:
     Attributes:
         source: Images to train on, "synthetic" or "cifar10".
         data_dir: Folder with the CIFAR-10 data.
-        rounds: Number of rounds; each contender runs once per round.
-        steps: Training steps of a contender in each round.
+        rounds: Number of rounds; each contender (compared implementation) runs once per round.
+        steps: Training steps of each contender per round.
     """
 
     source: Literal["synthetic", "cifar10"]
@@ -109,7 +109,7 @@ class Turns(Callback):
 
 
 def take_turns(settings: Settings, contenders: Mapping[str, Callable[[int], None]]) -> dict[str, list[float]]:
-    """Run the contenders one after the other, repeat that for a number of rounds, and measure their times.
+    """Run the contenders one after the other in each of a number of rounds, and measure their times.
 
     Args:
         settings: Numbers of rounds and steps.
@@ -133,7 +133,7 @@ def time_trainer(
     others: Mapping[str, Callable[[int], None]],
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, list[float]]:
-    """Train a model as the command line does, run the other contenders after each epoch, and measure all times.
+    """Train a model as `lit-prune fit` does, run the other contenders after each epoch, and measure all times.
 
     Args:
         settings: Images, and numbers of rounds and steps.
@@ -145,7 +145,7 @@ def time_trainer(
         Seconds per step by contender ("trainer" and the others' names), one entry per round, without the first round.
     """
     turns = Turns(settings.steps, others)
-    # no validation runs, so leave most of the small synthetic data set to training
+    # nothing is validated, so hold out few images: the synthetic data set is small
     data = CIFAR10DataModule(settings.data_dir, source=settings.source, batch_size=BATCH_SIZE, val_size=500)
     with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         trainer = Trainer(

@@ -1,4 +1,7 @@
-"""Compare training to a plain PyTorch loop, and measure the time that data loading and Lightning add to a step."""
+"""Compare lit-prune to a plain PyTorch loop, and measure the time that data loading and Lightning add to a step.
+
+The plain loop and its network are those of the original study: the student project that README.md describes.
+"""
 
 from collections.abc import Iterator
 from itertools import islice
@@ -19,7 +22,7 @@ from measurements.common import BATCH_SIZE, BareStep, Measurement, Settings, tim
 
 
 def measure_training(settings: Settings) -> Measurement:
-    """Compare a Trainer to a plain PyTorch loop, with data loading and logging, and then only their training steps."""
+    """Compare a Trainer to a plain PyTorch loop, both with data loading; then compare only their training steps."""
     others = {
         "plain loop": PlainLoop(settings).run,
         "bare step": BareStep(LitResNet18().train()).run,
@@ -32,7 +35,7 @@ def measure_training(settings: Settings) -> Measurement:
 
 
 def measure_overhead(settings: Settings) -> Measurement:
-    """Measure the time that data loading and Lightning add to a step, with a Trainer of an almost empty network."""
+    """Measure the time that data loading and Lightning add to a step, by training an almost empty network."""
     stub, bare_stub = LitResNet18(), LitResNet18()
     stub.backbone = bare_stub.backbone = Stub()
     others = {"bare stub": BareStep(bare_stub).run, "bare step": BareStep(LitResNet18().train()).run}

@@ -1,4 +1,4 @@
-"""Random options, YAML and bytes are accepted or a one-line error, in bounded time, and no file is written.
+"""Random options, YAML and bytes are accepted, or refused with one line, in bounded time; no file is written.
 
 `LIT_PRUNE_FUZZ=20 pytest tests/bad_input/test_fuzz.py` runs 20 times as many examples.
 """
@@ -41,7 +41,7 @@ SECONDS = 20  # limit for a single example, also on a busy machine
 
 
 def bounded(examples: int) -> Callable[[Any], Any]:
-    """Run this many random examples. Hypothesis prints one that fails, and runs it first the next time."""
+    """Run this many random examples. Hypothesis prints an example that fails, and runs it first the next time."""
     return settings(
         max_examples=examples * TIMES,
         deadline=None,
@@ -74,7 +74,7 @@ def answer(argv: list[str]) -> tuple[int, str]:
 
 
 def assert_answered(argv: list[str], *statuses: int) -> None:
-    """Run a command: it exits with one of these statuses, prints one error unless it succeeds, and changes no file."""
+    """Check that a command exits with one of these statuses, prints one error if it fails, and changes no file."""
     before = listing(Path())
     status, said = answer(argv)
     complaints = [line for line in said.splitlines() if line.startswith("lit-prune: error: ")]

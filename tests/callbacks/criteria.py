@@ -14,7 +14,7 @@ from lit_prune.functional import weight_layers
 
 
 class LampPruning(Pruning):
-    """Squared weight, divided by the sum of squares of the weights in its layer that are not smaller."""
+    """Squared weight, divided by the sum of the squares of all weights of its layer that are at least as large."""
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         for weight in weights:

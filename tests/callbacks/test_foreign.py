@@ -105,12 +105,13 @@ def test_a_small_transformer(package: Any, demos: Any, order: int) -> None:
         watch,
     ][::order]
     trainer = fit(package, model, *callbacks)
-    chosen = ["encoder.self_attn.out_proj.weight", "encoder.linear1.weight", "encoder.linear2.weight"]
+    chosen = ["in_proj_weight", "out_proj.weight"]
+    chosen = [f"encoder.self_attn.{name}" for name in chosen] + ["encoder.linear1.weight", "encoder.linear2.weight"]
     for epoch, amount in enumerate([0.0, 0.525, 0.6, 0.6]):
         for seen in watch.of(epoch)[1:]:
-            assert sum(int((seen[name] == 0).sum()) for name in chosen) == round(amount * (64 + 128 + 128))
+            assert sum(int((seen[name] == 0).sum()) for name in chosen) == round(amount * (192 + 64 + 128 + 128))
             assert int((seen["head.weight"] == 0).sum()) == 20
     first, last = watch.weights[0], watch.weights[-1]
     assert {name for name in first if torch.equal(first[name], last[name])} == {"embed.weight"}
     assert not prune.is_pruned(model)
-    assert float(trainer.callback_metrics["sparsity/masked"]) == pytest.approx((192 + 20) / 400)
+    assert float(trainer.callback_metrics["sparsity/masked"]) == pytest.approx((307 + 20) / 592)

@@ -10,6 +10,8 @@ import torch
 from lightning.pytorch import Callback
 
 from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, LocalL1Pruning, PruningRemoval, SparsityMonitor
+from lit_prune.functional.masking import current_mask
+from lit_prune.functional.selection import weight_layers
 from tests.callbacks.criteria import LampPruning, TaylorPruning
 from tests.callbacks.models import Batches, Classifier, conv_net, quiet_trainer
 from tests.processes import run_ddp
@@ -33,7 +35,9 @@ class Save(Callback):
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         state = {
             "parameters": {name: value.detach().clone() for name, value in pl_module.named_parameters()},
-            "masks": {name: value.clone() for name, value in pl_module.named_buffers() if name.endswith("weight_mask")},
+            "masks": {
+                ref.parameter_name: mask for ref in weight_layers(pl_module) if (mask := current_mask(ref)) is not None
+            },
             "sparsity": float(trainer.callback_metrics["sparsity/global"]),
         }
         torch.save(state, self.folder / f"epoch{trainer.current_epoch}-rank{trainer.global_rank}.pt")

@@ -18,12 +18,13 @@ from lit_prune.callbacks import (
     PruningRemoval,
     SparsityMonitor,
 )
-from lit_prune.functional import selection
+from lit_prune.functional import masking, selection
 from tests.callbacks.criteria import LampPruning, TaylorPruning
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, quiet_trainer, snapshot
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
+current_mask: Any = masking.current_mask
 
 EPOCHS = 5
 BATCHES = 4
@@ -209,4 +210,4 @@ def test_resume_keeps_sparsity_and_masks(tmp_path: Path) -> None:
     assert zeros(resumed) == round(0.4 * count(resumed))
     assert prune.is_pruned(resumed)
     for mine, theirs in zip(weight_layers(model), weight_layers(resumed), strict=True):
-        assert torch.equal(mine.module.weight_mask, theirs.module.weight_mask)
+        assert torch.equal(current_mask(mine), current_mask(theirs))

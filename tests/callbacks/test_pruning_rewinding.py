@@ -36,13 +36,9 @@ class Starts(Callback):
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if batch_idx == 0:
-            self.models.append(plain(pl_module))
+            self.models.append(snapshot(pl_module))
             self.known.append(len(trainer.optimizers[0].state))
             self.rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-
-
-def plain(model: torch.nn.Module) -> dict[str, Tensor]:
-    return {name: value for name, value in snapshot(model).items() if not name.endswith("weight_mask")}
 
 
 def fit(model: Any, *callbacks: Callback, epochs: int = 4, **kwargs: Any) -> Any:
@@ -161,7 +157,7 @@ def test_a_second_fit_prunes_again_without_rewinding() -> None:
     trainer = fit(
         model, GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0), PruningRemoval("end"), starts, epochs=3
     )  # fmt: skip
-    end = plain(model)
+    end = snapshot(model)
     trainer.fit_loop.max_epochs = 4
     trainer.fit(model, Batches(), Batches(2, seed=1))
     assert not moved(end, starts.models[3])
@@ -176,7 +172,7 @@ def test_a_learning_rate_finder_does_not_count_as_training(tmp_path: Path) -> No
             return torch.optim.SGD(self.parameters(), lr=self.lr)
 
     model, starts = Tunable(mlp()), Starts()
-    before = plain(model)
+    before = snapshot(model)
     pruning = GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0)
     fit(model, pruning, LearningRateFinder(num_training_steps=6), starts, epochs=2, default_root_dir=tmp_path)
     assert not moved(before, starts.models[0])

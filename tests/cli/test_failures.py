@@ -25,7 +25,7 @@ def of_system(number: int, path: str | None = None) -> OSError:
         (of_system(errno.EDQUOT), 1, ["Free some space", "run the same command again."]),
         (of_system(errno.EACCES, "a"), 1, ["Permission denied: `a`. Check the permissions"]),
         (of_system(errno.EROFS, "a"), 1, ["Read-only file system: `a`"]),
-        (of_system(errno.ENOENT, "a"), 1, ["No such file or directory: `a`. Restore it"]),
+        (of_system(errno.ENOENT, "a"), 1, ["No such file or directory: `a`. Restore the file"]),
         (of_system(errno.EIO, "a"), 1, ["Input/output error: `a`. Check the path and the disk"]),
         (OSError("odd"), 1, ["odd. Check the path"]),
         (of_system(errno.ENAMETOOLONG, "x" * 300), 2, ["xxx", "shorter name"]),

@@ -77,7 +77,7 @@ def test_truncated_files(read, kept, checkpoint):
 def test_files_that_could_run_code_do_not(read, tmp_path):
     path, folder = tmp_path / "evil.ckpt", tmp_path / "made by the file"
     torch.save({"state_dict": {"weight": torch.ones(1)}, "more": Harmful(folder)}, path)
-    assert f"but got `{path}`, which is unsafe: it also needs posix.mkdir. HINT: " in refusal(read, path)
+    assert f"but got `{path}`, which is unsafe: loading it also needs posix.mkdir. HINT: " in refusal(read, path)
     path.write_bytes(pickle.dumps(Harmful(folder)))
     assert "`torch.load(weights_only=True)` refuses to load" in refusal(read, path)
     assert not folder.exists()
@@ -90,7 +90,7 @@ def test_files_without_named_tensors(content, tmp_path):
     path = tmp_path / "some.pt"
     torch.save(content, path)
     assert refusal(read_state_dict, path) == (
-        f"Expected tensors by name, but got `{path}`, which holds something else. "
+        f"Expected a state dict, with tensors by name, but got `{path}`, which holds something else. "
         "HINT: save `module.state_dict()`, or pass a checkpoint that a Trainer wrote."
     )
 
@@ -100,7 +100,7 @@ def test_bare_weights_are_no_checkpoint(tmp_path):
     torch.save(nn.Linear(2, 3).state_dict(), path)
     assert refusal(read_checkpoint, path) == (
         f"Expected a checkpoint that a Trainer wrote, but got `{path}`, which holds something else. "
-        "HINT: `--model.weights` and `--model.init_from` accept state dicts."
+        "HINT: pass a state dict to `--model.weights` or `--model.init_from` instead."
     )
 
 
@@ -116,7 +116,7 @@ def test_weights_of_another_architecture_are_named():
     said = refusal(check_fit, module, weights, "x.pt")
     assert "the weights of a Sequential in `x.pt`, but got weights without `0.bias` and with the additional" in said
     assert "`more.0`, `more.1`, `more.2` and 2 more and with `0.weight` of shape (3, 4) instead of (3, 2)" in said
-    assert "`stem` changes the shape of the first convolution" in said
+    assert "for `LitResNet18`, check the argument `stem`" in said
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may read everything")

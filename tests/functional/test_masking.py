@@ -1,4 +1,4 @@
-"""Masked layers work like those of `torch.nn.utils.prune`, and can also be copied, saved and compiled."""
+"""Masks change neither layers nor parameters, hold zeros against any optimizer, and torch's `prune` knows them."""
 
 import copy
 import gc
@@ -15,7 +15,17 @@ from torch.nn import utils
 
 from lit_prune.errors import InputError
 from lit_prune.functional import selection
-from lit_prune.functional.masking import apply_masks, remove_masks
+from lit_prune.functional.masking import (
+    Mask,
+    adopt_masks,
+    apply_masks,
+    copy_masks,
+    current_mask,
+    hold_masks,
+    mask_gradients,
+    masked_parameters,
+    remove_masks,
+)
 from lit_prune.functional.pruning import global_l1_masks
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
@@ -37,6 +47,10 @@ def masked(amount: float = 0.5) -> Any:
     return model
 
 
+def kept(module: Any, name: str = "weight") -> Any:
+    return current_mask(selection.WeightRef("", module, name))
+
+
 def zeros(model: Any) -> int:
     return sum(int((ref.module.weight == 0).sum()) for ref in weight_layers(model))
 
@@ -50,10 +64,11 @@ def test_masked_layers_agree_with_those_of_torch() -> None:
     for index in (0, 3):
         prune.custom_from_mask(plain[index], "weight", masks[str(index)])
         assert torch.equal(model[index].weight, plain[index].weight)
-        assert torch.equal(model[index].weight_mask, plain[index].weight_mask.float())
+        assert torch.equal(kept(model[index]), plain[index].weight_mask.bool())
     batch = images()
     assert torch.equal(model(batch), plain(batch))
     model(batch).sum().backward()
+    mask_gradients(model)
     plain(batch).sum().backward()
     for mine, theirs in zip(
         model.parameters(), (p for _, p in sorted(plain.named_parameters(), key=order)), strict=True
@@ -67,55 +82,67 @@ def order(item: tuple[str, Any]) -> tuple[str, bool]:
 
 
 @pytest.mark.parametrize("by_torch", [True, False])
-def test_removal_restores_class_order_and_identity(by_torch: bool) -> None:
+def test_masks_change_no_name_type_order_or_buffer(by_torch: bool) -> None:
     model = net()
-    parameters, classes = list(model.parameters()), [type(module) for module in model]
+    parameters, classes = dict(model.named_parameters()), [type(module) for module in model]
+
+    def check() -> None:
+        now = dict(model.named_parameters())
+        assert list(now) == list(parameters) == ["0.weight", "0.bias", "3.weight", "3.bias"]
+        assert all(now[name] is parameters[name] for name in now)
+        assert [type(module) for module in model] == classes
+        assert not list(model.buffers())
+        assert list(model.state_dict()) == list(net().state_dict())
+
     apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
-    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-    assert [name for name, _ in model.named_parameters()] == ["0.weight_orig", "0.bias", "3.weight_orig", "3.bias"]
-    effective = [model[0].weight.detach().clone(), model[3].weight.detach().clone()]
+    check()
+    before = {name: value.detach().clone() for name, value in parameters.items()}
     if by_torch:
         prune.remove(model[0], "weight")
         prune.remove(model[3], "weight")
     else:
         assert remove_masks(model) == ["0.weight", "3.weight"]
     assert not prune.is_pruned(model)
-    assert [type(module) for module in model] == classes
-    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
-    assert [name for name, _ in model.named_parameters()] == ["0.weight", "0.bias", "3.weight", "3.bias"]
-    assert not list(model.buffers())
-    assert torch.equal(model[0].weight, effective[0])
-    assert torch.equal(model[3].weight, effective[1])
+    check()
+    assert all(torch.equal(value, before[name]) for name, value in parameters.items())
 
 
-def test_other_methods_of_torch_may_be_applied_on_top() -> None:
+def test_another_method_of_torch_on_top_is_refused_and_loses_nothing() -> None:
     model = masked()
-    before = zeros(model)
-    prune.l1_unstructured(model[0], "weight", amount=10)
-    prune.random_unstructured(model[0], "bias", amount=2)
-    assert zeros(model) == before + 10
-    model(images()).sum().backward()
-    assert torch.equal(model[0].weight_orig.grad != 0, model[0].weight_orig.grad * model[0].weight_mask != 0)
-    copy.deepcopy(model[3])
-    state = model[0].state_dict()
-    assert int((state["weight"] == 0).sum()) == int((model[0].weight == 0).sum())
-    # masking again makes the masks of torch permanent and replaces them
-    masks = {ref.name: ref.module.weight_mask.bool() for ref in weight_layers(model)}
-    apply_masks(model, masks)
-    assert zeros(model) == before + 10
-    assert set(remove_masks(model)) == {"0.bias", "0.weight", "3.weight"}
-    assert zeros(model) == before + 10
-    assert not prune.is_pruned(model)
-
-
-def test_torch_removes_its_mask_and_ours() -> None:
-    model = masked()
-    prune.l1_unstructured(model[0], "weight", amount=10)
-    before = zeros(model)
-    prune.remove(model[0], "weight")
-    assert type(model[0]) is nn.Conv2d
+    before, mask = zeros(model), kept(model[0])
+    message = r"^Expected no other pruning method for `weight`, which lit-prune has masked, but got .*remove\(module, "
+    for apply in (
+        lambda: prune.l1_unstructured(model[0], "weight", amount=10),
+        lambda: prune.global_unstructured([(model[0], "weight")], prune.L1Unstructured, amount=0.2),
+    ):
+        with pytest.raises(InputError, match=message):
+            apply()
+        assert torch.equal(kept(model[0]), mask)
+        assert prune.is_pruned(model[0])
     assert zeros(model) == before
-    assert isinstance(model[0].weight, nn.Parameter)
+    # another parameter of the same layer is free, and torch's masks are removed together with ours
+    prune.random_unstructured(model[0], "bias", amount=2)
+    model(images()).sum().backward()
+    assert set(remove_masks(model)) == {"0.bias", "0.weight", "3.weight"}
+    assert int((model[0].bias == 0).sum()) == 2
+    assert zeros(model) == before
+    # the hint of the message
+    prune.l1_unstructured(model[0], "weight", amount=10)
+
+
+@pytest.mark.parametrize("method", [prune.L1Unstructured, prune.RandomUnstructured])
+def test_masks_of_torch_are_adopted(method: Any) -> None:
+    model = net()
+    prune.global_unstructured([(model[0], "weight"), (model[0], "bias"), (model[3], "weight")], method, amount=0.3)
+    masks = {name: value.bool() for name, value in model.named_buffers()}
+    weights = {name: value.detach().clone() for name, value in model.named_parameters()}
+    adopt_masks(model)
+    assert {name for name, _ in model.named_parameters()} == {name for name, _ in net().named_parameters()}
+    for name, mask in masks.items():
+        layer, parameter = name.removesuffix("_mask").split(".")
+        assert torch.equal(kept(model[int(layer)], parameter), mask)
+        value = model.get_parameter(f"{layer}.{parameter}")
+        assert torch.equal(value, weights[f"{layer}.{parameter}_orig"] * mask)
 
 
 def test_masks_of_torch_are_made_permanent() -> None:
@@ -168,19 +195,16 @@ def test_the_state_dict_is_that_of_a_plain_model() -> None:
 
 
 @pytest.mark.parametrize("assign", [False, True])
-def test_loaded_weights_are_those_of_the_file(assign: bool) -> None:
+def test_loaded_weights_are_those_of_the_file_until_masks_are_held(assign: bool) -> None:
     batch = images()
     for source in (net(), masked(0.2), masked(0.9)):
         model = masked(0.5)
-        kept = model[0].weight_mask.bool()
-        file = copy.deepcopy(source.state_dict())
-        model.load_state_dict(file, assign=assign)
+        mask = kept(model[0])
+        model.load_state_dict(copy.deepcopy(source.state_dict()), assign=assign)
         assert torch.equal(model(batch), source(batch))
-        assert prune.is_pruned(model)
-        # weights that are zero in the file stay masked
-        loaded = file["0.weight"] != 0
-        assert torch.equal(model[0].weight_mask.bool(), kept | loaded)
-        assert torch.equal(source.state_dict()["0.weight"], file["0.weight"])
+        hold_masks(model, torch.optim.SGD(model.parameters(), 0.1))
+        assert torch.equal(kept(model[0]), mask)
+        assert torch.equal(model[0].weight, source[0].weight * mask)
 
 
 def test_missing_keys_are_reported_by_their_unmasked_names() -> None:
@@ -197,26 +221,16 @@ def test_missing_keys_are_reported_by_their_unmasked_names() -> None:
 def test_a_weight_that_is_read_without_calling_its_layer_gets_gradients() -> None:
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
     weights = weight_layers(attention)
-    assert [ref.name for ref in weights] == ["out_proj"]
+    assert [ref.name for ref in weights] == ["in_proj_weight", "out_proj"]
     apply_masks(attention, global_l1_masks(weights, 0.5))
     tokens = torch.randn(3, 5, 8)
     optimizer = torch.optim.SGD(attention.parameters(), lr=1.0)
+    hold_masks(attention, optimizer)
     first = attention(tokens, tokens, tokens)[0]
     first.square().sum().backward()
     optimizer.step()
     assert not torch.equal(attention(tokens, tokens, tokens)[0], first)
-    assert int((attention.out_proj.weight == 0).sum()) == 32
-
-
-def test_the_fast_path_of_a_transformer_uses_the_masks() -> None:
-    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.0)
-    apply_masks(layer, global_l1_masks(weight_layers(layer), 0.5))
-    tokens = torch.randn(3, 5, 8)
-    slow = layer(tokens)
-    with torch.no_grad():
-        for ref in weight_layers(layer):
-            ref.tensor.add_((ref.module.weight_mask == 0).float())  # drift behind the mask
-        assert torch.allclose(layer.eval()(tokens), slow, atol=1e-6)
+    assert int((attention.out_proj.weight == 0).sum() + (attention.in_proj_weight == 0).sum()) == 128
 
 
 def test_tied_weights_are_masked_in_every_layer() -> None:
@@ -225,9 +239,11 @@ def test_tied_weights_are_masked_in_every_layer() -> None:
     assert [ref.name for ref in weight_layers(model)] == ["0"]
     apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
     assert torch.equal(model[0].weight, model[1].weight)
-    assert model[0].weight_orig is model[1].weight_orig
+    assert model[0].weight is model[1].weight
+    assert prune.is_pruned(model[1])
     model(torch.randn(3, 4)).sum().backward()
-    assert not model[0].weight_orig.grad[model[0].weight_mask == 0].any()
+    mask_gradients(model)
+    assert not model[0].weight.grad[~kept(model[1])].any()
     remove_masks(model)
     assert model[0].weight is model[1].weight
 
@@ -235,7 +251,8 @@ def test_tied_weights_are_masked_in_every_layer() -> None:
 def test_channels_last_is_kept() -> None:
     model = net().to(memory_format=torch.channels_last)
     apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
-    for tensor in (model[0].weight, model[0].weight_orig, model[0].weight_mask, model.state_dict()["0.weight"]):
+    (mask,) = (hook for hook in model[0]._forward_pre_hooks.values() if isinstance(hook, Mask))
+    for tensor in (model[0].weight, mask.bits, model.state_dict()["0.weight"]):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
     remove_masks(model)
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
@@ -246,6 +263,11 @@ def test_a_masked_model_can_change_its_dtype(dtype: torch.dtype) -> None:
     model = masked().to(dtype)
     assert model[0].weight.dtype == dtype
     assert zeros(model) == zeros(masked())
+    mask = kept(model[0])
+    with torch.no_grad():
+        model[0].weight.add_(1)
+    hold_masks(model, torch.optim.SGD(model.parameters(), 0.1))
+    assert torch.equal(model[0].weight != 0, mask)
 
 
 def test_masking_again_and_again_takes_no_more_memory() -> None:
@@ -256,10 +278,9 @@ def test_masking_again_and_again_takes_no_more_memory() -> None:
         return sum(tensor.numel() for tensor in gc.get_objects() if type(tensor) in (Tensor, nn.Parameter))
 
     apply_masks(model, global_l1_masks(weight_layers(model), 0.01))
-    mask, before = model[0].weight_mask, tensors()
+    before = tensors()
     for event in range(2, 42):
         apply_masks(model, global_l1_masks(weight_layers(model), event / 100))
-    assert model[0].weight_mask is mask
     assert tensors() == before
     assert len(pickle.dumps(model)) < 2 * 64 * 64 * 4 + 4000
     assert len(model[0]._forward_pre_hooks) == 1
@@ -278,6 +299,7 @@ def test_compiled_models_agree_with_eager_ones(backend: str) -> None:
             apply_masks(model, global_l1_masks(weight_layers(model), amount))
             model.zero_grad()
             expected = model(batch)
+            assert zeros(model) == round(max(amount, 0.0 if compile_first else 0.2) * 258)
             expected.sum().backward()
             gradients = [parameter.grad.clone() for parameter in model.parameters()]
             model.zero_grad()
@@ -295,3 +317,111 @@ def test_masks_for_another_model_are_refused() -> None:
         apply_masks(net(), {"5": torch.ones(1)})
     with pytest.raises(InputError, match=r"a mask of shape \(4, 24\) for layer `3`, but got \(1,\)"):
         apply_masks(net(), {"3": torch.ones(1)})
+
+
+class Mixing(torch.optim.SGD):
+    """An optimizer that moves every entry of a parameter by the mean gradient, as Muon and Adafactor mix entries."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                parameter.sub_(group["lr"] * parameter.grad.mean() + 1e-3)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda parameters: torch.optim.SGD(parameters, 0.1, momentum=0.9, weight_decay=0.1, nesterov=True),
+        lambda parameters: torch.optim.Adam(parameters, 0.01, amsgrad=True),
+        lambda parameters: torch.optim.AdamW(parameters, 0.01, weight_decay=0.3),
+        lambda parameters: torch.optim.Adafactor(parameters, 0.01),
+        lambda parameters: Mixing(parameters, 0.1),
+    ],
+)
+@pytest.mark.parametrize("clip", [False, True])
+def test_plain_loops_hold_masks_with_any_optimizer(optimizer: Any, clip: bool) -> None:
+    model: Any = nn.Sequential(net(), nn.Flatten(), nn.Linear(4, 2))
+    used = optimizer(model.parameters())
+    first = {name: value.detach().clone() for name, value in model.named_parameters()}
+    start = [value.detach().clone() for value in model.parameters()]
+    handle = hold_masks(model, used)
+    masks: dict[str, Tensor] = {}
+    for step in range(6):
+        if step in (2, 4):  # masks that come later are held too
+            masks = global_l1_masks(weight_layers(model), step / 6)
+            apply_masks(model, masks)
+        used.zero_grad()
+        # a penalty that pulls every weight to where it began, as L2-SP
+        penalty = sum(((value - before) ** 2).sum() for value, before in zip(model.parameters(), start, strict=True))
+        (model(images()).square().sum() + penalty).backward()
+        if clip:
+            mask_gradients(model)
+            nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        used.step()
+        for name, mask in masks.items():
+            weight = model.get_submodule(name).weight
+            # bits, so that -0.0 is not 0.0
+            assert not weight[~mask].view(torch.int32).any()
+            assert weight[mask].all()
+    assert all(not torch.equal(value, first[name]) for name, value in model.named_parameters())
+    handle.remove()
+    model(images()).sum().backward()
+    used.step()
+    if type(used) is Mixing:
+        assert any(model.get_submodule(name).weight[~mask].any() for name, mask in masks.items())
+
+
+def test_gradients_that_are_infinite_or_nan_at_pruned_weights_become_zero() -> None:
+    layer = nn.Linear(4, 1, bias=False)
+    mask = torch.tensor([[True, False, True, False]])
+    apply_masks(layer, {"": mask})
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    hold_masks(layer, optimizer)
+    layer.weight.abs().sqrt().sum().backward()  # its slope at zero is infinite, or NaN
+    assert layer.weight.grad is not None
+    assert not layer.weight.grad[~mask].isfinite().any()
+    optimizer.step()
+    assert layer.weight[mask].isfinite().all()
+    assert not layer.weight[~mask].any()
+
+
+def test_only_weights_of_the_stepping_optimizer_are_touched() -> None:
+    model: Any = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
+    apply_masks(model, {name: torch.rand(3, 3) > 0.5 for name in "01"})
+    optimizer = torch.optim.SGD(model[0].parameters(), 0.1)
+    hold_masks(model, optimizer)
+    with torch.no_grad():
+        model[1].weight.fill_(1.0)
+    model(torch.ones(1, 3)).sum().backward()
+    gradient = model[1].weight.grad.clone()
+    optimizer.step()
+    assert (model[1].weight == 1).all()
+    assert torch.equal(model[1].weight.grad, gradient)
+    assert not model[0].weight[~kept(model[0])].any()
+
+
+def test_a_copy_gets_exactly_the_masks_of_its_model() -> None:
+    model, twin = masked(0.6), masked(0.3)
+    prune.remove(model[3], "weight")
+    weights = copy.deepcopy(twin.state_dict())
+    copy_masks(model, twin)
+    assert [masked_parameters(module) for module in twin] == [masked_parameters(module) for module in model]
+    assert torch.equal(twin[0].weight, weights["0.weight"] * kept(model[0]))
+    assert torch.equal(twin[3].weight, weights["3.weight"])
+
+
+def test_any_parameter_can_be_masked() -> None:
+    vector = nn.ParameterList([torch.rand(5)])
+    model: Any = nn.Sequential(nn.LSTM(3, 4, bidirectional=True), nn.Bilinear(2, 3, 4), vector)
+    weights = weight_layers(model)
+    assert [ref.name for ref in weights] == [
+        *(f"0.weight_{kind}_l0{end}" for end in ("", "_reverse") for kind in ("ih", "hh")),
+        "1",
+    ]
+    masks = {ref.name: torch.rand(ref.tensor.shape) > 0.4 for ref in weights} | {"2.0": torch.arange(5) > 1}
+    apply_masks(model, masks)
+    for ref in weights:
+        assert torch.equal(ref.tensor != 0, masks[ref.name])
+    assert torch.equal(model[2][0] != 0, torch.arange(5) > 1)
+    assert set(remove_masks(model)) == {"2.0", "1.weight", *(ref.name for ref in weights[:-1])}

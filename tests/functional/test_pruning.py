@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from lit_prune.errors import InputError
-from lit_prune.functional import selection
+from lit_prune.functional import masking, selection
 from lit_prune.functional.masking import apply_masks
 from lit_prune.functional.pruning import (
     RandomScore,
@@ -25,6 +25,7 @@ from lit_prune.functional.pruning import (
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
+current_mask: Any = masking.current_mask
 
 DTYPES = [torch.float16, torch.bfloat16, torch.float32, torch.float64]
 
@@ -94,7 +95,7 @@ def test_masks_only_shrink(model: nn.Sequential, amounts: list[float], at_random
         assert int((~now).sum()) == most
         kept = now
         for ref in weights:  # training changes the kept weights
-            ref.tensor.data += ref.module.weight_mask * torch.randn_like(ref.tensor)
+            ref.tensor.data += current_mask(ref) * torch.randn_like(ref.tensor)
 
 
 @settings(max_examples=60, deadline=None)
@@ -130,7 +131,7 @@ def test_local_masks_are_those_of_torch(model: nn.Sequential, amount: float) -> 
     masks = quietly(local_l1_masks, weights, amount)
     for ref in weights:
         prune.l1_unstructured(ref.module, "weight", amount)
-        assert torch.equal(masks[ref.name], ref.module.weight_mask.bool())
+        assert torch.equal(masks[ref.name], current_mask(ref))
 
 
 @settings(max_examples=30, deadline=None)
@@ -143,7 +144,7 @@ def test_global_masks_are_those_of_torch(model: nn.Sequential, amount: float) ->
     layers = [(ref.module, "weight") for ref in weights]
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=amount)
     for ref in weights:
-        assert torch.equal(masks[ref.name], ref.module.weight_mask.bool())
+        assert torch.equal(masks[ref.name], current_mask(ref))
 
 
 @settings(max_examples=40, deadline=None)

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from lit_prune.errors import InputError
-from lit_prune.functional import weight_layers
+from lit_prune.functional.selection import find_weight, passed_over, weight_layers
 
 
 def names(model: nn.Module, **arguments) -> list[str]:
@@ -53,14 +53,115 @@ def test_kinds_of_layers_that_are_chosen(layer):
     assert names(layer) == [""]
 
 
-def test_kinds_of_layers_that_are_not_chosen():
-    others = [nn.Embedding(2, 2), nn.BatchNorm1d(2), nn.LayerNorm(2), nn.PReLU(), nn.GRU(2, 2), nn.Bilinear(2, 2, 2)]
-    assert names(nn.Sequential(*others, nn.Linear(2, 2))) == [str(len(others))]
+class OwnLinear(nn.Module):
+    """A layer as other libraries write them."""
+
+    def __init__(self, name: str = "weight", shape: tuple[int, ...] = (3, 3)):
+        super().__init__()
+        self.register_parameter(name, nn.Parameter(torch.rand(shape)))
 
 
-def test_only_the_output_projection_of_attention_is_chosen():
+class OwnLayerNorm(OwnLinear):
+    pass
+
+
+class PositionEmbeddings(OwnLinear):
+    pass
+
+
+def test_layers_of_any_library_are_chosen():
+    assert names(nn.Sequential(OwnLinear(), OwnLinear("relative_weight"), nn.Bilinear(2, 2, 2))) == [
+        "0",
+        "1.relative_weight",
+        "2",
+    ]
+    assert names(nn.Sequential(nn.GRU(2, 2, num_layers=2))) == [
+        "0.weight_ih_l0",
+        "0.weight_hh_l0",
+        "0.weight_ih_l1",
+        "0.weight_hh_l1",
+    ]
+    assert names(nn.Sequential(nn.RNNCell(2, 2))) == ["0.weight_ih", "0.weight_hh"]
     layer = nn.TransformerEncoderLayer(8, nhead=2)
-    assert names(layer) == ["self_attn.out_proj", "linear1", "linear2"]
+    assert names(layer) == ["self_attn.in_proj_weight", "self_attn.out_proj", "linear1", "linear2"]
+    attention = nn.MultiheadAttention(8, 2, kdim=4, vdim=4)
+    assert names(attention) == ["q_proj_weight", "k_proj_weight", "v_proj_weight", "out_proj"]
+
+
+def test_norms_embeddings_vectors_and_other_names_are_not_chosen():
+    others = [nn.Embedding(2, 2), nn.BatchNorm1d(2), nn.LayerNorm([2, 2]), nn.PReLU(), nn.EmbeddingBag(2, 2)]
+    others += [OwnLayerNorm(), PositionEmbeddings(), OwnLinear("pos_embed", (1, 4, 8)), OwnLinear("weight", (3,))]
+    others += [OwnLinear("cls_token"), OwnLinear("weights_scale")]
+    model = nn.Sequential(*others, nn.Linear(2, 2))
+    assert names(model) == [str(len(others))]
+    assert list(passed_over(model)) == [
+        *("0.weight", "2.weight", "4.weight", "5.weight", "6.weight", "7.pos_embed", "9.cls_token", "10.weights_scale")
+    ]
+
+
+def test_parameters_are_chosen_by_name():
+    model = nn.Sequential(OwnLinear("pos_embed"), nn.Linear(2, 2), nn.Embedding(2, 2), nn.LSTM(2, 2))
+    assert names(model, parameters="*.pos_embed") == ["0.pos_embed"]
+    assert names(model, parameters=["*.weight*"], exclude="3") == ["1", "2"]
+    assert names(model, parameters="*.weight_hh*", layers="3") == ["3.weight_hh_l0"]
+    assert names(model, parameters="1.bias") == ["1.bias"]
+    with pytest.raises(InputError, match="`parameters` to match a parameter, but got `pos`, which matches none"):
+        weight_layers(model, parameters="pos")
+
+
+def test_a_weight_is_found_by_the_name_it_is_given():
+    layers = {"attention": nn.MultiheadAttention(8, 2), "lstm": nn.LSTM(2, 2), "own": OwnLinear("pos_weight")}
+    model = nn.ModuleDict(layers | {"odd": nn.ModuleDict({"weight": nn.Linear(2, 2)})})
+    for ref in weight_layers(model):
+        found = find_weight(model, ref.name)
+        assert found is not None
+        assert found.tensor is ref.tensor
+        assert found.parameter_name == ref.parameter_name
+        assert model.get_parameter(ref.parameter_name) is ref.tensor
+    assert find_weight(model, "attention") is None
+    assert find_weight(model, "lstm.weight") is None
+    whole = find_weight(nn.Linear(2, 2), "")
+    assert whole is not None
+    assert whole.parameter_name == "weight"
+
+
+def integer(dtype):
+    layer = nn.Linear(2, 2, bias=False)
+    layer.weight = nn.Parameter(torch.ones(2, 2).to(dtype), requires_grad=False)
+    return layer
+
+
+@pytest.mark.parametrize(
+    ("layer", "kind"),
+    [
+        (lambda: integer(torch.int8), "int8"),
+        (lambda: integer(torch.uint8), "uint8"),
+        (lambda: integer(torch.complex64), "complex64"),
+        (lambda: torch.jit.script(nn.Linear(2, 2)), "a `torch.jit.ScriptModule`"),
+        (lambda: torch.ao.nn.quantized.dynamic.Linear(2, 2), "a packed Linear"),
+        (lambda: nn.utils.spectral_norm(nn.Linear(2, 2)), "one that is computed from other parameters"),
+        (lambda: nn.utils.parametrizations.spectral_norm(nn.Conv2d(2, 2, 1)), "one that is computed"),
+        (lambda: parametrize_attention(), "one that is computed from other parameters"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_weights_without_values_of_their_own_are_refused_by_name(layer, kind):
+    model = nn.Sequential(nn.Linear(2, 2), layer())
+    with pytest.raises(InputError, match=rf"layer `1.*`.* but got {kind}.* HINT: .*`exclude`"):
+        weight_layers(model)
+    assert names(model, exclude="1") == ["0"]
+
+
+def parametrize_attention():
+    layer = nn.MultiheadAttention(4, 2)
+    nn.utils.parametrize.register_parametrization(layer, "in_proj_weight", nn.Identity())
+    return layer
+
+
+def test_averages_are_not_chosen():
+    net = nn.Linear(2, 2)
+    model = nn.ModuleDict({"net": net, "ema": torch.optim.swa_utils.AveragedModel(net)})
+    assert names(model) == ["net"]
 
 
 @pytest.mark.parametrize(
@@ -129,7 +230,7 @@ def test_names_that_contain_mask_are_ordinary_names():
     [
         (
             {"layers": "backbon.layer1"},
-            "`layers` to match a convolution or linear layer, but got `backbon.layer1`, which matches none. HINT: "
+            "`layers` to match a layer with a weight, but got `backbon.layer1`, which matches none. HINT: "
             "close matches are `backbone.layer1`, `backbone.layer10`, `backbone.layer1.2`.",
         ),
         ({"layers": ["head", "Head"]}, "but got `Head`, which matches none. HINT: close matches are `head`."),
@@ -144,7 +245,7 @@ def test_names_that_contain_mask_are_ordinary_names():
         ),
         ({"layers": ""}, "but got ``, which matches none. HINT: names in this model are, for example, `backbone`"),
         ({"layers": ["head", 3]}, "`layers` to be a glob or a list of globs, but got ['head', 3]"),
-        ({"exclude": "*"}, "at least one convolution or linear layer to choose, but got none in ModuleDict"),
+        ({"exclude": "*"}, "at least one layer with a weight to choose, but got none in ModuleDict"),
     ],
 )
 def test_bad_patterns_are_refused(model, arguments, message):

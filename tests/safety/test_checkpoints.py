@@ -51,7 +51,8 @@ def sentence(path: Path | str, asked: str | None) -> str:
         )
     return (
         rf"Expected a file with nothing but tensors and plain values, but got `{file}`, which is unsafe: "
-        rf"it also needs .*{re.escape(asked)}.*\. HINT: loading it could run code; save only the `state_dict`\."
+        rf"loading it also needs .*{re.escape(asked)}.*\. HINT: loading the file could run code; "
+        r"save only the `state_dict` of the model\."
     )
 
 
@@ -191,6 +192,6 @@ def test_the_name_of_what_an_unsafe_file_asks_for_stays_in_one_line(tmp_path):
     torch.save({"weight": torch.ones(2)}, path)
     exchanged(path, b"\x80\x02cos\n\x1b[31mHINT: fine\r" + b"x" * 10_000 + b"\n.")
     said = refusal(read_state_dict, path)
-    assert r"which is unsafe: it also needs os.\x1b[31mHINT: fine\rxxx" in said
+    assert r"which is unsafe: loading it also needs os.\x1b[31mHINT: fine\rxxx" in said
     assert len(said) < 400
     assert said.isprintable()

@@ -11,7 +11,7 @@ from lit_prune.errors import InputError
 from lit_prune.files.yaml import check_yaml, load_yaml, load_yaml_text
 from tests.training.conftest import TINY
 
-CYCLE = "finite values in {source}, but got `*a` inside itself. HINT: "
+CYCLE = "values in {source} that do not contain themselves, but got the alias `*a` inside the value of `&a`. HINT: "
 DEEP = "values in {source} nested at most 100 levels deep, but got more. HINT: "
 MANY = "at most 100,000 values in {source}, with aliases followed, but got more. HINT: "
 TAG = "plain values in {source}, but got the tag `!!python/TAG`, which is unsafe. HINT: "

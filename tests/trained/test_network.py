@@ -48,7 +48,9 @@ def test_a_custom_checkpoint_has_no_model_until_its_class_is_named(foreign):
     network = load_network(str(foreign))
     assert network.model is None
     assert "first.weight" in network.state_dict
-    with pytest.raises(InputError, match=r"but got those of another network\. HINT: name its class with `--model"):
+    with pytest.raises(
+        InputError, match=r"but got those of another network\. HINT: name the network's class with `--model"
+    ):
         network.require_model()
     named = load_network(str(foreign), "tests.training.small.SmallNet")
     assert isinstance(named.model, SmallNet)

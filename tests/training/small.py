@@ -1,4 +1,4 @@
-"""A network that trains in milliseconds and logs the same metrics as ours."""
+"""A network that trains in milliseconds and logs the same metrics as `LitResNet18`."""
 
 import torch
 from lightning.pytorch import LightningModule
@@ -42,7 +42,7 @@ class SmallNet(LightningModule):
 
 
 class Diverging(SmallNet):
-    """Its loss becomes NaN or infinite at a given step, in all processes or in one."""
+    """A network whose loss becomes NaN or infinite at a given step, in all processes or in one."""
 
     def __init__(self, step: int, value: str = "nan", rank: int | None = None) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whether a command uses a custom model or custom data."""
+"""`find_custom_classes` tells whether a command uses a custom model or custom data."""
 
 import sys
 

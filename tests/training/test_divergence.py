@@ -1,4 +1,4 @@
-"""A loss that becomes NaN or infinite: training stops before the weights are damaged, or continues if asked to."""
+"""A loss that becomes NaN or infinite: training stops before it writes another checkpoint, or continues if asked to."""
 
 import csv
 import math

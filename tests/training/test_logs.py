@@ -1,4 +1,4 @@
-"""Logs that a later process continues: no row is lost, and no epoch is logged twice."""
+"""A later process continues the logs of a run: no row is lost, and no epoch is logged twice."""
 
 import csv
 from pathlib import Path
@@ -40,10 +40,10 @@ def rows(folder: Path) -> list[dict[str, str]]:
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
-    """What TensorBoard reads of a folder: by tag, the steps and values, by step.
+    """Return what TensorBoard reads from a folder: for each tag, pairs of step and value, sorted by step.
 
-    TensorBoard reads files of the same second in alphabetical order of their counters: 10 comes before 9. Each process
-    counts its own files, so only tests have as many in one process.
+    TensorBoard reads event files that were created in the same second in alphabetical order of the counters in their
+    names, so 10 comes before 9. Only tests create as many files in one process.
     """
     events = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     events.Reload()
@@ -67,7 +67,7 @@ def test_both_loggers_write_into_the_folder_and_each_epoch_is_at_its_number(fold
     assert scalars(folder)["val/acc"] == [(0, 0.5), (1, 1.5)]
 
 
-def test_what_goes_on_adds_to_what_is_there(folder):
+def test_new_loggers_append_to_existing_logs(folder):
     first = make_loggers(folder)
     log(first, 0)
     end(first)

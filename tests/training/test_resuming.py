@@ -120,7 +120,7 @@ def test_our_model_resumes_with_its_best_epoch(run, tmp_path):
     assert run("fit", *argv, *interrupting("on_after_backward", 5), "--resume").status == 143
     flip(LAST)
     answer = run("fit", *argv, "--resume")
-    assert "lit-prune: skipped: " in answer.err
+    assert "lit-prune: skipped a checkpoint: " in answer.err
     assert_same_run(FOLDER, tmp_path / "whole")
     best = [sorted(path.name for path in f.glob("checkpoints/best*")) for f in (FOLDER, tmp_path / "whole")]
     assert best[0] == best[1] != []
@@ -149,14 +149,14 @@ def test_a_finished_run_can_be_trained_for_longer(run, whole):
 
 @pytest.fixture
 def cut(run: Run, whole: Path) -> Path:
-    """Checkpoints of a run that was stopped in its last epoch: the last one and the previous one."""
+    """The folder with the checkpoints of a run that was stopped in its last epoch: last.ckpt and previous.ckpt."""
     assert run("fit", *OPTIONS, *interrupting("on_train_batch_end", 10)).status == 143
     assert sorted(path.name for path in LAST.parent.iterdir()) == ["last.ckpt", "previous.ckpt"]
     return LAST.parent
 
 
 def flip(path: Path) -> None:
-    """Flip one bit of a record; the padding between records holds nothing."""
+    """Flip one bit in a record of the zip archive; in the padding between records, it would damage nothing."""
     draw = random.SystemRandom()
     content = bytearray(path.read_bytes())
     with zipfile.ZipFile(path) as archive:
@@ -177,7 +177,7 @@ def test_a_damaged_checkpoint_is_reported_and_skipped(run, whole, cut, damage):
     os.utime(LAST, ns=times)
     answer = run("fit", *OPTIONS, "--resume")
     assert answer.status == 0
-    skipped = [line for line in answer.err.splitlines() if line.startswith("lit-prune: skipped: ")]
+    skipped = [line for line in answer.err.splitlines() if line.startswith("lit-prune: skipped a checkpoint: ")]
     assert len(skipped) == 1
     assert f"`{LAST}`" in skipped[0]
     assert f"Resuming from `{cut}/previous.ckpt`" in skipped[0]

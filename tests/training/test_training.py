@@ -128,7 +128,7 @@ def test_a_run_can_be_repeated_from_its_own_config(run):
 # the additional checkpoints are not requested again
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 def test_resuming_is_bit_identical(run):
-    """From an epoch's end, from the middle of an epoch and from an epoch's last batch."""
+    """A run resumes from the end of an epoch, from the middle of one, and from the last batch of one."""
     argv = ["--seed_everything=11", NARROW, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"]
     whole = fit(run, "whole", "--trainer.max_epochs=2", *argv, *EVERY_THIRD_STEP)
     # four batches an epoch: step 3 is inside the first epoch, step 6 inside the second
@@ -141,7 +141,7 @@ def test_resuming_is_bit_identical(run):
         whole / "checkpoints" / "step3.ckpt",
         whole / "checkpoints" / "step6.ckpt",
     ):
-        # the checkpoint knows the random seed and the settings of the model
+        # the checkpoint holds the random seed and the settings of the model
         resumed = fit(run, "resumed", "--trainer.max_epochs=2", f"--ckpt_path={source}")
         assert_same(whole / "checkpoints" / "last.ckpt", resumed / "checkpoints" / "last.ckpt")
 
@@ -149,7 +149,7 @@ def test_resuming_is_bit_identical(run):
 def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
     folder = fit(run, "scored", "--trainer.max_epochs=2", "--model.stem=cifar")
     best = next((folder / "checkpoints").glob("best*"))
-    # the checkpoint knows the stem
+    # the checkpoint holds the option `stem`
     argv = [f"--ckpt_path={best}", "--data.eval_batch_size=16", *TINY[4:]]
     answer = run("validate", *argv)
     assert answer.status == 0, answer.err

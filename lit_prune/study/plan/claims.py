@@ -1,4 +1,4 @@
-"""The claims that a study tests: each needs measures, or differences of measures, to lie within limits."""
+"""The claims that a study tests. A claim holds if certain measures, or differences of measures, lie within limits."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -11,16 +11,17 @@ from lit_prune.study.plan.values import check_bool, check_keys
 
 @dataclass(frozen=True)
 class Contrast:
-    """Limits for the value of a measure in an experiment, or for its difference from a second value of the same seed.
+    """A condition of a claim: a measure, or the difference of two measures with the same seed, must lie within limits.
 
     Attributes:
-        of: Name of an experiment.
-        measure: A name in `MEASURES`.
-        minus: Name of the experiment whose measure is subtracted. None means `of` if `minus_measure` is set; if both
-            are None, nothing is subtracted.
-        minus_measure: Measure to subtract. None means `measure`.
-        between: Lower and upper limit, both inclusive; None means unlimited.
-        exact: Whether the values of all seeds must lie within the limits; if not, the 95% interval of the mean must.
+        of: Name of the experiment that is measured.
+        measure: Name of the measure, a key of `MEASURES`.
+        minus: Name of the experiment whose measure is subtracted. None means `of` if `minus_measure` is set; otherwise,
+            None means that nothing is subtracted.
+        minus_measure: Name of the measure to subtract. None means the same as `measure`.
+        between: Lower and upper limit, both inclusive; None in place of a limit means no limit.
+        exact: If true, the value of every seed must lie within the limits, instead of the 95% confidence interval of
+            the mean over seeds.
     """
 
     of: str
@@ -31,18 +32,19 @@ class Contrast:
     exact: bool = False
 
     def experiments(self) -> set[str]:
-        """Return the names of the one or two experiments that are compared."""
+        """Return the names of the one or two experiments that the contrast measures."""
         return {name for name in (self.of, self.minus) if name is not None}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement about the results, and the contrasts that must all hold for it to hold.
+    """A statement about the results of a study, which holds if all of its contrasts hold.
 
     Attributes:
         said: The statement, as shown in the report.
         contrasts: At least one contrast.
-        pretrained: Whether the claim is about pre-trained weights. It is inconclusive if runs start from random ones.
+        pretrained: Whether the claim is about pre-trained weights; such a claim is inconclusive if any run starts from
+            random weights.
     """
 
     said: str
@@ -50,13 +52,13 @@ class Claim:
     pretrained: bool = False
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a mapping for YAML, from which `read_claims` restores the claim."""
+        """Return a mapping that can be written as YAML, and that `read_claims` can read."""
         plain = [{k: list(v) if isinstance(v, tuple) else v for k, v in asdict(c).items()} for c in self.contrasts]
         return {"said": self.said, "pretrained": self.pretrained, "contrasts": plain}
 
 
 def read_claims(items: Sequence[Any], experiments: Sequence[str], source: str) -> tuple[Claim, ...]:
-    """Make claims from mappings with the fields of `Claim`; `of` in a contrast may be a list of experiments.
+    """Make claims from mappings with the fields of `Claim`. A list in `of` makes one contrast for each experiment.
 
     Raises:
         InputError: If a claim has unknown keys, names an unknown experiment or measure, or has invalid limits.
@@ -65,7 +67,8 @@ def read_claims(items: Sequence[Any], experiments: Sequence[str], source: str) -
     for item in items:
         plain = isinstance(item, dict) and isinstance(item.get("said"), str)
         if not plain or not isinstance(item.get("contrasts"), list | tuple) or not item["contrasts"]:
-            raise expected(f"claims with `said` and `contrasts` in `{source}`", item, "see `lit_prune/configs/study`")
+            hint = "see the plans in `lit_prune/configs/study` for examples"
+            raise expected(f"each claim in `{source}` to have `said` and `contrasts`", item, hint)
         where = f"in the claim {item['said']!r}"
         check_keys(item, Claim, where)
         check_bool(item, "pretrained", where)
@@ -76,7 +79,7 @@ def read_claims(items: Sequence[Any], experiments: Sequence[str], source: str) -
 
 def _read_contrasts(item: Any, experiments: Sequence[str], where: str) -> list[Contrast]:
     if not isinstance(item, dict) or not item.get("of"):
-        raise expected(f"contrasts with `of`, `measure` and `between` {where}", item, "check the keys")
+        raise expected(f"each contrast {where} to have `of`, `measure` and `between`", item, "check the keys")
     check_keys(item, Contrast, where)
     check_bool(item, "exact", where)
     names = item["of"] if isinstance(item["of"], list) else [item["of"]]
@@ -93,8 +96,9 @@ def _read_contrasts(item: Any, experiments: Sequence[str], where: str) -> list[C
         or not all(limit is None or (isinstance(limit, int | float) and limit == limit) for limit in limits)
         or list(limits) == [None, None]
     ):
-        raise expected(f"`between` with two limits {where}", str(limits), "write [low, high], with null for no limit")
+        hint = "write [low, high]; null instead of one of them means no limit"
+        raise expected(f"`between` with two limits {where}", str(limits), hint)
     low, high = limits
     if low is not None and high is not None and low > high:
-        raise expected(f"`between` with the lower limit first {where}", str(limits), "swap them")
+        raise expected(f"`between` with the lower limit first {where}", str(limits), "swap the limits")
     return [Contrast(**{**item, "of": name, "between": (low, high)}) for name in names]

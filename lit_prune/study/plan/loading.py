@@ -1,4 +1,4 @@
-"""Load plans from YAML files: plans that ship with the package, your own, and plans that build on a base plan."""
+"""Load plans from YAML files: your own, and those that ship with lit-prune. A plan can extend another, its base."""
 
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ _FOLDER = Path(__file__).parents[2] / "configs" / "study"
 
 
 def shipped_plans() -> dict[str, Path]:
-    """Return the YAML files of the plans that ship with the package, by name."""
+    """Return the path of the YAML file of each plan that ships with lit-prune, by the name of the plan."""
     return {path.stem: path for path in sorted(_FOLDER.glob("*.yaml"))}
 
 
@@ -24,12 +24,13 @@ def load_plan(source: str | Path) -> Plan:
     """Load a plan from a YAML file.
 
     Args:
-        source: Path of a YAML file, or name of a plan that ships with the package. A plan with the key `base` changes
-            another plan: its `settings` and `groups` are merged into the base's, its experiments and claims are added
-            or replace those of the same name, and `only` lists globs of the experiments to keep, with their ancestors.
+        source: Path of a YAML file, or name of a plan that ships with lit-prune. The key `base` in a plan names another
+            plan to extend: `settings` and `groups` are merged into those of the base plan; experiments and claims are
+            added to those of the base plan, or replace them if they have the same `name` or `said`. The key `only`
+            lists globs of the experiments to keep; the experiments from which these start are kept, too.
 
     Raises:
-        InputError: If there is no such plan, or it is invalid.
+        InputError: If the plan does not exist or is invalid.
     """
     content = _with_base(_find(source))
     only = get_list(content, "only", f"in `{source}`")
@@ -38,7 +39,7 @@ def load_plan(source: str | Path) -> Plan:
 
 
 def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
-    """Read a YAML file that holds a mapping. An error says what was expected (`what`), and gives the hint.
+    """Read a YAML file that holds a mapping. If it holds anything else, the error says that `what` was expected.
 
     Raises:
         InputError: If the file cannot be read, exceeds the limits of `load_yaml`, or does not hold a mapping.
@@ -48,7 +49,8 @@ def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
     except InputError:
         raise
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that does not exist
-        raise expected(f"`{path}` to be a readable YAML file", " ".join(str(error).split()), "check it") from error
+        found = " ".join(str(error).split())
+        raise expected(f"`{path}` to be a readable YAML file", found, "check the file") from error
     if not isinstance(content, dict):
         found = "an empty file" if content is None else f"a {type(content).__name__}"
         raise expected(f"{what} in `{path}`", found, hint)
@@ -60,7 +62,7 @@ def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
     if path in seen:
         raise expected("plans without a cycle of `base`", f"`{path}`, which leads to itself", "remove one `base`")
     content = read_mapping(path, "a plan (`experiments: [...]`)", "see `lit_prune/configs/study` for examples")
-    content.setdefault("name", path.stem)  # not the name of the base plan: both would use the same folder
+    content.setdefault("name", path.stem)  # not the base's name, or both plans would use one folder
     if (base := content.pop("base", None)) is None:
         return content
     below = _with_base(_find_base(str(base), path), (*seen, path))
@@ -73,7 +75,7 @@ def _with_base(path: Path, seen: tuple[Path, ...] = ()) -> dict[str, Any]:
 
 
 def _find(source: str | Path) -> Path:
-    """Find a plan by name or path; a file in the working directory cannot replace a plan that ships."""
+    """Find a plan by name or path. A plan that ships with lit-prune takes precedence over a file of the same name."""
     if str(source) in shipped_plans():
         return shipped_plans()[str(source)]
     if Path(source).is_file():
@@ -82,29 +84,30 @@ def _find(source: str | Path) -> Path:
 
 
 def _find_base(base: str, path: Path) -> Path:
-    """Find the base of a plan: a path relative to the plan's folder and inside it, or the name of a shipped plan."""
+    """Find the base of a plan: a file in the plan's folder or a folder below, or else the shipped plan of that name."""
     folder = path.parent.resolve()
     try:
         file = (folder / base).resolve()
         inside = file.is_relative_to(folder)
         if inside and file.is_file():
             return file
-    except (OSError, ValueError):  # not a possible file name
+    except (OSError, ValueError):  # `base` is not a possible file name
         raise _not_found(base) from None
     if base in shipped_plans():
         return shipped_plans()[base]
     if inside:
         raise _not_found(base)
-    raise expected(f"`base` in `{path}` to stay in its folder", f"`{shorten(base)}`", "copy that plan into the folder")
+    hint = "copy the base plan into that folder"
+    raise expected(f"`base` in `{path}` to name a file in the same folder", f"`{shorten(base)}`", hint)
 
 
 def _not_found(source: str | Path) -> InputError:
-    hint = f"these plans ship: {', '.join(shipped_plans())}"
-    return expected("a YAML file or the name of a plan that ships", f"`{shorten(str(source))}`", hint)
+    hint = f"the plans that ship with lit-prune are {', '.join(shipped_plans())}"
+    return expected("a YAML file or the name of a plan that ships with lit-prune", f"`{shorten(str(source))}`", hint)
 
 
 def _replace(below: list[Any], own: list[Any], key: str) -> list[Any]:
-    """Append `own` to `below`; an item with the same value of `key` as an item of `below` replaces that item."""
+    """Append each item of `own` to `below`, or replace the item of `below` that has the same value of `key`."""
     names = [item.get(key) if isinstance(item, dict) else None for item in below]
     result = list(below)
     for item in own:

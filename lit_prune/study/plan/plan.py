@@ -8,7 +8,7 @@ from typing import Any
 from lit_prune.errors import expected
 from lit_prune.study.plan.claims import Claim
 
-# role of a metric in the report -> the name under which this project's model logs it
+# role of a metric in the report -> name under which this project's model logs the metric
 ROLES = {
     "train_loss": "train/loss",
     "train_acc": "train/acc",
@@ -21,14 +21,15 @@ ROLES = {
 
 @dataclass(frozen=True)
 class Experiment:
-    """A training, or an evaluation without training, which a study runs once with each seed.
+    """A training, or an evaluation without training, that a study runs once with each seed.
 
     Attributes:
-        name: Name, and folder of the runs relative to the study's folder, for example "task4/finetuned-10".
-        parent: Experiment whose weights are loaded, from its run with the same seed; None for initial weights.
-        checkpoint: Checkpoint of the parent to load: "last", or "best" by the monitored metric.
-        train: Whether to train. If not, callbacks still prune the network, and it is validated and tested.
-        overrides: Changes to the study's settings; a key that ends in `+` extends a list.
+        name: Name, which is also the path of the experiment in the study's folder, such as "task4/finetuned-10".
+        parent: Name of the experiment to start from: a run loads the weights of that experiment's run with the same
+            seed. None to start from the initial weights.
+        checkpoint: Which checkpoint of the parent to load: "last", or "best" by the monitored metric.
+        train: Whether to train. If false, a run only prunes the network with its callbacks, and validates and tests it.
+        overrides: Changes to the plan's `settings`. A key that ends in `+` appends to a list instead of replacing it.
     """
 
     name: str
@@ -48,15 +49,15 @@ class Plan:
     """The validated plan of a study.
 
     Attributes:
-        name: Default folder of the study below `lightning_logs`.
+        name: Name of the study, and of its default folder in `lightning_logs`.
         experiments: All experiments, each after its parent.
         seeds: Random seeds; every experiment runs once with each.
         settings: A configuration of `lit-prune fit` that all experiments share.
-        threads: CPU threads of each run. Results are bit-identical only with the same number of threads.
+        threads: Number of CPU threads of each run. Results are bit-identical only with the same number of threads.
         initial_weights: Weights of experiments without a parent: "IMAGENET1K_V1", "random", or the path of a file.
-            None leaves the weights to the model class.
-        metrics: Name under which the model logs each metric of the report, by key of `ROLES`.
-        groups: Titles of tables, by the part of experiments' names before the slash ("task4" in "task4/l1-10").
+            None leaves the initialization to the model class.
+        metrics: Mapping from keys of `ROLES` to the names under which the model logs these metrics.
+        groups: Titles of the report's sections. A key is the start of experiments' names: "task4" for "task4/l1-10".
         claims: Claims that the report tests.
     """
 
@@ -74,16 +75,16 @@ class Plan:
         return next(experiment for experiment in self.experiments if experiment.name == name)
 
     def with_seeds(self, seeds: Iterable[int]) -> "Plan":
-        """Return the same study with other seeds."""
+        """Return the same plan with other seeds."""
         return replace(self, seeds=check_seeds(list(seeds), "`--seeds`"))
 
     def identity(self) -> dict[str, Any]:
-        """Return the fields that the results of a run depend on; seeds, titles and claims are not among them."""
+        """Return the fields that affect the results of a run: settings, threads, initial weights and experiments."""
         own = {key: getattr(self, key) for key in ("settings", "threads", "initial_weights")}
         return own | {"experiments": {experiment.name: experiment.as_dict() for experiment in self.experiments}}
 
     def as_dict(self) -> dict[str, Any]:
-        """Return a mapping for YAML, from which `read_plan` restores the plan."""
+        """Return a mapping that can be written as YAML, and that `read_plan` can read."""
         return asdict(self) | {
             "seeds": list(self.seeds),
             "experiments": [experiment.as_dict() for experiment in self.experiments],
@@ -92,10 +93,10 @@ class Plan:
 
 
 def check_seeds(seeds: Any, source: str) -> tuple[int, ...]:
-    """Return the seeds of a study as a tuple.
+    """Check the seeds of a study, and return them as a tuple.
 
     Raises:
-        InputError: Unless they are one or more different integers in [0, 2^32).
+        InputError: If `seeds` is not a list of one or more different integers in [0, 2^32).
     """
     fine = isinstance(seeds, list | tuple) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not fine or not seeds or len(set(seeds)) < len(seeds):
@@ -104,7 +105,7 @@ def check_seeds(seeds: Any, source: str) -> tuple[int, ...]:
 
 
 def select(plan: Plan, patterns: Iterable[str], source: str = "`--only`") -> list[Experiment]:
-    """Select experiments by globs of their names, together with all their ancestors.
+    """Select the experiments whose names match a glob, and their ancestors: parents, parents of parents, and so on.
 
     Raises:
         InputError: If a glob matches no experiment.
@@ -115,7 +116,7 @@ def select(plan: Plan, patterns: Iterable[str], source: str = "`--only`") -> lis
         found = {name for name in names if fnmatchcase(name, str(pattern))}
         if not found:
             known = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
-            raise expected(f"{source} to match an experiment", f"`{pattern}`", f"the plan has {known}")
+            raise expected(f"{source} to match an experiment", f"`{pattern}`", f"the plan has the experiments {known}")
         wanted |= found
     for experiment in reversed(plan.experiments):
         if experiment.name in wanted and experiment.parent is not None:
@@ -124,7 +125,7 @@ def select(plan: Plan, patterns: Iterable[str], source: str = "`--only`") -> lis
 
 
 def keep(plan: Plan, experiments: Iterable[Experiment]) -> Plan:
-    """Return the plan with only the given experiments, without contrasts that need other experiments."""
+    """Return a plan with only the given experiments, and only the contrasts that need no other experiments."""
     kept = tuple(experiments)
     names = {experiment.name for experiment in kept}
     claims = (

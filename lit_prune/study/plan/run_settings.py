@@ -1,4 +1,4 @@
-"""The configuration of one run of a study, for an experiment and a seed."""
+"""Make the configuration of `lit-prune fit` for one run of a study: one experiment with one seed."""
 
 from pathlib import Path
 from typing import Any
@@ -12,13 +12,13 @@ from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST
 _DECIDED = {
     "seed_everything": "set `seeds` in the plan, or give `--seeds`",
     "name": "the study names its runs by plan, experiment and seed",
-    "ckpt_path": "set `parent` of the experiment",
+    "ckpt_path": "set `parent` in the experiment",
     "config": "write the settings into the plan",
     "threads": "set `threads` in the plan, or give `--threads`",
-    "trainer.logger": "the report reads the files that the loggers of the study write",
+    "trainer.logger": "leave it out; the report needs the files that the study's loggers write",
     "trainer.default_root_dir": "give `--out`",
-    "trainer.fast_dev_run": "a fast development run leaves nothing to report",
-    "trainer.enable_checkpointing": "runs are tested and resumed from their checkpoints",
+    "trainer.fast_dev_run": "leave it out; a fast development run writes no results",
+    "trainer.enable_checkpointing": "leave it out; runs are tested and resumed from their checkpoints",
 }
 # values that a plan may nevertheless contain, because they change nothing; None is always allowed
 _HARMLESS = {"trainer.fast_dev_run": False, "trainer.enable_checkpointing": True}
@@ -26,7 +26,7 @@ _QUIET = {"enable_progress_bar": False, "enable_model_summary": False}
 
 
 def run_folder(out: Path, experiment: str, seed: int) -> Path:
-    """Return the folder of the run of an experiment with a seed."""
+    """Return the folder of the run of one experiment with one seed."""
     return out / experiment / f"seed={seed}"
 
 
@@ -34,7 +34,7 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
     """Return the configuration of `lit-prune fit` for one run; the run's seed replaces every value `$seed`.
 
     Raises:
-        InputError: If the plan contains a setting that the study sets.
+        InputError: If the plan contains a setting that only the study may set, such as `seed_everything`.
     """
     config = merge(plan.settings, experiment.overrides)
     config["trainer"] = _QUIET | (config.get("trainer") or {})
@@ -44,7 +44,7 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
             raise expected(f"no `{name}` in the settings of a study", value, hint)
     config = {key: _insert_seed(value, seed) for key, value in config.items()}
     config |= {"seed_everything": seed, "threads": plan.threads}
-    config.setdefault("on_nan", "continue")  # a run that diverges is a result, which the report shows
+    config.setdefault("on_nan", "continue")  # because a diverged run is also a result, and the report shows it
     config["name"] = f"{plan.name}-{experiment.name.replace('/', '-')}-seed{seed}"
     parent = None
     if experiment.parent is not None:
@@ -60,19 +60,19 @@ def run_settings(plan: Plan, experiment: Experiment, seed: int, out: Path) -> di
 
 
 def has_default_model(config: dict[str, Any]) -> bool:
-    """Return whether the model of a configuration is the default, this project's ResNet-18."""
+    """Return whether a configuration uses the default model, this project's ResNet-18."""
     model = config.get("model")
     return not isinstance(model, str) and "class_path" not in (model or {})
 
 
 def count_epochs(plan: Plan, experiment: Experiment) -> int:
-    """Return the maximum number of epochs of an experiment; 1 if it does not train."""
+    """Return the maximum number of epochs of an experiment; 1 if it does not train or has no maximum."""
     epochs = (merge(plan.settings, experiment.overrides).get("trainer") or {}).get("max_epochs", 30)
     return epochs if experiment.train and isinstance(epochs, int) and epochs > 0 else 1
 
 
 def parent_checkpoint(folder: Path, which: str) -> Path:
-    """Return the path of a run's "last" or "best" checkpoint; without a best checkpoint, that of the last."""
+    """Return the path of a run's "last" or "best" checkpoint. If the run has no best, it is the last."""
     best = sorted((folder / CHECKPOINTS).glob(f"{BEST}*.ckpt")) if which == "best" else []
     return best[0] if best else folder / CHECKPOINTS / LAST
 

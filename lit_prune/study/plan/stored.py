@@ -1,4 +1,4 @@
-"""The file `plan.yaml` in a study's folder, with the plan that all runs in the folder follow."""
+"""Read and write `plan.yaml`, the plan of all runs in a study's folder."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def stored_plan(out: Path) -> Plan:
     """Read the plan that is stored in a study's folder.
 
     Raises:
-        InputError: If there is no valid plan, or a symbolic link points out of the folder.
+        InputError: If there is no valid plan, or a symbolic link in the folder leads out of it.
     """
     check_links(out)
     if not (path := out / PLAN).is_file():
@@ -29,10 +29,10 @@ def stored_plan(out: Path) -> Plan:
 
 
 def store_plan(plan: Plan, out: Path) -> Plan:
-    """Store a plan in a folder, or add its seeds to the plan there; return the stored plan, with all its seeds.
+    """Store a plan in a folder, or, if it is already there, add new seeds to it. Return the plan as stored.
 
     Raises:
-        InputError: If `check_folder` raises it.
+        InputError: If the plan cannot run in the folder, for a reason listed in `check_folder`.
         OSError: If the folder cannot be written.
     """
     known = check_folder(plan, out)
@@ -46,10 +46,10 @@ def store_plan(plan: Plan, out: Path) -> Plan:
 
 
 def check_folder(plan: Plan, out: Path) -> Plan | None:
-    """Check that a plan can run in a folder, and return the plan stored there; None if the folder is new or empty.
+    """Check that a plan can run in a folder, and return the plan stored there; None if no plan is stored yet.
 
     Raises:
-        InputError: If the folder holds other files, a plan with other settings, or a symbolic link out of it.
+        InputError: If `out` is a file, or holds other files, a plan with other settings, or a symbolic link out of it.
     """
     if (file := next((path for path in (out, *out.parents) if path.is_file()), None)) is not None:
         raise expected("`--out` to be a folder", f"the file `{file}`", "give another path")
@@ -59,17 +59,18 @@ def check_folder(plan: Plan, out: Path) -> Plan | None:
         _compare(known, plan, out)
         return known
     if out.is_dir() and any(not item.name.startswith(".") for item in out.iterdir()):
-        raise expected(f"`{out}` to be new, empty or this study's folder", "other files", "give another `--out`")
+        what = f"`{out}` to be new, empty or this study's folder"
+        raise expected(what, "a folder with other files", "give another `--out`")
     return None
 
 
 def check_links(out: Path) -> None:
-    """Check that no symbolic link in a study's folder points out of it, since runs write and remove files there.
+    """Check that no symbolic link in a study's folder leads out of it: runs could change other files through the link.
 
-    The folder may itself be a link, and need not exist.
+    The folder itself may be a link, and need not exist.
 
     Raises:
-        InputError: If such a link exists at any depth.
+        InputError: If there is such a link, in the folder or in any folder below it.
     """
     whole = out.resolve()
     for folder, folders, files in os.walk(whole):
@@ -83,7 +84,7 @@ def check_links(out: Path) -> None:
 
 
 def _compare(known: Plan, new: Plan, out: Path) -> None:
-    """Raise an `InputError` that names the first setting on which results depend and in which two plans differ."""
+    """Raise an `InputError` if two plans differ in a setting that affects results; the message names the first one."""
     old, now = flatten(known.identity()), flatten(new.identity())
     for name in sorted(old.keys() | now.keys()):
         if old.get(name) != now.get(name):

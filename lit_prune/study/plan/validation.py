@@ -10,12 +10,12 @@ from lit_prune.study.plan.plan import ROLES, Experiment, Plan, check_seeds
 from lit_prune.study.plan.values import check_bool, check_keys, get_list, get_mapping
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
-# files and folders that a study itself writes to its folder
+# names that experiments must not use, because the study writes files and folders with these names
 _TAKEN = ("report", "figures", "plan.yaml", "report.md", "results.csv")
 
 
 def read_plan(content: Mapping[str, Any], source: str) -> Plan:
-    """Make a `Plan` from the mapping of `Plan.as_dict` or a YAML file. Errors name `source`.
+    """Make a `Plan` from a mapping, which may be the content of a YAML file. Errors name `source`, the file.
 
     Raises:
         InputError: If the plan is invalid.
@@ -30,10 +30,11 @@ def read_plan(content: Mapping[str, Any], source: str) -> Plan:
         raise expected(f"`name` {where} to name a folder below lightning_logs", name, "use letters, digits, - and /")
     threads = content.get("threads", 1)
     if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-        raise expected(f"`threads` {where} to be a positive integer", threads, "with 1, studies finish soonest")
+        raise expected(f"`threads` {where} to be a positive integer", threads, "studies finish soonest with 1")
     weights = content.get("initial_weights")
     if not isinstance(weights, str | None):
-        raise expected(f"`initial_weights` {where} to be text or null", weights, "give a path or `random`")
+        hint = "write `random`, `IMAGENET1K_V1` or a path"
+        raise expected(f"`initial_weights` {where} to be text or null", weights, hint)
     metrics = get_mapping(content, "metrics", where)
     if unknown := [role for role in metrics if role not in ROLES]:
         raise expected(
@@ -54,16 +55,17 @@ def read_plan(content: Mapping[str, Any], source: str) -> Plan:
 
 def _read_experiment(item: Any, where: str) -> Experiment:
     if not isinstance(item, dict) or not isinstance(item.get("name"), str):
-        raise expected(f"experiments with a `name` {where}", item, "write each as `name: ...`, and keys below it")
+        raise expected(f"each experiment {where} to have a `name`", item, "begin each with `- name: ...`")
     name = item["name"]
     here = f"of the experiment `{name}`"
     check_keys(item, Experiment, here)
     if not _NAME.fullmatch(name) or "seed=" in name:
         raise expected("the name of an experiment to be a relative path", f"`{name}`", "use letters, digits, - and /")
     if name.split("/")[0].lower() in _TAKEN:
-        raise expected("the name of an experiment, not of a report's file or folder", f"`{name}`", "rename it")
+        what = f"the first part of an experiment's name not to be one of {', '.join(_TAKEN)}"
+        raise expected(what, f"`{name}`", "rename the experiment")
     if not isinstance(item.get("parent"), str | None):
-        raise expected(f"`parent` {here} to name one experiment", item["parent"], "check the name")
+        raise expected(f"`parent` {here} to name one experiment", item["parent"], "write one name")
     if item.get("checkpoint", "last") not in ("last", "best"):
         raise expected(f"`checkpoint` {here} to be last or best", item["checkpoint"], "choose one of these")
     check_bool(item, "train", here)
@@ -71,20 +73,21 @@ def _read_experiment(item: Any, where: str) -> Experiment:
 
 
 def _read_settings(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
-    """Return the settings under a key, checked as far as possible without importing the classes they name."""
+    """Return the settings under a key. Only their form is checked; the classes that they name are not imported."""
     settings = get_mapping(content, key, where)
     for group in ("model", "data", "trainer"):
-        if not (isinstance(settings.get(group), str) and group != "trainer"):  # the name of a class is fine
+        # `model` and `data` may be the name of a class
+        if not (isinstance(settings.get(group), str) and group != "trainer"):
             get_mapping(settings, group, where)
     return settings
 
 
 def _parents_first(experiments: list[Experiment]) -> tuple[Experiment, ...]:
-    """Sort experiments so that each comes after its parent, and keep their order otherwise."""
+    """Sort experiments so that each comes after its parent; otherwise keep their order."""
     by_name = {experiment.name: experiment for experiment in experiments}
     names = [experiment.name for experiment in experiments]
     if twice := [name for index, name in enumerate(names) if name in names[:index]]:
-        raise expected("experiments with different names", f"`{twice[0]}` twice", "rename one")
+        raise expected("experiments with different names", f"`{twice[0]}` twice", "rename one of the two")
     folders = {"/".join(name.split("/")[:end]): name for name in names for end in range(1, name.count("/") + 1)}
     if clash := sorted(folders.keys() & by_name.keys()):
         raise expected("no experiment inside another's folder", f"`{clash[0]}` and `{folders[clash[0]]}`", "rename one")

@@ -1,1 +1,1 @@
-"""`lit-prune report`: present the results of a study in tables, figures, verdicts on claims, and TensorBoard."""
+"""The command `lit-prune report`, which writes the results of a study to a Markdown document and for TensorBoard."""

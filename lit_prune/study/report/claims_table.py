@@ -1,4 +1,4 @@
-"""The table of claims, with the measurements and verdicts for each."""
+"""The report's table of claims, with the measured values and the verdicts."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ from lit_prune.study.results.verdicts import Finding, Judgement
 
 
 def claims_table(judgements: Iterable[Judgement]) -> str:
-    """Return a Markdown table with a row per contrast; the first row of a claim also has its text and verdict."""
+    """Return a Markdown table with a row per contrast. The first row of a claim also has the claim and its verdict."""
     rows = []
     for judgement in judgements:
         verdict = f"**{judgement.verdict}**" + (f": {judgement.note}" if judgement.note else "")
@@ -24,7 +24,7 @@ def claims_table(judgements: Iterable[Judgement]) -> str:
 
 
 def describe_contrast(contrast: Contrast) -> str:
-    """Return the measure or difference of a contrast, in words."""
+    """Describe the measure or difference of a contrast in words."""
     of = MEASURES[contrast.measure].label
     other = MEASURES[contrast.minus_measure or contrast.measure].label
     if contrast.minus is not None and other == of:
@@ -35,7 +35,7 @@ def describe_contrast(contrast: Contrast) -> str:
 
 
 def describe_limits(contrast: Contrast) -> str:
-    """Return the limits of a contrast in words, such as "interval at least -1 points"."""
+    """Describe the limits of a contrast in words, such as "interval at least -1 points"."""
     measure, unit = _unit(contrast)
     low, high = (None if limit is None else f"{limit * measure.scale:g}" for limit in contrast.between)
     who = "each seed" if contrast.exact else "interval"

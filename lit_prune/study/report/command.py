@@ -1,4 +1,4 @@
-"""`lit-prune report`: write tables, verdicts and figures for the folder of a study."""
+"""`lit-prune report`: write tables, verdicts and figures from the files in a study's folder."""
 
 import tempfile
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ def main(argv: Sequence[str]) -> int:
     """Run `lit-prune report`.
 
     Returns:
-        The exit status: 0, or 1 if the report could not be written.
+        The exit status: 0 for success, 1 if the report could not be written.
 
     Raises:
         InputError: If the folder or an option cannot be used.
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         write_report(folder, output, figures=not given.no_figures)
     except OSError as error:
-        # the error may name a temporary file, so its folder is shown, or no file
+        # show only the folder, because the error may name a temporary file, or no file at all
         named = Path(error.filename).parent if isinstance(error.filename, str) else None
         where = named or (folder if output is None else output.parent)
         reason = (error.strerror or str(error)).lower()
@@ -55,16 +55,16 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
 
     Args:
         folder: Folder of the study, to which `results.csv` is written.
-        output: File of the report; its figures are written to `figures/` next to it. None writes `report.md` to the
-            study's folder, and a summary for TensorBoard to `report/` there.
+        output: File of the report; figures are written to `figures/` in the same folder. None means `report.md` in the
+            study's folder; then a summary for TensorBoard is also written, to `report/` in that folder.
         figures: Whether to draw figures.
 
     Returns:
         The path of the report.
 
     Raises:
-        InputError: If the folder is not a study's, or the output cannot be a file.
-        OSError: If a file cannot be written. Existing files are replaced whole or left unchanged.
+        InputError: If `folder` is not the folder of a study, or a folder has the path of an output file or the reverse.
+        OSError: If a file cannot be written. Each existing file is either unchanged or completely replaced.
     """
     folder = Path(folder)
     path = folder / "report.md" if output is None else Path(output)
@@ -98,12 +98,12 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
 def _check_places(folder: Path, path: Path, *, figures: bool, board: bool) -> None:
     """Raise an error, before anything is written, if an output file or folder cannot be written."""
     if (table := folder / "results.csv").is_dir():
-        raise expected(f"`{table}` to be a file", "a folder", "move it away")
+        raise expected(f"`{table}` to be a file", "a folder", "move the folder away")
     folders = [path.parent] + [path.parent / "figures"] * figures + [folder / "report"] * board
     for place in folders:
         there = next(above for above in (place, *place.parents) if above.exists())
         if not there.is_dir():
-            raise expected(f"`{there}` to be a folder", "a file", "move it away, or use another `--output`")
+            raise expected(f"`{there}` to be a folder", "a file", "move the file away, or use another `--output`")
         with tempfile.TemporaryFile(dir=there):  # writing a file is the only reliable check for permissions
             pass
 
@@ -114,7 +114,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     parser.add_argument(
         "--output",
         metavar="FILE.md",
-        help="File of the report; its figures are written to `figures/` next to it (default: DIR/report.md).",
+        help="File of the report (default: DIR/report.md). Figures are written to `figures/` in the same folder.",
     )
     parser.add_argument("--no-figures", action="store_true", help="Draw no figures.")
     with one_sentence_errors(argv):

@@ -21,19 +21,20 @@ _ONE_SEED = "One seed gives no interval. Accuracies and sparsities are percentag
 _CLAIMS = (
     "A claim is tested by contrasts: measures, or differences of two measures with the same seed, for which the plan "
     "sets limits. A contrast holds if its 95% confidence interval lies within the limits, does not hold if the "
-    "interval and the limits do not overlap, and is inconclusive otherwise. If the limits are for each seed, it does "
-    "not hold as soon as the value of one seed is outside them. Points are percentage points."
+    "interval and the limits do not overlap, and is inconclusive otherwise. If the limits are for each seed, the "
+    "contrast holds if all values are within the limits, and does not hold if any value is outside. The unit "
+    '"points" means percentage points.'
 )
 _PLATEAU = (
-    "Pruned weights are zero. After their mask is removed, only a gradient can change them, and some weights never "
-    "receive one: in a ResNet-18 at 32x32 pixels, the kernel positions of the last convolutions that only ever see "
-    "padding. So sparsity falls until the remaining zeros are pruned weights that never received a gradient "
-    '("untouched"). Where these are all of the remaining zeros, the last two columns are zero.'
+    "Pruned weights are zero. After their masks are removed, only a gradient can change them, and some weights never "
+    "receive one. For images of 32x32 pixels, these are weights of ResNet-18's last convolutions, at kernel positions "
+    "that only ever see padding. So sparsity falls until the only zeros are pruned weights that never received a "
+    'gradient ("pruned and untouched"). Once this is so in all runs of an experiment, its last two numbers are zero.'
 )
 
 
 def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"]) -> str:
-    """Return a report in Markdown, which embeds the given figures from the folder `figures` next to it."""
+    """Return a report in Markdown that embeds the given figures, from the folder `figures` next to the report."""
     plan = results.plan
     parts = [f"# Results of the study `{plan.name}`", overview(results), runs_left(results)]
     if not any(run.status in ("complete", "diverged") for run in results.runs):
@@ -48,7 +49,8 @@ def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequ
     if judgements:
         parts += ["## Claims", _CLAIMS, claims_table(judgements)]
     if unfrozen(plan):
-        parts += ["## Why sparsity stops falling", _PLATEAU, plateau_table(results) or "No such run has finished yet."]
+        table = plateau_table(results) or "No run that removes its masks has finished yet."
+        parts += ["## Why sparsity stops falling", _PLATEAU, table]
     if rest := [figure for figure in figures if figure.group not in groups]:
         parts += ["## Figures", *_show(rest)]
     return "\n\n".join(part for part in parts if part) + "\n"

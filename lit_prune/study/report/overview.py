@@ -1,4 +1,4 @@
-"""The start of a report: a summary of the study, and a list of the runs that are not complete."""
+"""The first paragraphs of a report: a summary of the study, and a list of the runs that are not complete."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ _VERSIONS = {"lit_prune": "lit-prune", "lightning": "Lightning", "torch": "torch
 
 
 def overview(results: Results) -> str:
-    """Return a paragraph on experiments, initial weights, data, epochs, machine, and the number of complete runs."""
+    """Return a paragraph about experiments, initial weights, data, epochs, machine, and the number of complete runs."""
     plan = results.plan
     seeds = len(plan.seeds)
     complete = sum(run.status == "complete" for run in results.runs)
@@ -24,13 +24,13 @@ def overview(results: Results) -> str:
         _epochs(results),
         _machine(results),
         f"{complete} of {_count(len(results.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
-        + ("; all numbers are from these." if 0 < complete < len(results.runs) else "."),
+        + ("; all numbers are from complete runs." if 0 < complete < len(results.runs) else "."),
     ]
     return " ".join(part for part in parts if part)
 
 
 def runs_left(results: Results) -> str:
-    """Return a list of the runs that are not complete or lack metrics, by reason; "" if there are none."""
+    """Return a Markdown list, by reason, of the runs that are not complete or lack metrics; "" if there are none."""
     found: dict[str, dict[str, list[int]]] = {}
     for run in results.runs:
         if run.status != "complete" or run.note:
@@ -57,7 +57,7 @@ def _weights(results: Results) -> str:
 
 def _describe_weights(name: str | None) -> str:
     if name is None:
-        return "the weights that the model initializes"
+        return "those that the model class creates"
     if name == "random":
         return "random (nothing is pre-trained)"
     if name == "IMAGENET1K_V1":
@@ -68,7 +68,7 @@ def _describe_weights(name: str | None) -> str:
 def _data(plan: Plan) -> str:
     data = plan.settings.get("data") or {}
     others = [experiment.name for experiment in plan.experiments if "data" in experiment.overrides]
-    but = f" ({', '.join(others)}: other data settings)" if others else ""
+    but = f" (other data settings in {', '.join(others)})" if others else ""
     if isinstance(data, str) or "class_path" in data:
         name = data if isinstance(data, str) else data["class_path"]
         return f"The data come from `{str(name).rsplit('.', 1)[-1]}`{but}."

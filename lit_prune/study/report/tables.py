@@ -35,7 +35,7 @@ _NONE = "-"
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """Return a Markdown table with aligned source: the first `left` columns to the left, all others to the right."""
+    """Return a padded Markdown table: the first `left` columns are left-aligned, all others right-aligned."""
     lines = [[" ".join(text.split()).replace("|", "\\|") for text in row] for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*lines, strict=True)]
 
@@ -48,7 +48,7 @@ def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], left: i
 
 
 def results_csv(results: Results) -> str:
-    """Return CSV text with a line for every run; its numbers are not rounded."""
+    """Return CSV text with one line of measures for every run; numbers are not rounded."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(["experiment", "seed", "status", "note", *MEASURES])
@@ -59,7 +59,7 @@ def results_csv(results: Results) -> str:
 
 
 def group_tables(results: Results, experiments: Sequence[Experiment]) -> list[str]:
-    """Return the tables of a group of experiments: means over seeds with their intervals.
+    """Return the tables of a group of experiments, which show means over seeds with their intervals.
 
     Measures without values are left out, and so are tables without any measure.
     """
@@ -82,7 +82,7 @@ def unfrozen(plan: Plan) -> list[Experiment]:
 
 
 def plateau_table(results: Results) -> str:
-    """Compare the final sparsity of unfrozen experiments with their untouched pruned weights; "" if there are none."""
+    """Return the table of "Why sparsity stops falling", with a row per experiment of `unfrozen`; "" without rows."""
     rows = []
     for experiment in unfrozen(results.plan):
         name = experiment.name

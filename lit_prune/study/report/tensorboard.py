@@ -1,4 +1,4 @@
-"""Write TensorBoard's run `report`: mean curves, a layout of charts, the figures, and the text of the report."""
+"""Write a run `report` for TensorBoard: mean curves, a layout of charts, the figures, and the text of the report."""
 
 import re
 import struct
@@ -35,14 +35,14 @@ _CHARTS = {"accuracy": "(train|val)_acc", "loss": "(train|val)_loss", "sparsity"
 
 
 def write_board(results: Results, figures: Sequence["Figure"], report_text: str) -> None:
-    """Write the run `report` to a study's folder, and replace an existing one.
+    """Write the run `report` to a study's folder, and remove files of an older one.
 
-    - `<experiment>/train_loss`, `val_loss`, `train_acc`, `val_acc` and, if it prunes, `sparsity`: means over seeds of
-      each experiment that trains. Steps are epochs, counted from 0 as in the TensorBoard files of the runs.
-    - `pruning/<series>/test_acc` (or `val_acc`): mean accuracy as a fraction; tags that end in `/lower` and `/upper`
-      hold the ends of its 95% interval. Steps are sparsities in per cent.
-    - A layout for the Custom Scalars dashboard: accuracy against sparsity, and a category for each group.
-    - `figures/<name>` as images and `report` as text.
+    - `<experiment>/train_loss`, `val_loss`, `train_acc`, `val_acc`, and `sparsity` if the experiment prunes: means over
+      seeds, for each experiment that trains. Steps are epochs, counted from 0 as in the TensorBoard files of the runs.
+    - `pruning/<series>/test_acc` (`val_acc` if there are no tests): mean accuracy as a fraction. Tags that end in
+      `/lower` and `/upper` hold the ends of the 95% interval. Steps are sparsities in per cent.
+    - A layout for the Custom Scalars dashboard, with charts of accuracy against sparsity and of each group's curves.
+    - `figures/<name>`: the figures as images. `report`: the report as text.
 
     Raises:
         OSError: If the run cannot be written or a figure cannot be read. An existing run is then unchanged.
@@ -51,7 +51,7 @@ def write_board(results: Results, figures: Sequence["Figure"], report_text: str)
     folder.mkdir(parents=True, exist_ok=True)
     old = list(folder.glob(f"{EVENTS}*"))
     now = time.time()
-    # a new file name, because a running TensorBoard reads new files, and then replaces the points of older ones
+    # a new file name, because a running TensorBoard then reads the file, and replaces the points of the older one
     with replacing(folder / f"{EVENTS}{time.time_ns()}.report") as part, part.open("wb") as file:
         writer = RecordWriter(file)
         for event in chain([Event(file_version="brain.Event:2")], _events(results, figures, report_text)):
@@ -111,7 +111,7 @@ def _layout(results: Results, tags: set[str], series: Sequence[Series], kind: st
 
 
 def _tags(series: Series, kind: str) -> tuple[str, str, str]:
-    """Return the tags of the mean accuracy of a series, and of the lower and upper end of its interval."""
+    """Return the tags for the mean accuracy of a series, and for the lower and upper end of the mean's interval."""
     tag = f"pruning/{series.slug}/{kind}"
     return tag, f"{tag}/lower", f"{tag}/upper"
 

@@ -1,1 +1,1 @@
-"""Results of a study's runs: measures, curves, verdicts."""
+"""Results of a study: measures and curves of its runs, and verdicts on its claims."""

@@ -1,4 +1,4 @@
-"""The measures of one run, computed from its files."""
+"""Compute the measures of one run from the content of its files."""
 
 import math
 import statistics
@@ -8,7 +8,7 @@ from lit_prune.study.results.run_files import ROLES, Logged, RunResult
 
 
 def compute_measures(logged: Logged, result: RunResult, metrics: Mapping[str, str], train: bool) -> dict[str, float]:
-    """Return the finite measures of a run by name in `MEASURES`; those about training progress only with `train`."""
+    """Return the finite measures of a run, by name in `MEASURES`; without `train`, no measures of training progress."""
     found = _measure_curves(logged, train) | _measure_tests(logged, result, metrics) | _measure_sparsity(logged, train)
     if train:
         found["epochs"] = result.epochs
@@ -30,7 +30,7 @@ def _measure_curves(logged: Logged, train: bool) -> dict[str, float]:
         found["first_val_acc"] = next(iter(accuracies.values()))
         enough = 0.99 * found["best_val_acc"]
         reached = [epoch for epoch, value in accuracies.items() if value >= enough]
-        if reached:  # empty if the best value is NaN
+        if reached:  # empty if the best accuracy is NaN
             found["epochs_to_99"] = reached[0] + 1
     return found
 
@@ -54,8 +54,8 @@ def _measure_sparsity(logged: Logged, train: bool) -> dict[str, float]:
     if "sparsity" not in values:
         return found
     sparsity, pruned = values["sparsity"], values.get("ever_pruned", [0.0])
-    # if masks are removed right after pruning, sparsity falls during the first epoch, so the pruned fraction counts;
-    # a run that prunes nothing may inherit zeros from its parent, which are first counted after the first epoch
+    # Sparsity is logged at the end of each epoch. If masks are removed right after pruning, it has fallen by then, so
+    # the fraction of pruned weights is used. A run that prunes nothing may start with the zeros of its parent.
     found["sparsity_start"] = pruned[0] if pruned[0] > 0 else sparsity[0]
     found["sparsity_end"] = sparsity[-1]
     if train:

@@ -1,18 +1,18 @@
-"""Published accuracies of other pruned networks after full training, drawn in the figure for comparison."""
+"""Published accuracies of other pruned networks, for comparison in the figure of accuracy against sparsity."""
 
 from dataclasses import dataclass
 
 from lit_prune.study.plan.plan import Plan
 
 SOURCE = (
-    "Renda, Frankle and Carbin, Comparing Rewinding and Fine-tuning in Neural Network Pruning, ICLR 2020: CIFAR-10, "
-    "unstructured magnitude pruning, means over 3 runs, plot data of the paper's repository"
+    "Renda, Frankle and Carbin, Comparing Rewinding and Fine-tuning in Neural Network Pruning, ICLR 2020 (unstructured "
+    "magnitude pruning on CIFAR-10; means over 3 runs, from the plot data in the paper's repository)"
 )
 
 
 @dataclass(frozen=True)
 class PublishedCurve:
-    """Test accuracy against sparsity, both in per cent.
+    """Test accuracy of a network against its sparsity, both in per cent.
 
     Attributes:
         network: Name of the network.
@@ -28,7 +28,7 @@ class PublishedCurve:
 
     @property
     def differences(self) -> tuple[float, ...]:
-        """Accuracy minus the accuracy of the dense network, in percentage points."""
+        """Accuracy at each sparsity minus the accuracy of the dense network, in percentage points."""
         return tuple(value - self.accuracy[0] for value in self.accuracy)
 
 
@@ -46,7 +46,7 @@ PUBLISHED = tuple(
 
 
 def published_for(plan: Plan) -> tuple[PublishedCurve, ...]:
-    """Return the published curves if the study uses this project's CIFAR-10 data, and otherwise none."""
+    """Return the published curves if the study uses CIFAR-10 from this project's data module; otherwise, no curves."""
     data = plan.settings.get("data") or {}
     ours = isinstance(data, dict) and "class_path" not in data and data.get("source", "cifar10") == "cifar10"
     return PUBLISHED if ours else ()

@@ -23,22 +23,24 @@ from lit_prune.training.run_folder import ERROR, METRICS, RESULT
 
 @dataclass(frozen=True)
 class Run:
-    """One experiment with one seed.
+    """The results of one experiment with one seed.
 
     Attributes:
         experiment: Name of the experiment.
         seed: Random seed.
-        folder: Folder of the run's files.
-        status: "complete"; "diverged" (finished with a NaN or infinite loss); "failed"; "unfinished" (has files, but no
-            `result.json`); or "missing" (has no files).
-        note: Reason for the status, or metrics that a complete run lacks: a phrase without a full stop, or "".
+        folder: Folder with the files of the run.
+        status: "complete"; "diverged" (finished, but a loss is NaN or infinite); "failed" (has an `error.txt` or a
+            damaged file); "unfinished" (has files, but no `result.json`); or "missing" (has no files).
+        note: Reason for the status, or metrics that are missing from a complete run: a phrase without a full stop, or
+            "" if there is nothing to say.
         epochs: Epochs with values, ascending, counted from 0.
         curves: Logged curves by name: train_loss, train_acc, val_loss, val_acc, sparsity, ever_pruned, untouched,
             untouched_pruned and seconds.
         layers: The sparsity curve of each layer, by name of the layer.
-        measures: Finite values by name in `MEASURES`. Empty unless the run is complete or diverged.
-        initial_weights: "random", the name or path of pre-trained weights, or "parent". None if unknown.
-        environment: Versions, device and number of threads. Empty for a run without a result.
+        measures: Measures that are finite, by name in `MEASURES`. Empty unless the run is complete or diverged.
+        initial_weights: "random", the name or path of pre-trained weights, or "parent" (another experiment's weights).
+            None if unknown.
+        environment: Versions of packages, device and number of threads. Empty for a run without a `result.json`.
     """
 
     experiment: str
@@ -60,12 +62,12 @@ class Run:
 
 @dataclass(frozen=True)
 class Results:
-    """A study and its runs.
+    """The results of a study.
 
     Attributes:
         folder: The study's folder.
         plan: The study's plan.
-        runs: Runs in the order of the plan's experiments, and for each experiment one run per seed, ascending.
+        runs: All runs of the plan, finished or not, sorted by experiment (in the plan's order) and then by seed.
     """
 
     folder: Path
@@ -73,24 +75,24 @@ class Results:
     runs: tuple[Run, ...]
 
     def groups(self) -> dict[str, list[Experiment]]:
-        """Group the experiments by the first part of their names, in the plan's order."""
+        """Group the experiments by the part of their names before the first slash, in the plan's order."""
         found: dict[str, list[Experiment]] = {}
         for experiment in self.plan.experiments:
             found.setdefault(experiment.name.split("/")[0], []).append(experiment)
         return found
 
     def of(self, experiment: str) -> tuple[Run, ...]:
-        """Return the runs of an experiment, seeds ascending."""
+        """Return the runs of an experiment, by ascending seed."""
         return tuple(run for run in self.runs if run.experiment == experiment)
 
     def with_status(self, experiment: str, status: str) -> tuple[Run, ...]:
-        """Return the runs of an experiment that have a status."""
+        """Return those runs of an experiment that have the given status."""
         return tuple(run for run in self.of(experiment) if run.status == status)
 
     def values(self, experiment: str, measure: str) -> dict[int, float]:
-        """Return a measure by seed, over the complete runs of an experiment.
+        """Return the values of a measure in the complete runs of an experiment, by seed.
 
-        If a seed diverged, the result is empty, because the mean over the other seeds would be too good.
+        The result is empty if any run of the experiment diverged: a mean over only the other runs would look too good.
         """
         if self.with_status(experiment, "diverged"):
             return {}
@@ -101,7 +103,7 @@ class Results:
         """Average a curve over the complete runs of an experiment, in the epochs that all these runs have.
 
         Later epochs of longer runs are left out, because a mean over fewer seeds would not be comparable. The result is
-        empty if a seed diverged or no run has the curve.
+        empty if any run of the experiment diverged or no run has the curve.
         """
         if self.with_status(experiment, "diverged"):
             return {}
@@ -116,7 +118,7 @@ class Results:
 
 
 def read_results(folder: str | Path) -> Results:
-    """Read the folder of a study. For a missing, unfinished or damaged run, `Run.status` and `Run.note` say so.
+    """Read the folder of a study. Runs may be missing, unfinished or damaged; see `Run.status`.
 
     Raises:
         InputError: If the folder does not exist or holds no valid plan.

@@ -1,4 +1,4 @@
-"""Read the files of a run, and raise `UnreadableError` for a damaged one."""
+"""Read `metrics.csv`, `result.json` and `error.txt` in the folder of a run."""
 
 import csv
 import json
@@ -9,7 +9,7 @@ from typing import Any
 
 from lit_prune.errors import shorten
 
-# name of a curve in the report -> column of metrics.csv; the plan's `metrics` name the columns in `ROLES`
+# name of a curve -> its column in metrics.csv; for the curves in `ROLES`, the plan's `metrics` name the columns
 _CURVES = {
     "sparsity": "sparsity/global",
     "ever_pruned": "sparsity/ever_pruned",
@@ -32,10 +32,10 @@ class Logged:
     """Content of `metrics.csv`.
 
     Attributes:
-        epochs: Epochs with at least one row, ascending, counted from 0.
-        curves: The curve of each name in `ROLES` and `_CURVES` that has a column; epochs without a value are left out.
+        epochs: Epochs with values, ascending, counted from 0.
+        curves: Curves by name: those in `ROLES` and `_CURVES` whose column exists. Epochs without a value are left out.
         layers: The sparsity curve of each layer, by name of the layer.
-        absent: Columns that the plan's `metrics` name, but the file lacks.
+        absent: Columns that are missing, although the plan's `metrics` name them.
     """
 
     epochs: tuple[int, ...]
@@ -50,9 +50,9 @@ class RunResult:
 
     Attributes:
         epochs: Number of trained epochs.
-        tests: Test metrics by logged name, for the "last" checkpoint and, if it was tested too, the "best" one.
-        initial_weights: As in `Run`.
-        environment: Versions, device and number of threads.
+        tests: Test metrics by logged name, for the "last" checkpoint and, if it was tested too, for the "best".
+        initial_weights: See `Run`.
+        environment: Versions of packages, device and number of threads.
     """
 
     epochs: int
@@ -62,7 +62,7 @@ class RunResult:
 
 
 def read_logged(path: Path, metrics: Mapping[str, str], train: bool) -> Logged:
-    """Read `metrics.csv` and merge the rows of each epoch. Without `train`, no training metrics are expected.
+    """Read `metrics.csv` and merge the rows of each epoch. Without `train`, training metrics may be missing.
 
     Raises:
         UnreadableError: If the file is missing, is not a table of numbers, or has none of the expected columns.
@@ -98,7 +98,7 @@ def _read_table(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     header, *rows = lines
     for number, row in enumerate(rows, start=2):
         if row and len(row) != len(header):
-            raise UnreadableError(f"{path.name} has {len(row)} cells in line {number} and {len(header)} in its first")
+            raise UnreadableError(f"{path.name} has {len(row)} cells in line {number} and {len(header)} in line 1")
     return header, [dict(zip(header, row, strict=True)) for row in rows if row]
 
 
@@ -112,16 +112,18 @@ def _merge_epochs(path: Path, rows: list[dict[str, str]], columns: set[str]) -> 
             try:
                 float(text)
             except ValueError:
-                raise UnreadableError(f"{path.name} has `{shorten(text, 40)}` in the column `{name}`") from None
+                raise UnreadableError(
+                    f"{path.name} has `{shorten(text, 40)}`, not a number, in the column `{name}`"
+                ) from None
         epoch = float(row["epoch"])
         if not epoch.is_integer():
-            raise UnreadableError(f"{path.name} has `{row['epoch']}` in the column `epoch`")
+            raise UnreadableError(f"{path.name} has `{row['epoch']}`, not an integer, in the column `epoch`")
         merged.setdefault(int(epoch), {}).update({name: float(text) for name, text in cells.items()})
     return merged
 
 
 def read_result(path: Path, experiment: str, seed: int) -> RunResult:
-    """Read `result.json`, and check that it names this experiment and seed.
+    """Read `result.json`, and check that it is the result of this experiment and seed.
 
     Raises:
         UnreadableError: If the file is damaged or belongs to another run.
@@ -146,7 +148,7 @@ def read_result(path: Path, experiment: str, seed: int) -> RunResult:
 
 
 def read_error(path: Path) -> str:
-    """Read the sentence in `error.txt`, without its full stop."""
+    """Return the sentence in `error.txt` without its full stop."""
     try:
         text = " ".join(path.read_text(encoding="utf-8", errors="replace").split())
         return text.rstrip(".") or f"{path.name} is empty"

@@ -1,4 +1,4 @@
-"""Group pruned experiments into series, and find the dense experiment to compare each with."""
+"""Group pruned experiments into series, and find the dense (unpruned) experiment to compare each of them with."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +9,7 @@ from lit_prune.study.results.results import Results
 from lit_prune.study.statistics import Estimate, estimate
 
 _MEASURES = ("final_test_acc", "final_val_acc")
-# a network counts as pruned from this fraction of zeros; far fewer weights are zero by chance
+# a network counts as pruned if at least this fraction of its weights is zero; far fewer weights are zero by chance
 _DENSE = 1e-3
 _REMOVAL = "PruningRemoval"
 _SHORT = {
@@ -26,7 +26,7 @@ class Point:
     Attributes:
         experiment: Name of the experiment.
         sparsity: Final sparsity in [0, 1], mean over seeds.
-        accuracy: Final accuracy in [0, 1].
+        accuracy: Final accuracy in [0, 1], estimated over seeds.
         dense: Name of the dense experiment to compare with; None if there is none.
         difference: `accuracy` minus the accuracy of `dense`, paired by seed; None if no seed has both.
     """
@@ -45,7 +45,7 @@ class Series:
     Attributes:
         slug: Name in TensorBoard tags, for example "l1".
         label: Name in figures, for example "L1 pruning, fine-tuned".
-        points: Experiments by ascending sparsity, at least one.
+        points: One or more experiments, by ascending sparsity.
     """
 
     slug: str
@@ -54,10 +54,11 @@ class Series:
 
 
 def tradeoff(results: Results) -> tuple[Series, ...]:
-    """Group the experiments that end with a mask into series: same pruning callbacks, training and initial weights.
+    """Group the experiments that keep their pruning masks into series.
 
-    Left out are experiments with a diverged run, experiments without a complete run, and experiments that remove their
-    masks: their final sparsity is lower than the sparsity they were pruned to.
+    All experiments of a series use the same pruning callbacks; either all or none train, and either all or none start
+    from initial weights. Experiments with a diverged run or without a complete run are left out. Experiments that
+    remove their masks are left out, too, because their final sparsity is lower than the sparsity after pruning.
     """
     measure = accuracy_measure(results)
     series: dict[tuple[str, str], list[Point]] = {}
@@ -81,15 +82,16 @@ def tradeoff(results: Results) -> tuple[Series, ...]:
 
 
 def accuracy_measure(results: Results) -> str:
-    """Return the measure of accuracy that a study has: "final_test_acc", or else "final_val_acc", or else ""."""
+    """Return "final_test_acc" if any run has this measure; if none has, "final_val_acc"; if none has either, ""."""
     return next((name for name in _MEASURES if any(name in run.measures for run in results.runs)), "")
 
 
 def compared(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
-    For an experiment that trains, this is an experiment that starts from the same weights, overrides no settings of the
-    study and prunes nothing. If there is none, or the experiment does not train, it is the parent, or None.
+    An experiment that trains is compared with one that starts from the same weights, trains with the study's settings
+    without changes, and prunes nothing. If the plan has no such experiment, or the given one does not train, the result
+    is its parent, or None if it has no parent.
     """
     if experiment.train:
         for other in results.plan.experiments:
@@ -106,13 +108,14 @@ def prunes(results: Results, experiment: str) -> bool:
 
 
 def has_removal(plan: Plan, experiment: Experiment) -> bool:
-    """Return whether an experiment removes its masks."""
+    """Return whether an experiment uses `PruningRemoval`, which removes masks."""
     return _REMOVAL in _callbacks(merge(plan.settings, experiment.overrides))
 
 
 def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
     """Return the slug and label of an experiment's series."""
-    # all experiments have the callbacks of the study's settings, which name a series only if it has none of its own
+    # A series is named by the callbacks that its experiments add to the study's, or by the study's pruning callbacks if
+    # they add none.
     own = _callbacks(experiment.overrides) or [n for n in _callbacks(plan.settings) if "prun" in n.lower()] or ["none"]
     slug, label = (" + ".join(parts) for parts in zip(*(_SHORT.get(name, (name, name)) for name in own), strict=True))
     if not experiment.train:

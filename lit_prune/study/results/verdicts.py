@@ -1,4 +1,4 @@
-"""Decide whether the claims of a study hold; all claims follow the rule in `judge`."""
+"""Decide whether the claims of a study hold; `judge` states the rules."""
 
 import math
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ class Finding:
 
     Attributes:
         contrast: The contrast.
-        values: The measure or difference by seed, for the seeds with all measures that it needs.
+        values: The measure or difference, by seed. A seed is left out if a measure for it is missing.
         estimate: Mean of `values` with its interval; None without values.
         verdict: `HOLDS`, `FAILS` or `INCONCLUSIVE`.
         note: Why the contrast is inconclusive; "" otherwise.
@@ -38,9 +38,9 @@ class Judgement:
 
     Attributes:
         claim: The claim.
-        verdict: `FAILS` if a finding fails, `HOLDS` if all findings hold, `INCONCLUSIVE` otherwise.
+        verdict: `HOLDS`, `FAILS` or `INCONCLUSIVE`.
         findings: One finding per contrast.
-        note: Why the claim is inconclusive independently of its findings; "" otherwise.
+        note: Why the claim is inconclusive whatever its findings say; "" if the findings decide.
     """
 
     claim: Claim
@@ -52,14 +52,17 @@ class Judgement:
 def judge(claim: Claim, results: Results) -> Judgement:
     """Decide whether a claim holds.
 
-    A contrast holds if its 95% confidence interval lies within the limits, and fails if the interval and the limits do
-    not overlap. An exact contrast holds if the values of all seeds lie within the limits, and fails if one lies
-    outside. All other contrasts are inconclusive. So is a contrast with missing or diverged runs, unless it is exact
-    and already fails: its verdict would depend on which of the planned seeds have finished.
+    A claim holds if all of its contrasts hold, fails if a contrast fails, and is inconclusive otherwise. A claim about
+    pre-trained weights is always inconclusive if a run started from random weights.
+
+    A contrast holds if the 95% confidence interval of its mean lies within the limits, fails if the interval and the
+    limits do not overlap, and is inconclusive otherwise. An exact contrast holds if the values of all seeds lie within
+    the limits, and fails if any value lies outside. A contrast with a diverged run is inconclusive. So is a contrast
+    with an incomplete run, unless it is exact and the value of a complete run lies outside.
     """
     findings = tuple(_find(contrast, results) for contrast in claim.contrasts)
     if claim.pretrained and any(run.initial_weights == "random" for run in results.runs):
-        note = "the claim is about pre-trained weights, and these runs started from random ones"
+        note = "the claim is about pre-trained weights, but these runs started from random weights"
         return Judgement(claim, INCONCLUSIVE, findings, note)
     verdicts = {finding.verdict for finding in findings}
     verdict = FAILS if FAILS in verdicts else HOLDS if verdicts == {HOLDS} else INCONCLUSIVE
@@ -80,13 +83,13 @@ def _decide(contrast: Contrast, values: Mapping[int, float], mean: Estimate | No
     low = -math.inf if contrast.between[0] is None else contrast.between[0]
     high = math.inf if contrast.between[1] is None else contrast.between[1]
     if contrast.exact and not all(low <= value <= high for value in values.values()):
-        return FAILS, ""  # missing seeds cannot change this
+        return FAILS, ""  # values of missing seeds could not change this verdict
     if gap or mean is None:
         return INCONCLUSIVE, gap
     if contrast.exact:
         return HOLDS, ""
     if mean.low is None or mean.high is None:
-        return INCONCLUSIVE, "one seed gives no interval"
+        return INCONCLUSIVE, "one seed gives no confidence interval"
     if low <= mean.low and mean.high <= high:
         return HOLDS, ""
     if mean.high < low or mean.low > high:
@@ -104,5 +107,5 @@ def _explain_gap(contrast: Contrast, values: Mapping[int, float], results: Resul
         if seeds := [run.seed for run in results.of(name) if run.status != "complete"]:
             return f"{name} is not complete with {format_seeds(seeds)}"
     if seeds := sorted(set(results.plan.seeds) - set(values)):
-        return f"not measured with {format_seeds(seeds)}"
+        return f"no value for {format_seeds(seeds)}"
     return ""

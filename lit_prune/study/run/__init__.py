@@ -1,1 +1,1 @@
-"""`lit-prune study`: running the experiments of a plan."""
+"""The command `lit-prune study`, which runs the experiments of a plan."""

@@ -30,7 +30,8 @@ def main(argv: Sequence[str]) -> int:
     """Run `lit-prune study`.
 
     Returns:
-        The exit status: 0, 1 if a run failed or files could not be written, 130 after Ctrl-C, 143 after SIGTERM.
+        The exit status: 0 for success, 1 if a run failed or a file could not be written, 130 after Ctrl-C, 143 after
+        SIGTERM.
 
     Raises:
         InputError: If the plan, an option or the folder cannot be used.
@@ -50,7 +51,7 @@ def _run(options: Namespace) -> int:
     chosen = select(plan, options.only or ["*"])
     if warning:
         print(f"lit-prune: {warning}", file=sys.stderr)
-    # imported late, because torch takes seconds to import, and errors in the plan should be shown before that
+    # imported here, because torch takes seconds to import; errors in the plan are reported before that
     from lit_prune.study.run.preflight import check_settings, default_jobs
 
     check_settings(plan, chosen, out)
@@ -58,19 +59,19 @@ def _run(options: Namespace) -> int:
     if options.dry_run:
         print(_overview(plan, chosen, out, jobs))
         return 0
-    check_folder(plan, out)  # before the lock file is written there
+    check_folder(plan, out)  # before the lock file is written to the folder
     out.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(out / LOCK, timeout=0):
             store_plan(plan, out)
             return _run_and_report(plan, list_jobs(plan, chosen, out), out, options, jobs)
     except Timeout as error:
-        sentence = f"Another `lit-prune study` is running in `{out}`. Wait until it has stopped."
+        sentence = f"Another `lit-prune study` is running in `{out}`. Wait until it has finished, or stop it."
         raise InputError(sentence) from error
 
 
 def _make_plan(options: Namespace) -> tuple[Plan, Path, str]:
-    """Return the plan with all options applied, its folder, and a warning about its initial weights."""
+    """Return the plan with all options applied, the study's folder, and a warning about initial weights, or ""."""
     plan = load_plan(options.plan)
     settings = reduce(merge, options.settings, plan.settings)
     plan = replace(plan, settings=settings, threads=options.threads or plan.threads)
@@ -78,7 +79,8 @@ def _make_plan(options: Namespace) -> tuple[Plan, Path, str]:
         plan = plan.with_seeds(options.seeds)
     out = Path(options.out or Path(LOGS) / plan.name)
     if options.weights is None and (out / PLAN).is_file():
-        # later runs in a folder use the same initial weights, even if the plan's weights can be downloaded only now
+        # All runs in a folder use the same initial weights: if ImageNet weights could not be downloaded for the first
+        # runs, which therefore used random weights, later runs use random weights, too.
         return replace(plan, initial_weights=stored_plan(out).initial_weights), out, ""
     if options.weights is None and plan.initial_weights in (None, "random"):
         return plan, out, ""
@@ -94,7 +96,7 @@ def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, 
     total = _count_all_epochs(plan, todo)
     # if stderr is not a terminal, `_show` prints a line for each run instead of a progress bar
     with tqdm(total=total, unit="epoch", desc=plan.name, dynamic_ncols=True, disable=None) as bar:
-        # epochs of earlier commands are shown as done, but do not count in the estimate of the remaining time
+        # epochs of earlier commands are shown as done, but do not affect the estimate of the remaining time
         bar.initial = bar.n = _count_all_epochs(plan, filter(is_complete, todo))
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
@@ -110,7 +112,7 @@ def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, 
     for job, reason in failed.items():
         print(f"lit-prune: {job.label} failed: {reason}", file=sys.stderr)
     for job in left_out:
-        print(f"lit-prune: {job.label} was not started, because its parent failed.", file=sys.stderr)
+        print(f"lit-prune: {job.label} was not started, because a run that it depends on failed.", file=sys.stderr)
     return 1 if failed or left_out else 0
 
 
@@ -133,7 +135,7 @@ def _show(bar: "tqdm[None]", out: Path, epochs: int, running: Sequence[Job], sen
 
 
 def _check_plan_exists(out: Path) -> None:
-    """Raise an `UnfinishedError` if the study's folder is gone: its next run would create a folder without a plan."""
+    """Raise an `UnfinishedError` if `plan.yaml` is gone: the next run would create a folder without a plan."""
     if not (plan := out / PLAN).is_file():
         raise UnfinishedError(f"`{plan}` was moved or removed during the study. Put it back, or start the study again.")
 
@@ -144,7 +146,7 @@ def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str
     todo = [job for job in list_jobs(plan, chosen, out) if not is_complete(job)]
     epochs = _count_all_epochs(plan, todo)
     width = max(len(experiment.name) for experiment in chosen)
-    start = f"{plan.initial_weights or 'its own'} weights"
+    start = f"{plan.initial_weights} weights" if plan.initial_weights else "weights that the model class creates"
     rows = [
         f"  {experiment.name:{width}}  {count_epochs(plan, experiment) if experiment.train else 'no':>4} epochs  "
         f"from {experiment.parent or start}"
@@ -155,6 +157,6 @@ def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str
     if seconds is not None:
         minutes = max(round(epochs * seconds / jobs / 60), 1)
         time = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-        duration = f", about {time} on this machine with {jobs} at a time"
+        duration = f", about {time} on this machine with {jobs} runs at a time"
     head = f"{plan.name}: {len(chosen)} experiments, seeds {', '.join(map(str, plan.seeds))}, in {out}"
     return "\n".join([head, *rows, f"{len(todo)} runs to do, {epochs} epochs{duration}."])

@@ -15,9 +15,9 @@ from lit_prune.files.yaml import load_yaml_text
 from lit_prune.study.plan.loading import shipped_plans
 
 _GROUPS = ("--data.", "--model.", "--trainer.")
-# internal option that collects the settings; users cannot give it, because `lit-prune` rejects NUL
+# internal option that collects the options in `_GROUPS`; users cannot give it, because `lit-prune` rejects NUL
 _SETTING = "--\0"
-# upper limits, above what any machine can use; torch aborts if it cannot start all its threads
+# upper limits of options, above what any machine can use; torch aborts if it cannot start all threads
 _LARGEST = {"jobs": 10_000, "threads": 1024, "max_epochs": 10_000_000}
 
 
@@ -34,11 +34,11 @@ def parse(argv: Sequence[str]) -> Namespace:
     presets = ", ".join(shipped_plans())
     parser = CommandParser(
         prog="lit-prune study",
-        description="Run the experiments of a plan, each after its parent, and write a report. Finished runs are not "
-        "repeated, and interrupted runs are resumed.",
-        epilog="Options of `lit-prune fit` that begin with --data, --model or --trainer apply to every experiment, for "
-        "example --data.limit_train 10000, --trainer.precision bf16-mixed, or --model.optimizer.lr 0.01. Values are "
-        "YAML.",
+        description="Run the experiments of a plan, and write a report. If the study was interrupted, the same command "
+        "continues it: finished runs are kept, and interrupted runs are resumed.",
+        epilog="Options of `lit-prune fit` that begin with --data, --model or --trainer are also accepted. They apply "
+        "to every experiment, for example --data.limit_train 10000, --trainer.precision bf16-mixed, or "
+        "--model.optimizer.lr 0.01. Their values are YAML.",
     )
     parser.add_argument("plan", metavar="PLAN", nargs="?", help="YAML file with your own plan.")
     parser.add_argument("--preset", metavar="NAME", help=f"Name of a plan that ships with lit-prune: {presets}.")
@@ -46,9 +46,14 @@ def parse(argv: Sequence[str]) -> Namespace:
         "--out", metavar="DIR", help="Folder for the runs and the report (default: lightning_logs/<name of the plan>)."
     )
     parser.add_argument(
-        "--seeds", metavar="N", type=int, nargs="+", help="Random seeds; each experiment runs once with each."
+        "--seeds", metavar="N", type=int, nargs="+", help="Random seeds; every experiment runs once with each seed."
     )
-    parser.add_argument("--only", metavar="GLOB", nargs="+", help="Run only matching experiments and their parents.")
+    parser.add_argument(
+        "--only",
+        metavar="GLOB",
+        nargs="+",
+        help="Run only experiments whose names match, and the experiments from which these start.",
+    )
     parser.add_argument("--max_epochs", metavar="N", type=int, help="Number of epochs of every run.")
     parser.add_argument("--weights", help="Initial weights of the model: IMAGENET1K_V1, a file, or random.")
     parser.add_argument(
@@ -58,9 +63,11 @@ def parse(argv: Sequence[str]) -> Namespace:
         help="Number of parallel runs (default: 1 on a GPU, else cores / threads).",
     )
     parser.add_argument("--threads", metavar="N", type=int, help="Number of CPU threads of each run.")
-    parser.add_argument("--ray", metavar="ADDRESS", help="Run on a Ray cluster: auto, local, or its HOST:PORT.")
     parser.add_argument(
-        "--dry_run", action="store_true", help="Only print the experiments and an estimate of the time."
+        "--ray", metavar="ADDRESS", help="Ray cluster to run on: auto (find one), local (start one), or HOST:PORT."
+    )
+    parser.add_argument(
+        "--dry_run", action="store_true", help="Only print the experiments and an estimate of the duration."
     )
     parser.add_argument(_SETTING, dest="settings", action="append", default=[], help=argparse.SUPPRESS)
     with one_sentence_errors(argv):
@@ -73,7 +80,7 @@ def parse(argv: Sequence[str]) -> Namespace:
         raise expected("`--ray` to be auto, local or HOST:PORT", found, "`local` starts a cluster on this machine")
     if (given.plan is None) == (given.preset is None):
         found = "neither" if given.plan is None else "both"
-        raise expected("a plan's file or `--preset`", found, f"presets are {presets}")
+        raise expected("either the file of a plan or `--preset`", found, f"presets are {presets}")
     if given.preset is not None and given.preset not in shipped_plans():
         hint = closest_hint(given.preset, shipped_plans(), "to run your own plan, give its path without `--preset`")
         raise expected(f"`--preset` to be one of {presets}", f"`{shorten(given.preset)}`", hint)
@@ -89,7 +96,7 @@ def parse(argv: Sequence[str]) -> Namespace:
 
 
 def _join_settings(argv: Sequence[str]) -> list[str]:
-    """Replace each `--data.NAME VALUE` or `--data.NAME=VALUE` (or model, trainer) by one value of `_SETTING`."""
+    """Replace each `--data.NAME VALUE` or `--data.NAME=VALUE` by a value of `_SETTING`; also for model and trainer."""
     result: list[str] = []
     words = list(reversed(argv))
     while words:
@@ -106,7 +113,7 @@ def _join_settings(argv: Sequence[str]) -> list[str]:
 
 
 def _depth(setting: str) -> tuple[int, bool]:
-    """Return a sort key that puts a class before its arguments, because setting a class removes older arguments."""
+    """Return a key that sorts a class before its arguments: setting a class removes arguments that were set before."""
     name = setting.partition("=")[0]
     return name.count("."), not name.endswith(".class_path")
 
@@ -116,7 +123,7 @@ def _setting(name: str, text: str) -> dict[str, Any]:
         raise expected("a known option", f"`{shorten(name)}`", "`--help` lists the options")
     if name.startswith("--trainer.callbacks."):
         hint = "for example `--trainer.callbacks+ '{class_path: GlobalL1Pruning, init_args: {amount: 0.3}}'`"
-        raise expected("a callback and its arguments in one value", f"`{shorten(name)}`", hint)
+        raise expected("callbacks and their arguments in one value", f"`{shorten(name)}`", hint)
     try:
         value = load_yaml_text(text, name)
     except InputError:

@@ -1,4 +1,4 @@
-"""Execute the runs of a study at the same time, as processes on this machine or as tasks on a Ray cluster."""
+"""Execute the runs of a study in parallel, as processes on this machine or as tasks on a Ray cluster."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ from lit_prune.training.run_folder import ERROR, LOG
 
 
 class Job(NamedTuple):
-    """A run to execute: an experiment with a seed.
+    """A run to execute: one experiment with one seed.
 
     Attributes:
         out: The study's folder.
@@ -40,10 +40,10 @@ class Job(NamedTuple):
 
 
 class Pool(ABC):
-    """Executes several jobs at the same time.
+    """Executes several jobs in parallel.
 
     Args:
-        jobs: Maximum number of jobs at the same time; None for no limit.
+        jobs: Maximum number of parallel jobs; None for no limit.
     """
 
     def __init__(self, jobs: int | None) -> None:
@@ -56,7 +56,7 @@ class Pool(ABC):
 
     @abstractmethod
     def start(self, job: Job) -> None:
-        """Start a job, and append its output to `log.txt` in its folder."""
+        """Start a job, and append its output to `log.txt` in the folder of the run."""
 
     @abstractmethod
     def collect(self) -> list[tuple[Job, int]]:
@@ -71,19 +71,19 @@ class Processes(Pool):
     """Executes each job in a separate process on this machine."""
 
     def start(self, job: Job) -> None:
-        """Start a process."""
+        """Start a process for a job."""
         self._running[_start(job)] = job
 
     def collect(self) -> list[tuple[Job, int]]:
         """Return the jobs whose process exited since the last call."""
         stopped = [(process, job) for process, job in self._running.items() if process.poll() is not None]
         for process, _ in stopped:
-            process.communicate()  # closes its standard input
+            process.communicate()  # closes the pipe to its standard input
             del self._running[process]
         return [(job, process.returncode) for process, job in stopped]
 
     def close(self) -> None:
-        """Kill all processes at once; a later `lit-prune study` resumes their runs from their last checkpoints."""
+        """Kill all processes; a later `lit-prune study` resumes the runs from their last checkpoints."""
         for process in self._running:
             process.kill()
         for process in self._running:
@@ -92,13 +92,13 @@ class Processes(Pool):
 
 
 class RayTasks(Pool):
-    """Executes each job as a task on a Ray cluster; its machines must share the study's folder.
+    """Executes each job as a task on a Ray cluster. All machines of the cluster must share the study's folder.
 
     Args:
-        address: Address of the cluster; "auto" for this machine's cluster, "local" to start one on this machine.
-        jobs: Maximum number of jobs at the same time; None for as many as the cluster has CPUs and GPUs for.
-        threads: CPU threads of each job.
-        gpu: Whether jobs may use GPUs: one each, or a part of one if `jobs` exceeds the number of GPUs.
+        address: Address of the cluster; "auto" to find a running cluster, "local" to start one on this machine.
+        jobs: Maximum number of parallel jobs; None for as many as the CPUs and GPUs of the cluster allow.
+        threads: Number of CPU threads of each job.
+        gpu: Whether jobs may use GPUs. Each job gets one GPU, or a part of one if `jobs` exceeds the number of GPUs.
 
     Raises:
         InputError: If Ray is not installed, or the cluster cannot be reached.
@@ -112,7 +112,7 @@ class RayTasks(Pool):
             hint = "Install it with `pip install 'lit-prune[ray]'`."
             raise InputError(f"The package `ray` is not installed. {hint}") from error
         self._ray: Any = ray
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # by default Ray reports its usage to its developers
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise, Ray reports usage to its developers
         new: dict[str, Any] = {}
         if address == "local":
             new = {"num_cpus": jobs and jobs * threads, "include_dashboard": False}
@@ -150,7 +150,7 @@ class RayTasks(Pool):
 
 
 def _run(job: Job, folder: str) -> int:
-    """Execute a job on a machine of the cluster, in the working directory of the study; return its exit status."""
+    """Execute a job on a machine of the cluster, in the given working directory, and return the job's exit status."""
     os.chdir(folder)
     process = _start(job)
     try:
@@ -165,7 +165,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
     argv = [str(job.out), job.experiment, str(job.seed)]
     # environment variables of `lit-prune fit` must not override the settings of the plan
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_PRUNE_FIT__")}
-    (job.folder / ERROR).unlink(missing_ok=True)  # the reason of an earlier failure
+    (job.folder / ERROR).unlink(missing_ok=True)  # from an earlier failure
     with (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-m", "lit_prune.study.run.worker", *argv],
@@ -173,5 +173,5 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=kept | {"OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # Ctrl-C interrupts only the study, which then stops its runs
+            start_new_session=True,  # Ctrl-C interrupts only the study, which then kills its runs
         )

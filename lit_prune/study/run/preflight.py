@@ -48,7 +48,8 @@ def choose_weights(plan: Plan, given: str | None) -> tuple[Plan, str]:
     """Choose the initial weights of experiments without a parent: `given` (from `--weights`), or else the plan's.
 
     Returns:
-        The plan with the chosen weights, and a warning if the plan's cannot be loaded and random ones replace them.
+        The plan with the chosen weights, and a warning: "" unless random weights replace ImageNet weights that cannot
+        be loaded.
 
     Raises:
         InputError: If the weights of `--weights`, or weights in a file, cannot be loaded.
@@ -68,7 +69,7 @@ def choose_weights(plan: Plan, given: str | None) -> tuple[Plan, str]:
 
 
 def default_jobs(threads: int) -> int:
-    """Return the default number of runs at the same time: 1 on a GPU, otherwise the number of cores / `threads`."""
+    """Return the default number of parallel runs: 1 on a GPU, otherwise the number of cores / `threads`."""
     if torch.cuda.is_available():
         return 1
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -79,7 +80,7 @@ def estimate_epoch_seconds(plan: Plan) -> float | None:
     """Estimate the duration of an epoch by timing a few training steps on this machine's CPU.
 
     Returns:
-        Seconds; None for a custom model, custom data or a GPU.
+        Seconds; None if the model or the data are custom, or if a GPU is available.
     """
     settings = plan.settings.get("data") or {}
     own_data = isinstance(settings, str) or "class_path" in settings
@@ -102,7 +103,7 @@ def estimate_epoch_seconds(plan: Plan) -> float | None:
             seconds.append(time.perf_counter() - began)
     finally:
         torch.set_num_threads(threads)
-    step = statistics.median(seconds[2:])  # the first steps are slower than the following ones
+    step = statistics.median(seconds[2:])  # without the first two steps, which are slower
     total = 50_000 if data.source == "cifar10" else 10_000
     training = data.limit_train or total - data.val_size
     # an image takes about a third as long in validation as in training

@@ -1,4 +1,4 @@
-"""Schedule the runs of a study: each after its parent, several at the same time, skipping complete runs."""
+"""Schedule the runs of a study: skip complete runs, and execute the others in parallel, each after its parent."""
 
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -13,25 +13,25 @@ _POLL = 0.2  # seconds
 
 
 def list_jobs(plan: Plan, experiments: Iterable[Experiment], out: Path) -> list[Job]:
-    """List the runs of the given experiments, in their order, and for each experiment one run per seed."""
+    """List the runs of the given experiments, in their order, with one run per seed of the plan."""
     return [Job(out, experiment.name, seed, plan.threads) for experiment in experiments for seed in plan.seeds]
 
 
 def run_jobs(
     plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int, Sequence[Job], str], None]
 ) -> tuple[dict[Job, str], list[Job]]:
-    """Run jobs, each after its parent. If a job fails, its descendants are left out, and all other jobs run.
+    """Run jobs, each after its parent. If a job fails, its descendants are not run, but all other jobs are.
 
     Args:
         plan: Plan of the study.
         jobs: Jobs from `list_jobs`. The parent of each job must be among them, or complete.
         pool: Pool that executes the jobs.
-        report: Function that is called about once a second, and whenever a job has exited, with the number of finished
-            epochs of all jobs, the running jobs, and a sentence about the job that has exited, or "".
+        report: Function that is called about once a second, and whenever a job exits. Its arguments are the number of
+            epochs that all jobs together have finished, the running jobs, and a sentence about the job that exited
+            ("" if none did).
 
     Returns:
-        The jobs that failed, each with the reason in a sentence, and the jobs that were left out, because an ancestor
-        failed.
+        The failed jobs, each with the reason in a sentence, and the jobs that were not run because an ancestor failed.
     """
     failed, left_out, running = dict[Job, str](), list[Job](), list[Job]()
     waiting = [job for job in jobs if not is_complete(job)]
@@ -53,7 +53,7 @@ def run_jobs(
                 waiting.remove(job)
                 running.append(job)
                 pool.start(job)
-        if not running:  # all remaining jobs have been left out
+        if not running:  # all remaining jobs were left out, because an ancestor failed
             break
         time.sleep(_POLL)
         for job, status in pool.collect():
@@ -70,7 +70,7 @@ def run_jobs(
 
 
 def is_complete(job: Job) -> bool:
-    """Return whether a job has finished: its `result.json` exists."""
+    """Return whether a job has finished, that is, whether its `result.json` exists."""
     return (job.folder / RESULT).is_file()
 
 
@@ -92,7 +92,7 @@ def _parent(plan: Plan, job: Job) -> Job | None:
 
 
 def _logged_epochs(job: Job) -> int:
-    """Estimate the number of epochs that a run has finished from the number of lines in its `metrics.csv`."""
+    """Estimate how many epochs a run has finished, from the number of lines in its `metrics.csv`."""
     try:
         with (job.folder / METRICS).open("rb") as file:
             rows = sum(1 for _ in file) - 1

@@ -1,8 +1,8 @@
 """The process of one run of a study: it runs `fit`, then `test` on the last and the best checkpoint.
 
-It is started as `python -m lit_prune.study.run.worker OUT EXPERIMENT SEED`, by a pool on this machine, by a Ray task on
-another machine, or by a distributed strategy. It exits when its standard input is closed, which means that the process
-that started it has died.
+A pool or a Ray task starts it with `python -m lit_prune.study.run.worker OUT EXPERIMENT SEED`. With a distributed
+strategy, Lightning starts the same command for every further device. The process exits when its standard input is
+closed, because this means that the process that started it has died.
 """
 
 import json
@@ -36,7 +36,7 @@ from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.resuming import find_newest_checkpoint
 from lit_prune.training.run_folder import ERROR, RESULT
 
-# settings of the Trainer that also apply to the test of a run
+# settings of the Trainer that are also used when a run is tested
 _TEST_SETTINGS = (
     *("accelerator", "devices", "strategy", "num_nodes", "precision", "deterministic", "benchmark"),
     *("limit_test_batches", "enable_progress_bar", "enable_model_summary"),
@@ -50,7 +50,7 @@ def main(argv: Sequence[str]) -> int:
         argv: The study's folder, the name of the experiment, and the seed.
 
     Returns:
-        The exit status: 0, 1 if the run failed, 2 if its settings are invalid.
+        The exit status: 0 for success, 1 if the run failed, 2 if its settings are invalid.
     """
     out, name, seed = Path(argv[0]), argv[1], int(argv[2])
     folder = run_folder(out, name, seed)
@@ -81,8 +81,8 @@ def main(argv: Sequence[str]) -> int:
 def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
     """Train and test one experiment with one seed; an interrupted run is resumed.
 
-    It leaves `config.yaml`, `metrics.csv`, TensorBoard events, and `checkpoints/` in the run's folder, and finally
-    writes `result.json` and removes the optimizer states from the checkpoints.
+    Training writes `config.yaml`, `metrics.csv`, TensorBoard events and `checkpoints/` to the run's folder. After the
+    tests, `result.json` is written, and optimizer states are removed from the checkpoints.
 
     Raises:
         InputError: If the settings are invalid.
@@ -104,7 +104,7 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         test: dict[str, dict[str, float]] = {}
         for which, path in tested.items() if _has_test(cli) else ():
             if which == "best" and cli.best_epoch == cli.trainer.current_epoch - 1:
-                test["best"] = test["last"]  # both files hold the same epoch
+                test["best"] = test["last"]  # the best epoch is the last epoch
             else:
                 test[which] = _test(config, path, Path(scratch))
     if not cli.trainer.is_global_zero:
@@ -144,7 +144,7 @@ def _find_checkpoint(folder: Path) -> Path | None:
 
 
 def _has_test(cli: TrainingCLI) -> bool:
-    """Return whether the run can be tested: its model has a `test_step`, and model or data a `test_dataloader`."""
+    """Return whether the run can be tested: the model has a `test_step`, and model or data have a `test_dataloader`."""
     data = cli.datamodule
     loads = is_overridden("test_dataloader", cli.model) or (data is not None and is_overridden("test_dataloader", data))
     return loads and is_overridden("test_step", cli.model)

@@ -1,1 +1,1 @@
-"""`lit-prune cost`: measure FLOPs, bytes and latency of networks."""
+"""`lit-prune cost`: measure FLOPs, file size and latency of networks."""

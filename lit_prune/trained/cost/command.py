@@ -1,4 +1,4 @@
-"""`lit-prune cost`: measure the size and speed of a network, run in several ways."""
+"""`lit-prune cost`: measure FLOPs, file size and latency of networks, each run in several ways."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -28,18 +28,19 @@ def main(argv: Sequence[str]) -> int:
 def _cost(argv: Sequence[str]) -> None:
     parser = make_checkpoint_parser(
         "cost",
-        "Measure FLOPs, bytes and latency of a network: as it is, with masks, without kernel positions that only ever "
-        "see padding, and in ONNX Runtime. With --data.NAME or --limit, measure accuracy on test images too.",
+        "Measure FLOPs, file size and latency of a network, run in several ways: unchanged, with masks, without kernel "
+        "positions that only ever see padding, and in ONNX Runtime. With --limit or any --data option, also measure "
+        "its accuracy on test images.",
         data=True,
     )
     parser.add_argument(
         "--against", type=str, action="append", default=[], help="Another checkpoint to compare with; repeatable."
     )
-    parser.add_argument("--batches", type=int | list[int], default=[1, 128], help="Batch sizes to measure.")
-    parser.add_argument("--rounds", type=int, default=11, help="How often to measure each latency.")
-    parser.add_argument("--threads", type=int | None, default=None, help="CPU threads (default: torch's default).")
+    parser.add_argument("--batches", type=int | list[int], default=[1, 128], help="Batch sizes of the timed calls.")
+    parser.add_argument("--rounds", type=int, default=11, help="Number of times to measure each latency.")
+    parser.add_argument("--threads", type=int | None, default=None, help="Number of CPU threads (default: torch's).")
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
-    parser.add_argument("--onnx", type=bool, default=True, help="Whether to measure ONNX Runtime.")
+    parser.add_argument("--onnx", type=bool, default=True, help="Whether to measure in ONNX Runtime too.")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="Format of the output.")
     options = parse_checkpoint_command(parser, argv)
     batches = [options.batches] if isinstance(options.batches, int) else options.batches
@@ -55,7 +56,7 @@ def _cost(argv: Sequence[str]) -> None:
     onnx = options.onnx and has_onnx()
     if options.onnx and not onnx:
         print(
-            "lit-prune: skipping ONNX Runtime, which is not installed. Install it with `pip install "
+            "lit-prune: skipping ONNX Runtime, because its packages are not installed. Install them with `pip install "
             "'lit-prune[export]'`.",
             file=sys.stderr,
         )
@@ -65,7 +66,7 @@ def _cost(argv: Sequence[str]) -> None:
 
 
 def _shortest_names(paths: Sequence[str]) -> dict[str, str]:
-    """Name each checkpoint by the last parts of its path, as few as distinguish it from the others.
+    """Name each checkpoint by the end of its path, with as few folders as tell the checkpoints apart.
 
     Raises:
         InputError: If a checkpoint is given twice.

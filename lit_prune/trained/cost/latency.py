@@ -1,4 +1,4 @@
-"""Time several functions fairly: they take turns, so that a noisy machine slows all of them alike."""
+"""Time several functions fairly: they take turns, so that other load on the machine slows all of them alike."""
 
 import random
 import statistics
@@ -16,7 +16,7 @@ class Latency:
     """Duration of one call, measured in several rounds.
 
     Attributes:
-        seconds: Mean duration of a call in each round: at least one value, all positive.
+        seconds: For each round, the mean duration of a call. At least one value, all positive.
     """
 
     seconds: tuple[float, ...]
@@ -41,9 +41,9 @@ class Latency:
         return max(self.seconds)
 
     def ratio(self, other: "Latency") -> float:
-        """Return how many times as long as `other` this takes: the median of the ratios in each round.
+        """Divide the durations by those of `other`, round by round, and return the median of these ratios.
 
-        Ratios are computed by round, because the machine is about equally busy for both in the same round.
+        Each ratio uses durations of one round, because the machine is about equally busy during one round.
         """
         if len(self.seconds) != len(other.seconds):
             raise expected(f"{len(self.seconds)} rounds", len(other.seconds), "measure both at the same time")
@@ -57,12 +57,12 @@ def measure(
     clock: Callable[[], float] = time.perf_counter,
     pause: float = 0.05,
 ) -> dict[str, Latency]:
-    """Time functions that take turns.
+    """Measure the latency of several functions that take turns.
 
-    In every round each function has one turn, in a random but reproducible order, so that it does not always follow
-    the same function. A turn has three parts: a pause of `pause` seconds, because threads of the previous function may
-    still occupy the cores; one call that is not timed, which brings the weights back into the caches; and timed calls
-    for about `turn` seconds, at least one. `clock` returns the time in seconds.
+    In every round each function has one turn, in a random but reproducible order, so that no function always follows
+    the same other one. A turn has three parts: a pause of `pause` seconds, because threads of the previous function may
+    still occupy the cores; one untimed call, which loads the function's data into the CPU caches again; and timed
+    calls, at least one, for about `turn` seconds. `clock` returns the time in seconds.
     """
     check_integer("rounds", rounds, 1, hint="11 rounds give a stable median on most machines")
     repeats = {}

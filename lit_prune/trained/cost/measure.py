@@ -1,4 +1,4 @@
-"""Measure all variants (ways to run) of several networks in one process."""
+"""Measure several networks in one process, each in all its variants (ways to run it)."""
 
 import platform
 import tempfile
@@ -24,8 +24,9 @@ class Cost:
     Attributes:
         variant: Variant that was measured.
         latency: Latency of one call, by batch size.
-        difference: Largest absolute difference, on random images, between a logit and that of torch's own layers with
-            the same weights. None for the "dense" variant of a network with zeros, whose weights differ.
+        difference: Largest absolute difference, on random images, between the logits of this variant and those of
+            torch's own layers with the network's weights. None for a "dense" variant in which small random weights
+            replace zeros.
     """
 
     variant: Variant
@@ -35,13 +36,13 @@ class Cost:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Costs of the variants of several networks, measured in turns in one process.
+    """Costs of several networks and their variants, all measured in one process.
 
     Attributes:
-        costs: Cost of each variant. Speeds are relative to the first one.
+        costs: Cost of each variant. All speeds are relative to the first variant.
         input_size: Height and width of the images, in pixels.
-        threads: CPU threads of torch and ONNX Runtime.
-        machine: Processor, instruction set and versions, by name.
+        threads: Number of CPU threads of torch and of ONNX Runtime.
+        machine: Processor, its instruction set, and the versions of Python and torch, by name.
         sparsity: Fraction of weights that are zero, by network.
     """
 
@@ -62,12 +63,12 @@ class Comparison:
         return len(self.costs[0].latency[self.batches[0]].seconds)
 
     def find(self, network: str, *kinds: Kind) -> Cost | None:
-        """Return the cost of a network's variant of the first of `kinds` that was measured, or None."""
+        """Return the cost of one variant of a network: the first of `kinds` that was measured, or None."""
         costs = {cost.variant.kind: cost for cost in self.costs if cost.variant.network == network}
         return next((costs[kind] for kind in kinds if kind in costs), None)
 
     def speed(self, cost: Cost, batch: int) -> float:
-        """Return the speed of a variant relative to the first variant: 2.0 is twice as fast."""
+        """Return the speed of a variant relative to the first of all variants: 2.0 is twice as fast."""
         return self.costs[0].latency[batch].ratio(cost.latency[batch])
 
 
@@ -89,8 +90,8 @@ def compare(
 ) -> Comparison:
     """Measure every variant of every network, with torch's current number of threads.
 
-    The networks are unmasked modules that compute logits from images of `input_size` pixels a side; they are not
-    changed. `rounds` and `turn` are explained in `lit_prune.trained.cost.latency.measure`.
+    The networks must be modules without masks that compute logits from images of `input_size` pixels a side; they are
+    not changed. `lit_prune.trained.cost.latency.measure` explains `rounds` and `turn`.
 
     Raises:
         InputError: If an argument is invalid, or a network cannot process images of this size.
@@ -113,7 +114,7 @@ def compare(
                 calls = {str(n): partial(v.forward, inputs[n]) for n, v in enumerate(variants)}
                 latencies.append(list(measure(calls, rounds, turn).values()))
             logits = [variant.forward(x) for variant, x in zip(variants, inputs, strict=True)]
-    # for a network with zeros, the second entry, "zeros", replaces "dense", whose weights differ
+    # logits of each network's own weights: if there are zeros, "zeros" comes after "dense" and replaces it in this dict
     references = {v.network: y for v, y in zip(variants, logits, strict=True) if v.kind in ("dense", "zeros")}
     costs = []
     for variant, latency, found in zip(variants, zip(*latencies, strict=True), logits, strict=True):

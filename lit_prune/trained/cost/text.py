@@ -11,7 +11,7 @@ from lit_prune.trained.scoring import Score
 
 
 def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Make tables of sizes and times, with explanations and conclusions; `scores` maps names of networks to scores."""
+    """Make tables of sizes and times, with explanations and conclusions; `scores` holds accuracies by network name."""
     sizes, times = [], []
     for cost in comparison.costs:
         variant = cost.variant
@@ -44,8 +44,8 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
             "",
             *(f"{kind:12s}  {meaning}" for kind, meaning in meanings.items()),
             "",
-            f"Images of {comparison.input_size}x{comparison.input_size}; a multiply-add is 2 FLOPs. "
-            f"Medians of {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
+            f"Images of {comparison.input_size}x{comparison.input_size} pixels; a multiply-add is 2 FLOPs. "
+            f"Times: medians of {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
             f"{machine['processor']} ({machine['instructions']}), Python {machine['python']}, torch "
             f"{machine['torch']}. Speed: relative to {reference.network}, run as {reference.kind}.",
             "",
@@ -55,20 +55,20 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
 
 
 def conclusions(comparison: Comparison) -> list[str]:
-    """Return sentences about the effect of zeros on latency, and about the speed of each variant."""
+    """Return sentences that compare the first network with its variants, and with the other networks."""
     network = comparison.costs[0].variant.network
     sentences = []
-    zeros, masked = comparison.find(network, "zeros"), comparison.find(network, "masked")
-    if zeros is not None and masked is not None:
+    zeros = comparison.find(network, "zeros")
+    if zeros is not None:
         sentences.append(
-            "Zeros make files smaller (with `lit-prune export --compress`), but not networks faster: with "
-            f"{comparison.sparsity[network]:.1%} of its weights zero, {network} takes {_durations(comparison, zeros)} "
-            f"times as long as without zeros, and {_durations(comparison, masked)} times as long with masks applied."
+            "Zeros make files smaller (with `lit-prune export --compress`), but not networks faster. Compared with a "
+            f"copy without zeros, {network} with {comparison.sparsity[network]:.1%} zero weights takes "
+            f"{_durations(comparison, zeros)} times as long."
         )
     ways: dict[Kind, str] = {
-        "cropped": "without dead taps (same outputs)",
+        "cropped": "without kernel positions that only ever see padding",
         "onnx": "in ONNX Runtime",
-        "cropped onnx": "without dead taps in ONNX Runtime",
+        "cropped onnx": "without these kernel positions, in ONNX Runtime",
     }
     faster = [(way, cost) for kind, way in ways.items() if (cost := comparison.find(network, kind)) is not None]
     for other in comparison.sparsity:
@@ -83,7 +83,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 
 
 def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
-    """Make JSON: seconds, bytes, counts, and speeds relative to the first variant; `scores` is by network."""
+    """Make JSON: seconds, bytes, counts, and speeds relative to the first variant; for `scores` see `format_table`."""
     content = {
         "input_size": comparison.input_size,
         "threads": comparison.threads,
@@ -125,7 +125,7 @@ def format_ratios(ratios: Mapping[int, float]) -> str:
 
 
 def count(number: int, noun: str) -> str:
-    """Return a number with a noun in the singular or plural."""
+    """Return a number with a noun, in the plural unless the number is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
 
 

@@ -1,4 +1,4 @@
-"""Make the variants of a network whose costs are compared."""
+"""Make the variants of a network: the ways to run it whose costs are compared."""
 
 import io
 from collections.abc import Callable, Iterator
@@ -11,23 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.files.compressed import compressed_size
-from lit_prune.functional import apply_masks, weight_layers
+from lit_prune.functional import weight_layers
 from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.flops import LayerFlops, count_flops
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.export.graphs import run_onnx, write_onnx
 
-Kind = Literal["dense", "zeros", "masked", "lit-prune", "cropped", "onnx", "cropped onnx"]
+Kind = Literal["dense", "zeros", "lit-prune", "cropped", "onnx", "cropped onnx"]
 
 MEANINGS: dict[Kind, str] = {
-    "dense": "torch's own layers, without any zero weight",
+    "dense": "torch's own layers; small random weights replace any zero weights",
     "zeros": "torch's own layers, with the zeros of this network",
-    "masked": "torch's own layers, with masks that every call multiplies in, as in training",
     "lit-prune": "LitResNet18, which skips dead taps (kernel positions that only ever see padding)",
-    "cropped": "torch's own layers without dead taps: a smaller file, the same outputs",
-    "onnx": "ONNX Runtime on the exported file, batch norms folded into convolutions",
-    "cropped onnx": "ONNX Runtime on the exported file of the cropped network",
+    "cropped": "torch's own layers without kernel positions that only ever see padding; same outputs",
+    "onnx": "the exported file in ONNX Runtime, with batch norms folded into convolutions",
+    "cropped onnx": "the exported file of the cropped network in ONNX Runtime",
 }
 
 
@@ -37,14 +36,14 @@ class Variant:
 
     Attributes:
         network: Name of the network.
-        kind: Way to run it.
+        kind: Way to run the network; `MEANINGS` explains each.
         forward: Function that computes logits from images (N, C, H, W).
-        layout: Memory format of images for which `forward` is fastest.
+        layout: Memory format of images with which `forward` is fastest.
         parameters: Number of values in weights, biases and norms.
         nonzero: Number of these values that are not zero.
-        flops: FLOPs of one image.
-        bytes: Size of its file: the state dict as written by `torch.save`, or the ONNX file.
-        compressed: Size of the compressed state dict in bytes; None for ONNX files.
+        flops: FLOPs for one image.
+        bytes: Size in bytes of the ONNX file, or of the state dict written by `torch.save`.
+        compressed: Size in bytes of the state dict as `export --compress` stores it; None for ONNX files.
     """
 
     network: str
@@ -66,28 +65,24 @@ def has_onnx() -> bool:
 def make_variants(
     network: str, model: nn.Module, input_size: int, folder: Path | None, channels: int = 3, reference: bool = True
 ) -> Iterator[Variant]:
-    """Make the variants of `model`, a module without masks that maps images to logits; it is not changed.
+    """Make the variants of `model`, a module without masks that maps images to logits; the model is not changed.
 
-    ONNX files are written to `folder`; None leaves out the ONNX variants. With `reference`, the first variant of a
-    network with zeros is "dense", which has small random weights in place of the zeros.
+    ONNX files are written to `folder`; None leaves out the ONNX variants. A network without zeros is its own "dense"
+    variant. If it has zeros, "dense" is a copy with small random weights instead, made only if `reference` is true.
 
     Yields:
-        The variants, in the order of `MEANINGS`: "dense" alone if there are no zeros, otherwise "zeros" and "masked";
-        "lit-prune" only for a LitResNet18.
+        The variants, in the order of `MEANINGS`. "zeros" exists only if the network has zeros, "lit-prune" only for a
+        LitResNet18.
     """
     base = _channels_last(plain_copy(model))
-    masks = {ref.name: ref.tensor != 0 for ref in weight_layers(base)}
     counts = _count(base, input_size)
-    if all(mask.all() for mask in masks.values()):
+    if all(ref.tensor.all() for ref in weight_layers(base)):
         yield Variant(network, "dense", base, torch.channels_last, **counts)
     else:
         if reference:
             dense = _fill_zeros(base)
             yield Variant(network, "dense", dense, torch.channels_last, **_count(dense, input_size))
         yield Variant(network, "zeros", base, torch.channels_last, **counts)
-        masked = plain_copy(base)
-        apply_masks(masked, {name: mask for name, mask in masks.items() if not mask.all()})
-        yield Variant(network, "masked", masked, torch.channels_last, **counts)
     if isinstance(model, LitResNet18):
         yield Variant(network, "lit-prune", model, torch.channels_last, **counts)
     cropped = _channels_last(crop_kernels(base, input_size, channels))
@@ -120,12 +115,12 @@ def _count(module: nn.Module, input_size: int) -> dict[str, Any]:
 
 
 def _channels_last(module: nn.Module) -> nn.Module:
-    """Convert a module to the memory format in which torch's convolutions are fastest, and in which `fit` trains."""
+    """Convert a module to `channels_last`, the memory format with the fastest convolutions, which `fit` also uses."""
     return module.to(memory_format=torch.channels_last)
 
 
 def _fill_zeros(module: nn.Module) -> nn.Module:
-    """Copy a network, and replace its zeros with random values smaller than its smallest nonzero weight."""
+    """Copy a network, and replace zeros in each layer by random values of smaller magnitude than its other weights."""
     filled = plain_copy(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
@@ -133,7 +128,7 @@ def _fill_zeros(module: nn.Module) -> nn.Module:
             weight = ref.tensor
             kept = weight[weight != 0].abs()
             smallest = float(kept.min()) if len(kept) else 0.01
-            # at least 1% of the smallest weight, because `rand` alone could return zero
+            # at least 1% of the smallest magnitude, because `rand` alone could return zero
             drawn = smallest * (0.01 + 0.99 * torch.rand(weight.shape, generator=generator))
             signs = torch.randint(0, 2, weight.shape, generator=generator) * 2 - 1
             weight.copy_(torch.where(weight == 0, drawn * signs, weight))

@@ -10,20 +10,20 @@ from torch import Tensor
 from lit_prune.errors import UnfinishedError, one_line
 from lit_prune.trained.scoring import Run, Score
 
-# Rounding of float32 sums makes logits differ by about 1e-6 of the largest logit. A wrong weight, a layer in training
-# mode or another normalisation makes them differ by far more than 1e-4.
+# Rounding of float32 sums changes logits by about 1e-6 of the largest logit; a wrong weight, a layer in training mode
+# or a wrong normalisation changes them by far more than 1e-4 of the largest.
 TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True)
 class Check:
-    """Comparison of the logits of a network and of its exported file.
+    """Comparison of the logits of a network with those of its exported file.
 
     Attributes:
-        images: Number of images.
-        difference: Largest absolute difference between the two logits.
-        largest: Largest magnitude of a logit of the network.
-        changed: Number of images for which the file predicts another class.
+        images: Number of images on which logits were compared.
+        difference: Largest absolute difference between a logit of the network and that of the file.
+        largest: Largest magnitude of the network's logits.
+        changed: Number of images for which the file predicts another class than the network.
         scores: Accuracy of the network and of the file; None without labels.
     """
 
@@ -35,15 +35,16 @@ class Check:
 
     @property
     def bound(self) -> float:
-        """Largest allowed difference: `TOLERANCE` times the largest logit, and at least `TOLERANCE`."""
+        """Largest allowed difference: `TOLERANCE` times `largest`, but at least `TOLERANCE`."""
         return TOLERANCE * max(1.0, self.largest)
 
     def require(self, images: str) -> "Check":
-        """Return this check; raise an `UnfinishedError` if its difference is above the bound, NaN or infinite."""
+        """Return this check, or raise an `UnfinishedError` if `difference` is above `bound`, NaN or infinite."""
         if isfinite(self.difference) and self.difference <= self.bound:
             return self
         raise _failed(
-            f"computes logits that differ by {self.difference:.2g} on {images}; at most {self.bound:.2g} is allowed"
+            f"computes logits that differ from the network's by {self.difference:.2g} on {images}; at most "
+            f"{self.bound:.2g} is allowed"
         )
 
 
@@ -51,7 +52,7 @@ def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | 
     """Compare the logits (N, ...) of a network with those of an exported file, on batches of images and labels.
 
     Raises:
-        UnfinishedError: If the file cannot be run, or computes logits of another shape.
+        UnfinishedError: If the file cannot be run, or computes logits of another shape than the network.
     """
     images = changed = labelled = 0
     difference = largest = 0.0
@@ -85,11 +86,11 @@ def _run(exported: Run, images: Tensor) -> Tensor:
 
 
 def _failed(what: str) -> UnfinishedError:
-    return UnfinishedError(f"The exported file {what}. Nothing was written; try another `--format` or other options.")
+    return UnfinishedError(f"The exported file {what}. It was not kept; try another `--format` or other options.")
 
 
 def in_batches(run: Run, batch: int | None) -> Run:
-    """Let a file exported for one batch size run on any number of images, by padding the last batch."""
+    """Make `run`, which accepts exactly `batch` images, accept any number; return it unchanged if `batch` is None."""
     if batch is None:
         return run
 
@@ -104,7 +105,7 @@ def in_batches(run: Run, batch: int | None) -> Run:
 
 
 def random_batches(batch: int | None, channels: int, input_size: int) -> Iterator[tuple[Tensor, None]]:
-    """Yield batches of normally distributed images, the same at each call; if `batch` is None, of several sizes."""
+    """Yield random images, the same at each call: a batch of size `batch`, or batches of three sizes if it is None."""
     generator = torch.Generator().manual_seed(0)
     for count in (1, 2, 7) if batch is None else (batch,):
         yield torch.randn(count, channels, input_size, input_size, generator=generator), None

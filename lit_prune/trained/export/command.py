@@ -22,17 +22,17 @@ from lit_prune.trained.scoring import Run, image_batches, make_data, wants_score
 
 _DATA_SIZE = 32  # height and width of CIFAR-10 images, in pixels
 _MAX_SIZE = 4096
-# options that only some formats accept, and these formats
+# for each option that not all formats accept: the formats that do
 _FORMATS = {
     "batch": GRAPHS,
     "compress": ("state_dict", "safetensors"),
-    "crop": (*GRAPHS, "safetensors"),  # a state dict cannot store the new paddings
+    "crop": (*GRAPHS, "safetensors"),  # a state dict cannot store the paddings that cropping changes
     "opset": ("onnx",),
 }
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `lit-prune export` and return its exit status. If it is not 0, no file was written."""
+    """Run `lit-prune export` and return its exit status. If the export fails, no file is left."""
     return run_command(_export, argv)
 
 
@@ -50,8 +50,8 @@ def _export(argv: Sequence[str]) -> None:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_checkpoint_parser(
         "export",
-        "Write a trained network for other tools, without masks, and check that the file gives the same logits: on "
-        "random images and, with --data.NAME or --limit, on test images.",
+        "Write a trained network to a file for other tools, without masks, and check that the file gives the same "
+        "logits as the checkpoint: on random images and, with --limit or any --data option, on test images.",
         data=True,
     )
     parser.add_argument(
@@ -65,25 +65,26 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--batch",
         type=int | Literal["dynamic"] | None,
         default=None,
-        help="Batch size for onnx and torchexport, or dynamic for any (default: dynamic).",
+        help="Batch size that the file accepts, or dynamic for any; only for onnx and torchexport (default: dynamic).",
     )
     parser.add_argument("--input_size", type=int, default=_DATA_SIZE, help="Height and width of the images, in pixels.")
     parser.add_argument(
         "--crop",
         action="store_true",
-        help="Remove dead taps, kernel positions that only ever see padding at --input_size. The file is smaller, and "
-        "gives correct logits only at that size.",
+        help="Remove dead taps: kernel positions that only ever see padding if images have size --input_size. The "
+        "file becomes smaller, but gives correct logits only for images of this size.",
     )
     parser.add_argument(
         "--compress",
         action="store_true",
-        help="Store nonzero weights only (safetensors, state_dict); `lit_prune.load_compressed` reads the file.",
+        help="Store only nonzero weights, in a file that `lit_prune.load_compressed` reads; only for safetensors and "
+        "state_dict.",
     )
     parser.add_argument(
         "--opset", type=int | None, default=None, help="Version of the ONNX operator set; only for onnx."
     )
     options = parse_checkpoint_command(parser, argv)
-    hint = "it is the height and width of the images, in pixels"
+    hint = "give the height and width of the images, in pixels"
     check_integer("--input_size", options.input_size, 1, _MAX_SIZE, hint=hint)
     if isinstance(options.batch, int):
         check_integer("--batch", options.batch, 1, hint="`--batch dynamic` allows any batch size")
@@ -93,7 +94,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
             hint = f"leave `--{name}` out, or use `--format {formats[-1]}`"
             raise expected(f"`--format {' or '.join(formats)}` with `--{name}`", f"`{options.format}`", hint)
     if wants_scores(options) and options.input_size != _DATA_SIZE:
-        hint = "leave out `--data` and `--limit` to check on random images only"
+        hint = "leave out `--limit` and all `--data` options to check on random images only"
         raise expected(f"`--input_size` {_DATA_SIZE} to check on test images", options.input_size, hint)
     if options.format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -104,7 +105,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 
 def _write(export: Export, path: Path) -> tuple[int | None, Run | None]:
-    """Write the file. Return the ONNX opset, if any, and the function that runs the file, if it can be run."""
+    """Write the file. Return its ONNX opset (or None) and a function that computes logits with it (or None)."""
     options, module = export.options, export.module
     graph: dict[str, Any] = {"batch": export.batch, "metadata": export.metadata, "channels": export.channels}
     if module is not None and options.format == "onnx":
@@ -118,7 +119,7 @@ def _write(export: Export, path: Path) -> tuple[int | None, Run | None]:
         return None, None
     loaded = deepcopy(module)
     for tensor in loaded.state_dict().values():
-        tensor.zero_()  # so that no value is left from the network
+        tensor.zero_()  # so that every value has to come from the file
     loaded.load_state_dict(stored)
     return None, loaded
 

@@ -15,7 +15,7 @@ from lit_prune.trained.scoring import Run
 INPUT, OUTPUT = "images", "logits"
 # the oldest opset that torch's exporter writes without conversion, in every supported release of torch
 _OLDEST_OPSET = 18
-# an ONNX file is a protobuf message, which cannot be larger
+# an ONNX file is a protobuf message, which must be smaller than 2 GiB
 _MAX_BYTES = 1 << 31
 
 
@@ -37,12 +37,12 @@ def write_onnx(
 ) -> int:
     """Write a network as one ONNX file, with the input `images` and the output `logits`.
 
-    The module maps images (batch, channels, input_size, input_size) to one tensor, in evaluation mode. Batch norms
-    are folded into the preceding convolutions; zero weights stay zero. If `batch` is None, the file takes batches
-    of any size.
+    The module must be in evaluation mode and map images (batch, channels, input_size, input_size) to one tensor. In the
+    file, batch norms are folded into the preceding convolutions; zero weights stay zero. If `batch` is None, the file
+    accepts batches of any size.
 
     Returns:
-        The opset of the file; by default, torch chooses it.
+        The opset of the file. If `opset` is None, torch chooses it.
 
     Raises:
         InputError: If a package is not installed, or the network cannot be written as ONNX.
@@ -84,7 +84,9 @@ def write_onnx(
 
 
 def run_onnx(path: str | Path) -> Run:
-    """Open an ONNX file on the CPU with as many threads as torch uses, and return a function from images to logits.
+    """Load an ONNX file into ONNX Runtime, and return a function from images to logits.
+
+    The function runs on the CPU, with as many threads as torch uses.
 
     Raises:
         InputError: If ONNX Runtime is not installed, or cannot run the file.
@@ -92,7 +94,7 @@ def run_onnx(path: str | Path) -> Run:
     runtime = import_extra("onnxruntime", "export")
     options = runtime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # do not log errors, which are also raised
+    options.log_severity_level = 4  # log only fatal errors, because other errors raise exceptions anyway
     try:
         session = runtime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises errors of its own classes
@@ -120,7 +122,7 @@ def write_torchexport(
     with silence_libraries(), _one_sentence_failures("torch.export"), torch.no_grad():
         images, shapes = _example_images(module, batch, channels, input_size)
         program = torch.export.export(module, (images,), dynamic_shapes=shapes)
-    program.example_inputs = None  # images of zeros, which would only make the file larger
+    program.example_inputs = None  # the file does not need these images, which would make it larger
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source lines, with paths of this machine
     with silence_libraries(), Path(path).open("wb") as file:
@@ -128,14 +130,14 @@ def write_torchexport(
 
 
 def run_torchexport(path: str | Path) -> Run:
-    """Open a file written by `write_torchexport`, and return a function from images to logits."""
+    """Load a file written by `write_torchexport`, and return a function from images to logits."""
     with silence_libraries(), Path(path).open("rb") as file:
         run: Run = torch.export.load(file).module()
     return run
 
 
 def _example_images(module: nn.Module, batch: int | None, channels: int, input_size: int) -> tuple[Tensor, Any]:
-    """Return images and `dynamic_shapes` for tracing, after checking that the network returns one row per image."""
+    """Return images and `dynamic_shapes` for tracing, after checking that the output has one row for each image."""
     # from a single image, torch would infer a fixed batch size of 1
     images = torch.zeros(batch or 2, channels, input_size, input_size)
     with torch.no_grad():
@@ -144,11 +146,11 @@ def _example_images(module: nn.Module, batch: int | None, channels: int, input_s
         except Exception as error:  # a custom `forward` may raise anything
             _raise_if_unrelated(error)
             what = f"a network that takes images of {channels}x{input_size}x{input_size}"
-            raise expected(what, one_line(error), "give the size it was trained at as `--input_size`") from error
+            raise expected(what, one_line(error), "pass the image size used in training as `--input_size`") from error
     if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(images):
-        found = f"a shape of {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        what = f"a network that maps {len(images)} images to {len(images)} rows"
-        raise expected(what, found, "wrap it in a module that returns one tensor")
+        found = f"the shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        what = f"a network that returns one tensor, with {len(images)} rows for {len(images)} images"
+        raise expected(what, found, "wrap the network in a module that does")
     return images, None if batch is not None else ({0: torch.export.Dim("batch")},)
 
 
@@ -159,12 +161,12 @@ def _one_sentence_failures(exporter: str) -> Iterator[None]:
         yield
     except Exception as error:  # exporters raise errors of a dozen classes
         cause = _raise_if_unrelated(error)
-        hint = "its `forward` may depend on the shapes of its input, but not on the values"
+        hint = "what `forward` does may depend on the shape of the images, but not on their pixel values"
         raise expected(f"a network that {exporter} can trace", one_line(cause), hint) from error
 
 
 def _raise_if_unrelated(error: BaseException) -> BaseException:
-    """Return the original cause of an error; raise an error that is not about the network, such as a full disk."""
+    """Return the original cause of an error; if a cause is unrelated to the network, such as a full disk, raise it."""
     while True:
         if isinstance(error, InputError | UnfinishedError | OSError | MemoryError):
             raise error

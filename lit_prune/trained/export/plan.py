@@ -29,15 +29,16 @@ class Export:
     Attributes:
         network: Network to export.
         options: Parsed options.
-        module: Network made of torch's own layers only, without masks; None if the architecture is not known.
-        state: Weights to write.
-        dense_bytes: Bytes of the weights before cropping.
-        metadata: Strings to store with the weights.
-        channels: Channels of the images.
-        weights: Number of weights in all layers, after cropping.
+        module: Copy of the network, made of torch's own layers and without masks; None if the architecture is not
+            known.
+        state: State dict to write.
+        dense_bytes: Size of the state dict in bytes, before `--crop`.
+        metadata: Strings to store with the weights, by name.
+        channels: Number of channels of the images.
+        weights: Number of weights in all layers, after `--crop`.
         zeros: Number of these weights that are zero.
-        dropped: Number of weights that cropping removed.
-        sparsity: Fraction of the weights that are zero.
+        dropped: Number of weights that `--crop` removed.
+        sparsity: `zeros / weights`.
     """
 
     network: Network
@@ -59,10 +60,13 @@ class Export:
 
 
 def prepare(network: Network, options: Namespace) -> Export:
-    """Copy a network into torch's own layers, without masks and, with `--crop`, without dead taps.
+    """Copy a network into torch's own layers, without masks.
+
+    With `--crop`, the copy also lacks dead taps: kernel positions that only ever see padding.
 
     Raises:
-        InputError: If the options need an unknown architecture, or the network cannot process images of this size.
+        InputError: If the architecture is not known and an option needs it, or the network cannot process images
+            of size `--input_size`.
     """
     needs_model = options.format in GRAPHS or options.crop or wants_scores(options)
     model = network.require_model() if needs_model else network.model
@@ -95,7 +99,7 @@ def prepare(network: Network, options: Namespace) -> Export:
 
 
 def _image_channels(model: nn.Module) -> int:
-    """Return the number of channels of the model's example images, or else of its first convolution's input."""
+    """Return the number of image channels: of `example_input_array`, or else of the first convolution, or else 3."""
     images = getattr(model, "example_input_array", None)
     if isinstance(images, Tensor) and images.dim() == 4:
         return images.shape[1]

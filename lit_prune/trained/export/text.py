@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from lit_prune.trained.export.check import TOLERANCE, Check
+from lit_prune.trained.export.check import Check
 from lit_prune.trained.export.plan import GRAPHS, Export
 
 _WIDTH = 10
-_SAME = "a zero takes as many bytes as any other number"
+_SAME = "a zero weight takes as many bytes as any other"
 
 
 def format_report(export: Export, opset: int | None, checks: Sequence[Check], size: int) -> str:
@@ -14,7 +14,7 @@ def format_report(export: Export, opset: int | None, checks: Sequence[Check], si
     lines = [("written", f"{export.options.output}: {_format_kind(export, opset)}")]
     lines += zip(["logits", ""], map(_format_difference, checks, ["random", "test"]), strict=False)
     if not checks:
-        lines.append(("checked", "every weight was read back from the file bit for bit"))
+        lines.append(("checked", "the weights read back from the file equal those written, bit for bit"))
     for network, file in filter(None, (check.scores for check in checks)):
         found = f"{file.accuracy:.2%} of {file.images:,} test images ({file.right:,} right)"
         lines.append(("accuracy", f"{found}; the checkpoint has {network.accuracy:.2%} ({network.right:,} right)"))
@@ -40,10 +40,10 @@ def _format_kind(export: Export, opset: int | None) -> str:
 
 
 def _format_difference(check: Check, kind: str) -> str:
-    changed = f"; the file predicts another class for {check.changed:,}" if kind == "test" else ""
+    changed = f"; for {check.changed:,} of them, the file predicts another class" if kind == "test" else ""
     return (
-        f"differ by at most {check.difference:.2g} on {check.images:,} {kind} images, where {check.bound:.2g} is "
-        f"allowed ({TOLERANCE:g} of the largest logit){changed}"
+        f"differ from the checkpoint's by at most {check.difference:.2g} on {check.images:,} {kind} images "
+        f"(allowed: {check.bound:.2g}){changed}"
     )
 
 
@@ -53,7 +53,7 @@ def _format_weights(export: Export) -> str:
         return text
     size = export.options.input_size
     share = export.dropped / (export.dropped + export.weights)
-    return f"{text}; {export.dropped:,} more ({share:.1%}) were removed, because they only see padding at {size}x{size}"
+    return f"{text}; removed: {export.dropped:,} others ({share:.1%} of all), which only see padding at {size}x{size}"
 
 
 def _format_bytes(export: Export, size: int) -> list[tuple[str, str]]:

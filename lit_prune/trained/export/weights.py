@@ -1,4 +1,4 @@
-"""Write the weights of a network without its graph: as safetensors, compressed, or as a state dict."""
+"""Write the weights of a network without its graph, as safetensors or a state dict, optionally compressed."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +15,10 @@ from lit_prune.files.compressed import read_compressed, write_compressed
 def write_weights(
     state: Mapping[str, Tensor], path: Path, kind: str, compress: bool, metadata: Mapping[str, str]
 ) -> dict[str, Tensor]:
-    """Write weights as "safetensors" or "state_dict", and return them as read back from the file.
+    """Write weights in the format "safetensors" or "state_dict", and return the weights read back from the file.
 
-    `compress` stores only nonzero weights. A "state_dict" without `compress` holds no metadata.
+    With `compress`, the file holds only nonzero values, in the format that `load_compressed` reads, whatever `kind` is.
+    A "state_dict" without `compress` holds no metadata.
 
     Raises:
         InputError: If a tensor cannot be stored.
@@ -28,7 +29,7 @@ def write_weights(
         write_compressed(state, path, metadata)
         stored = read_compressed(path, sum(tensor.nbytes for tensor in state.values()))[0]
     elif kind == "safetensors":
-        # the format requires tensors that share no memory
+        # safetensors refuses tensors that share memory
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
         path.write_bytes(safetensors.save(tensors, {"format": "pt"} | dict(metadata)))
         stored = safetensors.load_file(path)
@@ -37,8 +38,8 @@ def write_weights(
         stored = read_state_dict(path)
     if stored.keys() != state.keys() or not all(same_bits(stored[name], tensor) for name, tensor in state.items()):
         raise UnfinishedError(
-            "The weights read back from the file differ from those that were written. Nothing was kept; check this "
-            "machine's memory and disk."
+            "The weights read back from the file differ from those that were written. The file was not kept; check "
+            "this machine's memory and disk."
         )
     return stored
 

@@ -20,22 +20,23 @@ def main(argv: Sequence[str]) -> int:
 def _inspect(argv: Sequence[str]) -> None:
     parser = make_checkpoint_parser(
         "inspect",
-        "Show a trained network layer by layer: shape, sparsity, magnitudes, frozen or not, and FLOPs.",
+        "Show for each layer of a trained network its shape, sparsity, weight magnitudes, FLOPs, and whether it was "
+        "frozen.",
     )
     parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="Format of the output.")
     parser.add_argument(
         "--input_size",
         type=int | list[int] | None,
         default=None,
-        help="Input to count FLOPs for: height and width of an image in pixels, or the shape of one input, such as "
-        "[3,32,32] (default: the model's example input, or else 32).",
+        help="Input for which to count FLOPs: height and width of an image in pixels, or the shape of one input, such "
+        "as [3,32,32] (default: the shape of the model's `example_input_array`, or 32 if it has none).",
     )
     parser.add_argument(
         "--plot",
         type=str | None,
         default=None,
-        help="PNG file for two plots, of the layers and of the magnitudes of weights; or an existing folder, for one "
-        "file per plot.",
+        help="PNG file in which to draw two plots, one of the layers, one of the weights' magnitudes; or an existing "
+        "folder, in which to write one file for each plot.",
     )
     options = parse_checkpoint_command(parser, argv)
     if options.plot is not None:

@@ -30,7 +30,7 @@ _LIGHT = "#c8c8c8"
 
 
 def check_plot(path: str) -> list[Path]:
-    """Return the files to write for `--plot`: one PNG file for both plots, or two in an existing folder.
+    """Return the files to write for `--plot`: one PNG file for both plots, or two PNG files in an existing folder.
 
     Raises:
         InputError: If the path is neither a PNG file nor an existing folder.
@@ -47,7 +47,7 @@ def check_plot(path: str) -> list[Path]:
 
 
 def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
-    """Draw the two plots of an inspected network into one file, or into two."""
+    """Draw the two plots of an inspected network into the one or two files in `paths`."""
     tall, low = 1.0 + min(0.19 * len(found.layers), _TALLEST), 3.2
     with styled():
         figures = [new_figure(_WIDTH, tall), new_figure(_WIDTH, low)]
@@ -62,7 +62,7 @@ def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
 
 
 def _draw_layers(figure: FigureBase, found: Inspection) -> None:
-    """Draw sparsity, weights and FLOPs of each layer, the first one at the top."""
+    """Draw sparsity, number of weights and FLOPs of each layer, with the first layer at the top."""
     layers = found.layers
     rank = range(len(layers))
     flops = [layer.flops for layer in layers if layer.flops is not None]
@@ -100,7 +100,7 @@ def _stack(axes: Any, whole: Sequence[float], part: Sequence[float], label: str)
 
 
 def _draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> None:
-    """Draw a histogram of the nonzero magnitudes, with the thresholds of global L1 pruning."""
+    """Draw a histogram of the magnitudes of nonzero weights, with lines at the `thresholds` of global L1 pruning."""
     kept, untouched = _kept(network)
     axes: Any = figure.subplots()
     axes.set_title("Magnitudes of the nonzero weights", fontweight="bold")
@@ -109,7 +109,7 @@ def _draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) ->
         return
     top = float(np.log10(kept.max()))
     edges = np.linspace(top - _DECADES, top, _BINS + 1)
-    logs = np.clip(np.log10(kept), edges[0], edges[-1])  # smaller magnitudes are counted at the left edge
+    logs = np.clip(np.log10(kept), edges[0], edges[-1])  # the first bin also counts magnitudes below it
     counts = np.histogram(logs, edges)[0] / 1e3
     axes.stairs(counts, 10**edges, fill=True, color=BLUE, label="weights")
     if untouched is not None:
@@ -137,11 +137,12 @@ def thresholds(
     Args:
         kept: Magnitudes of the nonzero weights.
         weights: Number of all weights.
-        untouched: True for each of `kept` that has never received a gradient; None if that is not known.
+        untouched: True where a weight of `kept` has never received a gradient; None if this is not known.
 
     Returns:
-        Threshold by sparsity in %. If the network has zeros, the first one is for its current sparsity: the smallest
-        nonzero magnitude, if possible among the untouched weights, which training has not changed since pruning.
+        Threshold by sparsity in %. If the network has zeros, the first entry belongs to its current sparsity: the
+        smallest magnitude of the `untouched` weights, which training has not changed since pruning, or of all if there
+        are none.
     """
     zeros = weights - len(kept)
     unchanged = kept[untouched] if untouched is not None and untouched.any() else kept
@@ -154,7 +155,7 @@ def thresholds(
 
 
 def _kept(network: Network) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_] | None]:
-    """Return the magnitudes of the nonzero weights, and which of them have never received a gradient, if known."""
+    """Return the magnitudes of the finite nonzero weights, and which have never received a gradient (None: unknown)."""
     weights = layer_weights(network)
     known = all(name in network.touched for name in weights)
     magnitudes, untouched = [], []

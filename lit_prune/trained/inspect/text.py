@@ -1,4 +1,4 @@
-"""Format an inspection as a table, as JSON and as CSV."""
+"""Format an `Inspection` as a table, as JSON or as CSV."""
 
 import json
 from typing import Any
@@ -33,7 +33,7 @@ def format_table(inspection: Inspection) -> str:
     known = {name: column for name, column in cells.items() if name not in unknown}
     *lines, last = zip(*known.values(), strict=True)
     title = inspection.network or "tensors of an unknown network"
-    when = "weights without a checkpoint"
+    when = "epoch not known"
     if inspection.epoch is not None:
         when = f"checkpoint of epoch {inspection.epoch + 1}, step {inspection.step}"
     title = f"{inspection.path}: {title}, {when}"
@@ -89,10 +89,11 @@ def _notes(inspection: Inspection, unknown: list[str]) -> list[str]:
         notes.append(f"Masks held {total.masked:,} weights at zero when this file was written.")
     notes.append("smallest, largest: magnitudes of the non-zero weights.")
     if "no gradient" not in unknown:
-        notes.append("no gradient: weights that have never received a gradient in training.")
+        notes.append("no gradient: fraction of the weights that have never received a gradient in training.")
     if inspection.input_shape is not None:
         shape = _format_shape(inspection.input_shape)
-        notes.append(f"MFLOPs: for one input of {shape}; a multiply-add is 2 FLOPs. non-zero: excludes zero weights.")
+        notes.append(f"MFLOPs: for one input of {shape}; a multiply-add is 2 FLOPs.")
+        notes.append("non-zero: MFLOPs of the non-zero weights alone.")
     if inspection.other_tensors:
         notes.append(
             f"Not in the table: {inspection.other_values:,} values in {inspection.other_tensors} other tensors "
@@ -100,7 +101,7 @@ def _notes(inspection: Inspection, unknown: list[str]) -> list[str]:
         )
     if unknown:
         hint = "" if inspection.network else "; to count FLOPs, name the network's class with `--model module.Class`"
-        notes.append(f"Not known from this file: {', '.join(unknown)}{hint}.")
+        notes.append(f"Columns left out, because their values are not known: {', '.join(unknown)}{hint}.")
     return notes
 
 

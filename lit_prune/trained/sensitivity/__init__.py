@@ -1,1 +1,1 @@
-"""`lit-prune sensitivity`: measure how much accuracy pruning each layer alone costs."""
+"""`lit-prune sensitivity`: measure, for each layer, the loss of accuracy if only this layer is pruned."""

@@ -1,4 +1,4 @@
-"""`lit-prune sensitivity`: measure how much accuracy pruning each layer alone costs."""
+"""`lit-prune sensitivity`: measure, for each layer, the loss of accuracy if only this layer is pruned."""
 
 import sys
 from collections.abc import Sequence
@@ -59,7 +59,7 @@ def _sensitivity(argv: Sequence[str]) -> None:
         except UnfinishedError as error:
             bar.close()
             signal = {130: "Ctrl-C", 143: "SIGTERM"}.get(error.status, "a signal")
-            message = f"Stopped by {signal} after {len(known)} of {total} measurements, saved in `{known.path}`."
+            message = f"Stopped by {signal} after {len(known)} of {total} measurements, all saved in `{known.path}`."
             raise UnfinishedError(f"{message} Run the same command again to continue.", error.status) from error
     sizes = {ref.name: ref.tensor.numel() for ref in weights}
     result = Sensitivity(options.checkpoint, options.split, base, sizes, amounts, scores)
@@ -75,8 +75,8 @@ def _sensitivity(argv: Sequence[str]) -> None:
 def _parse(argv: Sequence[str]) -> Namespace:
     parser = make_checkpoint_parser(
         "sensitivity",
-        "Prune each layer alone, by magnitude and without training, and measure the accuracy. Measurements are saved "
-        "in a .jsonl file next to --output; after an interruption, the same command continues from there.",
+        "Prune one layer at a time, by magnitude and without training, and measure accuracy. Measurements are saved "
+        "in a .jsonl file next to --output; after an interruption, run the same command again to continue.",
         data=True,
     )
     parser.add_argument("--output", type=str, default="sensitivity.png", help="PNG file of the heat map.")
@@ -87,25 +87,26 @@ def _parse(argv: Sequence[str]) -> Namespace:
         default=_AMOUNTS,
         help="Fractions of a layer to prune (default: 0.1 to 0.9 in steps of 0.1, and 0.95).",
     )
-    parser.add_argument("--layers", type=str, nargs="+", default=None, help="Globs of the layers (default: all).")
-    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Globs of the layers to leave out.")
+    parser.add_argument("--layers", type=str, nargs="+", default=None, help="Layers to prune, as globs (default: all).")
+    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Layers never to prune, as globs.")
     parser.add_argument(
         "--tolerance",
         type=float,
         default=1.0,
-        help="Percentage points of accuracy that pruning one layer may cost; the suggested limits follow from it.",
+        help="Largest acceptable loss of accuracy when one layer is pruned, in percentage points; it determines the "
+        "suggested limits.",
     )
     parser.add_argument(
         "--split",
         type=Literal["val", "test"],
         default="val",
-        help="Images on which to measure accuracy (default: val, because the result is used to choose a limit).",
+        help="Images on which to measure accuracy (default: val, because limits must not be chosen on test images).",
     )
     parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="Format of the output.")
     options = parse_checkpoint_command(parser, argv)
     for amount in options.amounts:
         check_amount(amount)
     if not options.tolerance >= 0:
-        hint = "1.0 lets pruning a layer cost one percentage point"
+        hint = "with 1.0, pruning a layer may cost one percentage point of accuracy"
         raise expected("`--tolerance` of 0 points or more", options.tolerance, hint)
     return options

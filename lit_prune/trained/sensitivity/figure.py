@@ -1,4 +1,4 @@
-"""Heat map of `lit-prune sensitivity`: the change in accuracy when each layer is pruned alone."""
+"""Heat map of `lit-prune sensitivity`: the change in accuracy if only one layer is pruned, for each layer."""
 
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,13 @@ from lit_prune.trained.sensitivity.text import format_points
 def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
     """Draw a row for each layer, the first at the top, and a column for each amount.
 
-    Cells that cost at most the tolerance, in percentage points, are framed.
+    In each row, a frame encloses the amounts up to `Sensitivity.safe`, which cost at most `tolerance` points.
     """
     layers, amounts = list(found.sizes), found.amounts
     changes = np.array([found.changes(layer) for layer in layers])
     deepest = max(-float(changes.min()), tolerance, 1e-9)
     with styled():
-        title = f"Change in {found.split} accuracy, each layer pruned alone"
+        title = f"Change in {found.split} accuracy, only one layer pruned"
         figure = new_figure(max(6.0, 3.7 + 0.62 * len(amounts)), 1.7 + min(0.23 * len(layers), 100.0), title)
         axes: Any = figure.subplots()
         image = axes.imshow(np.minimum(changes, 0), aspect="auto", cmap="YlGnBu_r", vmin=-deepest, vmax=0)
@@ -42,6 +42,6 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
         figure.colorbar(image, ax=axes, label="points", aspect=40, pad=0.02)
         axes.set_title(
             f"{shorten(Path(found.path).name, 30)}\n{found.base.accuracy:.2%} on {found.base.images:,} images\n"
-            f"framed: costs at most {format_points(tolerance)}"
+            f"framed: pruning costs at most {format_points(tolerance)} of accuracy"
         )
         save_png(figure, path)

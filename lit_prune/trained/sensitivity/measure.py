@@ -1,4 +1,4 @@
-"""Measure the accuracy of a network with each of its layers pruned alone."""
+"""Measure the accuracy of a network with only one layer pruned, for each layer."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -26,7 +26,7 @@ def prune_temporarily(ref: WeightRef, amount: float) -> Iterator[bool]:
     weight = ref.tensor.detach()
     before = weight.clone()
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # no warning that a small layer loses all its weights
+        warnings.simplefilter("ignore", UserWarning)  # ignore the warning that a small layer loses all its weights
         keep = global_l1_masks([ref], amount)[ref.name]
     weight.mul_(keep)
     try:
@@ -43,13 +43,14 @@ def measure(
     known: Measurements,
     on_score: Callable[[str], None] = lambda layer: None,
 ) -> tuple[Score, dict[str, list[Score]]]:
-    """Call `score` for a network as it is, and with each layer pruned alone to each amount; restore its weights.
+    """Call `score` with the network unchanged, and with only one layer pruned, for each layer and amount.
 
-    Scores in `known` are not measured again, and new scores are added to `known`. After each new score, `on_score`
-    is called with the name of the layer.
+    Afterwards the weights are as before. Scores in `known` are not measured again, and new scores are added to `known`.
+    After each new score, `on_score` is called with the name of the pruned layer, or of the model's class if no layer
+    is pruned.
 
     Returns:
-        The score of the network as it is, and the scores of each layer by name, one for each amount.
+        The score of the unchanged network, and for each layer, by name, a list with one score for each amount.
     """
 
     def add(layer: str | None, amount: float, found: Score) -> Score:

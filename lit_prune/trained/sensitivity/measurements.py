@@ -14,7 +14,7 @@ from lit_prune.files.atomic import append, write_text
 from lit_prune.trained.scoring import Score
 
 _FORMAT = 1
-_MAX_BYTES = 64 * 2**20  # a line has about 80 bytes
+_MAX_BYTES = 64 * 2**20  # over 800,000 measurements, of about 80 bytes each
 _HINT = "give another `--output`, or remove that file"
 
 
@@ -28,17 +28,17 @@ def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
 
 
 class Measurements:
-    """Scores by layer and amount. Each is written to a file, as a line of JSON, as soon as it is measured.
+    """Scores by layer and amount, which `add` writes to a file at once, each as a line of JSON.
 
     Args:
         path: JSON Lines file, whose first line holds the conditions.
-        conditions: Values on which scores depend: "network", "weights", "split" and "images".
+        conditions: Values that scores depend on, under the names "network", "weights", "split" and "images".
 
     Attributes:
         path: The file.
 
     Raises:
-        InputError: If the file holds no such scores, or scores measured under other conditions.
+        InputError: If the file holds something else, or scores that were measured under other conditions.
         OSError: If the file cannot be read or written.
     """
 
@@ -66,7 +66,7 @@ class Measurements:
         return len(self._scores)
 
     def get(self, layer: str | None, amount: float) -> Score | None:
-        """Return the score with `layer` pruned to `amount`, or None; layer None is the unpruned network."""
+        """Return the score with `layer` (None: no layer) pruned to `amount`, or None if it was not measured."""
         return self._scores.get((layer, amount))
 
     def add(self, layer: str | None, amount: float, score: Score) -> None:
@@ -80,7 +80,7 @@ class Measurements:
 
 
 def _read_lines(path: Path) -> list[Any]:
-    """Read all complete lines, and remove an incomplete last one, left by a power failure."""
+    """Read all complete lines, and remove an incomplete last line, which a power failure may have left."""
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
     complete = content.rfind(b"\n") + 1

@@ -1,4 +1,4 @@
-"""Accuracy with each layer pruned alone, and the limits on sparsity that follow from it."""
+"""Accuracy of a network with only one layer pruned, for each layer, and the limits on sparsity that follow."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +14,13 @@ _MAX_EXCLUDED = 0.05
 
 
 class Limit(NamedTuple):
-    """Suggested arguments for pruning several layers together.
+    """Suggested arguments of a global pruning callback.
 
     Attributes:
-        max_layer_sparsity: Largest fraction of a layer to prune; 0 if the layers should not be pruned at all.
+        max_layer_sparsity: Largest fraction of any layer to prune; 0 if a layer has no safe amount.
         exclude: Layers to leave unpruned.
-        set_by: Most sensitive layer that is not excluded, which sets the limit.
-        share: Fraction of all weights that the excluded layers hold.
+        set_by: Most sensitive layer that is not excluded; its largest safe amount is the limit.
+        share: Fraction of all weights that are in excluded layers.
     """
 
     max_layer_sparsity: float
@@ -38,8 +38,8 @@ class Sensitivity:
         split: Split of the data on which accuracy was measured.
         base: Score of the unchanged network.
         sizes: Number of weights by layer.
-        amounts: Fractions of a layer that were pruned, ascending.
-        scores: Scores by layer, one for each amount.
+        amounts: Pruned fractions of a layer, ascending.
+        scores: By layer, a list with one score for each amount.
 
     Raises:
         InputError: If a score is missing, or two scores count different numbers of images.
@@ -64,17 +64,17 @@ class Sensitivity:
                 )
 
     def changes(self, layer: str) -> list[float]:
-        """Return the change in accuracy for each amount, in percentage points; negative is worse."""
+        """Return the change in accuracy for each amount, in percentage points; negative if accuracy fell."""
         return [100 * (score.right - self.base.right) / self.base.images for score in self.scores[layer]]
 
     def safe(self, layer: str, tolerance: float) -> float:
         """Return the largest amount at which pruning a layer costs at most `tolerance` percentage points of accuracy.
 
         Accuracy on few images fluctuates, but the true accuracy should only fall as the amount grows. So the cost is
-        read from the non-increasing curve that fits `changes` best (isotonic regression).
+        taken from the non-increasing curve that fits `changes` best (isotonic regression).
 
         Returns:
-            One of `amounts`, or 0.0.
+            One of `amounts`, or 0.0 if all of them cost more.
         """
         decreasing = isotonic_regression(self.changes(layer), increasing=False).x
         # 1e-9 allows for rounding: losing 10 of 1,000 images is within a tolerance of 1.0
@@ -85,8 +85,8 @@ class Sensitivity:
         """Suggest a `max_layer_sparsity` for global pruning, for a tolerance in percentage points.
 
         Returns:
-            The limit for all layers; then, if excluding the most sensitive layers allows a higher one, the highest
-            limit for which the excluded layers hold at most 5% of all weights.
+            The limit for all layers. If excluding the most sensitive layers (at most 5% of all weights) allows higher
+            limits, the highest of them follows.
         """
         safe = {layer: self.safe(layer, tolerance) for layer in self.sizes}
         total = sum(self.sizes.values())

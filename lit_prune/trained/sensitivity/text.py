@@ -22,13 +22,13 @@ def format_table(result: Sensitivity, tolerance: float) -> str:
     return "\n".join(
         [
             f"{result.path}: {result.base.accuracy:.2%} {result.split} accuracy on {images:,} images.",
-            "Change in percentage points when each layer alone is pruned to:",
+            "Change in accuracy, in percentage points, when one layer alone is pruned to:",
             "",
             table(head, rows),
             "",
             f"safe: the largest of these sparsities that costs at most {format_points(tolerance)} (`--tolerance`),",
-            f"read from the decreasing curve that best fits the changes. One image is {100 / images:.2g} points. "
-            "Pruning layers together costs more.",
+            "according to the decreasing curve that best fits the changes. "
+            f"One image counts {100 / images:.2g} points. Pruning several layers together costs more than one alone.",
             *_format_limits(result, tolerance),
         ]
     )
@@ -87,8 +87,10 @@ def _format_limits(result: Sensitivity, tolerance: float) -> list[str]:
         if not limit.max_layer_sparsity:
             advice = "no pruning at any of these amounts"
         if not limit.exclude:
-            lines.append(f"Suggestion for global pruning of all these layers: {advice}, because of `{limit.set_by}`.")
+            lines.append(
+                f"Suggestion for global pruning of all these layers: {advice}, because `{limit.set_by}` allows no more."
+            )
         else:
-            lines.append(f"Without the most sensitive layers, {limit.share:.1%} of the weights: {advice}")
+            lines.append(f"If the most sensitive layers, with {limit.share:.1%} of the weights, are excluded: {advice}")
             lines.append(f"  exclude={json.dumps(limit.exclude)}")
     return lines

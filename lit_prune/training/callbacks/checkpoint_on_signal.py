@@ -1,4 +1,4 @@
-"""Saving a checkpoint when SIGTERM or SIGINT stops training."""
+"""Save a checkpoint when SIGTERM or SIGINT stops training."""
 
 import signal
 from pathlib import Path
@@ -13,13 +13,13 @@ from lit_prune.errors import UnfinishedError
 class CheckpointOnSignal(Callback):
     """On a signal, saves a checkpoint and stops training at the next point from which the run can resume exactly.
 
-    This point is the end of a batch or of an epoch. A batch is skipped if its gradients are still being accumulated, or
-    if validation comes next, since the resumed run would not repeat that validation.
+    This point is the end of an epoch or of a batch. Training does not stop after a batch if gradients are still being
+    accumulated or if validation comes next: the resumed run would lack these gradients, or this validation.
 
     Args:
-        stopping: Receiver of the signals.
+        stopping: Handler of the signals.
         checkpoint: Path of the checkpoint to save; None saves no checkpoint.
-        resume: Command that resumes the run, for the message.
+        resume: Command that resumes the run, for the error message.
 
     Raises:
         UnfinishedError: When a signal has stopped training.
@@ -32,7 +32,7 @@ class CheckpointOnSignal(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on, save a checkpoint on a signal instead of stopping at once."""
-        self._stopping.listen()  # replaces Lightning's handler, which stops without a checkpoint
+        self._stopping.listen()  # replaces Lightning's handler, which would stop without saving a checkpoint
         self._stopping.patient = True
 
     def on_train_batch_end(
@@ -44,7 +44,7 @@ class CheckpointOnSignal(Callback):
             raise self._error(trainer, f"in epoch {trainer.current_epoch + 1}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a signal, save a checkpoint; the run's other checkpoints may be saved less often than each epoch."""
+        """After a signal, save a checkpoint; the run's `ModelCheckpoint` callbacks need not save one each epoch."""
         if self._is_stopped(trainer):
             self._save(trainer)
 
@@ -58,7 +58,7 @@ class CheckpointOnSignal(Callback):
         self._stopping.patient = False
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """After an error too, let signals stop the command at once again."""
+        """After an error, too, let signals stop the command at once again."""
         self._stopping.patient = False
 
     def _is_stopped(self, trainer: Trainer) -> bool:

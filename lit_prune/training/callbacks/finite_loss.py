@@ -1,4 +1,4 @@
-"""Stopping training when the loss becomes NaN or infinite."""
+"""Stop training when the loss becomes NaN or infinite."""
 
 import math
 from pathlib import Path
@@ -9,17 +9,18 @@ from torch import Tensor
 
 from lit_prune.errors import UnfinishedError
 
-# steps between two checks on a GPU, where each check must wait for the computation to finish
+# steps between two checks, if a check has to wait for a GPU or for other processes
 _EVERY = 50
 
 
 class FiniteLoss(Callback):
-    """Stops training when the loss is NaN or infinite, and always before the next checkpoint is written.
+    """Stops training when the loss is NaN or infinite, at the latest before the next checkpoint would be written.
 
-    A single process on the CPU stops before the backward pass. Otherwise the loss is checked every 50 steps.
+    A single process on the CPU checks each loss before the backward pass. On a GPU or with several processes, losses
+    are checked every 50 steps, before validation, and before a checkpoint is written.
 
     Args:
-        checkpoint: Path of the last checkpoint, for the message; the file need not exist yet. None if the run
+        checkpoint: Path of the last checkpoint, for the error message; the file need not exist yet. None if the run
             saves no checkpoints.
 
     Raises:
@@ -31,7 +32,7 @@ class FiniteLoss(Callback):
         self._unchecked: list[tuple[int, int, Tensor]] = []
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Record the loss of a step; check the recorded losses if that is cheap, or after 50 steps."""
+        """Record the loss of a step; check the recorded losses if a check is cheap, or after 50 steps."""
         self._unchecked.append((trainer.global_step, trainer.current_epoch, loss.detach()))
         if self._is_cheap(trainer, loss) or len(self._unchecked) >= _EVERY:
             self._check(trainer)

@@ -15,10 +15,10 @@ _PRINTED = 20  # images
 
 
 class PredictionTable(Callback):
-    """Writes the predicted class of each image to `predictions.csv` in the run folder, and prints the first 20.
+    """Writes the predicted class and its probability for each image to `predictions.csv`, and prints the first 20 rows.
 
-    The data module must have `class_names` and `predict_names`, and the model's `predict_step` must return class
-    probabilities of shape (N, classes).
+    The file is in the run folder. The data module must have the attributes `class_names` and `predict_names` (names of
+    the images, in order), and the model's `predict_step` must return class probabilities of shape (N, classes).
 
     Raises:
         InputError: In `setup`, if the Trainer uses more than one process.
@@ -45,7 +45,7 @@ class PredictionTable(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Record the most probable class of each image."""
+        """Record the most probable class of each image in the batch."""
         data = trainer.datamodule  # type: ignore[attr-defined]
         probabilities: Tensor = outputs
         best = probabilities.max(dim=1)

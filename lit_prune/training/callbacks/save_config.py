@@ -1,4 +1,4 @@
-"""A callback that saves the `config.yaml` with which a run can be reproduced."""
+"""A callback that saves the options of a run as `config.yaml`, with which the run can be repeated."""
 
 from pathlib import Path
 
@@ -10,9 +10,9 @@ from lit_prune.files.atomic import write_text
 
 
 class SaveRunConfig(SaveConfigCallback):
-    """Saves `config.yaml` in the run folder; without a logger there is no folder, and nothing is saved.
+    """Saves `config.yaml` in the run folder. A run without a logger has no folder, and nothing is saved.
 
-    A run that resumes in its folder keeps the existing file.
+    When a run resumes in its folder, the existing file is kept.
     """
 
     def __init__(self, parser: LightningArgumentParser, config: Namespace, overwrite: bool = True) -> None:

@@ -26,17 +26,17 @@ _FINAL = {
 class RunSummary(Callback):
     """Summarizes training, stores the settings in every checkpoint, and fills TensorBoard's HParams tab.
 
-    Logged each epoch: `time/epoch`, the wall-clock time in seconds, including validation.
-    Logged with the hyper-parameters when `fit` ends: `best/val_acc` and `best/val_loss` of the epoch with the highest
-    `val/acc`, and the last values `final/train_loss`, `final/train_acc`, `final/val_loss`, `final/val_acc` and
-    `final/sparsity`, if the run logs these metrics. Accuracies are fractions. These names differ from those of the
-    curves, because HParams would add a point to a curve with the same name.
+    Logged each epoch: `time/epoch`, the wall-clock time of the epoch in seconds, including validation.
+    Logged with the hyper-parameters when `fit` ends, if the run has these metrics: `best/val_acc` and `best/val_loss`
+    from the epoch with the highest `val/acc`, and `final/train_loss`, `final/train_acc`, `final/val_loss`,
+    `final/val_acc` and `final/sparsity` from the last epoch. Accuracies are in [0, 1]. The names differ from names of
+    curves, such as `val/acc`, because TensorBoard would otherwise add a point to the curves.
 
     `lit_prune.training.resuming` lists the entries that this callback adds to checkpoints.
 
     Args:
-        settings: Settings to store in checkpoints, by group.
-        hyperparameters: Hyper-parameters to log, with the same names in all runs.
+        settings: Settings to store in checkpoints, as `collect_settings` returns them.
+        hyperparameters: Hyper-parameters to log, by name.
         continues: Whether the run resumes in the folder of its checkpoint, rather than in a new folder.
     """
 
@@ -84,7 +84,7 @@ class RunSummary(Callback):
         """Start the clock of an epoch that is resumed in the middle."""
         self._epoch_start = time.monotonic()
         if self._continues:
-            # otherwise Lightning would not delete the checkpoint that the run resumed from after a better epoch
+            # otherwise, after a better epoch, Lightning would keep the best checkpoint from which the run resumed
             trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -157,7 +157,7 @@ class RunSummary(Callback):
 
 
 def _pending_metrics(trainer: Trainer) -> dict[str, float]:
-    """Metrics of the epoch that the Trainer logs only after it has written the checkpoint of the epoch."""
+    """Return the metrics that the Trainer will log only after it has written the checkpoint of this epoch."""
     connector = trainer._logger_connector  # no public attribute holds only these metrics
     metrics = {name: float(value) for name, value in connector.metrics["log"].items()}
     return metrics | {"epoch": trainer.current_epoch}

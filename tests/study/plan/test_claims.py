@@ -74,7 +74,7 @@ KEYS = "of, measure, minus, minus_measure, between, exact"
 # what a message must name: what was expected, and the value found
 MEASURE = "a measure of the report in the claim 'so'"
 NAME = "an experiment of the plan in the claim 'so'"
-CONTRAST = "contrasts with `of`, `measure` and `between` in the claim 'so'"
+CONTRAST = "each contrast in the claim 'so' to have `of`, `measure` and `between`"
 BETWEEN = "`between` with two limits in the claim 'so'"
 
 
@@ -104,7 +104,7 @@ def test_a_bad_contrast_is_refused_in_one_sentence(contrast, wanted, found):
         read(PLAIN, contrast)
 
 
-CLAIM = "claims with `said` and `contrasts` in `p`"
+CLAIM = "each claim in `p` to have `said` and `contrasts`"
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,8 @@ KEYS = "name, parent, checkpoint, train, overrides"
 # what a message must name: what was expected, and the value found
 SEEDS = "`seeds` in `p` to be different integers"
 PLACE = "name of an experiment to be a relative path"
-TAKEN = "not of a report's file"
-UNNAMED = "experiments with a `name` in `p`"
+TAKEN = "the first part of an experiment's name not to be one of report, figures,"
+UNNAMED = "each experiment in `p` to have a `name`"
 THREADS = "`threads` in `p` to be a positive integer"
 
 
@@ -263,7 +263,9 @@ def test_a_missing_plan_is_refused_with_the_plans_that_ship(tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder").mkdir()
     for source in ("nowhere.yaml", "folder"):
-        with pytest.raises(InputError, match=f"a plan that ships, but got `{source}`.*full, original, quick, reduced"):
+        with pytest.raises(
+            InputError, match=f"a plan that ships with lit-prune, but got `{source}`.*full, original, quick, reduced"
+        ):
             load_plan(source)
 
 
@@ -348,7 +350,7 @@ class TestBase:
         assert_sentence(error.value, "a cycle of `base`", f"`{tmp_path / bases[-1]}.yaml`, which leads to itself")
 
     def test_a_missing_base_is_refused(self, tmp_path):
-        with pytest.raises(InputError, match="a plan that ships, but got `nowhere`"):
+        with pytest.raises(InputError, match="a plan that ships with lit-prune, but got `nowhere`"):
             load_plan(write(tmp_path / "mine.yaml", base="nowhere"))
 
 

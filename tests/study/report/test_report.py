@@ -88,7 +88,7 @@ def test_a_report_changes_nothing_of_the_runs(tmp_path):
         ("random", "random (nothing is pre-trained)."),
         ("IMAGENET1K_V1", "ImageNet's pre-trained weights (IMAGENET1K_V1)."),
         ("/some/where/weights.pt", "the weights in the file `weights.pt`."),
-        (None, "the weights that the model initializes."),
+        (None, "those that the model class creates."),
     ],
 )
 def test_the_overview_names_the_initial_weights(tmp_path, weights, said):
@@ -128,7 +128,7 @@ def test_the_overview_describes_the_data(tmp_path, data, said):
 def test_the_overview_names_experiments_with_other_data_settings(tmp_path):
     own = {"name": "task1/small-batch", "overrides": {"data": {"batch_size": 8}}}
     make_study(tmp_path, SMALL | {"experiments": [*SMALL["experiments"], own]})
-    assert "batches of 32 (task1/small-batch: other data settings)." in paragraph(text_of(tmp_path))
+    assert "batches of 32 (other data settings in task1/small-batch)." in paragraph(text_of(tmp_path))
 
 
 def test_one_seed_gives_no_interval_and_the_report_says_so(tmp_path):
@@ -149,7 +149,7 @@ def test_a_report_lists_incomplete_runs_with_reasons(tmp_path, capsys):
     )
     (run_folder(tmp_path, "task3/prune-10", 2) / "result.json").write_text('{"format": 1, ', encoding="utf-8")
     text = text_of(tmp_path)
-    assert paragraph(text).endswith(" 9 of 15 runs are complete; all numbers are from these.")
+    assert paragraph(text).endswith(" 9 of 15 runs are complete; all numbers are from complete runs.")
     reasons = text.split("\n\n")[2].splitlines()
     assert len(reasons) == 5
     assert reasons[:2] == [

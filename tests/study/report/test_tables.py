@@ -268,7 +268,7 @@ def test_a_claim_with_several_contrasts_is_written_once(tmp_path):
     results = read_results(tmp_path)
     rows = cells(claims_table([judge(claim, results) for claim in results.plan.claims]))
     assert [row["claim"] for row in rows] == ["All is well", "", ""]
-    why = "the claim is about pre-trained weights, and these runs started from random ones"
+    why = "the claim is about pre-trained weights, but these runs started from random weights"
     assert [row["verdict"] for row in rows] == [f"**inconclusive**: {why}", "", ""]
     assert [row["this contrast"] for row in rows] == [
         "holds",

@@ -93,7 +93,7 @@ def test_one_seed_is_inconclusive_without_exact(tmp_path):
     results = results_of(tmp_path, {"a": {"best_val_acc": (0.9,)}, "b": {"best_val_acc": (0.1,)}}, seeds=(7,))
     judgement = judge(Claim("said", (contrast(between=(0, 1)),)), results)
     assert judgement.verdict == INCONCLUSIVE
-    assert judgement.findings[0].note == "one seed gives no interval"
+    assert judgement.findings[0].note == "one seed gives no confidence interval"
     assert judgement.findings[0].values == {7: 0.8}
 
 
@@ -140,7 +140,7 @@ def test_one_seed_outside_the_limits_fails_even_if_others_are_missing(tmp_path):
 def test_an_absent_measure_is_inconclusive(tmp_path):
     judgement = judge(Claim("said", (contrast(measure="untouched", between=(0, 1)),)), results_of(tmp_path, PAIRED))
     assert judgement.verdict == INCONCLUSIVE
-    assert judgement.findings[0].note == "not measured with seeds 0, 1, 2"
+    assert judgement.findings[0].note == "no value for seeds 0, 1, 2"
 
 
 def test_a_claim_needs_all_of_its_contrasts(tmp_path):

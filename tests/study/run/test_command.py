@@ -37,7 +37,7 @@ def tree() -> set[Path]:
     ("argv", "phrase"),
     [
         ([], "but got neither. HINT: presets are full, original, quick, reduced."),
-        (["nowhere.yaml"], "a plan that ships, but got `nowhere.yaml`."),
+        (["nowhere.yaml"], "a plan that ships with lit-prune, but got `nowhere.yaml`."),
         (["--preset=quik"], "`quik`. HINT: did you mean `quick`."),
         (["tiny.yaml", "--only", "c*"], "`--only` to match an experiment, but got `c*`."),
         (["tiny.yaml", "--seeds", "1", "1"], "`--seeds` to be different integers in [0, 2^32), but got [1, 1]."),
@@ -45,7 +45,7 @@ def tree() -> set[Path]:
         (["tiny.yaml", "--trainer.logger=false"], "In `a/base`: Expected no `trainer.logger` in the settings of a study, but got False."),
         (["tiny.yaml", "--weights=nowhere.pt"], "`nowhere.pt`"),
         (["broken.yaml"], "in `{here}/broken.yaml`, but got a list."),
-        (["tiny.yaml", "--out", "other"], "`other` to be new, empty or this study's folder, but got other files."),
+        (["tiny.yaml", "--out", "other"], "`other` to be new, empty or this study's folder, but got a folder with other files."),
         (["tiny.yaml", "--out", "foreign", "--max_epochs=3"], "at least one experiment in `foreign/plan.yaml`, but got none."),
     ],
 )  # fmt: skip
@@ -79,7 +79,7 @@ def test_a_folder_is_for_one_study_at_a_time(run, write):
     with FileLock("out/.lock"):
         answer = run("study", "tiny.yaml", "--out", "out")
     assert answer.status == 2
-    assert answer.complaint == "Another `lit-prune study` is running in `out`. Wait until it has stopped."
+    assert answer.complaint == "Another `lit-prune study` is running in `out`. Wait until it has finished, or stop it."
 
 
 def test_an_out_that_is_a_file_is_refused(run, write):
@@ -102,7 +102,7 @@ def test_a_dry_run_prints_the_runs_and_does_nothing(run, write):
         "  b           5 epochs  from random weights",
     ]
     # two seeds of five epochs, one and five
-    assert re.fullmatch(r"6 runs to do, 22 epochs, about \d+ min on this machine with 2 at a time\.", lines[4])
+    assert re.fullmatch(r"6 runs to do, 22 epochs, about \d+ min on this machine with 2 runs at a time\.", lines[4])
     assert len(lines) == 5
     assert tree() == before
 
@@ -122,9 +122,9 @@ def test_a_dry_run_of_a_custom_model_has_no_estimate(run, write):
     answer = run("study", "theirs.yaml", "--dry_run", "--max_epochs", "2")
     assert answer.status == 0, answer.err
     assert answer.out.splitlines()[1:] == [
-        "  a/base      2 epochs  from its own weights",
+        "  a/base      2 epochs  from weights that the model class creates",
         "  a/child    no epochs  from a/base",
-        "  b           2 epochs  from its own weights",
+        "  b           2 epochs  from weights that the model class creates",
         "3 runs to do, 5 epochs.",
     ]
 

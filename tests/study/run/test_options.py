@@ -112,7 +112,7 @@ QUICK = ["--preset", "quick"]
 @pytest.mark.parametrize(
     ("argv", "phrase"),
     [
-        ([], f"a plan's file or `--preset`, but got neither. HINT: presets are {PRESETS}"),
+        ([], f"either the file of a plan or `--preset`, but got neither. HINT: presets are {PRESETS}"),
         (["--dry_run"], "`--preset`, but got neither"),
         (["p.yaml", *QUICK], "`--preset`, but got both"),
         (["--preset", "quik"], f"one of {PRESETS}, but got `quik`. HINT: did you mean `quick`"),
@@ -141,7 +141,7 @@ QUICK = ["--preset", "quick"]
         (["p.yaml", "--data.x=2024-13-45"], "`--data.x` to be valid YAML, but got `2024-13-45`"),
         (
             ["p.yaml", "--trainer.callbacks+=GlobalL1Pruning", "--trainer.callbacks.amount=0.3"],
-            "a callback and its arguments in one value, but got `--trainer.callbacks.amount`",
+            "callbacks and their arguments in one value, but got `--trainer.callbacks.amount`",
         ),
     ],
 )

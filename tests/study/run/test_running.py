@@ -179,7 +179,7 @@ def test_a_signal_stops_a_study_and_a_folder_is_for_one_study_at_a_time(run, tmp
     process.send_signal(number)
     printed, _ = process.communicate(timeout=120)
     assert second.status == 2
-    assert second.complaint == "Another `lit-prune study` is running in `out`. Wait until it has stopped."
+    assert second.complaint == "Another `lit-prune study` is running in `out`. Wait until it has finished, or stop it."
     assert process.returncode == 128 + number
     assert "Interrupted. Run the same command again to continue." in printed
     assert "Traceback" not in printed
@@ -212,7 +212,7 @@ def test_a_failing_run_does_not_stop_the_others(run, tmp_path):
     answer = run("study", "tiny.yaml", "--out", "out")
     assert answer.status == 1
     assert "lit-prune: Run `wrong`, seed 0, failed: Expected `max_layer_sparsity` " in answer.err
-    assert "lit-prune: Run `child`, seed 0, was not started, because its parent failed." in answer.err
+    assert "lit-prune: Run `child`, seed 0, was not started, because a run that it depends on failed." in answer.err
     assert "Traceback" not in answer.err
     statuses = {run.experiment: run.status for run in read_results("out").runs}
     assert statuses == {"wrong": "failed", "child": "missing", "right": "complete", "away": "diverged"}

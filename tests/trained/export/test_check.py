@@ -38,9 +38,8 @@ def test_the_largest_difference_of_all_batches_counts():
     assert [score.images for score in found.scores] == [9, 9]
     with pytest.raises(UnfinishedError) as error:
         found.require("random images")
-    assert "logits that differ by 2.5 on random images; at most 0.0003 is allowed. Nothing was written" in str(
-        error.value
-    )
+    said = "logits that differ from the network's by 2.5 on random images; at most 0.0003 is allowed. It was not kept"
+    assert said in str(error.value)
     assert error.value.status == 1
 
 
@@ -54,7 +53,7 @@ def test_nan_and_infinity_never_pass(number, broken):
 
     pair = (other, logits) if broken == 0 else (logits, other)
     found = check(*pair, [(IMAGES[:2], None), (IMAGES, None)])
-    with pytest.raises(UnfinishedError, match=r"logits that differ by (nan|inf) on"):
+    with pytest.raises(UnfinishedError, match=r"logits that differ from the network's by (nan|inf) on"):
         found.require("these")
 
 
@@ -62,7 +61,7 @@ def test_a_file_that_cannot_be_run_fails():
     def broken(images):
         raise ValueError("no such\noperator.")
 
-    with pytest.raises(UnfinishedError, match=r"cannot be run on 4 images: no such operator\. Nothing was written"):
+    with pytest.raises(UnfinishedError, match=r"cannot be run on 4 images: no such operator\. It was not kept"):
         check(logits, broken, [(IMAGES, None)])
 
 

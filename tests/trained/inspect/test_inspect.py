@@ -115,8 +115,8 @@ def test_the_table_explains_itself(run, checkpoint):
     (total,) = [line.split() for line in lines if line.startswith("all ")]
     assert total[:6] == ["all", "11,219,112", "30.00%", "0", "of", "22"]
     assert "Masks held 3,365,734 weights at zero when this file was written." in lines
-    assert "MFLOPs: for one input of 3x32x32; a multiply-add is 2 FLOPs. non-zero: excludes zero weights." in lines
-    assert not any(line.startswith("Not known") for line in lines)
+    assert "MFLOPs: for one input of 3x32x32; a multiply-add is 2 FLOPs." in lines
+    assert not any(line.startswith("Columns left out") for line in lines)
 
 
 def test_a_state_dict_tells_less_than_its_checkpoint(run, checkpoint, tmp_path):
@@ -126,8 +126,8 @@ def test_a_state_dict_tells_less_than_its_checkpoint(run, checkpoint, tmp_path):
     unknown = {"masked": "", "frozen": "", "untouched": ""}
     assert bare == {name: row | unknown for name, row in whole.items()}
     lines = run("inspect", "bare.pt").out.splitlines()
-    assert lines[0] == "bare.pt: LitResNet18, weights without a checkpoint"
-    assert lines[-1] == "Not known from this file: frozen, no gradient."
+    assert lines[0] == "bare.pt: LitResNet18, epoch not known"
+    assert lines[-1] == "Columns left out, because their values are not known: frozen, no gradient."
 
 
 def test_a_custom_network(run, foreign):
@@ -144,7 +144,7 @@ def test_a_custom_network(run, foreign):
     lines = run("inspect", str(foreign)).out.splitlines()
     assert lines[0].startswith(f"{foreign}: tensors of an unknown network, checkpoint of epoch 1")
     hint = "; to count FLOPs, name the network's class with `--model module.Class`."
-    assert lines[-1] == f"Not known from this file: no gradient, MFLOPs, non-zero{hint}"
+    assert lines[-1] == f"Columns left out, because their values are not known: no gradient, MFLOPs, non-zero{hint}"
 
 
 def test_a_state_dict_of_an_unknown_network(run, small):

@@ -86,7 +86,10 @@ def test_the_heat_map_is_drawn(run, foreign):
     assert lines[0].startswith(f"{foreign}: ")
     assert lines[3].split() == ["layer", "weights", "50%", "90%", "safe"]
     assert [line.split()[-1] for line in lines[5:8]] == ["0.9"] * 3
-    assert "Suggestion for global pruning of all these layers: max_layer_sparsity=0.9, because of `first`." in lines
+    assert (
+        "Suggestion for global pruning of all these layers: max_layer_sparsity=0.9, because `first` allows no more."
+        in lines
+    )
     assert lines[-1] == "written: map.png, and the measurements in map.jsonl"
 
 
@@ -123,7 +126,9 @@ def test_a_signal_keeps_measured_scores(run, foreign, count, monkeypatch, number
     assert answer.status == 128 + number
     assert answer.out == ""
     name = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}[number]
-    assert answer.complaint.startswith(f"Stopped by {name} after 3 of 7 measurements, saved in `sensitivity.jsonl`.")
+    assert answer.complaint.startswith(
+        f"Stopped by {name} after 3 of 7 measurements, all saved in `sensitivity.jsonl`."
+    )
     assert len(Path("sensitivity.jsonl").read_text().splitlines()) == 1 + 3
     if number == signal.SIGINT:
         assert run("sensitivity", str(foreign), SMALL, *AMOUNTS).status == 0
@@ -266,9 +271,9 @@ def test_limits_exclude_the_most_sensitive_small_layers():
     assert limits[1].share == 20 / 2020
     assert make_result(big1=[0, 0], big2=[0, 0]).limits(1.0) == [(0.5, (), "big1", 0.0)]
     text = format_table(one, 1.0).splitlines()
-    assert text[-3].endswith(" of all these layers: no pruning at any of these amounts, because of `tiny`.")
+    assert text[-3].endswith(" of all these layers: no pruning at any of these amounts, because `tiny` allows no more.")
     assert text[-2:] == [
-        "Without the most sensitive layers, 1.0% of the weights: max_layer_sparsity=0.5",
+        "If the most sensitive layers, with 1.0% of the weights, are excluded: max_layer_sparsity=0.5",
         '  exclude=["tiny", "small"]',
     ]
 

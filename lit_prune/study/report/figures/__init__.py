@@ -17,7 +17,7 @@ __all__ = ["Figure", "draw", "drawings"]
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure in a PNG file; see `Drawing` for its title, caption and group."""
+    """A figure in a PNG file; `Drawing` describes `title`, `caption` and `group`."""
 
     path: Path
     title: str
@@ -42,7 +42,7 @@ def draw(results: Results, folder: Path) -> list[Figure]:
 
 
 def drawings(results: Results) -> Iterator[Drawing]:
-    """Yield the figures one at a time; iterate over them inside `with styled():`."""
+    """Yield the figures one at a time. The caller must iterate inside `with styled():`."""
     yield from curve_figures(results)
     yield from score_figures(results)
     builders = (tradeoff_figure, sparsity_figure, plateau_figure, layers_figure)

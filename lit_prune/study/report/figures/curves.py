@@ -1,4 +1,4 @@
-"""Figures of loss and accuracy over epochs, one per group of experiments."""
+"""Figures of loss and accuracy over epochs, one or more per group of experiments."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ def curve_figures(results: Results) -> Iterator[Drawing]:
     """Draw a figure for each group with experiments that train; a large group gets several figures.
 
     Yields:
-        Figures with two panels per experiment: loss and accuracy, each with the same axes for all experiments.
+        Figures with two panels per experiment, for loss and accuracy. All experiments have the same axes.
     """
     for group, experiments in results.groups().items():
         shown = [e.name for e in experiments if e.train and any(_has_curves(run) for run in results.of(e.name))]
@@ -45,16 +45,16 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
         axes.set(ylabel=_KINDS[kind], **limits[kind])
         count_epochs(axes, last)
         if index + across < count:
-            axes.set_xticks([])  # they are shown below the panel underneath
+            axes.set_xticks([])  # ticks are shown only below the lowest panel of each column
         else:
             axes.set_xlabel("epoch")
         if kind == kinds[0]:
             axes.set_title(_title(results, group, name))
     legend_below(canvas, _handles(runs), 4)
     caption = (
-        "Loss and accuracy of training and validation over epochs, with the same axes for all experiments. Thin lines "
-        "are seeds, thick lines are means over seeds. Training values are means over an epoch, while the network "
-        "changes; validation follows at the end of the epoch."
+        "Training and validation loss and accuracy over epochs, with the same axes for all experiments. Thin lines are "
+        "single seeds, thick lines are means over seeds. Training values are means over an epoch, during which the "
+        "network changes; validation values are measured at the end of the epoch."
     )
     return Drawing(f"curves-{group}{suffix}", f"{title}: loss and accuracy over epochs", caption, group, canvas)
 
@@ -99,7 +99,7 @@ def _handles(runs: Sequence[Run]) -> list[Line2D]:
 
 
 def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
-    """Choose y limits that suit all runs, and a logarithmic scale if the largest loss is above 20 times the median."""
+    """Choose y limits for the values of all runs, and a log scale if the largest loss is over 20 times the median."""
     finished = [run for run in runs if run.status != "diverged"] or runs
     curves = [curve for run in finished for half in _HALVES if (curve := run.finite_curve(f"{half}_{kind}"))]
     values = sorted(value for curve in curves for value in curve.values())
@@ -114,6 +114,6 @@ def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
     else:
         margin = max(0.05 * (high - low), 1e-3)
         low, high = min(low, max(low - margin, 0.0)), high + margin
-    # drawing ticks takes longest, so there are only a few, and they are computed once for all panels
+    # only a few ticks, computed once for all panels, because drawing ticks takes most of the time
     ticks = MaxNLocator(nbins=4, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
     return {"ylim": (low, high), "yticks": [tick for tick in ticks if low <= tick <= high]}

@@ -1,4 +1,4 @@
-"""Shared by all figures of a report: the class of a drawing, line styles, and axes with epochs."""
+"""Parts that all figures of a report share: the class `Drawing`, line styles, and axes with epochs."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,13 @@ ONE_SEED: dict[str, Any] = {"lw": 0.7, "alpha": 0.6}
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure that has not been written to a file.
+    """A finished figure that is not yet written to a file.
 
     Attributes:
         name: Name of the figure's file, without the suffix.
         title: Title.
-        caption: One to three sentences on how to read it.
-        group: First part of the names of its experiments; None if they belong to several groups.
+        caption: A few sentences on how to read the figure.
+        group: Group of the experiments in the figure; None if they belong to several groups.
         canvas: The matplotlib figure.
     """
 
@@ -41,7 +41,7 @@ def scale(curve: Curve, factor: float = 100.0) -> tuple[list[int], list[float]]:
 
 
 def count_epochs(axes: Axes, last: int) -> None:
-    """Put integer epochs from 1 to `last` on the x axis."""
+    """Show the epochs from 1 to `last` on the x axis, with ticks at integers."""
     margin = 0.03 * max(last - 1, 1)
     if last <= 6:
         ticks = list(range(1, last + 1))

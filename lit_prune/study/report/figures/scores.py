@@ -1,4 +1,4 @@
-"""Figures that compare the accuracy of experiments that do not train with that of their parents."""
+"""Figures of the accuracy of experiments that do not train, and of their parents for comparison."""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +16,8 @@ def score_figures(results: Results) -> Iterator[Drawing]:
     """Draw a figure for each group with experiments that do not train.
 
     Yields:
-        Figures with a row per experiment: mean accuracy, interval and seeds. Vertical lines are means of parents.
+        Figures with a row per experiment: mean accuracy, its interval, and the value of each seed. Vertical lines show
+        the mean accuracy of parents.
     """
     measure = accuracy_measure(results)
     for group, experiments in results.groups().items():
@@ -55,7 +56,7 @@ def _figure(results: Results, group: str, experiments: Sequence[Experiment], mea
     axes.grid(visible=True, axis="x")
     legend_below(canvas, handles, 3)
     caption = (
-        "Accuracy of networks that were pruned but not trained afterwards. Dashed: the network before pruning, mean "
-        "over seeds."
+        "Accuracy of networks that were pruned but not trained afterwards. Vertical line: the network before pruning, "
+        "mean over seeds."
     )
     return Drawing(f"scores-{group}", f"{title}: accuracy", caption, group, canvas)

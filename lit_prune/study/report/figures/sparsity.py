@@ -1,4 +1,4 @@
-"""Figures of sparsity: over epochs, by layer, and over epochs after masks were removed."""
+"""Figures of sparsity: over epochs, over epochs after masks were removed, and by layer."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from lit_prune.study.statistics import estimate
 
 
 def sparsity_figure(results: Results) -> Drawing | None:
-    """Draw sparsity over epochs for all experiments that prune and train, in one panel per group."""
+    """Draw sparsity over epochs for all experiments that prune and train, with one panel per group."""
     curves = {
         group: {
             e.name.removeprefix(f"{group}/"): curve
@@ -41,14 +41,14 @@ def sparsity_figure(results: Results) -> Drawing | None:
         count_epochs(axes, last)
         for number, (name, curve) in enumerate(found.items()):
             x, y = scale(curve)
-            every = max(min(2, len(x)), len(x) // 6)  # markers of lines that coincide are at different epochs
+            every = max(min(2, len(x)), len(x) // 6)  # lines that coincide have markers at different epochs
             style: dict[str, Any] = {"lw": 1.4, "markevery": (number % every, every)} | series_style(number)
             axes.plot(x, y, label=f"{group}/{name}", mfc="white" if number % 2 else style["color"], **style)
-        # 0.135 inches is the height of a line of text; 1.08 * top is the range of the y axis, 3 inches high
+        # 0.135 inches is the height of a line of text; the y axis is 3 inches high and spans 1.08 * top
         _label(axes, found, 0.135 * 1.08 * top / 3)
     caption = (
-        "Fraction of the prunable weights that are exactly zero at the end of each epoch, mean over seeds. Names are "
-        "next to the ends of their lines; if lines end at the same value, their names are stacked there."
+        "Fraction of the prunable weights that are exactly zero at the end of each epoch, mean over seeds. The name of "
+        "an experiment is next to the end of its line; names of lines that end close together are stacked."
     )
     return Drawing("sparsity", "Sparsity over epochs", caption, None, canvas)
 
@@ -76,13 +76,13 @@ def spread(wanted: Sequence[float], height: float, low: float, high: float) -> l
     """Move labels apart so that they do not overlap.
 
     Args:
-        wanted: Middles of the labels, ascending.
+        wanted: Desired middles of the labels on the axis, ascending.
         height: Height of each label.
         low: Lower end of the space for all labels.
         high: Upper end of the space; if the labels do not fit, they extend beyond it.
 
     Returns:
-        Middles in the same order. Labels that would overlap are stacked around the mean of their wanted middles.
+        New middles, in the same order. Labels that would overlap are stacked around the mean of their desired middles.
     """
 
     def bottom(stack: Sequence[float]) -> float:
@@ -99,7 +99,7 @@ def spread(wanted: Sequence[float], height: float, low: float, high: float) -> l
 
 
 def plateau_figure(results: Results) -> Drawing | None:
-    """Draw sparsity after masks were removed, and the fraction of pruned weights that never receive a gradient."""
+    """Draw sparsity after masks were removed, and the fraction of weights that were pruned and received no gradient."""
     names = [
         e.name
         for e in results.plan.experiments
@@ -123,7 +123,7 @@ def plateau_figure(results: Results) -> Drawing | None:
     legend_below(canvas, handles, 3)
     caption = (
         "Sparsity at the end of each epoch after pruning and `prune.remove`; each panel has its own y range. "
-        "Dashed: the fraction of weights that were pruned and never received a non-zero gradient, so they stay zero."
+        "Dashed: the fraction of weights that were pruned and never received a non-zero gradient; these stay zero."
     )
     return Drawing("plateau", title, caption, None, canvas)
 
@@ -159,7 +159,7 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
 
 
 def layers_figure(results: Results) -> Drawing | None:
-    """Draw the final sparsity of each layer, for the series with the most experiments that train with a mask."""
+    """Draw the final sparsity of each layer for one series: the longest of those whose experiments all train."""
     series = [
         one
         for one in tradeoff(results)
@@ -176,15 +176,15 @@ def layers_figure(results: Results) -> Drawing | None:
     for index, (name, (sparsity, values)) in enumerate(found.items()):
         rank = [layers.index(layer) for layer in values]
         style: dict[str, Any] = {"lw": 0.7, "label": f"{name} ({100 * sparsity:.1f}% of all)"} | series_style(index)
-        filling = "none" if index % 2 else style["color"]  # hollow, to show markers underneath
+        filling = "none" if index % 2 else style["color"]  # hollow, so that markers underneath can be seen
         axes.plot([100 * value for value in values.values()], rank, mfc=filling, **style)
     axes.set(yticks=range(len(layers)), yticklabels=layers, ylim=(len(layers) - 0.4, -0.6), xlim=(-2, 102))
     axes.set_xlabel(SPARSITY)
     axes.grid(visible=True, axis="x")
     legend_below(canvas, axes.get_lines(), 3)
     caption = (
-        "Fraction of each layer's weights that are zero after the last epoch, mean over seeds, first layer at the top. "
-        "Pruning is global: one threshold for all layers."
+        "Fraction of each layer's weights that are zero after the last epoch, mean over seeds. The first layer is at "
+        "the top." + (" Pruning is global: one threshold for all layers." if chosen.slug.startswith("l1") else "")
     )
     return Drawing("layers", title, caption, None, canvas)
 

@@ -14,13 +14,13 @@ from lit_prune.study.results.published import SOURCE, PublishedCurve, published_
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import Series, accuracy_measure, tradeoff
 
-# range in percentage points that a second panel shows in detail, if some differences are far below it
+# y range of a more detailed second panel, in percentage points; it is drawn if some differences are far below -6
 _DETAIL = (-6.0, 3.0)
 _PUBLISHED_LINES = ((0, (1, 1)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (10, 2)))
 
 
 def tradeoff_figure(results: Results) -> Drawing | None:
-    """Draw accuracy minus the accuracy of a dense network against sparsity, with intervals over seeds.
+    """Draw the difference in accuracy from a dense network against sparsity, with intervals over seeds.
 
     Returns:
         The figure; None if no pruned experiment can be compared with a dense one.
@@ -55,16 +55,16 @@ def tradeoff_figure(results: Results) -> Drawing | None:
         legend_below(canvas, context, 1, "right", title=heading, alignment="left")
     compared = sorted({point.dense for one in series for point in one.points if point.difference and point.dense})
     caption = (
-        f"Final {kind} accuracy minus the accuracy of a dense model ({', '.join(compared)}), paired by seed, with 95% "
-        "intervals over seeds. A network that is not trained after pruning is compared with itself before pruning. "
-        "Series are shifted sideways so that markers do not hide each other."
+        f"Final {kind} accuracy minus the accuracy of a dense network ({', '.join(compared)}) with the same seed: "
+        "means and 95% intervals over seeds. A network that is not trained after pruning is compared with the same "
+        "network before pruning. Lines are shifted sideways so that markers do not hide each other."
         + (f" Grey, for comparison: {SOURCE}." if published else "")
     )
     return Drawing("accuracy-against-sparsity", title, caption, None, canvas)
 
 
 def _points(series: Series) -> NDArray[np.float64]:
-    """Return four rows: sparsity (%), difference (percentage points), and lower and upper end of its interval."""
+    """Return four rows: sparsity (%), difference (percentage points), and both ends of the difference's interval."""
     rows = [(point.sparsity, d.mean, *d.interval) for point in series.points if (d := point.difference)]
     return 100 * np.array(rows).T
 
