@@ -12,6 +12,7 @@ from lit_prune.callbacks._checks import (
     check_names,
     check_times,
     continues,
+    is_model_parallel,
     overrides,
     refuse_sharded_parameters,
 )
@@ -25,6 +26,8 @@ from lit_prune.functional.pruning import check_amount, check_max_layer_sparsity,
 from lit_prune.functional.rewinding import rewind
 from lit_prune.functional.schedule import sparsity_at
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
+from lit_prune.functional.sharding import like, part_like, reshard
+from lit_prune.functional.sparsity import sparsity_report
 
 
 class Pruning(MaskHolder, ABC):
@@ -59,7 +62,7 @@ class Pruning(MaskHolder, ABC):
     Raises:
         InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
             if two pruning callbacks choose the same weight or rewind to different epochs, under strategies that shard
-            parameters, and together with callbacks that average weights. At the first batch: if the checkpoint of a
+            parameters other than `ModelParallelStrategy`, and with `rewind_to` under that one, too. At the first batch: if the checkpoint of a
             resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
 
     Example:
@@ -117,8 +120,8 @@ class Pruning(MaskHolder, ABC):
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights; the lowest scores are pruned first.
 
-        Called under `torch.no_grad`, twice for each global pruning, so it must return the same scores both times and
-        must not use the global random state. An implementation may `yield` the scores one by one.
+        Called under `torch.no_grad`. It must not use the global random state. An implementation may `yield` the scores
+        one by one.
 
         Args:
             weights: Parameters, in the order of `self.weights`, which has their names and layers. Pruned weights are
@@ -148,7 +151,10 @@ class Pruning(MaskHolder, ABC):
         """Check the trainer and the model."""
         if stage != "fit":
             return
-        refuse_sharded_parameters(trainer, self)
+        refuse_sharded_parameters(trainer, self, model_parallel=True)
+        if self.rewind_to is not None and is_model_parallel(trainer):
+            hint = "checkpoints hold no whole weights to rewind to; use `strategy=\"ddp\"`"
+            raise expected("no `rewind_to` under ModelParallelStrategy", self.rewind_to, hint)
         if not continues(trainer, pl_module, self._module):
             self._reached = 0.0
             self._ever_pruned = {}
@@ -198,6 +204,7 @@ class Pruning(MaskHolder, ABC):
         }
         if not targets:
             return
+        reshard(pl_module)
         for pruner, target in targets.items():
             pruner._prune(pl_module, target)
         mask_averages(trainer, pl_module)
@@ -232,6 +239,8 @@ class Pruning(MaskHolder, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sparsity reached, masks as packed bits by layer, and the values to rewind to."""
+        if self._module is not None:
+            reshard(self._module)
         masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         return {
             "reached": self._reached,
@@ -258,7 +267,9 @@ class Pruning(MaskHolder, ABC):
         apply_masks(model, masks)
         for name, mask in masks.items():
             before = self._ever_pruned.get(name)
-            self._ever_pruned[name] = ~mask if before is None else before.to(mask.device) | ~mask
+            # those of a checkpoint are whole
+            before = None if before is None else like(part_like(before.to(mask.device), mask), mask)
+            self._ever_pruned[name] = ~mask if before is None else before | ~mask
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._weights = weight_layers(pl_module, self.layers, self.exclude)
@@ -303,11 +314,10 @@ class Pruning(MaskHolder, ABC):
         apply_masks(pl_module, masks)
         mask_averages(trainer, pl_module)
         if masks:
-            pruned = sum(int((~mask).count_nonzero()) for mask in masks.values())
-            total = sum(weight.numel() for weight in tensors.values())
+            report = sparsity_report(self._weights)
             # prune again if weights were loaded that are less sparse than this callback's state
-            if pruned < round(self._reached * total):
-                self._reached = pruned / total
+            if report.masked < round(self._reached * report.weights):
+                self._reached = report.masked / report.weights
 
 
 def pruners_of(trainer: Trainer) -> list[Pruning]:

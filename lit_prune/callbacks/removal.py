@@ -53,7 +53,7 @@ class PruningRemoval(MaskHolder):
         """Check the trainer."""
         if stage != "fit":
             return
-        refuse_sharded_parameters(trainer, self)
+        refuse_sharded_parameters(trainer, self, model_parallel=True)
         if not continues(trainer, pl_module, self._module):
             self._done = False
         self._module = pl_module

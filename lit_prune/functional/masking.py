@@ -119,7 +119,7 @@ def current_mask(ref: WeightRef) -> Tensor | None:
     """Return the mask of a weight as bool, true where the weight is kept; None if it is not masked."""
     for hook in ref.module._forward_pre_hooks.values():
         if isinstance(hook, Mask) and hook._tensor_name == ref.parameter:
-            return like(hook.kept.to(ref.tensor.device), ref.tensor)
+            return like(hook.fit(ref.tensor).kept, ref.tensor)
     mask = torch_mask(ref.module, ref.parameter)
     return None if mask is None else mask != 0
 
@@ -228,12 +228,18 @@ class Mask(prune.PruningContainer):
         """The mask as bool, true where the weight is kept."""
         return self.bits != 0
 
+    def fit(self, tensor: Tensor) -> "Mask":
+        """Adapt the mask to a parameter that was moved, converted or split between processes since."""
+        if self.bits.shape != local(tensor).shape:
+            self.bits = part_like(self.bits, tensor)
+        if tensor.device != self.bits.device or tensor.element_size() != self.bits.element_size():
+            self.bits = self.bits.to(tensor.device, _INTEGERS[tensor.element_size()])
+        return self
+
     def clear(self, values: Tensor) -> None:
         """Set masked elements of the parameter or its gradient to zero, in place."""
-        values = local(values)
-        if values.device != self.bits.device or values.element_size() != self.bits.element_size():
-            self.bits = self.bits.to(values.device, _INTEGERS[values.element_size()])
-        values.view(self.bits.dtype).bitwise_and_(self.bits)
+        bits = self.fit(values).bits
+        local(values).view(bits.dtype).bitwise_and_(bits)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Do nothing before a forward pass."""
