@@ -47,11 +47,9 @@ def refuse_sharded_parameters(trainer: Trainer, callback: object, model_parallel
         model_parallel: Whether the callback supports `ModelParallelStrategy`, where split parameters are DTensors.
     """
     if _SHARDING & base_names(trainer.strategy) or (is_model_parallel(trainer) and not model_parallel):
-        raise expected(
-            f"a strategy that keeps parameters whole for {type(callback).__name__}",
-            type(trainer.strategy).__name__,
-            'use `strategy="ddp"` or `ModelParallelStrategy`' if model_parallel else 'use one device or `strategy="ddp"`',
-        )
+        what = f"a strategy that keeps parameters whole for {type(callback).__name__}"
+        others = ', `strategy="ddp"` or `ModelParallelStrategy`' if model_parallel else ' or `strategy="ddp"`'
+        raise expected(what, type(trainer.strategy).__name__, f"use one device{others}")
 
 
 def is_model_parallel(trainer: Trainer) -> bool:

@@ -61,9 +61,9 @@ class Pruning(MaskHolder, ABC):
 
     Raises:
         InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
-            if two pruning callbacks choose the same weight or rewind to different epochs, under strategies that shard
-            parameters other than `ModelParallelStrategy`, and with `rewind_to` under that one, too. At the first batch: if the checkpoint of a
-            resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
+            if two pruning callbacks choose the same weight or rewind to different epochs, and under strategies that
+            shard parameters, except `ModelParallelStrategy` without `rewind_to`. At the first batch: if the checkpoint
+            of a resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
 
     Example:
         >>> class SmallestKernels(Pruning):
@@ -153,7 +153,7 @@ class Pruning(MaskHolder, ABC):
             return
         refuse_sharded_parameters(trainer, self, model_parallel=True)
         if self.rewind_to is not None and is_model_parallel(trainer):
-            hint = "checkpoints hold no whole weights to rewind to; use `strategy=\"ddp\"`"
+            hint = 'checkpoints hold no whole weights to rewind to; use `strategy="ddp"`'
             raise expected("no `rewind_to` under ModelParallelStrategy", self.rewind_to, hint)
         if not continues(trainer, pl_module, self._module):
             self._reached = 0.0

@@ -1,4 +1,4 @@
-"""Find the lowest scores over all layers or in each layer, fast and with little memory, in one process or in several."""
+"""Find the lowest scores over all layers or in each layer, in one process or in several, with little memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from math import inf, sqrt
@@ -61,7 +61,7 @@ def mark_lowest_of_each(scores: Iterable[Tensor], wanted: Sequence[int], split: 
         yield _mark_own_lowest(values, count, split, index)
 
 
-def kth_smallest(parts: Sequence[Tensor], k: int, split: Split) -> tuple[float, int]:
+def kth_smallest(parts: Sequence[Tensor], k: int, split: Split | None = None) -> tuple[float, int]:
     """Find the k-th smallest value exactly, and how many values equal to it are among the k smallest.
 
     Values are compared as integers, their keys, that have the same order. Histograms of keys, summed over the
@@ -71,8 +71,9 @@ def kth_smallest(parts: Sequence[Tensor], k: int, split: Split) -> tuple[float, 
     Args:
         parts: Values that this process counts: flat tensors, all float32 or all float64, without NaN.
         k: Rank, from 1 to the number of values in all processes.
-        split: Sums counts over the processes.
+        split: Sums counts over the processes. None if this process has all values.
     """
+    split = split or Split()
     dtype, ends = parts[0].dtype, (-_key(inf, parts[0].dtype), _key(inf, parts[0].dtype))
     sample = [*_keys([torch.cat([part[::_STRIDE].to(parts[0].device) for part in parts])])]
     size, sampled = split.sums([sum(map(len, parts)), sum(map(len, sample))])
@@ -122,16 +123,14 @@ def _mark_first(marked: Tensor, tied: Tensor, most: int, split: Split, index: in
         counted = positions if split.counted[index] else positions[:0]
         low, high, rank = 0, split.sizes[index] - 1, most - 1
         while low < high:
-            low, high, passed = _narrow(counted.split(_CHUNK), rank, rank, low, high, split)
+            low, high, passed = _narrow(torch.split(counted, _CHUNK), rank, rank, low, high, split)
             rank -= passed
         elements = elements[positions <= low]
     marked[elements] = True
     return min(number, most)
 
 
-def _narrow(
-    keys: Iterable[Tensor], first: int, last: int, low: int, high: int, split: Split
-) -> tuple[int, int, int]:
+def _narrow(keys: Iterable[Tensor], first: int, last: int, low: int, high: int, split: Split) -> tuple[int, int, int]:
     """Narrow an interval of keys, in which keys of given ranks are.
 
     Args:
@@ -153,7 +152,7 @@ def _narrow(
         # one bin more at each end, for keys outside: where an interval ends, a bin ends
         place = (chunk >> shift).sub_(base - 1).clamp_(0, bins + 1)
         counts += torch.bincount(place, minlength=bins + 2)[1:-1].to(counts.device)
-    ends = split.total(counts).cpu().cumsum(0)
+    ends = split.total(counts).cumsum(0)
     start, stop = torch.searchsorted(ends, torch.tensor([first, last], device="cpu"), right=True).tolist()
     passed = int(ends[start - 1]) if start else 0
     return max(low, (base + start) << shift), min(high, ((base + stop + 1) << shift) - 1), passed
@@ -162,7 +161,7 @@ def _narrow(
 def _keys(parts: Iterable[Tensor]) -> Iterator[Tensor]:
     """Yield values as integers of the same order, some at a time."""
     for part in parts:
-        for values in part.split(_CHUNK):
+        for values in torch.split(part, _CHUNK):
             # the bits of floats without a sign are in order; -0.0 has the key of 0.0
             bits = values.abs().view(_INTEGERS[values.dtype]).long()
             yield torch.where(values < 0, -bits, bits)

@@ -4,7 +4,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lit_prune.functional.sharding import Split
 from lit_prune.functional.threshold import kth_smallest
 
 
@@ -30,7 +29,7 @@ def test_kth_smallest_agrees_with_sorting(size: int, share: float, kind: str, da
             values = values.sort(descending=True).values
     before = values.clone()
     k = max(1, round(share * size))
-    value, ties = kth_smallest([values], k, Split([values]))
+    value, ties = kth_smallest([values], k)
     expected = values.sort().values[k - 1]
     assert value == float(expected)
     assert ties == k - int((values < expected).sum())
