@@ -51,7 +51,8 @@ class GradientCoverage:
     def untouched(self) -> float:
         """Fraction of the weights that have never received a non-zero gradient."""
         counts = self._split.sums_by_weight([int(local(touched).count_nonzero()) for touched in self._touched])
-        return 1 - sum(counts) / sum(self._split.sizes)
+        total: int = sum(self._split.sizes)
+        return 1 - sum(counts) / total
 
     def touched(self) -> dict[str, Tensor]:
         """Return a bool tensor for each layer, by name: true for weights that have received a gradient."""
