@@ -16,20 +16,27 @@ from lit_prune.functional.optimizer_state import keeps_zeros
 
 
 class MaskHolder(Callback):
-    """Base class of callbacks that mask weights or remove masks: keeps all masked weights of the model at zero.
+    """Keeps masked weights at zero during `fit`; the callbacks that mask weights add it to their trainer.
 
-    Of several such callbacks, the first one of the trainer does the work. Gradients are masked before they are clipped;
-    weights are masked after each step of an optimizer that could move them, and before each batch, validation and
-    checkpoint, in case that something else has written to them.
+    It is a callback of its own, so that a subclass of `Pruning` may override any hook. Gradients are masked before they
+    are clipped. Weights are masked after each step of an optimizer that could move them, and before each batch,
+    validation and checkpoint, in case a hook of the module or of another callback has written to them.
     """
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
 
+    @classmethod
+    def add_to(cls, trainer: Trainer) -> None:
+        """Make a trainer hold masks until its `fit` ends, before the same hooks of its other callbacks."""
+        if not any(isinstance(callback, cls) for callback in callbacks_of(trainer)):
+            # a new list, since the trainer may be calling the callbacks in the old one
+            trainer.callbacks = [cls(), *callbacks_of(trainer)]  # type: ignore[attr-defined]
+
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Watch the optimizers."""
         self._release()
-        for optimizer in trainer.optimizers if self._holds(trainer) else ():
+        for optimizer in trainer.optimizers:
             # without automatic optimization, steps of the raw optimizer do not call `on_before_optimizer_step`
             if not pl_module.automatic_optimization:
                 self._handles.append(optimizer.register_step_pre_hook(lambda it, *_: mask_gradients(pl_module, it)))
@@ -38,36 +45,28 @@ class MaskHolder(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Set the gradients of masked weights to zero."""
-        if self._holds(trainer) and pl_module.automatic_optimization:
-            mask_gradients(pl_module, optimizer)
+        mask_gradients(pl_module, optimizer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set masked weights to zero, in case that a hook has written to them."""
-        self._hold(trainer, pl_module)
+        """Set masked weights to zero, in case a hook has written to them."""
+        mask_weights(pl_module)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set masked weights to zero, in case that a hook has written to them."""
-        if trainer.state.fn == "fit":
-            self._hold(trainer, pl_module)
+        """Set masked weights to zero, in case a hook has written to them."""
+        mask_weights(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set masked weights to zero before checkpoints are written."""
-        self._hold(trainer, pl_module)
+        mask_weights(pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stop watching the optimizers."""
+        """Stop to watch the optimizers, and leave the trainer."""
         self._release()
+        trainer.callbacks = [callback for callback in callbacks_of(trainer) if callback is not self]  # type: ignore[attr-defined]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop watching the optimizers."""
-        self._release()
-
-    def _hold(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if self._holds(trainer):
-            mask_weights(pl_module)
-
-    def _holds(self, trainer: Trainer) -> bool:
-        return self is next(callback for callback in callbacks_of(trainer) if isinstance(callback, MaskHolder))
+        """Stop to watch the optimizers, and leave the trainer."""
+        self.teardown(trainer, pl_module, "fit")
 
     def _release(self) -> None:
         for handle in self._handles:

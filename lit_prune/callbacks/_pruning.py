@@ -4,8 +4,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
 
 from lit_prune.callbacks._checks import (
     callbacks_of,
@@ -17,6 +17,7 @@ from lit_prune.callbacks._checks import (
     refuse_sharded_parameters,
 )
 from lit_prune.callbacks._holding import MaskHolder, mask_averages
+from lit_prune.callbacks._messages import describe_choice, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import adopt_masks, apply_masks, current_mask, remove_masks
@@ -30,7 +31,7 @@ from lit_prune.functional.sharding import like, part_like, reshard
 from lit_prune.functional.sparsity import sparsity_report
 
 
-class Pruning(MaskHolder, ABC):
+class Pruning(Callback, ABC):
     """Base class for your own pruning criterion: define `score` and inherit everything else.
 
     The guarantees of `docs/callbacks.md` hold for every subclass whose `score` depends only on weights, on arguments of
@@ -50,14 +51,16 @@ class Pruning(MaskHolder, ABC):
         schedule: Sparsity as a function of the epoch in gradual pruning: "cubic" (Zhu & Gupta 2017), "linear", or
             "geometric", which prunes the same fraction of the remaining weights at every step (Frankle & Carbin 2019).
             Ignored without `end_epoch`.
-        layers: Globs on qualified names of layers to prune, for example "backbone.layer4". None prunes all
-            convolutions and linear layers.
+        layers: Globs on qualified names of layers to prune, for example "backbone.layer4". None prunes all weights
+            that `weight_layers` chooses, whatever library their layers come from.
         exclude: Globs of layers not to prune.
         max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1]; more weights of other layers are pruned
             instead. None sets no limit.
         every_n_epochs: Epochs between two steps of gradual pruning; the last step is at `end_epoch`.
         rewind_to: Epoch, counted from 0. After every pruning, the model is reset to its values before this epoch, and
             pruned weights stay zero. None does not reset the model.
+        parameters: Globs on qualified names of parameters to prune in place of those called weight, for example
+            "*.pos_embed".
 
     Raises:
         InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
@@ -86,11 +89,13 @@ class Pruning(MaskHolder, ABC):
         max_layer_sparsity: float | None = None,
         every_n_epochs: int = 1,
         rewind_to: int | None = None,
+        parameters: list[str] | str | None = None,
     ) -> None:
         check_amount(amount)
         check_max_layer_sparsity(max_layer_sparsity)
         check_names("layers", layers)
         check_names("exclude", exclude)
+        check_names("parameters", parameters)
         check_times(start_epoch, end_epoch, schedule, every_n_epochs, rewind_to)
         if self.scope not in ("global", "local"):
             what = f'`scope` of {type(self).__name__} to be "global" or "local"'
@@ -98,7 +103,6 @@ class Pruning(MaskHolder, ABC):
         if self.scope == "local" and max_layer_sparsity is not None:
             what = f"no `max_layer_sparsity` for {type(self).__name__}"
             raise expected(what, max_layer_sparsity, "every layer is pruned to `amount`")
-        super().__init__()
         self.amount = amount
         self.start_epoch = start_epoch
         self.end_epoch = end_epoch
@@ -108,6 +112,7 @@ class Pruning(MaskHolder, ABC):
         self.max_layer_sparsity = max_layer_sparsity
         self.every_n_epochs = every_n_epochs
         self.rewind_to = rewind_to
+        self.parameters = parameters
         self._module: LightningModule | None = None
         self._weights: list[WeightRef] = []
         self._reached = 0.0
@@ -133,9 +138,12 @@ class Pruning(MaskHolder, ABC):
 
     @property
     def state_key(self) -> str:
-        """Key in the checkpoint. It depends only on `layers` and `exclude`, which differ between pruning callbacks."""
+        """Key in the checkpoint. It depends only on the choice of weights, which differs between pruning callbacks."""
         layers = None if self.layers is None else as_patterns("layers", self.layers)
-        return self._generate_state_key(layers=layers, exclude=as_patterns("exclude", self.exclude))
+        chosen: dict[str, Any] = {"layers": layers, "exclude": as_patterns("exclude", self.exclude)}
+        if self.parameters is not None:
+            chosen["parameters"] = as_patterns("parameters", self.parameters)
+        return self._generate_state_key(**chosen)
 
     @property
     def weights(self) -> list[WeightRef]:
@@ -147,6 +155,10 @@ class Pruning(MaskHolder, ABC):
         """For each layer, by name, a bool tensor: true for weights that have been pruned at any time."""
         return self._ever_pruned
 
+    def choose(self, model: nn.Module) -> list[WeightRef]:
+        """Choose the weights of a model that this callback prunes."""
+        return weight_layers(model, self.layers, self.exclude, self.parameters)
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the trainer and the model."""
         if stage != "fit":
@@ -155,6 +167,7 @@ class Pruning(MaskHolder, ABC):
         if self.rewind_to is not None and is_model_parallel(trainer):
             hint = 'checkpoints hold no whole weights to rewind to; use `strategy="ddp"`'
             raise expected("no `rewind_to` under ModelParallelStrategy", self.rewind_to, hint)
+        MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
             self._reached = 0.0
             self._ever_pruned = {}
@@ -170,11 +183,12 @@ class Pruning(MaskHolder, ABC):
         adopt_masks(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the masks of the checkpoint, and hold all masks."""
-        super().on_fit_start(trainer, pl_module)
+        """Apply the masks of the checkpoint."""
         self._choose(trainer, pl_module)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._update_masks(trainer, pl_module)
+        if self.layers is None and self.parameters is None:
+            describe_choice(type(self).__name__, pl_module, self._weights)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply masks of a checkpoint that another callback restored, as `LearningRateFinder` does."""
@@ -187,9 +201,21 @@ class Pruning(MaskHolder, ABC):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune if a resumed run has skipped the start of its epoch."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._rewinding.remember(pl_module, trainer.current_epoch, batch_idx == 0, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if `Trainer.validate` loaded weights that are less sparse than this callback's masks."""
+        if trainer.state.fn == "validate":
+            warn_of_lost_zeros(type(self).__name__, self._weights)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if weights were loaded that are less sparse than this callback's masks."""
+        warn_of_lost_zeros(type(self).__name__, self._weights)
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if weights were loaded that are less sparse than this callback's masks."""
+        warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune to the sparsity that the schedule sets for the current epoch, if it has not been reached yet.
@@ -227,7 +253,7 @@ class Pruning(MaskHolder, ABC):
             InputError: If `layers` or `exclude` match nothing, if `max_layer_sparsity` leaves too few weights to prune,
                 or if a weight is NaN or infinite.
         """
-        self._weights = weight_layers(model, self.layers, self.exclude)
+        self._weights = self.choose(model)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._ever_pruned = {}
         self._prune(model, self.amount)
@@ -272,13 +298,12 @@ class Pruning(MaskHolder, ABC):
             self._ever_pruned[name] = ~mask if before is None else before | ~mask
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._weights = weight_layers(pl_module, self.layers, self.exclude)
+        self._weights = self.choose(pl_module)
         mine = {id(ref.tensor): ref.name for ref in self._weights}
         for other in pruners_of(trainer):
             if other is self:
                 continue
-            theirs = weight_layers(pl_module, other.layers, other.exclude)
-            if shared := [ref.name for ref in theirs if id(ref.tensor) in mine]:
+            if shared := [ref.name for ref in other.choose(pl_module) if id(ref.tensor) in mine]:
                 raise expected(
                     "pruning callbacks that choose different weights",
                     f"two that choose layer `{shared[0]}`",

@@ -169,7 +169,7 @@ class SparsityMonitor(Callback):
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pruners = pruners_of(trainer)
-        chosen = [weight_layers(pl_module, pruner.layers, pruner.exclude) for pruner in self._pruners]
+        chosen = [pruner.choose(pl_module) for pruner in self._pruners]
         self._weights = list(chain.from_iterable(chosen)) or weight_layers(pl_module)
 
     def _metrics(self, report: SparsityReport) -> dict[str, float]:

@@ -52,8 +52,11 @@ class LocalL1Pruning(Pruning):
         exclude: list[str] | tuple[str, ...] | str = (),
         every_n_epochs: int = 1,
         rewind_to: int | None = None,
+        parameters: list[str] | str | None = None,
     ) -> None:
-        super().__init__(amount, start_epoch, end_epoch, schedule, layers, exclude, None, every_n_epochs, rewind_to)
+        super().__init__(
+            amount, start_epoch, end_epoch, schedule, layers, exclude, None, every_n_epochs, rewind_to, parameters
+        )
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights by their absolute value."""
@@ -82,10 +85,20 @@ class GlobalRandomPruning(Pruning):
         max_layer_sparsity: float | None = None,
         every_n_epochs: int = 1,
         rewind_to: int | None = None,
+        parameters: list[str] | str | None = None,
     ) -> None:
         check_integer("seed", seed, 0, 2**32 - 1, hint="the same seed prunes the same weights")
         super().__init__(
-            amount, start_epoch, end_epoch, schedule, layers, exclude, max_layer_sparsity, every_n_epochs, rewind_to
+            amount,
+            start_epoch,
+            end_epoch,
+            schedule,
+            layers,
+            exclude,
+            max_layer_sparsity,
+            every_n_epochs,
+            rewind_to,
+            parameters,
         )
         self.seed = seed
 

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_prune.callbacks._checks import check_epoch, continues, refuse_sharded_parameters
 from lit_prune.callbacks._holding import MaskHolder, mask_averages
@@ -12,7 +12,7 @@ from lit_prune.functional.masking import adopt_masks, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 
 
-class PruningRemoval(MaskHolder):
+class PruningRemoval(Callback):
     """Remove all masks at an epoch, so that the pruned weights train again, from zero.
 
     Before the first training batch of the epoch, this does the same as `torch.nn.utils.prune.remove` for every masked
@@ -39,7 +39,6 @@ class PruningRemoval(MaskHolder):
             if isinstance(epoch, str):
                 raise expected('`epoch` to be a non-negative integer or "end"', f"`{epoch}`", "0 is the first epoch")
             check_epoch("epoch", epoch)
-        super().__init__()
         self.epoch = epoch
         self._module: LightningModule | None = None
         self._done = False
@@ -54,6 +53,7 @@ class PruningRemoval(MaskHolder):
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self, model_parallel=True)
+        MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
             self._done = False
         self._module = pl_module
@@ -64,7 +64,6 @@ class PruningRemoval(MaskHolder):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Remove the masks if a resumed run has skipped the start of epoch `epoch`."""
-        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         self._catch_up(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

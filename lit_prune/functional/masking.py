@@ -191,7 +191,9 @@ def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[t
     for module in model.modules():
         for hook in module._forward_pre_hooks.values():
             # tools that replace a layer, such as quantization, may have kept its hooks
-            parameter = module._parameters.get(hook._tensor_name) if isinstance(hook, Mask) else None
+            if not isinstance(hook, Mask):
+                continue
+            parameter = module._parameters.get(hook._tensor_name)
             if parameter is None or id(parameter) in seen or (left is not None and id(parameter) not in left):
                 continue
             seen.add(id(parameter))

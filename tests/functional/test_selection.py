@@ -95,7 +95,7 @@ def test_norms_embeddings_vectors_and_other_names_are_not_chosen():
     model = nn.Sequential(*others, nn.Linear(2, 2))
     assert names(model) == [str(len(others))]
     assert list(passed_over(model)) == [
-        *("0.weight", "2.weight", "4.weight", "5.weight", "6.weight", "7.pos_embed", "9.cls_token", "10.weights_scale")
+        *("0.weight", "2.weight", "2.bias", "4.weight", "5.weight", "6.weight", "7.pos_embed", "9.cls_token", "10.weights_scale")
     ]
 
 
@@ -144,7 +144,7 @@ def integer(dtype):
         (lambda: parametrize_attention(), "one that is computed from other parameters"),
     ],
 )
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore:torch.quantize_per:UserWarning")
 def test_weights_without_values_of_their_own_are_refused_by_name(layer, kind):
     model = nn.Sequential(nn.Linear(2, 2), layer())
     with pytest.raises(InputError, match=rf"layer `1.*`.* but got {kind}.* HINT: .*`exclude`"):
