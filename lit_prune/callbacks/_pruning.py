@@ -207,14 +207,17 @@ class Pruning(Callback, ABC):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if `Trainer.validate` loaded weights that are less sparse than this callback's masks."""
         if trainer.state.fn == "validate":
+            reshard(pl_module)
             warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if weights were loaded that are less sparse than this callback's masks."""
+        reshard(pl_module)
         warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if weights were loaded that are less sparse than this callback's masks."""
+        reshard(pl_module)
         warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -319,6 +322,7 @@ class Pruning(Callback, ABC):
 
     def _update_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the masks of a checkpoint, or else adapt those of an earlier `fit` to weights loaded since."""
+        reshard(pl_module)
         tensors = {ref.name: ref.tensor for ref in self._weights}
         loaded, self._loaded = self._loaded, None
         kept = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}

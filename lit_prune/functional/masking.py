@@ -232,7 +232,7 @@ class Mask(prune.PruningContainer):
 
     def fit(self, tensor: Tensor) -> "Mask":
         """Adapt the mask to a parameter that was moved, converted or split between processes since."""
-        if self.bits.shape != local(tensor).shape:
+        if self.bits.shape != local(tensor).shape and self.bits.shape == tensor.shape:
             self.bits = part_like(self.bits, tensor)
         if tensor.device != self.bits.device or tensor.element_size() != self.bits.element_size():
             self.bits = self.bits.to(tensor.device, _INTEGERS[tensor.element_size()])
