@@ -27,7 +27,7 @@ from lit_prune.functional.pruning import check_amount, check_max_layer_sparsity,
 from lit_prune.functional.rewinding import rewind
 from lit_prune.functional.schedule import sparsity_at
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
-from lit_prune.functional.sharding import like, part_like, reshard
+from lit_prune.functional.sharding import is_split, like, part_like, reshard
 from lit_prune.functional.sparsity import sparsity_report
 
 
@@ -277,6 +277,13 @@ class Pruning(Callback, ABC):
             "ever_pruned": pack_masks(self._ever_pruned),
             **self._rewinding.state_dict(),
         }
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse tensors that a subclass saves and that are split, because only one process writes the file."""
+        for name, value in checkpoint["callbacks"][self.state_key].items():
+            if any(map(is_split, value.values() if isinstance(value, dict) else [value])):
+                what = f"whole tensors in `{name}`, which {type(self).__name__} saves"
+                raise expected(what, "split ones", "save `tensor.full_tensor()`, and split it after loading")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; its masks are applied when `fit` starts."""

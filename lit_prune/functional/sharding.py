@@ -14,8 +14,8 @@ from torch import Tensor, distributed, nn
 from lit_prune.errors import expected
 
 
-def is_split(tensor: Tensor) -> bool:
-    """Return whether a tensor is a `DTensor`, of which each process holds a part."""
+def is_split(tensor: Any) -> bool:
+    """Return whether a value is a `DTensor`, of which each process holds a part."""
     return hasattr(tensor, "placements")
 
 
