@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lit_prune.errors import shorten

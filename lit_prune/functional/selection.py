@@ -195,7 +195,7 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
         for name in names:
             bare = names == ["weight"] and not prefix.endswith(".weight")
             label = prefix if bare else f"{prefix}.{name}".removeprefix(".")
-            # a weight that is computed is no parameter
+            # a computed weight is not a parameter
             groups.setdefault(id(own.get(name, module)), []).append(WeightRef(label, module, name))
         if patterns is None and _is_norm_or_embedding(module):
             dropped.update(map(id, module.parameters(recurse=False)))

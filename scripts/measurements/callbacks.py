@@ -23,8 +23,9 @@ AMOUNT = 0.3
 
 def measure_masks(settings: Settings) -> Measurement:
     """Compare steps with 30% of the weights masked to steps without masks; compare our masks to `ModelPruning`'s."""
-    masked = LitResNet18().train()
-    apply_masks(masked, global_l1_masks(weight_layers(masked), AMOUNT))
+    masked, clipped = LitResNet18().train(), LitResNet18().train()
+    for model in (masked, clipped):
+        apply_masks(model, global_l1_masks(weight_layers(model), AMOUNT))
     # ModelPruning cannot prune channels_last weights, so the comparison with it uses torchvision's ResNet-18
     ours, theirs = resnet18(num_classes=10), resnet18(num_classes=10)
     apply_masks(ours, global_l1_masks(weight_layers(ours), AMOUNT))
@@ -35,12 +36,15 @@ def measure_masks(settings: Settings) -> Measurement:
             {
                 "dense": BareStep(LitResNet18().train()).run,
                 "masked": BareStep(masked).run,
+                "dense, clipped": BareStep(LitResNet18().train(), clip=True).run,
+                "masked, clipped": BareStep(clipped, clip=True).run,
                 "torchvision, our masks": BareStep(ours).run,
                 "torchvision, ModelPruning": BareStep(theirs).run,
             },
         )
     )
     measurement.compare("masked / dense", "masked", "dense")
+    measurement.compare("masked / dense, with clipping", "masked, clipped", "dense, clipped")
     measurement.compare("our masks / ModelPruning", "torchvision, our masks", "torchvision, ModelPruning")
     return measurement
 
