@@ -53,7 +53,7 @@ class PruningRemoval(Callback):
         """Check the trainer."""
         if stage != "fit":
             return
-        refuse_sharded_parameters(trainer, self)
+        refuse_sharded_parameters(trainer, self, model_parallel=True)
         MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
             self._done = False

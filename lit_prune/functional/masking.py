@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 
 from lit_prune.errors import expected
 from lit_prune.functional.selection import WeightRef, find_weight, torch_mask
+from lit_prune.functional.sharding import like, local, part_like, reshard
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -31,11 +32,13 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Args:
         model: Module that contains the weights named in `masks`.
         masks: For each weight, by the name that `weight_layers` gives it, a tensor of its shape, false or zero where
-            the weight is pruned.
+            the weight is pruned. For a weight that is split between processes (DTensor), the mask may be split, too, or
+            be whole and the same in every process.
 
     Raises:
         InputError: If the model has no weight of such a name, or if a mask has another shape than the weight.
     """
+    reshard(model)
     for name, mask in masks.items():
         ref = find_weight(model, name)
         if ref is None:
@@ -70,6 +73,7 @@ def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -
     Returns:
         Qualified names of the parameters that were masked, for example "conv1.weight".
     """
+    reshard(model)
     chosen = None if weights is None else {id(ref.tensor) for ref in weights}
     removed = []
     for prefix, module in model.named_modules():
@@ -115,7 +119,7 @@ def current_mask(ref: WeightRef) -> Tensor | None:
     """Return the mask of a weight as bool, true where the weight is kept; None if it is not masked."""
     for hook in ref.module._forward_pre_hooks.values():
         if isinstance(hook, Mask) and hook._tensor_name == ref.parameter:
-            return hook.kept.to(ref.tensor.device)
+            return like(hook.fit(ref.tensor).kept, ref.tensor)
     mask = torch_mask(ref.module, ref.parameter)
     return None if mask is None else mask != 0
 
@@ -179,6 +183,7 @@ def mask_weights(model: nn.Module, optimizer: Optimizer | None = None) -> None:
 
 def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[tuple[nn.Parameter, "Mask"]]:
     """Yield masked parameters with their masks, each parameter once; of all, or of those that an optimizer updates."""
+    reshard(model)
     left = None
     if optimizer is not None:
         left = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
@@ -203,7 +208,8 @@ class Mask(prune.PruningContainer):
 
     Attributes:
         bits: Integers of the parameter's shape and layout, with as many bytes as its elements: all bits are set where
-            the weight is kept, none where it is pruned. "And" with them is exact for every float, NaN included.
+            the weight is kept, none where it is pruned. "And" with them is exact for every float, NaN included. Of a
+            parameter that is split between processes, only the bits of this process's part.
     """
 
     def __init__(self, module: nn.Module, name: str, kept: Tensor) -> None:
@@ -214,21 +220,28 @@ class Mask(prune.PruningContainer):
 
     def set(self, kept: Tensor) -> None:
         """Replace the mask by a bool tensor, true where the weight is kept."""
-        weight = _local(self._module.get_parameter(self._tensor_name))
+        parameter = self._module.get_parameter(self._tensor_name)
+        weight = local(parameter)
         self.bits = torch.empty_like(weight, dtype=_INTEGERS[weight.element_size()], requires_grad=False)
-        self.bits.copy_(_local(kept)).neg_()
+        self.bits.copy_(part_like(kept, parameter)).neg_()
 
     @property
     def kept(self) -> Tensor:
         """The mask as bool, true where the weight is kept."""
         return self.bits != 0
 
+    def fit(self, tensor: Tensor) -> "Mask":
+        """Adapt the mask to a parameter that was moved, converted or split between processes since."""
+        if self.bits.shape != local(tensor).shape and self.bits.shape == tensor.shape:
+            self.bits = part_like(self.bits, tensor)
+        if tensor.device != self.bits.device or tensor.element_size() != self.bits.element_size():
+            self.bits = self.bits.to(tensor.device, _INTEGERS[tensor.element_size()])
+        return self
+
     def clear(self, values: Tensor) -> None:
         """Set masked elements of the parameter or its gradient to zero, in place."""
-        values = _local(values)
-        if values.device != self.bits.device or values.element_size() != self.bits.element_size():
-            self.bits = self.bits.to(values.device, _INTEGERS[values.element_size()])
-        values.view(self.bits.dtype).bitwise_and_(self.bits)
+        bits = self.fit(values).bits
+        local(values).view(bits.dtype).bitwise_and_(bits)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Do nothing before a forward pass."""
@@ -256,12 +269,6 @@ def _mask(module: nn.Module, name: str, kept: Tensor) -> None:
         hook = Mask(module, name, kept != 0)
         module.register_forward_pre_hook(hook)
     hook.clear(module.get_parameter(name))
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """Return the values of a tensor without its history; of a sharded tensor, those that this process holds."""
-    to_local = getattr(tensor, "to_local", None)
-    return (tensor if to_local is None else to_local()).data
 
 
 def _restore_parameter(module: nn.Module, name: str) -> None:

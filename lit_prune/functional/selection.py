@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lit_prune.errors import InputError, expected
+from lit_prune.functional.sharding import reshard
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
@@ -87,6 +88,7 @@ def weight_layers(
             modules), has no real floating-point numbers (integer, packed or complex), is computed from other parameters
             (`torch.nn.utils.parametrize`, weight or spectral norm), or is part of a `torch.jit.ScriptModule`.
     """
+    reshard(model)
     candidates = _by_parameter(model, parameters)
     if layers is not None:
         chosen = set[nn.Module]()
