@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from lit_prune.errors import expected
-from lit_prune.functional.selection import WeightRef, find_weight, torch_mask
+from lit_prune.functional.selection import WeightRef, averaged_modules, find_weight, torch_mask
 from lit_prune.functional.sharding import like, local, part_like, reshard
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -97,15 +98,26 @@ def adopt_masks(model: nn.Module) -> None:
 
 
 def copy_masks(model: nn.Module, target: nn.Module) -> None:
-    """Mask a copy of a model, such as an average of its weights, exactly like the model; other masks are removed."""
-    masked = [(prefix, name, module) for prefix, module in model.named_modules() for name in masked_parameters(module)]
+    """Mask a copy of a model, such as an average of its weights, exactly like the model; other masks are removed.
+
+    Args:
+        model: Model with the masks. An `AveragedModel` inside it is ignored.
+        target: Module with the same parameters as the model, or an `AveragedModel` of such a module.
+
+    Raises:
+        InputError: If a masked weight of the model is missing in the copy, or has another shape there.
+    """
+    target = target.module if isinstance(target, AveragedModel) else target
+    adopt_masks(target)
     for module in target.modules():
         for name in masked_parameters(module):
             _remove_hook(module, name)  # without an effect on weights, which may have been loaded since
-    for prefix, name, module in masked:
-        kept = current_mask(WeightRef(prefix, module, name))
-        if kept is not None:
-            apply_masks(target, {f"{prefix}.{name}".removeprefix("."): kept})
+    averages = averaged_modules(model)
+    for prefix, module in model.named_modules():
+        for name in masked_parameters(module) if module not in averages else ():
+            kept = current_mask(WeightRef(prefix, module, name))
+            if kept is not None:
+                apply_masks(target, {f"{prefix}.{name}".removeprefix("."): kept})
 
 
 def masked_parameters(module: nn.Module) -> list[str]:
