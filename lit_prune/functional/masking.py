@@ -169,6 +169,9 @@ class HeldMasks:
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         mask_weights(model)
+        # the wrapper of Accelerate, which the Trainer of transformers uses, takes no hooks
+        wrapped: Any = optimizer
+        optimizer = optimizer if hasattr(optimizer, "_optimizer_step_pre_hooks") else wrapped.optimizer
         self._handles = [
             optimizer.register_step_pre_hook(lambda *_: mask_gradients(model, optimizer)),
             optimizer.register_step_post_hook(lambda *_: mask_weights(model, optimizer)),
