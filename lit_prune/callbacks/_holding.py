@@ -117,8 +117,8 @@ def restart_averages(trainer: Trainer, pl_module: LightningModule) -> None:
     for average, source in averaged_copies(pl_module, list(counts)):
         if average in counts:
             average.load_state_dict(source.state_dict())
-            if counts[average] is not None:
-                counts[average].zero_()  # the next update copies the model
+            if (count := counts[average]) is not None:
+                count.zero_()  # the next update copies the model
 
 
 def _mask_all(trainer: Trainer, pl_module: LightningModule) -> None:
