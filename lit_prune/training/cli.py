@@ -4,7 +4,6 @@ import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,7 @@ from lit_prune.training.callbacks import SaveRunConfig
 from lit_prune.training.custom_classes import find_custom_classes
 from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.options import add_fit_options, add_options, make_parser
-from lit_prune.training.packages import adapt_data, find_package, package_of
+from lit_prune.training.packages import adapt_data, find_package, import_from, package_of
 from lit_prune.training.precedence import apply_stored_settings, collect_settings
 from lit_prune.training.resuming import Checkpoint, insert_run_config
 from lit_prune.training.run import Run, check_options, prune_and_score
@@ -79,12 +78,12 @@ class TrainingCLI(LightningCLI):
         with ExitStack() as resources:
             self._run = Run(self._argv[0], self._package, folder, stopping, resources)
             super().__init__(
-                LitResNet18 if model is None else import_module(self._package).LightningModule,
-                CIFAR10DataModule if data is None else import_module(find_package(data)).LightningDataModule,
+                LitResNet18 if model is None else import_from(self._package, "LightningModule"),
+                CIFAR10DataModule if data is None else import_from(find_package(data), "LightningDataModule"),
                 subclass_mode_model=model is not None,
                 subclass_mode_data=data is not None,
                 save_config_callback=SaveRunConfig,
-                trainer_class=import_module(self._package).Trainer,
+                trainer_class=import_from(self._package, "Trainer"),
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=0,
                 parser_kwargs={"prog": "lit-prune"},
@@ -143,8 +142,10 @@ class TrainingCLI(LightningCLI):
     def _add_instantiators(self) -> None:
         # `save_hyperparameters` of each class asks its own package for the options
         classes: dict[str, Any] = {"model": self._model_class, "data": self._datamodule_class}
-        modules = {group: import_module(f"{package_of(kind)}.cli") for group, kind in classes.items()}
-        instantiators = [(modules[group]._InstantiatorFn(self, group), kind, True) for group, kind in classes.items()]
+        instantiators = [
+            (import_from(package_of(kind), "cli._InstantiatorFn")(self, group), kind, True)
+            for group, kind in classes.items()
+        ]
         self.parser.instantiate_classes = partial(self.parser.instantiate, instantiators=instantiators)
 
     def instantiate_classes(self) -> None:

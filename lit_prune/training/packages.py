@@ -23,20 +23,22 @@ def find_package(class_path: str | None) -> str:
 
     Without a path, or if the import fails, which the parser reports later, this is `lightning.pytorch`.
     """
-    module, _, name = (class_path or "").rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        found = _import(class_path or "")
         return package_of(found if isinstance(found, type) else get_type_hints(found)["return"])
     except Exception:  # a custom module may raise anything
         return LIGHTNING
 
 
+def import_from(package: str, name: str) -> Any:
+    """Import a class or function of a package, such as "Trainer" or "callbacks.ModelCheckpoint"."""
+    return _import(f"{package}.{name}")
+
+
 @cache
 def derive(kind: type, package: str, name: str) -> Any:
     """Return a subclass of `kind` and of a package's class `name`, such as "loggers.CSVLogger"; `kind` comes first."""
-    module, _, attribute = name.rpartition(".")
-    base = getattr(import_module(f"{package}.{module}"), attribute)
-    return type(kind.__name__, (kind, base), {"__module__": kind.__module__})
+    return type(kind.__name__, (kind, import_from(package, name)), {"__module__": kind.__module__})
 
 
 def adapt_data(data: Any, package: str) -> Any:
@@ -45,7 +47,7 @@ def adapt_data(data: Any, package: str) -> Any:
     Hooks that its class does not override become those of `package`, because the Trainer compares hooks with these to
     find out which ones are overridden.
     """
-    kind, base = type(data), import_module(package).LightningDataModule
+    kind, base = type(data), import_from(package, "LightningDataModule")
     if isinstance(data, base):
         return data
     own = _base_of(kind)
@@ -60,6 +62,11 @@ def adapt_data(data: Any, package: str) -> Any:
     names = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
     data.__class__ = type(kind.__name__, (kind, base), inherited | names)
     return data
+
+
+def _import(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(import_module(module), name)
 
 
 def _restore(kind: Any, package: str) -> Any:

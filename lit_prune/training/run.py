@@ -2,7 +2,6 @@
 
 from contextlib import ExitStack
 from functools import partial
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ from lit_prune.training.callbacks import CheckpointOnSignal, FiniteLoss, Predict
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from lit_prune.training.hyperparameters import choose_hyperparameters
 from lit_prune.training.loggers import make_default_loggers, make_loggers, rewind_logs
-from lit_prune.training.packages import derive
+from lit_prune.training.packages import derive, import_from
 from lit_prune.training.precedence import collect_settings
 from lit_prune.training.resuming import Checkpoint, find_newest_checkpoint, find_run, is_finished, remove_stale_files
 from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST, is_rank_zero, lock_run, mark_finished, remove_unused
@@ -193,7 +192,7 @@ class Run:
         if not saves:
             return callbacks
         # save at the end of an epoch, after validation, so that a resumed run starts with the next epoch
-        kind = import_module(f"{self._package}.callbacks").ModelCheckpoint
+        kind = import_from(self._package, "callbacks.ModelCheckpoint")
         keep = partial(kind, auto_insert_metric_name=False, save_on_train_epoch_end=True)
         # a callback only for last.ckpt: with `save_last=True`, `best` below would write it only after the best epochs
         checkpoints = [keep(filename=Path(LAST).stem, enable_version_counter=False)]
