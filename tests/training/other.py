@@ -36,6 +36,12 @@ class OtherNet(pytorch_lightning.LightningModule):
         return self.optimizer(self.parameters())
 
 
+class Untested(OtherNet):
+    """A model without a `test_step`."""
+
+    test_step = pytorch_lightning.LightningModule.test_step
+
+
 def make_other() -> OtherNet:
     """Make a model; a command can name this function instead of the class."""
     return OtherNet()
