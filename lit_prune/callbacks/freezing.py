@@ -6,11 +6,12 @@ from functools import update_wrapper
 from math import inf
 from typing import Any, TypedDict, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import (
     base_names,
     callbacks_of,

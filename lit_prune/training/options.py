@@ -1,15 +1,22 @@
 """The options of `fit`, `validate`, `test` and `predict`, except those of model, data and Trainer."""
 
+from importlib import import_module
 from typing import Any, Literal
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_prune.cli.parser import CommandParser, ConfigOption
+from lit_prune.training.packages import package_of
 from lit_prune.training.resuming import NEWEST
 
 
 class _Parser(CommandParser, LightningArgumentParser):
-    """A `LightningArgumentParser` that reports each error in one sentence."""
+    """A `LightningArgumentParser` for classes of both Lightning packages that reports each error in one sentence."""
+
+    def add_lightning_class_args(self, lightning_class: Any, *args: Any, **kwargs: Any) -> list[str]:
+        parser = import_module(f"{package_of(lightning_class)}.cli").LightningArgumentParser
+        added: list[str] = parser.add_lightning_class_args(self, lightning_class, *args, **kwargs)
+        return added
 
 
 def make_parser(**kwargs: Any) -> LightningArgumentParser:

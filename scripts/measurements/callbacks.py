@@ -14,6 +14,7 @@ from torchvision.models import resnet18
 
 from lit_prune import LitResNet18, SparsityMonitor
 from lit_prune.functional import ScaledUpdates, apply_masks, freeze, global_l1_masks, weight_layers
+from lit_prune.functional.sharding import Split
 from lit_prune.functional.threshold import mark_lowest
 from measurements.common import BareStep, Measurement, Settings, take_turns, time_trainer
 
@@ -57,7 +58,7 @@ def measure_threshold(settings: Settings) -> Measurement:
 
     def threshold(steps: int) -> None:
         for _ in range(steps):
-            list(mark_lowest(lambda: scores, [len(s) for s in scores], round(AMOUNT * total)))
+            list(mark_lowest([*scores], [None] * len(scores), round(AMOUNT * total), Split(scores)))
 
     def masks(steps: int) -> None:
         for _ in range(steps):

@@ -29,7 +29,7 @@ def test_kth_smallest_agrees_with_sorting(size: int, share: float, kind: str, da
             values = values.sort(descending=True).values
     before = values.clone()
     k = max(1, round(share * size))
-    value, ties = kth_smallest(values, k)
+    value, ties = kth_smallest([values], k)
     expected = values.sort().values[k - 1]
     assert value == float(expected)
     assert ties == k - int((values < expected).sum())
