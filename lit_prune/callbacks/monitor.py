@@ -54,7 +54,8 @@ class SparsityMonitor(Callback):
 
     Raises:
         InputError: At construction, if `every_n_epochs` is not a positive integer; in `setup`, under strategies that
-            shard parameters; when `fit` starts, if there is no weight to watch.
+            shard parameters, except `ModelParallelStrategy` without `histograms`; when `fit` starts, if there is no
+            weight to watch.
     """
 
     def __init__(

@@ -27,7 +27,7 @@ class PruningRemoval(Callback):
 
     Raises:
         InputError: At construction, if `epoch` is neither a non-negative integer nor "end"; in `setup`, under
-            strategies that shard parameters.
+            strategies that shard parameters, except `ModelParallelStrategy`.
 
     Example:
         >>> from lightning.pytorch import Trainer

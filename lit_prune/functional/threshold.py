@@ -14,6 +14,7 @@ _STRIDE = 97  # from one element of a sample to the next
 _BITS = 12  # bits of the keys that one histogram resolves
 _CHUNK = 1 << 20  # number of keys in memory at a time
 _INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+_INFINITY = {torch.float32: 0x7F80_0000, torch.float64: 0x7FF0_0000_0000_0000}  # its key
 
 
 def mark_lowest(scores: list[Tensor], limits: Sequence[int | None], wanted: int, split: Split) -> Iterator[Tensor]:
@@ -74,11 +75,11 @@ def kth_smallest(parts: Sequence[Tensor], k: int, split: Split | None = None) ->
         split: Sums counts over the processes. None if this process has all values.
     """
     split = split or Split()
-    dtype, ends = parts[0].dtype, (-_key(inf, parts[0].dtype), _key(inf, parts[0].dtype))
+    dtype, highest = parts[0].dtype, _INFINITY[parts[0].dtype]
     sample = [*_keys([torch.cat([part[::_STRIDE].to(parts[0].device) for part in parts])])]
     size, sampled = split.sums([sum(map(len, parts)), sum(map(len, sample))])
     rank, margin = k * sampled // size, 2 + int(5 * sqrt(sampled * (k / size) * (1 - k / size)))
-    first, last, (low, high) = rank - margin, rank + margin, ends
+    first, last, low, high = rank - margin, rank + margin, -highest, highest
     for _ in range(3):
         low, high, passed = _narrow(sample, first, last, low, high, split)
         first, last = first - passed, last - passed
@@ -87,7 +88,7 @@ def kth_smallest(parts: Sequence[Tensor], k: int, split: Split | None = None) ->
     below, band = zip(*[_between(part, *limits) for part in parts], strict=True)
     before, between = split.sums([sum(below), sum(map(len, band))])
     if not before < k <= before + between:
-        before, band, (low, high) = 0, tuple(parts), ends
+        before, band, low, high = 0, tuple(parts), -highest, highest
     rank = k - 1 - before
     while low < high:
         low, high, passed = _narrow(_keys(band), rank, rank, low, high, split)
@@ -152,8 +153,8 @@ def _narrow(keys: Iterable[Tensor], first: int, last: int, low: int, high: int, 
         # one bin more at each end, for keys outside: where an interval ends, a bin ends
         place = (chunk >> shift).sub_(base - 1).clamp_(0, bins + 1)
         counts += torch.bincount(place, minlength=bins + 2)[1:-1].to(counts.device)
-    ends = split.total(counts).cumsum(0)
-    start, stop = torch.searchsorted(ends, torch.tensor([first, last], device="cpu"), right=True).tolist()
+    ends = split.total(counts).numpy().cumsum()
+    start, stop = map(int, np.searchsorted(ends, (first, last), side="right"))
     passed = int(ends[start - 1]) if start else 0
     return max(low, (base + start) << shift), min(high, ((base + stop + 1) << shift) - 1), passed
 
@@ -165,10 +166,6 @@ def _keys(parts: Iterable[Tensor]) -> Iterator[Tensor]:
             # the bits of floats without a sign are in order; -0.0 has the key of 0.0
             bits = values.abs().view(_INTEGERS[values.dtype]).long()
             yield torch.where(values < 0, -bits, bits)
-
-
-def _key(value: float, dtype: torch.dtype) -> int:
-    return int(next(_keys([torch.tensor([value], dtype=dtype, device="cpu")])))
 
 
 def _value(key: int, dtype: torch.dtype) -> float:
