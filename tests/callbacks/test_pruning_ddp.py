@@ -78,11 +78,7 @@ CASES: dict[str, tuple[Callable[[], list[Callback]], list[int | None]]] = {
 
 
 # other strategies than "ddp"; with a static graph, a gradient that is missing once would fail
-<<<<<<< HEAD
-STRATEGIES: dict[str, Any] = {"global": {"static_graph": True}, "unused": {"find_unused_parameters": True}}
-=======
 STRATEGIES: dict[str, dict[str, Any]] = {"global": {"static_graph": True}, "unused": {"find_unused_parameters": True}}
->>>>>>> sharded
 
 
 def train(rank: int, folder: Path, case: str) -> None:
