@@ -1,15 +1,17 @@
 """Freeze parts of a model during training."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from functools import update_wrapper
 from math import inf
 from typing import Any, TypedDict, cast
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import (
     base_names,
     callbacks_of,
@@ -20,6 +22,7 @@ from lit_prune.callbacks._checks import (
     refuse_sharded_parameters,
 )
 from lit_prune.errors import check_choice, check_integer, closest_hint, expected
+from lit_prune.functional.averages import frozen_copies
 from lit_prune.functional.freezing import (
     Frozen,
     ScaledUpdates,
@@ -27,6 +30,7 @@ from lit_prune.functional.freezing import (
     modules_still_frozen,
     modules_to_freeze,
 )
+from lit_prune.functional.selection import layers_with_weights
 
 # key of a checkpoint that lists the frozen modules
 FROZEN_KEY = "lit_prune_frozen"
@@ -72,7 +76,7 @@ class LayerFreezing(Callback):
         layers: Globs on qualified names of modules to freeze, for example "backbone.layer1", with everything in them.
         by: Meaning of `fraction`: "layers", or "parameters" for the fewest first layers that hold at least this
             fraction of all weights.
-        freeze_norm: Whether to freeze norms and dropouts, too, of any library.
+        freeze_norm: Whether to freeze normalization layers and dropouts, too, of any library.
         unfreeze_epoch: First epoch, counted from 0, in which the frozen layers train. None never unfreezes.
         phases: Phases in which the frozen layers are thawed, in order, instead of `unfreeze_epoch`: dictionaries with
             the keys of `Phase`.
@@ -165,6 +169,8 @@ class LayerFreezing(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze again, because a strategy may have replaced modules by synchronised batch norms."""
         self._release()
+        if self.fraction is not None and trainer.is_global_zero:
+            _warn_of_copies(pl_module)
         self._freeze(trainer, pl_module)
         # `on_before_optimizer_step` is not called in manual optimization with the raw optimizer
         self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in trainer.optimizers]
@@ -310,6 +316,17 @@ class LayerFreezing(Callback):
             handle.remove()
         self._thaw()
         self._unhook, self._handles = None, []
+
+
+def _warn_of_copies(model: nn.Module) -> None:
+    counted = {refs[0].module for refs in layers_with_weights(model)}
+    for copy, source in frozen_copies(model):
+        if any(module in counted for module in model.get_submodule(copy).modules()):
+            warnings.warn(
+                f"`{copy}` seems to be a copy of `{source}` that is not trained. Its layers count towards `fraction`. "
+                "HINT: freeze by name, with `layers`.",
+                stacklevel=2,
+            )
 
 
 def _check_phases(phases: Any, monitor: Any) -> None:

@@ -85,12 +85,12 @@ def modules_to_freeze(
     Args:
         model: Any module.
         fraction: Fraction of the model to freeze: its `first_layers` and everything else that is registered before the
-            first layer that trains, for example embeddings, norms, and the class token of a transformer. Give either
-            `fraction` or `layers`.
+            first layer that trains, for example embeddings, normalization layers, and the class token of a transformer.
+            Give either `fraction` or `layers`.
         layers: Globs on qualified module names; everything inside a matching module is chosen too.
         by: Meaning of `fraction`: "layers" or "parameters".
-        freeze_norm: Whether to freeze norms and dropouts of any library, which are recognised by the names of their
-            classes: `...Norm`, `...Norm2d`, `Drop...`, `StochasticDepth`.
+        freeze_norm: Whether to freeze normalization layers and dropouts of any library, recognised by the names of
+            their classes: `...Norm`, `...Norm2d`, `Drop...`, `StochasticDepth`.
 
     Returns:
         Pairs of name and module, in the order of registration. With `fraction`, modules that have no state and that
@@ -111,7 +111,7 @@ def modules_to_freeze(
         raise expected(
             "`layers` to match modules that can be frozen",
             as_patterns("layers", layers or ()),
-            "the matching modules have no parameters; `freeze_norm=False` leaves out norms and dropouts",
+            "the matching modules have no parameters; `freeze_norm=False` leaves out normalization layers and dropouts",
         )
     for name, module in chosen:
         _check_can_be_frozen(name, module)
@@ -216,10 +216,11 @@ class Frozen:
     """Modules that are frozen until `thaw` is called.
 
     Their parameters have no gradients, so optimizers skip them. In each forward pass they compute as in evaluation
-    mode: norms use their running statistics and do not update them, dropout does nothing, spectral norm makes no power
-    iterations. Whatever a forward pass writes into their buffers, such as the ranges of a fake quantizer, is discarded.
-    Calls of `train()` or `eval()` do not undo this. A module in several `Frozen` objects stays frozen until the last of
-    them is thawed. A module that contains parameters which train is not put into evaluation mode.
+    mode: normalization layers use their running statistics and do not update them, dropout does nothing, spectral norm
+    makes no power iterations. Whatever a forward pass writes into their buffers, such as the ranges of a fake
+    quantizer, is discarded. Calls of `train()` or `eval()` do not undo this. A module in several `Frozen` objects stays
+    frozen until the last of them is thawed. A module that contains parameters which train is not put into evaluation
+    mode.
 
     Args:
         modules: Modules to freeze; modules inside them are not included.
@@ -252,7 +253,7 @@ class Frozen:
             parameter.grad = None
 
     def thaw(self) -> None:
-        """Undo the freeze: gradients are computed as before, and norms and dropouts follow `training` again."""
+        """Undo the freeze: gradients are computed as before, and modules follow `training` again."""
         self.drop_gradients()
         for parameter in self._taken:
             parameter.requires_grad_(True)
@@ -297,7 +298,7 @@ class ScaledUpdates:
     The optimizer needs no further parameter group. After each step, a parameter that moved from a to b is set to
     a + factor * (b - a). For optimizers whose update is proportional to the learning rate (SGD with momentum, Adam,
     AdamW, and most others; not LBFGS and Rprop), this is the learning rate times the factor, except for rounding. A
-    step needs memory for a copy of these parameters.
+    copy of these parameters is kept in memory.
 
     Args:
         optimizer: Optimizer whose updates are scaled.
@@ -318,6 +319,7 @@ class ScaledUpdates:
         self._chosen = set(map(id, parameters))
         self._factor = factor
         self._moving: list[Tensor] = []
+        # kept between steps, because new memory takes longer than the copy
         self._before: list[Tensor] = []
         self._handles = [
             optimizer.register_step_pre_hook(self._remember),
@@ -327,12 +329,14 @@ class ScaledUpdates:
     def _remember(self, optimizer: Optimizer, *_: Any) -> None:
         every = (parameter for group in optimizer.param_groups for parameter in group["params"])
         self._moving = [parameter.detach() for parameter in every if id(parameter) in self._chosen]
-        self._before = [parameter.clone() for parameter in self._moving]
+        if len(self._moving) != len(self._before):
+            self._before = [parameter.clone() for parameter in self._moving]
+        elif self._moving:
+            torch._foreach_copy_(self._before, self._moving)
 
     def _scale(self, *_: Any) -> None:
         if self._moving:
             torch._foreach_lerp_(self._moving, self._before, 1 - self._factor)
-        self._moving, self._before = [], []
 
     def remove(self) -> None:
         """Scale the updates no longer."""
@@ -347,7 +351,7 @@ class _EvalHold:
         self._module = module
         # cuDNN has no backward pass for recurrent layers in evaluation mode; only their dropout depends on it
         self._settings = {"dropout": 0.0} if isinstance(module, nn.RNNBase) else {"training": False}
-        # torch's own norms do not write in evaluation mode
+        # torch's own normalization layers do not write in evaluation mode
         self._writes = not (is_norm(module) and type(module).__module__.startswith("torch.nn.modules"))
         self._left: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
         # entered first, so that hooks of the module, such as that of spectral norm, see evaluation mode; left in the

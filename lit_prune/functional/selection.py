@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lit_prune.errors import InputError, expected, shorten
+from lit_prune.functional.sharding import reshard
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
@@ -87,6 +88,7 @@ def weight_layers(
             modules), has no real floating-point numbers (integer, packed or complex), is computed from other parameters
             (`torch.nn.utils.parametrize`, weight or spectral norm), or is part of a `torch.jit.ScriptModule`.
     """
+    reshard(model)
     candidates = _by_parameter(model, parameters)
     if layers is not None:
         chosen = set[nn.Module]()
@@ -119,14 +121,31 @@ def passed_over(model: nn.Module) -> dict[str, nn.Parameter]:
     weights = {
         id(_own_parameters(ref.module).get(ref.parameter)) for refs in _by_parameter(model, None) for ref in refs
     }
-    return {name: value for name, value in model.named_parameters() if value.dim() > 1 and id(value) not in weights}
+    return {
+        name: value
+        for name, value in parameters_outside_averages(model).items()
+        if value.dim() > 1 and id(value) not in weights
+    }
+
+
+def parameters_outside_averages(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters of a model by qualified name, without those of averages inside it."""
+    averages = {id(value) for module in averaged_modules(model) for value in module.parameters(recurse=False)}
+    return {name: value for name, value in model.named_parameters() if id(value) not in averages}
+
+
+def averaged_modules(model: nn.Module) -> set[nn.Module]:
+    """Return each `torch.optim.swa_utils.AveragedModel` inside a model, with all modules in it."""
+    averages = [module for module in model.modules() if isinstance(module, AveragedModel) and module is not model]
+    return {inner for average in averages for inner in average.modules()}
 
 
 def describe_passed_over(model: nn.Module) -> str | None:
     """Describe the parameters that `passed_over` finds, with their share; None if it finds none."""
     if not (left := passed_over(model)):
         return None
-    share = sum(value.numel() for value in left.values()) / sum(value.numel() for value in model.parameters())
+    total = sum(value.numel() for value in parameters_outside_averages(model).values())
+    share = sum(value.numel() for value in left.values()) / total
     names = shorten(", ".join(left))
     return f"{share:.1%} of the parameters, since they are in norms or embeddings or not called weight: {names}"
 
@@ -206,7 +225,7 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
     groups: dict[int, list[WeightRef]] = {}
     dropped = set[int]()
     patterns = None if parameters is None else as_patterns("parameters", parameters)
-    averages = {inner for module in model.modules() if isinstance(module, AveragedModel) for inner in module.modules()}
+    averages = averaged_modules(model)
     for prefix, module in model.named_modules():
         if module in averages:
             continue
@@ -215,7 +234,7 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
         for name in names:
             bare = names == ["weight"] and not prefix.endswith(".weight")
             label = prefix if bare else f"{prefix}.{name}".removeprefix(".")
-            # a weight that is computed is no parameter
+            # a computed weight is not a parameter
             groups.setdefault(id(own.get(name, module)), []).append(WeightRef(label, module, name))
         if patterns is None and _is_norm_or_embedding(module):
             dropped.update(map(id, module.parameters(recurse=False)))

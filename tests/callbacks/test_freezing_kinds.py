@@ -1,6 +1,7 @@
 """Frozen parts keep every bit, whatever the layers are and wherever their state is kept."""
 
 import re
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -350,6 +351,28 @@ def test_a_frozen_layer_can_be_pruned(order, optimizer):
     assert int((weight == 0).sum()) == FLAT * 8 // 2
     assert torch.equal(weight[weight != 0], old[weight != 0])
     assert moved(before, after) == {"net.1.weight", "net.3.weight", "net.3.bias"}
+
+
+@pytest.mark.parametrize("arguments", [HALF, {"layers": "net.student"}])
+def test_a_teacher_that_counts_towards_the_fraction_is_named(arguments):
+    class Distilled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.teacher = layers(nn.Linear(FLAT, 8)).requires_grad_(False)
+            self.student = layers(nn.Linear(FLAT, 8))
+            self.head = nn.Linear(CLASSES, CLASSES)
+
+        def forward(self, images: Tensor) -> Tensor:
+            logits: Tensor = self.head(self.student(images) + self.teacher(images))
+            return logits
+
+    trainer = quiet_trainer(callbacks=LayerFreezing(**arguments), max_epochs=1)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer.fit(Classifier(Distilled()), Batches(), Batches(seed=1))
+    said = [str(warning.message) for warning in caught if "copy" in str(warning.message)]
+    assert len(said) == ("fraction" in arguments)
+    assert all("`net.teacher` seems to be a copy of `net.student`" in message for message in said)
 
 
 def _scripted() -> nn.Module:
