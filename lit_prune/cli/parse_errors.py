@@ -76,11 +76,11 @@ def _explain_option(message: str, argv: Sequence[str], options: Sequence[str]) -
 def _explain_class(message: str, argv: Sequence[str]) -> InputError | None:
     """Explain a missing, unknown or invalid argument of a class that an option names."""
     if match := re.search(r"class_path '([^']+)':\s*the following arguments are required: ([\w, ]+)", message):
-        return _missing_argument(match[1], match[2])
+        return _missing_argument(match[1], match[2], argv)
     if match := re.search(r"are required: ([\w, ]+).*class_path='([^']+)'", message, re.DOTALL):
-        return _missing_argument(match[2], match[1])
+        return _missing_argument(match[2], match[1], argv)
     if match := re.search(r"class_path '([^']+)':\s*Parser key \"([^\"]+)\":(.*?)(?:\n    - |\Z)", message, re.DOTALL):
-        return _bad_value(f"{_option_of(match[1])}.{match[2]}", match[3], argv)
+        return _bad_value(f"{_option_of(match[1], argv)}.{match[2]}", match[3], argv)
     if match := re.search(rf"Parser key \"([^\"]+)\":.*{_CALLABLE}(.*)\. Got value: Namespace", message, re.DOTALL):
         return _bad_value(f"{match[1]}.{match[2]}", match[3], argv)
     if match := re.search(r"class_path '([^']+)':\s*Option '([^']+)' is not accepted", message):
@@ -130,14 +130,17 @@ def _closest_option(name: str, options: Sequence[str]) -> str | None:
     return leaves[near[0]] if near else None
 
 
-def _missing_argument(owner: str, names: str) -> InputError:
+def _missing_argument(owner: str, names: str, argv: Sequence[str]) -> InputError:
     first = names.split(",")[0]
-    hint = f"add `--{_option_of(owner)}.{first} VALUE`"
+    hint = f"add `--{_option_of(owner, argv)}.{first} VALUE`"
     return expected(f"a value for the argument `{first}` of {_leaf(owner)}", "none", hint)
 
 
-def _option_of(owner: str) -> str:
+def _option_of(owner: str, argv: Sequence[str]) -> str:
     """Find the option that accepts the class `owner`: "model.optimizer" for "torch.optim.SGD"."""
+    named = [key for key in _MODULE_OPTIONS if owner in _given_values(key, argv)]
+    if named:
+        return named[0]
     chosen = (key for key in _CLASS_OPTIONS if _leaf(owner) in _subclasses(key))
     modules = (key for key, base in _MODULE_OPTIONS.items() if _leaf(owner).endswith(base.removeprefix("Lightning")))
     return next(chosen, None) or next(modules, _leaf(owner))

@@ -64,11 +64,16 @@ class ConfigOption(ActionConfigFile):
 
 
 class CommandParser(ArgumentParser):
-    """A `jsonargparse.ArgumentParser` that prints no usage on an error; `one_sentence_errors` explains its errors."""
+    """A `jsonargparse.ArgumentParser` that prints no usage on an error; `one_sentence_errors` explains its errors.
+
+    Attributes:
+        data_class: Base class of the data modules that `--data` names; None if it names none.
+    """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         settings.setdefault("allow_abbrev", False)  # an abbreviated option is most likely a typo
         super().__init__(*args, formatter_class=_HelpFormatter, **settings)
+        self.data_class: type | None = None
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raise an exception that `one_sentence_errors` turns into one sentence."""
@@ -99,12 +104,16 @@ def one_sentence_errors(argv: Sequence[str]) -> Iterator[None]:
         raise explain(str(error), argv, error.options) from error
 
 
-def make_checkpoint_parser(command: str, description: str, *, data: bool = False) -> CommandParser:
+def make_checkpoint_parser(
+    command: str, description: str, *, data: bool = False, data_class: type | None = None
+) -> CommandParser:
     """Make a parser with the options that all commands on a trained network share.
 
-    With `data`, these include `--data.NAME` and `--limit`, which choose the images on which accuracy is measured.
+    With `data`, these include `--data.NAME` and `--limit`, which choose the images on which accuracy is measured. With
+    `data_class`, a base class of data modules, `--data` names a subclass, and `--data.NAME` are its arguments.
     """
     parser = CommandParser(prog=f"lit-prune {command}", description=description)
+    parser.data_class = data_class
     parser.add_argument("checkpoint", type=str, help="File with a Lightning checkpoint or a state dict.")
     parser.add_argument("-c", "--config", action=ConfigOption, help="YAML file with options.")
     parser.add_argument(
@@ -115,10 +124,20 @@ def make_checkpoint_parser(command: str, description: str, *, data: bool = False
         "weights). The arguments of the class are read from the checkpoint.",
     )
     if data:
-        from lit_prune.data import CIFAR10DataModule
-
         parser.add_argument("--limit", type=int | None, default=None, help="Measure accuracy on at most N images.")
-        parser.add_class_arguments(CIFAR10DataModule, "data", sub_configs=False)
+        if data_class is not None:
+            parser.add_subclass_arguments(data_class, "data", required=False)
+            parser.add_argument(
+                "--metric",
+                type=str | None,
+                default=None,
+                help="Metric that the network logs, a fraction from 0 to 1 of which more is better (default: the first "
+                'whose name contains "acc").',
+            )
+        else:
+            from lit_prune.data import CIFAR10DataModule
+
+            parser.add_class_arguments(CIFAR10DataModule, "data", sub_configs=False)
     return parser
 
 
@@ -128,8 +147,16 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
     `data` in the result holds only options that the user set; the command takes the others from the checkpoint.
     """
     with one_sentence_errors(argv[1:]):
-        options: Namespace = parser.parse_args(argv[1:])
-        given: Namespace = parser.parse_args(argv[1:], defaults=False)
+        # arguments of a data module that the user leaves out may be in the checkpoint
+        partial: Any = {"_skip_validation": parser.data_class is not None}
+        options: Namespace = parser.parse_args(argv[1:], **partial)
+        given: Namespace = parser.parse_args(argv[1:], defaults=False, **partial)
+        if parser.data_class is not None:
+            try:
+                complete: Any = vars(options) | {"data": None}
+                parser.validate(Namespace(**complete))  # type: ignore[no-untyped-call]
+            except TypeError as error:
+                parser.error(str(error), error)
     if "data" in options:
         options.data = given.get("data") or Namespace()  # type: ignore[no-untyped-call]
     if options.get("limit") is not None:

@@ -75,14 +75,16 @@ def load_network(path: str, model: str | None = None) -> Network:
         InputError: If the file is invalid, if the class cannot be imported or instantiated, or if the weights do not
             fit the class.
     """
-    model_class = None if model is None else _import_class(model)
+    model_class = None if model is None else import_class("model", model)
     content = read_weights(path)
     settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule})
-    # arguments of a custom class are ignored here; `_build_custom` checks them if the user names that class
+    # arguments of a custom class are ignored here; `build_class` checks them if the user names that class
     check_stored_settings({group: s for group, s in settings.items() if "class_path" not in s}, {}, path)
     state, masks = _apply_masks(content["state_dict"])
     if model is not None and model_class is not None:
-        built: LightningModule | None = _build_custom(model, model_class, content, settings, path)
+        stored = settings.get("model", {})
+        arguments = stored.get("init_args", {}) if "class_path" in stored else content.get("hyper_parameters") or {}
+        built: LightningModule | None = build_class("model", model_class, model, arguments, path)
     else:
         built = _build_resnet(state, settings.get("model", {}))
     if built is not None:
@@ -170,43 +172,62 @@ def _build_resnet(state: Mapping[str, Tensor], settings: Mapping[str, Any]) -> L
     return LitResNet18(**LitResNet18.architecture_of(state), **kept)
 
 
-def _build_custom(name: str, kind: type, content: Mapping[str, Any], settings: Settings, path: str) -> LightningModule:
-    """Instantiate the class given as `--model` with the `__init__` arguments stored in the checkpoint."""
-    stored = settings.get("model", {})
-    arguments = stored.get("init_args", {}) if "class_path" in stored else content.get("hyper_parameters") or {}
-    if not isinstance(arguments, Mapping):
-        raise malformed(path, "model.init_args")
+def build_class(
+    group: str, kind: type, name: str, stored: Any, path: str, given: Mapping[str, Any] | None = None
+) -> Any:
+    """Instantiate a custom class with arguments that a checkpoint stores.
+
+    Args:
+        group: Option that names the class, "model" or "data".
+        kind: The class.
+        name: Path of the class, as given by the user.
+        stored: Arguments in the checkpoint; those that the class does not have are ignored.
+        path: Path of the checkpoint, for messages.
+        given: Arguments of the user, which replace stored ones.
+
+    Raises:
+        InputError: If the stored arguments are malformed or unsafe, or if the class rejects its arguments.
+    """
+    if not isinstance(stored, Mapping):
+        raise malformed(path, f"{group}.init_args")
+    given = given or {}
     parameters = signature(kind).parameters
-    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        arguments = {argument: value for argument, value in arguments.items() if argument in parameters}
-    model = {"class_path": name, "init_args": dict(arguments)}
-    check_stored_settings({"model": model}, {"model": {"class_path": name}}, path)
+    # the `__init__` of Lightning's classes takes any arguments, and ignores them
+    owner = next(base for base in kind.__mro__ if "__init__" in vars(base)).__module__.split(".")[0]
+    takes_any = owner not in ("lightning", "pytorch_lightning") and any(
+        parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()
+    )
+    stored = {key: value for key, value in stored.items() if (takes_any or key in parameters) and key not in given}
+    check_stored_settings({group: {"class_path": name, "init_args": stored}}, {group: {"class_path": name}}, path)
     parser = CommandParser(prog="lit-prune")
-    parser.add_subclass_arguments(kind, "model", required=True)
-    with one_sentence_errors([f"--model={name}"]):
-        config = parser.parse_object({"model": model})
+    parser.add_subclass_arguments(kind, group, required=True)
+    with one_sentence_errors([f"--{group}={name}"]):
+        config = parser.parse_object({group: {"class_path": name, "init_args": stored | dict(given)}})
     try:
-        built: LightningModule = parser.instantiate(config).model
+        return parser.instantiate(config)[group]
     except InputError:
         raise
     except Exception as error:  # a custom class may raise anything
-        raise InputError(
-            f"`--model {name}` cannot be built with the arguments in `{path}`: {one_line(error)}."
-        ) from error
-    return built
+        cause: BaseException = error
+        while cause.__cause__ or cause.__context__:  # jsonargparse wraps the errors of a class in its own errors
+            cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+        reason = f"{type(cause).__name__} ({one_line(cause)})"
+        raise InputError(f"`--{group} {name}` cannot be built with the arguments in `{path}`: {reason}.") from error
 
 
-def _import_class(name: str) -> type[LightningModule]:
+def import_class(group: str, name: str) -> Any:
+    """Import the custom class that the option "--model" or "--data" names, or raise an `InputError`."""
     module, _, attribute = name.rpartition(".")
     try:
         found = getattr(import_module(module), attribute) if module else None
     except Exception as error:  # a custom module may raise anything
         found = error
+    wanted = {"model": "LightningModule", "data": "LightningDataModule"}[group]
     # by name, because `lightning.pytorch` and `pytorch_lightning` have one class each
-    if not isinstance(found, type) or all(base.__name__ != "LightningModule" for base in found.__mro__):
+    if not isinstance(found, type) or all(base.__name__ != wanted for base in found.__mro__):
         reason = f" ({one_line(found)})" if isinstance(found, Exception) else ""
         raise expected(
-            "`--model` to name a subclass of LightningModule",
+            f"`--{group}` to name a subclass of {wanted}",
             f"`{name}`{reason}",
             "give module.Class, from an installed package or from the current folder",
         )

@@ -1,10 +1,12 @@
 """`lit-prune prune`: set weights of a trained network to zero, without training."""
 
 import json
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
-from typing import Literal
+from inspect import signature
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 from torch import Tensor, nn
@@ -13,6 +15,7 @@ from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_che
 from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
 from lit_prune.errors import check_integer, expected
+from lit_prune.files.checkpoint import KEY
 from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.pruning import (
     RandomScore,
@@ -23,10 +26,11 @@ from lit_prune.functional.pruning import (
     local_masks,
     magnitude,
 )
-from lit_prune.functional.selection import WeightRef, weight_layers
+from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
-from lit_prune.trained.network import load_network, save_network
-from lit_prune.trained.scoring import score_split, wants_scores
+from lit_prune.trained.choice import add_choice, choose_weights
+from lit_prune.trained.network import Network, load_network, save_network
+from lit_prune.trained.scoring import find_data_class, load_batches, names_data, score, wants_scores
 
 _MAX_SEED = 2**32 - 1
 
@@ -41,12 +45,13 @@ def _prune(argv: Sequence[str]) -> None:
     output = check_output(options.output, options.checkpoint)
     network = load_network(options.checkpoint, options.model)
     model = network.require_model()
-    weights = weight_layers(model, options.layers, options.exclude)
+    weights = choose_weights(model, options)
     check_room(weights, options.amount, options.max_layer_sparsity)
-    scored = wants_scores(options) or options.split is not None
     split: Literal["val", "test"] = options.split or "test"
+    scored = wants_scores(options) or options.split is not None
+    images = load_batches(network, options, split) if scored else []
 
-    scores = [score_split(model, network, options, split)] if scored else []
+    scores = [score(model, images)] if scored else []
     mask_zeros(model, weights)
     before = sparsity_report(weights)
     with warnings.catch_warnings(record=True) as caught:
@@ -58,7 +63,7 @@ def _prune(argv: Sequence[str]) -> None:
     apply_masks(model, masks)
     remove_masks(model)
     if scored:
-        scores.append(score_split(model, network, options, split))
+        scores.append(score(model, images))
     save_network(network, model, output)
 
     print(_format_layers(before, sparsity_report(weights)))
@@ -66,8 +71,8 @@ def _prune(argv: Sequence[str]) -> None:
         first, last = scores
         change = f"{100 * (last.accuracy - first.accuracy):+.2f} points"
         accuracies = f"{first.accuracy:.2%} before, {last.accuracy:.2%} after ({change})"
-        print(f"\n{split} accuracy on {last.images:,} images: {accuracies}")
-    print(f"\nwritten: {output}; to fine-tune it and keep its zeros: lit-prune fit --model.init_from {output} \\")
+        print(f"\n{last.describe(split)}: {accuracies}")
+    print(f"\nwritten: {output}; to fine-tune it and keep its zeros: lit-prune fit {_start_from(network, options)} \\")
     print(f"  {_pruning_callback(options)}")
 
 
@@ -77,11 +82,11 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "Set the weights of smallest magnitude to zero, without training. With --limit, --split or any --data option, "
         "also measure the network's accuracy before and after pruning.",
         data=True,
+        data_class=find_data_class(argv),
     )
     parser.add_argument("--amount", type=float, required=True, help="Fraction of weights to prune, in [0, 1).")
     parser.add_argument("--output", type=str, required=True, help="Checkpoint to write.")
-    parser.add_argument("--layers", type=str, nargs="+", default=None, help="Layers to prune, as globs (default: all).")
-    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Layers never to prune, as globs.")
+    add_choice(parser)
     parser.add_argument("--random", action="store_true", help="Choose weights at random instead of by magnitude.")
     parser.add_argument("--seed", type=int | None, default=None, help="Random seed for `--random` (default: 0).")
     parser.add_argument(
@@ -161,7 +166,22 @@ def _pruning_callback(options: Namespace) -> str:
         f"--trainer.callbacks+={'LocalL1Pruning' if options.local else 'GlobalL1Pruning'}",
         f"--trainer.callbacks.amount={options.amount}",
     ]
-    for name in ("layers", "exclude"):
+    for name in ("layers", "exclude", "parameters"):
         if options[name]:
             argv.append(f"--trainer.callbacks.{name}='{json.dumps(options[name])}'")
     return " ".join(argv)
+
+
+def _start_from(network: Network, options: Namespace) -> str:
+    """Return options of `fit` that start from the written file, with the same model and data."""
+    if options.model is None:
+        return f"--model.init_from {options.output}"
+    argv = [f"--model {options.model}"]
+    model: Any = network.require_model()
+    for name, parameter in signature(type(model)).parameters.items():
+        if name in model.hparams and model.hparams[name] != parameter.default:
+            argv.append(f"--model.{name} {shlex.quote(json.dumps(model.hparams[name], default=str))}")
+    data = options.data if names_data(options) else network.settings.get("data", {})
+    if "class_path" in data or KEY not in network.content:
+        argv.append(f"--data {data.get('class_path', 'module.Class')}")
+    return " ".join([*argv, f"--init_from {options.output}"])

@@ -1,9 +1,9 @@
-"""Measure accuracy on the same images as `lit-prune validate` and `lit-prune test`."""
+"""Measure accuracy on the same images as `lit-prune validate` and `lit-prune test`, or a metric on the user's data."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
-from typing import Literal
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -13,22 +13,26 @@ from lit_prune.cli.failures import describe_failure
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected, one_line
 from lit_prune.trained.network import Network
+from lit_prune.trained.own_data import OwnBatches, Split, load_own_batches
+from lit_prune.training.custom_classes import find_custom_classes
+from lit_prune.training.packages import find_package, import_from
 
 Run = Callable[..., Tensor]
-Split = Literal["val", "test"]
 
 
 @dataclass(frozen=True)
 class Score:
-    """Number of images that a network classified correctly.
+    """Number of images that a network classified correctly, or a metric that it logs itself.
 
     Attributes:
-        right: Number of images for which the logit of the label is the highest.
-        images: Total number of images, at least one.
+        right: Number of images for which the logit of the label is the highest; or the metric times `images`.
+        images: Total number of images or other samples, at least one.
+        metric: Name of the metric; None for accuracy.
     """
 
-    right: int
+    right: float
     images: int
+    metric: str | None = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.right <= self.images or self.images == 0:
@@ -37,8 +41,20 @@ class Score:
 
     @property
     def accuracy(self) -> float:
-        """Fraction of the images that were classified correctly."""
+        """Fraction of the images that were classified correctly, or the value of the metric."""
         return self.right / self.images
+
+    def describe(self, split: str) -> str:
+        """Say what was measured: "test accuracy on 1,000 images"."""
+        if self.metric is None:
+            return f"{split} accuracy on {self.images:,} images"
+        return f"{self.metric} on {self.images:,} {split} samples"
+
+
+def find_data_class(argv: Sequence[str]) -> type | None:
+    """Return `LightningDataModule` of the package of the class that `--data` names; None if it names none."""
+    path = find_custom_classes(argv)[1]
+    return None if path is None else import_from(find_package(path), "LightningDataModule")
 
 
 def wants_data(options: Namespace) -> bool:
@@ -51,6 +67,11 @@ def wants_scores(options: Namespace) -> bool:
     return wants_data(options) or options.limit is not None
 
 
+def names_data(options: Namespace) -> bool:
+    """Return whether `--data` names a custom data module."""
+    return "class_path" in options.data
+
+
 def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
     """Build the data module of the run that trained the network, so that it selects the same validation images.
 
@@ -60,11 +81,19 @@ def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
     if "class_path" in stored:
         if not wants_data(options):
             what = f"`{network.path}` to come from a run with CIFAR10DataModule"
-            raise expected(what, "a custom data module", "choose images with `--data.source`")
+            hint = "name the data module with `--data module.Class`, or choose images with `--data.source`"
+            raise expected(what, "a custom data module", hint)
         stored = {}
     known = signature(CIFAR10DataModule).parameters
     kept = {name: value for name, value in stored.items() if name in known}
     return CIFAR10DataModule(**(kept | {"predict_path": None, "num_workers": 0} | options.data.as_dict()))
+
+
+def load_batches(network: Network, options: Namespace, split: Split) -> "OwnBatches | list[tuple[Tensor, Tensor]]":
+    """Load the batches of a split: those of the data module that `--data` names, or images of CIFAR-10."""
+    if names_data(options):
+        return load_own_batches(network, options, split)
+    return list(image_batches(make_data(network, options), split, options.limit))
 
 
 def image_batches(data: CIFAR10DataModule, split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -83,12 +112,17 @@ def image_batches(data: CIFAR10DataModule, split: Split, limit: int | None = Non
             return
 
 
-def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
+def score(model: Any, images: Iterable[tuple[Tensor, Tensor]] | OwnBatches) -> Score:
     """Count the images that `model`, a function from images to logits (N, classes), classifies correctly.
 
+    On batches of a custom data module, `model` has to be a LightningModule, whose own metric is measured.
+
     Raises:
-        InputError: If `model` cannot compute logits for these images.
+        InputError: If `model` cannot compute logits for these images, or does not log the metric.
     """
+    if isinstance(images, OwnBatches):
+        name, value = images.measure(model)
+        return Score(value * images.samples, images.samples, name)
     right = total = 0
     with torch.inference_mode():
         for batch, labels in images:
@@ -106,6 +140,8 @@ def score(model: Run, images: Iterable[tuple[Tensor, Tensor]]) -> Score:
     return Score(right, total)
 
 
-def score_split(model: Run, network: Network, options: Namespace, split: Split = "test") -> Score:
+def score_split(model: Any, network: Network, options: Namespace, split: Split = "test") -> Score:
     """Evaluate `model` on a split of the data set that `network` was trained on, unless `options` choose another."""
+    if names_data(options):
+        return score(model, load_own_batches(network, options, split))
     return score(model, image_batches(make_data(network, options), split, options.limit))

@@ -19,7 +19,7 @@ from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.models.resnet18_channels import channels_of
 from lit_prune.trained.extras import import_extra
 from lit_prune.trained.network import Network, load_network, save_network
-from lit_prune.trained.scoring import score_split, wants_scores
+from lit_prune.trained.scoring import find_data_class, score_split, wants_scores
 
 _CLASSIFIER = "head.2"
 
@@ -35,6 +35,7 @@ def _shrink(argv: Sequence[str]) -> None:
         "Remove the channels of smallest magnitude, which gives a smaller dense network. With --limit or any --data "
         "option, also measure accuracy on test images before and after.",
         data=True,
+        data_class=find_data_class(argv),
     )
     parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")
     parser.add_argument("--output", type=str, required=True, help="Checkpoint to write.")

@@ -15,7 +15,7 @@ from lit_prune.trained.cost.measure import check_measuring, compare
 from lit_prune.trained.cost.text import format_json, format_table
 from lit_prune.trained.cost.variants import has_onnx
 from lit_prune.trained.network import load_network
-from lit_prune.trained.scoring import score_split, wants_scores
+from lit_prune.trained.scoring import find_data_class, score_split, wants_scores
 
 _MAX_THREADS = 1024
 
@@ -32,6 +32,7 @@ def _cost(argv: Sequence[str]) -> None:
         "positions that only ever see padding, and in ONNX Runtime. With --limit or any --data option, also measure "
         "its accuracy on test images.",
         data=True,
+        data_class=find_data_class(argv),
     )
     parser.add_argument(
         "--against", type=str, action="append", default=[], help="Another checkpoint to compare with; repeatable."

@@ -19,7 +19,7 @@ from lit_prune.trained.export.weights import write_weights
 from lit_prune.trained.extras import import_extra
 from lit_prune.trained.inputs import SIZE
 from lit_prune.trained.network import load_network
-from lit_prune.trained.scoring import Run, image_batches, make_data, wants_scores
+from lit_prune.trained.scoring import Run, find_data_class, image_batches, make_data, wants_scores
 
 _MAX_SIZE = 4096
 # for each option that not all formats accept: the formats that do
@@ -48,6 +48,9 @@ def _export(argv: Sequence[str]) -> None:
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
+    if find_data_class(argv) is not None:
+        hint = "leave it out: the file is checked on random inputs, or with `--data.NAME` on images of CIFAR-10"
+        raise expected("no data module for `export`", "`--data`", hint)
     parser = make_checkpoint_parser(
         "export",
         "Write a trained network to a file for other tools, without masks, and check that the file gives the same "

@@ -11,9 +11,10 @@ from lit_prune.cli.parser import check_picture, make_checkpoint_parser, parse_ch
 from lit_prune.cli.run_command import run_command
 from lit_prune.errors import UnfinishedError, expected
 from lit_prune.functional.pruning import check_amount
-from lit_prune.functional.selection import weight_layers
+from lit_prune.trained.choice import add_choice, choose_weights
 from lit_prune.trained.network import load_network
-from lit_prune.trained.scoring import image_batches, make_data, score
+from lit_prune.trained.own_data import OwnBatches
+from lit_prune.trained.scoring import find_data_class, load_batches, score
 from lit_prune.trained.sensitivity.measure import measure
 from lit_prune.trained.sensitivity.measurements import Measurements, fingerprint
 from lit_prune.trained.sensitivity.result import Sensitivity
@@ -33,14 +34,16 @@ def _sensitivity(argv: Sequence[str]) -> None:
     picture = check_picture("--output", options.output)
     network = load_network(options.checkpoint, options.model)
     model = network.require_model()
-    weights = weight_layers(model, options.layers, options.exclude)
-    images = list(image_batches(make_data(network, options), options.split, options.limit))
+    weights = choose_weights(model, options)
+    images = load_batches(network, options, options.split)
     conditions = {
         "network": type(network.model).__name__,
         "weights": fingerprint(sorted(network.state_dict.items())),
         "split": options.split,
         "images": fingerprint((str(n), part) for n, batch in enumerate(images) for part in batch),
     }
+    if isinstance(images, OwnBatches):
+        conditions["metric"] = options.metric or ""
     known = Measurements(picture.with_suffix(".jsonl"), conditions)
     amounts = sorted(set(options.amounts))
     total = 1 + len(weights) * len(amounts)
@@ -78,6 +81,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "Prune one layer at a time, by magnitude and without training, and measure accuracy. Measurements are saved "
         "in a .jsonl file next to --output; after an interruption, run the same command again to continue.",
         data=True,
+        data_class=find_data_class(argv),
     )
     parser.add_argument("--output", type=str, default="sensitivity.png", help="PNG file of the heat map.")
     parser.add_argument(
@@ -87,8 +91,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         default=_AMOUNTS,
         help="Fractions of a layer to prune (default: 0.1 to 0.9 in steps of 0.1, and 0.95).",
     )
-    parser.add_argument("--layers", type=str, nargs="+", default=None, help="Layers to prune, as globs (default: all).")
-    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Layers never to prune, as globs.")
+    add_choice(parser)
     parser.add_argument(
         "--tolerance",
         type=float,

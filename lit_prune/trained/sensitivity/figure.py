@@ -23,7 +23,8 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
     changes = np.array([found.changes(layer) for layer in layers])
     deepest = max(-float(changes.min()), tolerance, 1e-9)
     with styled():
-        title = f"Change in {found.split} accuracy, only one layer pruned"
+        metric = found.base.metric or f"{found.split} accuracy"
+        title = f"Change in {metric}, only one layer pruned"
         figure = new_figure(max(6.0, 3.7 + 0.62 * len(amounts)), 1.7 + min(0.23 * len(layers), 100.0), title)
         axes: Any = figure.subplots()
         image = axes.imshow(np.minimum(changes, 0), aspect="auto", cmap="YlGnBu_r", vmin=-deepest, vmax=0)
@@ -42,7 +43,7 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label="points", aspect=40, pad=0.02)
         axes.set_title(
-            f"{shorten(Path(found.path).name, 30)}\n{found.base.accuracy:.2%} on {found.base.images:,} images\n"
+            f"{shorten(Path(found.path).name, 30)}\n{found.base.accuracy:.2%} {found.base.describe(found.split)}\n"
             f"framed: pruning costs at most {format_points(tolerance)} of accuracy"
         )
         save_png(figure, path)

@@ -58,7 +58,7 @@ class Measurements:
                     raise expected(what, "another", _HINT)
         for line in lines[1:]:
             try:
-                score = Score(int(line["right"]), int(line["images"]))
+                score = Score(line["right"] + 0, int(line["images"]), line.get("metric"))
                 self._scores[line["layer"], float(line["amount"])] = score
             except (KeyError, TypeError, ValueError) as error:
                 raise _not_scores(path, f"the line {shorten(json.dumps(line))}") from error
@@ -76,6 +76,8 @@ class Measurements:
             write_text(self.path, json.dumps(self._header) + "\n")
             self._has_header = True
         line = {"layer": layer, "amount": amount, "right": score.right, "images": score.images}
+        if score.metric is not None:
+            line["metric"] = score.metric
         append(self.path, (json.dumps(line) + "\n").encode())
         self._scores[layer, amount] = score
 

@@ -18,17 +18,18 @@ def format_table(result: Sensitivity, tolerance: float) -> str:
         ]
         for name, size in result.sizes.items()
     ]
-    images = result.base.images
+    base = result.base
+    one = "" if base.metric else f"One image counts {100 / base.images:.2g} points. "
     return "\n".join(
         [
-            f"{result.path}: {result.base.accuracy:.2%} {result.split} accuracy on {images:,} images.",
-            "Change in accuracy, in percentage points, when one layer alone is pruned to:",
+            f"{result.path}: {base.accuracy:.2%} {base.describe(result.split)}.",
+            f"Change in {base.metric or 'accuracy'}, in percentage points, when one layer alone is pruned to:",
             "",
             table(head, rows),
             "",
             f"safe: the largest of these sparsities that costs at most {format_points(tolerance)} (`--tolerance`),",
-            "according to the decreasing curve that best fits the changes. "
-            f"One image counts {100 / images:.2g} points. Pruning several layers together costs more than one alone.",
+            f"according to the decreasing curve that best fits the changes. {one}Pruning several layers together costs "
+            "more than one alone.",
             *_format_limits(result, tolerance),
         ]
     )
@@ -41,6 +42,7 @@ def format_json(result: Sensitivity, tolerance: float) -> str:
         "split": result.split,
         "images": result.base.images,
         "accuracy": result.base.accuracy,
+        "metric": result.base.metric or "accuracy",
         "tolerance_points": tolerance,
         "amounts": list(result.amounts),
         "layers": [

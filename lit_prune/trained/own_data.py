@@ -1,0 +1,148 @@
+"""Score a network on the user's own data module, by a metric that the network logs itself.
+
+The Trainer runs `validation_step` or `test_step`, so any kind of batch and any `forward` will do.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jsonargparse import Namespace
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
+from lightning.pytorch.utilities.data import extract_batch_size
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from lit_prune.cli.failures import describe_failure
+from lit_prune.errors import InputError, closest_hint, expected, one_line
+from lit_prune.files.checkpoint import KEY
+from lit_prune.trained.extras import silence_libraries
+from lit_prune.trained.network import Network, build_class, import_class
+from lit_prune.training.packages import import_from, package_of
+
+Split = Literal["val", "test"]
+
+_STEPS = {"val": "validation_step", "test": "test_step"}
+
+
+@dataclass(frozen=True)
+class OwnBatches:
+    """Batches of a custom data module, loaded once, so that all networks are scored on the same ones.
+
+    Attributes:
+        parts: Batches of each data loader.
+        samples: Number of samples in all batches.
+        split: Split of the data.
+        metric: Name of the metric to read; None for the first one whose name contains "acc".
+    """
+
+    parts: list[list[Any]]
+    samples: int
+    split: Split
+    metric: str | None
+
+    def __iter__(self) -> Iterator[list[Tensor]]:
+        """Iterate over the batches; of each, return the tensors in it."""
+        return (list(_tensors(batch, set())) for part in self.parts for batch in part)
+
+    def measure(self, model: nn.Module) -> tuple[str, float]:
+        """Return the name of the metric, and its value for a model.
+
+        Raises:
+            InputError: If the step of the model fails or does not log the metric, or if its value is not in [0, 1].
+        """
+        parts: list[Any] = self.parts
+        loaders = [DataLoader(part, batch_size=None, collate_fn=_unchanged) for part in parts]
+        with silence_libraries(), _one_sentence(f"The `{_STEPS[self.split]}` of {type(model).__name__}"):
+            trainer = _make_trainer(model)
+            run = trainer.validate if self.split == "val" else trainer.test
+            results = run(model, dataloaders=loaders if len(loaders) > 1 else loaders[0], verbose=False)
+        return self._choose({name: float(value) for result in results for name, value in result.items()})
+
+    def _choose(self, logged: Mapping[str, float]) -> tuple[str, float]:
+        step = f"`{_STEPS[self.split]}`"
+        hint = "log a fraction of which more is better, such as an accuracy, and give its name as `--metric`"
+        name = self.metric or next((name for name in logged if re.search("acc", name, re.IGNORECASE)), None)
+        if name is None:
+            found = ", ".join(f"`{name}`" for name in logged) or "no metric"
+            raise expected(f"{step} to log an accuracy", found, hint)
+        if name not in logged:
+            raise expected(f"{step} to log the `--metric`", f"no `{name}`", closest_hint(name, logged, hint))
+        if not 0 <= logged[name] <= 1:
+            raise expected(f"`{name}` in [0, 1]", f"{logged[name]:.4g}", hint)
+        return name, logged[name]
+
+
+def load_own_batches(network: Network, options: Namespace, split: Split) -> OwnBatches:
+    """Load the batches of the data module that `--data` names.
+
+    Its arguments are read from the checkpoint, but options `--data.NAME` replace them. With `--limit`, whole batches
+    are loaded until they have that many samples.
+
+    Raises:
+        InputError: If the network cannot be evaluated on this split, or if the data module fails or has no batches.
+    """
+    kind, step = type(network.require_model()), _STEPS[split]
+    if getattr(kind, step).__qualname__.startswith("LightningModule."):
+        other = ", or give `--split val`" if split == "test" and "split" in options else ""
+        hint = f"define it, and log an accuracy in it with `self.log`{other}"
+        raise expected(f"a network with a `{step}`", f"{kind.__name__}, which defines none", hint)
+    name = options.data.class_path
+    settings = network.settings.get("data", {})
+    stored = settings.get("init_args", {}) if "class_path" in settings else {}
+    if KEY not in network.content:
+        stored = network.content.get("datamodule_hyper_parameters") or {}
+    given = options.data.as_dict().get("init_args", {})
+    data = build_class("data", import_class("data", name), name, stored, network.path, given)
+    parts: dict[int, list[Any]] = {}
+    samples = 0
+    with silence_libraries(), _one_sentence(f"Loading the {split} data of {name}"):
+        data.trainer = _make_trainer(data)
+        data.prepare_data()
+        data.setup("validate" if split == "val" else "test")
+        loaders = data.val_dataloader() if split == "val" else data.test_dataloader()
+        for batch, _, part in iter(CombinedLoader(loaders, "sequential")):
+            batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, part), part)
+            parts.setdefault(part, []).append(batch)
+            samples += extract_batch_size(batch)
+            if options.limit is not None and samples >= options.limit:
+                break
+    if not parts:
+        raise expected(f"{split} batches of {name}", "none", "check its arguments")
+    return OwnBatches(list(parts.values()), samples, split, options.metric)
+
+
+def _make_trainer(module: Any) -> Any:
+    """Return a Trainer of the package of a model or data module, which prints and writes nothing."""
+    names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    trainer = import_from(package_of(type(module)), "Trainer")
+    return trainer(accelerator="cpu", devices=1, **dict.fromkeys(names, False))
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _tensors(batch: Any, seen: set[int]) -> Iterator[Tensor]:
+    """Yield the tensors in nested containers and objects."""
+    if isinstance(batch, Tensor):
+        yield batch
+    elif id(batch) not in seen:
+        seen.add(id(batch))
+        items = batch if isinstance(batch, Mapping | list | tuple) else getattr(batch, "__dict__", ())
+        for item in items.values() if isinstance(items, Mapping) else items:
+            yield from _tensors(item, seen)
+
+
+@contextmanager
+def _one_sentence(what: str) -> Iterator[None]:
+    """Turn an error of the user's code into an `InputError`."""
+    try:
+        yield
+    except Exception as error:  # custom code may raise anything
+        if describe_failure(error) is not None and type(error).__name__ != "MisconfigurationException":
+            raise
+        reason = f"{type(error).__name__} ({one_line(error)})"
+        raise InputError(f"{what} failed: {reason}. Set LIT_PRUNE_TRACEBACK=1 to see where.") from error
