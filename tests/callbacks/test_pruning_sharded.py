@@ -72,11 +72,6 @@ class Watch(Callback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.on_train_end(trainer, pl_module)
-        masks = masks_of(pl_module)
-        self.before = (
-            gathered(ref.tensor for ref in weight_layers(pl_module)),
-            dict(zip(masks, gathered(masks.values()), strict=True)),
-        )
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         reached = self.pruner.state_dict()["reached"]
@@ -96,6 +91,9 @@ class Watch(Callback):
         assert len(masks) == (4 if self.pruner.start_epoch < trainer.current_epoch < REMOVAL else 0)
         for ref in weight_layers(pl_module) if masks else ():
             assert not local(ref.tensor)[~local(masks[ref.name])].any()
+        # not when the epoch starts, so that nothing splits the weights for the pruning callback
+        weights = gathered(ref.tensor for ref in weight_layers(pl_module))
+        self.before = (weights, dict(zip(masks, gathered(masks.values()), strict=True)))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         assert not hasattr(pl_module.net[7].weight, "placements")  # whole, as the last layers of models are then
