@@ -1,14 +1,14 @@
 """Hold masks during `fit`, and give them to averaged copies of the model."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from torch import nn
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.hooks import RemovableHandle
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, callbacks_of
 from lit_prune.functional.averages import averaged_copies
 from lit_prune.functional.masking import copy_masks, mask_gradients, mask_weights
@@ -19,12 +19,16 @@ class MaskHolder(Callback):
     """Keeps masked weights at zero during `fit`; the callbacks that mask weights add it to their trainer.
 
     It is a callback of its own, so that a subclass of `Pruning` may override any hook. Gradients are masked before they
-    are clipped. Weights are masked after each step of an optimizer that could move them, and before each batch,
-    validation and checkpoint, in case a hook of the module or of another callback has written to them.
+    are clipped. Weights are masked after each step of an optimizer that could move them and, in case any hook has
+    written to them, right before each training step, each validation and each checkpoint:
+
+        on_train_batch_start  training_step  backward  on_before_optimizer_step  clip  step  on_train_batch_end  save
+                             ^                        ^                                    ^                    ^
+                             weights                  gradients                            weights              weights
     """
 
     def __init__(self) -> None:
-        self._handles: list[RemovableHandle] = []
+        self._undo: list[Callable[[], None]] = []
 
     @classmethod
     def add_to(cls, trainer: Trainer) -> None:
@@ -34,58 +38,100 @@ class MaskHolder(Callback):
             trainer.callbacks = [cls(), *callbacks_of(trainer)]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watch the optimizers."""
+        """Watch the optimizers, and what the strategy does after the last hook."""
         self._release()
         for optimizer in trainer.optimizers:
             # without automatic optimization, steps of the raw optimizer do not call `on_before_optimizer_step`
             if not pl_module.automatic_optimization:
-                self._handles.append(optimizer.register_step_pre_hook(lambda it, *_: mask_gradients(pl_module, it)))
+                handle = optimizer.register_step_pre_hook(lambda it, *_: mask_gradients(pl_module, it))
+                self._undo.append(handle.remove)
             if not keeps_zeros(optimizer):
-                self._handles.append(optimizer.register_step_post_hook(lambda it, *_: mask_weights(pl_module, it)))
+                handle = optimizer.register_step_post_hook(lambda it, *_: mask_weights(pl_module, it))
+                self._undo.append(handle.remove)
+        # no hook comes between `on_train_batch_start` of the module and its training step
+        self._call_before(trainer, "training_step", lambda: mask_weights(pl_module))
+        self._call_before(trainer, "lightning_module_state_dict", lambda: _mask_all(trainer, pl_module))
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """In manual optimization, set the gradients of masked weights to zero before the module uses them."""
+        if not pl_module.automatic_optimization:
+            mask_gradients(pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Set the gradients of masked weights to zero."""
-        mask_gradients(pl_module, optimizer)
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Set masked weights to zero, in case a hook has written to them."""
-        mask_weights(pl_module)
+        """In automatic optimization, set the gradients of masked weights to zero."""
+        if pl_module.automatic_optimization:
+            mask_gradients(pl_module, optimizer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set masked weights to zero, in case a hook has written to them."""
         mask_weights(pl_module)
 
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Set masked weights to zero, in case another callback has just replaced them by an average."""
+        if batch_idx == 0:
+            mask_weights(pl_module)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Set masked weights to zero before checkpoints are written."""
+        """Set masked weights to zero, in case a hook has written to them."""
         mask_weights(pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Stop to watch the optimizers, and leave the trainer."""
+        """Leave the trainer, and masked weights at zero, whatever other callbacks copied into the model at the end."""
+        if self._undo:  # fit has started
+            _mask_all(trainer, pl_module)
         self._release()
         trainer.callbacks = [callback for callback in callbacks_of(trainer) if callback is not self]  # type: ignore[attr-defined]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Stop to watch the optimizers, and leave the trainer."""
+        """Leave the trainer."""
         self.teardown(trainer, pl_module, "fit")
 
+    def _call_before(self, trainer: Trainer, method: str, action: Callable[[], None]) -> None:
+        strategy = trainer.strategy
+        original = getattr(strategy, method)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            action()
+            return original(*args, **kwargs)
+
+        setattr(strategy, method, call)
+        self._undo.append(lambda: delattr(strategy, method))
+
     def _release(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+        for undo in self._undo:
+            undo()
+        self._undo = []
 
 
 def mask_averages(trainer: Trainer, pl_module: LightningModule) -> None:
     """Mask averages of the model like the model, those of other callbacks and those inside it."""
-    for average in _averages_of(trainer):
-        copy_masks(pl_module, average)
-    for average, source in averaged_copies(pl_module):
+    for average, source in averaged_copies(pl_module, [average for average, _ in _averages_of(trainer)]):
         copy_masks(source, average)
 
 
-def _averages_of(trainer: Trainer) -> Iterator[nn.Module]:
+def restart_averages(trainer: Trainer, pl_module: LightningModule) -> None:
+    """Reset the averages of other callbacks to a model that was rewound; those inside it were rewound with it."""
+    counts = dict(_averages_of(trainer))
+    for average, source in averaged_copies(pl_module, list(counts)):
+        if average in counts:
+            average.load_state_dict(source.state_dict())
+            if (count := counts[average]) is not None:
+                count.zero_()  # the next update copies the model
+
+
+def _mask_all(trainer: Trainer, pl_module: LightningModule) -> None:
+    mask_weights(pl_module)
+    for average, _ in _averages_of(trainer):
+        mask_weights(average)
+
+
+def _averages_of(trainer: Trainer) -> Iterator[tuple[nn.Module, Tensor | None]]:
+    """Yield the averages of other callbacks, with the number of models that were averaged."""
     for callback in callbacks_of(trainer):
         for value in vars(callback).values():
             if isinstance(value, AveragedModel):
-                yield value.module
+                yield value.module, value.n_averaged
             elif isinstance(value, nn.Module) and "StochasticWeightAveraging" in base_names(callback):
-                yield value
+                yield value, callback.n_averaged  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from torch import nn
 from lit_prune.errors import shorten
 from lit_prune.functional.averages import frozen_copies
 from lit_prune.functional.masking import current_mask
-from lit_prune.functional.selection import WeightRef, passed_over
+from lit_prune.functional.selection import WeightRef, parameters_outside_averages, passed_over
 from lit_prune.functional.sharding import Split, local
 from lit_prune.functional.sparsity import count_zeros
 
@@ -23,7 +23,8 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
         weights: The chosen weights.
     """
     if left := passed_over(model):
-        share = sum(value.numel() for value in left.values()) / sum(value.numel() for value in model.parameters())
+        total = sum(value.numel() for value in parameters_outside_averages(model).values())
+        share = sum(value.numel() for value in left.values()) / total
         rank_zero_info(
             f"{owner} leaves out {share:.1%} of the parameters, since they are in norms or embeddings or not called "
             f"weight: {shorten(', '.join(left))}. Choose parameters by name with `parameters`."

@@ -4,9 +4,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import (
     callbacks_of,
     check_names,
@@ -16,7 +17,7 @@ from lit_prune.callbacks._checks import (
     overrides,
     refuse_sharded_parameters,
 )
-from lit_prune.callbacks._holding import MaskHolder, mask_averages
+from lit_prune.callbacks._holding import MaskHolder, mask_averages, restart_averages
 from lit_prune.callbacks._messages import describe_choice, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, expected
@@ -181,6 +182,7 @@ class Pruning(Callback, ABC):
                 raise
             return
         adopt_masks(pl_module)
+        mask_averages(trainer, pl_module)  # of which the masks of torch are adopted, too
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the masks of the checkpoint."""
@@ -241,6 +243,7 @@ class Pruning(Callback, ABC):
         origin = next((values for values in origins if values is not None), None)
         if origin is not None:
             rewind(pl_module, origin)
+            restart_averages(trainer, pl_module)
         for optimizer in trainer.optimizers:
             if origin is None:
                 clear_pruned_state(optimizer, pl_module)

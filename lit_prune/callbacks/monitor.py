@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, continues, is_model_parallel, refuse_sharded_parameters
 from lit_prune.callbacks._pruning import Pruning, pruners_of
 from lit_prune.errors import check_integer, expected

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import check_epoch, continues, refuse_sharded_parameters
 from lit_prune.callbacks._holding import MaskHolder, mask_averages
 from lit_prune.callbacks._pruning import pruners_of

@@ -1,29 +1,32 @@
-"""Find averages and other copies of a model's weights inside the model."""
+"""Find averages and other copies of a model's weights."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
+from lit_prune.functional.selection import averaged_modules, parameters_outside_averages
 
-def averaged_copies(model: nn.Module) -> list[tuple[nn.Module, nn.Module]]:
-    """Find the averages of weights inside a model, and what they are averages of.
+
+def averaged_copies(model: nn.Module, others: Sequence[nn.Module] = ()) -> Iterator[tuple[nn.Module, nn.Module]]:
+    """Find averages of a model or of parts of it, and what each is an average of.
 
     Args:
         model: Model that may contain a `torch.optim.swa_utils.AveragedModel`.
+        others: Averages outside the model; averages inside them are found too.
 
-    Returns:
-        Pairs of an `AveragedModel`'s `module` and the module of the same class whose parameters have the same names and
-        shapes. If there are several, the one whose values are closest to the average.
+    Yields:
+        Pairs of an average (the `module` of an `AveragedModel`) and the module of the same class whose parameters have
+        the same names and shapes; if there are several, the one whose values are closest to the average.
     """
-    averages = [module.module for module in model.modules() if isinstance(module, AveragedModel)]
-    inside = {inner for average in averages for inner in average.modules()}
-    pairs = []
-    for average in averages:
+    inside = averaged_modules(model)
+    averages = [module.module for module in model.modules() if module in inside and isinstance(module, AveragedModel)]
+    for average in [*averages, *others]:
         sources = [other for other in model.modules() if other not in inside and _same_parameters(average, other)]
         if sources:
-            pairs.append((average, min(sources, key=lambda source: _distance(average, source))))
-    return pairs
+            yield average, min(sources, key=lambda source: _distance(average, source))
+    for average in others:
+        yield from averaged_copies(average)
 
 
 def frozen_copies(model: nn.Module) -> Iterator[tuple[str, str]]:
@@ -44,10 +47,12 @@ def frozen_copies(model: nn.Module) -> Iterator[tuple[str, str]]:
 def _same_parameters(module: nn.Module, other: nn.Module) -> bool:
     if type(module) is not type(other) or module is other:
         return False
-    left, right = ({name: value.shape for name, value in one.named_parameters()} for one in (module, other))
+    left, right = (
+        {name: value.shape for name, value in parameters_outside_averages(one).items()} for one in (module, other)
+    )
     return bool(left) and left == right
 
 
 def _distance(module: nn.Module, other: nn.Module) -> float:
-    pairs = zip(module.parameters(), other.parameters(), strict=True)
-    return sum(float((left.detach() - right.detach().to(left.device)).abs().sum()) for left, right in pairs)
+    left, right = parameters_outside_averages(module), parameters_outside_averages(other)
+    return sum(float((value - right[name].to(value.device)).abs().sum().detach()) for name, value in left.items())

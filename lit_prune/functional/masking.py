@@ -15,9 +15,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 
 from lit_prune.errors import expected
-from lit_prune.functional.selection import WeightRef, find_weight, torch_mask
+from lit_prune.functional.selection import WeightRef, averaged_modules, find_weight, torch_mask
 from lit_prune.functional.sharding import like, local, part_like, reshard
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
@@ -97,29 +98,38 @@ def adopt_masks(model: nn.Module) -> None:
 
 
 def copy_masks(model: nn.Module, target: nn.Module) -> None:
-    """Mask a copy of a model, such as an average of its weights, exactly like the model; other masks are removed."""
-    masked = [(prefix, name, module) for prefix, module in model.named_modules() for name in masked_parameters(module)]
+    """Mask a copy of a model, such as an average of its weights, exactly like the model; other masks are removed.
+
+    Args:
+        model: Model with the masks. An `AveragedModel` inside it is ignored.
+        target: Module with the same parameters as the model, or an `AveragedModel` of such a module.
+
+    Raises:
+        InputError: If a masked weight of the model is missing in the copy, or has another shape there.
+    """
+    target = target.module if isinstance(target, AveragedModel) else target
+    adopt_masks(target)
     for module in target.modules():
         for name in masked_parameters(module):
             _remove_hook(module, name)  # without an effect on weights, which may have been loaded since
-    for prefix, name, module in masked:
-        kept = current_mask(WeightRef(prefix, module, name))
-        if kept is not None:
-            apply_masks(target, {f"{prefix}.{name}".removeprefix("."): kept})
+    averages = averaged_modules(model)
+    for prefix, module in model.named_modules():
+        for name in masked_parameters(module) if module not in averages else ():
+            kept = current_mask(WeightRef(prefix, module, name))
+            if kept is not None:
+                apply_masks(target, {f"{prefix}.{name}".removeprefix("."): kept})
 
 
 def masked_parameters(module: nn.Module) -> list[str]:
     """List the masked parameters of a module without its submodules, for example ["weight"]."""
-    ours = [hook._tensor_name for hook in module._forward_pre_hooks.values() if isinstance(hook, Mask)]
     torchs = [key.removesuffix("_orig") for key in module._parameters if key.endswith("_orig")]
-    return ours + [name for name in torchs if torch_mask(module, name) is not None]
+    return [*_masks_in(module), *(name for name in torchs if torch_mask(module, name) is not None)]
 
 
 def current_mask(ref: WeightRef) -> Tensor | None:
     """Return the mask of a weight as bool, true where the weight is kept; None if it is not masked."""
-    for hook in ref.module._forward_pre_hooks.values():
-        if isinstance(hook, Mask) and hook._tensor_name == ref.parameter:
-            return like(hook.fit(ref.tensor).kept, ref.tensor)
+    if (ours := _masks_in(ref.module).get(ref.parameter)) is not None:
+        return like(ours.fit(ref.tensor).bits != 0, ref.tensor)
     mask = torch_mask(ref.module, ref.parameter)
     return None if mask is None else mask != 0
 
@@ -153,7 +163,7 @@ def hold_masks(model: nn.Module, optimizer: Optimizer) -> "HeldMasks":
 
 
 class HeldMasks:
-    """What `hold_masks` returns; `remove` ends its effect."""
+    """What `hold_masks` returns."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         mask_weights(model)
@@ -189,15 +199,11 @@ def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[t
         left = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     seen = set[int]()
     for module in model.modules():
-        for hook in module._forward_pre_hooks.values():
-            # tools that replace a layer, such as quantization, may have kept its hooks
-            if not isinstance(hook, Mask):
-                continue
-            parameter = module._parameters.get(hook._tensor_name)
-            if parameter is None or id(parameter) in seen or (left is not None and id(parameter) not in left):
-                continue
-            seen.add(id(parameter))
-            yield parameter, hook
+        for name, mask in _masks_in(module).items():
+            parameter = module._parameters.get(name)  # None if quantization has replaced the layer and kept its hooks
+            if parameter is not None and id(parameter) not in seen and (left is None or id(parameter) in left):
+                seen.add(id(parameter))
+                yield parameter, mask
 
 
 class Mask(prune.PruningContainer):
@@ -224,11 +230,6 @@ class Mask(prune.PruningContainer):
         weight = local(parameter)
         self.bits = torch.empty_like(weight, dtype=_INTEGERS[weight.element_size()], requires_grad=False)
         self.bits.copy_(part_like(kept, parameter)).neg_()
-
-    @property
-    def kept(self) -> Tensor:
-        """The mask as bool, true where the weight is kept."""
-        return self.bits != 0
 
     def fit(self, tensor: Tensor) -> "Mask":
         """Adapt the mask to a parameter that was moved, converted or split between processes since."""
@@ -260,15 +261,18 @@ class Mask(prune.PruningContainer):
         )
 
 
+def _masks_in(module: nn.Module) -> dict[str, Mask]:
+    hooks = module._forward_pre_hooks.values()
+    return {hook._tensor_name: hook for hook in hooks if isinstance(hook, Mask)}
+
+
 def _mask(module: nn.Module, name: str, kept: Tensor) -> None:
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, Mask) and hook._tensor_name == name:
-            hook.set(kept != 0)
-            break
+    mask = _masks_in(module).get(name)
+    if mask is None:
+        module.register_forward_pre_hook(mask := Mask(module, name, kept != 0))
     else:
-        hook = Mask(module, name, kept != 0)
-        module.register_forward_pre_hook(hook)
-    hook.clear(module.get_parameter(name))
+        mask.set(kept != 0)
+    mask.clear(module.get_parameter(name))
 
 
 def _restore_parameter(module: nn.Module, name: str) -> None:

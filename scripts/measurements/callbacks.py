@@ -1,4 +1,4 @@
-"""Measure how long pruning and monitoring take, and how much time freezing saves."""
+"""Measure how long pruning, monitoring and scaled updates take, and how much time freezing saves."""
 
 import time
 import warnings
@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 from torchvision.models import resnet18
 
 from lit_prune import LitResNet18, SparsityMonitor
-from lit_prune.functional import apply_masks, freeze, global_l1_masks, weight_layers
+from lit_prune.functional import ScaledUpdates, apply_masks, freeze, global_l1_masks, weight_layers
 from lit_prune.functional.sharding import Split
 from lit_prune.functional.threshold import mark_lowest
 from measurements.common import BareStep, Measurement, Settings, take_turns, time_trainer
@@ -83,13 +83,19 @@ def measure_threshold(settings: Settings) -> Measurement:
 
 
 def measure_freezing(settings: Settings) -> Measurement:
-    """Compare training steps with the first 30% of the layers frozen to steps with no frozen layers."""
+    """Compare training steps with the first 30% of the layers frozen, or all updates scaled, to ordinary steps."""
     frozen = LitResNet18().train()
     freeze(frozen, fraction=0.3)
-    measurement = Measurement(
-        take_turns(settings, {"none frozen": BareStep(LitResNet18().train()).run, "30% frozen": BareStep(frozen).run})
-    )
+    scaled = BareStep(LitResNet18().train())
+    ScaledUpdates(scaled.optimizer, scaled.model.parameters(), factor=0.1)
+    contenders = {
+        "none frozen": BareStep(LitResNet18().train()).run,
+        "30% frozen": BareStep(frozen).run,
+        "scaled": scaled.run,
+    }
+    measurement = Measurement(take_turns(settings, contenders))
     measurement.compare("30% frozen / none frozen", "30% frozen", "none frozen")
+    measurement.compare("scaled updates / none frozen", "scaled", "none frozen")
     return measurement
 
 
