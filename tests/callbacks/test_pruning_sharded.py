@@ -57,11 +57,15 @@ def masks_of(pl_module: Any) -> dict[str, Any]:
     return {ref.name: mask for ref in weight_layers(pl_module) if (mask := current_mask(ref)) is not None}
 
 
-class Watch(Callback):
-    """Compares masks with those that one process computes, and checks that pruned weights are zero after each batch.
+def leave_whole(pl_module: Any) -> None:
+    """Evaluate a model, as other callbacks may do; some of its weights are whole then."""
+    with torch.no_grad():
+        pl_module(torch.zeros(2, 3, 8, 8))
+    assert not hasattr(pl_module.net[7].weight, "placements")
 
-    It has to come before the pruning callback.
-    """
+
+class Watch(Callback):
+    """Compares masks with those that one process computes, and checks that pruned weights are zero after each batch."""
 
     def __init__(self, pruner: GlobalL1Pruning) -> None:
         self.pruner = pruner
@@ -72,6 +76,7 @@ class Watch(Callback):
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.on_train_end(trainer, pl_module)
+        leave_whole(pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         reached = self.pruner.state_dict()["reached"]
@@ -91,12 +96,11 @@ class Watch(Callback):
         assert len(masks) == (4 if self.pruner.start_epoch < trainer.current_epoch < REMOVAL else 0)
         for ref in weight_layers(pl_module) if masks else ():
             assert not local(ref.tensor)[~local(masks[ref.name])].any()
-        # not when the epoch starts, so that nothing splits the weights for the pruning callback
         weights = gathered(ref.tensor for ref in weight_layers(pl_module))
         self.before = (weights, dict(zip(masks, gathered(masks.values()), strict=True)))
 
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        assert not hasattr(pl_module.net[7].weight, "placements")  # whole, as the last layers of models are then
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        leave_whole(pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.metrics[trainer.current_epoch] = {name: float(value) for name, value in trainer.callback_metrics.items()}
