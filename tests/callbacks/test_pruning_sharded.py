@@ -102,7 +102,8 @@ class Watch(Callback):
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         leave_whole(pl_module)
-        self.pruner.state_dict()
+        if masks := self.pruner.state_dict()["masks"]:
+            assert masks["net.7"]["shape"] == [4, 8]
         leave_whole(pl_module)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
