@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_prune.functional.sharding import Split
@@ -13,8 +14,7 @@ from lit_prune.functional.sharding import Split
 _STRIDE = 97  # from one element of a sample to the next
 _BITS = 12  # bits of the keys that one histogram resolves
 _CHUNK = 1 << 20  # number of keys in memory at a time
-_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
-_INFINITY = {torch.float32: 0x7F80_0000, torch.float64: 0x7FF0_0000_0000_0000}  # its key
+_INFINITY = {4: 0x7F80_0000, 8: 0x7FF0_0000_0000_0000}  # its key, by the size of a float in bytes
 
 
 def mark_lowest(scores: list[Tensor], limits: Sequence[int | None], wanted: int, split: Split) -> Iterator[Tensor]:
@@ -75,20 +75,21 @@ def kth_smallest(parts: Sequence[Tensor], k: int, split: Split | None = None) ->
         split: Sums counts over the processes. None if this process has all values.
     """
     split = split or Split()
-    dtype, highest = parts[0].dtype, _INFINITY[parts[0].dtype]
-    sample = [*_keys([torch.cat([part[::_STRIDE].to(parts[0].device) for part in parts])])]
-    size, sampled = split.sums([sum(map(len, parts)), sum(map(len, sample))])
+    sample = np.concatenate([part[::_STRIDE].cpu().numpy() for part in parts])
+    dtype, highest = sample.dtype, _INFINITY[sample.itemsize]
+    keys = [*_keys([sample])]
+    size, sampled = split.sums([sum(map(len, parts)), len(sample)])
     rank, margin = k * sampled // size, 2 + int(5 * sqrt(sampled * (k / size) * (1 - k / size)))
     first, last, low, high = rank - margin, rank + margin, -highest, highest
     for _ in range(3):
-        low, high, passed = _narrow(sample, first, last, low, high, split)
+        low, high, passed = _narrow(keys, first, last, low, high, split)
         first, last = first - passed, last - passed
 
-    limits = _value(low, dtype), _value(high, dtype)
-    below, band = zip(*[_between(part, *limits) for part in parts], strict=True)
+    ends = _value(low, dtype), _value(high, dtype)
+    below, band = zip(*[_between(part, *ends) for part in parts], strict=True)
     before, between = split.sums([sum(below), sum(map(len, band))])
     if not before < k <= before + between:
-        before, band, low, high = 0, tuple(parts), -highest, highest
+        before, band, low, high = 0, tuple(part.cpu().numpy() for part in parts), -highest, highest
     rank = k - 1 - before
     while low < high:
         low, high, passed = _narrow(_keys(band), rank, rank, low, high, split)
@@ -121,17 +122,19 @@ def _mark_first(marked: Tensor, tied: Tensor, most: int, split: Split, index: in
         elements = elements[:most]
     elif number > most:
         positions = split.positions(index, elements)
-        counted = positions if split.counted[index] else positions[:0]
+        counted = (positions if split.counted[index] else positions[:0]).cpu().numpy()
         low, high, rank = 0, split.sizes[index] - 1, most - 1
         while low < high:
-            low, high, passed = _narrow(torch.split(counted, _CHUNK), rank, rank, low, high, split)
+            low, high, passed = _narrow(_chunks(counted), rank, rank, low, high, split)
             rank -= passed
         elements = elements[positions <= low]
     marked[elements] = True
     return min(number, most)
 
 
-def _narrow(keys: Iterable[Tensor], first: int, last: int, low: int, high: int, split: Split) -> tuple[int, int, int]:
+def _narrow(
+    keys: Iterable[NDArray[np.int64]], first: int, last: int, low: int, high: int, split: Split
+) -> tuple[int, int, int]:
     """Narrow an interval of keys, in which keys of given ranks are.
 
     Args:
@@ -148,38 +151,42 @@ def _narrow(keys: Iterable[Tensor], first: int, last: int, low: int, high: int, 
     """
     shift = max(0, (high - low).bit_length() - _BITS)
     base, bins = low >> shift, (high >> shift) - (low >> shift) + 1
-    counts = torch.zeros(bins, dtype=torch.int64, device="cpu")
+    counts = np.zeros(bins, np.int64)
     for chunk in keys:
         # one bin more at each end, for keys outside: where an interval ends, a bin ends
-        place = (chunk >> shift).sub_(base - 1).clamp_(0, bins + 1)
-        counts += torch.bincount(place, minlength=bins + 2)[1:-1].to(counts.device)
-    ends = split.total(counts).numpy().cumsum()
+        places = np.clip((chunk >> shift) - (base - 1), 0, bins + 1)
+        counts += np.bincount(places, minlength=bins + 2)[1:-1]
+    ends = split.total(torch.from_numpy(counts)).numpy().cumsum()
     start, stop = map(int, np.searchsorted(ends, (first, last), side="right"))
     passed = int(ends[start - 1]) if start else 0
     return max(low, (base + start) << shift), min(high, ((base + stop + 1) << shift) - 1), passed
 
 
-def _keys(parts: Iterable[Tensor]) -> Iterator[Tensor]:
+def _keys(parts: Iterable[NDArray[np.floating[Any]]]) -> Iterator[NDArray[np.int64]]:
     """Yield values as integers of the same order, some at a time."""
     for part in parts:
-        for values in torch.split(part, _CHUNK):
+        for values in _chunks(part):
             # the bits of floats without a sign are in order; -0.0 has the key of 0.0
-            bits = values.abs().view(_INTEGERS[values.dtype]).long()
-            yield torch.where(values < 0, -bits, bits)
+            keys = np.abs(values).view(f"i{values.itemsize}").astype(np.int64)
+            yield np.negative(keys, out=keys, where=values < 0)
 
 
-def _value(key: int, dtype: torch.dtype) -> float:
-    value = torch.tensor(abs(key), dtype=_INTEGERS[dtype], device="cpu").view(dtype).item()
+def _value(key: int, dtype: np.dtype[Any]) -> float:
+    value = float(np.array(abs(key), f"i{dtype.itemsize}").view(dtype))
     return value if key >= 0 else -value
 
 
-def _between(values: Tensor, low: float, high: float) -> tuple[int, Tensor]:
-    """Return how many values are lower than an interval, and those that are inside."""
+def _chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def _between(values: Tensor, low: float, high: float) -> tuple[int, NDArray[Any]]:
+    """Return how many values are lower than an interval, and those that are inside, on the CPU."""
     if values.device.type != "cpu":
         inside = values >= low
-        return len(values) - int(inside.count_nonzero()), values[inside & (values <= high)]
-    array: Any = values.numpy()
+        return len(values) - int(inside.count_nonzero()), values[inside & (values <= high)].cpu().numpy()
+    array = values.numpy()
     reached = array >= low
     below = len(array) - int(np.count_nonzero(reached))
     reached &= array <= high
-    return below, torch.from_numpy(array[reached])
+    return below, array[reached]
