@@ -58,7 +58,7 @@ PHASES = {
     "pruning": ("lit_prune.callbacks._pruning:Pruning._prune", 2, 0.03),
     "writing a checkpoint": ("lit_prune.training.checkpoint_io:save", 6, 0.3),
     "replacing a file": ("pathlib:Path.replace", 8, 0.002),
-    "logging": ("lit_prune.training.loggers:_CSV.save", 8, 0.005),
+    "logging": ("lit_prune.training.loggers:_Rows.save", 8, 0.005),
 }
 ANY = "any moment"
 

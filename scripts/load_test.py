@@ -114,7 +114,7 @@ def long_run(folder: Path, epochs: int) -> Iterator[tuple[str, bool]]:
     (events,) = (folder / "lightning_logs").rglob("events.out.tfevents.*")
     scalars, images = (size / epochs for size in bytes_of(events))
     rows = (events.parent / "metrics.csv").stat().st_size / epochs
-    text = f"{rows:.0f} bytes per epoch of metrics.csv, {scalars:.0f} of events, {images:.0f} of the monitor's figure"
+    text = f"per epoch, {rows:.0f} bytes in metrics.csv, {scalars:.0f} in TensorBoard scalars, {images:.0f} in images"
     bounds = f"bounds {ROWS_BOUND}, {SCALARS_BOUND}, {IMAGES_BOUND}"
     yield f"files: {text} ({bounds})", rows <= ROWS_BOUND and scalars <= SCALARS_BOUND and images <= IMAGES_BOUND
 

@@ -1,12 +1,14 @@
-"""Two processes at once, without each of them waiting for the imports."""
+"""Several processes at once, without each of them waiting for the imports."""
 
 import os
 import socket
 from collections.abc import Callable
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 from torch.multiprocessing.spawn import start_processes
 
 # one server imports, and every process is a fork of it
@@ -16,6 +18,22 @@ get_context("forkserver").set_forkserver_preload(["lit_prune.callbacks", "lit_pr
 def run_two(work: Callable[..., None], *args: Any) -> None:
     """Call `work(rank, *args)` in two processes; what one of them raises is raised here."""
     start_processes(work, args, nprocs=2, start_method="forkserver")
+
+
+def run_group(work: Callable[..., None], size: int, folder: Path, *args: Any) -> None:
+    """Call `work(rank, *args)` in processes that can communicate; `folder` is where they meet, once."""
+    start_processes(_in_group, (work, size, folder / f"group-{size}", args), nprocs=size, start_method="forkserver")
+
+
+def _in_group(rank: int, work: Callable[..., None], size: int, file: Path, args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
+    try:
+        work(rank, *args)
+    except BaseException as error:
+        error.add_note(f"in process {rank} of {size}, with {args}")
+        raise
+    distributed.destroy_process_group()
 
 
 def run_ddp(work: Callable[..., None], *args: Any) -> None:

@@ -11,9 +11,9 @@ SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 RATIOS = {
     "training": {"epoch: plain loop / ours", "step: plain step / ours"},
     "overhead": {"data and Lightning / step"},
-    "masks": {"masked / dense", "our masks / ModelPruning"},
+    "masks": {"masked / dense", "masked / dense, with clipping", "our masks / ModelPruning"},
     "threshold": {"torch / threshold", "torch / masks"},
-    "freezing": {"30% frozen / none frozen"},
+    "freezing": {"30% frozen / none frozen", "scaled updates / none frozen"},
     "monitor": {"monitor on / off"},
 }
 

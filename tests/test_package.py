@@ -33,10 +33,11 @@ def test_the_version_is_that_of_the_installed_package():
     assert version("lit-prune") == lit_prune.__version__
 
 
-def test_callbacks_import_only_lower_floors():
+def test_callbacks_import_only_lower_floors_and_only_lightning():
     code = (
         "import sys; from lit_prune import GlobalL1Pruning, LayerFreezing; "
-        "print(sorted({m.split('.')[1] for m in sys.modules if m.startswith('lit_prune.')}))"
+        "print(sorted({m.split('.')[1] for m in sys.modules if m.startswith('lit_prune.')}), "
+        "'lightning.pytorch' in sys.modules, 'pytorch_lightning' in sys.modules)"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert loaded.strip() == "['callbacks', 'errors', 'functional', 'version']"
+    assert loaded.strip() == "['callbacks', 'errors', 'functional', 'version'] True False"

@@ -7,7 +7,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lit_prune.errors import check_choice, check_integer, expected
 from lit_prune.functional.schedule import SCHEDULES, first_pruned_epoch
 
-_SHARDING = {"FSDPStrategy", "DeepSpeedStrategy", "ModelParallelStrategy"}
+_SHARDING = {"FSDPStrategy", "DeepSpeedStrategy"}
 
 
 def check_epoch(argument: str, value: Any) -> None:
@@ -38,14 +38,23 @@ def check_names(argument: str, value: Any) -> None:
         raise expected(f"`{argument}` to name layers", "an empty name", 'give globs like "backbone.layer1"')
 
 
-def refuse_sharded_parameters(trainer: Trainer, callback: object) -> None:
-    """Raise an `InputError` under strategies that split parameters between processes, such as FSDP."""
-    if _SHARDING & base_names(trainer.strategy):
-        raise expected(
-            f"a strategy that keeps parameters whole for {type(callback).__name__}",
-            type(trainer.strategy).__name__,
-            'use one device or `strategy="ddp"`',
-        )
+def refuse_sharded_parameters(trainer: Trainer, callback: object, model_parallel: bool = False) -> None:
+    """Raise an `InputError` under strategies that split parameters between processes.
+
+    Args:
+        trainer: Trainer to check.
+        callback: Callback that the message names.
+        model_parallel: Whether the callback supports `ModelParallelStrategy`, where split parameters are DTensors.
+    """
+    if _SHARDING & base_names(trainer.strategy) or (is_model_parallel(trainer) and not model_parallel):
+        what = f"a strategy that keeps parameters whole for {type(callback).__name__}"
+        others = ', `strategy="ddp"` or `ModelParallelStrategy`' if model_parallel else ' or `strategy="ddp"`'
+        raise expected(what, type(trainer.strategy).__name__, f"use one device{others}")
+
+
+def is_model_parallel(trainer: Trainer) -> bool:
+    """Return whether a trainer's strategy is `ModelParallelStrategy`, which may split parameters (FSDP2)."""
+    return "ModelParallelStrategy" in base_names(trainer.strategy)
 
 
 def callbacks_of(trainer: Trainer) -> list[Callback]:

@@ -3,11 +3,12 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, callbacks_of
 from lit_prune.functional.averages import averaged_copies
 from lit_prune.functional.masking import copy_masks, mask_gradients, mask_weights
@@ -116,8 +117,8 @@ def restart_averages(trainer: Trainer, pl_module: LightningModule) -> None:
     for average, source in averaged_copies(pl_module, list(counts)):
         if average in counts:
             average.load_state_dict(source.state_dict())
-            if counts[average] is not None:
-                counts[average].zero_()  # the next update copies the model
+            if (count := counts[average]) is not None:
+                count.zero_()  # the next update copies the model
 
 
 def _mask_all(trainer: Trainer, pl_module: LightningModule) -> None:

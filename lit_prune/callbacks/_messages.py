@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from lit_prune.errors import shorten
 from lit_prune.functional.averages import frozen_copies
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef, parameters_outside_averages, passed_over
+from lit_prune.functional.sharding import Split, local
+from lit_prune.functional.sparsity import count_zeros
 
 
 def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) -> None:
@@ -37,14 +40,21 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
 
 def warn_of_lost_zeros(owner: str, weights: Sequence[WeightRef]) -> None:
     """Warn if masked weights are not zero, because a checkpoint from before the pruning was loaded."""
-    masked = [(ref.tensor, mask) for ref in weights if (mask := current_mask(ref)) is not None]
-    if not any(tensor[~mask].any() for tensor, mask in masked):
+    if all(current_mask(ref) is None for ref in weights):
         return
-    total = sum(ref.tensor.numel() for ref in weights)
-    zeros = total - sum(int(ref.tensor.count_nonzero()) for ref in weights)
-    pruned = sum(int((~mask).count_nonzero()) for _, mask in masked)
+    zeros, pruned, lost = [], [], []
+    for ref in weights:
+        nonzero, mask = local(ref.tensor) != 0, current_mask(ref)
+        kept = torch.ones_like(nonzero) if mask is None else local(mask)
+        zeros.append(count_zeros(nonzero))
+        pruned.append(count_zeros(kept))
+        lost.append(count_zeros(~nonzero | kept))
+    split = Split([ref.tensor for ref in weights])
+    zero, masked, missing = (sum(split.sums_by_weight(counts)) / sum(split.sizes) for counts in (zeros, pruned, lost))
+    if not missing:
+        return
     rank_zero_warn(
-        f"{owner} has pruned {pruned / total:.2%} of the weights, but of the loaded weights only {zeros / total:.2%} "
+        f"{owner} has pruned {masked:.2%} of the weights, but of the loaded weights only {zero:.2%} "
         "are zero: their checkpoint was written before the pruning. HINT: choose a checkpoint of a pruned epoch; "
         "docs/callbacks.md shows how `ModelCheckpoint` does that."
     )

@@ -4,14 +4,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import (
     callbacks_of,
     check_names,
     check_times,
     continues,
+    is_model_parallel,
     overrides,
     refuse_sharded_parameters,
 )
@@ -26,6 +28,8 @@ from lit_prune.functional.pruning import check_amount, check_max_layer_sparsity,
 from lit_prune.functional.rewinding import rewind
 from lit_prune.functional.schedule import sparsity_at
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
+from lit_prune.functional.sharding import is_split, like, part_like, reshard
+from lit_prune.functional.sparsity import sparsity_report
 
 
 class Pruning(Callback, ABC):
@@ -61,9 +65,9 @@ class Pruning(Callback, ABC):
 
     Raises:
         InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
-            if two pruning callbacks choose the same weight or rewind to different epochs, under strategies that shard
-            parameters. At the first batch: if the checkpoint of a
-            resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
+            if two pruning callbacks choose the same weight or rewind to different epochs, and under strategies that
+            shard parameters, except `ModelParallelStrategy` without `rewind_to`. At the first batch: if the checkpoint
+            of a resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
 
     Example:
         >>> class SmallestKernels(Pruning):
@@ -122,8 +126,8 @@ class Pruning(Callback, ABC):
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights; the lowest scores are pruned first.
 
-        Called under `torch.no_grad`, twice for each global pruning, so it must return the same scores both times and
-        must not use the global random state. An implementation may `yield` the scores one by one.
+        Called under `torch.no_grad`. It must not use the global random state. An implementation may `yield` the scores
+        one by one.
 
         Args:
             weights: Parameters, in the order of `self.weights`, which has their names and layers. Pruned weights are
@@ -160,7 +164,10 @@ class Pruning(Callback, ABC):
         """Check the trainer and the model."""
         if stage != "fit":
             return
-        refuse_sharded_parameters(trainer, self)
+        refuse_sharded_parameters(trainer, self, model_parallel=True)
+        if self.rewind_to is not None and is_model_parallel(trainer):
+            hint = 'checkpoints hold no whole weights to rewind to; use `strategy="ddp"`'
+            raise expected("no `rewind_to` under ModelParallelStrategy", self.rewind_to, hint)
         MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
             self._reached = 0.0
@@ -201,14 +208,17 @@ class Pruning(Callback, ABC):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if `Trainer.validate` loaded weights that are less sparse than this callback's masks."""
         if trainer.state.fn == "validate":
+            reshard(pl_module)
             warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if weights were loaded that are less sparse than this callback's masks."""
+        reshard(pl_module)
         warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if weights were loaded that are less sparse than this callback's masks."""
+        reshard(pl_module)
         warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -224,6 +234,7 @@ class Pruning(Callback, ABC):
         }
         if not targets:
             return
+        reshard(pl_module)
         for pruner, target in targets.items():
             pruner._prune(pl_module, target)
         mask_averages(trainer, pl_module)
@@ -259,6 +270,8 @@ class Pruning(Callback, ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the sparsity reached, masks as packed bits by layer, and the values to rewind to."""
+        if self._module is not None:
+            reshard(self._module)
         masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         return {
             "reached": self._reached,
@@ -266,6 +279,13 @@ class Pruning(Callback, ABC):
             "ever_pruned": pack_masks(self._ever_pruned),
             **self._rewinding.state_dict(),
         }
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Refuse tensors that a subclass saves and that are split, because only one process writes the file."""
+        for name, value in checkpoint["callbacks"][self.state_key].items():
+            if any(map(is_split, value.values() if isinstance(value, dict) else [value])):
+                what = f"whole tensors in `{name}`, which {type(self).__name__} saves"
+                raise expected(what, "split ones", "save `tensor.full_tensor()`, and split it after loading")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; its masks are applied when `fit` starts."""
@@ -285,7 +305,9 @@ class Pruning(Callback, ABC):
         apply_masks(model, masks)
         for name, mask in masks.items():
             before = self._ever_pruned.get(name)
-            self._ever_pruned[name] = ~mask if before is None else before.to(mask.device) | ~mask
+            # those of a checkpoint are whole
+            before = None if before is None else like(part_like(before.to(mask.device), mask), mask)
+            self._ever_pruned[name] = ~mask if before is None else before | ~mask
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._weights = self.choose(pl_module)
@@ -309,6 +331,7 @@ class Pruning(Callback, ABC):
 
     def _update_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the masks of a checkpoint, or else adapt those of an earlier `fit` to weights loaded since."""
+        reshard(pl_module)
         tensors = {ref.name: ref.tensor for ref in self._weights}
         loaded, self._loaded = self._loaded, None
         kept = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
@@ -329,11 +352,10 @@ class Pruning(Callback, ABC):
         apply_masks(pl_module, masks)
         mask_averages(trainer, pl_module)
         if masks:
-            pruned = sum(int((~mask).count_nonzero()) for mask in masks.values())
-            total = sum(weight.numel() for weight in tensors.values())
+            report = sparsity_report(self._weights)
             # prune again if weights were loaded that are less sparse than this callback's state
-            if pruned < round(self._reached * total):
-                self._reached = pruned / total
+            if report.masked < round(self._reached * report.weights):
+                self._reached = report.masked / report.weights
 
 
 def pruners_of(trainer: Trainer) -> list[Pruning]:

@@ -7,17 +7,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from lit_prune.callbacks._checks import base_names, continues, refuse_sharded_parameters
+from lit_prune.callbacks._base import Callback
+from lit_prune.callbacks._checks import base_names, continues, is_model_parallel, refuse_sharded_parameters
 from lit_prune.callbacks._pruning import Pruning, pruners_of
-from lit_prune.errors import check_integer
+from lit_prune.errors import check_integer, expected
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.selection import WeightRef, weight_layers
+from lit_prune.functional.sharding import Split, local, part_like, reshard
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 
 
@@ -52,7 +54,8 @@ class SparsityMonitor(Callback):
 
     Raises:
         InputError: At construction, if `every_n_epochs` is not a positive integer; in `setup`, under strategies that
-            shard parameters; when `fit` starts, if there is no weight to watch.
+            shard parameters, except `ModelParallelStrategy` without `histograms`; when `fit` starts, if there is no
+            weight to watch.
     """
 
     def __init__(
@@ -85,7 +88,10 @@ class SparsityMonitor(Callback):
         """Check the trainer, and reset the counts unless it continues with the same model."""
         if stage != "fit":
             return
-        refuse_sharded_parameters(trainer, self)
+        refuse_sharded_parameters(trainer, self, model_parallel=True)
+        if self.histograms and is_model_parallel(trainer):
+            hint = "a histogram would need whole weights in one process; leave it out"
+            raise expected("no `histograms` under ModelParallelStrategy", self.histograms, hint)
         if not continues(trainer, pl_module, self._module):
             self._touched, self._steps = {}, []
         elif self._coverage is not None:
@@ -97,17 +103,20 @@ class SparsityMonitor(Callback):
         self._choose(trainer, pl_module)
         if self.gradient_coverage:
             self._coverage = GradientCoverage(self._weights)
-            if self._touched:
-                self._coverage.restore(self._touched)
-            self._steps += [0] * (len(trainer.optimizers) - len(self._steps))
+            self._restore(trainer)
             # after the step, because other callbacks may change gradients before it
             self._handles = [
                 optimizer.register_step_post_hook(partial(self._sample, index))
                 for index, optimizer in enumerate(trainer.optimizers)
             ]
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Continue from a checkpoint that was loaded after `on_fit_start`, as `ModelParallelStrategy` does."""
+        self._restore(trainer)
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics, and draw them to TensorBoard."""
+        reshard(pl_module)
         if self._coverage is not None:
             # in every epoch, because pruning clears the averages in optimizers
             self._coverage.update(trainer.optimizers)
@@ -154,6 +163,12 @@ class SparsityMonitor(Callback):
             self._coverage.update([optimizer])
         self._steps[index] += 1
 
+    def _restore(self, trainer: Trainer) -> None:
+        if self._coverage is not None and self._touched:
+            self._coverage.restore(self._touched)
+            self._touched = {}
+        self._steps += [0] * (len(trainer.optimizers) - len(self._steps))
+
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pruners = pruners_of(trainer)
         chosen = [pruner.choose(pl_module) for pruner in self._pruners]
@@ -172,16 +187,17 @@ class SparsityMonitor(Callback):
         """Return metrics of the weights that were pruned at any time."""
         pruned = {name: mask for pruner in self._pruners for name, mask in pruner.ever_pruned.items()}
         touched = {} if self._coverage is None else self._coverage.touched()
+        refs = [ref for ref in self._weights if ref.name in pruned]
+        masks = [part_like(pruned[ref.name].to(ref.tensor.device), ref.tensor) for ref in refs]
+        counts: list[int] = []
+        for ref, mask in zip(refs, masks, strict=True):
+            weight = local(getattr(ref.module, ref.parameter))
+            missed = mask & ~local(touched[ref.name]) if touched else mask[:0]
+            counts += [int(values.count_nonzero()) for values in (mask, weight[mask], missed)]
+        split = Split([ref.tensor for ref in refs for _ in range(3)])
+        sums = split.sums_by_weight(counts)
+        ever, alive, untouched = (sum(sums[kind::3]) for kind in range(3))
         total = sum(ref.tensor.numel() for ref in self._weights)
-        ever = alive = untouched = 0
-        for ref in self._weights:
-            if (mask := pruned.get(ref.name)) is not None:
-                weight = getattr(ref.module, ref.parameter).detach()
-                mask = mask.to(weight.device)
-                ever += int(mask.count_nonzero())
-                alive += int(weight[mask].count_nonzero())
-                if ref.name in touched:
-                    untouched += int((mask & ~touched[ref.name]).count_nonzero())
         metrics = {"sparsity/ever_pruned": ever / total, "sparsity/regrown": alive / ever if ever else 0.0}
         return metrics | ({"gradient/untouched_pruned": untouched / total} if touched else {})
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import check_epoch, continues, refuse_sharded_parameters
 from lit_prune.callbacks._holding import MaskHolder, mask_averages
 from lit_prune.callbacks._pruning import pruners_of
@@ -26,7 +27,7 @@ class PruningRemoval(Callback):
 
     Raises:
         InputError: At construction, if `epoch` is neither a non-negative integer nor "end"; in `setup`, under
-            strategies that shard parameters.
+            strategies that shard parameters, except `ModelParallelStrategy`.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -52,7 +53,7 @@ class PruningRemoval(Callback):
         """Check the trainer."""
         if stage != "fit":
             return
-        refuse_sharded_parameters(trainer, self)
+        refuse_sharded_parameters(trainer, self, model_parallel=True)
         MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
             self._done = False

@@ -8,6 +8,7 @@ import inspect
 import re
 from collections.abc import Iterator, Sequence
 from importlib import import_module
+from itertools import permutations
 
 import yaml
 
@@ -208,6 +209,9 @@ def _bad_class(key: str, details: str, found: str) -> InputError | None:
     if match := re.search(r"Expected '([^']+)' to be a subclass", details):
         found = match[1]
     hint = closest_hint(found, sorted(_subclasses(key)), "give a class name, or module.Class for your own class")
+    for package, other in permutations(("lightning.pytorch.", "pytorch_lightning.")):
+        if found.startswith(package) and _leaf(found) in _subclasses(key):
+            hint = f"did you mean `{other}{found.removeprefix(package)}`, of the same package as the model"
     return expected(f"`--{key}` to name {kind}", f"`{shorten(found)}`", hint)
 
 

@@ -17,7 +17,12 @@ _MESSAGES = [
     # a warning of Lightning 2.6 with torch 2.13 or later, which the user cannot prevent
     ".*isinstance\\(treespec, LeafSpec\\).*",
 ]
-_LOGGERS = ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed")
+_LOGGERS = (
+    "lightning.pytorch.utilities.rank_zero",
+    "lightning.fabric.utilities.seed",
+    "pytorch_lightning.utilities.rank_zero",
+    "lightning_fabric.utilities.seed",
+)
 # this warning about missing callbacks matters when a run is resumed, not when its model is evaluated
 _SCORING_MESSAGES = ["Be aware that when using `ckpt_path`"]
 

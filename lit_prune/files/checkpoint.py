@@ -29,7 +29,7 @@ _LIGHTNING_VERSIONS = ("1", "2")
 _ARCHIVE = b"PK\x03\x04"  # first bytes of a zip archive
 _FOLDER = 0x10  # attribute bit that marks a record of a zip archive as a folder
 # harmless checkpoints also contain objects of these packages, so an error lists names in other packages first
-_FAMILIAR = ("collections.", "lightning.", "numpy.", "torch.")
+_FAMILIAR = ("collections.", "lightning.", "lightning_fabric.", "numpy.", "pytorch_lightning.", "torch.")
 _GROUPS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
 
 

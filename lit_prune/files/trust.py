@@ -23,8 +23,8 @@ _BUILT = ("optimizer", "lr_scheduler")
 # the keys by which jsonargparse recognizes a class in the value of an argument
 _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
 _DEPTH, _VALUES = 20, 10_000  # limits of a group of settings: levels of nesting, number of values
-# lightning.pytorch.cli is the module that defines Lightning's `ReduceLROnPlateau`
-_MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli", re.ASCII)
+# the modules of `cli` define Lightning's `ReduceLROnPlateau`
+_MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli|pytorch_lightning\.cli", re.ASCII)
 # a harmless text: with only these characters it cannot be a class path, a YAML collection, or a path to another folder
 _WORD = re.compile(r"(\w[\w+-]{0,99})?", re.ASCII)
 

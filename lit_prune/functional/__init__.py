@@ -2,7 +2,14 @@
 
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.cropping import crop_kernels
-from lit_prune.functional.freezing import Frozen, first_layers, freeze, modules_to_freeze
+from lit_prune.functional.freezing import (
+    Frozen,
+    ScaledUpdates,
+    first_layers,
+    freeze,
+    modules_still_frozen,
+    modules_to_freeze,
+)
 from lit_prune.functional.masking import apply_masks, hold_masks, mask_gradients, mask_weights, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
 from lit_prune.functional.pruning import (
@@ -24,6 +31,7 @@ __all__ = [
     "GradientCoverage",
     "LayerSparsity",
     "RandomScore",
+    "ScaledUpdates",
     "Score",
     "SparsityReport",
     "WeightRef",
@@ -42,6 +50,7 @@ __all__ = [
     "magnitude",
     "mask_gradients",
     "mask_weights",
+    "modules_still_frozen",
     "modules_to_freeze",
     "remove_masks",
     "rewind",

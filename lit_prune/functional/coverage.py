@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from lit_prune.errors import expected
 from lit_prune.functional.optimizer_state import remembered_gradients
 from lit_prune.functional.selection import WeightRef
+from lit_prune.functional.sharding import Split, local, part_like
 
 
 class GradientCoverage:
@@ -35,6 +36,7 @@ class GradientCoverage:
         if not weights:
             raise expected("at least one weight to watch", "none", "choose them with `weight_layers`")
         self._weights = list(weights)
+        self._split = Split([ref.tensor for ref in weights])
         self._touched = [torch.zeros_like(ref.tensor, dtype=torch.bool, requires_grad=False) for ref in weights]
 
     def update(self, optimizers: Iterable[Optimizer] = ()) -> None:
@@ -43,13 +45,14 @@ class GradientCoverage:
         for ref, touched in zip(self._weights, self._touched, strict=True):
             for gradient in [ref.tensor.grad, *(memory.get(ref.tensor) for memory in memories)]:
                 if gradient is not None:
-                    touched.logical_or_(gradient)
+                    local(touched).logical_or_(local(gradient))
 
     @property
     def untouched(self) -> float:
         """Fraction of the weights that have never received a non-zero gradient."""
-        total = sum(touched.numel() for touched in self._touched)
-        return 1 - sum(int(touched.count_nonzero()) for touched in self._touched) / total
+        counts = self._split.sums_by_weight([int(local(touched).count_nonzero()) for touched in self._touched])
+        total: int = sum(self._split.sizes)
+        return 1 - sum(counts) / total
 
     def touched(self) -> dict[str, Tensor]:
         """Return a bool tensor for each layer, by name: true for weights that have received a gradient."""
@@ -69,4 +72,4 @@ class GradientCoverage:
                     "none" if theirs is None else str(tuple(theirs.shape)),
                     "resume with the model that wrote the checkpoint",
                 )
-            mine.copy_(theirs)
+            local(mine).copy_(part_like(theirs, mine))

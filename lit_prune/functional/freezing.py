@@ -1,23 +1,24 @@
 """Freeze and unfreeze parts of a model."""
 
+import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from math import ceil
 from numbers import Real
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from lit_prune.errors import check_choice, expected
-from lit_prune.functional.selection import WeightRef, as_patterns, modules_matching, weight_layers
+from lit_prune.functional.selection import WeightRef, as_patterns, is_norm, layers_with_weights, modules_matching
 
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-_INSTANCE_NORMS = (nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
-_NORMS = (*_BATCH_NORMS, *_INSTANCE_NORMS, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
-_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+# "Dropout", "DropPath", "DropBlock2d" of any library; leaky units with a random slope
+_DROPOUT = re.compile("Drop|StochasticDepth|RReLU")
 
 
 def check_selection(fraction: Any = None, layers: Any = None, by: Any = "layers") -> None:
@@ -38,30 +39,38 @@ def check_selection(fraction: Any = None, layers: Any = None, by: Any = "layers"
 
 
 def first_layers(model: nn.Module, fraction: float, by: str = "layers") -> list[WeightRef]:
-    """Find the first convolutions and linear layers ("weight layers") of a model, in the order of registration.
+    """Find the weights of a model's first layers, in the order of registration.
+
+    A layer is a module with one or several of the weights that `weight_layers` describes. Here, a weight may also be
+    computed from other parameters (parametrize, weight norm or spectral norm) or hold integers.
 
     Args:
         model: Any module.
         fraction: Fraction of the model, in (0, 1]. Floating-point error is ignored: a fraction of 0.07 of 100 layers is
             7 layers, although `ceil(0.07 * 100)` is 8.
-        by: Meaning of `fraction`: "layers" selects `ceil(fraction * L)` of the L weight layers; "parameters" selects
-            the fewest layers that hold at least this fraction of all weights.
+        by: Meaning of `fraction`: "layers" selects `ceil(fraction * L)` of the L layers; "parameters" selects the
+            fewest layers that hold at least this fraction of all weights.
 
     Returns:
-        The first weights of `weight_layers(model)`, at least one.
+        The weights of the first layers, of at least one layer.
 
     Raises:
-        InputError: If an argument cannot be used or the model has no weight layers.
+        InputError: If an argument cannot be used, if the model has no layers with weights, or, with "parameters", if a
+            weight has no values yet (lazy modules).
     """
     check_selection(fraction=fraction, by=by)
-    refs = weight_layers(model)
-    sizes = [1 if by == "layers" else ref.tensor.numel() for ref in refs]
+    layers = layers_with_weights(model)
+    if not layers:
+        raise expected(
+            f"layers with weights in {type(model).__name__}", "none", "freeze modules by name, with `layers`"
+        )
+    sizes = [1 if by == "layers" else sum(map(_count_values, refs)) for refs in layers]
     # simple fraction close to the float: 3/10 for 0.1 + 0.2, which is 0.30000000000000004
     wanted = ceil(Fraction(float(fraction)).limit_denominator(1_000_000) * sum(sizes))
     count = 1
     while sum(sizes[:count]) < wanted:
         count += 1
-    return refs[:count]
+    return [ref for refs in layers[:count] for ref in refs]
 
 
 def modules_to_freeze(
@@ -75,64 +84,164 @@ def modules_to_freeze(
 
     Args:
         model: Any module.
-        fraction: Fraction of the model to freeze: its `first_layers`. Give either `fraction` or `layers`.
+        fraction: Fraction of the model to freeze: its `first_layers` and everything else that is registered before the
+            first layer that trains, for example embeddings, normalization layers, and the class token of a transformer.
+            Give either `fraction` or `layers`.
         layers: Globs on qualified module names; everything inside a matching module is chosen too.
         by: Meaning of `fraction`: "layers" or "parameters".
-        freeze_norm: Whether to freeze norms and dropouts of `torch.nn` and their subclasses: with `fraction`, those
-            registered before the first weight layer that stays trainable; with `layers`, those that match.
+        freeze_norm: Whether to freeze normalization layers and dropouts of any library, recognised by the names of
+            their classes: `...Norm`, `...Norm2d`, `Drop...`, `StochasticDepth`.
 
     Returns:
-        Pairs of name and module, in the order of registration.
+        Pairs of name and module, in the order of registration. With `fraction`, modules that have no state and that
+        compute the same in both modes, such as `torch.nn.ReLU`, are left out.
 
     Raises:
-        InputError: If an argument is invalid, a pattern matches nothing, or the matching modules cannot be frozen.
+        InputError: If an argument is invalid, a pattern matches nothing, or the matching modules cannot be frozen:
+            lazy modules without values and `torch.jit.ScriptModule`.
     """
     check_selection(fraction, layers, by)
     if fraction is not None:
-        frozen = {ref.module for ref in first_layers(model, fraction, by)}
-        trainable = {ref.module for ref in weight_layers(model)} - frozen
-        if freeze_norm:
-            for module in model.modules():
-                if module in trainable:
-                    break
-                if isinstance(module, _NORMS + _DROPOUTS):
-                    frozen.add(module)
+        chosen = _before_the_first_that_trains(model, {ref.module for ref in first_layers(model, fraction, by)})
     else:
-        patterns = as_patterns("layers", layers or ())
-        frozen = {module for _, module in modules_matching(model, patterns)}
-        if not freeze_norm:
-            frozen = {module for module in frozen if not isinstance(module, _NORMS + _DROPOUTS)}
-        if not any(isinstance(module, _DROPOUTS) or [*module.parameters(recurse=False)] for module in frozen):
-            raise expected(
-                "`layers` to match modules that can be frozen",
-                patterns,
-                "the matching modules have no parameters; `freeze_norm=False` leaves out norms and dropouts",
-            )
-    return [(name, module) for name, module in model.named_modules() if module in frozen]
+        chosen = modules_matching(model, layers or ())
+    if not freeze_norm:
+        chosen = [(name, module) for name, module in chosen if not _is_norm_or_dropout(name, module)]
+    if not any(_has_state(module) or _is_dropout(module) for _, module in chosen):
+        raise expected(
+            "`layers` to match modules that can be frozen",
+            as_patterns("layers", layers or ()),
+            "the matching modules have no parameters; `freeze_norm=False` leaves out normalization layers and dropouts",
+        )
+    for name, module in chosen:
+        _check_can_be_frozen(name, module)
+    return chosen
+
+
+def modules_still_frozen(
+    model: nn.Module,
+    frozen: Sequence[tuple[str, nn.Module]],
+    fraction: float | None = None,
+    layers: Sequence[str] | str | None = None,
+    by: str = "layers",
+) -> list[tuple[str, nn.Module]]:
+    """Choose the modules that remain frozen when a part of the frozen modules is thawed.
+
+    Args:
+        model: Model with the modules.
+        frozen: Names and modules that are frozen now, for example from `modules_to_freeze`.
+        fraction: Fraction of the model that remains frozen.
+        layers: Globs on qualified names of modules to thaw, with everything inside them. Without `fraction` and
+            `layers`, everything is thawed.
+        by: Meaning of `fraction`: "layers" or "parameters".
+
+    Raises:
+        InputError: If an argument is invalid, a pattern matches nothing, or no frozen module would be thawed.
+    """
+    if fraction is None and layers is None:
+        return []
+    check_selection(fraction, layers, by)
+    if layers is not None:
+        thawed = {module for _, module in modules_matching(model, layers)}
+        remaining = [(name, module) for name, module in frozen if module not in thawed]
+    else:
+        kept = {module for _, module in modules_to_freeze(model, fraction, by=by)}
+        remaining = [(name, module) for name, module in frozen if module in kept]
+    if len(remaining) == len(frozen):
+        what = "every phase to thaw modules that are frozen"
+        got = f"`fraction` {fraction}" if layers is None else f"`layers` {as_patterns('layers', layers)}"
+        hint = "phases thaw from the end to the front: give a smaller `fraction`, or `layers` that are still frozen"
+        raise expected(what, f"one with {got}, which thaws none", hint)
+    return remaining
+
+
+def _before_the_first_that_trains(model: nn.Module, frozen: set[nn.Module]) -> list[tuple[str, nn.Module]]:
+    """List the modules registered before the first layer that trains; of those that contain it, only with parameters.
+
+    The parameters of a module come before its submodules: a transformer's class token is frozen with its first layer.
+    """
+    trains = next((refs[0].module for refs in layers_with_weights(model) if refs[0].module not in frozen), None)
+    chosen = []
+    for name, module in model.named_modules():
+        if module is trains:
+            break
+        contains = module is model or (trains is not None and any(inner is trains for inner in module.modules()))
+        if any(True for _ in module.parameters(recurse=False)) if contains else _depends_on_mode_or_state(module):
+            chosen.append((name, module))
+    return chosen
+
+
+def _depends_on_mode_or_state(module: nn.Module) -> bool:
+    # torch's activations, poolings and containers do not
+    return _has_state(module) or _is_dropout(module) or not type(module).__module__.startswith("torch.nn.modules")
+
+
+def _has_state(module: nn.Module) -> bool:
+    own = (*module.parameters(recurse=False), *module.buffers(recurse=False))
+    return bool(own) or hasattr(module, "_packed_params")
+
+
+def _is_dropout(module: nn.Module) -> bool:
+    return any(_DROPOUT.search(base.__name__) for base in type(module).__mro__)
+
+
+def _is_norm_or_dropout(name: str, module: nn.Module) -> bool:
+    # parametrizations, such as spectral norm, are a part of their layer
+    return (is_norm(module) or _is_dropout(module)) and "parametrizations" not in name.split(".")
+
+
+def _count_values(ref: WeightRef) -> int:
+    """Count the values of a weight, or of the largest parameter from which it is computed; 0 if it is packed."""
+    starts = (ref.parameter, f"parametrizations.{ref.parameter}.")
+    sources = [value for key, value in ref.module.named_parameters() if key.startswith(starts)]
+    if any(map(is_lazy, sources)):
+        raise _without_values(ref.name)
+    return max((value.numel() for value in sources), default=0)
+
+
+def _check_can_be_frozen(name: str, module: nn.Module) -> None:
+    if isinstance(module, torch.jit.ScriptModule):
+        hint = "script the model after training, or freeze other modules by name, with `layers`"
+        raise expected(f"an ordinary module to freeze as `{name}`", "a `torch.jit.ScriptModule`", hint)
+    if any(map(is_lazy, (*module.parameters(recurse=False), *module.buffers(recurse=False)))):
+        raise _without_values(name)
+
+
+def _without_values(name: str) -> Exception:
+    what = f"values to freeze in layer `{name}`"
+    return expected(what, "a lazy module that has no shape yet", "run one batch through the model before training")
 
 
 class Frozen:
     """Modules that are frozen until `thaw` is called.
 
     Their parameters have no gradients, so optimizers skip them. In each forward pass they compute as in evaluation
-    mode: norms use their running statistics and do not update them, dropout does nothing. Calls of `train()` or
-    `eval()` do not undo this. A module in several `Frozen` objects stays frozen until the last of them is thawed.
+    mode: normalization layers use their running statistics and do not update them, dropout does nothing, spectral norm
+    makes no power iterations. Whatever a forward pass writes into their buffers, such as the ranges of a fake
+    quantizer, is discarded. Calls of `train()` or `eval()` do not undo this. A module in several `Frozen` objects stays
+    frozen until the last of them is thawed. A module that contains parameters which train is not put into evaluation
+    mode.
 
     Args:
         modules: Modules to freeze; modules inside them are not included.
-        keep_backward: Whether to leave `requires_grad` as it is. The backward pass then still computes gradients, and
-            `drop_gradients` must be called before every optimizer step.
+        keep_backward: Whether to leave `requires_grad` as it is, or the modules for which to do so. The backward pass
+            then still computes gradients, and `drop_gradients` must be called before every optimizer step.
 
     Attributes:
         parameters: Frozen parameters.
     """
 
-    def __init__(self, modules: Iterable[nn.Module], keep_backward: bool = False) -> None:
+    def __init__(self, modules: Iterable[nn.Module], keep_backward: bool | Collection[nn.Module] = False) -> None:
         modules = list(modules)
+        kept = (modules if keep_backward else ()) if isinstance(keep_backward, bool) else keep_backward
         self.parameters = [p for module in modules for p in module.parameters(recurse=False)]
-        self._holds = [_EvalHold(module) for module in modules]
+        frozen = set(map(id, self.parameters))
+        whole = [module for module in modules if all(id(p) in frozen for p in module.parameters())]
+        self._holds = [_EvalHold(module) for module in whole]
         # parameters that the user has frozen must stay frozen after `thaw`
-        self._taken = [] if keep_backward else [p for p in self.parameters if p.requires_grad]
+        self._taken = [
+            p for module in modules if module not in kept for p in module.parameters(recurse=False) if p.requires_grad
+        ]
         for parameter in self._taken:
             parameter.requires_grad_(False)
         self.drop_gradients()
@@ -144,7 +253,7 @@ class Frozen:
             parameter.grad = None
 
     def thaw(self) -> None:
-        """Undo the freeze: gradients are computed as before, and norms and dropouts follow `training` again."""
+        """Undo the freeze: gradients are computed as before, and modules follow `training` again."""
         self.drop_gradients()
         for parameter in self._taken:
             parameter.requires_grad_(True)
@@ -183,24 +292,100 @@ def _recompile() -> None:
         torch.compiler.reset()
 
 
+class ScaledUpdates:
+    """Multiplies the updates of some parameters by a factor: they train as with the learning rate times the factor.
+
+    The optimizer needs no further parameter group. After each step, a parameter that moved from a to b is set to
+    a + factor * (b - a). For optimizers whose update is proportional to the learning rate (SGD with momentum, Adam,
+    AdamW, and most others; not LBFGS and Rprop), this is the learning rate times the factor, except for rounding. A
+    copy of these parameters is kept in memory.
+
+    Args:
+        optimizer: Optimizer whose updates are scaled.
+        parameters: Parameters with scaled updates; those that the optimizer does not update are ignored.
+        factor: Factor of the learning rate.
+
+    Example:
+        >>> weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
+        >>> optimizer = torch.optim.Adam(weights, lr=0.5)
+        >>> scaled = ScaledUpdates(optimizer, weights[1:], factor=0.5)
+        >>> sum(weights).backward()
+        >>> _ = optimizer.step()
+        >>> [round(weight.item(), 4) for weight in weights]
+        [-0.5, -0.25]
+    """
+
+    def __init__(self, optimizer: Optimizer, parameters: Iterable[nn.Parameter], factor: float) -> None:
+        self._chosen = set(map(id, parameters))
+        self._factor = factor
+        self._moving: list[Tensor] = []
+        # kept between steps, because new memory takes longer than the copy
+        self._before: list[Tensor] = []
+        self._handles = [
+            optimizer.register_step_pre_hook(self._remember),
+            optimizer.register_step_post_hook(self._scale),
+        ]
+
+    def _remember(self, optimizer: Optimizer, *_: Any) -> None:
+        every = (parameter for group in optimizer.param_groups for parameter in group["params"])
+        self._moving = [parameter.detach() for parameter in every if id(parameter) in self._chosen]
+        if len(self._moving) != len(self._before):
+            self._before = [parameter.clone() for parameter in self._moving]
+        elif self._moving:
+            torch._foreach_copy_(self._before, self._moving)
+
+    def _scale(self, *_: Any) -> None:
+        if self._moving:
+            torch._foreach_lerp_(self._moving, self._before, 1 - self._factor)
+
+    def remove(self) -> None:
+        """Scale the updates no longer."""
+        for handle in self._handles:
+            handle.remove()
+
+
 class _EvalHold:
-    """Puts a module into evaluation mode during each of its forward passes."""
+    """Lets a module compute as in evaluation mode in each of its forward passes, and keeps its buffers."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._training: list[bool] = []
+        self._module = module
+        # cuDNN has no backward pass for recurrent layers in evaluation mode; only their dropout depends on it
+        self._settings = {"dropout": 0.0} if isinstance(module, nn.RNNBase) else {"training": False}
+        # torch's own normalization layers do not write in evaluation mode
+        self._writes = not (is_norm(module) and type(module).__module__.startswith("torch.nn.modules"))
+        self._left: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
+        # entered first, so that hooks of the module, such as that of spectral norm, see evaluation mode; left in the
+        # reverse order, so that several holds are nested
         self._handles: list[RemovableHandle] = [
-            module.register_forward_pre_hook(self._enter),
-            # prepended, so that nested holds end in reverse order
-            module.register_forward_hook(self._leave, prepend=True, always_call=True),
+            module.register_forward_pre_hook(self._enter, prepend=True),
+            module.register_forward_hook(self._leave, always_call=True),
         ]
 
     def _enter(self, module: nn.Module, args: Any) -> None:
-        self._training.append(module.training)
-        module.training = False
+        settings = {key: getattr(module, key) for key in self._settings}
+        buffers = self._stored_buffers()
+        self._left.append((settings, buffers))
+        for key, value in self._settings.items():
+            setattr(module, key, value)
+        for key, buffer in buffers.items():
+            # the observers of fake quantizers run in evaluation mode too
+            module._buffers[key] = torch.zeros_like(buffer) if key == "observer_enabled" else buffer.clone()
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
-        module.training = self._training.pop()
+        settings, buffers = self._left.pop()
+        for key, value in settings.items():
+            setattr(module, key, value)
+        module._buffers.update(buffers)
+
+    def _stored_buffers(self) -> dict[str, Tensor]:
+        """Return the buffers that a forward pass might write to; those outside the state dict are caches."""
+        if not self._writes:
+            return {}
+        own, caches = self._module._buffers, self._module._non_persistent_buffers_set
+        return {key: buffer for key, buffer in own.items() if buffer is not None and key not in caches}
 
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
+        while self._left:  # a forward pass that Ctrl-C has interrupted
+            self._leave(self._module, None, None)

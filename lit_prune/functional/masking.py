@@ -19,6 +19,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lit_prune.errors import expected
 from lit_prune.functional.selection import WeightRef, averaged_modules, find_weight, torch_mask
+from lit_prune.functional.sharding import like, local, part_like, reshard
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -32,11 +33,13 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     Args:
         model: Module that contains the weights named in `masks`.
         masks: For each weight, by the name that `weight_layers` gives it, a tensor of its shape, false or zero where
-            the weight is pruned.
+            the weight is pruned. For a weight that is split between processes (DTensor), the mask may be split, too, or
+            be whole and the same in every process.
 
     Raises:
         InputError: If the model has no weight of such a name, or if a mask has another shape than the weight.
     """
+    reshard(model)
     for name, mask in masks.items():
         ref = find_weight(model, name)
         if ref is None:
@@ -71,6 +74,7 @@ def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -
     Returns:
         Qualified names of the parameters that were masked, for example "conv1.weight".
     """
+    reshard(model)
     chosen = None if weights is None else {id(ref.tensor) for ref in weights}
     removed = []
     for prefix, module in model.named_modules():
@@ -118,16 +122,14 @@ def copy_masks(model: nn.Module, target: nn.Module) -> None:
 
 def masked_parameters(module: nn.Module) -> list[str]:
     """List the masked parameters of a module without its submodules, for example ["weight"]."""
-    ours = [hook._tensor_name for hook in module._forward_pre_hooks.values() if isinstance(hook, Mask)]
     torchs = [key.removesuffix("_orig") for key in module._parameters if key.endswith("_orig")]
-    return ours + [name for name in torchs if torch_mask(module, name) is not None]
+    return [*_masks_in(module), *(name for name in torchs if torch_mask(module, name) is not None)]
 
 
 def current_mask(ref: WeightRef) -> Tensor | None:
     """Return the mask of a weight as bool, true where the weight is kept; None if it is not masked."""
-    for hook in ref.module._forward_pre_hooks.values():
-        if isinstance(hook, Mask) and hook._tensor_name == ref.parameter:
-            return hook.kept.to(ref.tensor.device)
+    if (ours := _masks_in(ref.module).get(ref.parameter)) is not None:
+        return like(ours.fit(ref.tensor).bits != 0, ref.tensor)
     mask = torch_mask(ref.module, ref.parameter)
     return None if mask is None else mask != 0
 
@@ -161,7 +163,7 @@ def hold_masks(model: nn.Module, optimizer: Optimizer) -> "HeldMasks":
 
 
 class HeldMasks:
-    """What `hold_masks` returns; `remove` ends its effect."""
+    """What `hold_masks` returns."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         mask_weights(model)
@@ -191,20 +193,17 @@ def mask_weights(model: nn.Module, optimizer: Optimizer | None = None) -> None:
 
 def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[tuple[nn.Parameter, "Mask"]]:
     """Yield masked parameters with their masks, each parameter once; of all, or of those that an optimizer updates."""
+    reshard(model)
     left = None
     if optimizer is not None:
         left = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     seen = set[int]()
     for module in model.modules():
-        for hook in module._forward_pre_hooks.values():
-            # tools that replace a layer, such as quantization, may have kept its hooks
-            if not isinstance(hook, Mask):
-                continue
-            parameter = module._parameters.get(hook._tensor_name)
-            if parameter is None or id(parameter) in seen or (left is not None and id(parameter) not in left):
-                continue
-            seen.add(id(parameter))
-            yield parameter, hook
+        for name, mask in _masks_in(module).items():
+            parameter = module._parameters.get(name)  # None if quantization has replaced the layer and kept its hooks
+            if parameter is not None and id(parameter) not in seen and (left is None or id(parameter) in left):
+                seen.add(id(parameter))
+                yield parameter, mask
 
 
 class Mask(prune.PruningContainer):
@@ -215,7 +214,8 @@ class Mask(prune.PruningContainer):
 
     Attributes:
         bits: Integers of the parameter's shape and layout, with as many bytes as its elements: all bits are set where
-            the weight is kept, none where it is pruned. "And" with them is exact for every float, NaN included.
+            the weight is kept, none where it is pruned. "And" with them is exact for every float, NaN included. Of a
+            parameter that is split between processes, only the bits of this process's part.
     """
 
     def __init__(self, module: nn.Module, name: str, kept: Tensor) -> None:
@@ -226,21 +226,23 @@ class Mask(prune.PruningContainer):
 
     def set(self, kept: Tensor) -> None:
         """Replace the mask by a bool tensor, true where the weight is kept."""
-        weight = _local(self._module.get_parameter(self._tensor_name))
+        parameter = self._module.get_parameter(self._tensor_name)
+        weight = local(parameter)
         self.bits = torch.empty_like(weight, dtype=_INTEGERS[weight.element_size()], requires_grad=False)
-        self.bits.copy_(_local(kept)).neg_()
+        self.bits.copy_(part_like(kept, parameter)).neg_()
 
-    @property
-    def kept(self) -> Tensor:
-        """The mask as bool, true where the weight is kept."""
-        return self.bits != 0
+    def fit(self, tensor: Tensor) -> "Mask":
+        """Adapt the mask to a parameter that was moved, converted or split between processes since."""
+        if self.bits.shape != local(tensor).shape and self.bits.shape == tensor.shape:
+            self.bits = part_like(self.bits, tensor)
+        if tensor.device != self.bits.device or tensor.element_size() != self.bits.element_size():
+            self.bits = self.bits.to(tensor.device, _INTEGERS[tensor.element_size()])
+        return self
 
     def clear(self, values: Tensor) -> None:
         """Set masked elements of the parameter or its gradient to zero, in place."""
-        values = _local(values)
-        if values.device != self.bits.device or values.element_size() != self.bits.element_size():
-            self.bits = self.bits.to(values.device, _INTEGERS[values.element_size()])
-        values.view(self.bits.dtype).bitwise_and_(self.bits)
+        bits = self.fit(values).bits
+        local(values).view(bits.dtype).bitwise_and_(bits)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Do nothing before a forward pass."""
@@ -259,21 +261,18 @@ class Mask(prune.PruningContainer):
         )
 
 
+def _masks_in(module: nn.Module) -> dict[str, Mask]:
+    hooks = module._forward_pre_hooks.values()
+    return {hook._tensor_name: hook for hook in hooks if isinstance(hook, Mask)}
+
+
 def _mask(module: nn.Module, name: str, kept: Tensor) -> None:
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, Mask) and hook._tensor_name == name:
-            hook.set(kept != 0)
-            break
+    mask = _masks_in(module).get(name)
+    if mask is None:
+        module.register_forward_pre_hook(mask := Mask(module, name, kept != 0))
     else:
-        hook = Mask(module, name, kept != 0)
-        module.register_forward_pre_hook(hook)
-    hook.clear(module.get_parameter(name))
-
-
-def _local(tensor: Tensor) -> Tensor:
-    """Return the values of a tensor without its history; of a sharded tensor, those that this process holds."""
-    to_local = getattr(tensor, "to_local", None)
-    return (tensor if to_local is None else to_local()).data
+        mask.set(kept != 0)
+    mask.clear(module.get_parameter(name))
 
 
 def _restore_parameter(module: nn.Module, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Clear the optimizer state of pruned or rewound weights, and read past gradients from it."""
+"""Clear what an optimizer remembers of pruned or rewound weights, and look up the averages of gradients it keeps."""
 
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer

@@ -8,9 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_prune.functional.sharding import block_of, gather, is_split, local
+
 
 def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Pack bool tensors into a form that `torch.load(weights_only=True)` loads.
+
+    Tensors that are split between processes (DTensor) are packed whole in each of them: all processes must call this,
+    and send the bits that they hold.
 
     Args:
         masks: Bool tensors of any shape and on any device, by name.
@@ -18,16 +23,27 @@ def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     Returns:
         For each name, the "shape" of the tensor, a list, and its "bits", a flat uint8 tensor on the CPU.
     """
-    return {
-        name: {"shape": list(mask.shape), "bits": torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))}
-        for name, mask in masks.items()
-    }
+    return {name: _pack(_whole(mask)) for name, mask in masks.items()}
 
 
 def unpack_masks(packed: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
-    """Undo `pack_masks`; the masks are on the CPU."""
-    masks = {}
-    for name, entry in packed.items():
-        bits = np.unpackbits(entry["bits"].cpu().numpy(), count=prod(entry["shape"])).astype(bool)
-        masks[name] = torch.from_numpy(bits).reshape(entry["shape"])
-    return masks
+    """Undo `pack_masks`; the masks are whole and on the CPU."""
+    return {name: _unpack(entry) for name, entry in packed.items()}
+
+
+def _whole(mask: Tensor) -> Tensor:
+    if not is_split(mask):
+        return mask
+    whole = torch.empty(mask.shape, dtype=torch.bool, device="cpu")
+    for block, packed in gather((block_of(mask), _pack(local(mask)))):
+        whole[block] = _unpack(packed)
+    return whole
+
+
+def _pack(mask: Tensor) -> dict[str, Any]:
+    return {"shape": list(mask.shape), "bits": torch.from_numpy(np.packbits(mask.flatten().cpu().numpy()))}
+
+
+def _unpack(packed: Mapping[str, Any]) -> Tensor:
+    bits = np.unpackbits(packed["bits"].cpu().numpy(), count=prod(packed["shape"])).astype(bool)
+    return torch.from_numpy(bits).reshape(packed["shape"])

@@ -12,14 +12,15 @@ from torch import Tensor
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
-from lit_prune.functional.threshold import mark_lowest, mark_lowest_of_each
+from lit_prune.functional.sharding import Split, like, local, part_like
+from lit_prune.functional.threshold import count_finite, mark_lowest, mark_lowest_of_each
 
 Score = Callable[[Sequence[Tensor]], Iterable[Tensor]]
 """Function that returns scores for a list of weights, in tensors of the same shapes; the lowest are pruned first.
 
 It receives the parameters themselves, so that it can read `weight.grad`, and is called under `torch.no_grad`. Scores of
-weights that are masked already are ignored. To save memory it is called twice, so it must return the same scores both
-times; it may `yield` them one by one.
+weights that are masked already are ignored. To save memory it may `yield` the scores one by one. For weights that are
+split between processes (DTensor), scores may be split likewise, or whole and the same in every process.
 """
 
 
@@ -89,7 +90,7 @@ def global_masks(
     check_amount(amount)
     check_max_layer_sparsity(max_layer_sparsity)
     candidates = _Candidates.of(weights)
-    sizes, left = candidates.sizes, candidates.left
+    sizes, left = candidates.split.sizes, candidates.left
     room = left
     if max_layer_sparsity is not None:
         least = [size - math.floor(max_layer_sparsity * size) for size in sizes]
@@ -99,7 +100,8 @@ def global_masks(
         return candidates.masks()
     if wanted > sum(room):
         raise _no_room(amount, max_layer_sparsity)
-    marks = mark_lowest(lambda: candidates.scores(score), room, wanted)
+    limits = [None if most == count else most for most, count in zip(room, left, strict=True)]
+    marks = mark_lowest([*candidates.scores(score)], limits, wanted, candidates.split)
     return candidates.masks_without(marks, "limit `max_layer_sparsity`, or leave the layer out with `exclude`")
 
 
@@ -121,11 +123,11 @@ def local_masks(weights: Sequence[WeightRef], amount: float, score: Score = magn
     """
     check_amount(amount)
     candidates = _Candidates.of(weights)
-    counts = zip(candidates.sizes, candidates.left, strict=True)
+    counts = zip(candidates.split.sizes, candidates.left, strict=True)
     wanted = [max(0, round(amount * size) - (size - left)) for size, left in counts]
     if not any(wanted):
         return candidates.masks()
-    marks = mark_lowest_of_each(candidates.scores(score), wanted)
+    marks = mark_lowest_of_each(candidates.scores(score), wanted, candidates.split)
     return candidates.masks_without(marks, "leave the layer out with `exclude`")
 
 
@@ -161,53 +163,66 @@ class _Candidates:
     """Weights to choose from, by layer."""
 
     weights: Sequence[WeightRef]
-    kept: Sequence[Tensor | None]  # current masks
-    sizes: Sequence[int]  # number of weights
-    left: Sequence[int]  # number of weights that are not pruned yet
+    split: Split
+    kept: Sequence[Tensor | None]  # current masks, of the part that this process holds
+    left: Sequence[int]  # number of weights that are not pruned yet, in all processes
 
     @classmethod
     def of(cls, weights: Sequence[WeightRef]) -> "_Candidates":
         if not weights:
             raise expected("at least one weight to prune", "none", "choose them with `weight_layers`")
-        for ref in weights:
-            # `aminmax` returns NaN if there is one, and is faster than `isfinite` for all elements
-            if ref.tensor.numel() and not all(end.isfinite() for end in torch.aminmax(ref.tensor.detach())):
+        split = Split([ref.tensor for ref in weights])
+        parts = [local(ref.tensor) for ref in weights]
+        # `aminmax` returns NaN if there is one, and is faster than `isfinite` for all elements
+        bad = [part.numel() > 0 and not all(end.isfinite() for end in torch.aminmax(part)) for part in parts]
+        for ref, found in zip(weights, split.sums(bad), strict=True):
+            if found:
                 what = f"the weight of layer `{ref.name}` to be finite"
                 raise expected(what, "NaN or infinity", "training diverged; try a lower learning rate")
-        kept = [current_mask(ref) for ref in weights]
-        sizes = [ref.tensor.numel() for ref in weights]
-        left = [size if mask is None else int(mask.count_nonzero()) for size, mask in zip(sizes, kept, strict=True)]
-        return cls(weights, kept, sizes, left)
+        kept = [None if (mask := current_mask(ref)) is None else local(mask) for ref in weights]
+        present = [
+            part.numel() if mask is None else int(mask.count_nonzero()) for part, mask in zip(parts, kept, strict=True)
+        ]
+        return cls(weights, split, kept, split.sums_by_weight(present))
 
     def scores(self, score: Score) -> Iterator[Tensor]:
-        """Yield the scores of the weights that are not pruned yet, flat, one layer after the other."""
+        """Yield the scores of one layer after the other, flat; infinite where weights are pruned already."""
         tensors = [ref.tensor for ref in self.weights]
         # NumPy does not support bfloat16; float32 represents half precision exactly
         dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
-        for ref, mask, scores in zip(self.weights, self.kept, score(tensors), strict=True):
+        for index, (ref, scores) in enumerate(zip(self.weights, score(tensors), strict=True)):
             if scores.shape != ref.tensor.shape:
                 raise expected(
                     f"scores of shape {tuple(ref.tensor.shape)} for layer `{ref.name}`",
                     str(tuple(scores.shape)),
                     "return one score for each weight",
                 )
-            values = scores.detach().flatten() if mask is None else scores.detach()[mask]
-            yield values.to(dtype)
+            mask, values = self.kept[index], part_like(scores, ref.tensor).to(dtype)
+            if mask is not None:
+                values = values.masked_fill(~mask, math.inf)
+            values = values.flatten()
+            finite = count_finite(values) if self.split.counted[index] else 0
+            if self.split.sums([finite]) != [self.left[index]]:
+                raise expected("finite scores", "NaN or infinity", "check the function that computes them")
+            yield values
 
     def masks(self) -> dict[str, Tensor]:
         """Return the current masks."""
         return {
-            ref.name: torch.ones_like(ref.tensor, dtype=torch.bool) if mask is None else mask
+            ref.name: like(torch.ones_like(local(ref.tensor), dtype=torch.bool) if mask is None else mask, ref.tensor)
             for ref, mask in zip(self.weights, self.kept, strict=True)
         }
 
     def masks_without(self, marks: Iterable[Tensor], hint: str) -> dict[str, Tensor]:
-        """Return the current masks without the marked weights; `marks` leaves out weights that are pruned already."""
-        masks = {}
-        for ref, mask, count, marked in zip(self.weights, self.kept, self.left, marks, strict=True):
-            keep = ~marked
-            masks[ref.name] = keep.view(ref.tensor.shape) if mask is None else mask.masked_scatter(mask, keep)
-            if count and not keep.any():
+        """Return the current masks without the marked weights."""
+        masks, left = {}, []
+        for ref, mask, marked in zip(self.weights, self.kept, marks, strict=True):
+            keep = ~marked.view(local(ref.tensor).shape)
+            keep = keep if mask is None else keep & mask
+            left.append(int(keep.count_nonzero()))
+            masks[ref.name] = like(keep, ref.tensor)
+        for ref, before, after in zip(self.weights, self.left, self.split.sums_by_weight(left), strict=True):
+            if before and not after:
                 warnings.warn(
                     f"Layer `{ref.name}` is about to become entirely zero, so that nothing passes through it any more. "
                     f"HINT: {hint}.",

@@ -13,13 +13,15 @@ from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from lit_prune.errors import InputError, expected
+from lit_prune.functional.sharding import reshard
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
 
 # "weight", "in_proj_weight", "weight_ih_l0", but not "weights_scale"
 SAYS_WEIGHT = re.compile(r"(^|_)weight(_|$)")
-_NORM_OR_EMBEDDING = re.compile(r"(Norm(\dd)?|Embeddings?|EmbeddingBag)$")
+_NORM = re.compile(r"Norm(\dd)?$")
+_EMBEDDING = re.compile(r"(Embeddings?|EmbeddingBag)$")
 
 
 class WeightRef(NamedTuple):
@@ -86,6 +88,7 @@ def weight_layers(
             modules), has no real floating-point numbers (integer, packed or complex), is computed from other parameters
             (`torch.nn.utils.parametrize`, weight or spectral norm), or is part of a `torch.jit.ScriptModule`.
     """
+    reshard(model)
     candidates = _by_parameter(model, parameters)
     if layers is not None:
         chosen = set[nn.Module]()
@@ -135,6 +138,18 @@ def averaged_modules(model: nn.Module) -> set[nn.Module]:
     """Return each `torch.optim.swa_utils.AveragedModel` inside a model, with all modules in it."""
     averages = [module for module in model.modules() if isinstance(module, AveragedModel) and module is not model]
     return {inner for average in averages for inner in average.modules()}
+
+
+def layers_with_weights(model: nn.Module) -> list[list[WeightRef]]:
+    """Group the weights of a model by module, in the order of registration, also weights that cannot be pruned.
+
+    These are the weights of `weight_layers`, and those that it refuses: lazy ones, integers, weights that are computed
+    from other parameters.
+    """
+    layers: dict[nn.Module, list[WeightRef]] = {}
+    for refs in _by_parameter(model, None):
+        layers.setdefault(refs[0].module, []).append(refs[0])
+    return list(layers.values())
 
 
 def find_weight(model: nn.Module, name: str) -> WeightRef | None:
@@ -209,7 +224,7 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
         for name in names:
             bare = names == ["weight"] and not prefix.endswith(".weight")
             label = prefix if bare else f"{prefix}.{name}".removeprefix(".")
-            # a weight that is computed is no parameter
+            # a computed weight is not a parameter
             groups.setdefault(id(own.get(name, module)), []).append(WeightRef(label, module, name))
         if patterns is None and _is_norm_or_embedding(module):
             dropped.update(map(id, module.parameters(recurse=False)))
@@ -226,7 +241,7 @@ def weight_names(module: nn.Module) -> list[str]:
     computed = [name for name in getattr(module, "parametrizations", ()) if SAYS_WEIGHT.search(name)]
     if not computed and "weight" not in own and ("weight_v" in own or isinstance(module, WEIGHT_LAYERS)):
         computed = ["weight"] if isinstance(getattr(module, "weight", None), Tensor) else []
-    if hasattr(module, "_packed_params"):  # of quantized layers
+    if _is_packed(module):
         computed = ["weight"]
     if computed:
         return computed
@@ -247,8 +262,18 @@ def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
     return {masked.get(key, key): value for key, value in own}
 
 
+def is_norm(module: nn.Module) -> bool:
+    """Return whether a module is a norm of any library: whether its class or a base class is called `...Norm`."""
+    return any(_NORM.search(base.__name__) for base in type(module).__mro__)
+
+
 def _is_norm_or_embedding(module: nn.Module) -> bool:
-    return any(_NORM_OR_EMBEDDING.search(base.__name__) for base in type(module).__mro__)
+    return is_norm(module) or any(_EMBEDDING.search(base.__name__) for base in type(module).__mro__)
+
+
+def _is_packed(module: nn.Module) -> bool:
+    """Return whether a module is a quantized layer, whose weight is a method; its container of values has none."""
+    return hasattr(module, "_packed_params") and callable(getattr(module, "weight", None))
 
 
 def _check_values(ref: WeightRef) -> None:
@@ -256,7 +281,7 @@ def _check_values(ref: WeightRef) -> None:
     hint = "leave the layer out with `exclude`"
     if isinstance(ref.module, torch.jit.ScriptModule):
         raise expected(f"layer `{ref.name}` to be an ordinary module", "a `torch.jit.ScriptModule`", hint)
-    if hasattr(ref.module, "_packed_params"):
+    if _is_packed(ref.module):
         raise expected(f"floating-point values in layer `{ref.name}`", f"a packed {type(ref.module).__name__}", hint)
     tensor: Any = ref.tensor
     if is_lazy(tensor):

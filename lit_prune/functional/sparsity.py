@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
+from torch import Tensor
 
 from lit_prune.errors import expected
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
+from lit_prune.functional.sharding import Split, local
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,19 @@ class SparsityReport:
 
 
 def sparsity_report(weights: Sequence[WeightRef]) -> SparsityReport:
-    """Count the zeros in weights, for example those of `weight_layers`; masked weights are zeros too."""
-    layers = []
-    with torch.no_grad():
-        for ref in weights:
-            mask = current_mask(ref)
-            effective = getattr(ref.module, ref.parameter)  # masked, also if `torch.nn.utils.prune` masks it
-            zeros = effective.numel() - int(effective.count_nonzero())
-            masked = 0 if mask is None else mask.numel() - int(mask.count_nonzero())
-            layers.append(LayerSparsity(ref.name, effective.numel(), zeros, masked))
-    return SparsityReport(tuple(layers))
+    """Count the zeros in weights, for example those of `weight_layers`; masked weights are zeros too.
+
+    If weights are split between processes, all processes must call this, and all receive the same counts.
+    """
+    effective = [getattr(ref.module, ref.parameter) for ref in weights]  # masked, also by `torch.nn.utils.prune`
+    masks = [current_mask(ref) for ref in weights]
+    split = Split(effective)
+    zeros = split.sums_by_weight([count_zeros(local(weight)) for weight in effective])
+    masked = split.sums_by_weight([0 if mask is None else count_zeros(local(mask)) for mask in masks])
+    names = [ref.name for ref in weights]
+    return SparsityReport(tuple(map(LayerSparsity, names, split.sizes, zeros, masked)))
+
+
+def count_zeros(values: Tensor) -> int:
+    """Count the elements of a tensor that are zero or false."""
+    return values.numel() - int(values.count_nonzero())

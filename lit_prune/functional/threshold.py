@@ -1,7 +1,6 @@
-"""Find the lowest scores over all layers or in each layer, fast and with little memory."""
+"""Find the lowest scores over all layers or in each layer, in one process or in several, with little memory."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import chain
+from collections.abc import Iterable, Iterator, Sequence
 from math import inf, sqrt
 from typing import Any
 
@@ -9,121 +8,178 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lit_prune.errors import expected
+from lit_prune.functional.sharding import Split
 
-_STRIDE = 97
+_STRIDE = 97  # from one element of a sample to the next
+_BITS = 12  # bits of the keys that one histogram resolves
+_CHUNK = 1 << 20  # number of keys in memory at a time
+_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
+_INFINITY = {torch.float32: 0x7F80_0000, torch.float64: 0x7FF0_0000_0000_0000}  # its key
 
 
-def mark_lowest(scores: Callable[[], Iterable[Tensor]], room: Sequence[int], wanted: int) -> Iterator[Tensor]:
+def mark_lowest(scores: list[Tensor], limits: Sequence[int | None], wanted: int, split: Split) -> Iterator[Tensor]:
     """Mark the lowest scores over all layers.
 
-    Ties are broken by the order of the layers and, within a layer, of its elements.
+    Ties are broken by the order of the layers and, within a layer, of the elements of the whole weight.
 
     Args:
-        scores: Function that returns the scores of each layer, flat, all float32 or all float64. It is called twice, so
-            that only one copy of all scores is in memory.
-        room: Largest number of scores to mark in each layer.
-        wanted: Number of scores to mark in total, from 1 to the sum of `room`.
+        scores: Scores of each layer, or of the part that this process holds: flat, all float32 or all float64, without
+            NaN. Infinite scores are never marked. The list is emptied, to free memory early.
+        limits: Largest number of scores to mark in each layer; None sets no limit.
+        wanted: Number of scores to mark in total, from 1 to as many as are finite and within the limits.
+        split: How the layers are divided between processes.
 
     Yields:
         For each layer a bool tensor that is true for the lowest scores.
-
-    Raises:
-        InputError: If a score is NaN or infinite.
     """
-    # of a layer with less room than scores, only the lowest scores can be marked
-    pool = _concatenate(
-        (
-            values if most == len(values) else values[_mark_own_lowest(values, most)]
-            for values, most in zip(scores(), room, strict=True)
-        ),
-        sum(room),
-    )
-    _check_finite(pool)
-    threshold, ties = kth_smallest(pool, wanted)
-    del pool
-    for values, most in zip(scores(), room, strict=True):
+    for index, most in enumerate(limits):
+        if most is not None:
+            # only the lowest scores of this layer can be marked, so the others do not count
+            scores[index] = scores[index].masked_fill(~_mark_own_lowest(scores[index], most, split, index), inf)
+    counted = [values if split.counted[index] else values[:0] for index, values in enumerate(scores)]
+    threshold, ties = kth_smallest(counted, wanted, split)
+    del counted
+    for index in range(len(scores)):
+        values = scores.pop(0)
         marked = values < threshold
-        below = int(marked.count_nonzero())
-        if below > most:
-            marked = _mark_own_lowest(values, most)
-        elif ties:
-            tied = (values == threshold).nonzero().flatten()[: min(ties, most - below)]
-            marked[tied] = True
-            ties -= len(tied)
+        if ties:
+            ties -= _mark_first(marked, values == threshold, ties, split, index)
         yield marked
 
 
-def mark_lowest_of_each(scores: Iterable[Tensor], wanted: Sequence[int]) -> Iterator[Tensor]:
-    """Mark the lowest scores of each layer; ties are broken by the order of its elements.
+def mark_lowest_of_each(scores: Iterable[Tensor], wanted: Sequence[int], split: Split) -> Iterator[Tensor]:
+    """Mark the lowest scores of each layer; ties are broken by the order of the elements of the whole weight.
 
     Args:
-        scores: Scores of each layer, flat, float32 or float64.
-        wanted: Number of scores to mark in each layer, at most as many as it has.
+        scores: Scores of each layer, as in `mark_lowest`.
+        wanted: Number of scores to mark in each layer, at most as many as are finite.
+        split: How the layers are divided between processes.
 
     Yields:
         For each layer a bool tensor that is true for its lowest scores.
-
-    Raises:
-        InputError: If a score is NaN or infinite.
     """
-    for values, most in zip(scores, wanted, strict=True):
-        _check_finite(values)
-        yield _mark_own_lowest(values, most)
+    for index, (values, count) in enumerate(zip(scores, wanted, strict=True)):
+        yield _mark_own_lowest(values, count, split, index)
 
 
-def kth_smallest(values: Tensor, k: int) -> tuple[float, int]:
+def kth_smallest(parts: Sequence[Tensor], k: int, split: Split | None = None) -> tuple[float, int]:
     """Find the k-th smallest value exactly, and how many values equal to it are among the k smallest.
 
-    A small sample brackets the value, so that only a few values need sorting (Floyd & Rivest, "Expected time bounds for
-    selection", 1975). Only the running time depends on the sample, not the result.
+    Values are compared as integers, their keys, that have the same order. Histograms of keys, summed over the
+    processes, narrow the value down to one key. Those of a small sample come first, so that only few values need keys
+    (Floyd & Rivest, "Expected time bounds for selection", 1975). Only the running time depends on the sample.
 
     Args:
-        values: Flat tensor on any device, float32 or float64, without NaN. It is not changed.
-        k: Rank, from 1 to the number of values.
+        parts: Values that this process counts: flat tensors, all float32 or all float64, without NaN.
+        k: Rank, from 1 to the number of values in all processes.
+        split: Sums counts over the processes. None if this process has all values.
     """
-    on_cpu = values.device.type == "cpu"
-    # NumPy's sorting and counting are several times faster than torch's on a CPU
-    array: Any = values.numpy() if on_cpu else values
-    count: Callable[[Any], Any]
-    sort, count = (np.sort, np.count_nonzero) if on_cpu else (torch.msort, torch.count_nonzero)
+    split = split or Split()
+    dtype, highest = parts[0].dtype, _INFINITY[parts[0].dtype]
+    sample = [*_keys([torch.cat([part[::_STRIDE].to(parts[0].device) for part in parts])])]
+    size, sampled = split.sums([sum(map(len, parts)), sum(map(len, sample))])
+    rank, margin = k * sampled // size, 2 + int(5 * sqrt(sampled * (k / size) * (1 - k / size)))
+    first, last, low, high = rank - margin, rank + margin, -highest, highest
+    for _ in range(3):
+        low, high, passed = _narrow(sample, first, last, low, high, split)
+        first, last = first - passed, last - passed
 
-    sample = sort(array[::_STRIDE])
-    share = k / len(array)
-    rank = int(share * len(sample))
-    margin = 2 + int(5 * sqrt(len(sample) * share * (1 - share)))
-    low = float(sample[rank - margin]) if rank >= margin else -inf
-    high = float(sample[rank + margin]) if rank + margin < len(sample) else inf
-    below = int(count(array < low))
-    band = array[(array >= low) & (array <= high)]
-    if not below < k <= below + len(band):
-        below, band = 0, array
-    band = sort(band)
-    value = float(band[k - 1 - below])
-    less: Any = band < value
-    return value, k - below - int(count(less))
-
-
-def _check_finite(values: Tensor) -> None:
-    if values.numel() and not all(end.isfinite() for end in torch.aminmax(values)):
-        raise expected("finite scores", "NaN or infinity", "check the function that computes them")
+    limits = _value(low, dtype), _value(high, dtype)
+    below, band = zip(*[_between(part, *limits) for part in parts], strict=True)
+    before, between = split.sums([sum(below), sum(map(len, band))])
+    if not before < k <= before + between:
+        before, band, low, high = 0, tuple(parts), -highest, highest
+    rank = k - 1 - before
+    while low < high:
+        low, high, passed = _narrow(_keys(band), rank, rank, low, high, split)
+        rank -= passed
+    return _value(low, dtype), rank + 1
 
 
-def _concatenate(parts: Iterator[Tensor], total: int) -> Tensor:
-    """Join tensors one at a time; `torch.cat` would need all of them and the result in memory."""
-    first = next(parts)
-    joined = first.new_empty(total)
-    end = 0
-    for part in chain([first], parts):
-        joined[end : end + len(part)] = part
-        end += len(part)
-    return joined
+def count_finite(values: Tensor) -> int:
+    """Count the values that are neither NaN nor infinite."""
+    if values.device.type != "cpu":
+        return int(values.isfinite().count_nonzero())
+    # NumPy's counting and indexing are several times faster than torch's on a CPU
+    return int(np.count_nonzero(np.isfinite(values.numpy())))
 
 
-def _mark_own_lowest(values: Tensor, wanted: int) -> Tensor:
+def _mark_own_lowest(values: Tensor, wanted: int, split: Split, index: int) -> Tensor:
     if wanted == 0:
         return torch.zeros_like(values, dtype=torch.bool)
-    threshold, ties = kth_smallest(values, wanted)
+    threshold, ties = kth_smallest([values if split.counted[index] else values[:0]], wanted, split)
     marked = values < threshold
-    marked[(values == threshold).nonzero().flatten()[:ties]] = True
+    _mark_first(marked, values == threshold, ties, split, index)
     return marked
+
+
+def _mark_first(marked: Tensor, tied: Tensor, most: int, split: Split, index: int) -> int:
+    """Mark the first tied elements of a layer, at most so many; return their number in all processes."""
+    elements = tied.nonzero().flatten()
+    (number,) = split.sums([len(elements) if split.counted[index] else 0])
+    if number > most and split.is_whole:
+        elements = elements[:most]
+    elif number > most:
+        positions = split.positions(index, elements)
+        counted = positions if split.counted[index] else positions[:0]
+        low, high, rank = 0, split.sizes[index] - 1, most - 1
+        while low < high:
+            low, high, passed = _narrow(torch.split(counted, _CHUNK), rank, rank, low, high, split)
+            rank -= passed
+        elements = elements[positions <= low]
+    marked[elements] = True
+    return min(number, most)
+
+
+def _narrow(keys: Iterable[Tensor], first: int, last: int, low: int, high: int, split: Split) -> tuple[int, int, int]:
+    """Narrow an interval of keys, in which keys of given ranks are.
+
+    Args:
+        keys: Keys that this process counts; those outside of the interval are ignored.
+        first: Rank of the lowest key to keep, from 0, among the keys of all processes in the interval. If it is
+            negative, the lower end of the interval stays as it is.
+        last: Rank of the highest key to keep; if there are fewer keys, the upper end stays as it is.
+        low: Lower end of the interval.
+        high: Upper end of the interval.
+        split: Sums counts over the processes.
+
+    Returns:
+        The new ends, and how many keys are between the old lower end and the new one.
+    """
+    shift = max(0, (high - low).bit_length() - _BITS)
+    base, bins = low >> shift, (high >> shift) - (low >> shift) + 1
+    counts = torch.zeros(bins, dtype=torch.int64, device="cpu")
+    for chunk in keys:
+        # one bin more at each end, for keys outside: where an interval ends, a bin ends
+        place = (chunk >> shift).sub_(base - 1).clamp_(0, bins + 1)
+        counts += torch.bincount(place, minlength=bins + 2)[1:-1].to(counts.device)
+    ends = split.total(counts).numpy().cumsum()
+    start, stop = map(int, np.searchsorted(ends, (first, last), side="right"))
+    passed = int(ends[start - 1]) if start else 0
+    return max(low, (base + start) << shift), min(high, ((base + stop + 1) << shift) - 1), passed
+
+
+def _keys(parts: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Yield values as integers of the same order, some at a time."""
+    for part in parts:
+        for values in torch.split(part, _CHUNK):
+            # the bits of floats without a sign are in order; -0.0 has the key of 0.0
+            bits = values.abs().view(_INTEGERS[values.dtype]).long()
+            yield torch.where(values < 0, -bits, bits)
+
+
+def _value(key: int, dtype: torch.dtype) -> float:
+    value = torch.tensor(abs(key), dtype=_INTEGERS[dtype], device="cpu").view(dtype).item()
+    return value if key >= 0 else -value
+
+
+def _between(values: Tensor, low: float, high: float) -> tuple[int, Tensor]:
+    """Return how many values are lower than an interval, and those that are inside."""
+    if values.device.type != "cpu":
+        inside = values >= low
+        return len(values) - int(inside.count_nonzero()), values[inside & (values <= high)]
+    array: Any = values.numpy()
+    reached = array >= low
+    below = len(array) - int(np.count_nonzero(reached))
+    reached &= array <= high
+    return below, torch.from_numpy(array[reached])

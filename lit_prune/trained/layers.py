@@ -202,7 +202,7 @@ def _count_flops(
 
 
 def _frozen_modules(network: Network) -> set[str] | None:
-    """Return the names of the frozen modules; None if the file does not list them."""
+    """Return the names of the modules that were frozen; None if the network's file does not tell."""
     frozen = network.content.get(FROZEN_KEY)
     if isinstance(frozen, list):
         return {name for name in frozen if isinstance(name, str)}

@@ -102,8 +102,9 @@ def save_network(network: Network, model: nn.Module, path: str | Path, **changes
     """
     old = network.content
     hyper_parameters = dict(old.get("hyper_parameters") or {})
-    if not hyper_parameters and isinstance(model, LightningModule):
-        hyper_parameters = {n: v for n, v in model.hparams.items() if not n.startswith("_") and not callable(v)}
+    hparams: Any = getattr(model, "hparams", {})
+    if not hyper_parameters:
+        hyper_parameters = {n: v for n, v in hparams.items() if not n.startswith("_") and not callable(v)}
     content: dict[str, Any] = {
         "pytorch-lightning_version": old.get("pytorch-lightning_version", lightning.__version__),
         "epoch": old.get("epoch", 0),
@@ -177,7 +178,7 @@ def _build_custom(name: str, kind: type, content: Mapping[str, Any], settings: S
     model = {"class_path": name, "init_args": dict(arguments)}
     check_stored_settings({"model": model}, {"model": {"class_path": name}}, path)
     parser = CommandParser(prog="lit-prune")
-    parser.add_subclass_arguments(LightningModule, "model", required=True)
+    parser.add_subclass_arguments(kind, "model", required=True)
     with one_sentence_errors([f"--model={name}"]):
         config = parser.parse_object({"model": model})
     try:
@@ -197,7 +198,8 @@ def _import_class(name: str) -> type[LightningModule]:
         found = getattr(import_module(module), attribute) if module else None
     except Exception as error:  # a custom module may raise anything
         found = error
-    if not isinstance(found, type) or not issubclass(found, LightningModule):
+    # by name, because `lightning.pytorch` and `pytorch_lightning` have one class each
+    if not isinstance(found, type) or all(base.__name__ != "LightningModule" for base in found.__mro__):
         reason = f" ({one_line(found)})" if isinstance(found, Exception) else ""
         raise expected(
             "`--model` to name a subclass of LightningModule",

@@ -4,20 +4,21 @@ import os
 from pathlib import Path
 from typing import Any
 
-from lightning.fabric.plugins import TorchCheckpointIO
-
 from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import read_checkpoint, save
 from lit_prune.training.run_folder import LAST, PREVIOUS
 
 
-class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes each checkpoint to a temporary file, then renames it; a run killed meanwhile keeps its last checkpoint."""
+class AtomicCheckpointIO:
+    """Writes each checkpoint to a temporary file, then renames it; a run killed meanwhile keeps its last checkpoint.
+
+    The plugin of a Trainer has a second base class, the `TorchCheckpointIO` of the Trainer's package, for URLs.
+    """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Write a checkpoint to a file; if the path is a URL, Lightning writes it."""
         if "://" in str(path) or storage_options is not None:
-            super().save_checkpoint(checkpoint, path, storage_options)
+            super().save_checkpoint(checkpoint, path, storage_options)  # type: ignore[misc]
             return
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,14 +32,14 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     ) -> dict[str, Any]:
         """Read and check a checkpoint, always with `weights_only=True`, so that no code stored in the file runs."""
         if "://" in str(path):
-            loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)
+            loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)  # type: ignore[misc]
             return loaded
         return read_checkpoint(path)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a checkpoint, but no other file: the path may come from an untrusted checkpoint."""
         if "://" in str(path):
-            super().remove_checkpoint(path)
+            super().remove_checkpoint(path)  # type: ignore[misc]
         elif Path(path).suffix == ".ckpt" and Path(path).is_file():
             Path(path).unlink()
 

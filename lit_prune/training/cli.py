@@ -3,13 +3,14 @@
 import os
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_prune.cli.configs import find_config
@@ -26,6 +27,7 @@ from lit_prune.training.callbacks import SaveRunConfig
 from lit_prune.training.custom_classes import find_custom_classes
 from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.options import add_fit_options, add_options, make_parser
+from lit_prune.training.packages import adapt_data, find_package, import_from, package_of
 from lit_prune.training.precedence import apply_stored_settings, collect_settings
 from lit_prune.training.resuming import Checkpoint, insert_run_config
 from lit_prune.training.run import Run, check_options, prune_and_score
@@ -70,15 +72,18 @@ class TrainingCLI(LightningCLI):
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
-        self._custom_model, custom_data = find_custom_classes(self._argv)
+        model, data = find_custom_classes(self._argv)
+        self._custom_model = model is not None
+        self._package = find_package(model)
         with ExitStack() as resources:
-            self._run = Run(self._argv[0], folder, stopping, resources)
+            self._run = Run(self._argv[0], self._package, folder, stopping, resources)
             super().__init__(
-                LightningModule if self._custom_model else LitResNet18,
-                LightningDataModule if custom_data else CIFAR10DataModule,
-                subclass_mode_model=self._custom_model,
-                subclass_mode_data=custom_data,
+                LitResNet18 if model is None else import_from(self._package, "LightningModule"),
+                CIFAR10DataModule if data is None else import_from(find_package(data), "LightningDataModule"),
+                subclass_mode_model=model is not None,
+                subclass_mode_data=data is not None,
                 save_config_callback=SaveRunConfig,
+                trainer_class=import_from(self._package, "Trainer"),
                 trainer_defaults=TRAINER_DEFAULTS,
                 seed_everything_default=0,
                 parser_kwargs={"prog": "lit-prune"},
@@ -134,6 +139,15 @@ class TrainingCLI(LightningCLI):
             self.config[command].name = name
         check_options(self.config[command])
 
+    def _add_instantiators(self) -> None:
+        # `save_hyperparameters` of each class asks its own package for the options
+        classes: dict[str, Any] = {"model": self._model_class, "data": self._datamodule_class}
+        instantiators = [
+            (import_from(package_of(kind), "cli._InstantiatorFn")(self, group), kind, True)
+            for group, kind in classes.items()
+        ]
+        self.parser.instantiate_classes = partial(self.parser.instantiate, instantiators=instantiators)
+
     def instantiate_classes(self) -> None:
         """Build model, data and Trainer; if a class rejects its arguments, raise a one-sentence `InputError`."""
         config = self.config[self.subcommand]
@@ -152,6 +166,7 @@ class TrainingCLI(LightningCLI):
                 found = found.split(". ")[0]  # Lightning's other sentences address authors of callbacks
             what = "arguments that the model, the data and the Trainer accept"
             raise expected(what, found, "`--help` lists the arguments") from error
+        self.datamodule = adapt_data(self.datamodule, self._package)
         self._run.load_weights(self.model, config.get("init_from"))
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:

@@ -1,8 +1,8 @@
-"""Find out whether a command uses a custom model or data module, whose arguments become options of the command."""
+"""Find out which custom model or data module a command uses; their arguments become options of the command."""
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -13,8 +13,8 @@ from lit_prune.errors import InputError
 from lit_prune.files.yaml import load_yaml
 
 
-def find_custom_classes(argv: Sequence[str]) -> tuple[bool, bool]:
-    """Find out whether the options or the configurations name a custom model class or a custom data class.
+def find_custom_classes(argv: Sequence[str]) -> tuple[str | None, str | None]:
+    """Find the custom model class and the custom data class that the options or the configurations name.
 
     If they do, add the current folder to `sys.path`, as `python -m` does, so that the class can be imported.
 
@@ -22,32 +22,37 @@ def find_custom_classes(argv: Sequence[str]) -> tuple[bool, bool]:
         argv: The command and its options.
 
     Returns:
-        Two booleans: whether a model class is named, and whether a data class is named.
+        Two class paths as given, that of the model and that of the data module; None for a default class.
 
     Raises:
         InputError: If a configuration does not exist, or is unsafe to load.
     """
-    configs = [_read(value) for value in _values(argv)]
-    model, data = (_is_chosen(group, argv, configs) for group in ("model", "data"))
-    if (model or data) and os.getcwd() not in sys.path:
+    chosen: dict[str, str | None] = {"model": None, "data": None}
+    for option, value in _options(argv):
+        config = _read(value) if option in ("-c", "--config") and value else None
+        for group in chosen:
+            if option in (f"--{group}", f"--{group}.class_path"):
+                chosen[group] = value
+            elif isinstance(config, dict) and (path := _class_path(config.get(group))) is not None:
+                chosen[group] = path
+    if any(path is not None for path in chosen.values()) and os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
-    return model, data
+    return chosen["model"], chosen["data"]
 
 
-def _is_chosen(group: str, argv: Sequence[str], configs: Sequence[Any]) -> bool:
-    options = (f"--{group}", f"--{group}.class_path")
-    if any(word.split("=")[0] in options for word in argv):
-        return True
-    groups = [config.get(group) for config in configs if isinstance(config, dict)]
-    return any(isinstance(value, str) or (isinstance(value, dict) and "class_path" in value) for value in groups)
+def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the configuration in the environment, and the options with their values, in the order of precedence."""
+    yield "--config", os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG", "") if argv else ""
+    for word, after in pairwise([*argv, ""]):
+        option, equals, value = word.partition("=")
+        yield option, value if equals else after
 
 
-def _values(argv: Sequence[str]) -> list[str]:
-    """Return the values of `--config`, and the value of its environment variable."""
-    values = [after for word, after in pairwise(argv) if word in ("-c", "--config")]
-    values += [word.split("=", 1)[1] for word in argv if word.startswith("--config=")]
-    from_environment = os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG") if argv else None
-    return values + ([from_environment] if from_environment else [])
+def _class_path(settings: Any) -> str | None:
+    """The path of the class in the settings of a group; None if they choose no class."""
+    if isinstance(settings, dict) and "class_path" in settings:
+        return str(settings["class_path"])
+    return settings if isinstance(settings, str) else None
 
 
 def _read(value: str) -> Any:

@@ -4,16 +4,16 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_prune.files.atomic import append, replacing, sync
+from lit_prune.training.packages import LIGHTNING, derive
 from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_rank_zero, log_folder
 
 
@@ -22,7 +22,12 @@ class _EpochAxis:
 
     Lightning's documentation suggests logging a metric called `step` for this, but such a metric would also replace
     `{step}` in the file names of checkpoints.
+
+    A logger has a second base class, the logger of a Lightning package.
     """
+
+    log_dir: str
+    _experiment: Any
 
     def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
         # use the epoch as the step, except for metrics of a single batch, whose names end in "_step"
@@ -31,7 +36,7 @@ class _EpochAxis:
         super().log_metrics(metrics, step)  # type: ignore[misc]
 
 
-class _TensorBoard(_EpochAxis, TensorBoardLogger):
+class _TensorBoard(_EpochAxis):
     @property
     def experiment(self) -> Any:
         # on ranks other than 0, the inherited property returns a logger that does nothing
@@ -39,7 +44,7 @@ class _TensorBoard(_EpochAxis, TensorBoardLogger):
             from lit_prune.training.event_file import Summaries  # imported late, because TensorBoard is slow to import
 
             self._experiment = Summaries(self.log_dir)
-        return super().experiment
+        return super().experiment  # type: ignore[misc]
 
     @rank_zero_only
     def save(self) -> None:
@@ -85,35 +90,39 @@ class _Rows(ExperimentWriter):
         self.metrics, self.metrics_keys = [], header
 
 
-class _CSV(_EpochAxis, CSVLogger):
+class _CSV(_EpochAxis):
+    save: Callable[[], None]
+
     @property
     def experiment(self) -> Any:
         if self._experiment is None and is_rank_zero():
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             self._experiment = _Rows(self.log_dir)
-        return super().experiment
+        return super().experiment  # type: ignore[misc]
 
 
-def make_default_loggers(root: Path, name: str) -> list[TensorBoardLogger | CSVLogger]:
+def make_default_loggers(root: Path, name: str, package: str = LIGHTNING) -> list[Any]:
     """Create a new folder `lightning_logs/<name>/version_<n>` below `root`, and return the loggers that write to it.
 
     Raises:
         InputError: If the name is too long or leads out of `lightning_logs`, or the folder cannot be created.
     """
     logs = log_folder(root, name)
-    return make_loggers(logs / f"version_{claim_version(logs)}")
+    return make_loggers(logs / f"version_{claim_version(logs)}", package)
 
 
-def make_loggers(folder: Path) -> list[TensorBoardLogger | CSVLogger]:
+def make_loggers(folder: Path, package: str = LIGHTNING) -> list[Any]:
     """Return a TensorBoard and a CSV logger that continue the logs in a run folder."""
     # checkpoints store this path; with ".." in the middle, they would be refused as unsafe
     folder = Path(os.path.normpath(folder))
     root, name, version = folder.parent.parent, folder.parent.name, folder.name
+    tensorboard = derive(_TensorBoard, package, "loggers.TensorBoardLogger")
+    csv = derive(_CSV, package, "loggers.CSVLogger")
     return [
         # `RunSummary` logs the metrics of the HParams tab; Lightning would add `hp_metric` = -1
-        _TensorBoard(root, name=name, version=version, default_hp_metric=False),
+        tensorboard(root, name=name, version=version, default_hp_metric=False),
         # write the metrics of each epoch at once; Lightning would wait for a hundred rows
-        _CSV(root, name=name, version=version, flush_logs_every_n_steps=1),
+        csv(root, name=name, version=version, flush_logs_every_n_steps=1),
     ]
 
 

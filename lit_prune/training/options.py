@@ -5,11 +5,17 @@ from typing import Any, Literal
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lit_prune.cli.parser import CommandParser, ConfigOption
+from lit_prune.training.packages import import_from, package_of
 from lit_prune.training.resuming import NEWEST
 
 
 class _Parser(CommandParser, LightningArgumentParser):
-    """A `LightningArgumentParser` that reports each error in one sentence."""
+    """A `LightningArgumentParser` for classes of both Lightning packages that reports each error in one sentence."""
+
+    def add_lightning_class_args(self, lightning_class: Any, *args: Any, **kwargs: Any) -> list[str]:
+        parser = import_from(package_of(lightning_class), "cli.LightningArgumentParser")
+        added: list[str] = parser.add_lightning_class_args(self, lightning_class, *args, **kwargs)
+        return added
 
 
 def make_parser(**kwargs: Any) -> LightningArgumentParser:

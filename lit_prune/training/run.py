@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import Namespace
-from lightning.fabric.plugins import CheckpointIO
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
 
 import lit_prune.callbacks
 from lit_prune.callbacks import Pruning, SparsityMonitor
+from lit_prune.callbacks._checks import base_names
 from lit_prune.cli.signals import StopSignals
 from lit_prune.errors import expected
 from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
@@ -20,6 +20,7 @@ from lit_prune.training.callbacks import CheckpointOnSignal, FiniteLoss, Predict
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from lit_prune.training.hyperparameters import choose_hyperparameters
 from lit_prune.training.loggers import make_default_loggers, make_loggers, rewind_logs
+from lit_prune.training.packages import derive, import_from
 from lit_prune.training.precedence import collect_settings
 from lit_prune.training.resuming import Checkpoint, find_newest_checkpoint, find_run, is_finished, remove_stale_files
 from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST, is_rank_zero, lock_run, mark_finished, remove_unused
@@ -35,6 +36,7 @@ class Run:
 
     Args:
         command: "fit", "validate", "test" or "predict".
+        package: Package of the Trainer, "lightning.pytorch" or "pytorch_lightning".
         folder: Run folder to use; None creates a new one.
         stopping: Handler of SIGTERM and SIGINT, with which `fit` saves a checkpoint before it stops; if None, the run
             does not handle these signals.
@@ -50,11 +52,14 @@ class Run:
 
     summary: RunSummary
 
-    def __init__(self, command: str, folder: Path | None, stopping: StopSignals | None, resources: ExitStack) -> None:
+    def __init__(
+        self, command: str, package: str, folder: Path | None, stopping: StopSignals | None, resources: ExitStack
+    ) -> None:
         self.checkpoint: Checkpoint | None = None
         self.stored: Settings = {}
         self.folder: Path | None = None
         self._command = command
+        self._package = package
         self._existing = folder
         self._stopping = stopping
         self._resources = resources
@@ -124,8 +129,8 @@ class Run:
         if trainer.logger is None and not trainer.fast_dev_run:
             arguments["logger"] = self._make_loggers(Path(trainer.default_root_dir or "."), config.name)
         plugins = _as_list(trainer.plugins)
-        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
-            arguments["plugins"] = [*plugins, AtomicCheckpointIO()]
+        if not any("CheckpointIO" in base_names(plugin) for plugin in plugins):
+            arguments["plugins"] = [*plugins, derive(AtomicCheckpointIO, self._package, "plugins.TorchCheckpointIO")()]
         if self._command == "fit":
             given = [*given, *self._training_callbacks(config, given, model)]
         elif self._command == "predict":
@@ -151,7 +156,7 @@ class Run:
 
     def _make_loggers(self, root: Path, name: str) -> list[Any]:
         if self._existing is None:
-            loggers = make_default_loggers(root, name)
+            loggers = make_default_loggers(root, name, self._package)
             self.folder = folder = Path(loggers[0].log_dir)
             self._resources.push(lambda _, error, __: remove_unused(folder) if isinstance(error, Exception) else None)
             if self._command == "fit":
@@ -163,7 +168,7 @@ class Run:
             remove_stale_files(self.folder, content)
             if content is not None:
                 rewind_logs(self.folder, content.get(KEY, {}).get("logs", {}))
-        return make_loggers(self.folder)
+        return make_loggers(self.folder, self._package)
 
     def _training_callbacks(self, config: Namespace, given: list[Callback], model: LightningModule) -> list[Callback]:
         settings = collect_settings(config)
@@ -187,7 +192,8 @@ class Run:
         if not saves:
             return callbacks
         # save at the end of an epoch, after validation, so that a resumed run starts with the next epoch
-        keep = partial(ModelCheckpoint, auto_insert_metric_name=False, save_on_train_epoch_end=True)
+        kind = import_from(self._package, "callbacks.ModelCheckpoint")
+        keep = partial(kind, auto_insert_metric_name=False, save_on_train_epoch_end=True)
         # a callback only for last.ckpt: with `save_last=True`, `best` below would write it only after the best epochs
         checkpoints = [keep(filename=Path(LAST).stem, enable_version_counter=False)]
         if not custom:  # a custom model need not log `val/acc`

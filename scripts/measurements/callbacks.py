@@ -1,4 +1,4 @@
-"""Measure how long pruning and monitoring take, and how much time freezing saves."""
+"""Measure how long pruning, monitoring and scaled updates take, and how much time freezing saves."""
 
 import time
 import warnings
@@ -13,7 +13,8 @@ from torch.nn.utils import prune
 from torchvision.models import resnet18
 
 from lit_prune import LitResNet18, SparsityMonitor
-from lit_prune.functional import apply_masks, freeze, global_l1_masks, weight_layers
+from lit_prune.functional import ScaledUpdates, apply_masks, freeze, global_l1_masks, weight_layers
+from lit_prune.functional.sharding import Split
 from lit_prune.functional.threshold import mark_lowest
 from measurements.common import BareStep, Measurement, Settings, take_turns, time_trainer
 
@@ -22,8 +23,9 @@ AMOUNT = 0.3
 
 def measure_masks(settings: Settings) -> Measurement:
     """Compare steps with 30% of the weights masked to steps without masks; compare our masks to `ModelPruning`'s."""
-    masked = LitResNet18().train()
-    apply_masks(masked, global_l1_masks(weight_layers(masked), AMOUNT))
+    masked, clipped = LitResNet18().train(), LitResNet18().train()
+    for model in (masked, clipped):
+        apply_masks(model, global_l1_masks(weight_layers(model), AMOUNT))
     # ModelPruning cannot prune channels_last weights, so the comparison with it uses torchvision's ResNet-18
     ours, theirs = resnet18(num_classes=10), resnet18(num_classes=10)
     apply_masks(ours, global_l1_masks(weight_layers(ours), AMOUNT))
@@ -34,12 +36,15 @@ def measure_masks(settings: Settings) -> Measurement:
             {
                 "dense": BareStep(LitResNet18().train()).run,
                 "masked": BareStep(masked).run,
+                "dense, clipped": BareStep(LitResNet18().train(), clip=True).run,
+                "masked, clipped": BareStep(clipped, clip=True).run,
                 "torchvision, our masks": BareStep(ours).run,
                 "torchvision, ModelPruning": BareStep(theirs).run,
             },
         )
     )
     measurement.compare("masked / dense", "masked", "dense")
+    measurement.compare("masked / dense, with clipping", "masked, clipped", "dense, clipped")
     measurement.compare("our masks / ModelPruning", "torchvision, our masks", "torchvision, ModelPruning")
     return measurement
 
@@ -53,7 +58,7 @@ def measure_threshold(settings: Settings) -> Measurement:
 
     def threshold(steps: int) -> None:
         for _ in range(steps):
-            list(mark_lowest(lambda: scores, [len(s) for s in scores], round(AMOUNT * total)))
+            list(mark_lowest([*scores], [None] * len(scores), round(AMOUNT * total), Split(scores)))
 
     def masks(steps: int) -> None:
         for _ in range(steps):
@@ -78,13 +83,19 @@ def measure_threshold(settings: Settings) -> Measurement:
 
 
 def measure_freezing(settings: Settings) -> Measurement:
-    """Compare training steps with the first 30% of the layers frozen to steps with no frozen layers."""
+    """Compare training steps with the first 30% of the layers frozen, or all updates scaled, to ordinary steps."""
     frozen = LitResNet18().train()
     freeze(frozen, fraction=0.3)
-    measurement = Measurement(
-        take_turns(settings, {"none frozen": BareStep(LitResNet18().train()).run, "30% frozen": BareStep(frozen).run})
-    )
+    scaled = BareStep(LitResNet18().train())
+    ScaledUpdates(scaled.optimizer, scaled.model.parameters(), factor=0.1)
+    contenders = {
+        "none frozen": BareStep(LitResNet18().train()).run,
+        "30% frozen": BareStep(frozen).run,
+        "scaled": scaled.run,
+    }
+    measurement = Measurement(take_turns(settings, contenders))
     measurement.compare("30% frozen / none frozen", "30% frozen", "none frozen")
+    measurement.compare("scaled updates / none frozen", "scaled", "none frozen")
     return measurement
 
 

@@ -15,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from lit_prune import CIFAR10DataModule, LitResNet18
+from lit_prune.functional import hold_masks, mask_gradients
 from lit_prune.training.cli import TRAINER_DEFAULTS
 from lit_prune.training.loggers import make_default_loggers
 
@@ -60,12 +61,14 @@ class BareStep:
     """Training steps on one batch in memory, without Lightning.
 
     Args:
-        model: Network to train.
+        model: Network to train; its masks, if it has any, are held.
+        clip: Whether to clip gradients by their norm.
     """
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, clip: bool = False) -> None:
+        self.model, self.clip = model, clip
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        hold_masks(model, self.optimizer)
         images = torch.randn(BATCH_SIZE, 3, 32, 32)
         self.images = images.contiguous(memory_format=torch.channels_last)
         self.labels = torch.randint(0, 10, (BATCH_SIZE,))
@@ -75,6 +78,9 @@ class BareStep:
         for _ in range(steps):
             self.optimizer.zero_grad()
             F.cross_entropy(self.model(self.images), self.labels).backward()  # type: ignore[no-untyped-call]
+            if self.clip:
+                mask_gradients(self.model)
+                nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
 
 

@@ -1,5 +1,7 @@
 """All callbacks together on third-party modules and Trainers."""
 
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,11 +10,13 @@ import torch
 from lightning import pytorch as lightning
 from lightning.pytorch.demos import boring_classes
 from pytorch_lightning.demos import boring_classes as old_boring_classes
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.utils.data import DataLoader
 
 from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, LayerFreezing, PruningRemoval, SparsityMonitor
+from lit_prune.errors import InputError
 from tests.callbacks.criteria import PRUNERS
 
 PACKAGES: Any = [(lightning, boring_classes), (pytorch_lightning, old_boring_classes)]
@@ -115,3 +119,29 @@ def test_a_small_transformer(package: Any, demos: Any, order: int) -> None:
     assert {name for name in first if torch.equal(first[name], last[name])} == {"embed.weight"}
     assert not prune.is_pruned(model)
     assert float(trainer.callback_metrics["sparsity/masked"]) == pytest.approx((307 + 20) / 592)
+
+
+@pytest.mark.filterwarnings("ignore:The '.*' does not have many workers")
+@pytest.mark.parametrize(("package", "demos"), PACKAGES)
+def test_loggers_strategies_and_callbacks_of_both_packages_are_known(package: Any, demos: Any, tmp_path: Path) -> None:
+    loggers, strategies = (import_module(f"{package.__name__}.{name}") for name in ("loggers", "strategies"))
+    board = loggers.TensorBoardLogger(tmp_path, "board", version=0)
+    quiet = {"accelerator": "cpu", "enable_checkpointing": False, "enable_progress_bar": False, "max_epochs": 1}
+    quiet |= {"enable_model_summary": False, "limit_train_batches": 1, "limit_val_batches": 0, "log_every_n_steps": 1}
+    trainer = package.Trainer(logger=board, callbacks=SparsityMonitor(), **quiet)
+    trainer.fit(demos.BoringModel())
+    events = EventAccumulator(str(tmp_path / "board/version_0"), size_guidance={"images": 0})
+    events.Reload()
+    assert [image.step for image in events.Images("sparsity/layers")] == [0]
+
+    for name in ("FSDPStrategy", "DeepSpeedStrategy"):
+        trainer.strategy.__class__ = getattr(strategies, name)
+        with pytest.raises(InputError, match=f"keeps parameters whole for SparsityMonitor, but got {name}"):
+            SparsityMonitor().setup(trainer, demos.BoringModel(), "fit")
+
+    model = demos.BoringModel()
+    model.norm = nn.BatchNorm1d(2)
+    averaging = package.callbacks.StochasticWeightAveraging(0.01)
+    trainer = package.Trainer(logger=False, callbacks=[LayerFreezing(layers="norm"), averaging], **quiet)
+    with pytest.raises(InputError, match="no StochasticWeightAveraging together with frozen batch norms"):
+        trainer.fit(model)

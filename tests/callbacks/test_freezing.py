@@ -137,8 +137,9 @@ def test_raw_optimizers_in_manual_optimization():
         (conv_net, {"layers": ["*.fc", "*.bn2"]}, {"fc.*", "bn2.*"}),
         (conv_net, {"fraction": 0.6, "by": "parameters"}, {"conv*", "bn*"}),
         (Transformer, {"layers": "net.layer"}, {"layer.*"}),
-        (Transformer, {"fraction": 0.2}, {"embed.*"}),
-        (Tied, {"fraction": 0.5}, {"encode.*", "decode.weight"}),
+        (Transformer, {"fraction": 0.1}, {"embed.*"}),
+        (Transformer, {"fraction": 0.2}, {"embed.*", "layer.self_attn.in_proj.*"}),
+        (Tied, {"fraction": 0.5}, {"encode.*", "decode.*"}),
         (MisleadingNames, {"fraction": 0.5}, {"roi_mask_conv.*", "causal_mask"}),
     ],
 )

@@ -4,6 +4,7 @@ import copy
 import pickle
 import re
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -189,7 +190,10 @@ def test_checkpoints_are_portable(tmp_path: Path, pruner: Any, weights_only: boo
         file = tmp_path / f"epoch={epoch}.ckpt"
         expected = Classifier(conv_net())
         expected.load_state_dict(torch.load(file, weights_only=True)["state_dict"])
-        got = trainer.test(model, Batches(3), ckpt_path=file, verbose=False, weights_only=True)
+        # epoch 0 has no zeros, epoch 1 has some of them
+        warns = pytest.warns(UserWarning, match="of the loaded weights only") if epoch < 2 else nullcontext()
+        with warns:
+            got = trainer.test(model, Batches(3), ckpt_path=file, verbose=False, weights_only=True)
         assert zeros(model) == zeros(expected)
         assert got == quiet_trainer().test(expected, Batches(3), verbose=False)
 

@@ -168,7 +168,8 @@ def test_all_callbacks_together_resume_with_their_metrics(tmp_path: Path, order:
 
     def everything(order: int) -> list[Callback]:
         freezing, pruning = LayerFreezing(0.3, unfreeze_epoch=2), GlobalL1Pruning(0.7, end_epoch=4)
-        return [freezing, pruning, PruningRemoval(3), SparsityMonitor()][::order]
+        callbacks: list[Callback] = [freezing, pruning, PruningRemoval(3), SparsityMonitor()]
+        return callbacks[::order]
 
     model, seen = build(), Metrics()
     expected = final(fit(model, [*everything(order), seen, Saver(tmp_path)]), model)

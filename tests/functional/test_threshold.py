@@ -11,7 +11,7 @@ from lit_prune.functional.threshold import kth_smallest
 @given(
     st.integers(1, 30_000),
     st.floats(0, 1),
-    st.sampled_from(["normal", "ties", "equal", "sorted", "reversed"]),
+    st.sampled_from(["normal", "ties", "equal", "sorted", "reversed", "zeros", "tiny", "infinite"]),
     st.data(),
 )
 def test_kth_smallest_agrees_with_sorting(size: int, share: float, kind: str, data: st.DataObject) -> None:
@@ -27,9 +27,16 @@ def test_kth_smallest_agrees_with_sorting(size: int, share: float, kind: str, da
             values = values.sort().values
         case "reversed":
             values = values.sort(descending=True).values
+        case "zeros":  # of both signs, which are equal
+            values = torch.where(values > 1, values, values.sign() * 0.0)
+        case "tiny":
+            values *= torch.finfo(dtype).smallest_normal / 8
+        case "infinite":
+            values[values > 1] = torch.inf
     before = values.clone()
     k = max(1, round(share * size))
-    value, ties = kth_smallest(values, k)
+    cuts = sorted(data.draw(st.lists(st.integers(0, size), max_size=3)))
+    value, ties = kth_smallest(values.tensor_split(cuts), k)
     expected = values.sort().values[k - 1]
     assert value == float(expected)
     assert ties == k - int((values < expected).sum())

@@ -5,7 +5,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+
+from lit_prune.callbacks._base import Callback
 
 
 class Interrupting(Callback):

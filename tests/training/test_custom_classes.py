@@ -29,15 +29,15 @@ def config(tmp_path):
 @pytest.mark.parametrize(
     ("argv", "chosen"),
     [
-        ([], (False, False)),
-        (["--model", "my.Model"], (True, False)),
-        (["--model=my.Model"], (True, False)),
-        (["--model.class_path", "my.Model", "--data.init_args.x=3"], (True, False)),
-        (["--data.class_path=my.Data"], (False, True)),
-        (["--data", "my.Data", "--model", "my.Model"], (True, True)),
-        (["--model.output=logits", "--data.source=synthetic"], (False, False)),
-        (["--model.optimizer=SGD", "--model.optimizer.class_path=SGD"], (False, False)),
-        (["--modelling=x"], (False, False)),
+        ([], (None, None)),
+        (["--model", "my.Model"], ("my.Model", None)),
+        (["--model=my.Model"], ("my.Model", None)),
+        (["--model.class_path", "my.Model", "--data.init_args.x=3"], ("my.Model", None)),
+        (["--data.class_path=my.Data"], (None, "my.Data")),
+        (["--data", "my.Data", "--model", "my.Model"], ("my.Model", "my.Data")),
+        (["--model.output=logits", "--data.source=synthetic"], (None, None)),
+        (["--model.optimizer=SGD", "--model.optimizer.class_path=SGD"], (None, None)),
+        (["--modelling=x"], (None, None)),
     ],
 )
 def test_options_choose_a_class(argv, chosen):
@@ -47,14 +47,14 @@ def test_options_choose_a_class(argv, chosen):
 @pytest.mark.parametrize(
     ("content", "chosen"),
     [
-        ({"model": {"class_path": "my.Model", "init_args": {"x": 1}}}, (True, False)),
-        ({"model": "my.Model"}, (True, False)),
-        ({"data": "my.Data", "model": {"output": "logits"}}, (False, True)),
-        ({"model": {"optimizer": {"class_path": "SGD"}}}, (False, False)),
-        ({"model": None, "trainer": {"callbacks": [{"class_path": "X"}]}}, (False, False)),
-        ([1], (False, False)),
-        ("", (False, False)),
-        ("a: [", (False, False)),
+        ({"model": {"class_path": "my.Model", "init_args": {"x": 1}}}, ("my.Model", None)),
+        ({"model": "my.Model"}, ("my.Model", None)),
+        ({"data": "my.Data", "model": {"output": "logits"}}, (None, "my.Data")),
+        ({"model": {"optimizer": {"class_path": "SGD"}}}, (None, None)),
+        ({"model": None, "trainer": {"callbacks": [{"class_path": "X"}]}}, (None, None)),
+        ([1], (None, None)),
+        ("", (None, None)),
+        ("a: [", (None, None)),
     ],
 )
 @pytest.mark.parametrize("form", ["--config PATH", "--config=PATH", "-c PATH", "environment"])
@@ -64,7 +64,7 @@ def test_configurations_choose_a_class(config, monkeypatch, content, chosen, for
     if form == "environment":
         argv = []
         monkeypatch.setenv("LIT_PRUNE_FIT__CONFIG", path)
-        assert find_custom_classes(["test"]) == (False, False)  # the variable belongs to another command
+        assert find_custom_classes(["test"]) == (None, None)  # the variable belongs to another command
     assert find_custom_classes(["fit", *argv]) == chosen
 
 
@@ -72,12 +72,18 @@ def test_each_of_two_configurations_can_choose_a_class(config):
     plain = config({"data": {"source": "synthetic"}}, "plain.yaml")
     chosen = config({"model": "my.Model"}, "chosen.yaml")
     for first, second in ((plain, chosen), (chosen, plain)):
-        assert find_custom_classes(["fit", "--config", first, "--config", second]) == (True, False)
+        assert find_custom_classes(["fit", "--config", first, "--config", second]) == ("my.Model", None)
+
+
+def test_the_last_class_wins(config):
+    path = config({"model": {"class_path": "my.Model"}, "data": "my.Data"})
+    assert find_custom_classes(["fit", "--model=other.Model", "--config", path]) == ("my.Model", "my.Data")
+    assert find_custom_classes(["fit", "--config", path, "--model.class_path", "other.Model"])[0] == "other.Model"
 
 
 @pytest.mark.parametrize("value", ["quick", "original"])
 def test_shipped_configurations_use_our_classes(value):
-    assert find_custom_classes(["fit", "--config", value]) == (False, False)
+    assert find_custom_classes(["fit", "--config", value]) == (None, None)
 
 
 def test_a_configuration_that_does_not_exist_is_refused():
@@ -86,8 +92,8 @@ def test_a_configuration_that_does_not_exist_is_refused():
 
 
 def test_an_option_without_its_value_is_left_to_the_parser():
-    assert find_custom_classes(["fit", "--config"]) == (False, False)
-    assert find_custom_classes([]) == (False, False)
+    assert find_custom_classes(["fit", "--config"]) == (None, None)
+    assert find_custom_classes([]) == (None, None)
 
 
 def test_the_current_folder_is_importable_once_a_class_is_chosen(tmp_path):

@@ -20,7 +20,6 @@ from typing import Any
 import torch
 import yaml
 from lightning import __version__ as lightning_version
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from lit_prune import __version__
 from lit_prune.cli.failures import Failure, describe_failure
@@ -33,6 +32,7 @@ from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoi
 from lit_prune.study.plan.stored import check_links, stored_plan
 from lit_prune.training.cli import TrainingCLI
 from lit_prune.training.launcher import exit_with_launcher
+from lit_prune.training.packages import import_from, package_of
 from lit_prune.training.resuming import find_newest_checkpoint
 from lit_prune.training.run_folder import ERROR, RESULT
 
@@ -146,6 +146,7 @@ def _find_checkpoint(folder: Path) -> Path | None:
 def _has_test(cli: TrainingCLI) -> bool:
     """Return whether the run can be tested: the model has a `test_step`, and model or data have a `test_dataloader`."""
     data = cli.datamodule
+    is_overridden = import_from(package_of(type(cli.trainer)), "utilities.model_helpers.is_overridden")
     loads = is_overridden("test_dataloader", cli.model) or (data is not None and is_overridden("test_dataloader", data))
     return loads and is_overridden("test_step", cli.model)
 

@@ -150,7 +150,7 @@ def thresholds(
     for amount in _AMOUNTS:
         more = round(amount * weights) - zeros
         if more >= max(1, 0.02 * weights) and len(found) < _THRESHOLDS:
-            found[100 * amount] = kth_smallest(torch.from_numpy(kept), more)[0]
+            found[100 * amount] = kth_smallest([torch.from_numpy(kept)], more)[0]
     return found
 
 

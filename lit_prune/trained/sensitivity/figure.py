@@ -16,7 +16,8 @@ from lit_prune.trained.sensitivity.text import format_points
 def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
     """Draw a row for each layer, the first at the top, and a column for each amount.
 
-    In each row, a frame encloses the amounts up to `Sensitivity.safe`, which cost at most `tolerance` points.
+    In each row, a frame encloses the safe amounts: those up to `Sensitivity.safe`, the largest amount that costs at
+    most `tolerance` percentage points of accuracy.
     """
     layers, amounts = list(found.sizes), found.amounts
     changes = np.array([found.changes(layer) for layer in layers])

@@ -54,7 +54,8 @@ class Measurements:
                 raise _not_scores(path)
             for key, value in self._header.items():
                 if header.get(key) != value:
-                    raise expected(f"`{path}` to hold measurements with the same {key}", "different ones", _HINT)
+                    what = f"the scores in `{path}` to be measured with the same {key} as in this command"
+                    raise expected(what, "another", _HINT)
         for line in lines[1:]:
             try:
                 score = Score(int(line["right"]), int(line["images"]))

@@ -4,8 +4,9 @@ import signal
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.cli.signals import StopSignals
 from lit_prune.errors import UnfinishedError
 

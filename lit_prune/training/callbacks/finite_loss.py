@@ -4,9 +4,10 @@ import math
 from pathlib import Path
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.errors import UnfinishedError
 
 # steps between two checks, if a check has to wait for a GPU or for other processes

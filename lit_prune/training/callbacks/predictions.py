@@ -4,9 +4,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.errors import expected
 from lit_prune.files.atomic import replacing
 from lit_prune.training.run_folder import PREDICTIONS

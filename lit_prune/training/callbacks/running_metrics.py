@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.distributed import all_gather_object
 from torchmetrics import Metric
+
+from lit_prune.callbacks._base import Callback
 
 
 class RunningMetrics(Callback):

@@ -6,10 +6,11 @@ from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 
+from lit_prune.callbacks._base import Callback
 from lit_prune.files.atomic import write_text
 
 
-class SaveRunConfig(SaveConfigCallback):
+class SaveRunConfig(SaveConfigCallback, Callback):
     """Saves `config.yaml` in the run folder. A run without a logger has no folder, and nothing is saved.
 
     When a run resumes in its folder, the existing file is kept.

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
+from lit_prune.callbacks._base import Callback
+from lit_prune.callbacks._checks import base_names
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings
 from lit_prune.training.loggers import sync_logs
 
@@ -117,7 +117,7 @@ class RunSummary(Callback):
         metrics = {f"best/{name}": self._best[name] for name in ("val_acc", "val_loss") if self._best}
         metrics |= {f"final/{_FINAL[name]}": value for name, value in self._final.items()}
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and metrics:
+            if "TensorBoardLogger" in base_names(logger) and metrics:
                 logger.log_hyperparams(self._hyperparameters, metrics, step=trainer.current_epoch)
                 logger.save()
 
@@ -138,17 +138,19 @@ class RunSummary(Callback):
             lines.append("  final       " + ", ".join(f"{name} {value:.4f}" for name, value in self._final.items()))
         if best and best["checkpoint"]:
             lines.append(f"  checkpoint  {_relative(best['checkpoint'])}")
-        if isinstance(trainer.logger, TensorBoardLogger):
-            lines.append(f"  dashboard   tensorboard --logdir {_relative(trainer.logger.root_dir)}")
+        logger: Any = trainer.logger
+        if "TensorBoardLogger" in base_names(logger):
+            lines.append(f"  dashboard   tensorboard --logdir {_relative(logger.root_dir)}")
         return "\n".join(lines)
 
     def _update(self, trainer: Trainer) -> None:
         """Record the latest metrics, and the path of the best checkpoint if it has been written."""
         metrics = trainer.callback_metrics
         self._final |= {name: float(metrics[name]) for name in _FINAL if name in metrics}
-        for callback in trainer.checkpoint_callbacks:
+        checkpoints: list[Any] = trainer.checkpoint_callbacks
+        for callback in checkpoints:
             if (
-                isinstance(callback, ModelCheckpoint)
+                "ModelCheckpoint" in base_names(callback)
                 and callback.monitor == "val/acc"
                 and callback.best_model_score is not None
                 and float(callback.best_model_score) == self._best.get("val_acc")

@@ -16,7 +16,10 @@ import pytest
 import torch
 import yaml
 
+from lit_prune.cli.quiet import quiet
+from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.results.results import read_results
+from lit_prune.study.run.worker import run as train
 from tests.study.conftest import FREED, PRUNED, TINY, callbacks, start
 from tests.training.conftest import run as run  # the fixture
 
@@ -283,3 +286,21 @@ def test_a_full_disk_is_reported_in_one_sentence_and_nothing_is_lost(run, tmp_pa
     answer = run("study", "tiny.yaml", "--out", str(small_disk / "out"), "--max_epochs", "1", "--jobs", "1")
     assert answer.status == 0, answer.err
     assert all(each.status == "complete" for each in read_results(small_disk / "out").runs)
+
+
+@pytest.mark.parametrize("model", ["OtherNet", "Untested"])
+def test_a_model_of_pytorch_lightning_is_trained_and_tested(tmp_path, model):
+    settings = {
+        "model": {"class_path": f"tests.training.other.{model}"},
+        "data": {"class_path": "tests.training.other.OtherData"},
+        "trainer": {"accelerator": "cpu", "max_epochs": 1, "enable_progress_bar": False, "enable_model_summary": False},
+    }
+    write(tmp_path, {"name": "a"}, settings=settings)
+    plan = load_plan(tmp_path / "tiny.yaml")
+    with quiet():
+        train(plan, plan.experiments[0], 0, tmp_path / "out")
+    found = json.loads((tmp_path / "out/a/seed=0/result.json").read_text(encoding="utf-8"))
+    assert found["epochs"] == 1
+    assert {which: set(scores) for which, scores in found["test"].items()} == (
+        {"last": {"val/loss", "val/worst", "val/acc"}} if model == "OtherNet" else {}
+    )

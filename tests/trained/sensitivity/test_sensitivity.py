@@ -148,7 +148,9 @@ def test_scores_under_other_conditions_are_refused(run, foreign, tmp_path):
     ]:
         answer = run("sensitivity", path, SMALL, *AMOUNTS, *argv)
         assert answer.status == 2
-        assert f"`sensitivity.jsonl` to hold measurements with the same {condition}, but" in answer.complaint
+        assert (
+            f"`sensitivity.jsonl` to be measured with the same {condition} as in this command, but" in answer.complaint
+        )
     assert Path("sensitivity.jsonl").read_bytes() == before
 
 
