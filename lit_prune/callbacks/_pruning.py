@@ -182,7 +182,6 @@ class Pruning(Callback, ABC):
                 raise
             return
         adopt_masks(pl_module)
-        mask_averages(trainer, pl_module)  # of which the masks of torch are adopted, too
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the masks of the checkpoint."""

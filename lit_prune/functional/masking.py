@@ -201,6 +201,12 @@ def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[t
     for module in model.modules():
         for name, mask in _masks_in(module).items():
             parameter = module._parameters.get(name)  # None if quantization has replaced the layer and kept its hooks
+            if parameter is None and isinstance(getattr(module, name, None), Tensor):
+                raise expected(
+                    f"the masked `{name}` of {type(module).__name__} to stay a parameter",
+                    "one that is computed from other parameters (parametrize, weight norm or spectral norm)",
+                    "remove the parametrisation, or call `remove_masks` before adding it",
+                )
             if parameter is not None and id(parameter) not in seen and (left is None or id(parameter) in left):
                 seen.add(id(parameter))
                 yield parameter, mask
@@ -241,8 +247,10 @@ class Mask(prune.PruningContainer):
 
     def clear(self, values: Tensor) -> None:
         """Set masked elements of the parameter or its gradient to zero, in place."""
-        bits = self.fit(values).bits
-        local(values).view(bits.dtype).bitwise_and_(bits)
+        bits, values = self.fit(values).bits, local(values)
+        if values.is_sparse:  # the gradient of an embedding with `sparse=True`
+            bits, values = bits[tuple(values._indices())], values._values()
+        values.view(bits.dtype).bitwise_and_(bits)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Do nothing before a forward pass."""
