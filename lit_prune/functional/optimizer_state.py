@@ -1,13 +1,13 @@
-"""Clear what an optimizer remembers of pruned or rewound weights, and look up the averages of gradients it keeps."""
+"""Clear the optimizer state of pruned or rewound weights, and read the averages of gradients in it."""
 
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
 from lit_prune.functional.masking import masks_of
 
-# For each optimizer, the name of its average or sum of past gradients, which stays non-zero for many steps after a
-# non-zero gradient. Under these optimizers and Rprop, weight decay included, a weight of zero whose gradient and state
-# are zero stays zero.
+# For each optimizer, the state key of its average or sum of past gradients, which stays non-zero for many steps after a
+# non-zero gradient. With these optimizers and Rprop, a weight stays zero if the weight, its gradient and its state are
+# zero, even with weight decay.
 _MEMORIES = {
     optim.SGD: "momentum_buffer",
     optim.Adam: "exp_avg",
