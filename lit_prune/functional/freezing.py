@@ -192,7 +192,7 @@ def _is_norm_or_dropout(name: str, module: nn.Module) -> bool:
 
 
 def _count_values(ref: WeightRef) -> int:
-    """Count the values of a weight, or of the largest parameter from which it is computed; 0 for a packed (quantized) one."""
+    """Count the values of a weight, or of the largest parameter from which it is computed; 0 if it is packed."""
     starts = (ref.parameter, f"parametrizations.{ref.parameter}.")
     sources = [value for key, value in ref.module.named_parameters() if key.startswith(starts)]
     if any(map(is_lazy, sources)):
@@ -298,9 +298,9 @@ class ScaledUpdates:
     """Multiplies the updates of some parameters by a factor: they train as with the learning rate times the factor.
 
     No further parameter group is needed. After each step, a parameter that moved from a to b is set to
-    a + factor * (b - a). For optimizers whose update is proportional to the learning rate (SGD with momentum, Adam, AdamW, and most
-    others; not LBFGS and Rprop), this has the effect of the learning rate times the factor, except for rounding. A copy
-    of the chosen parameters is kept in memory.
+    a + factor * (b - a). For optimizers whose update is proportional to the learning rate (SGD with momentum, Adam,
+    AdamW, and most others; not LBFGS and Rprop), this has the effect of the learning rate times the factor, except for
+    rounding. A copy of the chosen parameters is kept in memory.
 
     Args:
         optimizer: Optimizer whose updates are scaled.

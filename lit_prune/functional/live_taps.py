@@ -17,8 +17,8 @@ def find_live_taps(sizes: Sequence[int], kernel: int, stride: int, padding: int,
 
     Returns:
         Shortest range of taps that contains every live tap and needs the same padding on both sides, namely
-        `padding - start * dilation`; the first such range if several are equally short. All taps if the padded input is smaller
-        than the kernel.
+        `padding - start * dilation`; the first such range if several are equally short. All taps if the padded input is
+        smaller than the kernel.
     """
     outputs = [count_outputs(size, kernel, stride, padding, dilation) for size in sizes]
     if min(outputs) < 1:

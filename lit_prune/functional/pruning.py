@@ -226,8 +226,8 @@ class _Candidates:
         for ref, before, after in zip(self.weights, self.left, self.split.sums_by_weight(left), strict=True):
             if before and not after:
                 warnings.warn(
-                    f"Layer `{ref.name}` is about to become entirely zero, so its outputs will not depend on its inputs. "
-                    f"HINT: {hint}.",
+                    f"Layer `{ref.name}` is about to become entirely zero, so its outputs will not depend on its "
+                    f"inputs. HINT: {hint}.",
                     stacklevel=4,  # past `torch.no_grad`, to the caller of `global_masks` or `local_masks`
                 )
         return masks
