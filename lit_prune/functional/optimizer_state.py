@@ -44,8 +44,8 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
 def clear_state(optimizer: Optimizer) -> None:
     """Clear gradients and all state, as if the optimizer were new; learning rates and other settings stay.
 
-    For torch's elementwise optimizers and LBFGS, the state is exactly that of a new one, step counts included. For other
-    optimizers, tensors of the parameter's shape become zero; other state is kept, because its meaning is unknown.
+    For torch's elementwise optimizers and LBFGS, the state is exactly that of a new one, step counts included. In other
+    optimizers, tensors of the parameter's shape become zero, and other state is kept, because its meaning is unknown.
     """
     optimizer.zero_grad(set_to_none=False)  # None would make the next step skip parameters
     if type(optimizer) in {*_ELEMENTWISE, optim.LBFGS} - {optim.Adagrad}:
