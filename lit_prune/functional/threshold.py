@@ -11,10 +11,10 @@ from torch import Tensor
 
 from lit_prune.functional.sharding import Split
 
-_STRIDE = 97  # from one element of a sample to the next
+_STRIDE = 97  # distance between the elements of a sample
 _BITS = 12  # bits of the keys that one histogram resolves
 _CHUNK = 1 << 20  # number of keys in memory at a time
-_INFINITY = {4: 0x7F80_0000, 8: 0x7FF0_0000_0000_0000}  # its key, by the size of a float in bytes
+_INFINITY = {4: 0x7F80_0000, 8: 0x7FF0_0000_0000_0000}  # key of infinity, by the size of a float in bytes
 
 
 def mark_lowest(scores: list[Tensor], limits: Sequence[int | None], wanted: int, split: Split) -> Iterator[Tensor]:
@@ -34,7 +34,7 @@ def mark_lowest(scores: list[Tensor], limits: Sequence[int | None], wanted: int,
     """
     for index, most in enumerate(limits):
         if most is not None:
-            # only the lowest scores of this layer can be marked, so the others do not count
+            # only the lowest scores of this layer can be marked, so the others are set to infinity
             scores[index] = scores[index].masked_fill(~_mark_own_lowest(scores[index], most, split, index), inf)
     counted = [values if split.counted[index] else values[:0] for index, values in enumerate(scores)]
     threshold, ties = kth_smallest(counted, wanted, split)
@@ -65,9 +65,9 @@ def mark_lowest_of_each(scores: Iterable[Tensor], wanted: Sequence[int], split: 
 def kth_smallest(parts: Sequence[Tensor], k: int, split: Split | None = None) -> tuple[float, int]:
     """Find the k-th smallest value exactly, and how many values equal to it are among the k smallest.
 
-    Values are compared as integers, their keys, that have the same order. Histograms of keys, summed over the
-    processes, narrow the value down to one key. Those of a small sample come first, so that only few values need keys
-    (Floyd & Rivest, "Expected time bounds for selection", 1975). Only the running time depends on the sample.
+    Each value has a key, an integer, and keys have the order of the values. Histograms of keys, summed over the
+    processes, narrow the search down to one key. Histograms of a small sample come first, so that few other values need
+    keys (Floyd & Rivest, "Expected time bounds for selection", 1975). Only the running time depends on the sample.
 
     Args:
         parts: Values that this process counts: flat tensors, all float32 or all float64, without NaN.
@@ -115,7 +115,7 @@ def _mark_own_lowest(values: Tensor, wanted: int, split: Split, index: int) -> T
 
 
 def _mark_first(marked: Tensor, tied: Tensor, most: int, split: Split, index: int) -> int:
-    """Mark the first tied elements of a layer, at most so many; return their number in all processes."""
+    """Mark the first `most` of a layer's tied elements; return how many were marked in all processes."""
     elements = tied.nonzero().flatten()
     (number,) = split.sums([len(elements) if split.counted[index] else 0])
     if number > most and split.is_whole:
@@ -135,7 +135,7 @@ def _mark_first(marked: Tensor, tied: Tensor, most: int, split: Split, index: in
 def _narrow(
     keys: Iterable[NDArray[np.int64]], first: int, last: int, low: int, high: int, split: Split
 ) -> tuple[int, int, int]:
-    """Narrow an interval of keys, in which keys of given ranks are.
+    """Narrow an interval of keys to the part that contains the keys of given ranks.
 
     Args:
         keys: Keys that this process counts; those outside of the interval are ignored.
@@ -147,13 +147,13 @@ def _narrow(
         split: Sums counts over the processes.
 
     Returns:
-        The new ends, and how many keys are between the old lower end and the new one.
+        The new lower and upper end, and how many keys are between the old lower end and the new one.
     """
     shift = max(0, (high - low).bit_length() - _BITS)
     base, bins = low >> shift, (high >> shift) - (low >> shift) + 1
     counts = np.zeros(bins, np.int64)
     for chunk in keys:
-        # one bin more at each end, for keys outside: where an interval ends, a bin ends
+        # one more bin at each end, for keys outside the interval, whose ends are also ends of bins
         places = np.clip((chunk >> shift) - (base - 1), 0, bins + 1)
         counts += np.bincount(places, minlength=bins + 2)[1:-1]
     ends = split.total(torch.from_numpy(counts)).numpy().cumsum()
@@ -163,10 +163,10 @@ def _narrow(
 
 
 def _keys(parts: Iterable[NDArray[np.floating[Any]]]) -> Iterator[NDArray[np.int64]]:
-    """Yield values as integers of the same order, some at a time."""
+    """Yield the keys of values, in chunks: integers that have the order of the values."""
     for part in parts:
         for values in _chunks(part):
-            # the bits of floats without a sign are in order; -0.0 has the key of 0.0
+            # the bits of non-negative floats, read as integers, have the order of the floats; -0.0 has the key of 0.0
             keys = np.abs(values).view(f"i{values.itemsize}").astype(np.int64)
             yield np.negative(keys, out=keys, where=values < 0)
 
@@ -181,7 +181,7 @@ def _chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def _between(values: Tensor, low: float, high: float) -> tuple[int, NDArray[Any]]:
-    """Return how many values are lower than an interval, and those that are inside, on the CPU."""
+    """Return how many values are lower than an interval, and the values inside it, on the CPU."""
     if values.device.type != "cpu":
         inside = values >= low
         return len(values) - int(inside.count_nonzero()), values[inside & (values <= high)].cpu().numpy()

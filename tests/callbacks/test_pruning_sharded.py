@@ -202,7 +202,7 @@ def test_what_needs_whole_weights_is_refused() -> None:
     for callback, message in (
         (GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0), "no `rewind_to` under ModelParallelStrategy, but got 0"),
         (SparsityMonitor(histograms=True), "no `histograms` under ModelParallelStrategy, but got True"),
-        (LayerFreezing(0.5), "keeps parameters whole for LayerFreezing, but got ModelParallelStrategy"),
+        (LayerFreezing(0.5), "a strategy that LayerFreezing supports, but got ModelParallelStrategy"),
     ):
         with pytest.raises(InputError, match=message):
             callback.setup(trainer, Classifier(mlp()), "fit")
