@@ -6,10 +6,9 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from lit_prune.errors import shorten
 from lit_prune.functional.averages import frozen_copies
 from lit_prune.functional.masking import current_mask
-from lit_prune.functional.selection import WeightRef, parameters_outside_averages, passed_over
+from lit_prune.functional.selection import WeightRef, describe_passed_over
 from lit_prune.functional.sharding import Split, local
 from lit_prune.functional.sparsity import count_zeros
 
@@ -22,13 +21,8 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
         model: Model whose weights were chosen without `layers` or `parameters`.
         weights: The chosen weights.
     """
-    if left := passed_over(model):
-        total = sum(value.numel() for value in parameters_outside_averages(model).values())
-        share = sum(value.numel() for value in left.values()) / total
-        rank_zero_info(
-            f"{owner} leaves out {share:.1%} of the parameters, since they are in norms or embeddings, or not named "
-            f"weight: {shorten(', '.join(left))}. Choose parameters by name with `parameters`."
-        )
+    if (left := describe_passed_over(model)) is not None:
+        rank_zero_info(f"{owner} leaves out {left}. Choose parameters by name with `parameters`.")
     chosen = {ref.module for ref in weights}
     for copy, source in frozen_copies(model):
         if any(module in chosen for module in model.get_submodule(copy).modules()):

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, expected, shorten
 from lit_prune.functional.sharding import reshard
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -138,6 +138,16 @@ def averaged_modules(model: nn.Module) -> set[nn.Module]:
     """Return each `torch.optim.swa_utils.AveragedModel` inside a model, with all modules in it."""
     averages = [module for module in model.modules() if isinstance(module, AveragedModel) and module is not model]
     return {inner for average in averages for inner in average.modules()}
+
+
+def describe_passed_over(model: nn.Module) -> str | None:
+    """Describe the parameters that `passed_over` finds, with their share; None if it finds none."""
+    if not (left := passed_over(model)):
+        return None
+    total = sum(value.numel() for value in parameters_outside_averages(model).values())
+    share = sum(value.numel() for value in left.values()) / total
+    names = shorten(", ".join(left))
+    return f"{share:.1%} of the parameters, since they are in norms or embeddings or not called weight: {names}"
 
 
 def layers_with_weights(model: nn.Module) -> list[list[WeightRef]]:
