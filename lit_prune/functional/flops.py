@@ -1,6 +1,6 @@
-"""Count the FLOPs of a forward pass, in total and with non-zero weights."""
+"""Count the FLOPs of a forward pass: of all weights, and of the non-zero weights alone."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils.flop_counter import FlopCounterMode
 
-from lit_prune.errors import expected, one_line
+from lit_prune.errors import InputError, UnfinishedError, expected, one_line
 from lit_prune.functional.plain import plain_copy
 from lit_prune.functional.selection import CONVOLUTIONS, weight_names
 
@@ -21,7 +21,8 @@ class LayerFlops:
 
     Attributes:
         nominal: FLOPs of all weights.
-        nonzero: FLOPs of the non-zero weights alone. Dense kernels compute all of `nominal`.
+        nonzero: FLOPs of the non-zero weights alone. Ordinary dense layers compute all of `nominal`, products with
+            zeros included.
 
     Raises:
         InputError: If not 0 <= nonzero <= nominal.
@@ -39,21 +40,24 @@ class LayerFlops:
         return LayerFlops(self.nominal + other.nominal, self.nonzero + other.nonzero)
 
 
-def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, LayerFlops]:
-    """Count the FLOPs of each convolution and linear layer for one input.
+def count_flops(model: nn.Module, input_size: int | Sequence[int], example: Any = None) -> dict[str, LayerFlops]:
+    """Count the FLOPs of each layer with a weight for one input.
 
     `torch.utils.flop_counter.FlopCounterMode` counts a forward pass of a `plain_copy` in evaluation mode: 2 FLOPs for
     each multiply-add of a weight and its input, multiplications by padding included. A layer that is called twice
     counts twice. Biases, norms, activations, pooling and residual sums do not count, nor do products that are computed
-    without calling such a layer, for example by `nn.MultiheadAttention`.
+    without calling a convolution or linear layer, for example in `nn.MultiheadAttention`.
 
     Args:
-        model: Any module whose forward takes one tensor, masked or not. It is not changed.
-        input_size: Height and width of square images, or the shape of one input; see `input_shape`.
+        model: Any module, masked or not. It is not changed.
+        input_size: Height and width of square images, or the shape of one input; see `input_shape`. The forward pass
+            gets zeros of this shape.
+        example: What the forward pass gets instead, as the `example_input_array` of a LightningModule: a tensor, a
+            tuple of several inputs, or a dictionary of inputs by name. `input_size` is ignored then.
 
     Returns:
         FLOPs by the qualified name of the layer, in the order of registration. A weight that several layers share
-        counts under the first name. A layer that was not called has 0.
+        counts under the name of the first of them. A layer that was not called has 0.
 
     Raises:
         InputError: If `input_size` is invalid, or the forward pass fails for it.
@@ -62,8 +66,10 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, 
         >>> count_flops(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), 32)["0"].nominal == 2 * 3 * 8 * 9 * 32 * 32
         True
     """
-    shape = input_shape(model, input_size)
-    parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+    if example is None:
+        parameter = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
+        shape = input_shape(model, input_size)
+        example = torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device)
     counter = FlopCounterMode(display=False)
     counts: dict[str, LayerFlops] = {}
     running: list[list[int]] = []  # for each layer being called: the total before the call, the FLOPs of inner layers
@@ -92,8 +98,13 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int]) -> dict[str, 
                 module.register_forward_pre_hook(enter)
                 module.register_forward_hook(partial(leave, owner))
         with torch.no_grad(), counter:
-            plain(torch.zeros(1, *shape, dtype=parameter.dtype, device=parameter.device))
-    except (RuntimeError, ValueError, TypeError, IndexError) as error:
+            if isinstance(example, Mapping):
+                plain(**example)
+            else:
+                plain(*(example if isinstance(example, tuple) else (example,)))
+    except (InputError, UnfinishedError, MemoryError):
+        raise
+    except Exception as error:  # a custom `forward` may raise anything
         raise expected(
             f"`input_size` {input_size} to be one that {type(model).__name__} accepts",
             f"{type(error).__name__} ({one_line(error)})",

@@ -11,6 +11,7 @@ from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.checkpoint import KEY
 from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
 from lit_prune.functional.selection import SAYS_WEIGHT, weight_layers
+from lit_prune.trained.inputs import Inputs
 from lit_prune.trained.network import Network
 
 _DEFAULT_SIZE = 32
@@ -74,9 +75,10 @@ class Inspection:
         network: Name of the model's class; None if the architecture is not known.
         epoch: Epoch in which the checkpoint was written, counted from 0; None for a state dict.
         step: Optimizer step after which the checkpoint was written; None for a state dict.
-        input_shape: Shape of the input for which FLOPs are counted; None if no FLOPs are counted.
+        input_shape: Shape of the input for which FLOPs are counted; None if no FLOPs are counted, or if they are
+            counted for several inputs or for integers.
         layers: Layers in the model's order, or in the file's order if the architecture is not known.
-        other_tensors: Number of tensors that are not weights of `layers`: biases, norms, buffers.
+        other_tensors: Number of tensors that are not weights of `layers`: biases, norms, embeddings, buffers.
         other_values: Number of values in those tensors.
     """
 
@@ -112,12 +114,12 @@ class Inspection:
 def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> Inspection:
     """Inspect a trained network.
 
-    The result lists the convolutions and linear layers. If the architecture is not known, the result lists instead all
-    floating-point tensors with at least two dimensions, embeddings included, and their FLOPs are None.
+    The result lists the weights that `weight_layers` chooses. If the architecture is not known, the result lists
+    instead all floating-point tensors with at least two dimensions, embeddings included, and their FLOPs are None.
 
     FLOPs are counted for one input of `input_size`: the height and width of an image in pixels, or a shape without the
-    batch dimension. By default, this is the shape of the model's `example_input_array`, or 32 if the model has none; if
-    the model cannot process the default, FLOPs are None.
+    batch dimension. By default, they are counted for one row of the model's `example_input_array`, or for an image of
+    32 pixels if the model has none; if the model cannot process the default, FLOPs are None.
 
     Raises:
         InputError: If there is no layer, or the forward pass fails for `input_size`.
@@ -194,8 +196,12 @@ def _count_flops(
     if (model := network.model) is None:
         return {}, None
     example: Any = model.example_input_array
-    size = tuple(example.shape[1:]) if isinstance(example, Tensor) and example.dim() > 1 else _DEFAULT_SIZE
+    size: int | tuple[int, ...] = _DEFAULT_SIZE
+    if isinstance(example, Tensor) and example.dim() > 1 and example.is_floating_point():
+        size, example = tuple(example.shape[1:]), None
     try:
+        if example is not None:
+            return count_flops(model, size, Inputs.of(model).one()), None
         return count_flops(model, size), input_shape(model, size)
     except InputError:
         return {}, None
@@ -213,7 +219,7 @@ def _frozen_modules(network: Network) -> set[str] | None:
 
 
 def _module_name(name: str) -> str:
-    """Return the module of a weight that is listed by its parameter's name, such as "lstm.weight_ih_l0"."""
+    """Return the name of the module that holds a weight: "lstm" for "lstm.weight_ih_l0", else the name itself."""
     module, _, parameter = name.rpartition(".")
     return module if SAYS_WEIGHT.search(parameter) else name
 

@@ -146,7 +146,11 @@ def _unpack_callback_states(content: Mapping[str, Any], key: str, state: Mapping
         packed = callback.get(key) if isinstance(callback, Mapping) else None
         if isinstance(packed, Mapping):
             # only masks of the weights' shapes: in an untrusted file, a huge mask could use up all memory
-            fitting = {n: mask for n, mask in packed.items() if _fits(state.get(f"{n}.weight", state.get(n)), mask)}
+            fitting = {
+                n: mask
+                for n, mask in packed.items()
+                if _fits(state.get(f"{n}.weight".removeprefix("."), state.get(n)), mask)
+            }
             masks |= unpack_masks(fitting)
     return masks
 

@@ -14,7 +14,7 @@ from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected, one_line
 from lit_prune.trained.network import Network
 
-Run = Callable[[Tensor], Tensor]
+Run = Callable[..., Tensor]
 Split = Literal["val", "test"]
 
 

@@ -33,7 +33,7 @@ OPTIMIZERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
 def module_of(package: Any, optimizer: str) -> Any:
     """Make a backbone and a head; the optimizer starts with the head alone, as these callbacks ask for."""
 
-    class WithBackbone(package.LightningModule):  # type: ignore[misc,name-defined]
+    class WithBackbone(package.LightningModule):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             torch.manual_seed(0)

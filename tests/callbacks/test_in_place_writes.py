@@ -257,14 +257,14 @@ class Manual(WithOptimizer):
         self.manual_backward(self.loss(batch))
         if "sam" in self.way:
             with torch.no_grad():
-                disturbances = [0.05 * value.grad / value.grad.norm() for value in self.parameters()]  # type: ignore[union-attr]
+                disturbances = [0.05 * value.grad / value.grad.norm() for value in self.parameters()]  # type: ignore[union-attr,operator]
                 for value, disturbance in zip(self.parameters(), disturbances, strict=True):
-                    value += disturbance
+                    value += disturbance  # type: ignore[misc]
             optimizer.zero_grad()
             self.manual_backward(self.loss(batch))
             with torch.no_grad():
                 for value, disturbance in zip(self.parameters(), disturbances, strict=True):
-                    value -= disturbance
+                    value -= disturbance  # type: ignore[misc]
         if "lightning" in self.way:
             self.clip_gradients(optimizer, 0.1, "norm")
         else:

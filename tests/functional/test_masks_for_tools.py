@@ -197,7 +197,7 @@ def test_a_model_computes_with_the_weights_that_it_is_given(dtype: torch.dtype) 
 def test_ensembles_are_computed_together() -> None:
     models = [masked(amount=0.3 + 0.2 * i) for i in range(3)]
     batch = torch.randn(5, 16)
-    parameters, buffers = stack_module_state(models)  # type: ignore[arg-type]
+    parameters, buffers = stack_module_state(models)
     for base in (copy.deepcopy(models[0]), net().to("meta")):
 
         def compute(parameters: Any, buffers: Any, batch: Tensor, base: Any = base) -> Any:

@@ -17,6 +17,7 @@ from lit_prune.functional.flops import LayerFlops, count_flops
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.export.graphs import run_onnx, write_onnx
+from lit_prune.trained.inputs import image_inputs
 
 Kind = Literal["dense", "zeros", "lit-prune", "cropped", "onnx", "cropped onnx"]
 
@@ -95,7 +96,7 @@ def make_variants(
         }
         for kind, (module, known) in exported.items():
             path = folder / f"{len(list(folder.iterdir()))}.onnx"
-            write_onnx(module, path, input_size, channels=channels)
+            write_onnx(module, path, image_inputs(channels, input_size, input_size))
             size = {"bytes": path.stat().st_size, "compressed": None}
             yield Variant(network, kind, run_onnx(path), torch.contiguous_format, **(known | size))
 

@@ -1,6 +1,6 @@
 """Check that an exported file computes the same logits as the network."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from math import isfinite
 
@@ -20,7 +20,7 @@ class Check:
     """Comparison of the logits of a network with those of its exported file.
 
     Attributes:
-        images: Number of images on which logits were compared.
+        images: Number of images, or of rows of other inputs, on which logits were compared.
         difference: Largest absolute difference between a logit of the network and that of the file.
         largest: Largest magnitude of the network's logits.
         changed: Number of images for which the file predicts another class than the network.
@@ -48,8 +48,8 @@ class Check:
         )
 
 
-def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | None]]) -> Check:
-    """Compare the logits (N, ...) of a network with those of an exported file, on batches of images and labels.
+def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor | tuple[Tensor, ...], Tensor | None]]) -> Check:
+    """Compare the logits (N, ...) of a network with those of an exported file, on batches of inputs and labels.
 
     Raises:
         UnfinishedError: If the file cannot be run, or computes logits of another shape than the network.
@@ -59,11 +59,12 @@ def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | 
     right = [0, 0]
     with torch.inference_mode():
         for batch, labels in batches:
-            wanted = network(batch).flatten(1)
-            found = _run(exported, batch).flatten(1)
+            inputs = batch if isinstance(batch, tuple) else (batch,)
+            wanted = network(*inputs).flatten(1)
+            found = _run(exported, inputs).flatten(1)
             if found.shape != wanted.shape:
                 raise _failed(f"computes logits of shape {tuple(found.shape)} instead of {tuple(wanted.shape)}")
-            images += len(batch)
+            images += len(wanted)
             # Python's `max` would lose a NaN
             difference = float(torch.tensor([difference, (wanted - found).abs().max()]).max())
             largest = max(largest, float(wanted.abs().max()))
@@ -76,13 +77,13 @@ def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor, Tensor | 
     return Check(images, difference, largest, changed, scores)
 
 
-def _run(exported: Run, images: Tensor) -> Tensor:
+def _run(exported: Run, inputs: tuple[Tensor, ...]) -> Tensor:
     try:
-        return exported(images)
+        return exported(*inputs)
     except (UnfinishedError, MemoryError):
         raise
     except Exception as error:  # ONNX Runtime raises errors of its own classes
-        raise _failed(f"cannot be run on {len(images)} images: {one_line(error)}") from error
+        raise _failed(f"cannot be run on {len(inputs[0])} images: {one_line(error)}") from error
 
 
 def _failed(what: str) -> UnfinishedError:
@@ -94,18 +95,11 @@ def in_batches(run: Run, batch: int | None) -> Run:
     if batch is None:
         return run
 
-    def run_all(images: Tensor) -> Tensor:
+    def run_all(*inputs: Tensor) -> Tensor:
         parts = []
-        for part in torch.split(images, batch):
-            filled = torch.cat([part, part[:1].expand(batch - len(part), *part.shape[1:])])
-            parts.append(run(filled)[: len(part)])
+        for part in zip(*(torch.split(tensor, batch) for tensor in inputs), strict=True):
+            filled = (torch.cat([t, t[:1].expand(batch - len(t), *t.shape[1:])]) for t in part)
+            parts.append(run(*filled)[: len(part[0])])
         return torch.cat(parts)
 
     return run_all
-
-
-def random_batches(batch: int | None, channels: int, input_size: int) -> Iterator[tuple[Tensor, None]]:
-    """Yield random images, the same at each call: a batch of size `batch`, or batches of three sizes if it is None."""
-    generator = torch.Generator().manual_seed(0)
-    for count in (1, 2, 7) if batch is None else (batch,):
-        yield torch.randn(count, channels, input_size, input_size, generator=generator), None

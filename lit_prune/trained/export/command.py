@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from jsonargparse import Namespace
 
@@ -11,16 +11,16 @@ from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_che
 from lit_prune.cli.run_command import run_command
 from lit_prune.errors import check_integer, expected
 from lit_prune.files.atomic import replacing
-from lit_prune.trained.export.check import Check, check, in_batches, random_batches
+from lit_prune.trained.export.check import Check, check, in_batches
 from lit_prune.trained.export.graphs import check_opset, run_onnx, run_torchexport, write_onnx, write_torchexport
 from lit_prune.trained.export.plan import GRAPHS, Export, prepare
 from lit_prune.trained.export.text import format_report
 from lit_prune.trained.export.weights import write_weights
 from lit_prune.trained.extras import import_extra
+from lit_prune.trained.inputs import SIZE
 from lit_prune.trained.network import load_network
 from lit_prune.trained.scoring import Run, image_batches, make_data, wants_scores
 
-_DATA_SIZE = 32  # height and width of CIFAR-10 images, in pixels
 _MAX_SIZE = 4096
 # for each option that not all formats accept: the formats that do
 _FORMATS = {
@@ -67,7 +67,13 @@ def _parse(argv: Sequence[str]) -> Namespace:
         default=None,
         help="Batch size that the file accepts, or dynamic for any; only for onnx and torchexport (default: dynamic).",
     )
-    parser.add_argument("--input_size", type=int, default=_DATA_SIZE, help="Height and width of the images, in pixels.")
+    parser.add_argument(
+        "--input_size",
+        type=int | list[int] | None,
+        default=None,
+        help="Height and width of the images, in pixels, or the shape of one input, such as [784] (default: inputs "
+        "like the model's `example_input_array`, or images of 32 pixels if it has none).",
+    )
     parser.add_argument(
         "--crop",
         action="store_true",
@@ -85,7 +91,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     options = parse_checkpoint_command(parser, argv)
     hint = "give the height and width of the images, in pixels"
-    check_integer("--input_size", options.input_size, 1, _MAX_SIZE, hint=hint)
+    for size in options.input_size if isinstance(options.input_size, list) else [options.input_size or SIZE]:
+        check_integer("--input_size", size, 1, _MAX_SIZE, hint=hint)
     if isinstance(options.batch, int):
         check_integer("--batch", options.batch, 1, hint="`--batch dynamic` allows any batch size")
     for name, formats in _FORMATS.items():
@@ -93,9 +100,9 @@ def _parse(argv: Sequence[str]) -> Namespace:
         if given and options.format not in formats:
             hint = f"leave `--{name}` out, or use `--format {formats[-1]}`"
             raise expected(f"`--format {' or '.join(formats)}` with `--{name}`", f"`{options.format}`", hint)
-    if wants_scores(options) and options.input_size != _DATA_SIZE:
+    if wants_scores(options) and options.input_size not in (None, SIZE):
         hint = "leave out `--limit` and all `--data` options to check on random images only"
-        raise expected(f"`--input_size` {_DATA_SIZE} to check on test images", options.input_size, hint)
+        raise expected(f"`--input_size` {SIZE} to check on test images", options.input_size, hint)
     if options.format == "onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
             import_extra(package, "export")
@@ -106,31 +113,30 @@ def _parse(argv: Sequence[str]) -> Namespace:
 
 def _write(export: Export, path: Path) -> tuple[int | None, Run | None]:
     """Write the file. Return its ONNX opset (or None) and a function that computes logits with it (or None)."""
-    options, module = export.options, export.module
-    graph: dict[str, Any] = {"batch": export.batch, "metadata": export.metadata, "channels": export.channels}
-    if module is not None and options.format == "onnx":
-        opset = write_onnx(module, path, options.input_size, **graph, opset=options.opset)
+    options, module, inputs = export.options, export.module, export.inputs
+    if module is not None and inputs is not None and options.format == "onnx":
+        opset = write_onnx(module, path, inputs, export.batch, export.metadata, opset=options.opset)
         return opset, in_batches(run_onnx(path), export.batch)
-    if module is not None and options.format == "torchexport":
-        write_torchexport(module, path, options.input_size, **graph)
-        return None, in_batches(run_torchexport(path), export.batch)
+    if module is not None and inputs is not None and options.format == "torchexport":
+        write_torchexport(module, path, inputs, export.batch, export.metadata)
+        return None, in_batches(inputs.feed(run_torchexport(path)), export.batch)
     stored = write_weights(export.state, path, options.format, options.compress, export.metadata)
-    if module is None:
+    if module is None or inputs is None:
         return None, None
     loaded = deepcopy(module)
     for tensor in loaded.state_dict().values():
         tensor.zero_()  # so that every value has to come from the file
     loaded.load_state_dict(stored)
-    return None, loaded
+    return None, inputs.feed(loaded)
 
 
 def _check(export: Export, run: Run | None) -> list[Check]:
     """Compare the file with the network on random images and, if requested, on test images."""
-    if run is None:
-        return []
-    options, model = export.options, export.network.require_model()
-    images = random_batches(export.batch, export.channels, options.input_size)
-    checks = [check(model, run, images).require("random images")]
+    options, inputs = export.options, export.inputs
+    if run is None or inputs is None:
+        return []  # the weights were compared, bit for bit
+    model = inputs.feed(export.network.require_model())
+    checks = [check(model, run, inputs.random(export.batch)).require(f"random {inputs.unit}")]
     if wants_scores(options):
         test = image_batches(make_data(export.network, options), "test", options.limit)
         checks.append(check(model, run, test).require("test images"))

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 
 from lit_prune.errors import InputError, UnfinishedError, check_integer, expected, one_line
 from lit_prune.trained.extras import import_extra, silence_libraries
+from lit_prune.trained.inputs import Inputs
 from lit_prune.trained.scoring import Run
 
-INPUT, OUTPUT = "images", "logits"
+OUTPUT = "logits"
 # the oldest opset that torch's exporter writes without conversion, in every supported release of torch
 _OLDEST_OPSET = 18
 # an ONNX file is a protobuf message, which must be smaller than 2 GiB
@@ -28,18 +29,17 @@ def check_opset(opset: int) -> None:
 def write_onnx(
     module: nn.Module,
     path: str | Path,
-    input_size: int,
+    inputs: Inputs,
     batch: int | None = None,
     metadata: Mapping[str, str] | None = None,
     *,
     opset: int | None = None,
-    channels: int = 3,
 ) -> int:
-    """Write a network as one ONNX file, with the input `images` and the output `logits`.
+    """Write a network as one ONNX file, with the names of `inputs` and the output `logits`.
 
-    The module must be in evaluation mode and map images (batch, channels, input_size, input_size) to one tensor. In the
-    file, batch norms are folded into the preceding convolutions; zero weights stay zero. If `batch` is None, the file
-    accepts batches of any size.
+    The module must be in evaluation mode and return one tensor. In the file, batch norms are folded into the preceding
+    convolutions; zero weights stay zero. If `batch` is None, the file accepts batches of any size, unless the inputs
+    have no rows: then it accepts their shapes only.
 
     Returns:
         The opset of the file. If `opset` is None, torch chooses it.
@@ -52,13 +52,14 @@ def write_onnx(
         import_extra(package, "export")
     if sum(tensor.nbytes for tensor in module.state_dict().values()) >= _MAX_BYTES:
         raise expected("weights of less than 2 GiB for ONNX", "more", "`--format safetensors` has no such limit")
-    with silence_libraries(), _one_sentence_failures("the ONNX exporter"):
-        images, shapes = _example_images(module, batch, channels, input_size)
+    # torch cannot trace all functions with `**kwargs`
+    with silence_libraries(), _one_sentence_failures("the ONNX exporter"), _takes_positions(module, inputs):
+        args, _, shapes = _trace_arguments(module, Inputs(inputs.tensors), batch)
         program = torch.onnx.export(
             module,
-            (images,),
+            args,
             dynamo=True,
-            input_names=[INPUT],
+            input_names=[*inputs.tensors],
             output_names=[OUTPUT],
             dynamic_shapes=shapes,
             opset_version=opset,
@@ -84,7 +85,7 @@ def write_onnx(
 
 
 def run_onnx(path: str | Path) -> Run:
-    """Load an ONNX file into ONNX Runtime, and return a function from images to logits.
+    """Load an ONNX file into ONNX Runtime, and return a function from inputs, in the order of the file, to logits.
 
     The function runs on the CPU, with as many threads as torch uses.
 
@@ -103,8 +104,10 @@ def run_onnx(path: str | Path) -> Run:
             "with `pip install --upgrade onnxruntime`."
         ) from error
 
-    def run(images: Tensor) -> Tensor:
-        (logits,) = session.run([OUTPUT], {INPUT: images.numpy()})
+    names = [node.name for node in session.get_inputs()]
+
+    def run(*inputs: Tensor) -> Tensor:
+        (logits,) = session.run([OUTPUT], {name: tensor.numpy() for name, tensor in zip(names, inputs, strict=True)})
         return torch.from_numpy(logits)
 
     return run
@@ -113,45 +116,66 @@ def run_onnx(path: str | Path) -> Run:
 def write_torchexport(
     module: nn.Module,
     path: str | Path,
-    input_size: int,
+    inputs: Inputs,
     batch: int | None,
     metadata: Mapping[str, str],
-    channels: int,
 ) -> None:
     """Write a network as a file for `torch.export.load`; arguments and errors are those of `write_onnx`."""
     with silence_libraries(), _one_sentence_failures("torch.export"), torch.no_grad():
-        images, shapes = _example_images(module, batch, channels, input_size)
-        program = torch.export.export(module, (images,), dynamic_shapes=shapes)
-    program.example_inputs = None  # the file does not need these images, which would make it larger
+        args, kwargs, shapes = _trace_arguments(module, inputs, batch)
+        program = torch.export.export(module, args, kwargs, dynamic_shapes=shapes)
+    program.example_inputs = None  # the file does not need them, and they would make it larger
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # source lines, with paths of this machine
     with silence_libraries(), Path(path).open("wb") as file:
         torch.export.save(program, file, extra_files=dict(metadata))
 
 
-def run_torchexport(path: str | Path) -> Run:
-    """Load a file written by `write_torchexport`, and return a function from images to logits."""
+def run_torchexport(path: str | Path) -> nn.Module:
+    """Load a file written by `write_torchexport` as a module that takes the network's inputs."""
     with silence_libraries(), Path(path).open("rb") as file:
-        run: Run = torch.export.load(file).module()
-    return run
+        loaded: nn.Module = torch.export.load(file).module()
+    return loaded
 
 
-def _example_images(module: nn.Module, batch: int | None, channels: int, input_size: int) -> tuple[Tensor, Any]:
-    """Return images and `dynamic_shapes` for tracing, after checking that the output has one row for each image."""
-    # from a single image, torch would infer a fixed batch size of 1
-    images = torch.zeros(batch or 2, channels, input_size, input_size)
+def _trace_arguments(
+    module: nn.Module, inputs: Inputs, batch: int | None
+) -> tuple[tuple[Tensor, ...], dict[str, Tensor], Any]:
+    """Return arguments and `dynamic_shapes` for tracing, after checking that the output has one row for each row."""
+    # from a single row, torch would infer a fixed batch size of 1
+    tensors = inputs.rows(batch or 2)
     with torch.no_grad():
         try:
-            output = module(images)
+            output = inputs.feed(module)(*tensors)
         except Exception as error:  # a custom `forward` may raise anything
             _raise_if_unrelated(error)
-            what = f"a network that takes images of {channels}x{input_size}x{input_size}"
-            raise expected(what, one_line(error), "pass the image size used in training as `--input_size`") from error
-    if not isinstance(output, Tensor) or output.dim() == 0 or len(output) != len(images):
+            hint = "pass the image size used in training as `--input_size`, or set `example_input_array` in the class"
+            raise expected(f"a network that takes {inputs}", one_line(error), hint) from error
+    count = len(tensors[0]) if inputs.have_rows else None
+    if not isinstance(output, Tensor) or output.dim() == 0 or (count is not None and len(output) != count):
         found = f"the shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"
-        what = f"a network that returns one tensor, with {len(images)} rows for {len(images)} images"
-        raise expected(what, found, "wrap the network in a module that does")
-    return images, None if batch is not None else ({0: torch.export.Dim("batch")},)
+        rows = f", with {count} rows for {count} {inputs.unit}" if count else ""
+        hint = "wrap the network in a module that does"
+        raise expected(f"a network that returns one tensor{rows}", found, hint)
+    shapes: Any = torch.export.ShapesCollection()  # type: ignore[no-untyped-call]
+    for tensor in tensors if count is not None and batch is None else ():
+        shapes[tensor] = {0: torch.export.Dim("batch")}
+    args = () if inputs.by_name else tensors
+    kwargs = dict(zip(inputs.tensors, tensors, strict=True)) if inputs.by_name else {}
+    return args, kwargs, shapes.dynamic_shapes(module, args, kwargs)
+
+
+@contextmanager
+def _takes_positions(module: nn.Module, inputs: Inputs) -> Iterator[None]:
+    """Make a module take its inputs by position inside a `with` block."""
+    if not inputs.by_name:
+        yield
+        return
+    vars(module)["forward"] = inputs.feed(type(module).forward.__get__(module))
+    try:
+        yield
+    finally:
+        del vars(module)["forward"]
 
 
 @contextmanager
@@ -161,7 +185,7 @@ def _one_sentence_failures(exporter: str) -> Iterator[None]:
         yield
     except Exception as error:  # exporters raise errors of a dozen classes
         cause = _raise_if_unrelated(error)
-        hint = "what `forward` does may depend on the shape of the images, but not on their pixel values"
+        hint = "what `forward` does may depend on the shapes of its inputs, but not on their values"
         raise expected(f"a network that {exporter} can trace", one_line(cause), hint) from error
 
 

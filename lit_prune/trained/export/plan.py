@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from lit_prune import __version__
 from lit_prune.data.augment import MEAN, STD
-from lit_prune.errors import InputError
+from lit_prune.errors import InputError, expected
 from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
+from lit_prune.trained.inputs import SIZE, Inputs, defines_forward
 from lit_prune.trained.layers import layer_weights
 from lit_prune.trained.network import Network
 from lit_prune.trained.scoring import make_data, wants_data, wants_scores
@@ -34,7 +35,7 @@ class Export:
         state: State dict to write.
         dense_bytes: Size of the state dict in bytes, before `--crop`.
         metadata: Strings to store with the weights, by name.
-        channels: Number of channels of the images.
+        inputs: Inputs of the network; None if they are not known.
         weights: Number of weights in all layers, after `--crop`.
         zeros: Number of these weights that are zero.
         dropped: Number of weights that `--crop` removed.
@@ -47,7 +48,7 @@ class Export:
     state: dict[str, Tensor]
     dense_bytes: int
     metadata: dict[str, str]
-    channels: int
+    inputs: Inputs | None
     weights: int
     zeros: int
     dropped: int
@@ -65,20 +66,21 @@ def prepare(network: Network, options: Namespace) -> Export:
     With `--crop`, the copy also lacks dead taps: kernel positions that only ever see padding.
 
     Raises:
-        InputError: If the architecture is not known and an option needs it, or the network cannot process images
-            of size `--input_size`.
+        InputError: If the architecture is not known and an option needs it, if the class has no `forward` and the
+            format needs it, or if options do not suit the inputs of the network.
     """
     needs_model = options.format in GRAPHS or options.crop or wants_scores(options)
     model = network.require_model() if needs_model else network.model
-    channels = 3 if model is None else _image_channels(model)
+    inputs = None if model is None else _find_inputs(model, options)
     module, state, crops = None, network.state_dict, {}
     if model is not None:
         module = plain_copy(model).to(memory_format=torch.contiguous_format)
         state = module.state_dict()
     before = state
-    if module is not None and options.crop:
+    if module is not None and options.crop and inputs is not None and inputs.image_size is not None:
         layers = dict(module.named_modules())
-        module = crop_kernels(module, options.input_size, channels)
+        channels, size, _ = inputs.image_size
+        module = crop_kernels(module, size, channels)
         state = module.state_dict()
         # kernel size and padding, to rebuild cropped convolutions: the shape of a weight does not show the padding
         crops = {
@@ -86,33 +88,58 @@ def prepare(network: Network, options: Namespace) -> Export:
             for name, layer in module.named_modules()
             if isinstance(layer, nn.Conv2d) and layer.kernel_size != layers[name].kernel_size
         }
-    names = [f"{name}.weight" for name in layer_weights(network) if f"{name}.weight" in state]
+    # a layer is listed by its own name, or by that of a weight that is not called "weight"
+    listed = [name for layer in layer_weights(network) for name in (f"{layer}.weight".removeprefix("."), layer)]
+    names = [name for name in listed if name in state]
     total, weights = (sum(tensors[name].numel() for name in names) for tensors in (before, state))
     zeros = weights - sum(int(state[name].count_nonzero()) for name in names)
     sparsity = zeros / weights if weights else 0.0
-    metadata = _metadata(network, options, channels, sparsity)
+    metadata = _metadata(network, options, inputs, sparsity)
     if crops:
         metadata["cropped_convolutions"] = json.dumps(crops)
     dense_bytes = sum(tensor.nbytes for tensor in before.values())
     dropped = total - weights
-    return Export(network, options, module, state, dense_bytes, metadata, channels, weights, zeros, dropped, sparsity)
+    return Export(network, options, module, state, dense_bytes, metadata, inputs, weights, zeros, dropped, sparsity)
 
 
-def _image_channels(model: nn.Module) -> int:
-    """Return the number of image channels: of `example_input_array`, or else of the first convolution, or else 3."""
-    images = getattr(model, "example_input_array", None)
-    if isinstance(images, Tensor) and images.dim() == 4:
-        return images.shape[1]
-    return next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
+def _find_inputs(model: nn.Module, options: Namespace) -> Inputs | None:
+    """Return the inputs of a network, or None if they are not known, and only its weights are written."""
+    if not defines_forward(model) and options.format in GRAPHS:
+        what = f"a network with a `forward` for `--format {options.format}`"
+        hint = "define `forward` in the class, or write only the weights with `--format safetensors`"
+        raise expected(what, f"{type(model).__name__}, which defines none", hint)
+    inputs = Inputs.of(model, options.input_size)
+    _check_options(inputs, options)
+    if options.format in GRAPHS or options.crop or inputs.suit(model):
+        return inputs
+    if wants_scores(options):
+        hint = "leave out `--limit` and all `--data` options to write only the weights"
+        raise expected(f"a network that computes logits of {inputs}", f"{type(model).__name__}, which does not", hint)
+    return None
 
 
-def _metadata(network: Network, options: Namespace, channels: int, sparsity: float) -> dict[str, str]:
-    """Describe the input, sparsity, classes and preprocessing for users of the file, as JSON strings."""
-    size = options.input_size
-    values: dict[str, Any] = {
-        "input": {"layout": "NCHW", "channels": channels, "height": size, "width": size, "dtype": "float32"},
-        "sparsity": round(sparsity, 6),
-    }
+def _check_options(inputs: Inputs, options: Namespace) -> None:
+    """Raise an `InputError` for options that do not suit the inputs of the network."""
+    shape = inputs.image_size
+    if options.crop and (shape is None or shape[1] != shape[2]):
+        raise expected("a network that takes square images for `--crop`", f"{inputs}", "leave `--crop` out")
+    if wants_scores(options) and (shape is None or shape[1:] != (SIZE, SIZE)):
+        hint = "leave out `--limit` and all `--data` options to check on random inputs only"
+        raise expected(f"a network that takes images of {SIZE}x{SIZE} to check on test images", f"{inputs}", hint)
+    if options.batch is not None and not inputs.have_rows:
+        hint = "leave `--batch` out: the file takes inputs of these shapes"
+        raise expected("inputs with the same number of rows for `--batch`", f"{inputs}", hint)
+
+
+def _metadata(network: Network, options: Namespace, inputs: Inputs | None, sparsity: float) -> dict[str, str]:
+    """Describe the inputs, sparsity, classes and preprocessing for users of the file, as JSON strings."""
+    values: dict[str, Any] = {}
+    if inputs is not None and (shape := inputs.image_size) is not None:
+        sizes = dict(zip(("channels", "height", "width"), shape, strict=True))
+        values["input"] = {"layout": "NCHW", **sizes, "dtype": "float32"}
+    elif inputs is not None:
+        values["inputs"] = inputs.describe()
+    values["sparsity"] = round(sparsity, 6)
     if isinstance(network.model, LitResNet18) and ("data" in network.settings or wants_data(options)):
         try:
             values["class_names"] = make_data(network, options).class_names

@@ -12,7 +12,8 @@ _SAME = "a zero weight takes as many bytes as any other"
 def format_report(export: Export, opset: int | None, checks: Sequence[Check], size: int) -> str:
     """Describe the exported file and how it was checked; `size` is the file's size in bytes."""
     lines = [("written", f"{export.options.output}: {_format_kind(export, opset)}")]
-    lines += zip(["logits", ""], map(_format_difference, checks, ["random", "test"]), strict=False)
+    kinds = [f"random {export.inputs.unit}" if export.inputs else "", "test images"]
+    lines += zip(["logits", ""], map(_format_difference, checks, kinds), strict=False)
     if not checks:
         lines.append(("checked", "the weights read back from the file equal those written, bit for bit"))
     for network, file in filter(None, (check.scores for check in checks)):
@@ -31,18 +32,20 @@ def _format_kind(export: Export, opset: int | None) -> str:
     options = export.options
     if options.compress:
         return "compressed weights, which `lit_prune.load_compressed` reads"
-    if options.format not in GRAPHS:
+    if options.format not in GRAPHS or export.inputs is None:
         return f"{options.format}, {len(export.state)} tensors"
     batch = "any number of" if export.batch is None else f"batches of {export.batch}"
     operators = "" if opset is None else f" with operators of version {opset}"
-    shape = f"{export.channels}x{options.input_size}x{options.input_size}"
-    return f"{options.format}{operators}, for {batch} images of {shape}"
+    inputs = f"{batch} {export.inputs}"
+    if export.inputs.image_size is None:
+        inputs = f"{batch} rows of {export.inputs}" if export.inputs.have_rows else str(export.inputs)
+    return f"{options.format}{operators}, for {inputs}"
 
 
 def _format_difference(check: Check, kind: str) -> str:
-    changed = f"; for {check.changed:,} of them, the file predicts another class" if kind == "test" else ""
+    changed = f"; for {check.changed:,} of them, the file predicts another class" if check.scores else ""
     return (
-        f"differ from the checkpoint's by at most {check.difference:.2g} on {check.images:,} {kind} images "
+        f"differ from the checkpoint's by at most {check.difference:.2g} on {check.images:,} {kind} "
         f"(allowed: {check.bound:.2g}){changed}"
     )
 
@@ -51,9 +54,9 @@ def _format_weights(export: Export) -> str:
     text = f"{export.weights:,}, {export.zeros:,} of them zero ({export.sparsity:.2%})"
     if not export.options.crop:
         return text
-    size = export.options.input_size
     share = export.dropped / (export.dropped + export.weights)
-    return f"{text}; removed: {export.dropped:,} others ({share:.1%} of all), which only see padding at {size}x{size}"
+    removed = f"removed: {export.dropped:,} others ({share:.1%} of all), which only see padding in {export.inputs}"
+    return f"{text}; {removed}"
 
 
 def _format_bytes(export: Export, size: int) -> list[tuple[str, str]]:

@@ -90,17 +90,21 @@ def _notes(inspection: Inspection, unknown: list[str]) -> list[str]:
     notes.append("smallest, largest: magnitudes of the non-zero weights.")
     if "no gradient" not in unknown:
         notes.append("no gradient: fraction of the weights that have never received a gradient in training.")
-    if inspection.input_shape is not None:
-        shape = _format_shape(inspection.input_shape)
-        notes.append(f"MFLOPs: for one input of {shape}; a multiply-add is 2 FLOPs.")
+    if "MFLOPs" not in unknown:
+        shape = "like the model's `example_input_array`"
+        if inspection.input_shape is not None:
+            shape = f"of {_format_shape(inspection.input_shape)}"
+        notes.append(f"MFLOPs: for one input {shape}; a multiply-add is 2 FLOPs.")
         notes.append("non-zero: MFLOPs of the non-zero weights alone.")
     if inspection.other_tensors:
         notes.append(
             f"Not in the table: {inspection.other_values:,} values in {inspection.other_tensors} other tensors "
-            "(biases, norms, buffers)."
+            "(biases, norms, embeddings, buffers)."
         )
     if unknown:
-        hint = "" if inspection.network else "; to count FLOPs, name the network's class with `--model module.Class`"
+        hint = "; to count FLOPs, name the network's class with `--model module.Class`"
+        if inspection.network:
+            hint = "; to count FLOPs, set `example_input_array` in the class" if "MFLOPs" in unknown else ""
         notes.append(f"Columns left out, because their values are not known: {', '.join(unknown)}{hint}.")
     return notes
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from lit_prune.errors import UnfinishedError
-from lit_prune.trained.export.check import Check, check, in_batches, random_batches
+from lit_prune.trained.export.check import Check, check, in_batches
 from lit_prune.trained.export.weights import same_bits
+from lit_prune.trained.inputs import image_inputs
 
 IMAGES = torch.arange(24.0).reshape(4, 1, 2, 3)
 LABELS = torch.tensor([2, 0, 0, 1])
@@ -90,10 +91,10 @@ def test_a_fixed_batch_size_runs_any_number_of_images(batch):
 
 
 def test_random_images_are_reproducible_and_include_a_batch_of_one():
-    first, again = ([images for images, _ in random_batches(None, 3, 5)] for _ in range(2))
+    first, again = ([images for (images,), _ in image_inputs(3, 5, 5).random(None)] for _ in range(2))
     assert [tuple(images.shape) for images in first] == [(1, 3, 5, 5), (2, 3, 5, 5), (7, 3, 5, 5)]
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
-    assert [len(images) for images, _ in random_batches(6, 1, 2)] == [6]
+    assert [len(images) for (images,), _ in image_inputs(1, 2, 2).random(6)] == [6]
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,7 @@ from lit_prune.functional.plain import plain_copy
 from lit_prune.trained.export import command as export
 from lit_prune.trained.export.check import Check, check
 from lit_prune.trained.export.graphs import write_onnx
+from lit_prune.trained.inputs import image_inputs
 from lit_prune.trained.network import load_network
 from tests.bad_input.conftest import listing
 from tests.trained.conftest import AMOUNT
@@ -289,14 +290,14 @@ def test_a_signal_during_tracing_is_not_blamed_on_the_network(tmp_path):
             raise UnfinishedError("stop", 130)
 
     with pytest.raises(UnfinishedError, match="stop"):
-        write_onnx(Interrupted().eval(), tmp_path / "x.onnx", 8)
+        write_onnx(Interrupted().eval(), tmp_path / "x.onnx", image_inputs(3, 8, 8))
 
 
 def test_a_wrong_input_size_is_reported_in_one_sentence(tmp_path):
     with pytest.raises(
         InputError, match=r"Expected a network that takes images of 3x1x1, but got .+ HINT: pass the image size"
     ):
-        write_onnx(nn.Conv2d(3, 1, 5), tmp_path / "x.onnx", 1)
+        write_onnx(nn.Conv2d(3, 1, 5), tmp_path / "x.onnx", image_inputs(3, 1, 1))
 
 
 def test_the_checkpoint_is_not_changed(run, foreign):
