@@ -21,6 +21,7 @@ from lit_prune.callbacks._checks import (
     overrides,
     refuse_sharded_parameters,
 )
+from lit_prune.callbacks._holding import MaskHolder
 from lit_prune.errors import check_choice, check_integer, closest_hint, expected
 from lit_prune.functional.averages import frozen_copies
 from lit_prune.functional.freezing import (
@@ -154,6 +155,7 @@ class LayerFreezing(Callback):
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
+        MaskHolder.add_to(trainer)  # the model may have been masked before
         self._release()
         self._stages = []
         if not continues(trainer, pl_module, self._module):

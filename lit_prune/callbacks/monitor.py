@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, continues, is_model_parallel, refuse_sharded_parameters
+from lit_prune.callbacks._holding import MaskHolder
 from lit_prune.callbacks._pruning import Pruning, pruners_of
 from lit_prune.errors import check_integer, expected
 from lit_prune.functional.coverage import GradientCoverage
@@ -90,6 +91,7 @@ class SparsityMonitor(Callback):
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self, model_parallel=True)
+        MaskHolder.add_to(trainer)  # the model may have been masked before
         if self.histograms and is_model_parallel(trainer):
             hint = "a histogram would need whole weights in one process; leave `histograms` out"
             raise expected("no `histograms` under ModelParallelStrategy", self.histograms, hint)
