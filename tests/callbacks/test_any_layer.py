@@ -37,7 +37,7 @@ class RelationWeights(nn.Module):
         self.relative_position_table = nn.Parameter(torch.randn(12, 16))
 
     def forward(self, values: Tensor) -> Tensor:
-        return sum(values @ weight for weight in self.relation_weight) + self.relative_position_table  # type: ignore[return-value]
+        return sum(values @ weight for weight in self.relation_weight) + self.relative_position_table  # type: ignore[no-any-return]
 
 
 class Recurrent(nn.Module):
