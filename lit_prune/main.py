@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lit_prune.cli.failures import print_error
+from lit_prune.cli.imports import no_garbage_collection
 from lit_prune.errors import InputError, closest_hint, expected
 from lit_prune.version import __version__
 
@@ -98,5 +99,7 @@ def _dispatch(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         hint = closest_hint(argv[0], COMMANDS, hint, "lit-prune ")
         raise expected(f"a command ({', '.join(COMMANDS)})", f"`{argv[0]}`", hint)
-    status: int = import_module(f"lit_prune.{COMMANDS[argv[0]][0]}").main(argv)
+    with no_garbage_collection():
+        module = import_module(f"lit_prune.{COMMANDS[argv[0]][0]}")
+    status: int = module.main(argv)
     return status

@@ -1,4 +1,4 @@
-"""Callbacks that freeze, prune and monitor any LightningModule with the functions of `lit_prune.functional`."""
+"""Callbacks that freeze, prune and monitor any LightningModule, built on the functions of `lit_prune.functional`."""
 
 from lit_prune.callbacks._pruning import Pruning
 from lit_prune.callbacks.freezing import LayerFreezing

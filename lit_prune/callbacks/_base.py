@@ -1,4 +1,4 @@
-"""The base class of all our callbacks, for both packages in which PyTorch Lightning is published."""
+"""The base class of all callbacks of lit-prune, for both packages in which PyTorch Lightning is published."""
 
 import sys
 from collections.abc import Sequence
@@ -10,21 +10,22 @@ from types import ModuleType
 
 import lightning.pytorch
 
-# the module of the other `Callback`; unlike the package around it, it is complete while the package is being imported
+# module that defines the `Callback` of the other package; it is fully imported before the rest of that package is
 _OTHER = "pytorch_lightning.callbacks.callback"
 
 
 class Callback(lightning.pytorch.Callback):
-    """A callback of `lightning` and, where that is used, of `pytorch_lightning`.
+    """A callback of `lightning` and, once `pytorch_lightning` is imported, of that package too.
 
-    The two packages have the same content but different classes, and the command line of each accepts only its own
-    callbacks. `pytorch_lightning`'s class becomes a base as soon as it is imported, before or after this module.
-    Importing it here would cost seconds in every program, and it need not be installed.
+    The two packages have the same code but separate classes, and the command line of each package accepts only
+    callbacks of that package. `pytorch_lightning`'s class becomes a base as soon as it is imported, before or after
+    this module. This module does not import `pytorch_lightning`: that takes seconds, and the package may not be
+    installed.
     """
 
 
 class _OtherImported(MetaPathFinder):
-    """Finder of `_OTHER` that lets the other finders find it, and adds the base as soon as it has been executed."""
+    """Import finder of `_OTHER`: uses the other finders, and adds the base class after the module has been executed."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -34,7 +35,7 @@ class _OtherImported(MetaPathFinder):
         found = (finder.find_spec(fullname, path, target) for finder in sys.meta_path if finder is not self)
         spec = next((spec for spec in found if spec is not None), None)
         if spec is not None and spec.loader is not None:
-            spec.loader = copy(spec.loader)  # some loaders, such as those of archives, serve several modules
+            spec.loader = copy(spec.loader)  # some loaders, such as those of zip archives, load several modules
             load = spec.loader.exec_module
 
             def load_and_add(module: ModuleType) -> None:
@@ -51,4 +52,4 @@ def _add_base(module: ModuleType) -> None:
 
 sys.meta_path.insert(0, _OtherImported())
 if sys.modules.get(_OTHER) is not None:
-    _add_base(import_module(_OTHER))  # waits for a thread that is importing it right now
+    _add_base(import_module(_OTHER))  # waits if another thread is importing the module right now

@@ -16,24 +16,24 @@ def check_epoch(argument: str, value: Any) -> None:
 
 
 def check_times(start_epoch: Any, end_epoch: Any, schedule: Any, every_n_epochs: Any, rewind_to: Any) -> None:
-    """Raise an `InputError` unless these arguments of `Pruning` are valid, each of them and in combination."""
+    """Raise an `InputError` unless these arguments of `Pruning` are valid, separately and together."""
     check_epoch("start_epoch", start_epoch)
     if end_epoch is not None:
         check_epoch("end_epoch", end_epoch)
         if end_epoch < start_epoch:
             what = f"`end_epoch` to be at least `start_epoch`, which is {start_epoch}"
-            raise expected(what, end_epoch, "leave it out to prune once, at `start_epoch`")
+            raise expected(what, end_epoch, "leave `end_epoch` out to prune all at once, at `start_epoch`")
     check_choice("schedule", schedule, SCHEDULES)
     check_integer("every_n_epochs", every_n_epochs, 1, hint="1 prunes in every epoch of gradual pruning")
     if rewind_to is not None:
         check_epoch("rewind_to", rewind_to)
         if rewind_to >= (first := first_pruned_epoch(start_epoch, end_epoch, every_n_epochs)):
             what = f"`rewind_to` to be less than {first}, the first epoch that prunes"
-            raise expected(what, rewind_to, "train before pruning, with a later `start_epoch`")
+            raise expected(what, rewind_to, "give a later `start_epoch`, so that training starts before pruning")
 
 
 def check_names(argument: str, value: Any) -> None:
-    """Raise an `InputError` for an empty pattern, which would match the model itself, whose name is empty."""
+    """Raise an `InputError` for an empty pattern; it would match the model itself, whose name is empty."""
     if "" in ([value] if isinstance(value, str) else value or []):
         raise expected(f"`{argument}` to name layers", "an empty name", 'give globs like "backbone.layer1"')
 
@@ -43,13 +43,13 @@ def refuse_sharded_parameters(trainer: Trainer, callback: object, model_parallel
 
     Args:
         trainer: Trainer to check.
-        callback: Callback that the message names.
+        callback: Callback that the error message names.
         model_parallel: Whether the callback supports `ModelParallelStrategy`, where split parameters are DTensors.
     """
     if _SHARDING & base_names(trainer.strategy) or (is_model_parallel(trainer) and not model_parallel):
-        what = f"a strategy that keeps parameters whole for {type(callback).__name__}"
+        what = f"a strategy that {type(callback).__name__} supports"
         others = ', `strategy="ddp"` or `ModelParallelStrategy`' if model_parallel else ' or `strategy="ddp"`'
-        raise expected(what, type(trainer.strategy).__name__, f"use one device{others}")
+        raise expected(what, type(trainer.strategy).__name__, f"it shards parameters; use one device{others}")
 
 
 def is_model_parallel(trainer: Trainer) -> bool:
@@ -75,5 +75,5 @@ def overrides(pl_module: LightningModule, hook: str) -> bool:
 
 
 def base_names(value: object) -> set[str]:
-    """Return the names of a value's class and its bases; lightning.pytorch and pytorch_lightning share the names."""
+    """Return the names of a value's class and its bases; both Lightning packages use the same names."""
     return {base.__name__ for base in type(value).__mro__}

@@ -1,4 +1,4 @@
-"""Hold masks during `fit`, and give them to averaged copies of the model."""
+"""Keep masked weights at zero during `fit`, in the model and in averages of it."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,11 +16,11 @@ from lit_prune.functional.optimizer_state import keeps_zeros
 
 
 class MaskHolder(Callback):
-    """Keeps masked weights at zero during `fit`; the callbacks that mask weights add it to their trainer.
+    """Keeps masked weights at zero during `fit`; pruning callbacks and `PruningRemoval` add it to their trainer.
 
-    It is a callback of its own, so that a subclass of `Pruning` may override any hook. Gradients are masked before they
-    are clipped. Weights are masked after each step of an optimizer that could move them and, in case any hook has
-    written to them, right before each training step, each validation and each checkpoint:
+    This is a separate callback, so that a subclass of `Pruning` may override any hook. The gradients of masked weights
+    are set to zero before clipping. The weights themselves are set to zero after each step of an optimizer that could
+    move them and, in case a hook has written to them, right before each training step, validation and checkpoint:
 
         on_train_batch_start  training_step  backward  on_before_optimizer_step  clip  step  on_train_batch_end  save
                              ^                        ^                                    ^                    ^
@@ -32,23 +32,24 @@ class MaskHolder(Callback):
 
     @classmethod
     def add_to(cls, trainer: Trainer) -> None:
-        """Make a trainer hold masks until its `fit` ends, before the same hooks of its other callbacks."""
+        """Add a `MaskHolder` until `fit` ends, unless there is one; its hooks run before those of other callbacks."""
         if not any(isinstance(callback, cls) for callback in callbacks_of(trainer)):
-            # a new list, since the trainer may be calling the callbacks in the old one
+            # a new list, since the trainer may be iterating over the old one
             trainer.callbacks = [cls(), *callbacks_of(trainer)]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Watch the optimizers, and what the strategy does after the last hook."""
+        """Register hooks with the optimizers, and wrap methods of the strategy that run after the last hook."""
         self._release()
         for optimizer in trainer.optimizers:
-            # without automatic optimization, steps of the raw optimizer do not call `on_before_optimizer_step`
+            # in manual optimization, an optimizer without Lightning's wrapper does not call `on_before_optimizer_step`
             if not pl_module.automatic_optimization:
                 handle = optimizer.register_step_pre_hook(lambda it, *_: mask_gradients(pl_module, it))
                 self._undo.append(handle.remove)
             if not keeps_zeros(optimizer):
                 handle = optimizer.register_step_post_hook(lambda it, *_: mask_weights(pl_module, it))
                 self._undo.append(handle.remove)
-        # no hook comes between `on_train_batch_start` of the module and its training step
+        # the module's `on_train_batch_start` may write to weights, and no callback hook runs between it and the
+        # training step
         self._call_before(trainer, "training_step", lambda: mask_weights(pl_module))
         self._call_before(trainer, "lightning_module_state_dict", lambda: _mask_all(trainer, pl_module))
 
@@ -69,7 +70,7 @@ class MaskHolder(Callback):
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Set masked weights to zero, in case another callback has just replaced them by an average."""
+        """Set masked weights to zero, in case another callback has just replaced all weights by averages."""
         if batch_idx == 0:
             mask_weights(pl_module)
 
@@ -78,14 +79,14 @@ class MaskHolder(Callback):
         mask_weights(pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the trainer, and masked weights at zero, whatever other callbacks copied into the model at the end."""
-        if self._undo:  # fit has started
+        """Set masked weights to zero, in case a callback wrote to them at the end, and leave the callbacks."""
+        if self._undo:  # `fit` has started
             _mask_all(trainer, pl_module)
         self._release()
         trainer.callbacks = [callback for callback in callbacks_of(trainer) if callback is not self]  # type: ignore[attr-defined]
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Leave the trainer."""
+        """Do the same as `teardown`."""
         self.teardown(trainer, pl_module, "fit")
 
     def _call_before(self, trainer: Trainer, method: str, action: Callable[[], None]) -> None:
@@ -106,13 +107,13 @@ class MaskHolder(Callback):
 
 
 def mask_averages(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Mask averages of the model like the model, those of other callbacks and those inside it."""
+    """Mask averages of the model, kept by other callbacks or inside the model, exactly as the model is masked."""
     for average, source in averaged_copies(pl_module, [average for average, _ in _averages_of(trainer)]):
         copy_masks(source, average)
 
 
 def restart_averages(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Reset the averages of other callbacks to a model that was rewound; those inside it were rewound with it."""
+    """Reset the averages kept by other callbacks to the rewound model; averages inside it were rewound with it."""
     counts = dict(_averages_of(trainer))
     for average, source in averaged_copies(pl_module, list(counts)):
         if average in counts:
@@ -128,7 +129,7 @@ def _mask_all(trainer: Trainer, pl_module: LightningModule) -> None:
 
 
 def _averages_of(trainer: Trainer) -> Iterator[tuple[nn.Module, Tensor | None]]:
-    """Yield the averages of other callbacks, with the number of models that were averaged."""
+    """Yield the averages kept by other callbacks, each with the number of models averaged so far."""
     for callback in callbacks_of(trainer):
         for value in vars(callback).values():
             if isinstance(value, AveragedModel):

@@ -1,4 +1,4 @@
-"""Say which weights a pruning callback leaves out, and warn of what its user may not expect."""
+"""Messages of pruning callbacks: which parameters they leave out, and warnings."""
 
 from collections.abc import Sequence
 
@@ -14,10 +14,10 @@ from lit_prune.functional.sparsity import count_zeros
 
 
 def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) -> None:
-    """Print which matrices are not among the chosen weights, and warn of copies that are.
+    """Print which matrices a callback does not prune, and warn if it prunes untrained copies of other modules.
 
     Args:
-        owner: Callback that the messages name.
+        owner: Name of the callback, for the messages.
         model: Model whose weights were chosen without `layers` or `parameters`.
         weights: The chosen weights.
     """
@@ -27,13 +27,13 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
     for copy, source in frozen_copies(model):
         if any(module in chosen for module in model.get_submodule(copy).modules()):
             rank_zero_warn(
-                f"`{copy}` seems to be a copy of `{source}` that is not trained. Its weights are pruned too, and count "
+                f"`{copy}` is not trained and seems to be a copy of `{source}`. Its weights are pruned too, and count "
                 f"towards `amount`. HINT: leave it out with `exclude={copy!r}`."
             )
 
 
 def warn_of_lost_zeros(owner: str, weights: Sequence[WeightRef]) -> None:
-    """Warn if masked weights are not zero, because a checkpoint from before the pruning was loaded."""
+    """Warn if masked weights are not zero: the loaded checkpoint is then from before the pruning."""
     if all(current_mask(ref) is None for ref in weights):
         return
     zeros, pruned, lost = [], [], []
@@ -49,6 +49,6 @@ def warn_of_lost_zeros(owner: str, weights: Sequence[WeightRef]) -> None:
         return
     rank_zero_warn(
         f"{owner} has pruned {masked:.2%} of the weights, but of the loaded weights only {zero:.2%} "
-        "are zero: their checkpoint was written before the pruning. HINT: choose a checkpoint of a pruned epoch; "
+        "are zero: the checkpoint was written before the pruning. HINT: choose one from after the pruning; "
         "docs/callbacks.md shows how `ModelCheckpoint` does that."
     )

@@ -38,30 +38,31 @@ class Pruning(Callback, ABC):
     The guarantees of `docs/callbacks.md` hold for every subclass whose `score` depends only on weights, on arguments of
     the subclass, and on values that the subclass saves in its `state_dict`.
 
-    Before each batch, the callback prunes if the schedule sets a higher sparsity than the callback has reached. So it
-    does not depend on hooks that a resumed run may skip.
+    Before each batch, the callback prunes if the schedule sets a higher sparsity than has been reached. So pruning does
+    not depend on `on_train_epoch_start`, which a resumed run may skip.
 
     Attributes:
-        scope: "global" prunes the lowest scores of all chosen weights, "local" the lowest scores of each layer, the
-            same fraction in all layers. A subclass sets it.
+        scope: "global", the default, prunes the lowest scores of all chosen weights together; "local" prunes the lowest
+            scores of each layer, the same fraction in all layers. A subclass may override it.
 
     Args:
         amount: Fraction of the chosen weights to prune, in [0, 1): exactly `round(amount * N)` of N weights.
-        start_epoch: Epoch, counted from 0, before which `amount` is pruned or, with `end_epoch`, pruning starts.
-        end_epoch: Epoch before which gradual pruning reaches `amount`. None prunes once.
+        start_epoch: Epoch, counted from 0, at whose start `amount` is pruned. With `end_epoch`: epoch at which the ramp
+            of the sparsity starts from 0.
+        end_epoch: Epoch at whose start gradual pruning reaches `amount`. None prunes all at once, at `start_epoch`.
         schedule: Sparsity as a function of the epoch in gradual pruning: "cubic" (Zhu & Gupta 2017), "linear", or
             "geometric", which prunes the same fraction of the remaining weights at every step (Frankle & Carbin 2019).
             Ignored without `end_epoch`.
         layers: Globs on qualified names of layers to prune, for example "backbone.layer4". None prunes all weights
             that `weight_layers` chooses, whatever library their layers come from.
         exclude: Globs of layers not to prune.
-        max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1]; more weights of other layers are pruned
-            instead. None sets no limit.
+        max_layer_sparsity: Largest fraction of a single layer to prune, in (0, 1]; more weights of other layers are
+            pruned instead. None sets no limit.
         every_n_epochs: Epochs between two steps of gradual pruning; the last step is at `end_epoch`.
-        rewind_to: Epoch, counted from 0. After every pruning, the model is reset to its values before this epoch, and
-            pruned weights stay zero. None does not reset the model.
-        parameters: Globs on qualified names of parameters to prune in place of those called weight, for example
-            "*.pos_embed".
+        rewind_to: Epoch, counted from 0. After every pruning step, the model is reset to its values at the start of
+            this epoch, except that pruned weights stay zero. None: the model is not reset.
+        parameters: Globs on qualified names of parameters to prune, for example "*.pos_embed"; no others are pruned
+            then. None prunes the parameters that `weight_layers` defines as weights.
 
     Raises:
         InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
@@ -100,10 +101,10 @@ class Pruning(Callback, ABC):
         check_times(start_epoch, end_epoch, schedule, every_n_epochs, rewind_to)
         if self.scope not in ("global", "local"):
             what = f'`scope` of {type(self).__name__} to be "global" or "local"'
-            raise expected(what, self.scope, "set the attribute of the class")
+            raise expected(what, self.scope, "set the class attribute `scope`")
         if self.scope == "local" and max_layer_sparsity is not None:
             what = f"no `max_layer_sparsity` for {type(self).__name__}"
-            raise expected(what, max_layer_sparsity, "every layer is pruned to `amount`")
+            raise expected(what, max_layer_sparsity, "every layer is pruned to `amount`; leave the limit out")
         self.amount = amount
         self.start_epoch = start_epoch
         self.end_epoch = end_epoch
@@ -126,20 +127,20 @@ class Pruning(Callback, ABC):
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights; the lowest scores are pruned first.
 
-        Called under `torch.no_grad`. It must not use the global random state. An implementation may `yield` the scores
-        one by one.
+        Called under `torch.no_grad`. An implementation must not use the global random state, and may `yield` one tensor
+        of scores at a time.
 
         Args:
             weights: Parameters, in the order of `self.weights`, which has their names and layers. Pruned weights are
                 zero. `weight.grad` is None before the first training step of a new or resumed run.
 
         Returns:
-            For each weight, scores in a tensor of the same shape, finite for all weights that are not pruned yet.
+            For each parameter, a tensor of scores of the same shape, finite wherever the parameter is not pruned yet.
         """
 
     @property
     def state_key(self) -> str:
-        """Key in the checkpoint. It depends only on the choice of weights, which differs between pruning callbacks."""
+        """Key in checkpoints. It contains the choice of weights, which must differ between pruning callbacks."""
         layers = None if self.layers is None else as_patterns("layers", self.layers)
         chosen: dict[str, Any] = {"layers": layers, "exclude": as_patterns("exclude", self.exclude)}
         if self.parameters is not None:
@@ -157,7 +158,7 @@ class Pruning(Callback, ABC):
         return self._ever_pruned
 
     def choose(self, model: nn.Module) -> list[WeightRef]:
-        """Choose the weights of a model that this callback prunes."""
+        """Return the weights that this callback prunes in a model."""
         return weight_layers(model, self.layers, self.exclude, self.parameters)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -166,7 +167,7 @@ class Pruning(Callback, ABC):
             return
         refuse_sharded_parameters(trainer, self, model_parallel=True)
         if self.rewind_to is not None and is_model_parallel(trainer):
-            hint = 'checkpoints hold no whole weights to rewind to; use `strategy="ddp"`'
+            hint = 'rewinding needs whole weights; use `strategy="ddp"`'
             raise expected("no `rewind_to` under ModelParallelStrategy", self.rewind_to, hint)
         MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
@@ -177,12 +178,11 @@ class Pruning(Callback, ABC):
         try:
             self._choose(trainer, pl_module)
         except InputError:
-            # the layers may not exist yet, if the module creates them in one of these hooks, which run later
+            # the layers may not exist yet, if the module creates them in one of these hooks, which run after this one
             if not any(overrides(pl_module, hook) for hook in ("setup", "configure_model")):
                 raise
             return
         adopt_masks(pl_module)
-        mask_averages(trainer, pl_module)  # of which the masks of torch are adopted, too
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the masks of the checkpoint."""
@@ -197,7 +197,7 @@ class Pruning(Callback, ABC):
         self._update_masks(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune if the schedule sets a higher sparsity for this epoch."""
+        """Prune if the schedule sets a higher sparsity for this epoch than has been reached."""
         self._rewinding.remember(pl_module, trainer.current_epoch, True, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
 
@@ -213,20 +213,20 @@ class Pruning(Callback, ABC):
             warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if weights were loaded that are less sparse than this callback's masks."""
+        """Warn if the loaded weights are less sparse than this callback's masks."""
         reshard(pl_module)
         warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if weights were loaded that are less sparse than this callback's masks."""
+        """Warn if the loaded weights are less sparse than this callback's masks."""
         reshard(pl_module)
         warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune to the sparsity that the schedule sets for the current epoch, if it has not been reached yet.
 
-        This prunes with all pruners of the trainer, so that all of them score the trained weights before the model is
-        rewound.
+        All pruning callbacks of the trainer prune here, so that each of them scores the trained weights before the
+        model is rewound.
         """
         targets = {
             pruner: target
@@ -270,7 +270,7 @@ class Pruning(Callback, ABC):
             self._reached = 0.0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the sparsity reached, masks as packed bits by layer, and the values to rewind to."""
+        """Return the sparsity reached, masks and ever-pruned weights as packed bits, and the values to rewind to."""
         if self._module is not None:
             reshard(self._module)
         masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
@@ -282,11 +282,11 @@ class Pruning(Callback, ABC):
         }
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Refuse tensors that a subclass saves and that are split, because only one process writes the file."""
+        """Refuse split tensors (DTensor) in the state of a subclass, because only one process writes the file."""
         for name, value in checkpoint["callbacks"][self.state_key].items():
             if any(map(is_split, value.values() if isinstance(value, dict) else [value])):
                 what = f"whole tensors in `{name}`, which {type(self).__name__} saves"
-                raise expected(what, "split ones", "save `tensor.full_tensor()`, and split it after loading")
+                raise expected(what, "split ones", "save `tensor.full_tensor()`, and split it again on loading")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; its masks are applied when `fit` starts."""
@@ -306,7 +306,7 @@ class Pruning(Callback, ABC):
         apply_masks(model, masks)
         for name, mask in masks.items():
             before = self._ever_pruned.get(name)
-            # those of a checkpoint are whole
+            # masks from a checkpoint are not split between processes
             before = None if before is None else like(part_like(before.to(mask.device), mask), mask)
             self._ever_pruned[name] = ~mask if before is None else before | ~mask
 
@@ -327,18 +327,18 @@ class Pruning(Callback, ABC):
                 raise expected(
                     "pruning callbacks that rewind to the same epoch",
                     f"`rewind_to` {self.rewind_to} and {other.rewind_to}",
-                    "rewinding resets the whole model; give the same epoch to both, or give only one",
+                    "rewinding resets the whole model; give both callbacks the same epoch, or only one of them",
                 )
 
     def _update_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the masks of a checkpoint, or else adapt those of an earlier `fit` to weights loaded since."""
+        """Apply the masks of a checkpoint; without one, unmask all weights that were loaded as non-zero values."""
         reshard(pl_module)
         tensors = {ref.name: ref.tensor for ref in self._weights}
         loaded, self._loaded = self._loaded, None
         kept = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         masks = {name: mask | (tensors[name] != 0) for name, mask in kept.items()}
         if loaded is not None:
-            apply_masks(pl_module, masks)  # so that the removal leaves the loaded weights as they are
+            apply_masks(pl_module, masks)  # so that `remove_masks` leaves the loaded weights as they are
             remove_masks(pl_module, self._weights)
             masks = loaded
         for name, mask in masks.items():
@@ -354,7 +354,7 @@ class Pruning(Callback, ABC):
         mask_averages(trainer, pl_module)
         if masks:
             report = sparsity_report(self._weights)
-            # prune again if weights were loaded that are less sparse than this callback's state
+            # prune again if the loaded weights are less sparse than the sparsity that this callback has reached
             if report.masked < round(self._reached * report.weights):
                 self._reached = report.masked / report.weights
 

@@ -9,16 +9,16 @@ from lit_prune.functional.rewinding import stored_values
 
 
 class Rewinding:
-    """Values of a model at the start of an epoch, kept until the last pruning.
+    """Values of a model at the start of an epoch, kept until the last pruning step.
 
     Args:
-        epoch: Epoch, counted from 0, at whose start values are copied. None never rewinds.
+        epoch: Epoch, counted from 0, at whose start values are copied. None: the model is never rewound.
     """
 
     def __init__(self, epoch: int | None) -> None:
         self.epoch = epoch
         self._values: dict[str, Tensor] | None = None
-        # sparsity at the last rewinding: if masks are removed, pruning to this sparsity again does not rewind again
+        # sparsity at the last rewinding: after masks are removed, pruning up to this sparsity again does not rewind
         self._rewound = 0.0
 
     def reset(self) -> None:
@@ -26,10 +26,10 @@ class Rewinding:
         self._values, self._rewound = None, 0.0
 
     def remember(self, model: nn.Module, epoch: int, is_start: bool, amount: float, owner: str) -> None:
-        """Copy the values of a model at the start of the epoch to rewind to; raise an `InputError` if it is too late.
+        """Copy the values of a model at the start of the epoch to rewind to; raise an `InputError` if they were missed.
 
-        `is_start` tells whether no batch of the current `epoch` was trained yet, `amount` is the final sparsity, and
-        `owner` is the callback that the error message names.
+        `epoch` is the current epoch, `is_start` tells whether no batch of it was trained yet, `amount` is the final
+        sparsity, and `owner` is the callback that the error message names.
         """
         if self.epoch is None or self._values is not None or amount <= self._rewound or epoch < self.epoch:
             return
@@ -37,12 +37,12 @@ class Rewinding:
             raise expected(
                 f"the weights from the start of epoch {self.epoch + 1}, to rewind to",
                 f"a run that continues in epoch {epoch + 1} without them",
-                f"start from the beginning, or resume a run that has {owner} with this `rewind_to`",
+                f"start from the beginning, or resume from a checkpoint written with this `rewind_to` of {owner}",
             )
         self._values = stored_values(model)
 
     def take(self, sparsity: float, amount: float) -> dict[str, Tensor] | None:
-        """Return the values to rewind to after pruning to `sparsity`, or None; forget them if `amount` is reached."""
+        """Return the values to rewind to after pruning to `sparsity`, if any; forget them once `amount` is reached."""
         values = self._values
         if values is None or sparsity <= self._rewound:
             return None

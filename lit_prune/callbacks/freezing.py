@@ -21,6 +21,7 @@ from lit_prune.callbacks._checks import (
     overrides,
     refuse_sharded_parameters,
 )
+from lit_prune.callbacks._holding import MaskHolder
 from lit_prune.errors import check_choice, check_integer, closest_hint, expected
 from lit_prune.functional.averages import frozen_copies
 from lit_prune.functional.freezing import (
@@ -32,7 +33,7 @@ from lit_prune.functional.freezing import (
 )
 from lit_prune.functional.selection import layers_with_weights
 
-# key of a checkpoint that lists the frozen modules
+# key in checkpoints under which the frozen modules are listed
 FROZEN_KEY = "lit_prune_frozen"
 
 
@@ -44,11 +45,11 @@ class Phase(TypedDict, total=False):
         layers: Globs on qualified names of modules that train from this phase on, with everything in them.
         fraction: Fraction of the model that remains frozen from this phase on. Without `layers` and `fraction`, the
             phase thaws everything.
-        lr_factor: Factor of the learning rate of the parameters that this phase thaws, until `fit` finishes. 1 by
-            default.
-        patience: Number of validations in a row without a better value of `monitor` after which the phase starts, even
-            before `epoch`. Only values since the start of the previous phase count. With `patience`, `epoch` may be
-            left out.
+        lr_factor: Factor that multiplies the learning rate of the parameters that this phase thaws, until `fit`
+            finishes. 1 by default.
+        patience: Number of validations in a row without an improvement of `monitor` after which the phase starts, even
+            before `epoch`. The improvement is over the best value since the start of the previous phase. With
+            `patience`, `epoch` may be left out.
     """
 
     epoch: int
@@ -59,7 +60,7 @@ class Phase(TypedDict, total=False):
 
 
 class LayerFreezing(Callback):
-    """Freeze the first layers of a model, or layers by name, during `fit`, until an epoch, or in phases.
+    """Freeze a model's first layers, or layers by name, until `fit` ends, until an epoch, or until phases thaw them.
 
     Frozen parameters and buffers do not change at all. Frozen modules compute as in evaluation mode. Gradient clipping
     ignores frozen parameters. Gradients of parameters that a phase thaws later are computed, but set to None before
@@ -74,20 +75,20 @@ class LayerFreezing(Callback):
             weights, in the order of registration, and everything else that is registered before the first layer that
             trains. Give either `fraction` or `layers`.
         layers: Globs on qualified names of modules to freeze, for example "backbone.layer1", with everything in them.
-        by: Meaning of `fraction`: "layers", or "parameters" for the fewest first layers that hold at least this
-            fraction of all weights.
-        freeze_norm: Whether to freeze normalization layers and dropouts, too, of any library.
+        by: Meaning of `fraction`: "layers" counts layers, as above; "parameters" freezes the fewest first layers that
+            hold at least this fraction of all weights.
+        freeze_norm: Whether to freeze normalization layers and dropouts (of any library), too.
         unfreeze_epoch: First epoch, counted from 0, in which the frozen layers train. None never unfreezes.
-        phases: Phases in which the frozen layers are thawed, in order, instead of `unfreeze_epoch`: dictionaries with
-            the keys of `Phase`.
+        phases: List of phases that thaw the frozen layers in order, each a dictionary with the keys of `Phase`. Not
+            together with `unfreeze_epoch`.
         monitor: Name of a logged metric. If it does not improve, phases with a `patience` start early.
         mode: Whether a lower ("min") or higher ("max") value of `monitor` is better.
 
     Raises:
         InputError: At construction, if an argument cannot be used. In `setup`: if a pattern matches nothing, if a phase
             thaws nothing, if nothing is left to train, under strategies that shard parameters, and together with
-            `StochasticWeightAveraging` if batch norms are frozen, because it resets their statistics. After validation:
-            if `monitor` was not logged.
+            `StochasticWeightAveraging` if batch norms are frozen, because that callback resets their statistics. After
+            validation: if `monitor` was not logged.
 
     Example:
         >>> from lightning.pytorch import Trainer
@@ -102,7 +103,7 @@ class LayerFreezing(Callback):
         by: str = "layers",
         freeze_norm: bool = True,
         unfreeze_epoch: int | None = None,
-        phases: list[Phase] | list[dict[str, Any]] | None = None,  # a `dict`, so that errors are those of this class
+        phases: list[Phase] | list[dict[str, Any]] | None = None,  # `dict`, so that this class checks the keys
         monitor: str | None = None,
         mode: str = "min",
     ) -> None:
@@ -150,16 +151,17 @@ class LayerFreezing(Callback):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Freeze as soon as layers exist, before DDP and optimizers look at parameters."""
+        """Freeze as soon as the layers exist, before DDP and the optimizers are set up."""
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self)
+        MaskHolder.add_to(trainer)  # the model may have been masked before
         self._release()
         self._stages = []
         if not continues(trainer, pl_module, self._module):
             self._forget()
         self._module = pl_module
-        # this runs before the hooks of the module, which may create layers
+        # the module's own hooks run after this one and may create layers
         hook = next((hook for hook in ("configure_model", "setup") if overrides(pl_module, hook)), None)
         if hook is None:
             self._freeze(trainer, pl_module)
@@ -172,7 +174,7 @@ class LayerFreezing(Callback):
         if self.fraction is not None and trainer.is_global_zero:
             _warn_of_copies(pl_module)
         self._freeze(trainer, pl_module)
-        # `on_before_optimizer_step` is not called in manual optimization with the raw optimizer
+        # in manual optimization, an optimizer without Lightning's wrapper does not call `on_before_optimizer_step`
         self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in trainer.optimizers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -184,7 +186,7 @@ class LayerFreezing(Callback):
         self._reconcile(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Enter phases if a resumed run has skipped the start of its epoch, or if `monitor` does not improve."""
+        """Enter phases that start because `monitor` did not improve, or whose epoch start a resumed run has skipped."""
         self._reconcile(trainer)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -208,7 +210,7 @@ class LayerFreezing(Callback):
         checkpoint[FROZEN_KEY] = sorted({*checkpoint.get(FROZEN_KEY, []), *names})
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is known about `monitor`, if there is one."""
+        """Return the best value of `monitor` and the counts that start phases early, if there is a `monitor`."""
         return {} if self.monitor is None else dict(self._progress)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -230,7 +232,7 @@ class LayerFreezing(Callback):
             raise expected(
                 "no StochasticWeightAveraging together with frozen batch norms",
                 "both",
-                "it resets their statistics; use WeightAveraging, or `freeze_norm=False`",
+                "StochasticWeightAveraging resets their statistics; use WeightAveraging, or `freeze_norm=False`",
             )
         for phase in self._phases:
             left = modules_still_frozen(pl_module, stages[-1], phase.get("fraction"), phase.get("layers"), self.by)
@@ -245,8 +247,8 @@ class LayerFreezing(Callback):
             )
 
     def _forget(self) -> None:
-        # "early": number of phases that have started because of `monitor`; "best": its best value since the phase
-        # "counted" started; "waited": number of validations since then without a better one
+        # "early": how many phases have started at least, because of `monitor`; "counted": how many had started when its
+        # counting began; "best": its best value since; "waited": number of validations since that value
         self._progress = {"early": 0, "counted": 0, "best": None, "waited": 0}
 
     def _started(self, trainer: Trainer) -> int:
@@ -257,7 +259,7 @@ class LayerFreezing(Callback):
         return max(early, *due, 0)
 
     def _count(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the next phase if `monitor` has not improved for as many validations as its `patience`."""
+        """Start the next phase early if `monitor` has not improved in that phase's `patience` validations."""
         started, progress = self._started(trainer), self._progress
         if self.monitor is None or started == len(self._phases) or "patience" not in self._phases[started]:
             return
@@ -283,7 +285,7 @@ class LayerFreezing(Callback):
             self._enter(trainer, started)
 
     def _enter(self, trainer: Trainer, stage: int) -> None:
-        """Freeze what is frozen after the first phases, and scale the updates of what these have thawed."""
+        """Freeze the modules still frozen after `stage` phases, and scale updates of parameters that these thawed."""
         self._thaw()
         self._stage = stage
         last = {module for _, module in self._stages[-1]}
@@ -323,7 +325,7 @@ def _warn_of_copies(model: nn.Module) -> None:
     for copy, source in frozen_copies(model):
         if any(module in counted for module in model.get_submodule(copy).modules()):
             warnings.warn(
-                f"`{copy}` seems to be a copy of `{source}` that is not trained. Its layers count towards `fraction`. "
+                f"`{copy}` is not trained and seems to be a copy of `{source}`. Its layers count towards `fraction`. "
                 "HINT: freeze by name, with `layers`.",
                 stacklevel=2,
             )
@@ -334,8 +336,8 @@ def _check_phases(phases: Any, monitor: Any) -> None:
     if phases is None and monitor is None:
         return
     if not isinstance(phases, list | tuple) or not phases or not all(isinstance(phase, dict) for phase in phases):
-        hint = 'give dictionaries such as {"epoch": 3, "layers": "backbone.layer4", "lr_factor": 0.1}'
-        raise expected("`phases` to be a list of phases", phases, hint)
+        hint = 'a phase is, for example, {"epoch": 3, "layers": "backbone.layer4", "lr_factor": 0.1}'
+        raise expected("`phases` to be a list of dictionaries", phases, hint)
     epoch = -1
     for number, phase in enumerate(phases):
         name = f"phases[{number}]"
@@ -363,11 +365,11 @@ def _check_phases(phases: Any, monitor: Any) -> None:
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < inf:
             raise expected(f"`{name}.lr_factor` to be a positive number", factor, "1 keeps the learning rate")
     if monitor is not None and not any("patience" in phase for phase in phases):
-        raise expected("a phase with `patience` to use `monitor`", "none", "give a phase a `patience`, or no `monitor`")
+        raise expected("a phase with `patience`, as `monitor` is set", "none", "set a `patience`, or no `monitor`")
 
 
 class _HookThenActions:
-    """Replacement of a module's hook that also runs actions of callbacks after each call."""
+    """Replacement for a module's hook: calls the hook, then runs actions of callbacks."""
 
     def __init__(self, module: nn.Module, hook: str) -> None:
         self.actions: list[Callable[[], None]] = []

@@ -1,4 +1,4 @@
-"""Log the sparsity of a model, and which of its weights receive gradients."""
+"""Log the sparsity of a model, and the fraction of its weights that have received no gradient."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -14,6 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, continues, is_model_parallel, refuse_sharded_parameters
+from lit_prune.callbacks._holding import MaskHolder
 from lit_prune.callbacks._pruning import Pruning, pruners_of
 from lit_prune.errors import check_integer, expected
 from lit_prune.functional.coverage import GradientCoverage
@@ -24,33 +25,34 @@ from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 
 
 class SparsityMonitor(Callback):
-    """Log how sparse a model is and which weights receive gradients, to any logger.
+    """Log how sparse a model is and what fraction of its weights have received no gradient, to any logger.
 
-    The chosen weights are those of the trainer's pruning callbacks or, without any, of all convolutions and linear
-    layers. Logged at the end of training epochs, as fractions of all chosen weights unless stated otherwise:
+    The chosen weights are those of the trainer's pruning callbacks or, without a pruning callback, all weights that
+    `weight_layers` chooses. Logged at the end of training epochs, as fractions of all chosen weights unless stated
+    otherwise:
 
     - `sparsity/global`: weights that are exactly zero.
     - `sparsity/masked`: weights that a mask holds at zero.
-    - `sparsity/ever_pruned`: weights that the callbacks have pruned at any time.
+    - `sparsity/ever_pruned`: weights that the pruning callbacks have pruned at any time.
     - `sparsity/regrown`: fraction of the ever-pruned weights that are not zero now.
     - `sparsity/layer/<name>`: fraction of a layer's weights that are exactly zero.
     - `gradient/untouched`: weights that have not received a non-zero gradient since training started. Gradients are
-      sampled after steps 0, 1, 2, 4, ..., every 64th step, and each epoch; momentum and running averages in the
-      optimizer show those between. So the value is exact for torch's optimizers with such averages. It is an upper
-      bound for SGD without momentum, and under weight decay that is added to the gradient. Gradients of layers that
-      `LayerFreezing` freezes do not count.
-    - `gradient/untouched_pruned`: ever-pruned weights that are untouched. They stay zero, so sparsity cannot fall below
-      this fraction.
+      read after steps 0, 1, 2, 4, 8, ..., after every 64th step, and after each epoch; gradients of other steps show in
+      the momentum and running averages that an optimizer keeps. So the value is exact for torch's optimizers with such
+      averages. It is an upper bound for SGD without momentum, and with weight decay that is added to the gradient.
+      Gradients of layers that `LayerFreezing` freezes do not count.
+    - `gradient/untouched_pruned`: weights that have been pruned at any time and have not received a non-zero gradient.
+      They stay zero, so sparsity cannot fall below this fraction.
 
     A `TensorBoardLogger` also receives a figure, `sparsity/layers`, and the histograms, with the epoch as step. A
-    resumed run continues to count where the checkpoint was written.
+    resumed run continues with the counts in its checkpoint.
 
     Args:
         every_n_epochs: Epochs between two logs.
-        per_layer: Whether to log each layer and draw the figure.
+        per_layer: Whether to log the sparsity of each layer and draw the figure.
         histograms: Whether to draw histograms of each layer's weights, `weights/<name>`, and of its non-zero weights,
             `weights_nonzero/<name>`.
-        gradient_coverage: Whether to log `gradient/untouched`, which needs one byte of memory for each weight.
+        gradient_coverage: Whether to log the `gradient/` metrics, which needs one byte of memory for each weight.
 
     Raises:
         InputError: At construction, if `every_n_epochs` is not a positive integer; in `setup`, under strategies that
@@ -85,12 +87,13 @@ class SparsityMonitor(Callback):
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the trainer, and reset the counts unless it continues with the same model."""
+        """Check the trainer, and reset the counts unless the trainer continues with the same model."""
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self, model_parallel=True)
+        MaskHolder.add_to(trainer)  # the model may have been masked before
         if self.histograms and is_model_parallel(trainer):
-            hint = "a histogram would need whole weights in one process; leave it out"
+            hint = "a histogram would need whole weights in one process; leave `histograms` out"
             raise expected("no `histograms` under ModelParallelStrategy", self.histograms, hint)
         if not continues(trainer, pl_module, self._module):
             self._touched, self._steps = {}, []
@@ -111,7 +114,7 @@ class SparsityMonitor(Callback):
             ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Continue from a checkpoint that was loaded after `on_fit_start`, as `ModelParallelStrategy` does."""
+        """Restore counts from a checkpoint that was loaded after `on_fit_start`, as under `ModelParallelStrategy`."""
         self._restore(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

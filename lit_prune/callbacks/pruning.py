@@ -15,8 +15,8 @@ class GlobalL1Pruning(Pruning):
     Pruning happens before the first training batch of an epoch. Pruned weights are exactly zero from then on and stay
     pruned, whatever the optimizer does, unless a `PruningRemoval` removes the masks. `docs/callbacks.md` lists all
     guarantees and explains how `rewind_to` finds lottery tickets (Frankle & Carbin, "The lottery ticket hypothesis",
-    2019; Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020). Nothing is logged; see
-    `SparsityMonitor`.
+    2019; Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020). Nothing is logged;
+    `SparsityMonitor` logs sparsity.
 
     Arguments and errors are those of `Pruning`.
 
@@ -34,7 +34,7 @@ class GlobalL1Pruning(Pruning):
 class LocalL1Pruning(Pruning):
     """Prune the weights of smallest magnitude of each chosen layer, the same fraction in all layers.
 
-    Other arguments and all errors are those of `Pruning`.
+    Other arguments, except `max_layer_sparsity`, and all errors are those of `Pruning`.
 
     Args:
         amount: Fraction of each layer's weights to prune, in [0, 1): exactly `round(amount * n)` of n weights.

@@ -17,13 +17,13 @@ class PruningRemoval(Callback):
     """Remove all masks at an epoch, so that the pruned weights train again, from zero.
 
     Before the first training batch of the epoch, this does the same as `torch.nn.utils.prune.remove` for every masked
-    parameter, and clears the optimizer state of pruned weights. Pruning, removing the masks and training on is called
-    dense-sparse-dense training (Han et al., "DSD", 2017). Weights that a pruning callback prunes in later epochs are
-    masked again. Nothing is logged.
+    parameter, and clears the optimizer state of pruned weights. Training a dense network, then a pruned one, then all
+    weights again is called dense-sparse-dense training (Han et al., "DSD", 2017). Weights that a pruning callback
+    prunes in later epochs are masked again. Nothing is logged.
 
     Args:
-        epoch: Epoch, counted from 0, or "end": remove the masks when `fit` has finished and every other callback
-            has seen the masked model. If the same trainer trains further, its pruning callbacks prune again.
+        epoch: Epoch, counted from 0, or "end", which removes the masks when `fit` has finished, after the last
+            checkpoint. If the same trainer trains further, its pruning callbacks prune again.
 
     Raises:
         InputError: At construction, if `epoch` is neither a non-negative integer nor "end"; in `setup`, under
@@ -64,7 +64,7 @@ class PruningRemoval(Callback):
         self._catch_up(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remove the masks if a resumed run has skipped the start of epoch `epoch`."""
+        """Remove the masks in epoch `epoch` or later, if a resumed run has skipped the start of that epoch."""
         self._catch_up(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

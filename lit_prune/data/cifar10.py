@@ -65,7 +65,7 @@ def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
     """Write the cached files that are missing or damaged; nothing is written to a complete cache.
 
     Several processes may call this at the same time: each works in its own temporary folder and renames finished
-    files into place. Temporary files that killed processes left are removed.
+    files into place. Temporary files left behind by killed processes are removed.
 
     Raises:
         InputError: If CIFAR-10 is not in `data_dir` and cannot be downloaded, or if `data_dir` is not writable.

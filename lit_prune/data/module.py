@@ -187,7 +187,7 @@ class CIFAR10DataModule(LightningDataModule):
         return self._eval_loader(self._ready("predict"))
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        """Augment training batches and normalise all batches, on their device; return anything else unchanged."""
+        """Augment (in training) and normalise the images of a `Batch` on its device; return other batches unchanged."""
         if not isinstance(batch, Batch):
             return batch
         pixels = batch.images if batch.key is None else augment(batch.images, self.augment, batch.key)

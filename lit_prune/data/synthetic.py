@@ -6,6 +6,7 @@ image is the same for all classes: a linear classifier learns almost nothing, an
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,8 +49,9 @@ _FIGURES: dict[str, Callable[[_Plane, _Plane], _Plane]] = {
 CLASS_NAMES = tuple(_FIGURES)
 
 
+@cache
 def draw_split(split: SplitName) -> Split:
-    """Generate the training set (10,000 images) or test set (2,000), class-balanced and always the same."""
+    """Generate the training set (10,000 images) or test set (2,000), class-balanced and always the same, read-only."""
     count, part = SIZES[split], list(SIZES).index(split)
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     labels = np.empty(count, np.int64)
@@ -58,6 +60,8 @@ def draw_split(split: SplitName) -> Split:
         rng = np.random.Generator(generator(Purpose.SYNTHETIC, part, label))
         images[rows] = _draw(_FIGURES[CLASS_NAMES[label]], len(rows), rng)
         labels[rows] = label
+    for array in (images, labels):
+        array.flags.writeable = False  # all callers in a process share them
     return Split(images, labels)
 
 

@@ -9,7 +9,7 @@ from lit_prune.functional.selection import averaged_modules, parameters_outside_
 
 
 def averaged_copies(model: nn.Module, others: Sequence[nn.Module] = ()) -> Iterator[tuple[nn.Module, nn.Module]]:
-    """Find averages of a model or of parts of it, and what each is an average of.
+    """Find averages of a model or of parts of it, and the module that each of them averages.
 
     Args:
         model: Model that may contain a `torch.optim.swa_utils.AveragedModel`.
@@ -17,7 +17,7 @@ def averaged_copies(model: nn.Module, others: Sequence[nn.Module] = ()) -> Itera
 
     Yields:
         Pairs of an average (the `module` of an `AveragedModel`) and the module of the same class whose parameters have
-        the same names and shapes; if there are several, the one whose values are closest to the average.
+        the same names and shapes; if there are several such modules, the one whose values are closest to the average.
     """
     inside = averaged_modules(model)
     averages = [module.module for module in model.modules() if module in inside and isinstance(module, AveragedModel)]
@@ -30,7 +30,7 @@ def averaged_copies(model: nn.Module, others: Sequence[nn.Module] = ()) -> Itera
 
 
 def frozen_copies(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield the names of modules without gradients and of the trained modules that they seem to be copies of."""
+    """Yield pairs of names: a module that is not trained, and the trained module that it seems to be a copy of."""
     named = [(name, module) for name, module in model.named_modules() if any(True for _ in module.parameters())]
     done = set[nn.Module]()
     for name, module in named:

@@ -15,8 +15,8 @@ from lit_prune.functional.sharding import Split, local, part_like
 class GradientCoverage:
     """Track which weights have received a non-zero gradient, with one byte for each weight.
 
-    A weight that never receives one cannot learn: for example at a kernel position that only ever sees padding, with an
-    input that is always zero, or in a dead unit.
+    A weight that never receives one cannot learn. Examples are a weight of a dead unit, and a weight whose input is
+    always zero, such as one at a kernel position that only ever sees padding.
 
     Args:
         weights: Weights to watch, for example from `weight_layers`.
@@ -40,7 +40,7 @@ class GradientCoverage:
         self._touched = [torch.zeros_like(ref.tensor, dtype=torch.bool, requires_grad=False) for ref in weights]
 
     def update(self, optimizers: Iterable[Optimizer] = ()) -> None:
-        """Record the current gradients, after a backward pass, and those that the state of `optimizers` remembers."""
+        """Record gradients, after a backward pass, and past ones that show in averages or sums kept by `optimizers`."""
         memories = [remembered_gradients(optimizer) for optimizer in optimizers]
         for ref, touched in zip(self._weights, self._touched, strict=True):
             for gradient in [ref.tensor.grad, *(memory.get(ref.tensor) for memory in memories)]:
@@ -62,7 +62,7 @@ class GradientCoverage:
         """Continue from the return value of `touched`, for example from a checkpoint.
 
         Raises:
-            InputError: If layers or shapes differ.
+            InputError: If `touched` lacks a watched layer, or has another shape for it.
         """
         for ref, mine in zip(self._weights, self._touched, strict=True):
             theirs = touched.get(ref.name)

@@ -14,16 +14,18 @@ def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: 
     """Copy a model with smaller kernels that give the same outputs at one input size.
 
     A kernel position that only ever sees padding (a "dead tap") multiplies zeros, so its weight has no effect. In a
-    ResNet-18 at 32x32 pixels, 61.9% of the weights are dead taps, because the last stages work on 2x2 feature maps and
-    on single pixels.
+    ResNet-18 at 32x32 pixels, 61.9% of the weights are at dead taps, because the last stages work on 2x2 feature maps
+    and on single pixels.
 
-    Only `Conv2d` layers, not subclasses, with zero padding become smaller. A kernel stays whole if a smaller one would
-    need different padding on opposite sides, if it is shared with another layer, or if its layer is not called. A layer
-    that is called with inputs of several sizes keeps every tap that is not dead at one of them.
+    Only kernels of `Conv2d` layers (not of subclasses) that pad with zeros become smaller. A kernel stays whole if a
+    smaller one would need different padding on opposite sides, if it is shared with another layer, or if its layer is
+    not called. A layer that is called with inputs of several sizes keeps every tap that is not dead for at least one of
+    these sizes.
 
     Args:
         model: Any module that takes images `(N, channels, H, W)`. It is not changed.
-        input_size: Height and width in pixels, or one number for both. At other sizes, the copy gives other outputs.
+        input_size: Height and width in pixels, or one number for both. At other sizes, the outputs of the copy differ
+            from the model's.
         channels: Number of image channels.
 
     Returns:
@@ -51,7 +53,7 @@ def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: 
             copied(images)
     except RuntimeError as error:
         what = f"a network that takes images of {channels}x{height}x{width}"
-        raise expected(what, one_line(error), "give the size that it was trained at") from error
+        raise expected(what, one_line(error), "give the image size that the network was trained at") from error
     for hook in hooks:
         hook.remove()
     parameters = [id(parameter) for layer in copied.modules() for parameter in layer.parameters(recurse=False)]

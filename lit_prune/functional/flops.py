@@ -1,4 +1,4 @@
-"""Count the FLOPs of a forward pass, in total and with non-zero weights."""
+"""Count the FLOPs of a forward pass: of all weights, and of the non-zero weights alone."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,8 @@ class LayerFlops:
 
     Attributes:
         nominal: FLOPs of all weights.
-        nonzero: FLOPs of the non-zero weights alone. Dense kernels compute all of `nominal`.
+        nonzero: FLOPs of the non-zero weights alone. Ordinary dense layers compute all of `nominal`, products with
+            zeros included.
 
     Raises:
         InputError: If not 0 <= nonzero <= nominal.
@@ -45,7 +46,7 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int], example: Any 
     `torch.utils.flop_counter.FlopCounterMode` counts a forward pass of a `plain_copy` in evaluation mode: 2 FLOPs for
     each multiply-add of a weight and its input, multiplications by padding included. A layer that is called twice
     counts twice. Biases, norms, activations, pooling and residual sums do not count, nor do products that are computed
-    without calling such a layer, for example by `nn.MultiheadAttention`.
+    without calling a convolution or linear layer, for example in `nn.MultiheadAttention`.
 
     Args:
         model: Any module, masked or not. It is not changed.
@@ -56,7 +57,7 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int], example: Any 
 
     Returns:
         FLOPs by the qualified name of the layer, in the order of registration. A weight that several layers share
-        counts under the first name. A layer that was not called has 0.
+        counts under the name of the first of them. A layer that was not called has 0.
 
     Raises:
         InputError: If `input_size` is invalid, or the forward pass fails for it.

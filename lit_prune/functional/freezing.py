@@ -17,7 +17,7 @@ from torch.utils.hooks import RemovableHandle
 from lit_prune.errors import check_choice, expected
 from lit_prune.functional.selection import WeightRef, as_patterns, is_norm, layers_with_weights, modules_matching
 
-# "Dropout", "DropPath", "DropBlock2d" of any library; leaky units with a random slope
+# "Dropout", "DropPath", "DropBlock2d" of any library; `RReLU`: random slopes in training
 _DROPOUT = re.compile("Drop|StochasticDepth|RReLU")
 
 
@@ -89,12 +89,12 @@ def modules_to_freeze(
             Give either `fraction` or `layers`.
         layers: Globs on qualified module names; everything inside a matching module is chosen too.
         by: Meaning of `fraction`: "layers" or "parameters".
-        freeze_norm: Whether to freeze normalization layers and dropouts of any library, recognised by the names of
-            their classes: `...Norm`, `...Norm2d`, `Drop...`, `StochasticDepth`.
+        freeze_norm: Whether to freeze normalization layers and dropouts of any library, recognised by class names:
+            `...Norm`, `...Norm2d`, `Drop...`, `StochasticDepth`.
 
     Returns:
         Pairs of name and module, in the order of registration. With `fraction`, modules that have no state and that
-        compute the same in both modes, such as `torch.nn.ReLU`, are left out.
+        compute the same in training and in evaluation mode, such as `torch.nn.ReLU`, are left out.
 
     Raises:
         InputError: If an argument is invalid, a pattern matches nothing, or the matching modules cannot be frozen:
@@ -156,9 +156,10 @@ def modules_still_frozen(
 
 
 def _before_the_first_that_trains(model: nn.Module, frozen: set[nn.Module]) -> list[tuple[str, nn.Module]]:
-    """List the modules registered before the first layer that trains; of those that contain it, only with parameters.
+    """List the modules registered before the first layer that trains.
 
-    The parameters of a module come before its submodules: a transformer's class token is frozen with its first layer.
+    A module that contains this layer is listed only if it has parameters of its own: these are registered before its
+    submodules, so a transformer's class token is frozen with its first layer.
     """
     trains = next((refs[0].module for refs in layers_with_weights(model) if refs[0].module not in frozen), None)
     chosen = []
@@ -224,8 +225,9 @@ class Frozen:
 
     Args:
         modules: Modules to freeze; modules inside them are not included.
-        keep_backward: Whether to leave `requires_grad` as it is, or the modules for which to do so. The backward pass
-            then still computes gradients, and `drop_gradients` must be called before every optimizer step.
+        keep_backward: Whether to leave `requires_grad` of the parameters as it is, or the modules whose parameters keep
+            it. The backward pass then still computes gradients, and `drop_gradients` must be called before every
+            optimizer step.
 
     Attributes:
         parameters: Frozen parameters.
@@ -248,7 +250,7 @@ class Frozen:
         _recompile()
 
     def drop_gradients(self) -> None:
-        """Set the gradients of frozen parameters to None; zeros would let weight decay and momentum move them."""
+        """Set the gradients of frozen parameters to None; with zeros, weight decay and momentum would move them."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -287,7 +289,7 @@ def freeze(
 
 
 def _recompile() -> None:
-    # compiled code does not notice new or removed hooks (`torch._dynamo.config.skip_nnmodule_hook_guards`)
+    # code from `torch.compile` does not notice new or removed hooks (`torch._dynamo.config.skip_nnmodule_hook_guards`)
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()
 
@@ -295,15 +297,15 @@ def _recompile() -> None:
 class ScaledUpdates:
     """Multiplies the updates of some parameters by a factor: they train as with the learning rate times the factor.
 
-    The optimizer needs no further parameter group. After each step, a parameter that moved from a to b is set to
+    No further parameter group is needed. After each step, a parameter that moved from a to b is set to
     a + factor * (b - a). For optimizers whose update is proportional to the learning rate (SGD with momentum, Adam,
-    AdamW, and most others; not LBFGS and Rprop), this is the learning rate times the factor, except for rounding. A
-    copy of these parameters is kept in memory.
+    AdamW, and most others; not LBFGS and Rprop), this has the effect of the learning rate times the factor, except for
+    rounding. A copy of the chosen parameters is kept in memory.
 
     Args:
         optimizer: Optimizer whose updates are scaled.
         parameters: Parameters with scaled updates; those that the optimizer does not update are ignored.
-        factor: Factor of the learning rate.
+        factor: Factor that multiplies the updates.
 
     Example:
         >>> weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
@@ -319,7 +321,7 @@ class ScaledUpdates:
         self._chosen = set(map(id, parameters))
         self._factor = factor
         self._moving: list[Tensor] = []
-        # kept between steps, because new memory takes longer than the copy
+        # kept between steps, because allocating memory takes longer than copying
         self._before: list[Tensor] = []
         self._handles = [
             optimizer.register_step_pre_hook(self._remember),
@@ -339,23 +341,23 @@ class ScaledUpdates:
             torch._foreach_lerp_(self._moving, self._before, 1 - self._factor)
 
     def remove(self) -> None:
-        """Scale the updates no longer."""
+        """Stop scaling the updates."""
         for handle in self._handles:
             handle.remove()
 
 
 class _EvalHold:
-    """Lets a module compute as in evaluation mode in each of its forward passes, and keeps its buffers."""
+    """Makes each forward pass of a module compute as in evaluation mode and leave the buffers unchanged."""
 
     def __init__(self, module: nn.Module) -> None:
         self._module = module
-        # cuDNN has no backward pass for recurrent layers in evaluation mode; only their dropout depends on it
+        # cuDNN has no backward pass for recurrent layers in evaluation mode, so only their dropout is switched off
         self._settings = {"dropout": 0.0} if isinstance(module, nn.RNNBase) else {"training": False}
-        # torch's own normalization layers do not write in evaluation mode
+        # torch's own normalization layers do not write to buffers in evaluation mode
         self._writes = not (is_norm(module) and type(module).__module__.startswith("torch.nn.modules"))
         self._left: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
-        # entered first, so that hooks of the module, such as that of spectral norm, see evaluation mode; left in the
-        # reverse order, so that several holds are nested
+        # prepended, so that other hooks of the module, such as that of spectral norm, run in evaluation mode; several
+        # holds of a module are left in the reverse order, so they are nested
         self._handles: list[RemovableHandle] = [
             module.register_forward_pre_hook(self._enter, prepend=True),
             module.register_forward_hook(self._leave, always_call=True),
@@ -368,7 +370,7 @@ class _EvalHold:
         for key, value in self._settings.items():
             setattr(module, key, value)
         for key, buffer in buffers.items():
-            # the observers of fake quantizers run in evaluation mode too
+            # zero disables the observers of fake quantizers, which run in evaluation mode too
             module._buffers[key] = torch.zeros_like(buffer) if key == "observer_enabled" else buffer.clone()
 
     def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
@@ -378,7 +380,7 @@ class _EvalHold:
         module._buffers.update(buffers)
 
     def _stored_buffers(self) -> dict[str, Tensor]:
-        """Return the buffers that a forward pass might write to; those outside the state dict are caches."""
+        """Return the buffers that a forward pass might write to, except caches, which are not in the state dict."""
         if not self._writes:
             return {}
         own, caches = self._module._buffers, self._module._non_persistent_buffers_set

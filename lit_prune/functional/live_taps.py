@@ -16,9 +16,9 @@ def find_live_taps(sizes: Sequence[int], kernel: int, stride: int, padding: int,
         dilation: Distance between two taps, in pixels.
 
     Returns:
-        Shortest range that contains every live tap and needs the same padding on both sides, which is
-        `padding - start * dilation`; the first one if several are as short. All taps if the padded input is smaller
-        than the kernel.
+        Shortest range of taps that contains every live tap and needs the same padding on both sides, namely
+        `padding - start * dilation`; the first such range if several are equally short. All taps if the padded input is
+        smaller than the kernel.
     """
     outputs = [count_outputs(size, kernel, stride, padding, dilation) for size in sizes]
     if min(outputs) < 1:
@@ -39,5 +39,5 @@ def find_live_taps(sizes: Sequence[int], kernel: int, stride: int, padding: int,
 
 
 def count_outputs(size: int, kernel: int, stride: int, padding: int, dilation: int) -> int:
-    """Count the outputs of a convolution along one dimension; the arguments are those of `find_live_taps`."""
+    """Count the outputs of a convolution along one dimension; see `find_live_taps` for the arguments."""
     return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1

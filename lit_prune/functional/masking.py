@@ -1,11 +1,13 @@
-"""Mask parameters, and hold them: pruned weights are exactly zero and stay zero.
+"""Mask parameters: pruned weights are exactly zero and stay zero.
 
-A masked parameter keeps its name, its identity and its layer's class. Its mask is stored in a `Mask` among the forward
-pre-hooks of its module, where `torch.nn.utils.prune.is_pruned` and `torch.nn.utils.prune.remove` find it. The hook
-itself does nothing, so a forward pass costs nothing and the state dict is that of an unmasked model.
+A masked parameter remains the same object under the same name, and the class of its layer does not change. Its mask is
+stored in a `Mask` among the forward pre-hooks of its module, where `torch.nn.utils.prune.is_pruned` and
+`torch.nn.utils.prune.remove` find it. The hook itself does nothing, so masks do not slow down a forward pass, and the
+state dict has the keys of an unmasked model.
 
-Masks have an effect at three moments: before an optimizer steps (`mask_gradients`), after it has stepped, and whenever
-weights were written by something else (both `mask_weights`). `hold_masks` registers the first two with an optimizer.
+Masks are applied at three moments: before an optimizer steps (`mask_gradients`), after it has stepped (`mask_weights`),
+and after anything else has written to weights (`mask_weights`). `hold_masks` registers hooks of an optimizer for the
+first two.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +34,9 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
     Args:
         model: Module that contains the weights named in `masks`.
-        masks: For each weight, by the name that `weight_layers` gives it, a tensor of its shape, false or zero where
-            the weight is pruned. For a weight that is split between processes (DTensor), the mask may be split, too, or
-            be whole and the same in every process.
+        masks: For each weight, by the name that `weight_layers` gives it, a tensor of the weight's shape, false or zero
+            where the weight is pruned. For a weight that is split between processes (DTensor), the mask may be split,
+            too, or be whole and the same in every process.
 
     Raises:
         InputError: If the model has no weight of such a name, or if a mask has another shape than the weight.
@@ -65,7 +67,8 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -> list[str]:
     """Remove masks in place: pruned weights stay zero and can train again.
 
-    This does what `torch.nn.utils.prune.remove` does, also for masks of that module, and keeps the order of parameters.
+    This does what `torch.nn.utils.prune.remove` does, for masks of lit-prune and of torch, and keeps the order of
+    parameters.
 
     Args:
         model: Any module.
@@ -88,7 +91,7 @@ def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -
 
 
 def adopt_masks(model: nn.Module) -> None:
-    """Turn the masks of `torch.nn.utils.prune` on a model into masks of this module, in place."""
+    """Replace the masks of `torch.nn.utils.prune` on a model by equal masks of lit-prune, in place."""
     for module in model.modules():
         for key in list(module._parameters):
             name = key.removesuffix("_orig")
@@ -98,7 +101,7 @@ def adopt_masks(model: nn.Module) -> None:
 
 
 def copy_masks(model: nn.Module, target: nn.Module) -> None:
-    """Mask a copy of a model, such as an average of its weights, exactly like the model; other masks are removed.
+    """Mask a copy of a model, such as an average of its weights, exactly like the model; its other masks are removed.
 
     Args:
         model: Model with the masks. An `AveragedModel` inside it is ignored.
@@ -111,7 +114,7 @@ def copy_masks(model: nn.Module, target: nn.Module) -> None:
     adopt_masks(target)
     for module in target.modules():
         for name in masked_parameters(module):
-            _remove_hook(module, name)  # without an effect on weights, which may have been loaded since
+            _remove_hook(module, name)  # unlike `remove_masks`, this does not zero weights, which may be loaded ones
     averages = averaged_modules(model)
     for prefix, module in model.named_modules():
         for name in masked_parameters(module) if module not in averages else ():
@@ -127,7 +130,7 @@ def masked_parameters(module: nn.Module) -> list[str]:
 
 
 def current_mask(ref: WeightRef) -> Tensor | None:
-    """Return the mask of a weight as bool, true where the weight is kept; None if it is not masked."""
+    """Return the mask of a weight as a bool tensor, true where the weight is kept; None if it is not masked."""
     if (ours := _masks_in(ref.module).get(ref.parameter)) is not None:
         return like(ours.fit(ref.tensor).bits != 0, ref.tensor)
     mask = torch_mask(ref.module, ref.parameter)
@@ -135,11 +138,11 @@ def current_mask(ref: WeightRef) -> Tensor | None:
 
 
 def hold_masks(model: nn.Module, optimizer: Optimizer) -> "HeldMasks":
-    """Keep masked weights at zero in a training loop without the callbacks, whatever the optimizer does.
+    """Keep masked weights at zero in a training loop without the callbacks of lit-prune, whatever the optimizer does.
 
     From now on, each step of the optimizer first sets the gradients of masked weights to zero and afterwards the
-    weights themselves. Masks that are applied or removed later are followed. In a loop that clips gradients, call
-    `mask_gradients(model)` before clipping, so that the gradients of masked weights do not count.
+    weights themselves. Masks that are applied later are held too, and removed masks no longer. In a loop that clips
+    gradients, call `mask_gradients(model)` before clipping, so that the gradients of masked weights do not count.
 
     Args:
         model: Model with the masks.
@@ -163,7 +166,7 @@ def hold_masks(model: nn.Module, optimizer: Optimizer) -> "HeldMasks":
 
 
 class HeldMasks:
-    """What `hold_masks` returns."""
+    """Handle that `hold_masks` returns."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         mask_weights(model)
@@ -173,26 +176,26 @@ class HeldMasks:
         ]
 
     def remove(self) -> None:
-        """Hold the masks no longer; they stay on the model."""
+        """Stop holding the masks; they stay on the model."""
         for handle in self._handles:
             handle.remove()
 
 
 def mask_gradients(model: nn.Module, optimizer: Optimizer | None = None) -> None:
-    """Set the gradients of masked weights to zero, of all weights or of those that an optimizer updates."""
+    """Set the gradients of all masked weights to zero, or only of those that an optimizer updates."""
     for parameter, mask in masks_of(model, optimizer):
         if parameter.grad is not None:
             mask.clear(parameter.grad)
 
 
 def mask_weights(model: nn.Module, optimizer: Optimizer | None = None) -> None:
-    """Set masked weights to exactly zero, all of them or those that an optimizer updates."""
+    """Set all masked weights to exactly zero, or only those that an optimizer updates."""
     for parameter, mask in masks_of(model, optimizer):
         mask.clear(parameter)
 
 
 def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[tuple[nn.Parameter, "Mask"]]:
-    """Yield masked parameters with their masks, each parameter once; of all, or of those that an optimizer updates."""
+    """Yield each masked parameter once, with its mask: all, or only those that an optimizer updates."""
     reshard(model)
     left = None
     if optimizer is not None:
@@ -201,6 +204,12 @@ def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[t
     for module in model.modules():
         for name, mask in _masks_in(module).items():
             parameter = module._parameters.get(name)  # None if quantization has replaced the layer and kept its hooks
+            if parameter is None and isinstance(getattr(module, name, None), Tensor):
+                raise expected(
+                    f"the masked `{name}` of {type(module).__name__} to stay a parameter",
+                    "one that is computed from other parameters (parametrize, weight norm or spectral norm)",
+                    "remove the parametrisation, or call `remove_masks` before adding it",
+                )
             if parameter is not None and id(parameter) not in seen and (left is None or id(parameter) in left):
                 seen.add(id(parameter))
                 yield parameter, mask
@@ -209,13 +218,13 @@ def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[t
 class Mask(prune.PruningContainer):
     """The mask of one parameter, a forward pre-hook of the parameter's module that does nothing when called.
 
-    It is a subclass of the container because `torch.nn.utils.prune` asks a container before it puts another pruning
-    method on top. That is refused, since torch would replace the parameter by a product.
+    This is a `PruningContainer` because `torch.nn.utils.prune` calls `add_pruning_method` of a container to prune its
+    parameter further. The call is refused, since torch would replace the parameter by a product.
 
     Attributes:
-        bits: Integers of the parameter's shape and layout, with as many bytes as its elements: all bits are set where
-            the weight is kept, none where it is pruned. "And" with them is exact for every float, NaN included. Of a
-            parameter that is split between processes, only the bits of this process's part.
+        bits: Integers of the parameter's shape and layout, each with as many bytes as an element of the parameter: all
+            bits are set where the weight is kept, none where it is pruned. A bitwise "and" keeps or zeroes every float
+            exactly, NaN included. For a parameter that is split between processes, only the part of this process.
     """
 
     def __init__(self, module: nn.Module, name: str, kept: Tensor) -> None:
@@ -232,7 +241,7 @@ class Mask(prune.PruningContainer):
         self.bits.copy_(part_like(kept, parameter)).neg_()
 
     def fit(self, tensor: Tensor) -> "Mask":
-        """Adapt the mask to a parameter that was moved, converted or split between processes since."""
+        """Adapt the mask to a parameter that was moved, converted or split between processes after masking."""
         if self.bits.shape != local(tensor).shape and self.bits.shape == tensor.shape:
             self.bits = part_like(self.bits, tensor)
         if tensor.device != self.bits.device or tensor.element_size() != self.bits.element_size():
@@ -241,8 +250,10 @@ class Mask(prune.PruningContainer):
 
     def clear(self, values: Tensor) -> None:
         """Set masked elements of the parameter or its gradient to zero, in place."""
-        bits = self.fit(values).bits
-        local(values).view(bits.dtype).bitwise_and_(bits)
+        bits, values = self.fit(values).bits, local(values)
+        if values.is_sparse:  # the gradient of an embedding with `sparse=True`
+            bits, values = bits[tuple(values._indices())], values._values()
+        values.view(bits.dtype).bitwise_and_(bits)
 
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Do nothing before a forward pass."""
@@ -253,7 +264,7 @@ class Mask(prune.PruningContainer):
 
     def add_pruning_method(self, method: Any) -> None:
         """Refuse another pruning method of torch for the same parameter."""
-        self._module.register_forward_pre_hook(self)  # torch has just removed it
+        self._module.register_forward_pre_hook(self)  # torch has just removed this hook
         raise expected(
             f"no other pruning method for `{self._tensor_name}`, which lit-prune has masked",
             type(method).__name__,
@@ -276,7 +287,7 @@ def _mask(module: nn.Module, name: str, kept: Tensor) -> None:
 
 
 def _restore_parameter(module: nn.Module, name: str) -> None:
-    """Undo how `torch.nn.utils.prune` masks a parameter, if it does; pruned values stay zero."""
+    """Undo the masking of a parameter by `torch.nn.utils.prune`, if there is any; pruned values stay zero."""
     mask = torch_mask(module, name)
     if mask is None:
         return
@@ -286,7 +297,7 @@ def _restore_parameter(module: nn.Module, name: str) -> None:
     module.__dict__.pop(name, None)  # where torch stores the product
     del module._buffers[f"{name}_mask"]
     _remove_hook(module, name)
-    # in the order of an unmasked module, on which optimizer checkpoints depend
+    # restore the order of parameters in an unmasked module, on which optimizer state in checkpoints depends
     items = [(name if key == f"{name}_orig" else key, value) for key, value in module._parameters.items()]
     module._parameters.clear()
     module._parameters.update(items)

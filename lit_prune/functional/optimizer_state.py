@@ -1,13 +1,13 @@
-"""Clear what an optimizer remembers of pruned or rewound weights, and look up the averages of gradients it keeps."""
+"""Clear the optimizer state of pruned or rewound weights, and read the averages of gradients in it."""
 
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
 from lit_prune.functional.masking import masks_of
 
-# For each optimizer, the name of its average or sum of past gradients, which stays non-zero for many steps after a
-# non-zero gradient. Under these optimizers and Rprop, weight decay included, a weight of zero whose gradient and state
-# are zero stays zero.
+# For each optimizer, the state key of its average or sum of past gradients, which stays non-zero for many steps after a
+# non-zero gradient. With these optimizers and Rprop, a weight stays zero if the weight, its gradient and its state are
+# zero, even with weight decay.
 _MEMORIES = {
     optim.SGD: "momentum_buffer",
     optim.Adam: "exp_avg",
@@ -26,12 +26,14 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
     """Clear the state and gradients of pruned weights, so that an optimizer does not move them.
 
     Momenta, second moments and gradients become zero where the model's masks are zero. Rprop's step sizes are kept,
-    because they do not move a weight whose gradient is zero.
+    because they do not move a weight whose gradient is zero. The state of LBFGS, which mixes all weights, is cleared.
 
     Args:
         optimizer: Any optimizer. Its state for weights that are not pruned is not changed.
         model: Model with the masks.
     """
+    if isinstance(optimizer, optim.LBFGS):
+        optimizer.state.clear()
     for parameter, mask in masks_of(model):
         state = optimizer.state.get(parameter, {})
         for value in [parameter.grad, *(value for key, value in state.items() if key != "step_size")]:
@@ -42,11 +44,11 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
 def clear_state(optimizer: Optimizer) -> None:
     """Clear gradients and all state, as if the optimizer were new; learning rates and other settings stay.
 
-    For torch's elementwise optimizers, the state is exactly that of a new one, step counts included. For other
-    optimizers, tensors of the parameter's shape become zero; other state is kept, because its meaning is unknown.
+    For torch's elementwise optimizers and LBFGS, the state is exactly that of a new one, step counts included. In other
+    optimizers, tensors of the parameter's shape become zero, and other state is kept, because its meaning is unknown.
     """
     optimizer.zero_grad(set_to_none=False)  # None would make the next step skip parameters
-    if type(optimizer) in _ELEMENTWISE - {optim.Adagrad}:
+    if type(optimizer) in {*_ELEMENTWISE, optim.LBFGS} - {optim.Adagrad}:
         optimizer.state.clear()  # recreated in the next step
         return
     for group in optimizer.param_groups:

@@ -14,14 +14,14 @@ from lit_prune.functional.sharding import block_of, gather, is_split, local
 def pack_masks(masks: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
     """Pack bool tensors into a form that `torch.load(weights_only=True)` loads.
 
-    Tensors that are split between processes (DTensor) are packed whole in each of them: all processes must call this,
-    and send the bits that they hold.
+    A tensor that is split between processes (DTensor) is gathered, and every process returns it whole: all processes
+    must call this.
 
     Args:
         masks: Bool tensors of any shape and on any device, by name.
 
     Returns:
-        For each name, the "shape" of the tensor, a list, and its "bits", a flat uint8 tensor on the CPU.
+        For each name, a dict: "shape" is the shape of the tensor as a list, "bits" a flat uint8 tensor on the CPU.
     """
     return {name: _pack(_whole(mask)) for name, mask in masks.items()}
 

@@ -1,4 +1,4 @@
-"""Copy a network without masks, as modules of torch instead of this package."""
+"""Copy a network without masks, as modules of torch instead of lit-prune."""
 
 from copy import deepcopy
 from typing import Any
@@ -11,17 +11,18 @@ from lit_prune.functional.masking import remove_masks
 def plain_copy(model: nn.Module) -> nn.Module:
     """Copy a model as ordinary torch modules that compute the same outputs, in evaluation mode.
 
-    A class can define two attributes that replace its instances in the copy. They are not inherited, because a subclass
-    may compute something else:
+    A module's class can say what replaces its instances in the copy, by one of two attributes. They are not inherited,
+    because a subclass may compute something else:
 
-    - `plain_module`, a method of the model: returns a module with the same submodules under the same names.
-    - `plain_class`, an attribute of any layer: a class that computes the same outputs from the layer's attributes.
+    - `plain_module`, a method, for the class of the whole model: returns a module with the same submodules under the
+      same names.
+    - `plain_class`, for the class of any layer: a class that computes the same outputs from the layer's attributes.
 
     Args:
         model: Any module, masked or not, in any mode. It is not changed.
 
     Returns:
-        A copy with zeros in its weights instead of masks. Modules without these attributes keep their class.
+        A copy with zeros in its weights instead of masks. Modules whose class has neither attribute keep that class.
     """
     plain_module = vars(type(model)).get("plain_module")
     model = model if plain_module is None else plain_module(model)

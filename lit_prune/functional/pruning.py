@@ -66,16 +66,17 @@ def global_masks(
 ) -> dict[str, Tensor]:
     """Compute masks that prune the lowest scores over all layers; `apply_masks` applies them.
 
-    Weights that are pruned already stay pruned and count towards `amount`. For unmasked weights the result is that of
-    `torch.nn.utils.prune.global_unstructured`, except that ties are broken by the order of the layers and, within a
-    layer, of its elements.
+    Weights that are pruned already stay pruned and count towards `amount`. If no weight is masked yet, magnitude
+    pruning gives the result of `torch.nn.utils.prune.global_unstructured`, except that ties are broken by the order of
+    the layers and, within a layer, of its elements.
 
     Args:
         weights: Weights to choose from, for example from `weight_layers`.
-        amount: Fraction of all these weights to be zero, in [0, 1); exactly `round(amount * N)` of N weights.
+        amount: Fraction of all these weights to be pruned in total, in [0, 1); exactly `round(amount * N)` of N
+            weights.
         score: Function that scores weights.
-        max_layer_sparsity: Largest fraction of any layer to prune, in (0, 1], rounded down to whole weights; more
-            weights of other layers are pruned instead. None sets no limit.
+        max_layer_sparsity: Largest fraction of a single layer to prune, in (0, 1], rounded down to a number of weights;
+            more weights of other layers are pruned instead. None sets no limit.
 
     Returns:
         For each layer, by name, a bool tensor of the shape of its weight, true where the weight is kept.
@@ -102,7 +103,7 @@ def global_masks(
         raise _no_room(amount, max_layer_sparsity)
     limits = [None if most == count else most for most, count in zip(room, left, strict=True)]
     marks = mark_lowest([*candidates.scores(score)], limits, wanted, candidates.split)
-    return candidates.masks_without(marks, "limit `max_layer_sparsity`, or leave the layer out with `exclude`")
+    return candidates.masks_without(marks, "set a `max_layer_sparsity`, or leave the layer out with `exclude`")
 
 
 def local_l1_masks(weights: Sequence[WeightRef], amount: float) -> dict[str, Tensor]:
@@ -118,7 +119,8 @@ def local_masks(weights: Sequence[WeightRef], amount: float, score: Score = magn
 
     Args:
         weights: Weights to choose from.
-        amount: Fraction of each layer's weights to be zero, in [0, 1); exactly `round(amount * n)` of n weights.
+        amount: Fraction of each layer's weights to be pruned in total, in [0, 1); exactly `round(amount * n)` of n
+            weights.
         score: Function that scores weights. Scores of different layers are not compared.
     """
     check_amount(amount)
@@ -224,8 +226,8 @@ class _Candidates:
         for ref, before, after in zip(self.weights, self.left, self.split.sums_by_weight(left), strict=True):
             if before and not after:
                 warnings.warn(
-                    f"Layer `{ref.name}` is about to become entirely zero, so that nothing passes through it any more. "
-                    f"HINT: {hint}.",
+                    f"Layer `{ref.name}` is about to become entirely zero, so its outputs will not depend on its "
+                    f"inputs. HINT: {hint}.",
                     stacklevel=4,  # past `torch.no_grad`, to the caller of `global_masks` or `local_masks`
                 )
         return masks

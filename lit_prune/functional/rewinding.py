@@ -33,10 +33,10 @@ def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 
     Args:
         model: Model to rewind. Its parameters keep their identity.
-        values: Values from `stored_values`. Tensors without a value in it are not changed.
+        values: Values from `stored_values`. Tensors of the model that have no value here are not changed.
 
     Raises:
-        InputError: If a name or shape does not match the model, which is not changed then.
+        InputError: If a name or shape does not match the model; no value is changed then.
     """
     adopt_masks(model)
     stored = dict(_stored(model))

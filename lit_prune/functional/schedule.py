@@ -15,8 +15,8 @@ def sparsity_at(
 ) -> float:
     """Return the sparsity that a schedule sets for an epoch.
 
-    Sparsity ramps from 0 at `start_epoch` to `amount` at `end_epoch`. With t the fraction of these epochs that has
-    passed, it is
+    Sparsity ramps from 0 at `start_epoch` to `amount` at `end_epoch`. With t, which grows from 0 to 1 between these
+    epochs, the sparsity is
 
     - "linear": `amount * t`;
     - "cubic": `amount * (1 - (1 - t)**3)` (Zhu & Gupta, "To prune, or not to prune", 2017);
@@ -27,7 +27,7 @@ def sparsity_at(
         epoch: Epoch, counted from 0 like the other epochs.
         amount: Sparsity to reach.
         start_epoch: Epoch at which the ramp starts, or, without `end_epoch`, at which all of `amount` is pruned.
-        end_epoch: Epoch at which the ramp reaches `amount`. None prunes once.
+        end_epoch: Epoch at which the ramp reaches `amount`. None prunes all at once, at `start_epoch`.
         schedule: One of `SCHEDULES`.
         every_n_epochs: Epochs between two steps of the ramp; the last step is at `end_epoch`.
     """

@@ -67,19 +67,19 @@ def weight_layers(
 ) -> list[WeightRef]:
     """Choose the weights of a model, whatever library its layers come from.
 
-    A weight is a parameter with at least two dimensions whose name says so: `weight`, `in_proj_weight`, `weight_ih_l0`.
-    Weights of norms and embeddings are not chosen, nor a weight that is tied to an embedding, nor the averages in a
-    `torch.optim.swa_utils.AveragedModel`. A module is a norm or an embedding by the name of its class or of a base
-    class. A weight that several modules share counts once, under its first name: it is chosen if `layers` matches any
-    of these modules, and left out if `exclude` matches any of them.
+    A weight is a parameter with at least two dimensions and the word `weight` in its name: `weight`, `in_proj_weight`,
+    `weight_ih_l0`. Weights of norms and embeddings are not chosen, nor a weight that is tied to an embedding, nor the
+    averages in a `torch.optim.swa_utils.AveragedModel`. Norms and embeddings are recognised by the names of their
+    classes or base classes. A weight that several modules share counts once, under its first name: it is chosen if
+    `layers` matches any of these modules, and left out if `exclude` matches any of them.
 
     Args:
         model: Any module, masked or not.
         layers: Globs on qualified module names, case-sensitive as in `fnmatch.fnmatchcase`. A glob that matches a
             container chooses every layer in it: "layer4" means the same as "layer4.*". None chooses all layers.
         exclude: Globs of modules to leave out.
-        parameters: Globs on qualified names of parameters, for example "*.pos_embed". Only these are weights then,
-            whatever their names, dimensions and modules. None applies the rule above.
+        parameters: Globs on qualified names of parameters, for example "*.pos_embed". Then the parameters that match,
+            and no others, count as weights, whatever their names, dimensions and modules. None applies the rule above.
 
     Returns:
         The weights in the order in which the model registers its modules.
@@ -109,7 +109,7 @@ def weight_layers(
         raise expected(
             "at least one layer with a weight to choose",
             f"none in {type(model).__name__}",
-            "`layers` and `exclude` leave none, or the model has no matrix that is called weight; see `parameters`",
+            "`layers` and `exclude` leave none, or no parameter counts as a weight; choose some with `parameters`",
         )
     selection = [refs[0] for refs in candidates]
     for ref in selection:
@@ -118,7 +118,7 @@ def weight_layers(
 
 
 def passed_over(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Return, by qualified name, the parameters with at least two dimensions that `weight_layers` never chooses."""
+    """Return, by name, the parameters with at least two dimensions that `weight_layers` leaves out by default."""
     weights = {
         id(_own_parameters(ref.module).get(ref.parameter)) for refs in _by_parameter(model, None) for ref in refs
     }
@@ -152,10 +152,10 @@ def describe_passed_over(model: nn.Module) -> str | None:
 
 
 def layers_with_weights(model: nn.Module) -> list[list[WeightRef]]:
-    """Group the weights of a model by module, in the order of registration, also weights that cannot be pruned.
+    """Group the weights of a model by module, in the order of registration.
 
-    These are the weights of `weight_layers`, and those that it refuses: lazy ones, integers, weights that are computed
-    from other parameters.
+    The weights are those that `weight_layers` chooses, and those that it refuses: weights that are lazy, integer, or
+    computed from other parameters.
     """
     layers: dict[nn.Module, list[WeightRef]] = {}
     for refs in _by_parameter(model, None):
@@ -235,7 +235,7 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
         for name in names:
             bare = names == ["weight"] and not prefix.endswith(".weight")
             label = prefix if bare else f"{prefix}.{name}".removeprefix(".")
-            # a computed weight is not a parameter
+            # a computed weight is not a parameter, so its module is the key
             groups.setdefault(id(own.get(name, module)), []).append(WeightRef(label, module, name))
         if patterns is None and _is_norm_or_embedding(module):
             dropped.update(map(id, module.parameters(recurse=False)))
@@ -245,7 +245,7 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
 
 
 def weight_names(module: nn.Module) -> list[str]:
-    """List the weights of a module without its submodules, masked or not, also those that it computes."""
+    """List the names of the weights of a module without its submodules, masked or not, computed weights included."""
     if _is_norm_or_embedding(module):
         return []
     own = _own_parameters(module)
@@ -265,7 +265,7 @@ def _matching_names(prefix: str, module: nn.Module, patterns: Iterable[str]) -> 
 
 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of a module without its submodules, by the names that they have while it is not masked."""
+    """Return the parameters of a module without its submodules, by their names in an unmasked module."""
     own = list(module.named_parameters(recurse=False, remove_duplicate=False))
     masked = {
         f"{name}_orig": name for key, _ in own if torch_mask(module, name := key.removesuffix("_orig")) is not None
@@ -283,7 +283,7 @@ def _is_norm_or_embedding(module: nn.Module) -> bool:
 
 
 def _is_packed(module: nn.Module) -> bool:
-    """Return whether a module is a quantized layer, whose weight is a method; its container of values has none."""
+    """Return whether a module is a quantized layer, whose `weight` is a method; its inner container has none."""
     return hasattr(module, "_packed_params") and callable(getattr(module, "weight", None))
 
 

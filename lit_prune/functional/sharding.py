@@ -1,7 +1,7 @@
-"""Weights that are split between processes: the part of this process, its place in the whole, and sums of counts.
+"""Weights that are split between processes: find the part of this process and its position, and add up counts.
 
-A split weight is a `DTensor`, as `fully_shard` (FSDP2) and tensor parallelism make it. `gather`, and `Split` if one of
-its weights is split, communicate, so all processes must call them in the same order.
+A split weight is a `DTensor`, made by `fully_shard` (FSDP2) or tensor parallelism. `gather`, and `Split` if one of its
+weights is split, communicate, so all processes must call them in the same order.
 """
 
 from collections.abc import Sequence
@@ -20,18 +20,18 @@ def is_split(tensor: Any) -> bool:
 
 
 def local(tensor: Any) -> Tensor:
-    """Return the values of a tensor that this process holds, without their history."""
+    """Return the part of a tensor that this process holds, without autograd history."""
     values: Tensor = (tensor.to_local() if is_split(tensor) else tensor).data
     return values
 
 
 def part_like(tensor: Any, weight: Any) -> Tensor:
-    """Return the part of a tensor, which is whole or split, that this process holds of a weight of the same shape."""
+    """Return the elements of a whole or split tensor at the positions that this process holds of a weight."""
     return local(tensor.redistribute(placements=weight.placements) if is_split(tensor) else tensor[block_of(weight)])
 
 
 def like(part: Tensor, weight: Any) -> Tensor:
-    """Return a tensor of a weight's shape, split as the weight is, of which this process holds `part`."""
+    """Join the `part` of each process into a tensor that has a weight's shape and is split as the weight is."""
     if not is_split(weight):
         return part
     from torch.distributed.tensor import DTensor
@@ -53,10 +53,11 @@ def block_of(weight: Any) -> tuple[slice, ...]:
 
     mesh, placements = weight.device_mesh, weight.placements
     for axis, placement in enumerate(placements):
-        # what one axis of the mesh deals out in turns is in one block again if later axes take as many pieces of it
+        # with `_StridedShard`, a process holds one block only if later axes of the mesh split it into `split_factor`
+        # pieces
         later = prod(mesh.size(i) for i in range(axis + 1, mesh.ndim) if _splits(placements[i], placement))
         if getattr(placement, "split_factor", later) != later:
-            raise expected("each process to hold one block of a weight", str(placements), "shard with `Shard` only")
+            raise expected("each process to hold one block of a weight", str(placements), "use only `Shard` placements")
     for dim in {placement.dim for placement in placements if not placement.is_replicate()}:
         # split the indices of this dimension as the weight is split
         indices = torch.arange(weight.shape[dim], device="cpu").view([1] * dim + [-1] + [1] * (weight.dim() - dim - 1))
@@ -68,7 +69,7 @@ def block_of(weight: Any) -> tuple[slice, ...]:
 
 
 def gather(value: Any) -> list[Any]:
-    """Return the values of all processes, by rank."""
+    """Return the values of all processes, in the order of their ranks."""
     values = [None] * distributed.get_world_size()
     distributed.all_gather_object(values, value)
     return values
@@ -82,7 +83,7 @@ def reshard(model: nn.Module) -> None:
 
 
 class Split:
-    """How weights are divided between processes; also if they are not, and this process holds them all.
+    """How weights are divided between processes; weights that are not split are allowed too.
 
     Args:
         weights: The weights.
@@ -90,8 +91,8 @@ class Split:
     Attributes:
         is_whole: Whether no weight is split, so that nothing is communicated.
         sizes: Number of elements of each whole weight.
-        counted: For each weight, whether this process counts its part in a sum. Of several processes that hold the same
-            part, only the first does.
+        counted: For each weight, whether this process adds its part to sums. If several processes hold the same part,
+            only the first of them does.
     """
 
     def __init__(self, weights: Sequence[Any] = ()) -> None:
@@ -115,18 +116,18 @@ class Split:
         return counts.cpu()
 
     def sums(self, counts: Sequence[int]) -> list[int]:
-        """Return the sums of numbers over all processes."""
+        """Return the sum of each number over all processes."""
         if self.is_whole:
             return list(counts)
         sums: list[int] = self.total(torch.tensor(counts, dtype=torch.int64, device="cpu")).tolist()
         return sums
 
     def sums_by_weight(self, counts: Sequence[int]) -> list[int]:
-        """Return the sums of one number for each weight, over the processes that count the weight."""
+        """Return the sum over processes of one number for each weight; each part of a weight counts once."""
         return self.sums([count if mine else 0 for count, mine in zip(counts, self.counted, strict=True)])
 
     def positions(self, index: int, elements: Tensor) -> Tensor:
-        """Return the positions in a whole weight, flattened, of elements of this process's part, flattened."""
+        """Convert flat indices of elements in this process's part of a weight into flat indices in the whole weight."""
         weight = self._weights[index]
         positions = torch.zeros_like(elements)
         places = torch.unravel_index(elements, local(weight).shape)

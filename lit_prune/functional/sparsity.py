@@ -97,7 +97,7 @@ class SparsityReport:
 
 
 def sparsity_report(weights: Sequence[WeightRef]) -> SparsityReport:
-    """Count the zeros in weights, for example those of `weight_layers`; masked weights are zeros too.
+    """Count the zeros in weights, for example those of `weight_layers`; masked weights count as zeros.
 
     If weights are split between processes, all processes must call this, and all receive the same counts.
     """

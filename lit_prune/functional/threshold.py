@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_prune.functional.sharding import Split
 
-_STRIDE = 97  # from one element of a sample to the next
+_STRIDE = 97  # distance between the elements of a sample
 _BITS = 12  # bits of the keys that one histogram resolves
 _CHUNK = 1 << 20  # number of keys in memory at a time
-_INTEGERS = {torch.float32: torch.int32, torch.float64: torch.int64}
-_INFINITY = {torch.float32: 0x7F80_0000, torch.float64: 0x7FF0_0000_0000_0000}  # its key
+_INFINITY = {4: 0x7F80_0000, 8: 0x7FF0_0000_0000_0000}  # key of infinity, by the size of a float in bytes
 
 
 def mark_lowest(scores: list[Tensor], limits: Sequence[int | None], wanted: int, split: Split) -> Iterator[Tensor]:
@@ -34,7 +34,7 @@ def mark_lowest(scores: list[Tensor], limits: Sequence[int | None], wanted: int,
     """
     for index, most in enumerate(limits):
         if most is not None:
-            # only the lowest scores of this layer can be marked, so the others do not count
+            # only the lowest scores of this layer can be marked, so the others are set to infinity
             scores[index] = scores[index].masked_fill(~_mark_own_lowest(scores[index], most, split, index), inf)
     counted = [values if split.counted[index] else values[:0] for index, values in enumerate(scores)]
     threshold, ties = kth_smallest(counted, wanted, split)
@@ -65,9 +65,9 @@ def mark_lowest_of_each(scores: Iterable[Tensor], wanted: Sequence[int], split: 
 def kth_smallest(parts: Sequence[Tensor], k: int, split: Split | None = None) -> tuple[float, int]:
     """Find the k-th smallest value exactly, and how many values equal to it are among the k smallest.
 
-    Values are compared as integers, their keys, that have the same order. Histograms of keys, summed over the
-    processes, narrow the value down to one key. Those of a small sample come first, so that only few values need keys
-    (Floyd & Rivest, "Expected time bounds for selection", 1975). Only the running time depends on the sample.
+    Each value has a key, an integer, and keys have the order of the values. Histograms of keys, summed over the
+    processes, narrow the search down to one key. Histograms of a small sample come first, so that few other values need
+    keys (Floyd & Rivest, "Expected time bounds for selection", 1975). Only the running time depends on the sample.
 
     Args:
         parts: Values that this process counts: flat tensors, all float32 or all float64, without NaN.
@@ -75,20 +75,21 @@ def kth_smallest(parts: Sequence[Tensor], k: int, split: Split | None = None) ->
         split: Sums counts over the processes. None if this process has all values.
     """
     split = split or Split()
-    dtype, highest = parts[0].dtype, _INFINITY[parts[0].dtype]
-    sample = [*_keys([torch.cat([part[::_STRIDE].to(parts[0].device) for part in parts])])]
-    size, sampled = split.sums([sum(map(len, parts)), sum(map(len, sample))])
+    sample = np.concatenate([part[::_STRIDE].cpu().numpy() for part in parts])
+    dtype, highest = sample.dtype, _INFINITY[sample.itemsize]
+    keys = [*_keys([sample])]
+    size, sampled = split.sums([sum(map(len, parts)), len(sample)])
     rank, margin = k * sampled // size, 2 + int(5 * sqrt(sampled * (k / size) * (1 - k / size)))
     first, last, low, high = rank - margin, rank + margin, -highest, highest
     for _ in range(3):
-        low, high, passed = _narrow(sample, first, last, low, high, split)
+        low, high, passed = _narrow(keys, first, last, low, high, split)
         first, last = first - passed, last - passed
 
-    limits = _value(low, dtype), _value(high, dtype)
-    below, band = zip(*[_between(part, *limits) for part in parts], strict=True)
+    ends = _value(low, dtype), _value(high, dtype)
+    below, band = zip(*[_between(part, *ends) for part in parts], strict=True)
     before, between = split.sums([sum(below), sum(map(len, band))])
     if not before < k <= before + between:
-        before, band, low, high = 0, tuple(parts), -highest, highest
+        before, band, low, high = 0, tuple(part.cpu().numpy() for part in parts), -highest, highest
     rank = k - 1 - before
     while low < high:
         low, high, passed = _narrow(_keys(band), rank, rank, low, high, split)
@@ -114,25 +115,27 @@ def _mark_own_lowest(values: Tensor, wanted: int, split: Split, index: int) -> T
 
 
 def _mark_first(marked: Tensor, tied: Tensor, most: int, split: Split, index: int) -> int:
-    """Mark the first tied elements of a layer, at most so many; return their number in all processes."""
+    """Mark the first `most` of a layer's tied elements; return how many were marked in all processes."""
     elements = tied.nonzero().flatten()
     (number,) = split.sums([len(elements) if split.counted[index] else 0])
     if number > most and split.is_whole:
         elements = elements[:most]
     elif number > most:
         positions = split.positions(index, elements)
-        counted = positions if split.counted[index] else positions[:0]
+        counted = (positions if split.counted[index] else positions[:0]).cpu().numpy()
         low, high, rank = 0, split.sizes[index] - 1, most - 1
         while low < high:
-            low, high, passed = _narrow(torch.split(counted, _CHUNK), rank, rank, low, high, split)
+            low, high, passed = _narrow(_chunks(counted), rank, rank, low, high, split)
             rank -= passed
         elements = elements[positions <= low]
     marked[elements] = True
     return min(number, most)
 
 
-def _narrow(keys: Iterable[Tensor], first: int, last: int, low: int, high: int, split: Split) -> tuple[int, int, int]:
-    """Narrow an interval of keys, in which keys of given ranks are.
+def _narrow(
+    keys: Iterable[NDArray[np.int64]], first: int, last: int, low: int, high: int, split: Split
+) -> tuple[int, int, int]:
+    """Narrow an interval of keys to the part that contains the keys of given ranks.
 
     Args:
         keys: Keys that this process counts; those outside of the interval are ignored.
@@ -144,42 +147,46 @@ def _narrow(keys: Iterable[Tensor], first: int, last: int, low: int, high: int, 
         split: Sums counts over the processes.
 
     Returns:
-        The new ends, and how many keys are between the old lower end and the new one.
+        The new lower and upper end, and how many keys are between the old lower end and the new one.
     """
     shift = max(0, (high - low).bit_length() - _BITS)
     base, bins = low >> shift, (high >> shift) - (low >> shift) + 1
-    counts = torch.zeros(bins, dtype=torch.int64, device="cpu")
+    counts = np.zeros(bins, np.int64)
     for chunk in keys:
-        # one bin more at each end, for keys outside: where an interval ends, a bin ends
-        place = (chunk >> shift).sub_(base - 1).clamp_(0, bins + 1)
-        counts += torch.bincount(place, minlength=bins + 2)[1:-1].to(counts.device)
-    ends = split.total(counts).numpy().cumsum()
+        # one more bin at each end, for keys outside the interval, whose ends are also ends of bins
+        places = np.clip((chunk >> shift) - (base - 1), 0, bins + 1)
+        counts += np.bincount(places, minlength=bins + 2)[1:-1]
+    ends = split.total(torch.from_numpy(counts)).numpy().cumsum()
     start, stop = map(int, np.searchsorted(ends, (first, last), side="right"))
     passed = int(ends[start - 1]) if start else 0
     return max(low, (base + start) << shift), min(high, ((base + stop + 1) << shift) - 1), passed
 
 
-def _keys(parts: Iterable[Tensor]) -> Iterator[Tensor]:
-    """Yield values as integers of the same order, some at a time."""
+def _keys(parts: Iterable[NDArray[np.floating[Any]]]) -> Iterator[NDArray[np.int64]]:
+    """Yield the keys of values, in chunks: integers that have the order of the values."""
     for part in parts:
-        for values in torch.split(part, _CHUNK):
-            # the bits of floats without a sign are in order; -0.0 has the key of 0.0
-            bits = values.abs().view(_INTEGERS[values.dtype]).long()
-            yield torch.where(values < 0, -bits, bits)
+        for values in _chunks(part):
+            # the bits of non-negative floats, read as integers, have the order of the floats; -0.0 has the key of 0.0
+            keys = np.abs(values).view(f"i{values.itemsize}").astype(np.int64)
+            yield np.negative(keys, out=keys, where=values < 0)
 
 
-def _value(key: int, dtype: torch.dtype) -> float:
-    value = torch.tensor(abs(key), dtype=_INTEGERS[dtype], device="cpu").view(dtype).item()
+def _value(key: int, dtype: np.dtype[Any]) -> float:
+    value = float(np.array(abs(key), f"i{dtype.itemsize}").view(dtype))
     return value if key >= 0 else -value
 
 
-def _between(values: Tensor, low: float, high: float) -> tuple[int, Tensor]:
-    """Return how many values are lower than an interval, and those that are inside."""
+def _chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    return (values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK))
+
+
+def _between(values: Tensor, low: float, high: float) -> tuple[int, NDArray[Any]]:
+    """Return how many values are lower than an interval, and the values inside it, on the CPU."""
     if values.device.type != "cpu":
         inside = values >= low
-        return len(values) - int(inside.count_nonzero()), values[inside & (values <= high)]
-    array: Any = values.numpy()
+        return len(values) - int(inside.count_nonzero()), values[inside & (values <= high)].cpu().numpy()
+    array = values.numpy()
     reached = array >= low
     below = len(array) - int(np.count_nonzero(reached))
     reached &= array <= high
-    return below, torch.from_numpy(array[reached])
+    return below, array[reached]

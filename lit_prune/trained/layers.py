@@ -219,7 +219,7 @@ def _frozen_modules(network: Network) -> set[str] | None:
 
 
 def _module_name(name: str) -> str:
-    """Return the module of a weight that is listed by its parameter's name, such as "lstm.weight_ih_l0"."""
+    """Return the name of the module that holds a weight: "lstm" for "lstm.weight_ih_l0", else the name itself."""
     module, _, parameter = name.rpartition(".")
     return module if SAYS_WEIGHT.search(parameter) else name
 

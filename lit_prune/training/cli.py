@@ -1,9 +1,9 @@
 """`lit-prune fit`, `validate`, `test` and `predict`: a LightningCLI for our model and data, or for custom classes."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +143,7 @@ class TrainingCLI(LightningCLI):
         # `save_hyperparameters` of each class asks its own package for the options
         classes: dict[str, Any] = {"model": self._model_class, "data": self._datamodule_class}
         instantiators = [
-            (import_from(package_of(kind), "cli._InstantiatorFn")(self, group), kind, True)
+            (_as_function(import_from(package_of(kind), "cli._InstantiatorFn")(self, group)), kind, True)
             for group, kind in classes.items()
         ]
         self.parser.instantiate_classes = partial(self.parser.instantiate, instantiators=instantiators)
@@ -190,6 +190,16 @@ class TrainingCLI(LightningCLI):
     def best_epoch(self) -> int | None:
         """Epoch of `fit` with the highest `val/acc`, counted from 0; None if `val/acc` was not logged."""
         return self._run.summary.best_epoch
+
+
+def _as_function(instantiator: Any) -> Callable[..., Any]:
+    """Wrap an instantiator, which models keep: averages copy the model, and functions are not copied with it."""
+
+    @wraps(instantiator.__call__)
+    def instantiate(*args: Any, **kwargs: Any) -> Any:
+        return instantiator(*args, **kwargs)
+
+    return instantiate
 
 
 def main(argv: Sequence[str]) -> int:

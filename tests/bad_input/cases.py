@@ -126,7 +126,6 @@ COMMANDS: list[Case] = [
     ("fit +GlobalL1Pruning .amount=0.5 .layers=*bn*", "`layers`", "`*bn*`", "`backbone.conv1`"),
     ("fit +GlobalL1Pruning .amount=0.5 .exclude=*", "none", "LitResNet18", "`exclude`"),
     ("fit +GlobalL1Pruning .amount=0.5 .max_layer_sparsity=0.2", "`max_layer_sparsity`", "`amount`", "0.5", "0.2"),
-    ("fit +GlobalL1Pruning .amount=0.5 +StochasticWeightAveraging .swa_lrs=0.1 .device=null", "Averaging", "both"),
     ("fit +GlobalL1Pruning .amount=0.5 .start_epoch=2 .rewind_to=3", "`rewind_to`", "3", "`start_epoch`"),
     ("fit +GlobalL1Pruning .amount=0.5 +GlobalL1Pruning .amount=0.3", "more than one", "`GlobalL1Pruning`"),
     ("fit +GlobalRandomPruning", "`amount`", "GlobalRandomPruning", "`--trainer.callbacks.amount VALUE`"),
@@ -136,7 +135,7 @@ COMMANDS: list[Case] = [
     ("fit +LocalL1Pruning .amount=0.5 .max_layer_sparsity=0.9", "LocalL1Pruning", "callbacks.max_layer_sparsity`"),
     ("fit +LocalL1Pruning .amount=0.5 .start_epoch=2 .rewind_to=0 .exclude=backbone.layer1 "
      "+GlobalL1Pruning .amount=0.5 .start_epoch=2 .layers=backbone.layer1 .rewind_to=1", "`rewind_to`", "0", "1"),
-    ("fit +LocalL1Pruning .amount=0.5 +lightning.pytorch.callbacks.WeightAveraging", "WeightAveraging", "both"),
+    ("fit +LocalL1Pruning .amount=0.5 .parameters=*.wieght", "`parameters`", "`*.wieght`", "close matches", ".weight`"),
     ("fit +PruningRemoval .epoch=-1", "`epoch`", "-1"),
     ("fit +PruningRemoval .epoch=never", "`epoch`", "`never`", '"end"'),
     ("fit +PruningRemoval .epok=3", "PruningRemoval", "`--trainer.callbacks.epok`", "`--trainer.callbacks.epoch`"),

@@ -136,7 +136,7 @@ def test_loggers_strategies_and_callbacks_of_both_packages_are_known(package: An
 
     for name in ("FSDPStrategy", "DeepSpeedStrategy"):
         trainer.strategy.__class__ = getattr(strategies, name)
-        with pytest.raises(InputError, match=f"keeps parameters whole for SparsityMonitor, but got {name}"):
+        with pytest.raises(InputError, match=f"a strategy that SparsityMonitor supports, but got {name}"):
             SparsityMonitor().setup(trainer, demos.BoringModel(), "fit")
 
     model = demos.BoringModel()

@@ -491,7 +491,7 @@ def test_a_whole_model_may_be_frozen_until_an_epoch():
 def test_strategies_that_shard_parameters_are_refused():
     trainer = quiet_trainer()
     trainer.strategy.__class__ = FSDPStrategy
-    with pytest.raises(InputError, match="keeps parameters whole for LayerFreezing, but got FSDPStrategy"):
+    with pytest.raises(InputError, match="a strategy that LayerFreezing supports, but got FSDPStrategy"):
         LayerFreezing(0.3).setup(trainer, Classifier(conv_net()), "fit")
 
 

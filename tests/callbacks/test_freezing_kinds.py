@@ -372,7 +372,7 @@ def test_a_teacher_that_counts_towards_the_fraction_is_named(arguments):
         trainer.fit(Classifier(Distilled()), Batches(), Batches(seed=1))
     said = [str(warning.message) for warning in caught if "copy" in str(warning.message)]
     assert len(said) == ("fraction" in arguments)
-    assert all("`net.teacher` seems to be a copy of `net.student`" in message for message in said)
+    assert all("`net.teacher` is not trained and seems to be a copy of `net.student`" in message for message in said)
 
 
 def _scripted() -> nn.Module:

@@ -421,7 +421,7 @@ def test_strategies_that_shard_parameters_are_refused() -> None:
 
     trainer: Any = Trainer()
     for callback in (GlobalL1Pruning(0.5), PruningRemoval(0), SparsityMonitor()):
-        with pytest.raises(InputError, match=r"keeps parameters whole for .*, but got FSDPStrategy"):
+        with pytest.raises(InputError, match=r"a strategy that .* supports, but got FSDPStrategy"):
             callback.setup(trainer, Classifier(conv_net()), "fit")
 
 

@@ -8,10 +8,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.nn.utils import prune
 
-from lit_prune.callbacks import GlobalL1Pruning, PruningRemoval
+from lit_prune.callbacks import GlobalL1Pruning, LayerFreezing, PruningRemoval, SparsityMonitor
 from tests.callbacks.criteria import CRITERIA, PRUNERS, pruned_at
 from tests.callbacks.models import Batches, Classifier, conv_net, mlp, moved, quiet_trainer, snapshot
-from tests.callbacks.test_pruning import Watch, count, fit, zeros
+from tests.callbacks.test_pruning import Watch, count, current_mask, fit, weight_layers, zeros
 
 every_pruner = pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)
 every_criterion = pytest.mark.parametrize("pruner", CRITERIA.values(), ids=CRITERIA)
@@ -111,3 +111,19 @@ def test_a_run_continues_after_testing_an_older_checkpoint(tmp_path: Path) -> No
     trainer.fit_loop.max_epochs = 4
     trainer.fit(model, Batches(), Batches(2, seed=1))
     assert {number for epoch, number in watch.training if epoch == 3} == {round(0.8 * count(model))}
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [SparsityMonitor(), LayerFreezing(layers="net.conv1"), PruningRemoval(9)],
+    ids=lambda it: type(it).__name__,
+)
+def test_masks_of_an_earlier_trainer_are_held_by_any_of_the_callbacks(callback: Any) -> None:
+    model = Classifier(conv_net(), "adam")
+    fit(model, GlobalL1Pruning(0.5))
+    masks = {ref.name: current_mask(ref) for ref in weight_layers(model)}
+    before = snapshot(model)
+    fit(model, callback)
+    for ref in weight_layers(model):
+        assert torch.equal(ref.tensor != 0, masks[ref.name])
+    assert not torch.equal(before["net.fc.weight"], model.state_dict()["net.fc.weight"])

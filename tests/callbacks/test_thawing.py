@@ -387,9 +387,9 @@ def test_phases_in_a_configuration_file(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"phases": []}, "`phases` to be a list of phases, but got []"),
-        ({"phases": {"epoch": 1}}, "`phases` to be a list of phases, but got {'epoch': 1}"),
-        ({"phases": [3]}, "`phases` to be a list of phases, but got [3]"),
+        ({"phases": []}, "`phases` to be a list of dictionaries, but got []"),
+        ({"phases": {"epoch": 1}}, "`phases` to be a list of dictionaries, but got {'epoch': 1}"),
+        ({"phases": [3]}, "`phases` to be a list of dictionaries, but got [3]"),
         ({"phases": [{}]}, "`phases[0].epoch` to be a non-negative integer, but got None"),
         ({"phases": [{"epoch": -1}]}, "`phases[0].epoch` to be a non-negative integer, but got -1"),
         ({"phases": [{"epoch": 2}, {"epoch": 2}]}, "`phases[1].epoch` to be larger than 2"),
@@ -404,8 +404,8 @@ def test_phases_in_a_configuration_file(tmp_path):
         ),
         ({"phases": [{"patience": 2}]}, "a `monitor` for phases with `patience`, but got none"),
         ({"phases": [{"patience": 0}], "monitor": "a"}, "`phases[0].patience` to be a positive integer, but got 0"),
-        ({"phases": [{"epoch": 2}], "monitor": "a"}, "a phase with `patience` to use `monitor`, but got none"),
-        ({"phases": None, "monitor": "a"}, "`phases` to be a list of phases, but got None"),
+        ({"phases": [{"epoch": 2}], "monitor": "a"}, "a phase with `patience`, as `monitor` is set, but got none"),
+        ({"phases": None, "monitor": "a"}, "`phases` to be a list of dictionaries, but got None"),
         ({"unfreeze_epoch": 3}, "`unfreeze_epoch` or `phases`, but got both"),
         ({"mode": "lowest"}, "`mode` to be one of 'min', 'max', but got 'lowest'"),
     ],

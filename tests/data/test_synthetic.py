@@ -15,9 +15,14 @@ def drawn():
 
 
 def test_images_are_always_the_same(drawn):
-    again = synthetic.draw_split("test")
+    again = synthetic.draw_split.__wrapped__("test")
     np.testing.assert_array_equal(again.images, drawn["test"].images)
     np.testing.assert_array_equal(again.labels, drawn["test"].labels)
+
+
+def test_images_are_drawn_once_in_a_process_and_nobody_can_change_them(drawn):
+    assert all(synthetic.draw_split(split) is part for split, part in drawn.items())
+    assert not any(array.flags.writeable for part in drawn.values() for array in part)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -39,8 +44,8 @@ def test_images_are_drawn_quickly():
     seconds = []
     for _ in range(2):
         start = time.process_time()
-        synthetic.draw_split("train")
-        synthetic.draw_split("test")
+        synthetic.draw_split.__wrapped__("train")
+        synthetic.draw_split.__wrapped__("test")
         seconds.append(time.process_time() - start)
     assert min(seconds) < 2
 
@@ -86,8 +91,8 @@ def test_a_small_convolutional_network_learns_the_classes(drawn):
         torch.nn.Conv2d(48, 96, 3, stride=2, padding=1), torch.nn.BatchNorm2d(96), torch.nn.ReLU(),
         torch.nn.AdaptiveMaxPool2d(1), torch.nn.Flatten(), torch.nn.Linear(96, 10),
     )  # fmt: skip
-    inputs = {split: torch.from_numpy(part.images).permute(0, 3, 1, 2) / 127.5 - 1 for split, part in drawn.items()}
-    labels = {split: torch.from_numpy(part.labels) for split, part in drawn.items()}
+    inputs = {split: torch.tensor(part.images).permute(0, 3, 1, 2) / 127.5 - 1 for split, part in drawn.items()}
+    labels = {split: torch.tensor(part.labels) for split, part in drawn.items()}
     optimizer = torch.optim.Adam(net.parameters(), 3e-3)
     for rows in torch.arange(6_000).split(50):
         optimizer.zero_grad()

@@ -21,7 +21,6 @@ import pytest
 import torch
 from PIL import Image
 
-from lit_prune.data import synthetic
 from lit_prune.main import COMMANDS, main
 from tests.docs import ROOT
 from tests.study.folders import make_study
@@ -41,8 +40,6 @@ _FEW = {
     # the estimate of the time trains for some steps
     "study": ["--weights=random", "--dry_run", "--data.batch_size=16", NARROW],
 }
-# draw the images once, because that takes longer than a training on a few of them
-_DRAW = cache(synthetic.draw_split)
 
 
 @contextlib.contextmanager
@@ -52,7 +49,6 @@ def inside(folder: Path, variables: Mapping[str, str] = {}) -> Iterator[pytest.M
     with mock.patch.dict(os.environ, variables), warnings.catch_warnings(), pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.syspath_prepend(folder)
-        patch.setattr(synthetic, "draw_split", _DRAW)
         yield patch
     torch.set_num_threads(threads)
 

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 import yaml
 
 from lit_prune.models.resnet18_channels import FULL_CHANNELS
+from lit_prune.study.run import command, worker
+from lit_prune.study.run.pool import Job, Pool
+from lit_prune.training.run_folder import LOG
 
 # an epoch takes a fraction of a second
 TINY: dict[str, Any] = {
@@ -22,7 +26,7 @@ TINY: dict[str, Any] = {
     "trainer": {
         "accelerator": "cpu",
         "max_epochs": 3,
-        "limit_test_batches": 1,
+        "limit_test_batches": 0.05,  # one batch
         "callbacks": [{"class_path": "SparsityMonitor", "init_args": {"per_layer": False}}],
     },
 }
@@ -61,3 +65,27 @@ def start(*argv: str, cwd: Path) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,
     )
+
+
+class ThisProcess(Pool):
+    """Executes each job in this process, where all modules are imported already."""
+
+    def start(self, job: Job) -> None:
+        """Execute a job from its start to its end."""
+        job.folder.mkdir(parents=True, exist_ok=True)
+        with (job.folder / LOG).open("a", encoding="utf-8") as log, redirect_stdout(log), redirect_stderr(log):
+            self._running[job, worker.main([str(job.out), job.experiment, str(job.seed)])] = job
+
+    def collect(self) -> list[tuple[Job, int]]:
+        """Return the jobs that ran since the last call."""
+        ended, self._running = list(self._running), {}
+        return ended
+
+    def close(self) -> None:
+        """Nothing is left to stop."""
+
+
+@pytest.fixture
+def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the runs of a study share the process of the test."""
+    monkeypatch.setattr(command, "Processes", ThisProcess)

@@ -127,8 +127,8 @@ def test_a_layer_that_loses_all_weights_is_reported(run, small):
     answer = run("prune", small, SMALL, "--amount=0.3", "--output=out.ckpt")
     assert answer.status == 0
     assert answer.err == (
-        "lit-prune: warning: Layer `head` is about to become entirely zero, so that nothing passes through it any more."
-        " HINT: limit `max_layer_sparsity`, or leave the layer out with `exclude`.\n"
+        "lit-prune: warning: Layer `head` is about to become entirely zero, so its outputs will not depend on its "
+        "inputs. HINT: set a `max_layer_sparsity`, or leave the layer out with `exclude`.\n"
     )
 
 

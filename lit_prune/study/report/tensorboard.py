@@ -35,7 +35,7 @@ _CHARTS = {"accuracy": "(train|val)_acc", "loss": "(train|val)_loss", "sparsity"
 
 
 def write_board(results: Results, figures: Sequence["Figure"], report_text: str) -> None:
-    """Write the run `report` to a study's folder, and remove files of an older one.
+    """Write a TensorBoard run named `report` into a study's folder, and remove the files of an earlier one.
 
     - `<experiment>/train_loss`, `val_loss`, `train_acc`, `val_acc`, and `sparsity` if the experiment prunes: means over
       seeds, for each experiment that trains. Steps are epochs, counted from 0 as in the TensorBoard files of the runs.

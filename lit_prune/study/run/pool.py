@@ -168,7 +168,7 @@ def _start(job: Job) -> subprocess.Popen[bytes]:
     (job.folder / ERROR).unlink(missing_ok=True)  # from an earlier failure
     with (job.folder / LOG).open("ab") as log:
         return subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "lit_prune.study.run.worker", *argv],
+            [sys.executable, "-m", "lit_prune.study.run", *argv],
             stdin=subprocess.PIPE,  # the run exits when this pipe is closed
             stdout=log,
             stderr=subprocess.STDOUT,

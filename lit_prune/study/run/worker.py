@@ -1,16 +1,13 @@
 """The process of one run of a study: it runs `fit`, then `test` on the last and the best checkpoint.
 
-A pool or a Ray task starts it with `python -m lit_prune.study.run.worker OUT EXPERIMENT SEED`. With a distributed
-strategy, Lightning starts the same command for every further device. The process exits when its standard input is
-closed, because this means that the process that started it has died.
+A pool or a Ray task starts it with `python -m lit_prune.study.run OUT EXPERIMENT SEED`. With a distributed strategy,
+Lightning starts the same command for every further device.
 """
 
 import json
-import os
 import platform
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Sequence
@@ -31,7 +28,6 @@ from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoint, run_folder, run_settings
 from lit_prune.study.plan.stored import check_links, stored_plan
 from lit_prune.training.cli import TrainingCLI
-from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.packages import import_from, package_of
 from lit_prune.training.resuming import find_newest_checkpoint
 from lit_prune.training.run_folder import ERROR, RESULT
@@ -186,20 +182,3 @@ def _device(cli: TrainingCLI) -> str:
 def _write(settings: dict[str, Any], path: Path) -> str:
     path.write_text(yaml.safe_dump(settings), encoding="utf-8")
     return str(path)
-
-
-def _exit_with_parent() -> None:
-    """Start a thread that ends this process when standard input is closed, so that no run survives a killed study."""
-
-    def wait() -> None:
-        while os.read(0, 4096):
-            pass
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
-if __name__ == "__main__":
-    _exit_with_parent()
-    exit_with_launcher()
-    sys.exit(main(sys.argv[1:]))

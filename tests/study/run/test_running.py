@@ -7,6 +7,7 @@ import random
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,10 +18,12 @@ import torch
 import yaml
 
 from lit_prune.cli.quiet import quiet
+from lit_prune.main import main
 from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.results.results import read_results
+from lit_prune.study.run import command
 from lit_prune.study.run.worker import run as train
-from tests.study.conftest import FREED, PRUNED, TINY, callbacks, start
+from tests.study.conftest import FREED, PRUNED, TINY, ThisProcess, callbacks, start
 from tests.training.conftest import run as run  # the fixture
 
 EXPERIMENTS: list[dict[str, Any]] = [
@@ -28,6 +31,7 @@ EXPERIMENTS: list[dict[str, Any]] = [
     {"name": "child/freed", "parent": "base/dense", "overrides": FREED},
     {"name": "child/scored", "parent": "base/dense", "train": False, "overrides": PRUNED},
 ]
+EXAMPLES = Path(__file__).parents[3] / "examples"
 TIMES = {"seconds_per_epoch", "time/epoch"}
 
 
@@ -51,11 +55,14 @@ def assert_same_study(one: Path, other: Path) -> None:
     """Compare all numbers but durations, and all weights, bit for bit."""
     assert rows(one / "results.csv") == rows(other / "results.csv")
     for path in sorted(one.glob("*/*/seed=*")):
-        twin = other / path.relative_to(one)
-        assert rows(path / "metrics.csv") == rows(twin / "metrics.csv"), path
-        mine, theirs = weights(path), weights(twin)
-        assert mine.keys() == theirs.keys()
-        assert all(torch.equal(mine[name], theirs[name]) for name in mine), path
+        assert_same_run(path, other / path.relative_to(one))
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    assert rows(one / "metrics.csv") == rows(other / "metrics.csv"), one
+    mine, theirs = weights(one), weights(other)
+    assert mine.keys() == theirs.keys()
+    assert all(torch.equal(mine[name], theirs[name]) for name in mine), one
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +70,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study that was never interrupted, with two runs at a time."""
     folder = tmp_path_factory.mktemp("whole")
     write(folder, *EXPERIMENTS)
-    process = start("study", "tiny.yaml", "--out", "out", "--jobs", "2", cwd=folder)
-    printed, _ = process.communicate()
-    assert process.returncode == 0, printed
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["study", "tiny.yaml", "--out", "out", "--jobs", "2"]) == 0
     return folder / "out"
 
 
@@ -122,6 +129,14 @@ def test_a_run_can_be_repeated_alone_from_its_configuration(whole, run):
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
+def with_base(whole: Path, folder: Path) -> Path:
+    """Return the folder of a study in which only the children have to run."""
+    write(folder, *EXPERIMENTS)
+    shutil.copytree(whole / "base", folder / "out" / "base")
+    shutil.copy(whole / "plan.yaml", folder / "out")
+    return folder / "out"
+
+
 def runs_of(process: "subprocess.Popen[str]") -> list[int]:
     """Process ids of the runs that a study has started."""
     if process.poll() is not None:
@@ -143,10 +158,41 @@ def wait_for(condition: Any, seconds: float = 300) -> None:
         time.sleep(0.02)
 
 
-def test_a_study_that_is_killed_ends_with_the_same_bits(whole, tmp_path):
-    """Kill the study at three random moments, start it again each time, and compare with the whole one."""
+def kill(process: "subprocess.Popen[str]", seconds: float) -> None:
+    """Kill a study at a random moment of the next seconds; no run may survive it."""
+    time.sleep(random.uniform(0, seconds))  # noqa: S311 - a moment, not a secret
+    children = runs_of(process)
+    process.kill()
+    process.communicate()
+    wait_for(lambda: not any(map(alive, children)), 60)
+
+
+def assert_every_epoch_was_logged_once(out: Path) -> None:
+    for path in out.glob("*/*/seed=*"):
+        epochs = [row["epoch"] for row in rows(path / "metrics.csv") if row.get("train/loss")]
+        assert epochs == sorted(set(epochs)), path
+
+
+@pytest.mark.usefixtures("no_processes")
+def test_a_study_that_is_killed_while_a_child_trains_ends_with_the_same_bits(whole, run, tmp_path):
+    out = with_base(whole, tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in out.glob("base/*/*/*")}
+    process = start("study", "tiny.yaml", "--out", "out", "--jobs", "1", cwd=tmp_path)
+    wait_for(lambda: (out / "child/freed/seed=0/metrics.csv").exists() or process.poll() is not None)
+    kill(process, 0.5)
+    assert process.returncode == -signal.SIGKILL
+    assert not (out / "child/freed/seed=0/result.json").exists()
+    answer = run("study", "tiny.yaml", "--out", "out")
+    assert answer.status == 0, answer.err
+    assert {path: path.stat().st_mtime_ns for path in out.glob("base/*/*/*")} == before
+    assert_same_study(whole, out)
+    assert_every_epoch_was_logged_once(out)
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_at_three_random_moments_ends_with_the_same_bits(whole, tmp_path):
     write(tmp_path, *EXPERIMENTS)
-    out, rng = tmp_path / "out", random.Random()  # noqa: S311 - moments, not secrets
+    out = tmp_path / "out"
     argv = ("study", "tiny.yaml", "--out", "out", "--jobs", "1")
 
     def logs() -> int:
@@ -155,21 +201,14 @@ def test_a_study_that_is_killed_ends_with_the_same_bits(whole, tmp_path):
     for _ in range(3):
         process, before = start(*argv, cwd=tmp_path), logs()
         wait_for(lambda new=process: runs_of(new) or new.poll() is not None)
-        if rng.random() < 0.7:  # otherwise most kills would hit imports
+        if random.random() < 0.7:  # noqa: S311 - otherwise most kills would hit imports
             wait_for(lambda new=process, known=before: logs() > known or new.poll() is not None)
-        time.sleep(rng.uniform(0, 4))
-        children = runs_of(process)
-        process.kill()
-        process.communicate()
-        # no run may survive its study
-        wait_for(lambda pids=children: not any(map(alive, pids)), 60)
+        kill(process, 4)
     process = start(*argv, cwd=tmp_path)
     printed, _ = process.communicate()
     assert process.returncode == 0, printed
     assert_same_study(whole, out)
-    for path in out.glob("*/*/seed=*"):
-        epochs = [row["epoch"] for row in rows(path / "metrics.csv") if row.get("train/loss")]
-        assert epochs == sorted(set(epochs)), path
+    assert_every_epoch_was_logged_once(out)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
@@ -192,6 +231,15 @@ def test_a_signal_stops_a_study_and_a_folder_is_for_one_study_at_a_time(run, tmp
     assert "optimizer_states" in stopped
 
 
+def test_a_worker_of_a_ray_cluster_gives_the_same_bits(whole, run, tmp_path):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    out = with_base(whole, tmp_path)
+    answer = run("study", "tiny.yaml", "--out", "out", "--ray", "local", "--jobs", "1", "--only", "child/scored")
+    assert answer.status == 0, answer.err
+    assert_same_run(whole / "child/scored/seed=0", out / "child/scored/seed=0")
+
+
+@pytest.mark.slow
 def test_two_workers_of_a_ray_cluster_give_the_same_bits(whole, tmp_path):
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     write(tmp_path, *EXPERIMENTS)
@@ -201,6 +249,7 @@ def test_two_workers_of_a_ray_cluster_give_the_same_bits(whole, tmp_path):
     assert_same_study(whole, tmp_path / "out")
 
 
+@pytest.mark.usefixtures("no_processes")
 def test_a_failing_run_does_not_stop_the_others(run, tmp_path):
     full = callbacks(("GlobalL1Pruning", {"amount": 0.9, "max_layer_sparsity": 0.1}))
     # a learning rate at which the loss becomes NaN
@@ -224,6 +273,25 @@ def test_a_failing_run_does_not_stop_the_others(run, tmp_path):
     assert "diverged" in report
 
 
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("exit 3", "It exited with status 3. See `out/dense/seed=0/log.txt`."),
+        ("kill -9 $$", "It was killed by signal 9, possibly for lack of memory. See `out/dense/seed=0/log.txt`."),
+    ],
+)
+def test_a_process_that_ends_early_is_reported(run, tmp_path, monkeypatch, line, reason):
+    write(tmp_path, {"name": "dense"})
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\necho said\n{line}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    answer = run("study", "tiny.yaml", "--out", "out")
+    assert answer.status == 1
+    assert f"lit-prune: Run `dense`, seed 0, failed: {reason}" in answer.err
+    assert Path("out/dense/seed=0/log.txt").read_text() == "said\n"
+
+
 @pytest.mark.slow
 def test_a_run_that_is_killed_alone_is_reported_and_run_again(tmp_path):
     write(tmp_path, {"name": "dense"}, {"name": "scored", "train": False})
@@ -239,20 +307,22 @@ def test_a_run_that_is_killed_alone_is_reported_and_run_again(tmp_path):
     assert process.returncode == 0, printed
 
 
-def test_a_study_of_a_custom_module_and_custom_data(tmp_path):
-    examples = Path(__file__).parents[3] / "examples"
-    argv = ("study", "moons.yaml", "--out", str(tmp_path / "moons"), "--seeds", "5", "--max_epochs", "4")
-    process = start(*argv, cwd=examples)
-    printed, _ = process.communicate()
-    assert process.returncode == 0, printed
-    results = read_results(tmp_path / "moons")
+def test_a_study_of_a_custom_module_and_custom_data(run, monkeypatch):
+    shutil.copy(EXAMPLES / "moons.py", ".")
+    argv = ("study", str(EXAMPLES / "moons.yaml"), "--out", "moons", "--seeds", "5", "--max_epochs", "4")
+    answer = run(*argv, "--only", "dense/first")  # in a process of its own
+    assert answer.status == 0, answer.err
+    monkeypatch.setattr(command, "Processes", ThisProcess)
+    answer = run(*argv)
+    assert answer.status == 0, answer.err
+    results = read_results("moons")
     assert [run.status for run in results.runs] == ["complete"] * 5
     (gradual,) = results.of("pruned/gradually")
     assert gradual.measures["sparsity_end"] == pytest.approx(0.5, abs=0.01)
     (dense,) = results.of("dense/on")
     assert dense.measures["sparsity_end"] == 0
     assert dense.measures["final_val_acc"] > 0.6
-    report = (tmp_path / "moons/report.md").read_text()
+    report = Path("moons/report.md").read_text()
     assert "Half of the weights can be pruned by magnitude at no cost" in report
 
 
