@@ -7,6 +7,7 @@ The libraries are large, so the gate does not install them: tests of a missing l
 """
 
 import copy
+import json
 import re
 import warnings
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.fabric import Fabric
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -35,6 +36,7 @@ from lit_prune.functional import (
     weight_layers,
 )
 from tests.docs import ROOT
+from tests.training.conftest import run as run  # the fixture
 
 # the libraries give warnings of their own
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -398,3 +400,84 @@ def test_fabric_holds_masks(name):
     held.remove()
     step()
     assert any((value != 0)[zeros[name]].any() for name, value in chosen.items())
+
+
+class Named(Classifier):
+    """A network of the table above, as the command line builds it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(NETWORKS[name])
+        self.save_hyperparameters()
+        self.example_input_array = {key: value for key, value in self.batches[0].items() if key != "labels"}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        found = self.net(*args, **kwargs)
+        return getattr(found, "logits", found)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        logits = self(**{key: value for key, value in batch.items() if key != "labels"})
+        self.log("val/loss", cross_entropy(logits, batch["labels"]), batch_size=1)
+        self.log("val/acc", (logits.argmax(-1) == batch["labels"]).float().mean(), batch_size=1)
+
+
+class Drawn(LightningDataModule):
+    """Batches of such a network."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+
+    def val_dataloader(self) -> Any:
+        torch.manual_seed(5)
+        batches: Any = [NETWORKS[self.hparams["name"]].draw() for _ in range(3)]
+        return DataLoader(batches, batch_size=None)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "vit", "timm vit", "convnext", "efficientnet", "gcn", "gat"])
+def test_commands_on_a_trained_network(name, run, tmp_path):
+    network = NETWORKS[name]
+    trainer = Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        callbacks=[GlobalL1Pruning(0.3), SparsityMonitor()],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        limit_val_batches=0,
+    )
+    model = Named(name)
+    trainer.fit(model)
+    trainer.save_checkpoint(tmp_path / "net.ckpt")
+    named = ["net.ckpt", f"--model={__name__}.Named"]
+    data = [f"--data={__name__}.Drawn", f"--data.name={name}"]
+    chosen, _ = matrices(model, network)
+    weights = sum(map(torch.numel, chosen.values()))
+
+    inspected = run("inspect", *named, "--format=json")
+    assert inspected.status == 0, inspected.err
+    found = json.loads(inspected.out)
+    assert [f"{layer['layer']}.weight" for layer in found["layers"]] == [f"net.{parameter}" for parameter in chosen]
+    assert found["total"]["zeros"] == found["total"]["masked"] == round(0.3 * weights)
+    assert found["total"]["flops"] > found["total"]["flops_nonzero"] > 0
+
+    pruned = run("prune", *named, *data, "--split=val", "--amount=0.6", "--output=pruned.ckpt")
+    assert pruned.status == 0, pruned.err
+    assert re.search(r"^val/acc on \d+ val samples: [\d.]+% before, [\d.]+% after", pruned.out, re.MULTILINE)
+    state = torch.load("pruned.ckpt", weights_only=True)["state_dict"]
+    assert sum(int((state[f"net.{parameter}"] == 0).sum()) for parameter in chosen) == round(0.6 * weights)
+
+    last = found["layers"][-1]["layer"]
+    measured = run("sensitivity", *named, *data, f"--layers={last}", "--amounts=0.9", "--format=json")
+    assert measured.status == 0, measured.err
+    content = json.loads(measured.out)
+    scoring = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False)
+    (base,) = scoring.validate(model, datamodule=Drawn(name), verbose=False)
+    assert content["accuracy"] == pytest.approx(base["val/acc"])
+    assert [layer["layer"] for layer in content["layers"]] == [last]
+
+    for kind in ("onnx", "safetensors"):
+        exported = run("export", *named, f"--format={kind}", f"--output=net.{kind}")
+        assert exported.status == 0, exported.err
+        assert re.search(r"differ from the checkpoint's by at most \S+ on \d+ random", exported.out)
+        assert f"{weights:,}, {round(0.3 * weights):,} of them zero" in exported.out

@@ -43,10 +43,12 @@ class Inputs:
             first = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
             return image_inputs(first, input_size or SIZE, input_size or SIZE)
         named = example if isinstance(example, Mapping) else _name(model, example)
-        if not all(isinstance(value, Tensor) for value in named.values()):
+        if not named or not all(isinstance(value, Tensor) for value in named.values()):
             what = f"`example_input_array` of {type(model).__name__} to hold tensors"
             kinds = ", ".join(type(value).__name__ for value in named.values())
-            raise expected(what, kinds, "give a tensor, a tuple of tensors, or a dictionary of tensors by name")
+            raise expected(
+                what, kinds or "nothing", "give a tensor, a tuple of tensors, or a dictionary of tensors by name"
+            )
         return cls(named, by_name=isinstance(example, Mapping))
 
     @property

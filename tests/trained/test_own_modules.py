@@ -502,5 +502,5 @@ class Broken(Sentences):
 
 def test_the_cause_is_said_if_a_class_cannot_be_built(run, checkpoint):
     answer = run("inspect", checkpoint, f"--model={__name__}.Broken")
-    assert answer.complaint.endswith(f"cannot be built with the arguments in `{checkpoint}`: " +
-                                     "ModuleNotFoundError (No module named 'somewhere').")  # fmt: skip
+    cause = "ModuleNotFoundError (No module named 'somewhere')"
+    assert answer.complaint.endswith(f"cannot be built with the arguments in `{checkpoint}`: {cause}.")
