@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 from lightning.pytorch.utilities.combined_loader import CombinedLoader
-from lightning.pytorch.utilities.data import extract_batch_size
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -33,7 +32,7 @@ class OwnBatches:
 
     Attributes:
         parts: Batches of each data loader.
-        samples: Number of samples in all batches.
+        samples: Number of samples in all batches: for each batch, the length of its first tensor.
         split: Split of the data.
         metric: Name of the metric to read; None for the first one whose name contains "acc".
     """
@@ -106,7 +105,7 @@ def load_own_batches(network: Network, options: Namespace, split: Split) -> OwnB
         for batch, _, part in iter(CombinedLoader(loaders, "sequential")):
             batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, part), part)
             parts.setdefault(part, []).append(batch)
-            samples += extract_batch_size(batch)
+            samples += next((len(tensor) for tensor in _tensors(batch, set()) if tensor.dim()), 1)
             if options.limit is not None and samples >= options.limit:
                 break
     if not parts:

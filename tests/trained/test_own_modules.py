@@ -297,7 +297,7 @@ def test_graphs_and_loaders_of_any_kind_are_scored(run, checkpoint):
     """Batches may be objects, and several loaders may be validated."""
     named = [f"--model={__name__}.Objects", f"--data={__name__}.Several", "--metric=val/acc/dataloader_idx_1"]
     answer = run("prune", checkpoint, *named, "--amount=0.5", "--output=out.ckpt", "--split=val")
-    assert "val/acc/dataloader_idx_1 on 16 val samples" in answer.out, answer.err
+    assert "val/acc/dataloader_idx_1 on 128 val samples" in answer.out, answer.err
 
 
 class Bundle:
