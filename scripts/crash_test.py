@@ -11,6 +11,7 @@ of the uninterrupted run. Prints a line for each kill and a summary; the exit st
 
 import argparse
 import csv
+import json
 import os
 import random
 import shutil
@@ -28,12 +29,13 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from lit_prune.files.checkpoint import read_checkpoint
+from lit_prune.models.resnet18_channels import FULL_CHANNELS
 
 RUN = Path("lightning_logs/crash/version_0")
 EPOCHS = 6
-SETTINGS = {
+SETTINGS: dict[str, Any] = {
     "data.source": "synthetic",
-    "data.limit_train": 64,
+    "data.limit_train": 32,
     "data.val_size": 40,
     "data.batch_size": 8,
     "data.eval_batch_size": 20,
@@ -68,7 +70,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=25, help="number of kills (default: 25)")
     parser.add_argument("--seed", type=int, default=0, help="random seed used to choose when to kill (default: 0)")
+    parser.add_argument("--narrow", action="store_true", help="train a network with an eighth of the channels")
     options = parser.parse_args()
+    if options.narrow:
+        SETTINGS["model.channels"] = json.dumps({name: width // 8 for name, width in FULL_CHANNELS.items()})
     draw = random.Random(options.seed)  # noqa: S311 - not for secrets
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"

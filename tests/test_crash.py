@@ -20,9 +20,9 @@ from tests.training.test_resuming import whole as whole  # the fixture
 SCRIPT = Path(__file__).parents[1] / "scripts" / "crash_test.py"
 
 
-def crash(kills: int) -> str:
+def crash(kills: int, *options: str) -> str:
     seed = secrets.randbelow(1_000_000)
-    argv = [sys.executable, str(SCRIPT), "--kills", str(kills), "--seed", str(seed)]
+    argv = [sys.executable, str(SCRIPT), "--kills", str(kills), "--seed", str(seed), *options]
     answer = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=1800)
     assert answer.returncode == 0, f"seed {seed}: {answer.stdout}{answer.stderr}"
     return answer.stdout
@@ -36,6 +36,11 @@ def check(printed: str, kills: int) -> None:
     assert match[1] == match[2] != "0"
 
 
+def test_a_kill_changes_no_bit():
+    check(crash(1, "--narrow"), 1)
+
+
+@pytest.mark.slow
 def test_three_kills_change_no_bit():
     check(crash(3), 3)
 
