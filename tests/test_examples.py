@@ -19,7 +19,18 @@ from tests.training.conftest import TINY
 
 EXAMPLES = ROOT / "examples"
 # enough to test the notebook, not to train good networks
-SHORT = "LIMIT_TRAIN, VAL_SIZE, EPOCHS = 64, 50, 2\nAMOUNTS = (0.5,)"
+SHORT = """
+import lit_prune
+from lit_prune.models.resnet18_channels import FULL_CHANNELS
+
+class Narrow(lit_prune.LitResNet18):
+    def __init__(self, **settings):
+        super().__init__(channels={name: width // 4 for name, width in FULL_CHANNELS.items()}, **settings)
+
+lit_prune.LitResNet18 = Narrow
+LIMIT_TRAIN, VAL_SIZE, EPOCHS = 64, 50, 2
+AMOUNTS = (0.5,)
+"""
 
 
 @pytest.fixture

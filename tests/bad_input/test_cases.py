@@ -50,7 +50,16 @@ def test_an_invalid_plan_is_a_one_line_error(refused, case):
     assert_says(refused("study", "plan.yaml", "--dry_run"), case[1:])
 
 
-@pytest.mark.parametrize("command", ["fot", "fit --threads=100000", "inspect", "study nowhere.yaml", "report planless"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        "fot",
+        "fit --threads=100000",
+        pytest.param("inspect", marks=pytest.mark.slow),
+        "study nowhere.yaml",
+        "report planless",
+    ],
+)
 def test_a_process_prints_the_same_error_as_main(refused, files, monkeypatch, command):
     monkeypatch.chdir(files)
     done = subprocess.run(

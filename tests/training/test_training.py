@@ -50,7 +50,7 @@ def scalars(folder: Path) -> EventAccumulator:
 
 
 def test_a_run_writes_everything_into_one_folder(run):
-    answer = run("fit", *TINY, "--name=first", "--trainer.max_epochs=2")
+    answer = run("fit", *TINY, NARROW, "--name=first", "--trainer.max_epochs=2")
     assert answer.status == 0, answer.err
     folder = LOGS / "first" / "version_0"
     assert {path.name for path in LOGS.iterdir()} == {"first"}
@@ -76,13 +76,13 @@ def test_a_run_writes_everything_into_one_folder(run):
 
 
 def test_curves_are_logged_at_their_epoch(run):
-    events = scalars(fit(run, "axis", "--trainer.max_epochs=3"))
+    events = scalars(fit(run, "axis", "--trainer.max_epochs=3", NARROW))
     for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
         assert [point.step for point in events.Scalars(name)] == [0, 1, 2], name
 
 
 def test_the_hparams_tab_shows_the_logged_metrics(run):
-    events = scalars(fit(run, "hparams", "--trainer.max_epochs=2"))
+    events = scalars(fit(run, "hparams", "--trainer.max_epochs=2", NARROW))
     tags = set(events.Tags()["scalars"])
     assert {"best/val_acc", "final/val_loss", "final/train_acc"} <= tags
     assert not any("hp_metric" in tag for tag in tags)
@@ -119,7 +119,8 @@ def test_the_last_checkpoint_is_that_of_the_last_epoch_even_if_another_was_the_b
 
 
 def test_a_run_can_be_repeated_from_its_own_config(run):
-    folder = fit(run, "origin", "--trainer.max_epochs=1", "--model.optimizer=SGD", "--model.optimizer.lr=0.02")
+    argv = ["--trainer.max_epochs=1", "--model.optimizer=SGD", "--model.optimizer.lr=0.02", NARROW]
+    folder = fit(run, "origin", *argv)
     answer = run("fit", "--config", str(folder / "config.yaml"))
     assert answer.status == 0, answer.err
     assert_same(folder / "checkpoints" / "last.ckpt", LOGS / "origin" / "version_1" / "checkpoints" / "last.ckpt")
@@ -147,7 +148,7 @@ def test_resuming_is_bit_identical(run):
 
 
 def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
-    folder = fit(run, "scored", "--trainer.max_epochs=2", "--model.stem=cifar")
+    folder = fit(run, "scored", "--trainer.max_epochs=2", "--model.stem=cifar", NARROW)
     best = next((folder / "checkpoints").glob("best*"))
     # the checkpoint holds the option `stem`
     argv = [f"--ckpt_path={best}", "--data.eval_batch_size=16", *TINY[4:]]
@@ -165,7 +166,7 @@ def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
 
 
 def test_predict_prints_and_writes_the_class_of_each_image(run, tmp_path):
-    folder = fit(run, "predicted", "--trainer.max_epochs=1")
+    folder = fit(run, "predicted", "--trainer.max_epochs=1", NARROW)
     pictures = tmp_path / "pictures"
     pictures.mkdir()
     Image.new("RGB", (64, 40), "red").save(pictures / "a.png")
@@ -185,7 +186,7 @@ def test_predict_prints_and_writes_the_class_of_each_image(run, tmp_path):
 
 
 def test_weights_can_start_a_new_run(run):
-    folder = fit(run, "parent", "--trainer.max_epochs=1")
+    folder = fit(run, "parent", "--trainer.max_epochs=1", NARROW)
     parent = folder / "checkpoints" / "last.ckpt"
     child = fit(run, "child", "--trainer.max_epochs=1", f"--model.init_from={parent}", "--model.optimizer=SGD",
                 "--model.optimizer.lr=0")  # fmt: skip
