@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from jsonargparse import (  # type: ignore[attr-defined]  # its documentation says that ActionConfigFile is public
     ActionConfigFile,
@@ -105,12 +105,13 @@ def one_sentence_errors(argv: Sequence[str]) -> Iterator[None]:
 
 
 def make_checkpoint_parser(
-    command: str, description: str, *, data: bool = False, data_class: type | None = None
+    command: str, description: str, *, data: Literal["images", "any"] | None = None, data_class: type | None = None
 ) -> CommandParser:
     """Make a parser with the options that all commands on a trained network share.
 
-    With `data`, these include `--data.NAME` and `--limit`, which choose the images on which accuracy is measured. With
-    `data_class`, a base class of data modules, `--data` names a subclass, and `--data.NAME` are its arguments.
+    With `data`, these include `--data.NAME` and `--limit`, which choose the images on which accuracy is measured; with
+    "any", also `--metric`. With `data_class`, a base class of data modules, `--data` names a subclass, and
+    `--data.NAME` are its arguments.
     """
     parser = CommandParser(prog=f"lit-prune {command}", description=description)
     parser.data_class = data_class
@@ -123,21 +124,22 @@ def make_checkpoint_parser(
         help="Class of the network, a LightningModule, as module.Class (default: LitResNet18, if the file holds its "
         "weights). The arguments of the class are read from the checkpoint.",
     )
-    if data:
+    if data is not None:
         parser.add_argument("--limit", type=int | None, default=None, help="Measure accuracy on at most N images.")
-        if data_class is not None:
-            parser.add_subclass_arguments(data_class, "data", required=False)
-            parser.add_argument(
-                "--metric",
-                type=str | None,
-                default=None,
-                help="Metric that the network logs, a fraction from 0 to 1 of which more is better (default: the first "
-                'whose name contains "acc").',
-            )
-        else:
-            from lit_prune.data import CIFAR10DataModule
+    if data == "any":
+        parser.add_argument(
+            "--metric",
+            type=str | None,
+            default=None,
+            help="With --data module.Class: metric that the network logs, a fraction from 0 to 1 of which more is better "
+            '(default: the first one whose name contains "acc").',
+        )
+    if data_class is not None:
+        parser.add_subclass_arguments(data_class, "data", required=False)
+    elif data is not None:
+        from lit_prune.data import CIFAR10DataModule
 
-            parser.add_class_arguments(CIFAR10DataModule, "data", sub_configs=False)
+        parser.add_class_arguments(CIFAR10DataModule, "data", sub_configs=False)
     return parser
 
 
@@ -161,6 +163,8 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
         options.data = given.get("data") or Namespace()  # type: ignore[no-untyped-call]
     if options.get("limit") is not None:
         check_integer("--limit", options.limit, 1, hint="leave it out to use all images")
+    if options.get("metric") is not None and parser.data_class is None:
+        raise expected("a data module of your own beside `--metric`", "none", "name it with `--data module.Class`")
     if options.model is not None and os.getcwd() not in sys.path:  # the class may be in the current folder
         sys.path.insert(0, os.getcwd())
     return options

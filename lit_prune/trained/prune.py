@@ -81,7 +81,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "prune",
         "Set the weights of smallest magnitude to zero, without training. With --limit, --split or any --data option, "
         "also measure the network's accuracy before and after pruning.",
-        data=True,
+        data="any",
         data_class=find_data_class(argv),
     )
     parser.add_argument("--amount", type=float, required=True, help="Fraction of weights to prune, in [0, 1).")

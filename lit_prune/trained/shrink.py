@@ -34,7 +34,7 @@ def _shrink(argv: Sequence[str]) -> None:
         "shrink",
         "Remove the channels of smallest magnitude, which gives a smaller dense network. With --limit or any --data "
         "option, also measure accuracy on test images before and after.",
-        data=True,
+        data="images",
         data_class=find_data_class(argv),
     )
     parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")

@@ -21,7 +21,7 @@ from lit_prune.errors import InputError
 
 
 def parse(*argv: str) -> Any:
-    parser = make_checkpoint_parser("inspect", "Show.", data=True)
+    parser = make_checkpoint_parser("inspect", "Show.", data="images")
     parser.add_argument("--amount", type=float, default=0.3)
     parser.add_argument("--flag", action="store_true")
     return parse_checkpoint_command(parser, ["inspect", *argv])

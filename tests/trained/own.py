@@ -105,7 +105,7 @@ class Explicit(Named):
 class Steps(Sentences):
     """Computes in its steps alone."""
 
-    forward = LightningModule.forward  # type: ignore[assignment]
+    forward = LightningModule.forward
 
 
 class SentenceData(LightningDataModule):

@@ -31,7 +31,7 @@ def _cost(argv: Sequence[str]) -> None:
         "Measure FLOPs, file size and latency of a network, run in several ways: unchanged, with masks, without kernel "
         "positions that only ever see padding, and in ONNX Runtime. With --limit or any --data option, also measure "
         "its accuracy on test images.",
-        data=True,
+        data="any",
         data_class=find_data_class(argv),
     )
     parser.add_argument(

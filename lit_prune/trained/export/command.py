@@ -55,7 +55,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "export",
         "Write a trained network to a file for other tools, without masks, and check that the file gives the same "
         "logits as the checkpoint: on random images and, with --limit or any --data option, on test images.",
-        data=True,
+        data="images",
     )
     parser.add_argument(
         "--format",

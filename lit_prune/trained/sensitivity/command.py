@@ -80,7 +80,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "sensitivity",
         "Prune one layer at a time, by magnitude and without training, and measure accuracy. Measurements are saved "
         "in a .jsonl file next to --output; after an interruption, run the same command again to continue.",
-        data=True,
+        data="any",
         data_class=find_data_class(argv),
     )
     parser.add_argument("--output", type=str, default="sensitivity.png", help="PNG file of the heat map.")
