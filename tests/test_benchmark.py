@@ -44,7 +44,7 @@ def test_all_measurements_are_printed_and_written(tmp_path, monkeypatch, capsys)
 
 
 def test_the_script_refuses_numbers_that_measure_nothing():
-    argv = [sys.executable, SCRIPT, "--rounds", "0"]
+    argv = [sys.executable, str(SCRIPT), "--rounds", "0"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "--rounds and --steps must be at least 1" in done.stderr
