@@ -131,8 +131,8 @@ def make_checkpoint_parser(
             "--metric",
             type=str | None,
             default=None,
-            help="With --data module.Class: metric that the network logs, a fraction from 0 to 1 of which more is better "
-            '(default: the first one whose name contains "acc").',
+            help="With --data module.Class: metric that the network logs, a fraction from 0 to 1 of which more is "
+            'better (default: the first one whose name contains "acc").',
         )
     if data_class is not None:
         parser.add_subclass_arguments(data_class, "data", required=False)
