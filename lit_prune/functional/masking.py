@@ -169,6 +169,9 @@ class HeldMasks:
     """Handle that `hold_masks` returns."""
 
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
+        # Accelerate wraps an optimizer in one that has no hooks
+        while isinstance(wrapped := getattr(optimizer, "optimizer", None), Optimizer):
+            optimizer = wrapped
         mask_weights(model)
         self._handles = [
             optimizer.register_step_pre_hook(lambda *_: mask_gradients(model, optimizer)),

@@ -425,3 +425,25 @@ def test_any_parameter_can_be_masked() -> None:
         assert torch.equal(ref.tensor != 0, masks[ref.name])
     assert torch.equal(model[2][0] != 0, torch.arange(5) > 1)
     assert set(remove_masks(model)) == {"2.0", "1.weight", *(ref.name for ref in weights[:-1])}
+
+
+def test_masks_are_held_by_the_optimizer_that_others_wrap() -> None:
+    class Wrapper(torch.optim.Optimizer):
+        """Like the one of Accelerate: calls no `__init__`, so it has no hooks."""
+
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.optimizer = optimizer
+
+        def step(self, closure: Any = None) -> None:
+            self.optimizer.step(closure)
+
+    layer = nn.Linear(4, 4)
+    mask = torch.rand(4, 4) > 0.5
+    apply_masks(layer, {"": mask})
+    optimizer = Wrapper(torch.optim.AdamW(layer.parameters(), 0.1))
+    hold_masks(layer, optimizer)
+    before = layer.weight.detach().clone()
+    layer(torch.rand(2, 4)).sum().backward()
+    optimizer.step()
+    assert not layer.weight[~mask].any()
+    assert (layer.weight != before)[mask].all()
