@@ -434,8 +434,8 @@ def test_masks_are_held_by_the_optimizer_that_others_wrap() -> None:
         def __init__(self, optimizer: torch.optim.Optimizer) -> None:
             self.optimizer = optimizer
 
-        def step(self, closure: Any = None) -> None:
-            self.optimizer.step(closure)
+        def step(self, closure: Any = None) -> Any:
+            return self.optimizer.step(closure)
 
     layer = nn.Linear(4, 4)
     mask = torch.rand(4, 4) > 0.5
