@@ -433,6 +433,7 @@ def test_masks_are_held_by_the_optimizer_that_others_wrap() -> None:
 
         def __init__(self, optimizer: torch.optim.Optimizer) -> None:
             self.optimizer = optimizer
+            self.param_groups = optimizer.param_groups
 
         def step(self, closure: Any = None) -> Any:
             return self.optimizer.step(closure)
@@ -445,5 +446,28 @@ def test_masks_are_held_by_the_optimizer_that_others_wrap() -> None:
     before = layer.weight.detach().clone()
     layer(torch.rand(2, 4)).sum().backward()
     optimizer.step()
+    assert not layer.weight[~mask].any()
+    assert (layer.weight != before)[mask].all()
+
+
+def test_a_step_that_calls_its_closure_several_times_sees_zeros_each_time() -> None:
+    layer = nn.Linear(6, 4)
+    mask = torch.rand(4, 6) > 0.5
+    apply_masks(layer, {"": mask})
+    optimizer = torch.optim.LBFGS(layer.parameters(), 0.5, max_iter=6)
+    hold_masks(layer, optimizer)
+    inputs, before, calls = torch.randn(9, 6), layer.weight.detach().clone(), 0
+
+    def closure() -> Any:
+        nonlocal calls
+        calls += 1
+        assert not layer.weight[~mask].any()
+        optimizer.zero_grad()
+        loss = (layer(inputs) - 1).square().mean() + (layer.weight - 1).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert calls > 2
     assert not layer.weight[~mask].any()
     assert (layer.weight != before)[mask].all()
