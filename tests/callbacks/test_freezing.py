@@ -127,13 +127,13 @@ def test_gradients_that_manual_optimization_uses_itself():
             self.automatic_optimization = False
 
         def training_step(self, batch, batch_idx):
-            optimizer = self.optimizers()
+            optimizer: Any = self.optimizers()
             optimizer.zero_grad()
             self.manual_backward(self.loss(batch))
             with torch.no_grad():
                 for value in self.parameters():  # steps without the optimizer
                     if value.grad is not None:
-                        value -= 0.1 * value.grad
+                        value -= 0.1 * value.grad  # type: ignore[misc]
             self.clip_gradients(optimizer, 0.01, "norm")
             norms.append(torch.cat([v.grad.flatten() for v in self.parameters() if v.grad is not None]).norm().item())
             optimizer.step()

@@ -318,7 +318,7 @@ class Centralizes(WithOptimizer):
 
     def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
         for value in self.parameters():
-            value.grad -= value.grad.mean()  # type: ignore[operator]
+            value.grad -= value.grad.mean()  # type: ignore[operator,union-attr]
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.loss(batch)  # a forward pass right after the step
