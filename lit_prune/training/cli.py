@@ -19,7 +19,7 @@ from lit_prune.cli.parser import one_sentence_errors
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.signals import StopSignals
 from lit_prune.data import CIFAR10DataModule
-from lit_prune.errors import InputError, UnfinishedError, expected
+from lit_prune.errors import InputError, UnfinishedError, expected, root_cause
 from lit_prune.files.checkpoint import read_checkpoint, stored_settings
 from lit_prune.files.trust import check_stored_settings
 from lit_prune.models.resnet18 import LitResNet18
@@ -157,15 +157,15 @@ class TrainingCLI(LightningCLI):
             super().instantiate_classes()
         except (InputError, MisconfigurationException, OSError):
             raise
-        except (ValueError, TypeError, RuntimeError) as error:
-            root = _root_cause(error)  # jsonargparse wraps the errors of a class in its own errors
-            if isinstance(root, InputError):
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            root = root_cause(error)
+            if isinstance(root, InputError | MisconfigurationException | ImportError):
                 raise root from error
             found = str(root).rstrip(".")
             if found.startswith("Found more than one stateful callback"):
                 found = found.split(". ")[0]  # Lightning's other sentences address authors of callbacks
-            what = "arguments that the model, the data and the Trainer accept"
-            raise expected(what, found, "`--help` lists the arguments") from error
+            sentence = f"The model, the data or the Trainer cannot be built: {found}."
+            raise InputError(f"{sentence} `--help=all` lists all options.") from error
         self.datamodule = adapt_data(self.datamodule, self._package)
         self._run.load_weights(self.model, config.get("init_from"))
 
@@ -225,9 +225,3 @@ def _default_name(command: str, config: Namespace) -> str:
     if command != "fit":
         return command
     return "-".join(Path(str(path)).stem for path in config.get("config") or []) or "resnet18"
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return error
