@@ -132,7 +132,7 @@ class TrainingCLI(LightningCLI):
             stored = self._run.stored = stored_settings(self._run.checkpoint.content, classes)
             given = collect_settings(self.parser.parse_args(self._argv, defaults=False)[command])
             check_stored_settings(stored, given, path)
-            chosen = apply_stored_settings(stored, given, command, path)
+            chosen = apply_stored_settings(stored, given, command, path, config.get("resume") is not None)
             with one_sentence_errors(self._argv):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
         if self.config[command].name is None:
