@@ -36,8 +36,13 @@ class Failure(NamedTuple):
     status: int
 
 
-def describe_failure(error: BaseException) -> Failure | None:
-    """Describe an error for the user; return None if the error is a bug."""
+def describe_failure(error: BaseException, again: str = _AGAIN) -> Failure | None:
+    """Describe an error for the user; return None if the error is a bug.
+
+    Args:
+        error: The error.
+        again: What the user can do once the cause has been removed.
+    """
     message = " ".join(str(error).split())
     if isinstance(error, KeyboardInterrupt):
         return Failure(f"Interrupted. {_AGAIN.capitalize()}.", 130)
@@ -55,7 +60,7 @@ def describe_failure(error: BaseException) -> Failure | None:
     if isinstance(error, OSError):
         where = f": `{error.filename}`" if error.filename else ""
         remedy = _REMEDIES.get(error.errno or 0, "Check the path and the disk")
-        return Failure(f"{error.strerror or message}{where}. {remedy}, then {_AGAIN}.", 1)
+        return Failure(f"{error.strerror or message}{where}. {remedy}, then {again}.", 1)
     if isinstance(error, MemoryError | RuntimeError):
         lower = message.lower()
         if isinstance(error, MemoryError) or any(part in lower for part in _NO_MEMORY):

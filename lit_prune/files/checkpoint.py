@@ -269,8 +269,9 @@ def _check_results(own: Mapping[str, Any], path: str | Path) -> None:
         entry = own.get(name, {})
         if not _holds(entry, kind) or (entry and not needed <= entry.keys()):
             raise malformed(path, f"{KEY}.{name}")
-    if not isinstance(own.get("max_epochs"), int | None):
-        raise malformed(path, f"{KEY}.max_epochs")
+    for name in ("max_epochs", "max_steps", "max_time"):
+        if not isinstance(own.get(name), int | str | None):
+            raise malformed(path, f"{KEY}.{name}")
     callbacks = own.get("callbacks", [])
     if not isinstance(callbacks, list) or not all(isinstance(name, str) for name in callbacks):
         raise malformed(path, f"{KEY}.callbacks")

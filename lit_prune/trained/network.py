@@ -1,5 +1,6 @@
 """Load a trained network from a Lightning checkpoint or a state dict, and save a changed network."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -124,6 +125,12 @@ def save_network(network: Network, model: nn.Module, path: str | Path, **changes
         content[KEY] = {"format": FORMAT, "settings": settings}
     with replacing(path) as part:
         save(content, part)
+
+
+def fit_options(network: Network, path: str | Path) -> str:
+    """Return options of `fit` that start from a file which `save_network` wrote for a `LitResNet18`."""
+    source = " --data.source synthetic" if network.settings.get("data", {}).get("source") == "synthetic" else ""
+    return f"--model.init_from {shlex.quote(str(path))}{source}"
 
 
 def _apply_masks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

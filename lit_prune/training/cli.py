@@ -178,7 +178,10 @@ class TrainingCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self._training:
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except OSError as error:
+                raise self._run.explain_stop(error) from error
         else:
             prune_and_score(self.trainer, self.model, self.datamodule)
 
