@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lit_prune.cli.failures import print_error
-from lit_prune.cli.imports import importing, stop_imports_on_interrupt
+from lit_prune.cli.imports import ending_on_interrupt, importing
 from lit_prune.cli.short_help import short_help
 from lit_prune.errors import InputError, closest_hint, expected
 from lit_prune.version import __version__
@@ -64,8 +64,9 @@ def main(args: Sequence[str] | None = None) -> int:
         an exception. If the environment variable `LIT_PRUNE_TRACEBACK` is set, errors raise one, too.
     """
     if args is None:
-        stop_imports_on_interrupt()
-    argv = list(sys.argv[1:] if args is None else args)
+        with ending_on_interrupt():
+            return main(sys.argv[1:])
+    argv = list(args)
     try:
         for argument in argv:
             _check(argument)

@@ -1,4 +1,4 @@
-"""Import modules in less time, and stop at once on Ctrl-C meanwhile."""
+"""Import modules in less time, and end at once on Ctrl-C meanwhile."""
 
 import gc
 import os
@@ -25,13 +25,19 @@ def importing() -> Iterator[None]:
             gc.enable()
 
 
-def stop_imports_on_interrupt() -> None:
-    """Let Ctrl-C end this process with one line and status 130 inside `importing`; elsewhere, it still raises.
+@contextmanager
+def ending_on_interrupt() -> Iterator[None]:
+    """Let Ctrl-C end this process with one line and status 130 in an `importing` block, and silently after this block.
 
-    An exception that is raised during imports can be lost, or printed with a traceback: libraries catch all exceptions
-    of their own imports, and Python's import system has callbacks that cannot raise.
+    Elsewhere, it raises as usual. An exception during imports can be lost, because libraries catch all errors of their
+    optional imports, or printed with a traceback, because Python calls some functions that cannot raise. The latter
+    also happens while Python exits, which takes seconds once torch has been imported.
     """
     signal.signal(signal.SIGINT, _on_interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _on_interrupt(number: int, frame: FrameType | None) -> None:

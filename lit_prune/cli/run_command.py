@@ -17,7 +17,7 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -
         The exit status: 0 for success, 1 for a command that could not finish (for example on a full disk), 2 for input
         that cannot be used, or 128 plus the number of the signal that stopped the command.
     """
-    with quiet(scoring=True), StopSignals():
+    with quiet(scoring=True), StopSignals() as stopping:
         try:
             command(argv)
             sys.stdout.flush()
@@ -26,5 +26,5 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -
         except BrokenPipeError as error:  # the command's work is done when it prints
             print_error(error)
         except Exception as error:
-            return print_error(error)
+            return print_error(stopping.blame(error))
     return 0

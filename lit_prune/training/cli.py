@@ -220,7 +220,7 @@ def main(argv: Sequence[str]) -> int:
         except Exception as error:
             if isinstance(error, UnfinishedError) and error.status > 128 and stopping.received is None:
                 return error.status  # another process of the run received the signal, and reports it
-            return print_error(error)
+            return print_error(stopping.blame(error))
     return 0
 
 
