@@ -246,7 +246,7 @@ TRAINED: list[Case] = [
     ("inspect foreign.ckpt --model=lit_prune.LitResNet18", "LitResNet18", "`foreign.ckpt`", "`layer.weight`"),
     ("inspect foreign.ckpt --input_size=32", "LitResNet18", "`foreign.ckpt`", "`--model module.Class`"),
     (f"inspect foreign.ckpt {BORING} --input_size=[3,0]", "`input_size`", "[3, 0]", "32x32"),
-    (f"inspect foreign.ckpt {BORING} --input_size=32", "`input_size`", "32", "(784,)"),
+    (f"inspect foreign.ckpt {BORING} --input_size=32", "`input_size`", "32", "[784]"),
     (f"inspect foreign.ckpt {BORING} --input_size=[3,3]", "`input_size`", "[3, 3]", "BoringModel"),
     ("inspect foreign.ckpt --plot=layers.jpg", "`--plot`", "PNG", "`layers.jpg`", "`--plot layers.png`"),
     ("inspect foreign.ckpt --plot=nowhere/a.png", "`--plot`", "`nowhere/a.png`", "`nowhere`"),
@@ -304,7 +304,7 @@ TRAINED: list[Case] = [
     ("cost foreign.ckpt --limit=-1", "`--limit`", "-1"),
     ("cost foreign.ckpt --against=foreign.ckpt", "each checkpoint", "`foreign.ckpt`", "twice"),
     ("cost foreign.ckpt --agianst=weights.pt", "`--agianst`", "`--against`"),
-    (f"cost foreign.ckpt {BORING}", "`input_size`", "32", "(784,)"),
+    (f"cost foreign.ckpt {BORING}", "`input_size`", "32", "[784]"),
 ]  # fmt: skip
 
 # contents of the file CONFIG in `fit --config CONFIG`
