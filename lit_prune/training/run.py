@@ -1,5 +1,6 @@
 """The folder, loggers and callbacks of a run, and checks of its options."""
 
+import shlex
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,15 @@ from lightning.pytorch.callbacks import Callback
 import lit_prune.callbacks
 from lit_prune.callbacks import Pruning, SparsityMonitor
 from lit_prune.callbacks._checks import base_names
+from lit_prune.cli.failures import describe_failure
 from lit_prune.cli.signals import StopSignals
-from lit_prune.errors import expected
+from lit_prune.errors import UnfinishedError, expected
 from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import CheckpointOnSignal, FiniteLoss, PredictionTable, RunningMetrics, RunSummary
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from lit_prune.training.hyperparameters import choose_hyperparameters
+from lit_prune.training.launcher import check_strategy
 from lit_prune.training.loggers import make_default_loggers, make_loggers, rewind_logs
 from lit_prune.training.packages import derive, import_from
 from lit_prune.training.precedence import collect_settings
@@ -63,6 +66,7 @@ class Run:
         self._existing = folder
         self._stopping = stopping
         self._resources = resources
+        self._resume: tuple[Path, str] | None = None  # checkpoint to resume from, and how
 
     @property
     def continues(self) -> bool:
@@ -137,6 +141,13 @@ class Run:
             given = [*given, PredictionTable()]
         return arguments | {"callbacks": given}
 
+    def explain_stop(self, error: OSError) -> Exception:
+        """Return an error that says how to resume a training which a full disk, for example, stopped."""
+        failure = None if self._resume is None else describe_failure(error, self._resume[1])
+        if self._resume is None or failure is None or not self._resume[0].is_file():
+            return error
+        return UnfinishedError(failure.sentence)
+
     def finish(self, trainer: Trainer) -> None:
         """Print the summary of a finished training, and write it to the run folder."""
         if trainer.is_global_zero:
@@ -186,8 +197,9 @@ class Run:
             callbacks.append(FiniteLoss(folder / LAST))
         saves = config.trainer.enable_checkpointing is not False
         if self._stopping is not None:
-            again = f"the same command and `--ckpt_path {folder / LAST}`"
-            resume = again if self.folder is None else f"`lit-prune fit --resume {self.folder}`"
+            again = f"the same command and `--ckpt_path {shlex.quote(str(folder / LAST))}`"
+            resume = again if self.folder is None else f"`lit-prune fit --resume {shlex.quote(str(self.folder))}`"
+            self._resume = (folder / LAST, f"resume with {resume}")
             callbacks.append(CheckpointOnSignal(self._stopping, folder / LAST if saves else None, resume))
         if not saves:
             return callbacks
@@ -209,6 +221,7 @@ def check_options(config: Namespace) -> None:
         raise expected(f"`--seed_everything` in [0, {_LARGEST_SEED}]", seed, "choose a seed in this range")
     if config.threads is not None and config.threads not in range(1, _MOST_THREADS + 1):
         raise expected(f"`--threads` in [1, {_MOST_THREADS}]", config.threads, "omit it for torch's default")
+    check_strategy(config.trainer.strategy)
     for name in _POSITIVE:
         value = getattr(config.trainer, name, None)
         if isinstance(value, int | float) and value <= 0:

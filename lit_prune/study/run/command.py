@@ -13,7 +13,7 @@ from jsonargparse import Namespace
 from tqdm import tqdm
 
 from lit_prune.cli.failures import print_error
-from lit_prune.cli.imports import no_garbage_collection
+from lit_prune.cli.imports import importing
 from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.files.nested import merge
 from lit_prune.study.plan.loading import load_plan
@@ -53,7 +53,7 @@ def _run(options: Namespace) -> int:
     if warning:
         print(f"lit-prune: {warning}", file=sys.stderr)
     # imported here, because torch takes seconds to import; errors in the plan are reported before that
-    with no_garbage_collection():
+    with importing():
         from lit_prune.study.run.preflight import check_settings, default_jobs
 
     check_settings(plan, chosen, out)
@@ -86,7 +86,7 @@ def _make_plan(options: Namespace) -> tuple[Plan, Path, str]:
         return replace(plan, initial_weights=stored_plan(out).initial_weights), out, ""
     if options.weights is None and plan.initial_weights in (None, "random"):
         return plan, out, ""
-    with no_garbage_collection():
+    with importing():
         from lit_prune.study.run.preflight import choose_weights
 
     plan, warning = choose_weights(plan, options.weights)

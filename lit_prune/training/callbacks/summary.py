@@ -115,7 +115,7 @@ class RunSummary(Callback):
         """Log the hyper-parameters together with the best and final metrics."""
         self._update(trainer)
         metrics = {f"best/{name}": self._best[name] for name in ("val_acc", "val_loss") if self._best}
-        metrics |= {f"final/{_FINAL[name]}": value for name, value in self._final.items()}
+        metrics |= {f"final/{_FINAL[name]}": value for name, value in self._final.items() if name in _FINAL}
         for logger in trainer.loggers:
             if "TensorBoardLogger" in base_names(logger) and metrics:
                 logger.log_hyperparams(self._hyperparameters, metrics, step=trainer.current_epoch)
