@@ -220,7 +220,7 @@ def _draw_sparsity(writer: Any, report: SparsityReport, epoch: int) -> None:
     axes = figure.add_subplot()
     axes.barh([layer.name for layer in report.layers], [layer.sparsity for layer in report.layers])
     axes.axvline(report.sparsity, color="black", linestyle="--", label=f"all: {report.sparsity:.2%}")
-    axes.set(xlim=(0, 1), xlabel="fraction of weights that are zero", title=f"Epoch {epoch + 1}")
+    axes.set(xlim=(0, 1), xlabel="fraction of weights that are zero", title=f"Epoch {epoch}")
     axes.invert_yaxis()
     axes.legend(loc="lower right")
     canvas.draw()

@@ -30,7 +30,7 @@ from lit_prune.training.options import add_fit_options, add_options, make_parser
 from lit_prune.training.packages import adapt_data, find_package, import_from, package_of
 from lit_prune.training.precedence import apply_stored_settings, collect_settings
 from lit_prune.training.resuming import Checkpoint, insert_run_config
-from lit_prune.training.run import Run, check_options, prune_and_score
+from lit_prune.training.run import Run, check_options, check_weights, prune_and_score
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
@@ -138,6 +138,8 @@ class TrainingCLI(LightningCLI):
         if self.config[command].name is None:
             self.config[command].name = name
         check_options(self.config[command])
+        if command != "fit":
+            check_weights(self.config[command])
 
     def _add_instantiators(self) -> None:
         # `save_hyperparameters` of each class asks its own package for the options

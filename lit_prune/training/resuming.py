@@ -9,7 +9,8 @@ checkpoint holds, in addition to what Lightning stores:
                                             after the checkpoint of the epoch is written
     lit_prune.best, final   RunSummary      by RunSummary: the best epoch and the latest metrics
     lit_prune.callbacks     RunSummary      by Run, to check that no callback that froze or pruned is missing
-    lit_prune.max_epochs    RunSummary      by is_finished: with another `max_epochs`, a finished run resumes
+    lit_prune.max_epochs,   RunSummary      by is_finished: with another limit, a finished run resumes
+     max_steps, max_time
     lit_prune.settings      RunSummary      by apply_stored_settings, as defaults of the options
     running_metrics         RunningMetrics  by RunningMetrics, to continue the means of an unfinished epoch
 """
@@ -122,9 +123,16 @@ def find_newest_checkpoint(folder: Path) -> Checkpoint | None:
     )
 
 
-def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
-    """Whether a run has finished training, and `max_epochs` has not changed since then."""
-    return (folder / SUMMARY).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
+def training_limits(trainer: Any) -> dict[str, int | str | None]:
+    """Return the options of the Trainer that end a training, as values that a checkpoint can hold."""
+    limits = {name: getattr(trainer, name) for name in ("max_epochs", "max_steps", "max_time")}
+    return {name: limit if isinstance(limit, int | None) else str(limit) for name, limit in limits.items()}
+
+
+def is_finished(folder: Path, stored: Mapping[str, Any], limits: Mapping[str, Any]) -> bool:
+    """Whether a run has finished training, and its limits have not changed since then."""
+    known = stored.get(KEY, {})
+    return (folder / SUMMARY).is_file() and all(known.get(name, limit) == limit for name, limit in limits.items())
 
 
 def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None) -> None:

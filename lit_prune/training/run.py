@@ -22,8 +22,24 @@ from lit_prune.training.hyperparameters import choose_hyperparameters
 from lit_prune.training.loggers import make_default_loggers, make_loggers, rewind_logs
 from lit_prune.training.packages import derive, import_from
 from lit_prune.training.precedence import collect_settings
-from lit_prune.training.resuming import Checkpoint, find_newest_checkpoint, find_run, is_finished, remove_stale_files
-from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST, is_rank_zero, lock_run, mark_finished, remove_unused
+from lit_prune.training.resuming import (
+    Checkpoint,
+    find_newest_checkpoint,
+    find_run,
+    is_finished,
+    remove_stale_files,
+    training_limits,
+)
+from lit_prune.training.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    LAST,
+    LOGS,
+    is_rank_zero,
+    lock_run,
+    mark_finished,
+    remove_unused,
+)
 
 _MOST_THREADS = 1024
 _LARGEST_SEED = 2**32 - 1  # NumPy accepts no larger seed
@@ -86,8 +102,9 @@ class Run:
         self.checkpoint = find_newest_checkpoint(folder)
         if self.checkpoint is None:
             return
-        if is_finished(folder, self.checkpoint.content, config.trainer.max_epochs):
-            print(f"The run in {folder} is finished. To train longer, increase `--trainer.max_epochs`.")
+        if is_finished(folder, self.checkpoint.content, training_limits(config.trainer)):
+            limit = "max_epochs" if config.trainer.max_steps == -1 else "max_steps"
+            print(f"The run in {folder} is finished. To train longer, increase `--trainer.{limit}`.")
             raise SystemExit(0)
         config.ckpt_path = str(self.checkpoint.path)
 
@@ -179,7 +196,8 @@ class Run:
         if not custom:  # a model with initial weights from `lit-prune shrink` has fewer channels than the options say
             settings["model"]["channels"] = model.hparams["channels"]
         compared = choose_hyperparameters(settings, config.trainer)
-        self.summary = RunSummary(settings, compared, continues=self.continues)
+        limits = training_limits(config.trainer)
+        self.summary = RunSummary(settings, compared, limits, continues=self.continues)
         folder = (self.folder or Path(config.trainer.default_root_dir or ".")) / CHECKPOINTS
         callbacks: list[Callback] = [RunningMetrics(), self.summary]
         if config.on_nan == "stop":
@@ -213,6 +231,19 @@ def check_options(config: Namespace) -> None:
         value = getattr(config.trainer, name, None)
         if isinstance(value, int | float) and value <= 0:
             raise expected(f"`--trainer.{name}` above 0", value, "omit it for the default")
+
+
+def check_weights(config: Namespace) -> None:
+    """Raise an `InputError` if no option names trained weights: random weights would be evaluated."""
+    init_from = "init_from" if "init_from" in config else "model.init_from"
+    if config.ckpt_path is None and config[init_from] is None:
+        root = Path(config.trainer.default_root_dir or ".") / LOGS
+        newest = max(
+            root.glob(f"*/version_*/{CHECKPOINTS}/{LAST}"), key=lambda path: path.stat().st_mtime_ns, default=None
+        )
+        example = newest or f"{LOGS}/NAME/version_0/{CHECKPOINTS}/{LAST}"
+        hint = f"add `--ckpt_path {example}`, or weights with `--{init_from}`"
+        raise expected("a trained network", "no `--ckpt_path`", hint)
 
 
 def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:

@@ -165,6 +165,21 @@ def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
     assert len([tag for tag in tags if tag.startswith("test/acc/")]) == 10
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_an_untrained_network_is_not_evaluated(run, command):
+    without = run(command, *TINY, NARROW)
+    assert without.status == 2
+    assert without.complaint.startswith("Expected a trained network, but got no `--ckpt_path`.")
+    assert not LOGS.exists()
+    option = without.complaint.split("HINT: add `")[1].split("`")[0]
+    assert option == "--ckpt_path lightning_logs/NAME/version_0/checkpoints/last.ckpt"
+    folder = fit(run, "trained", "--trainer.max_epochs=1", NARROW)
+    hint = run(command, *TINY).complaint.split("HINT: add `")[1].split("`")[0].split()
+    assert hint == ["--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+    assert run(command, *TINY[4:], *hint).status == 0
+    assert run(command, *TINY, f"--model.init_from={hint[1]}").status == 0
+
+
 def test_predict_prints_and_writes_the_class_of_each_image(run, tmp_path):
     folder = fit(run, "predicted", "--trainer.max_epochs=1", NARROW)
     pictures = tmp_path / "pictures"

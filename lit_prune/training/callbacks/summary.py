@@ -37,13 +37,19 @@ class RunSummary(Callback):
     Args:
         settings: Settings to store in checkpoints, as `collect_settings` returns them.
         hyperparameters: Hyper-parameters to log, by name.
+        limits: Options that end the training, to store in checkpoints, as `training_limits` returns them.
         continues: Whether the run resumes in the folder of its checkpoint, rather than in a new folder.
     """
 
     def __init__(
-        self, settings: Settings, hyperparameters: Mapping[str, bool | int | float | str], continues: bool = False
+        self,
+        settings: Settings,
+        hyperparameters: Mapping[str, bool | int | float | str],
+        limits: Mapping[str, int | str | None],
+        continues: bool = False,
     ) -> None:
         self._settings = settings
+        self._limits = dict(limits)
         self._continues = continues
         self._hyperparameters = dict(hyperparameters)
         self._best: dict[str, Any] = {}  # val_acc, val_loss, epoch and checkpoint of the best epoch so far
@@ -59,7 +65,7 @@ class RunSummary(Callback):
         checkpoint[KEY] = {
             "format": FORMAT,
             "settings": self._settings,
-            "max_epochs": trainer.max_epochs,
+            **self._limits,
             "best": dict(self._best),
             "final": dict(self._final),
             "callbacks": names,
@@ -127,13 +133,12 @@ class RunSummary(Callback):
         return self._best.get("epoch")
 
     def text(self, trainer: Trainer) -> str:
-        """Return the summary to print after training; its epochs count from 1."""
+        """Return the summary to print after training."""
         seconds = time.monotonic() - self._start
-        of = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
-        lines = [f"Trained to epoch {trainer.current_epoch}{of} in {seconds:.0f} s."]
+        lines = [f"Trained {count_epochs(trainer)} in {seconds:.0f} s."]
         if best := self._best:
             scores = f"val/acc {best['val_acc']:.4f}, val/loss {best['val_loss']:.4f}"
-            lines.append(f"  best        {scores} (epoch {best['epoch'] + 1})")
+            lines.append(f"  best        {scores} (epoch {best['epoch']})")
         if self._final:
             lines.append("  final       " + ", ".join(f"{name} {value:.4f}" for name, value in self._final.items()))
         if best and best["checkpoint"]:
@@ -156,6 +161,12 @@ class RunSummary(Callback):
                 and float(callback.best_model_score) == self._best.get("val_acc")
             ):
                 self._best["checkpoint"] = callback.best_model_path
+
+
+def count_epochs(trainer: Trainer) -> str:
+    """Return how many epochs are finished, such as "2 of 3 epochs"."""
+    finished, limit = trainer.current_epoch, trainer.max_epochs or -1
+    return f"{finished} of {limit} epochs" if limit > 0 else f"{finished} epoch{'s' * (finished != 1)}"
 
 
 def _pending_metrics(trainer: Trainer) -> dict[str, float]:
