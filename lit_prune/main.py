@@ -99,6 +99,9 @@ def _dispatch(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         hint = closest_hint(argv[0], COMMANDS, hint, "lit-prune ")
         raise expected(f"a command ({', '.join(COMMANDS)})", f"`{argv[0]}`", hint)
+    # importing Lightning takes seconds
+    if COMMANDS[argv[0]][0] == "training.cli" and sys.stderr.isatty():
+        print(f"lit-prune {argv[0]}: loading PyTorch Lightning", file=sys.stderr)
     with no_garbage_collection():
         module = import_module(f"lit_prune.{COMMANDS[argv[0]][0]}")
     status: int = module.main(argv)

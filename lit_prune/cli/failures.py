@@ -43,6 +43,9 @@ def describe_failure(error: BaseException) -> Failure | None:
         return Failure(message, getattr(error, "status", 2))
     if (sentence := _missing_metric(message)) is not None:
         return Failure(sentence, 2)
+    if isinstance(error, AttributeError) and "using the learning rate finder" in message:
+        hint = "set `self.lr` in `__init__`, and use it in `configure_optimizers`"
+        return Failure(str(expected("a model with an attribute `lr`, for LearningRateFinder", "none", hint)), 2)
     if type(error).__name__ == "MisconfigurationException":  # by name, because importing Lightning takes seconds
         hint = "`--help` lists the options"
         return Failure(str(expected("options that Lightning accepts", message.rstrip("."), hint)), 2)

@@ -44,5 +44,6 @@ def quiet(scoring: bool = False) -> Iterator[None]:
 
 
 def _is_helpful(record: logging.LogRecord) -> bool:
-    # the random seed is in config.yaml; printed on stderr, it would precede every error message
-    return not any(text in record.getMessage() for text in ("Tip: ", "Seed set to "))
+    # the random seed is in config.yaml; printed on stderr, it would precede every error message;
+    # the callback for the model summary is our own
+    return not any(text in record.getMessage() for text in ("Tip: ", "Seed set to ", "model summary callbacks"))

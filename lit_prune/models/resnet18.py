@@ -130,6 +130,19 @@ class LitResNet18(LightningModule):
         """Return an `nn.Sequential` of the same backbone and head, for `lit_prune.functional.plain.plain_copy`."""
         return nn.Sequential(OrderedDict(backbone=self.backbone, head=self.head))
 
+    @property
+    def lr(self) -> float:
+        """Learning rate of the optimizer in training, which Lightning's `LearningRateFinder` reads and sets."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] = value
+        for config in self.trainer.lr_scheduler_configs:
+            if hasattr(config.scheduler, "base_lrs"):
+                config.scheduler.base_lrs = [value] * len(config.scheduler.base_lrs)
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits `(N, 10)` of normalised images `(N, 3, H, W)`."""
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))

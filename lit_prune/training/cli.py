@@ -1,7 +1,7 @@
 """`lit-prune fit`, `validate`, `test` and `predict`: a LightningCLI for our model and data, or for custom classes."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial, wraps
 from pathlib import Path
@@ -26,6 +26,7 @@ from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import SaveRunConfig
 from lit_prune.training.custom_classes import find_custom_classes
 from lit_prune.training.launcher import exit_with_launcher
+from lit_prune.training.loggers import add_log_folder, name_loggers
 from lit_prune.training.options import add_fit_options, add_options, make_parser
 from lit_prune.training.packages import adapt_data, find_package, import_from, package_of
 from lit_prune.training.precedence import apply_stored_settings, collect_settings
@@ -55,6 +56,7 @@ class TrainingCLI(LightningCLI):
         training: False makes `fit` prune without training: the pruning callbacks prune at once, the model is evaluated
             on the validation images, and `checkpoints/last.ckpt` is written.
         stopping: Handler of SIGTERM and SIGINT; if None, the run does not handle these signals.
+        labels: "experiment" and "parent" of a run of a study, for TensorBoard's HParams tab.
 
     Raises:
         InputError: If an option, a configuration or a file cannot be used.
@@ -66,8 +68,9 @@ class TrainingCLI(LightningCLI):
         folder: Path | None = None,
         training: bool = True,
         stopping: StopSignals | None = None,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
-        self._argv = insert_run_config(argv)
+        self._argv = add_log_folder(insert_run_config(argv))
         # build only the parser of this command; Lightning would build the parsers of all four commands
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
@@ -76,7 +79,7 @@ class TrainingCLI(LightningCLI):
         self._custom_model = model is not None
         self._package = find_package(model)
         with ExitStack() as resources:
-            self._run = Run(self._argv[0], self._package, folder, stopping, resources)
+            self._run = Run(self._argv, self._package, folder, stopping, resources, labels)
             super().__init__(
                 LitResNet18 if model is None else import_from(self._package, "LightningModule"),
                 CIFAR10DataModule if data is None else import_from(find_package(data), "LightningDataModule"),
@@ -137,6 +140,7 @@ class TrainingCLI(LightningCLI):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
         if self.config[command].name is None:
             self.config[command].name = name
+        name_loggers(self.config[command].trainer.logger, self.config[command].name)
         check_options(self.config[command])
         if command != "fit":
             check_weights(self.config[command])
@@ -175,7 +179,7 @@ class TrainingCLI(LightningCLI):
         """Build the Trainer, with the loggers and callbacks that every run has."""
         config, trainer = self.config[self.subcommand], self._get(self.config_init, "trainer")
         kwargs |= self._run.trainer_arguments(config, trainer, self.model)
-        self.save_config_kwargs = {"overwrite": not self._run.continues}
+        self.save_config_kwargs = {"overwrite": not self._run.continues, "folder": self._run.folder}
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -183,6 +187,19 @@ class TrainingCLI(LightningCLI):
             super()._run_subcommand(subcommand)
         else:
             prune_and_score(self.trainer, self.model, self.datamodule)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        # `Trainer.test` and `Trainer.validate` would print 16 digits
+        self._verbose = kwargs.get("verbose", False)
+        return kwargs | ({"verbose": False} if "verbose" in kwargs else {})
+
+    def after_test(self) -> None:
+        """Print the metrics, unless `--verbose false` is given."""
+        if self._verbose:
+            self._run.print_scores(self.trainer)
+
+    after_validate = after_test
 
     def after_fit(self) -> None:
         """Print the summary of the training, and write it to the run folder."""

@@ -4,7 +4,7 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_prune.files.atomic import append, replacing, sync
+from lit_prune.training.custom_classes import split_options
 from lit_prune.training.packages import LIGHTNING, derive
-from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_rank_zero, log_folder
+from lit_prune.training.run_folder import EVENTS, LOGS, METRICS, is_rank_zero
 
 
 class _EpochAxis:
@@ -101,14 +102,9 @@ class _CSV(_EpochAxis):
         return super().experiment  # type: ignore[misc]
 
 
-def make_default_loggers(root: Path, name: str, package: str = LIGHTNING) -> list[Any]:
-    """Create a new folder `lightning_logs/<name>/version_<n>` below `root`, and return the loggers that write to it.
-
-    Raises:
-        InputError: If the name is too long or leads out of `lightning_logs`, or the folder cannot be created.
-    """
-    logs = log_folder(root, name)
-    return make_loggers(logs / f"version_{claim_version(logs)}", package)
+def is_own(logger: Any) -> bool:
+    """Return whether a logger was made by `make_loggers`."""
+    return isinstance(logger, _TensorBoard | _CSV)
 
 
 def make_loggers(folder: Path, package: str = LIGHTNING) -> list[Any]:
@@ -126,6 +122,25 @@ def make_loggers(folder: Path, package: str = LIGHTNING) -> list[Any]:
     ]
 
 
+def name_loggers(options: Any, name: str) -> None:
+    """Set the name of a run in the options of loggers of other classes, unless the user has set a name there."""
+    for logger in options if isinstance(options, list) else [options]:
+        arguments = getattr(logger, "init_args", {})
+        key = "run_name" if "run_name" in arguments else "name"  # of MLflow, and of the others
+        if arguments.get(key, "") in (None, LOGS):  # Lightning's default names
+            arguments[key] = name
+
+
+def add_log_folder(argv: Sequence[str]) -> list[str]:
+    """Add the folder of `--trainer.logger CSVLogger` or `TensorBoardLogger`, which need one, unless `argv` has it."""
+    options = dict(split_options(argv))
+    kind = options.get("--trainer.logger", "").rpartition(".")[-1]
+    if kind not in ("CSVLogger", "TensorBoardLogger") or "--trainer.logger.save_dir" in options:
+        return list(argv)
+    folder = Path(options.get("--trainer.default_root_dir", ".")) / LOGS
+    return [*argv, f"--trainer.logger.save_dir={folder}"]
+
+
 def sync_logs(loggers: list[Any]) -> dict[str, Any]:
     """Write all logs to disk, and return their sizes, which are stored in a checkpoint.
 
@@ -141,7 +156,7 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
     """
     positions: dict[str, Any] = {}
     for logger in loggers:
-        if not isinstance(logger, _TensorBoard | _CSV) or not is_rank_zero():
+        if not is_own(logger) or not is_rank_zero():
             continue
         folder = Path(logger.log_dir)
         if logger._experiment is None and not folder.is_dir():

@@ -82,7 +82,7 @@ def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
     """
     if any(word.split("=")[0] == "--ckpt_path" for word in argv):
         raise expected("one of `--resume` and `--ckpt_path`", "both", "`--resume` finds the checkpoint itself")
-    if config.trainer.logger is not None or config.trainer.fast_dev_run:
+    if config.trainer.logger not in (None, True) or config.trainer.fast_dev_run:
         found = "other loggers or none"
         hint = "leave out `--trainer.logger` and `--trainer.fast_dev_run`"
         raise expected("the default loggers together with `--resume`", found, hint)

@@ -1,5 +1,7 @@
 """The folder, loggers and callbacks of a run, and checks of its options."""
 
+import shlex
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -16,10 +18,19 @@ from lit_prune.cli.signals import StopSignals
 from lit_prune.errors import expected
 from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
 from lit_prune.models.resnet18 import LitResNet18
-from lit_prune.training.callbacks import CheckpointOnSignal, FiniteLoss, PredictionTable, RunningMetrics, RunSummary
+from lit_prune.training.callbacks import (
+    CheckpointOnSignal,
+    FiniteLoss,
+    LayerSummary,
+    PredictionTable,
+    Progress,
+    RunningMetrics,
+    RunSummary,
+)
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
+from lit_prune.training.custom_classes import split_options
 from lit_prune.training.hyperparameters import choose_hyperparameters
-from lit_prune.training.loggers import make_default_loggers, make_loggers, rewind_logs
+from lit_prune.training.loggers import make_loggers, rewind_logs
 from lit_prune.training.packages import derive, import_from
 from lit_prune.training.precedence import collect_settings
 from lit_prune.training.resuming import (
@@ -35,6 +46,8 @@ from lit_prune.training.run_folder import (
     CHECKPOINTS,
     LAST,
     LOGS,
+    METRICS,
+    claim_folder,
     is_rank_zero,
     lock_run,
     mark_finished,
@@ -51,34 +64,45 @@ class Run:
     """The folder, loggers and callbacks of one run.
 
     Args:
-        command: "fit", "validate", "test" or "predict".
+        argv: The command and its options.
         package: Package of the Trainer, "lightning.pytorch" or "pytorch_lightning".
         folder: Run folder to use; None creates a new one.
         stopping: Handler of SIGTERM and SIGINT, with which `fit` saves a checkpoint before it stops; if None, the run
             does not handle these signals.
         resources: Exit stack that the caller closes after the run. Closing it unlocks the run folder, and removes a
             new run folder if the run failed before it wrote results.
+        labels: "experiment" and "parent" of a run of a study, for the HParams tab.
 
     Attributes:
         checkpoint: Checkpoint that `--resume` found or that `--ckpt_path` names; None if there is none.
         stored: Settings stored in `checkpoint`; empty if it is None.
-        folder: Folder of the default loggers; None before they are created, and with custom loggers.
+        folder: Run folder; None before it is created, and if nothing is written to it.
         summary: Callback that summarizes the training; exists only for `fit`.
     """
 
     summary: RunSummary
 
     def __init__(
-        self, command: str, package: str, folder: Path | None, stopping: StopSignals | None, resources: ExitStack
+        self,
+        argv: Sequence[str],
+        package: str,
+        folder: Path | None,
+        stopping: StopSignals | None,
+        resources: ExitStack,
+        labels: Mapping[str, str] | None = None,
     ) -> None:
         self.checkpoint: Checkpoint | None = None
         self.stored: Settings = {}
         self.folder: Path | None = None
-        self._command = command
+        self._argv = argv
+        self._command = argv[0]
         self._package = package
         self._existing = folder
         self._stopping = stopping
         self._resources = resources
+        self._labels = labels
+        self._can_resume = False  # with `--resume`, which needs the default loggers
+        self._dirpath: Path | None = None  # of checkpoints; None: Lightning finds the folder of the logger
 
     @property
     def continues(self) -> bool:
@@ -143,8 +167,11 @@ class Run:
         given = _as_list(trainer.callbacks)
         if self._command == "fit" and self.checkpoint is not None:
             self._check_callbacks(given, *self.checkpoint)
-        if trainer.logger is None and not trainer.fast_dev_run:
+        self._can_resume = trainer.logger in (None, True) and not trainer.fast_dev_run
+        if self._can_resume:
             arguments["logger"] = self._make_loggers(Path(trainer.default_root_dir or "."), config.name)
+        elif not trainer.fast_dev_run:
+            self._find_folder(config, _as_list(trainer.logger))
         plugins = _as_list(trainer.plugins)
         if not any("CheckpointIO" in base_names(plugin) for plugin in plugins):
             arguments["plugins"] = [*plugins, derive(AtomicCheckpointIO, self._package, "plugins.TorchCheckpointIO")()]
@@ -152,7 +179,16 @@ class Run:
             given = [*given, *self._training_callbacks(config, given, model)]
         elif self._command == "predict":
             given = [*given, PredictionTable()]
-        return arguments | {"callbacks": given}
+        return arguments | {"callbacks": [*self._displays(config.trainer, given), *given]}
+
+    def print_scores(self, trainer: Trainer) -> None:
+        """Print the metrics of `validate` or `test`, and where they were written."""
+        if trainer.is_global_zero:
+            scores = {name: f"{float(value):.4g}" for name, value in sorted(trainer.callback_metrics.items())}
+            width = max(map(len, scores), default=0)
+            print("\n".join(f"{name:{width}s}  {score}" for name, score in scores.items()))
+            if self.folder is not None and (self.folder / METRICS).is_file():
+                print(f"written to {self.folder / METRICS}")
 
     def finish(self, trainer: Trainer) -> None:
         """Print the summary of a finished training, and write it to the run folder."""
@@ -161,6 +197,15 @@ class Run:
             if self.folder is not None:
                 mark_finished(self.folder, text)
             print(f"\n{text}")
+
+    def _displays(self, trainer: Namespace, given: list[Callback]) -> list[Callback]:
+        """Return the progress bar and the model summary, unless the user has turned them off or chosen others."""
+        displays: list[Callback] = []
+        if trainer.enable_progress_bar is not False and not any("ProgressBar" in base_names(one) for one in given):
+            displays.append(derive(Progress, self._package, "callbacks.TQDMProgressBar")(self.folder))
+        if trainer.enable_model_summary is not False and not any("ModelSummary" in base_names(one) for one in given):
+            displays.append(derive(LayerSummary, self._package, "callbacks.ModelSummary")())
+        return displays
 
     def _check_callbacks(self, given: list[Callback], path: Path, content: dict[str, Any]) -> None:
         """Raise an error if a callback is missing that froze or pruned in the run that wrote the checkpoint."""
@@ -173,12 +218,7 @@ class Run:
 
     def _make_loggers(self, root: Path, name: str) -> list[Any]:
         if self._existing is None:
-            loggers = make_default_loggers(root, name, self._package)
-            self.folder = folder = Path(loggers[0].log_dir)
-            self._resources.push(lambda _, error, __: remove_unused(folder) if isinstance(error, Exception) else None)
-            if self._command == "fit":
-                self._resources.enter_context(lock_run(self.folder))
-            return loggers
+            return make_loggers(self._claim_folder(root, name), self._package)
         self.folder = self._existing
         if is_rank_zero():  # all options have been checked, so files may be changed from here on
             content = self.checkpoint.content if self.checkpoint is not None and self.continues else None
@@ -186,6 +226,22 @@ class Run:
             if content is not None:
                 rewind_logs(self.folder, content.get(KEY, {}).get("logs", {}))
         return make_loggers(self.folder, self._package)
+
+    def _claim_folder(self, root: Path, name: str) -> Path:
+        """Create a new run folder and lock it; if the run fails before it writes results, the folder is removed."""
+        self.folder = folder = claim_folder(root, name)
+        self._resources.push(lambda _, error, __: remove_unused(folder) if isinstance(error, Exception) else None)
+        if self._command == "fit":
+            self._resources.enter_context(lock_run(folder))
+        return folder
+
+    def _find_folder(self, config: Namespace, loggers: list[Any]) -> None:
+        """Choose the folder of a run without the default loggers: that of a logger, or a new one for checkpoints."""
+        folders = [str(folder) for logger in loggers if (folder := getattr(logger, "log_dir", None)) is not None]
+        if folders and "://" not in folders[0]:
+            self.folder = Path(folders[0])
+        elif not folders and self._command == "fit" and config.trainer.enable_checkpointing is not False:
+            self._dirpath = self._claim_folder(Path(config.trainer.default_root_dir or "."), config.name) / CHECKPOINTS
 
     def _training_callbacks(self, config: Namespace, given: list[Callback], model: LightningModule) -> list[Callback]:
         settings = collect_settings(config)
@@ -195,23 +251,24 @@ class Run:
         settings["model"] |= {name: stored[name] for name in ("weights", "init_from") if name in stored}
         if not custom:  # a model with initial weights from `lit-prune shrink` has fewer channels than the options say
             settings["model"]["channels"] = model.hparams["channels"]
-        compared = choose_hyperparameters(settings, config.trainer)
+        compared = choose_hyperparameters(settings, config.trainer, self._labels)
         limits = training_limits(config.trainer)
-        self.summary = RunSummary(settings, compared, limits, continues=self.continues)
         folder = (self.folder or Path(config.trainer.default_root_dir or ".")) / CHECKPOINTS
+        test = folder / LAST, _test_command(self._argv, settings)
+        self.summary = RunSummary(settings, compared, limits, test, continues=self.continues)
         callbacks: list[Callback] = [RunningMetrics(), self.summary]
         if config.on_nan == "stop":
             callbacks.append(FiniteLoss(folder / LAST))
         saves = config.trainer.enable_checkpointing is not False
         if self._stopping is not None:
             again = f"the same command and `--ckpt_path {folder / LAST}`"
-            resume = again if self.folder is None else f"`lit-prune fit --resume {self.folder}`"
+            resume = f"`lit-prune fit --resume {self.folder}`" if self._can_resume else again
             callbacks.append(CheckpointOnSignal(self._stopping, folder / LAST if saves else None, resume))
         if not saves:
             return callbacks
         # save at the end of an epoch, after validation, so that a resumed run starts with the next epoch
         kind = import_from(self._package, "callbacks.ModelCheckpoint")
-        keep = partial(kind, auto_insert_metric_name=False, save_on_train_epoch_end=True)
+        keep = partial(kind, self._dirpath, auto_insert_metric_name=False, save_on_train_epoch_end=True)
         # a callback only for last.ckpt: with `save_last=True`, `best` below would write it only after the best epochs
         checkpoints = [keep(filename=Path(LAST).stem, enable_version_counter=False)]
         if not custom:  # a custom model need not log `val/acc`
@@ -227,6 +284,10 @@ def check_options(config: Namespace) -> None:
         raise expected(f"`--seed_everything` in [0, {_LARGEST_SEED}]", seed, "choose a seed in this range")
     if config.threads is not None and config.threads not in range(1, _MOST_THREADS + 1):
         raise expected(f"`--threads` in [1, {_MOST_THREADS}]", config.threads, "omit it for torch's default")
+    if "://" in (root := str(config.trainer.default_root_dir)):
+        local = root.removeprefix("file://")
+        hint = "copy the run there afterwards" if local == root else f"write it as `{local}`"
+        raise expected("`--trainer.default_root_dir` to be a local folder", f"`{root}`", hint)
     for name in _POSITIVE:
         value = getattr(config.trainer, name, None)
         if isinstance(value, int | float) and value <= 0:
@@ -254,12 +315,24 @@ def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDat
             callback.prune(model)
     trainer.validate(model, datamodule=data, verbose=False)
     for callback in callbacks:
+        if isinstance(callback, RunSummary):
+            callback.log_hyperparameters(trainer)
         if isinstance(callback, SparsityMonitor):
             metrics = callback.measure(trainer, model)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics | {"epoch": 0}, 0)
                 logger.save()
     trainer.save_checkpoint(Path(trainer.log_dir or ".") / CHECKPOINTS / LAST)
+
+
+def _test_command(argv: Sequence[str], settings: Settings) -> str | None:
+    """Return the command that tests a checkpoint, without `--ckpt_path`; None if custom classes are not in `argv`."""
+    custom = [f"--{group}" for group in ("model", "data") if "class_path" in settings[group]]
+    options = {option: value for option, value in split_options(argv) if option.startswith(("--model", "--data"))}
+    if any(option not in options for option in custom):
+        return None
+    kept = {option: value for option, value in options.items() if option.split(".")[0] in custom}
+    return shlex.join(["lit-prune", "test", *(f"{option}={value}" for option, value in kept.items())])
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -28,7 +28,8 @@ from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoint, run_folder, run_settings
 from lit_prune.study.plan.stored import check_links, stored_plan
 from lit_prune.training.cli import TrainingCLI
-from lit_prune.training.packages import import_from, package_of
+from lit_prune.training.event_file import append_scalars
+from lit_prune.training.packages import has_test
 from lit_prune.training.resuming import find_newest_checkpoint
 from lit_prune.training.run_folder import ERROR, RESULT
 
@@ -93,18 +94,21 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         argv = ["fit", "--config", _write(config, Path(scratch) / "fit.yaml")]
         if checkpoint is not None:
             argv += ["--ckpt_path", str(checkpoint)]
-        cli = TrainingCLI(argv, folder=folder, training=experiment.train)
+        labels = {"experiment": experiment.name, "parent": experiment.parent or "none"}
+        cli = TrainingCLI(argv, folder=folder, training=experiment.train, labels=labels)
         best = parent_checkpoint(folder, "best")
         last = parent_checkpoint(folder, "last")
         tested = {"last": last} | ({"best": best} if best != last else {})
         test: dict[str, dict[str, float]] = {}
-        for which, path in tested.items() if _has_test(cli) else ():
+        for which, path in tested.items() if has_test(cli.trainer) else ():
             if which == "best" and cli.best_epoch == cli.trainer.current_epoch - 1:
                 test["best"] = test["last"]  # the best epoch is the last epoch
             else:
                 test[which] = _test(config, path, Path(scratch))
     if not cli.trainer.is_global_zero:
         return
+    scores = {name: value for name, value in test.get("last", {}).items() if name in plan.metrics.values()}
+    append_scalars(folder, scores, max(cli.trainer.current_epoch - 1, 0))
     result = {
         "format": 1,
         "experiment": experiment.name,
@@ -137,14 +141,6 @@ def _find_checkpoint(folder: Path) -> Path | None:
         print(f"{error} The run starts from the beginning.", file=sys.stderr)
         return None
     return resumed and resumed.path
-
-
-def _has_test(cli: TrainingCLI) -> bool:
-    """Return whether the run can be tested: the model has a `test_step`, and model or data have a `test_dataloader`."""
-    data = cli.datamodule
-    is_overridden = import_from(package_of(type(cli.trainer)), "utilities.model_helpers.is_overridden")
-    loads = is_overridden("test_dataloader", cli.model) or (data is not None and is_overridden("test_dataloader", data))
-    return loads and is_overridden("test_step", cli.model)
 
 
 def _test(config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """The summary printed after training, and the run's entry in TensorBoard's HParams tab."""
 
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,30 +8,25 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
+from torch.utils.tensorboard.summary import hparams
 
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings
-from lit_prune.training.loggers import sync_logs
+from lit_prune.training.loggers import is_own, sync_logs
+from lit_prune.training.packages import has_test
 
-# metric -> its name after "final/" in the HParams tab
-_FINAL = {
-    "train/loss": "train_loss",
-    "train/acc": "train_acc",
-    "val/loss": "val_loss",
-    "val/acc": "val_acc",
-    "sparsity/global": "sparsity",
-}
+_FINAL = ("train/loss", "train/acc", "val/loss", "val/acc", "sparsity/global")
+# metrics in the HParams tab, which shows the last value of each curve; a study adds those of its tests
+_COMPARED = ("test/acc", "test/loss", "val/best_acc", "val/best_loss", *_FINAL)
 
 
 class RunSummary(Callback):
     """Summarizes training, stores the settings in every checkpoint, and fills TensorBoard's HParams tab.
 
     Logged each epoch: `time/epoch`, the wall-clock time of the epoch in seconds, including validation.
-    Logged with the hyper-parameters when `fit` ends, if the run has these metrics: `best/val_acc` and `best/val_loss`
-    from the epoch with the highest `val/acc`, and `final/train_loss`, `final/train_acc`, `final/val_loss`,
-    `final/val_acc` and `final/sparsity` from the last epoch. Accuracies are in [0, 1]. The names differ from names of
-    curves, such as `val/acc`, because TensorBoard would otherwise add a point to the curves.
+    Logged when `fit` ends: `val/best_acc`, a fraction, and `val/best_loss`, from the epoch with the highest `val/acc`. In
+    TensorBoard, they are at the last epoch. The hyper-parameters are logged then too, to other loggers when `fit` starts.
 
     `lit_prune.training.resuming` lists the entries that this callback adds to checkpoints.
 
@@ -38,6 +34,7 @@ class RunSummary(Callback):
         settings: Settings to store in checkpoints, as `collect_settings` returns them.
         hyperparameters: Hyper-parameters to log, by name.
         limits: Options that end the training, to store in checkpoints, as `training_limits` returns them.
+        test: Path of the last checkpoint, and the command that tests a checkpoint, or None, to print after training.
         continues: Whether the run resumes in the folder of its checkpoint, rather than in a new folder.
     """
 
@@ -46,11 +43,13 @@ class RunSummary(Callback):
         settings: Settings,
         hyperparameters: Mapping[str, bool | int | float | str],
         limits: Mapping[str, int | str | None],
+        test: tuple[Path, str | None],
         continues: bool = False,
     ) -> None:
         self._settings = settings
         self._limits = dict(limits)
         self._continues = continues
+        self._last, self._test = test
         self._hyperparameters = dict(hyperparameters)
         self._best: dict[str, Any] = {}  # val_acc, val_loss, epoch and checkpoint of the best epoch so far
         self._final: dict[str, float] = {}
@@ -70,7 +69,7 @@ class RunSummary(Callback):
             "final": dict(self._final),
             "callbacks": names,
             "logs": sync_logs(trainer.loggers),
-            "pending": _pending_metrics(trainer) if self._is_between_epochs else {},
+            "pending": _pending_metrics(trainer) if self._is_between_epochs else self._pending,
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -85,6 +84,10 @@ class RunSummary(Callback):
             for logger in trainer.loggers:
                 logger.log_metrics(self._pending, int(self._pending["epoch"]))
                 logger.save()
+        self._pending = {}
+        for logger in trainer.loggers:
+            if not is_own(logger) and "TensorBoardLogger" not in base_names(logger):
+                logger.log_hyperparams(self._hyperparameters)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of an epoch that is resumed in the middle."""
@@ -116,16 +119,26 @@ class RunSummary(Callback):
             loss, epoch = float(metrics["val/loss"]), trainer.current_epoch
             self._best = {"val_acc": accuracy, "val_loss": loss, "epoch": epoch, "checkpoint": ""}
 
-    @rank_zero_only
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the hyper-parameters together with the best and final metrics."""
+        """Log the hyper-parameters, and the metrics of the best epoch."""
+        self.log_hyperparameters(trainer)
+
+    @rank_zero_only
+    def log_hyperparameters(self, trainer: Trainer) -> None:
+        """Log the hyper-parameters for TensorBoard, and the metrics of the best epoch for all but our own CSV file."""
         self._update(trainer)
-        metrics = {f"best/{name}": self._best[name] for name in ("val_acc", "val_loss") if self._best}
-        metrics |= {f"final/{_FINAL[name]}": value for name, value in self._final.items()}
-        for logger in trainer.loggers:
-            if "TensorBoardLogger" in base_names(logger) and metrics:
-                logger.log_hyperparams(self._hyperparameters, metrics, step=trainer.current_epoch)
-                logger.save()
+        best = {f"val/best_{name}": self._best[f"val_{name}"] for name in ("acc", "loss") if self._best}
+        loggers: list[Any] = trainer.loggers
+        for logger in loggers:
+            is_tensorboard = "TensorBoardLogger" in base_names(logger)
+            if is_tensorboard:
+                # not `log_hyperparams`, which would add a point to each curve
+                writer = logger.experiment._get_file_writer()
+                for summary in hparams(self._hyperparameters, dict.fromkeys(_COMPARED, 0)):
+                    writer.add_summary(summary)
+            if best and (is_tensorboard or not is_own(logger)):
+                logger.log_metrics(best, max(trainer.current_epoch - 1, 0) if is_own(logger) else trainer.global_step)
+            logger.save()
 
     @property
     def best_epoch(self) -> int | None:
@@ -143,6 +156,9 @@ class RunSummary(Callback):
             lines.append("  final       " + ", ".join(f"{name} {value:.4f}" for name, value in self._final.items()))
         if best and best["checkpoint"]:
             lines.append(f"  checkpoint  {_relative(best['checkpoint'])}")
+        last = next((path for path in (best.get("checkpoint"), self._last) if path and Path(path).is_file()), None)
+        if self._test is not None and last is not None and has_test(trainer):
+            lines.append(f"  test        {self._test} --ckpt_path {shlex.quote(_relative(str(last)))}")
         logger: Any = trainer.logger
         if "TensorBoardLogger" in base_names(logger):
             lines.append(f"  dashboard   tensorboard --logdir {_relative(logger.root_dir)}")
