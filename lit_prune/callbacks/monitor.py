@@ -126,7 +126,8 @@ class SparsityMonitor(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         report = sparsity_report(self._weights)
-        pl_module.log_dict(self._metrics(report))
+        # the values are the same in all processes; their maximum is exactly that, unlike a mean
+        pl_module.log_dict(self._metrics(report), reduce_fx="max", sync_dist=True)
         loggers: list[Any] = trainer.loggers
         for logger in loggers:
             if trainer.is_global_zero and "TensorBoardLogger" in base_names(logger):

@@ -153,7 +153,8 @@ class LitResNet18(LightningModule):
         _, loss = self._score("train", batch, self.train_acc)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
         if self.trainer.is_last_batch:  # not for each batch, because `log` is slow
-            self.log("lr", float(self.trainer.optimizers[0].param_groups[0]["lr"]), on_step=False, on_epoch=True)
+            lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log("lr", lr, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

@@ -56,12 +56,11 @@ def choose_hyperparameters(
 
 def _describe_callbacks(callbacks: list[Namespace], max_epochs: int) -> dict[str, int | float | str]:
     """Return the arguments of the first pruning callback, of PruningRemoval and of LayerFreezing; -1 means never."""
-    arguments = [callback.get("init_args") or Namespace() for callback in callbacks]
-    pruning = next((one for one in arguments if "amount" in one), Namespace())
-    freezing = next((one for one in arguments if "unfreeze_epoch" in one), Namespace())
-    removal = next((one for one in callbacks if _class_name(one) == "PruningRemoval"), Namespace())
+    arguments = {_class_name(one): one.init_args.as_dict() for one in reversed(callbacks) if "init_args" in one}
+    pruning: dict[str, Any] = next((one for one in reversed(arguments.values()) if "amount" in one), {})
+    freezing = arguments.get("LayerFreezing", {})
     start, end = pruning.get("start_epoch", -1), pruning.get("end_epoch")
-    removed = removal.get("init_args.epoch", -1)
+    removed = arguments.get("PruningRemoval", {}).get("epoch", -1)
     return {
         "amount": float(pruning.get("amount", 0.0)),
         "start_epoch": start,

@@ -8,7 +8,6 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_only
-from torch.utils.tensorboard.summary import hparams
 
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names
@@ -25,8 +24,9 @@ class RunSummary(Callback):
     """Summarizes training, stores the settings in every checkpoint, and fills TensorBoard's HParams tab.
 
     Logged each epoch: `time/epoch`, the wall-clock time of the epoch in seconds, including validation.
-    Logged when `fit` ends: `val/best_acc`, a fraction, and `val/best_loss`, from the epoch with the highest `val/acc`. In
-    TensorBoard, they are at the last epoch. The hyper-parameters are logged then too, to other loggers when `fit` starts.
+    Logged when `fit` ends: `val/best_acc`, a fraction, and `val/best_loss`, from the epoch with the highest `val/acc`.
+    In TensorBoard, they are at the last epoch. Hyper-parameters are logged to TensorBoard when `fit` ends, and to other
+    loggers when it starts.
 
     `lit_prune.training.resuming` lists the entries that this callback adds to checkpoints.
 
@@ -107,7 +107,7 @@ class RunSummary(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the time that the epoch took."""
         self._is_between_epochs = True
-        pl_module.log("time/epoch", time.monotonic() - self._epoch_start)
+        pl_module.log("time/epoch", time.monotonic() - self._epoch_start, reduce_fx="max", sync_dist=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch's results if its validation accuracy is the highest so far."""
@@ -125,7 +125,9 @@ class RunSummary(Callback):
 
     @rank_zero_only
     def log_hyperparameters(self, trainer: Trainer) -> None:
-        """Log the hyper-parameters for TensorBoard, and the metrics of the best epoch for all but our own CSV file."""
+        """Log the hyper-parameters to TensorBoard, and the metrics of the best epoch for all but our own CSV file."""
+        from torch.utils.tensorboard.summary import hparams  # imported late, because it is slow to import
+
         self._update(trainer)
         best = {f"val/best_{name}": self._best[f"val_{name}"] for name in ("acc", "loss") if self._best}
         loggers: list[Any] = trainer.loggers
@@ -134,10 +136,12 @@ class RunSummary(Callback):
             if is_tensorboard:
                 # not `log_hyperparams`, which would add a point to each curve
                 writer = logger.experiment._get_file_writer()
-                for summary in hparams(self._hyperparameters, dict.fromkeys(_COMPARED, 0)):
+                for summary in hparams(self._hyperparameters, dict.fromkeys(_COMPARED, 0)):  # type: ignore[no-untyped-call]
                     writer.add_summary(summary)
             if best and (is_tensorboard or not is_own(logger)):
-                logger.log_metrics(best, max(trainer.current_epoch - 1, 0) if is_own(logger) else trainer.global_step)
+                logger.log_metrics(
+                    best, max(trainer.current_epoch - 1, 0) if is_own(logger) else max(trainer.global_step - 1, 0)
+                )
             logger.save()
 
     @property
