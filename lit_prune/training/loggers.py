@@ -57,11 +57,14 @@ class _Rows(ExperimentWriter):
     """Appends complete rows to `metrics.csv`; Lightning would delete an existing file.
 
     Attributes:
+        merges: Whether metrics that are logged for the same epoch, first of validation and then of training, become one
+            row. Then the last row stays in memory, in `metrics`, until the next row or `save(whole=True)`.
         count: Number of rows on disk, stored here because counting rows at each checkpoint would slow down long runs.
     """
 
     def __init__(self, log_dir: str) -> None:
         self._path = Path(log_dir) / METRICS
+        self.merges = False
         self.count = 0
         super().__init__(log_dir)
 
@@ -69,8 +72,17 @@ class _Rows(ExperimentWriter):
         self.metrics_keys, rows = _read_rows(self._path)
         self.count = len(rows)
 
-    def save(self) -> None:
-        """Append the rows logged since the last call.
+    def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
+        """Add a row, or merge it into the one before."""
+        super().log_metrics(metrics_dict, step)
+        if self.merges and len(self.metrics) > 1:
+            *_, before, row = self.metrics
+            shared = {"epoch", "step"}
+            if before.keys() & row.keys() == shared and all(before[name] == row[name] for name in shared):
+                self.metrics[-2:] = [before | row]
+
+    def save(self, whole: bool = False) -> None:
+        """Append the rows logged since the last call, with `whole` also the one to which metrics may still be added.
 
         Raises:
             OSError: If the rows cannot be written (the file then stays unchanged), or if the file was removed since the
@@ -78,17 +90,20 @@ class _Rows(ExperimentWriter):
         """
         if self.count and not self._path.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
-        if not self.metrics:
+        rows = self.metrics
+        if self.merges and not whole and rows and rows[-1].get("epoch") == rows[-1]["step"]:
+            rows = rows[:-1]
+        if not rows:
             return
-        header = sorted({*self.metrics_keys, *chain(*self.metrics)})
+        header = sorted({*self.metrics_keys, *chain(*rows)})
         if len(header) == len(self.metrics_keys):
-            append(self._path, _format_rows(header, self.metrics).encode())
+            append(self._path, _format_rows(header, rows).encode())
         else:  # the file does not exist yet, or lacks a new column
-            known, rows = _read_rows(self._path)
-            earlier = [dict(zip(known, row, strict=False)) for row in rows]
-            _rewrite(self._path, header, [*earlier, *self.metrics])
-        self.count += len(self.metrics)
-        self.metrics, self.metrics_keys = [], header
+            known, old = _read_rows(self._path)
+            earlier = [dict(zip(known, row, strict=False)) for row in old]
+            _rewrite(self._path, header, [*earlier, *rows])
+        self.count += len(rows)
+        self.metrics, self.metrics_keys = self.metrics[len(rows) :], header
 
 
 class _CSV(_EpochAxis):
@@ -100,6 +115,11 @@ class _CSV(_EpochAxis):
             Path(self.log_dir).mkdir(parents=True, exist_ok=True)
             self._experiment = _Rows(self.log_dir)
         return super().experiment  # type: ignore[misc]
+
+    def finalize(self, status: str) -> None:
+        if isinstance(self._experiment, _Rows):
+            self._experiment.save(whole=True)
+        super().finalize(status)  # type: ignore[misc]
 
 
 def is_own(logger: Any) -> bool:
@@ -141,6 +161,21 @@ def add_log_folder(argv: Sequence[str]) -> list[str]:
     return [*argv, f"--trainer.logger.save_dir={folder}"]
 
 
+def merge_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
+    """From now on, write one row an epoch to `metrics.csv`; begin with the unwritten row of a checkpoint, if any."""
+    for logger in loggers:
+        if isinstance(logger, _CSV) and is_rank_zero():
+            logger.experiment.merges = True
+            logger.experiment.metrics += [dict(unwritten)] if unwritten else []
+
+
+def write_rows(loggers: list[Any]) -> None:
+    """Write the row of an epoch that has ended, to which no metrics will be added."""
+    for logger in loggers:
+        if isinstance(logger, _CSV) and is_rank_zero():
+            logger.experiment.save(whole=True)
+
+
 def sync_logs(loggers: list[Any]) -> dict[str, Any]:
     """Write all logs to disk, and return their sizes, which are stored in a checkpoint.
 
@@ -148,8 +183,9 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
         loggers: Loggers of a Trainer; only those made by `make_loggers` are used.
 
     Returns:
-        A dictionary: under "rows", the number of rows of `metrics.csv`; under "events", the size in bytes of each
-        TensorBoard event file, by file name. Both are missing if nothing has been logged.
+        A dictionary: under "rows", the number of rows of `metrics.csv`; under "unwritten", the row that is not written
+        yet; under "events", the size in bytes of each TensorBoard event file, by file name. Entries without content are
+        missing.
 
     Raises:
         OSError: If the logs cannot be written, or the run folder was removed.
@@ -167,7 +203,10 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
             for path in folder.glob(f"{EVENTS}*"):
                 # even after a power failure, the logs must not be shorter than the sizes stored in the checkpoint
                 sync(path)
-        elif (folder / METRICS).is_file():
+            continue
+        if logger.experiment.metrics:
+            positions["unwritten"] = logger.experiment.metrics[-1]
+        if (folder / METRICS).is_file():
             positions["rows"] = logger.experiment.count
             sync(folder / METRICS)
     return positions

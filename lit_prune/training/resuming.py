@@ -4,7 +4,8 @@ A resumed run computes the same bits as a run that was never interrupted, and it
 checkpoint holds, in addition to what Lightning stores:
 
     key                     written by      used when the run resumes
-    lit_prune.logs          RunSummary      by rewind_logs, to cut the logs to their length at the checkpoint
+    lit_prune.logs          RunSummary      by rewind_logs, to cut the logs to their length at the checkpoint, and by
+                                            RunSummary, to continue the unwritten row of metrics.csv
     lit_prune.pending       RunSummary      by RunSummary, to log the last metrics of an epoch: Lightning logs them only
                                             after the checkpoint of the epoch is written
     lit_prune.best, final   RunSummary      by RunSummary: the best epoch and the latest metrics

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings
-from lit_prune.training.loggers import is_own, sync_logs
+from lit_prune.training.loggers import is_own, merge_rows, sync_logs, write_rows
 from lit_prune.training.packages import has_test
 
 _FINAL = ("train/loss", "train/acc", "val/loss", "val/acc", "sparsity/global")
@@ -54,6 +54,7 @@ class RunSummary(Callback):
         self._best: dict[str, Any] = {}  # val_acc, val_loss, epoch and checkpoint of the best epoch so far
         self._final: dict[str, float] = {}
         self._pending: dict[str, float] = {}  # metrics that had not been logged when the checkpoint was written
+        self._unwritten: dict[str, float] | None = None  # row of metrics.csv
         self._is_between_epochs = False
         self._start = self._epoch_start = 0.0
 
@@ -76,10 +77,12 @@ class RunSummary(Callback):
         """Restore the results so far."""
         stored = checkpoint.get(KEY, {})
         self._best, self._final, self._pending = (dict(stored.get(key, {})) for key in ("best", "final", "pending"))
+        self._unwritten = stored.get("logs", {}).get("unwritten")
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and log the metrics that had not been logged when the checkpoint was written."""
         self._start = time.monotonic()
+        merge_rows(trainer.loggers, self._unwritten if self._continues else None)
         if self._continues and self._pending:
             for logger in trainer.loggers:
                 logger.log_metrics(self._pending, int(self._pending["epoch"]))
@@ -97,8 +100,9 @@ class RunSummary(Callback):
             trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of the epoch."""
+        """Start the clock of the epoch, and write the metrics of the epoch before, which are complete now."""
         self._epoch_start = time.monotonic()
+        write_rows(trainer.loggers)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Record that an epoch has started."""
@@ -118,6 +122,10 @@ class RunSummary(Callback):
         if not self._best or accuracy > self._best["val_acc"]:
             loss, epoch = float(metrics["val/loss"]), trainer.current_epoch
             self._best = {"val_acc": accuracy, "val_loss": loss, "epoch": epoch, "checkpoint": ""}
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the metrics of the last epoch."""
+        write_rows(trainer.loggers)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the hyper-parameters, and the metrics of the best epoch."""
