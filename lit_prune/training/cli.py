@@ -1,7 +1,7 @@
 """`lit-prune fit`, `validate`, `test` and `predict`: a LightningCLI for our model and data, or for custom classes."""
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from functools import partial, wraps
 from pathlib import Path
@@ -56,7 +56,7 @@ class TrainingCLI(LightningCLI):
         training: False makes `fit` prune without training: the pruning callbacks prune at once, the model is evaluated
             on the validation images, and `checkpoints/last.ckpt` is written.
         stopping: Handler of SIGTERM and SIGINT; if None, the run does not handle these signals.
-        labels: "experiment" and "parent" of a run of a study, for TensorBoard's HParams tab.
+        logs_hyperparameters: Whether `fit` logs the hyper-parameters for TensorBoard's HParams tab when it ends.
 
     Raises:
         InputError: If an option, a configuration or a file cannot be used.
@@ -68,18 +68,19 @@ class TrainingCLI(LightningCLI):
         folder: Path | None = None,
         training: bool = True,
         stopping: StopSignals | None = None,
-        labels: Mapping[str, str] | None = None,
+        logs_hyperparameters: bool = True,
     ) -> None:
         self._argv = add_log_folder(insert_run_config(argv))
         # build only the parser of this command; Lightning would build the parsers of all four commands
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
+        self._logs_hyperparameters = logs_hyperparameters
         model, data = find_custom_classes(self._argv)
         self._custom_model = model is not None
         self._package = find_package(model)
         with ExitStack() as resources:
-            self._run = Run(self._argv, self._package, folder, stopping, resources, labels)
+            self._run = Run(self._argv, self._package, folder, stopping, resources)
             super().__init__(
                 LitResNet18 if model is None else import_from(self._package, "LightningModule"),
                 CIFAR10DataModule if data is None else import_from(find_package(data), "LightningDataModule"),
@@ -179,6 +180,8 @@ class TrainingCLI(LightningCLI):
         """Build the Trainer, with the loggers and callbacks that every run has."""
         config, trainer = self.config[self.subcommand], self._get(self.config_init, "trainer")
         kwargs |= self._run.trainer_arguments(config, trainer, self.model)
+        if self.subcommand == "fit":
+            self._run.summary.logs_hyperparameters = self._logs_hyperparameters
         self.save_config_kwargs = {"overwrite": not self._run.continues, "folder": self._run.folder}
         return super().instantiate_trainer(**kwargs)
 
@@ -204,6 +207,11 @@ class TrainingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Print the summary of the training, and write it to the run folder."""
         self._run.finish(self.trainer)
+
+    @property
+    def hyperparameters(self) -> dict[str, bool | int | float | str]:
+        """Hyper-parameters of a run of `fit`, by name, as in the HParams tab."""
+        return self._run.summary.hyperparameters
 
     @property
     def best_epoch(self) -> int | None:

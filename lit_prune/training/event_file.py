@@ -4,7 +4,6 @@ import itertools
 import os
 import socket
 import time
-from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -64,13 +63,6 @@ class EventFile:
     def close(self) -> None:
         """Write the events in the buffer to disk."""
         self.flush()
-
-
-def append_scalars(folder: Path, scalars: Mapping[str, float], step: int) -> None:
-    """Write scalars at one step into a new event file of a run that has ended."""
-    with Summaries(str(folder)) as writer:
-        for name, value in scalars.items():
-            writer.add_scalar(name, value, step)
 
 
 class Summaries(SummaryWriter):

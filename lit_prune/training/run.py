@@ -1,7 +1,7 @@
 """The folder, loggers and callbacks of a run, and checks of its options."""
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -71,7 +71,6 @@ class Run:
             does not handle these signals.
         resources: Exit stack that the caller closes after the run. Closing it unlocks the run folder, and removes a
             new run folder if the run failed before it wrote results.
-        labels: "experiment" and "parent" of a run of a study, for the HParams tab.
 
     Attributes:
         checkpoint: Checkpoint that `--resume` found or that `--ckpt_path` names; None if there is none.
@@ -89,7 +88,6 @@ class Run:
         folder: Path | None,
         stopping: StopSignals | None,
         resources: ExitStack,
-        labels: Mapping[str, str] | None = None,
     ) -> None:
         self.checkpoint: Checkpoint | None = None
         self.stored: Settings = {}
@@ -100,7 +98,6 @@ class Run:
         self._existing = folder
         self._stopping = stopping
         self._resources = resources
-        self._labels = labels
         self._can_resume = False  # with `--resume`, which needs the default loggers
         self._dirpath: Path | None = None  # of checkpoints; None: Lightning finds the folder of the logger
 
@@ -251,7 +248,7 @@ class Run:
         settings["model"] |= {name: stored[name] for name in ("weights", "init_from") if name in stored}
         if not custom:  # a model with initial weights from `lit-prune shrink` has fewer channels than the options say
             settings["model"]["channels"] = model.hparams["channels"]
-        compared = choose_hyperparameters(settings, config.trainer, self._labels)
+        compared = choose_hyperparameters(settings, config.trainer)
         limits = training_limits(config.trainer)
         folder = (self.folder or Path(config.trainer.default_root_dir or ".")) / CHECKPOINTS
         test = folder / LAST, _test_command(self._argv, settings)
@@ -315,7 +312,7 @@ def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDat
             callback.prune(model)
     trainer.validate(model, datamodule=data, verbose=False)
     for callback in callbacks:
-        if isinstance(callback, RunSummary):
+        if isinstance(callback, RunSummary) and callback.logs_hyperparameters:
             callback.log_hyperparameters(trainer)
         if isinstance(callback, SparsityMonitor):
             metrics = callback.measure(trainer, model)

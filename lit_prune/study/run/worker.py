@@ -28,7 +28,6 @@ from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoint, run_folder, run_settings
 from lit_prune.study.plan.stored import check_links, stored_plan
 from lit_prune.training.cli import TrainingCLI
-from lit_prune.training.event_file import append_scalars
 from lit_prune.training.packages import has_test
 from lit_prune.training.resuming import find_newest_checkpoint
 from lit_prune.training.run_folder import ERROR, RESULT
@@ -94,8 +93,7 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         argv = ["fit", "--config", _write(config, Path(scratch) / "fit.yaml")]
         if checkpoint is not None:
             argv += ["--ckpt_path", str(checkpoint)]
-        labels = {"experiment": experiment.name, "parent": experiment.parent or "none"}
-        cli = TrainingCLI(argv, folder=folder, training=experiment.train, labels=labels)
+        cli = TrainingCLI(argv, folder=folder, training=experiment.train)
         best = parent_checkpoint(folder, "best")
         last = parent_checkpoint(folder, "last")
         tested = {"last": last} | ({"best": best} if best != last else {})
@@ -107,8 +105,6 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
                 test[which] = _test(config, path, Path(scratch))
     if not cli.trainer.is_global_zero:
         return
-    scores = {name: value for name, value in test.get("last", {}).items() if name in plan.metrics.values()}
-    append_scalars(folder, scores, max(cli.trainer.current_epoch - 1, 0))
     result = {
         "format": 1,
         "experiment": experiment.name,
