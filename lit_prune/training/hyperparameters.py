@@ -1,6 +1,5 @@
 """The hyper-parameters shown in TensorBoard's HParams tab."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from jsonargparse import Namespace
@@ -9,9 +8,7 @@ from lit_prune.files.checkpoint import Settings
 from lit_prune.files.nested import flatten
 
 
-def choose_hyperparameters(
-    settings: Settings, trainer: Any, labels: Mapping[str, str] | None = None
-) -> dict[str, bool | int | float | str]:
+def choose_hyperparameters(settings: Settings, trainer: Any) -> dict[str, bool | int | float | str]:
     """Return the hyper-parameters of a run.
 
     With our model and data, all runs have hyper-parameters of the same names and types, so that they can be compared.
@@ -21,13 +18,10 @@ def choose_hyperparameters(
     Args:
         settings: Settings of model, data and run, as stored in a checkpoint.
         trainer: Options of the Trainer.
-        labels: "experiment" and "parent" of a run of a study. Without them, these columns hold the name of the run, and
-            the path of its initial weights.
     """
     model, data = settings["model"], settings["data"]
-    names = {"experiment": settings["run"]["name"], "parent": str(model.get("init_from") or "none")} | dict(
-        labels or {}
-    )
+    # a study replaces both
+    names = {"experiment": settings["run"]["name"], "parent": str(model.get("init_from") or "none")}
     if "class_path" in model or "class_path" in data:
         plain = flatten({"model": model, "data": data})
         return names | {name: value for name, value in plain.items() if isinstance(value, bool | int | float | str)}

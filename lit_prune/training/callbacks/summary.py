@@ -36,6 +36,10 @@ class RunSummary(Callback):
         limits: Options that end the training, to store in checkpoints, as `training_limits` returns them.
         test: Path of the last checkpoint, and the command that tests a checkpoint, or None, to print after training.
         continues: Whether the run resumes in the folder of its checkpoint, rather than in a new folder.
+
+    Attributes:
+        hyperparameters: The hyper-parameters.
+        logs_hyperparameters: Whether to log them when `fit` ends.
     """
 
     def __init__(
@@ -50,7 +54,8 @@ class RunSummary(Callback):
         self._limits = dict(limits)
         self._continues = continues
         self._last, self._test = test
-        self._hyperparameters = dict(hyperparameters)
+        self.hyperparameters = dict(hyperparameters)
+        self.logs_hyperparameters = True
         self._best: dict[str, Any] = {}  # val_acc, val_loss, epoch and checkpoint of the best epoch so far
         self._final: dict[str, float] = {}
         self._pending: dict[str, float] = {}  # metrics that had not been logged when the checkpoint was written
@@ -90,7 +95,7 @@ class RunSummary(Callback):
         self._pending = {}
         for logger in trainer.loggers:
             if not is_own(logger) and "TensorBoardLogger" not in base_names(logger):
-                logger.log_hyperparams(self._hyperparameters)
+                logger.log_hyperparams(self.hyperparameters)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock of an epoch that is resumed in the middle."""
@@ -129,7 +134,8 @@ class RunSummary(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the hyper-parameters, and the metrics of the best epoch."""
-        self.log_hyperparameters(trainer)
+        if self.logs_hyperparameters:
+            self.log_hyperparameters(trainer)
 
     @rank_zero_only
     def log_hyperparameters(self, trainer: Trainer) -> None:
@@ -144,7 +150,7 @@ class RunSummary(Callback):
             if is_tensorboard:
                 # not `log_hyperparams`, which would add a point to each curve
                 writer = logger.experiment._get_file_writer()
-                for summary in hparams(self._hyperparameters, dict.fromkeys(_COMPARED, 0)):  # type: ignore[no-untyped-call]
+                for summary in hparams(self.hyperparameters, dict.fromkeys(_COMPARED, 0)):  # type: ignore[no-untyped-call]
                     writer.add_summary(summary)
             if best and (is_tensorboard or not is_own(logger)):
                 logger.log_metrics(
