@@ -15,6 +15,7 @@ from lit_prune.cli.failures import print_error
 from lit_prune.cli.imports import no_garbage_collection
 from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.files.nested import merge
+from lit_prune.study.measures import format_duration
 from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.plan.plan import Experiment, Plan, select
 from lit_prune.study.plan.run_settings import count_epochs
@@ -22,7 +23,7 @@ from lit_prune.study.plan.stored import PLAN, check_folder, store_plan, stored_p
 from lit_prune.study.report.command import write_report
 from lit_prune.study.run.options import parse
 from lit_prune.study.run.pool import Job, Pool, Processes, RayTasks
-from lit_prune.study.run.progress import Progress, format_duration
+from lit_prune.study.run.progress import Progress
 from lit_prune.study.run.scheduler import count_work, is_complete, list_jobs, run_jobs
 from lit_prune.training.run_folder import LOCK, LOGS
 

@@ -7,6 +7,7 @@ from types import TracebackType
 
 from tqdm import tqdm
 
+from lit_prune.study.measures import format_duration
 from lit_prune.study.run.pool import Job
 
 _PAUSE = 120.0  # seconds without a line, after which a study that is not on a terminal prints one
@@ -76,11 +77,3 @@ class Progress:
         # the estimate counts as much as the first unit of each parallel run
         weight = self._parallel
         return f"{format_duration(left * (self._unit * weight + elapsed) / (weight + here))} left"
-
-
-def format_duration(seconds: float) -> str:
-    """Format a duration in words: "less than a minute", "about 12 min" or "about 3 h 5 min"."""
-    minutes = round(seconds / 60)
-    if minutes < 1:
-        return "less than a minute"
-    return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {minutes} min"
