@@ -55,6 +55,7 @@ class TrainingCLI(LightningCLI):
         training: False makes `fit` prune without training: the pruning callbacks prune at once, the model is evaluated
             on the validation images, and `checkpoints/last.ckpt` is written.
         stopping: Handler of SIGTERM and SIGINT; if None, the run does not handle these signals.
+        logs_hyperparameters: Whether `fit` logs the hyper-parameters for TensorBoard's HParams tab when it ends.
 
     Raises:
         InputError: If an option, a configuration or a file cannot be used.
@@ -66,12 +67,14 @@ class TrainingCLI(LightningCLI):
         folder: Path | None = None,
         training: bool = True,
         stopping: StopSignals | None = None,
+        logs_hyperparameters: bool = True,
     ) -> None:
         self._argv = insert_run_config(argv)
         # build only the parser of this command; Lightning would build the parsers of all four commands
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
+        self._logs_hyperparameters = logs_hyperparameters
         model, data = find_custom_classes(self._argv)
         self._custom_model = model is not None
         self._package = find_package(model)
@@ -173,6 +176,8 @@ class TrainingCLI(LightningCLI):
         """Build the Trainer, with the loggers and callbacks that every run has."""
         config, trainer = self.config[self.subcommand], self._get(self.config_init, "trainer")
         kwargs |= self._run.trainer_arguments(config, trainer, self.model)
+        if self.subcommand == "fit":
+            self._run.summary.logs_hyperparameters = self._logs_hyperparameters
         self.save_config_kwargs = {"overwrite": not self._run.continues}
         return super().instantiate_trainer(**kwargs)
 
@@ -185,6 +190,11 @@ class TrainingCLI(LightningCLI):
     def after_fit(self) -> None:
         """Print the summary of the training, and write it to the run folder."""
         self._run.finish(self.trainer)
+
+    @property
+    def hyperparameters(self) -> dict[str, bool | int | float | str]:
+        """Hyper-parameters of a run of `fit`, by name, as in the HParams tab."""
+        return self._run.summary.hyperparameters
 
     @property
     def best_epoch(self) -> int | None:

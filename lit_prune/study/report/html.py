@@ -27,18 +27,17 @@ h1, h2, h3 {{ line-height: 1.25; margin: 2.2rem 0 .6rem; }}
 h1 {{ margin-top: 1rem; }}
 p, li {{ max-width: 52rem; }}
 nav ul {{ list-style: none; margin: 0; padding: 0; display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; }}
-nav ul ul {{ display: none; }}
 a {{ color: #0072b2; }}
-.table {{ overflow-x: auto; }}
+.table {{ overflow-x: auto; margin: 1rem 0; }}
 table {{ border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .25rem .6rem; border-bottom: 1px solid #ddd; vertical-align: top; }}
 th {{ border-bottom: 2px solid #999; text-align: left; background: #fff; }}
 tbody tr:hover {{ background: #f2f6fa; }}
-td:first-child {{ white-space: nowrap; }}
-.claims td:first-child {{ white-space: normal; }}
+td[style*="left"] {{ min-width: 6.5rem; }}
+td[style*="right"] {{ white-space: nowrap; }}
 img {{ max-width: 100%; height: auto; }}
-pre {{ background: #f5f5f5; padding: .6rem .8rem; overflow-x: auto; max-width: 72rem; }}
-code {{ font: 13px ui-monospace, monospace; }}
+pre {{ background: #f5f5f5; padding: .6rem .8rem; white-space: pre-wrap; }}
+code {{ font: .9em ui-monospace, monospace; }}
 </style>
 </head>
 <body>
@@ -56,7 +55,10 @@ def html_page(text: str, figures: Sequence["Figure"]) -> str:
         text: The report in Markdown.
         figures: The figures that the report embeds.
     """
-    converter = Markdown(extensions=["tables", "fenced_code", "sane_lists", "toc"], output_format="html")
+    converter = Markdown(
+        extensions=["tables", "fenced_code", "sane_lists", "toc"],
+        extension_configs={"toc": {"toc_depth": "2-2"}},
+    )
     # HTML in names or sentences is shown, and not interpreted
     converter.preprocessors.deregister("html_block")
     converter.inlinePatterns.deregister("html")
@@ -65,9 +67,5 @@ def html_page(text: str, figures: Sequence["Figure"]) -> str:
         data = base64.b64encode(figure.path.read_bytes()).decode()
         body = body.replace(f'src="figures/{quote(figure.path.name)}"', f'src="data:image/png;base64,{data}"')
     body = body.replace("<table>", '<div class="table"><table>').replace("</table>", "</table></div>")
-    body = body.replace(
-        '<div class="table"><table>\n<thead>\n<tr>\n<th style="text-align: left;">claim',
-        '<div class="table claims"><table>\n<thead>\n<tr>\n<th style="text-align: left;">claim',
-    )
     title = escape(text.splitlines()[0].lstrip("# ").replace("`", ""))
     return _PAGE.format(title=title, contents=converter.toc, body=body)

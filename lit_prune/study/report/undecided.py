@@ -13,6 +13,7 @@ from lit_prune.study.results.verdicts import INCONCLUSIVE, Finding, Judgement
 from lit_prune.study.statistics import seeds_to_exclude
 
 _MANY = 1000
+_LONGER = 4  # how many times as long to train, if more seeds would not help
 _IMAGENET = "IMAGENET1K_V1"
 _INTRODUCTION = (
     "Numbers of seeds are estimates: they assume that means and spreads stay as measured here. Times are those of one "
@@ -57,25 +58,23 @@ def _advise(results: Results, judgement: Judgement, number: int) -> Advice:
     named = sorted(set().union(*(contrast.experiments() for contrast in judgement.claim.contrasts)))
     names = [experiment.name for experiment in select(plan, named)]
     start = f"lit-prune study {shlex.quote(str(results.folder / PLAN))}"
-    only = f"--only {' '.join(named)}"
+    only, same = f"--only {' '.join(named)}", " ".join(map(str, plan.seeds))
     out = f"--out {shlex.quote(f'{results.folder}-claim-{number}')}"
     if diverged := [name for name in named if results.diverged(name)]:
         return Advice(said, f"nothing, as long as {diverged[0]} diverges: change its settings", "")
     if any(run.status != "complete" for name in names for run in results.of(name)):
-        seeds = " ".join(map(str, plan.seeds))
-        return Advice(
-            said,
-            "the runs that are not complete",
-            f"{start} {only} --seeds {seeds} --out {shlex.quote(str(results.folder))}",
-        )
+        here = f"--out {shlex.quote(str(results.folder))}"
+        return Advice(said, "the runs that are not complete", f"{start} {only} --seeds {same} {here}")
     if judgement.note:  # a claim about pre-trained weights
-        seeds = " ".join(map(str, plan.seeds))
         need = f"the same runs from pre-trained weights{_hours(results, names, len(plan.seeds))}"
-        return Advice(said, need, f"{start} {only} --weights {_IMAGENET} --seeds {seeds} {out}")
+        return Advice(said, need, f"{start} {only} --weights {_IMAGENET} --seeds {same} {out}")
     count = _count_seeds(judgement.findings)
     if count > _MANY:
-        need = f"more than {_MANY:,} seeds, so rather a longer training or wider limits than more seeds"
-        return Advice(said, need, "")
+        need = f"more than {_MANY:,} seeds of so short a training; longer training may need fewer"
+        if not isinstance(epochs := (plan.settings.get("trainer") or {}).get("max_epochs"), int):
+            return Advice(said, need, "")
+        need += f": with {_LONGER} times the epochs{_hours(results, names, len(plan.seeds) * _LONGER)}"
+        return Advice(said, need, f"{start} {only} --max_epochs {_LONGER * epochs} --seeds {same} {out}")
     if count == 0:
         return Advice(said, "a value for every seed, which the runs did not log", "")
     seeds = " ".join(map(str, range(count))) if count <= 20 else f"$(seq 0 {count - 1})"

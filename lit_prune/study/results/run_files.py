@@ -4,7 +4,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -59,9 +59,9 @@ class RunResult:
 
     epochs: int
     tests: Mapping[str, Mapping[str, float]]
-    initial_weights: str | None
-    environment: Mapping[str, Any]
-    seconds: float
+    initial_weights: str | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = math.nan
 
 
 def read_logged(path: Path, metrics: Mapping[str, str], train: bool) -> Logged:

@@ -5,6 +5,7 @@ Lightning starts the same command for every further device.
 """
 
 import json
+import math
 import platform
 import sys
 import tempfile
@@ -17,6 +18,9 @@ from typing import Any
 import torch
 import yaml
 from lightning import __version__ as lightning_version
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from torch.utils.tensorboard.summary import hparams
 
 from lit_prune import __version__
 from lit_prune.cli.failures import Failure, describe_failure
@@ -27,11 +31,25 @@ from lit_prune.files.checkpoint import read_checkpoint, save
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoint, run_folder, run_settings
 from lit_prune.study.plan.stored import check_links, stored_plan
+from lit_prune.study.results.compute_measures import compute_measures
+from lit_prune.study.results.run_files import RunResult, UnreadableError, read_logged
 from lit_prune.training.cli import TrainingCLI
+from lit_prune.training.event_file import EventFile
 from lit_prune.training.packages import import_from, package_of
 from lit_prune.training.resuming import find_newest_checkpoint
-from lit_prune.training.run_folder import ERROR, RESULT
+from lit_prune.training.run_folder import ERROR, METRICS, RESULT
 
+# measure of a run -> its tag, and its column in TensorBoard's HParams tab
+_COMPARED = {
+    "final_test_acc": "final/test_acc",
+    "test_acc_at_best": "best/test_acc",
+    "best_val_acc": "best/val_acc",
+    "final_val_acc": "final/val_acc",
+    "final_train_acc": "final/train_acc",
+    "final_val_loss": "final/val_loss",
+    "sparsity_start": "start/sparsity",
+    "sparsity_end": "final/sparsity",
+}
 # settings of the Trainer that are also used when a run is tested
 _TEST_SETTINGS = (
     *("accelerator", "devices", "strategy", "num_nodes", "precision", "deterministic", "benchmark"),
@@ -93,7 +111,7 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         argv = ["fit", "--config", _write(config, Path(scratch) / "fit.yaml")]
         if checkpoint is not None:
             argv += ["--ckpt_path", str(checkpoint)]
-        cli = TrainingCLI(argv, folder=folder, training=experiment.train)
+        cli = TrainingCLI(argv, folder=folder, training=experiment.train, logs_hyperparameters=False)
         best = parent_checkpoint(folder, "best")
         last = parent_checkpoint(folder, "last")
         tested = {"last": last} | ({"best": best} if best != last else {})
@@ -123,10 +141,36 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         },
         "seconds": time.monotonic() - began,
     }
+    own = {"experiment": experiment.name, "parent": experiment.parent or "none", "checkpoint": experiment.checkpoint}
+    measures = _measure(folder, plan, experiment, RunResult(cli.trainer.current_epoch, test))
+    _log_hyperparameters(folder, own | cli.hyperparameters | {"seed": seed}, measures, cli.trainer.current_epoch)
     (folder / ERROR).unlink(missing_ok=True)
     write_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
     for path in tested.values():
         _drop_optimizer_state(path)
+
+
+def _measure(folder: Path, plan: Plan, experiment: Experiment, result: RunResult) -> dict[str, float]:
+    """Return the measures of the run, as in the report; none if the model logs none of the plan's metrics."""
+    try:
+        logged = read_logged(folder / METRICS, plan.metrics, experiment.train)
+    except UnreadableError:
+        return {}
+    return compute_measures(logged, result, plan.metrics, experiment.train)
+
+
+def _log_hyperparameters(folder: Path, own: dict[str, Any], measures: dict[str, float], epochs: int) -> None:
+    """Log hyper-parameters and measures, also those of the tests, for TensorBoard's HParams tab."""
+    # all runs have the same metrics, because TensorBoard only shows those of the first run
+    metrics = {tag: measures.get(measure, math.nan) for measure, tag in _COMPARED.items()}
+    file = EventFile(folder)
+    for summary in hparams(own, metrics):
+        file.add_event(Event(wall_time=time.time(), summary=summary))
+    for tag, value in metrics.items():
+        if math.isfinite(value):
+            point = Summary.Value(tag=tag, simple_value=value)
+            file.add_event(Event(wall_time=time.time(), step=epochs, summary=Summary(value=[point])))
+    file.close()
 
 
 def _find_checkpoint(folder: Path) -> Path | None:

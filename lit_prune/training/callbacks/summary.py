@@ -38,6 +38,10 @@ class RunSummary(Callback):
         settings: Settings to store in checkpoints, as `collect_settings` returns them.
         hyperparameters: Hyper-parameters to log, by name.
         continues: Whether the run resumes in the folder of its checkpoint, rather than in a new folder.
+
+    Attributes:
+        hyperparameters: The hyper-parameters.
+        logs_hyperparameters: Whether to log them when `fit` ends.
     """
 
     def __init__(
@@ -45,7 +49,8 @@ class RunSummary(Callback):
     ) -> None:
         self._settings = settings
         self._continues = continues
-        self._hyperparameters = dict(hyperparameters)
+        self.hyperparameters = dict(hyperparameters)
+        self.logs_hyperparameters = True
         self._best: dict[str, Any] = {}  # val_acc, val_loss, epoch and checkpoint of the best epoch so far
         self._final: dict[str, float] = {}
         self._pending: dict[str, float] = {}  # metrics that had not been logged when the checkpoint was written
@@ -116,9 +121,9 @@ class RunSummary(Callback):
         self._update(trainer)
         metrics = {f"best/{name}": self._best[name] for name in ("val_acc", "val_loss") if self._best}
         metrics |= {f"final/{_FINAL[name]}": value for name, value in self._final.items()}
-        for logger in trainer.loggers:
+        for logger in trainer.loggers if self.logs_hyperparameters else ():
             if "TensorBoardLogger" in base_names(logger) and metrics:
-                logger.log_hyperparams(self._hyperparameters, metrics, step=trainer.current_epoch)
+                logger.log_hyperparams(self.hyperparameters, metrics, step=trainer.current_epoch)
                 logger.save()
 
     @property
