@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 _SPARSITY = "sparsity/global"
-_TRADEOFF = "accuracy-against-sparsity"
+_TRADEOFF = "vs-sparsity"  # after `train` and `val` in the alphabet
 _ENDS = ("", "/lower", "/upper")  # of the tags of a mean and its interval
 
 
@@ -43,8 +43,8 @@ def write_board(results: Results, figures: Sequence["Figure"], report_text: str)
     - `report/<experiment>`, for example `report/task1-logits`, for each experiment that trains: means over seeds, under
       the tags of the runs themselves (by default `train/loss`, `train/acc`, `val/loss`, `val/acc`), and
       `sparsity/global` if the experiment prunes. Steps are epochs, counted from 0, also as in the runs.
-    - `report/accuracy-against-sparsity/<series>`: mean accuracy as a fraction, under the tag
-      `accuracy-against-sparsity/test_acc` (`val_acc` if there are no tests), and under tags that end in `/lower` and
+    - `report/vs-sparsity/<series>`: mean accuracy as a fraction, under the tag
+      `vs-sparsity/test_acc` (`val_acc` if there are no tests), and under tags that end in `/lower` and
       `/upper` the ends of its 95% interval. Steps are sparsities in per cent.
     - `report`: a layout for the Custom Scalars dashboard; the figures as images, `figures/<name>`; the text, `report`.
 
@@ -125,7 +125,7 @@ def _layout(results: Results, tradeoff_tag: str) -> Layout:
     if tradeoff_tag:
         value, lower, upper = (tradeoff_tag + end for end in _ENDS)
         margin = MarginChartContent(series=[MarginChartContent.Series(value=value, lower=lower, upper=upper)])
-        title = "Accuracy against sparsity: select the runs report/accuracy-against-sparsity"
+        title = "Accuracy against sparsity: select the runs report/vs-sparsity"
         categories.append(Category(title=title, chart=[Chart(title="accuracy (step: sparsity in %)", margin=margin)]))
     metrics = results.plan.metrics
     tags = {

@@ -5,13 +5,12 @@ Lightning starts the same command for every further device.
 """
 
 import json
-import math
 import platform
 import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ import yaml
 from lightning import __version__ as lightning_version
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 from torch.utils.tensorboard.summary import hparams
 
 from lit_prune import __version__
@@ -39,17 +39,11 @@ from lit_prune.training.packages import import_from, package_of
 from lit_prune.training.resuming import find_newest_checkpoint
 from lit_prune.training.run_folder import ERROR, METRICS, RESULT
 
-# measure of a run -> its tag, and its column in TensorBoard's HParams tab
-_COMPARED = {
-    "final_test_acc": "final/test_acc",
-    "test_acc_at_best": "best/test_acc",
-    "best_val_acc": "best/val_acc",
-    "final_val_acc": "final/val_acc",
-    "final_train_acc": "final/train_acc",
-    "final_val_loss": "final/val_loss",
-    "sparsity_start": "start/sparsity",
-    "sparsity_end": "final/sparsity",
-}
+# hyper-parameters that are rarely changed by an experiment; TensorBoard shows the others first
+_SHARED = (
+    *("augment", "batch_norm", "batch_size", "checkpoint", "limit_train", "lr", "lr_scheduler", "max_epochs"),
+    *("optimizer", "precision", "source", "stem", "weights"),
+)
 # settings of the Trainer that are also used when a run is tested
 _TEST_SETTINGS = (
     *("accelerator", "devices", "strategy", "num_nodes", "precision", "deterministic", "benchmark"),
@@ -143,7 +137,7 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
     }
     own = {"experiment": experiment.name, "parent": experiment.parent or "none", "checkpoint": experiment.checkpoint}
     measures = _measure(folder, plan, experiment, RunResult(cli.trainer.current_epoch, test))
-    _log_hyperparameters(folder, own | cli.hyperparameters | {"seed": seed}, measures, cli.trainer.current_epoch)
+    log_hyperparameters(folder, own | cli.hyperparameters | {"seed": seed}, measures, plan)
     (folder / ERROR).unlink(missing_ok=True)
     write_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
     for path in tested.values():
@@ -159,17 +153,28 @@ def _measure(folder: Path, plan: Plan, experiment: Experiment, result: RunResult
     return compute_measures(logged, result, plan.metrics, experiment.train)
 
 
-def _log_hyperparameters(folder: Path, own: dict[str, Any], measures: dict[str, float], epochs: int) -> None:
-    """Log hyper-parameters and measures, also those of the tests, for TensorBoard's HParams tab."""
-    # all runs have the same metrics, because TensorBoard only shows those of the first run
-    metrics = {tag: measures.get(measure, math.nan) for measure, tag in _COMPARED.items()}
+def log_hyperparameters(
+    folder: Path, hyperparameters: dict[str, Any], measures: Mapping[str, float], plan: Plan
+) -> None:
+    """Log the entry of a run in TensorBoard's HParams tab.
+
+    The metrics of the entry are the last values of curves, the accuracies of the tests, and the best validation
+    accuracy; the last two are logged here, because they are no curves.
+    """
+    curves = [plan.metrics[role] for role in ("val_acc", "train_acc", "val_loss") if role in plan.metrics]
+    test = plan.metrics.get("test_acc", "test/acc")
+    single = {test: "final_test_acc", f"{test}_of_best": "test_acc_at_best", "val/best_acc": "best_val_acc"}
+    # all runs name the same metrics, because TensorBoard shows those that one of the runs names
+    described, *session = hparams(hyperparameters, dict.fromkeys([*single, *curves, "sparsity/global"]))
+    content = described.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(content.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = info.name not in _SHARED
+    content.content = data.SerializeToString()
+    points = [Summary.Value(tag=tag, simple_value=measures[name]) for tag, name in single.items() if name in measures]
     file = EventFile(folder)
-    for summary in hparams(own, metrics):
-        file.add_event(Event(wall_time=time.time(), summary=summary))
-    for tag, value in metrics.items():
-        if math.isfinite(value):
-            point = Summary.Value(tag=tag, simple_value=value)
-            file.add_event(Event(wall_time=time.time(), step=epochs, summary=Summary(value=[point])))
+    for summary in (described, *session, Summary(value=points)):
+        file.add_event(Event(wall_time=time.time(), step=int(measures.get("epochs", 0)), summary=summary))
     file.close()
 
 

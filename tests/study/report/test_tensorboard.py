@@ -100,13 +100,13 @@ def test_curves_are_means_over_seeds_at_their_epochs(board):
     folders = {path.name for path in (results.folder / "report").iterdir() if path.is_dir()}
     trained = {e.name.replace("/", "-") for e in results.plan.experiments if e.train}
     assert len(trained) == 28
-    assert folders == trained | {"accuracy-against-sparsity"}
+    assert folders == trained | {"vs-sparsity"}
 
 
 def test_accuracy_against_sparsity_has_margins(board):
     for slug, steps in (("l1", [10, 20, 30, 50, 80, 90, 95, 98]), ("random", [10, 20, 30])):
-        events = read(board, f"accuracy-against-sparsity/{slug}")
-        found = [points(events, f"accuracy-against-sparsity/test_acc{end}") for end in ("", "/lower", "/upper")]
+        events = read(board, f"vs-sparsity/{slug}")
+        found = [points(events, f"vs-sparsity/test_acc{end}") for end in ("", "/lower", "/upper")]
         assert [[step for step, _ in one] for one in found] == [steps] * 3
     values = board.results.values("control/random-20", "final_test_acc").values()
     mean = estimate(values)
@@ -117,8 +117,8 @@ def test_accuracy_against_sparsity_has_margins(board):
 def test_with_one_seed_the_margin_has_no_width(tmp_path):
     make_study(tmp_path, SMALL | {"seeds": [3]})
     write_board(read_results(tmp_path), [], REPORT)
-    events = accumulated(tmp_path / "report" / "accuracy-against-sparsity" / "l1")
-    found = [points(events, f"accuracy-against-sparsity/test_acc{end}") for end in ("", "/lower", "/upper")]
+    events = accumulated(tmp_path / "report" / "vs-sparsity" / "l1")
+    found = [points(events, f"vs-sparsity/test_acc{end}") for end in ("", "/lower", "/upper")]
     assert found[0] == found[1] == found[2]
     assert [step for step, _ in found[0]] == [10]
 
@@ -129,7 +129,7 @@ def test_the_layout_shows_tags_that_the_runs_have(board):
     (chart,) = tradeoff_category.chart  # one chart for all series
     (margin,) = chart.margin.series
     for one in tradeoff(board.results):
-        tags = read(board, f"accuracy-against-sparsity/{one.slug}").Tags()["scalars"]
+        tags = read(board, f"vs-sparsity/{one.slug}").Tags()["scalars"]
         assert set(tags) == {margin.value, margin.lower, margin.upper}
     tags = read(board, "task4-initial-30").Tags()["scalars"]
     shown = {chart.title: [re.compile(tag) for tag in chart.multiline.tag] for chart in training.chart}
@@ -185,8 +185,8 @@ def test_a_diverged_experiment_has_no_curve(tmp_path):
     make_study(tmp_path, diverged={("task1/softmax", 2), ("task4/finetuned-10", 0)})
     write_board(read_results(tmp_path), [], REPORT)
     runs = {path.name for path in (tmp_path / "report").iterdir() if path.is_dir()}
-    assert runs == {"task1-logits", "task5-finetuned-10", "accuracy-against-sparsity"}
-    assert [path.name for path in (tmp_path / "report/accuracy-against-sparsity").iterdir()] == ["l1-not-trained"]
+    assert runs == {"task1-logits", "task5-finetuned-10", "vs-sparsity"}
+    assert [path.name for path in (tmp_path / "report/vs-sparsity").iterdir()] == ["l1-not-trained"]
 
 
 @pytest.mark.parametrize("status", ["missing", "unfinished", "failed", "diverged"])
@@ -202,7 +202,7 @@ def test_a_study_without_complete_runs_has_the_report_as_text(tmp_path, status):
 
 def test_tensorboard_serves_the_curves(board, web):
     runs = answer(web, "/data/runs")
-    assert {"report", "report/task1-logits", "report/accuracy-against-sparsity/l1"} < set(runs)
+    assert {"report", "report/task1-logits", "report/vs-sparsity/l1"} < set(runs)
     assert all(run == "report" or run.startswith("report/") for run in runs)
     served = answer(web, "/data/plugin/scalars/scalars", run="report/task4-initial-30", tag="val/acc")
     assert [(step, value) for _, step, value in served] == points(read(board, "task4-initial-30"), "val/acc")
@@ -217,7 +217,7 @@ def test_tensorboard_serves_the_charts(board, web):
             assert found["regex_valid"] is True
             assert found["tag_to_events"]
     for tag in first["chart"][0]["margin"]["series"][0].values():
-        assert answer(web, "/data/plugin/scalars/scalars", run="report/accuracy-against-sparsity/l1", tag=tag)
+        assert answer(web, "/data/plugin/scalars/scalars", run="report/vs-sparsity/l1", tag=tag)
 
 
 def test_tensorboard_serves_figures_and_text(board, web):
