@@ -19,7 +19,7 @@ from lit_prune.cli.parser import one_sentence_errors
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.signals import StopSignals
 from lit_prune.data import CIFAR10DataModule
-from lit_prune.errors import InputError, UnfinishedError, expected
+from lit_prune.errors import InputError, UnfinishedError, expected, root_cause
 from lit_prune.files.checkpoint import read_checkpoint, stored_settings
 from lit_prune.files.trust import check_stored_settings
 from lit_prune.models.resnet18 import LitResNet18
@@ -136,7 +136,7 @@ class TrainingCLI(LightningCLI):
             stored = self._run.stored = stored_settings(self._run.checkpoint.content, classes)
             given = collect_settings(self.parser.parse_args(self._argv, defaults=False)[command])
             check_stored_settings(stored, given, path)
-            chosen = apply_stored_settings(stored, given, command, path)
+            chosen = apply_stored_settings(stored, given, command, path, config.get("resume") is not None)
             with one_sentence_errors(self._argv):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
         if self.config[command].name is None:
@@ -164,15 +164,15 @@ class TrainingCLI(LightningCLI):
             super().instantiate_classes()
         except (InputError, MisconfigurationException, OSError):
             raise
-        except (ValueError, TypeError, RuntimeError) as error:
-            root = _root_cause(error)  # jsonargparse wraps the errors of a class in its own errors
-            if isinstance(root, InputError):
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            root = root_cause(error)
+            if isinstance(root, InputError | MisconfigurationException | ImportError):
                 raise root from error
             found = str(root).rstrip(".")
             if found.startswith("Found more than one stateful callback"):
                 found = found.split(". ")[0]  # Lightning's other sentences address authors of callbacks
-            what = "arguments that the model, the data and the Trainer accept"
-            raise expected(what, found, "`--help` lists the arguments") from error
+            sentence = f"The model, the data or the Trainer cannot be built: {found}."
+            raise InputError(f"{sentence} `--help=all` lists all options.") from error
         self.datamodule = adapt_data(self.datamodule, self._package)
         self._run.load_weights(self.model, config.get("init_from"))
 
@@ -187,7 +187,10 @@ class TrainingCLI(LightningCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self._training:
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except OSError as error:
+                raise self._run.explain_stop(error) from error
         else:
             prune_and_score(self.trainer, self.model, self.datamodule)
 
@@ -244,7 +247,7 @@ def main(argv: Sequence[str]) -> int:
         except Exception as error:
             if isinstance(error, UnfinishedError) and error.status > 128 and stopping.received is None:
                 return error.status  # another process of the run received the signal, and reports it
-            return print_error(error)
+            return print_error(stopping.blame(error))
     return 0
 
 
@@ -252,9 +255,3 @@ def _default_name(command: str, config: Namespace) -> str:
     if command != "fit":
         return command
     return "-".join(Path(str(path)).stem for path in config.get("config") or []) or "resnet18"
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return error

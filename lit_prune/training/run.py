@@ -14,8 +14,9 @@ from lightning.pytorch.callbacks import Callback
 import lit_prune.callbacks
 from lit_prune.callbacks import Pruning, SparsityMonitor
 from lit_prune.callbacks._checks import base_names
+from lit_prune.cli.failures import describe_failure
 from lit_prune.cli.signals import StopSignals
-from lit_prune.errors import expected
+from lit_prune.errors import UnfinishedError, expected
 from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import (
@@ -30,6 +31,7 @@ from lit_prune.training.callbacks import (
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from lit_prune.training.custom_classes import split_options
 from lit_prune.training.hyperparameters import choose_hyperparameters
+from lit_prune.training.launcher import check_strategy
 from lit_prune.training.loggers import make_loggers, rewind_logs
 from lit_prune.training.packages import derive, import_from
 from lit_prune.training.precedence import collect_settings
@@ -100,6 +102,7 @@ class Run:
         self._resources = resources
         self._can_resume = False  # with `--resume`, which needs the default loggers
         self._dirpath: Path | None = None  # of checkpoints; None: Lightning finds the folder of the logger
+        self._resume: tuple[Path, str] | None = None  # checkpoint to resume from, and how
 
     @property
     def continues(self) -> bool:
@@ -187,6 +190,13 @@ class Run:
             if self.folder is not None and (self.folder / METRICS).is_file():
                 print(f"written to {self.folder / METRICS}")
 
+    def explain_stop(self, error: OSError) -> Exception:
+        """Return an error that says how to resume a training which a full disk, for example, stopped."""
+        failure = None if self._resume is None else describe_failure(error, self._resume[1])
+        if self._resume is None or failure is None or not self._resume[0].is_file():
+            return error
+        return UnfinishedError(failure.sentence)
+
     def finish(self, trainer: Trainer) -> None:
         """Print the summary of a finished training, and write it to the run folder."""
         if trainer.is_global_zero:
@@ -258,8 +268,9 @@ class Run:
             callbacks.append(FiniteLoss(folder / LAST))
         saves = config.trainer.enable_checkpointing is not False
         if self._stopping is not None:
-            again = f"the same command and `--ckpt_path {folder / LAST}`"
-            resume = f"`lit-prune fit --resume {self.folder}`" if self._can_resume else again
+            again = f"the same command and `--ckpt_path {shlex.quote(str(folder / LAST))}`"
+            resume = f"`lit-prune fit --resume {shlex.quote(str(self.folder))}`" if self._can_resume else again
+            self._resume = (folder / LAST, f"resume with {resume}")
             callbacks.append(CheckpointOnSignal(self._stopping, folder / LAST if saves else None, resume))
         if not saves:
             return callbacks
@@ -285,6 +296,7 @@ def check_options(config: Namespace) -> None:
         local = root.removeprefix("file://")
         hint = "copy the run there afterwards" if local == root else f"write it as `{local}`"
         raise expected("`--trainer.default_root_dir` to be a local folder", f"`{root}`", hint)
+    check_strategy(config.trainer.strategy)
     for name in _POSITIVE:
         value = getattr(config.trainer, name, None)
         if isinstance(value, int | float) and value <= 0:

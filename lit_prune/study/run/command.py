@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from jsonargparse import Namespace
 
 from lit_prune.cli.failures import print_error
-from lit_prune.cli.imports import no_garbage_collection
+from lit_prune.cli.imports import importing
 from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.files.nested import merge
 from lit_prune.study.measures import format_duration
@@ -54,7 +54,7 @@ def _run(options: Namespace) -> int:
     if not options.dry_run:
         print(_headline(plan, chosen, out), flush=True)  # before torch is imported, which takes seconds
     # imported here, after errors in the plan were reported
-    with no_garbage_collection():
+    with importing():
         from lit_prune.study.run.preflight import check_settings, default_jobs, load_weights
 
     todo = list_jobs(plan, chosen, out)

@@ -19,6 +19,7 @@ from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, run_settings
 from lit_prune.training.cli import TrainingCLI
+from lit_prune.training.launcher import check_strategy
 
 _IMAGENET = "IMAGENET1K_V1"
 
@@ -34,6 +35,7 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
         for experiment in experiments:
             try:
                 settings = run_settings(plan, experiment, plan.seeds[0], out)
+                check_strategy((settings.get("trainer") or {}).get("strategy"))
                 path.write_text(yaml.safe_dump(settings), encoding="utf-8")
                 with redirect_stdout(StringIO()):
                     TrainingCLI(["fit", "--config", str(path), "--print_config"])
