@@ -126,7 +126,8 @@ class SparsityMonitor(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         report = sparsity_report(self._weights)
-        pl_module.log_dict(self._metrics(report))
+        # the values are the same in all processes; their maximum is exactly that, unlike a mean
+        pl_module.log_dict(self._metrics(report), reduce_fx="max", sync_dist=True)
         loggers: list[Any] = trainer.loggers
         for logger in loggers:
             if trainer.is_global_zero and "TensorBoardLogger" in base_names(logger):
@@ -218,7 +219,7 @@ def _draw_sparsity(writer: Any, report: SparsityReport, epoch: int) -> None:
     axes = figure.add_subplot()
     axes.barh([layer.name for layer in report.layers], [layer.sparsity for layer in report.layers])
     axes.axvline(report.sparsity, color="black", linestyle="--", label=f"all: {report.sparsity:.2%}")
-    axes.set(xlim=(0, 1), xlabel="fraction of weights that are zero", title=f"Epoch {epoch + 1}")
+    axes.set(xlim=(0, 1), xlabel="fraction of weights that are zero", title=f"Epoch {epoch}")
     axes.invert_yaxis()
     axes.legend(loc="lower right")
     canvas.draw()
