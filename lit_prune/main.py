@@ -109,6 +109,9 @@ def _dispatch(argv: list[str]) -> int:
         print(short_help(argv[0], COMMANDS[argv[0]][1]))
         return 0
     argv = ["--help" if word == "--help=all" else word for word in argv]
+    # importing Lightning takes seconds
+    if COMMANDS[argv[0]][0] == "training.cli" and sys.stderr.isatty():
+        print(f"lit-prune {argv[0]}: loading PyTorch Lightning", file=sys.stderr)
     with importing():
         module = import_module(f"lit_prune.{COMMANDS[argv[0]][0]}")
     status: int = module.main(argv)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -31,8 +31,8 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the folder for the PNG files")
     parser.add_argument(
         "--runs",
-        default=r"^task[12]/.*seed=0$",
-        help="regular expression for the names of the runs to select on the Scalars tab",
+        default=r"^report/(task|vs)",
+        help="regular expression for the names of the runs to select on the tabs Time Series and Custom Scalars",
     )
     parser.add_argument(
         "--seconds", type=int, default=30, help="seconds of the browser's virtual time to wait for each page"
@@ -44,28 +44,35 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     with tensorboard(given.logdir) as port:
         runs = wait_for_runs(port, given.logdir)
-        shown = [run for run in runs if re.search(given.runs, run)] or runs
-        for name, height, anchor in tabs(shown):
+        for name, height, address in tabs(runs, given.runs):
             path = given.out / f"tensorboard-{name}.png"
-            take_screenshot(browser, f"http://127.0.0.1:{port}/#{anchor}", path, height, given.seconds)
+            take_screenshot(browser, f"http://127.0.0.1:{port}/{address}", path, height, given.seconds)
             print(path)
 
 
-def tabs(runs: Sequence[str]) -> list[tuple[str, int, str]]:
-    """Return the name, the height in pixels and the URL fragment of each tab; the Scalars tab selects `runs`."""
-    # switch off smoothing, which distorts short curves, and select runs: TensorBoard selects none if there are over 40
+def tabs(runs: Sequence[str], pattern: str) -> list[tuple[str, int, str]]:
+    """Return the name, the height in pixels, and the query and fragment of the URL of each tab.
+
+    Args:
+        runs: All runs.
+        pattern: Regular expression for the names of the runs to select on the tabs Time Series and Custom Scalars.
+    """
+    # switch off smoothing, which distorts short curves
+    chosen = _state({run: bool(re.search(pattern, run)) for run in runs})
+    figures = _state({run: run == "report" for run in runs})
     tags = quote("^(train|val)/", safe="")
+    series = f"?smoothing=0&tagFilter={tags}&runFilter={quote(pattern, safe='')}"
     return [
-        ("scalars", 1000, f"scalars&tagFilter={tags}&runSelectionState={_state(runs)}&_smoothingWeight=0"),
-        ("custom-scalars", 1400, f"custom_scalars&runSelectionState={_state(['report'])}&_smoothingWeight=0"),
-        ("images", 1400, f"images&runSelectionState={_state(['report'])}"),
-        ("hparams", 1000, "hparams"),
+        ("time-series", 1100, f"{series}#timeseries"),
+        ("custom-scalars", 900, f"#custom_scalars&runSelectionState={chosen}&_smoothingWeight=0"),
+        ("images", 1400, f"#images&runSelectionState={figures}"),
+        ("hparams", 1000, "#hparams"),
     ]
 
 
-def _state(runs: Sequence[str]) -> str:
+def _state(runs: Mapping[str, bool]) -> str:
     """Encode a selection of runs as in TensorBoard's URLs."""
-    content = json.dumps(dict.fromkeys(runs, True), separators=(",", ":")).encode()
+    content = json.dumps(runs, separators=(",", ":")).encode()
     # pad with spaces, so that base64 adds no `=`, at which TensorBoard would cut the URL
     return quote(base64.b64encode(content + b" " * (-len(content) % 3)).decode(), safe="")
 

@@ -50,6 +50,9 @@ def describe_failure(error: BaseException, again: str = _AGAIN) -> Failure | Non
         return Failure(message, getattr(error, "status", 2))
     if (sentence := _missing_metric(message)) is not None:
         return Failure(sentence, 2)
+    if isinstance(error, AttributeError) and "using the learning rate finder" in message:
+        hint = "set `self.lr` in `__init__`, and use it in `configure_optimizers`"
+        return Failure(str(expected("a model with an attribute `lr`, for LearningRateFinder", "none", hint)), 2)
     if isinstance(error, ImportError) and (sentence := _missing_package(error, message)) is not None:
         return Failure(sentence, 2)
     if type(error).__name__ == "MisconfigurationException":  # by name, because importing Lightning takes seconds

@@ -26,11 +26,12 @@ from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import SaveRunConfig
 from lit_prune.training.custom_classes import find_custom_classes
 from lit_prune.training.launcher import exit_with_launcher
+from lit_prune.training.loggers import add_log_folder, name_loggers
 from lit_prune.training.options import add_fit_options, add_options, make_parser
 from lit_prune.training.packages import adapt_data, find_package, import_from, package_of
 from lit_prune.training.precedence import apply_stored_settings, collect_settings
 from lit_prune.training.resuming import Checkpoint, insert_run_config
-from lit_prune.training.run import Run, check_options, prune_and_score
+from lit_prune.training.run import Run, check_options, check_weights, prune_and_score
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
@@ -55,6 +56,7 @@ class TrainingCLI(LightningCLI):
         training: False makes `fit` prune without training: the pruning callbacks prune at once, the model is evaluated
             on the validation images, and `checkpoints/last.ckpt` is written.
         stopping: Handler of SIGTERM and SIGINT; if None, the run does not handle these signals.
+        logs_hyperparameters: Whether `fit` logs the hyper-parameters for TensorBoard's HParams tab when it ends.
 
     Raises:
         InputError: If an option, a configuration or a file cannot be used.
@@ -66,17 +68,19 @@ class TrainingCLI(LightningCLI):
         folder: Path | None = None,
         training: bool = True,
         stopping: StopSignals | None = None,
+        logs_hyperparameters: bool = True,
     ) -> None:
-        self._argv = insert_run_config(argv)
+        self._argv = add_log_folder(insert_run_config(argv))
         # build only the parser of this command; Lightning would build the parsers of all four commands
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
+        self._logs_hyperparameters = logs_hyperparameters
         model, data = find_custom_classes(self._argv)
         self._custom_model = model is not None
         self._package = find_package(model)
         with ExitStack() as resources:
-            self._run = Run(self._argv[0], self._package, folder, stopping, resources)
+            self._run = Run(self._argv, self._package, folder, stopping, resources)
             super().__init__(
                 LitResNet18 if model is None else import_from(self._package, "LightningModule"),
                 CIFAR10DataModule if data is None else import_from(find_package(data), "LightningDataModule"),
@@ -137,7 +141,10 @@ class TrainingCLI(LightningCLI):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
         if self.config[command].name is None:
             self.config[command].name = name
+        name_loggers(self.config[command].trainer.logger, self.config[command].name)
         check_options(self.config[command])
+        if command != "fit":
+            check_weights(self.config[command])
 
     def _add_instantiators(self) -> None:
         # `save_hyperparameters` of each class asks its own package for the options
@@ -173,7 +180,9 @@ class TrainingCLI(LightningCLI):
         """Build the Trainer, with the loggers and callbacks that every run has."""
         config, trainer = self.config[self.subcommand], self._get(self.config_init, "trainer")
         kwargs |= self._run.trainer_arguments(config, trainer, self.model)
-        self.save_config_kwargs = {"overwrite": not self._run.continues}
+        if self.subcommand == "fit":
+            self._run.summary.logs_hyperparameters = self._logs_hyperparameters
+        self.save_config_kwargs = {"overwrite": not self._run.continues, "folder": self._run.folder}
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
@@ -185,9 +194,27 @@ class TrainingCLI(LightningCLI):
         else:
             prune_and_score(self.trainer, self.model, self.datamodule)
 
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        # `Trainer.test` and `Trainer.validate` would print 16 digits
+        self._verbose = kwargs.get("verbose", False)
+        return kwargs | ({"verbose": False} if "verbose" in kwargs else {})
+
+    def after_test(self) -> None:
+        """Print the metrics, unless `--verbose false` is given."""
+        if self._verbose:
+            self._run.print_scores(self.trainer)
+
+    after_validate = after_test
+
     def after_fit(self) -> None:
         """Print the summary of the training, and write it to the run folder."""
         self._run.finish(self.trainer)
+
+    @property
+    def hyperparameters(self) -> dict[str, bool | int | float | str]:
+        """Hyper-parameters of a run of `fit`, by name, as in the HParams tab."""
+        return self._run.summary.hyperparameters
 
     @property
     def best_epoch(self) -> int | None:

@@ -25,7 +25,8 @@ def find_custom_classes(argv: Sequence[str]) -> tuple[str | None, str | None]:
         InputError: If an option names no class, or a configuration does not exist or is unsafe to load.
     """
     chosen: dict[str, str | None] = {"model": None, "data": None}
-    for option, value in _options(argv):
+    given = os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG", "") if argv else ""
+    for option, value in [("--config", given), *split_options(argv)]:
         config = load_config(find_config(value)) if option in ("-c", "--config") and value else None
         for group in chosen:
             if option in (f"--{group}", f"--{group}.class_path"):
@@ -40,9 +41,8 @@ def find_custom_classes(argv: Sequence[str]) -> tuple[str | None, str | None]:
     return chosen["model"], chosen["data"]
 
 
-def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the configuration in the environment, and the options with their values, in the order of precedence."""
-    yield "--config", os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG", "") if argv else ""
+def split_options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options with their values, and each value as an option with the word after it."""
     for word, after in pairwise([*argv, ""]):
         option, equals, value = word.partition("=")
         yield option, value if equals else after
