@@ -17,6 +17,9 @@ from lit_prune.training.custom_classes import split_options
 from lit_prune.training.packages import LIGHTNING, derive
 from lit_prune.training.run_folder import EVENTS, LOGS, METRICS, is_rank_zero
 
+# TensorBoard sorts charts by name; so it begins with the curves of `train` and `val`, unless there are others
+_TAGS = {"lr": "train/lr", "time/epoch": "train/time"}
+
 
 class _EpochAxis:
     """Logs the metrics of an epoch with the epoch as their step, instead of the number of optimizer steps.
@@ -34,10 +37,16 @@ class _EpochAxis:
         # use the epoch as the step, except for metrics of a single batch, whose names end in "_step"
         if "epoch" in metrics and not any(name.endswith("_step") for name in metrics):
             step = int(metrics["epoch"])
-        super().log_metrics(metrics, step)  # type: ignore[misc]
+        super().log_metrics(self._rename(metrics), step)  # type: ignore[misc]
+
+    def _rename(self, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+        return metrics
 
 
 class _TensorBoard(_EpochAxis):
+    def _rename(self, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {_TAGS.get(name, name): value for name, value in metrics.items() if name != "epoch"}
+
     @property
     def experiment(self) -> Any:
         # on ranks other than 0, the inherited property returns a logger that does nothing
@@ -170,7 +179,7 @@ def merge_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
 
 
 def write_rows(loggers: list[Any]) -> None:
-    """Write the row of an epoch that has ended, to which no metrics will be added."""
+    """Write the row of a finished epoch, to which no metrics will be added."""
     for logger in loggers:
         if isinstance(logger, _CSV) and is_rank_zero():
             logger.experiment.save(whole=True)
