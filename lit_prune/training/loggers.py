@@ -17,8 +17,10 @@ from lit_prune.training.custom_classes import split_options
 from lit_prune.training.packages import LIGHTNING, derive
 from lit_prune.training.run_folder import EVENTS, LOGS, METRICS, is_rank_zero
 
+# metric that `RunSummary` logs with the last metrics of an epoch
+EPOCH_TIME = "time/epoch"
 # TensorBoard sorts charts by name; so it begins with the curves of `train` and `val`, unless there are others
-_TAGS = {"lr": "train/lr", "time/epoch": "train/time"}
+_TAGS = {"lr": "train/lr", EPOCH_TIME: "train/time"}
 
 
 class _EpochAxis:
@@ -67,7 +69,7 @@ class _Rows(ExperimentWriter):
 
     Attributes:
         merges: Whether metrics that are logged for the same epoch, first of validation and then of training, become one
-            row. Then the last row stays in memory, in `metrics`, until the next row or `save(whole=True)`.
+            row. Then the last row stays in memory, in `metrics`, until it has `EPOCH_TIME`, or the next row is logged.
         count: Number of rows on disk, stored here because counting rows at each checkpoint would slow down long runs.
     """
 
@@ -91,7 +93,7 @@ class _Rows(ExperimentWriter):
                 self.metrics[-2:] = [before | row]
 
     def save(self, whole: bool = False) -> None:
-        """Append the rows logged since the last call, with `whole` also the one to which metrics may still be added.
+        """Append the rows logged since the last call, with `whole` also one to which metrics may still be added.
 
         Raises:
             OSError: If the rows cannot be written (the file then stays unchanged), or if the file was removed since the
@@ -101,7 +103,7 @@ class _Rows(ExperimentWriter):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         rows = self.metrics
         if self.merges and not whole and rows and rows[-1].get("epoch") == rows[-1]["step"]:
-            rows = rows[:-1]
+            rows = rows if EPOCH_TIME in rows[-1] else rows[:-1]
         if not rows:
             return
         header = sorted({*self.metrics_keys, *chain(*rows)})
@@ -176,13 +178,6 @@ def merge_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
         if isinstance(logger, _CSV) and is_rank_zero():
             logger.experiment.merges = True
             logger.experiment.metrics += [dict(unwritten)] if unwritten else []
-
-
-def write_rows(loggers: list[Any]) -> None:
-    """Write the row of a finished epoch, to which no metrics will be added."""
-    for logger in loggers:
-        if isinstance(logger, _CSV) and is_rank_zero():
-            logger.experiment.save(whole=True)
 
 
 def sync_logs(loggers: list[Any]) -> dict[str, Any]:
