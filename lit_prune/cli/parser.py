@@ -161,7 +161,7 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
     if options.get("limit") is not None:
         check_integer("--limit", options.limit, 1, hint="leave it out to use all images")
     if options.get("metric") is not None and parser.data_class is None:
-        raise expected("a data module of your own beside `--metric`", "none", "name it with `--data module.Class`")
+        raise expected("a data module of your own with `--metric`", "none", "name it with `--data module.Class`")
     if options.model is not None and os.getcwd() not in sys.path:  # the class may be in the current folder
         sys.path.insert(0, os.getcwd())
     return options

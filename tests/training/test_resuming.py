@@ -7,6 +7,7 @@ import signal
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -292,3 +293,16 @@ def test_only_checkpoint_files_are_removed_as_checkpoints(tmp_path):
         AtomicCheckpointIO().remove_checkpoint(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "folder"]
     assert (tmp_path / "folder" / "inner").is_dir()
+
+
+def test_the_next_checkpoint_after_a_kill_between_two_renames_leaves_no_temporary_file(tmp_path):
+    last, previous = tmp_path / LAST.name, tmp_path / "previous.ckpt"
+    plugin = AtomicCheckpointIO()
+    content: dict[str, Any] = {"state_dict": {"weight": torch.rand(2)}, "pytorch-lightning_version": "2.6.0"}
+    plugin.save_checkpoint(content | {"number": 1}, last)
+    previous.hardlink_to(last)  # the next last.ckpt was not renamed in time
+    for number in (2, 3):
+        plugin.save_checkpoint(content | {"number": number}, last)
+        assert {path.name for path in tmp_path.iterdir()} == {last.name, previous.name}
+        assert read_checkpoint(last)["number"] == number
+        assert read_checkpoint(previous)["number"] == number - 1
