@@ -288,7 +288,7 @@ def test_the_cut_of_the_last_pruning_is_no_threshold(tmp_path):
     dotted = [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"]
     assert dotted == [pytest.approx(0.3, abs=0.005)]
     labels = {text.get_text(): text.get_position()[0] for text in axes.texts}
-    assert list(labels) == ["30%", "50%", "80%", "90%"]  # not 15%, the sparsity of today
+    assert list(labels) == ["30%", "50%", "80%"]  # not 15%, the sparsity of today
     assert sorted(labels.values()) == list(labels.values())
     assert labels["30%"] <= dotted[0]
 
