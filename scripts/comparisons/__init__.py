@@ -1,0 +1,1 @@
+"""What libraries do about promises of pruning and freezing."""
