@@ -63,8 +63,9 @@ def closest_hint(found: str, choices: Iterable[str], otherwise: str, before: str
         otherwise: Hint to return if no choice is similar to the value.
         before: Text to show in front of the choice, such as "lit-prune ".
     """
-    near = get_close_matches(found, choices, n=1)
-    return f"did you mean `{before}{near[0]}`" if near else otherwise
+    known = {choice.lower(): choice for choice in choices}
+    near = get_close_matches(found.lower(), known, n=1)
+    return f"did you mean `{before}{known[near[0]]}`" if near else otherwise
 
 
 def check_integer(name: str, value: Any, low: int, high: int | None = None, *, hint: str) -> None:
@@ -103,3 +104,13 @@ def one_line(error: BaseException, limit: int = 200) -> str:
         limit: A line of at most this number of characters is not shortened.
     """
     return shorten(" ".join(str(error).split("\n\n")[0].split()).rstrip("."), limit) or type(error).__name__
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """Return the first `InputError` among an error and its causes, or else the last cause.
+
+    jsonargparse raises its own errors from those that a class raises.
+    """
+    while not isinstance(error, InputError) and (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

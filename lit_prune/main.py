@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from lit_prune.cli.failures import print_error
-from lit_prune.cli.imports import no_garbage_collection
+from lit_prune.cli.imports import ending_on_interrupt, importing
+from lit_prune.cli.short_help import short_help
 from lit_prune.errors import InputError, closest_hint, expected
 from lit_prune.version import __version__
 
@@ -43,7 +44,7 @@ USAGE = "\n".join(
         *(f"  {name:12s} {help_}" for name, (_, help_) in COMMANDS.items()),
         "",
         "options:",
-        "  -h, --help   show this text; `lit-prune COMMAND --help` lists the options of a command",
+        "  -h, --help   show this text; `lit-prune COMMAND --help` shows the options of a command and examples",
         "  --version    show the version",
         "",
         "To begin, try `lit-prune study --preset quick`.",
@@ -62,12 +63,17 @@ def main(args: Sequence[str] | None = None) -> int:
         plus the number of the signal that stopped the command. Errors are printed as one line on stderr; bugs raise
         an exception. If the environment variable `LIT_PRUNE_TRACEBACK` is set, errors raise one, too.
     """
-    argv = list(sys.argv[1:] if args is None else args)
+    if args is None:
+        with ending_on_interrupt():
+            return main(sys.argv[1:])
+    argv = list(args)
     try:
         for argument in argv:
             _check(argument)
-        return _dispatch(argv)
-    except InputError as error:
+        status = _dispatch(argv)
+        sys.stdout.flush()
+        return status
+    except (InputError, KeyboardInterrupt, BrokenPipeError) as error:
         return print_error(error)
 
 
@@ -99,7 +105,14 @@ def _dispatch(argv: list[str]) -> int:
     if argv[0] not in COMMANDS:
         hint = closest_hint(argv[0], COMMANDS, hint, "lit-prune ")
         raise expected(f"a command ({', '.join(COMMANDS)})", f"`{argv[0]}`", hint)
-    with no_garbage_collection():
+    if {"-h", "--help"} & set(argv):
+        print(short_help(argv[0], COMMANDS[argv[0]][1]))
+        return 0
+    argv = ["--help" if word == "--help=all" else word for word in argv]
+    # importing Lightning takes seconds
+    if COMMANDS[argv[0]][0] == "training.cli" and sys.stderr.isatty():
+        print(f"lit-prune {argv[0]}: loading PyTorch Lightning", file=sys.stderr)
+    with importing():
         module = import_module(f"lit_prune.{COMMANDS[argv[0]][0]}")
     status: int = module.main(argv)
     return status

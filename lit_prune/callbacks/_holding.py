@@ -1,6 +1,7 @@
 """Keep masked weights at zero during `fit`, in the model and in averages of it."""
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -9,10 +10,11 @@ from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
 
 from lit_prune.callbacks._base import Callback
-from lit_prune.callbacks._checks import base_names, callbacks_of
+from lit_prune.callbacks._checks import base_names, callbacks_of, overrides
 from lit_prune.functional.averages import averaged_copies
 from lit_prune.functional.masking import copy_masks, mask_gradients, mask_weights
 from lit_prune.functional.optimizer_state import keeps_zeros
+from lit_prune.functional.step_hooks import before_step, hookable
 
 
 class MaskHolder(Callback):
@@ -43,10 +45,11 @@ class MaskHolder(Callback):
         for optimizer in trainer.optimizers:
             # in manual optimization, an optimizer without Lightning's wrapper does not call `on_before_optimizer_step`
             if not pl_module.automatic_optimization:
-                handle = optimizer.register_step_pre_hook(lambda it, *_: mask_gradients(pl_module, it))
-                self._undo.append(handle.remove)
-            if not keeps_zeros(optimizer):
-                handle = optimizer.register_step_post_hook(lambda it, *_: mask_weights(pl_module, it))
+                gradients, weights = (partial(mask, pl_module, optimizer) for mask in (mask_gradients, mask_weights))
+                self._undo.append(before_step(optimizer, gradients, weights).remove)
+            # a custom way of clipping may mix the gradients of several weights
+            if not keeps_zeros(optimizer) or overrides(pl_module, "configure_gradient_clipping"):
+                handle = hookable(optimizer).register_step_post_hook(lambda it, *_: mask_weights(pl_module, it))
                 self._undo.append(handle.remove)
         # the module's `on_train_batch_start` may write to weights, and no callback hook runs between it and the
         # training step

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_prune.callbacks._base import Callback
@@ -191,9 +192,16 @@ class Pruning(Callback, ABC):
         self._update_masks(trainer, pl_module)
         if self.layers is None and self.parameters is None:
             describe_choice(type(self).__name__, pl_module, self._weights)
+        last = self.start_epoch if self.end_epoch is None else self.end_epoch
+        if self.amount and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= last:
+            rank_zero_info(
+                f"{type(self).__name__} reaches `amount` in epoch {last}, counted from 0, but training ends after "
+                f"{trainer.max_epochs} epochs."
+            )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply masks of a checkpoint that another callback restored, as `LearningRateFinder` does."""
+        self._choose(trainer, pl_module)  # another callback may have replaced layers, for example by quantizable ones
         self._update_masks(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -35,8 +35,8 @@ class Rewinding:
             return
         if epoch > self.epoch or not is_start:
             raise expected(
-                f"the weights from the start of epoch {self.epoch + 1}, to rewind to",
-                f"a run that continues in epoch {epoch + 1} without them",
+                f"the weights from the start of epoch {self.epoch}, to rewind to",
+                f"a run that continues in epoch {epoch} without them",
                 f"start from the beginning, or resume from a checkpoint written with this `rewind_to` of {owner}",
             )
         self._values = stored_values(model)

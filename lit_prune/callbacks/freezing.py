@@ -32,6 +32,7 @@ from lit_prune.functional.freezing import (
     modules_to_freeze,
 )
 from lit_prune.functional.selection import layers_with_weights
+from lit_prune.functional.step_hooks import before_step
 
 # key in checkpoints under which the frozen modules are listed
 FROZEN_KEY = "lit_prune_frozen"
@@ -175,7 +176,7 @@ class LayerFreezing(Callback):
             _warn_of_copies(pl_module)
         self._freeze(trainer, pl_module)
         # in manual optimization, an optimizer without Lightning's wrapper does not call `on_before_optimizer_step`
-        self._handles = [optimizer.register_step_pre_hook(self._before_step) for optimizer in trainer.optimizers]
+        self._handles = [before_step(optimizer, self._drop_gradients) for optimizer in trainer.optimizers]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Enter the phase in which a resumed run starts."""
@@ -189,9 +190,14 @@ class LayerFreezing(Callback):
         """Enter phases that start because `monitor` did not improve, or whose epoch start a resumed run has skipped."""
         self._reconcile(trainer)
 
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """In manual optimization, set the gradients of frozen parameters to None before the module uses them."""
+        if not pl_module.automatic_optimization:
+            self._drop_gradients()
+
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Set the gradients of frozen parameters to None, before gradients are clipped."""
-        self._before_step()
+        self._drop_gradients()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count validations in which `monitor` did not improve."""
@@ -300,7 +306,7 @@ class LayerFreezing(Callback):
                 thawed = before - after
                 self._scaled += [ScaledUpdates(optimizer, thawed, factor) for optimizer in trainer.optimizers]
 
-    def _before_step(self, *_: Any) -> None:
+    def _drop_gradients(self) -> None:
         if self._frozen is not None:
             self._frozen.drop_gradients()
 

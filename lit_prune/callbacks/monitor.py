@@ -16,12 +16,13 @@ from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, continues, is_model_parallel, refuse_sharded_parameters
 from lit_prune.callbacks._holding import MaskHolder
 from lit_prune.callbacks._pruning import Pruning, pruners_of
-from lit_prune.errors import check_integer, expected
+from lit_prune.errors import InputError, check_integer, expected
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.selection import WeightRef, weight_layers
 from lit_prune.functional.sharding import Split, local, part_like, reshard
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
+from lit_prune.functional.step_hooks import hookable
 
 
 class SparsityMonitor(Callback):
@@ -101,21 +102,20 @@ class SparsityMonitor(Callback):
             self._touched = self._coverage.touched()
         self._module, self._coverage = pl_module, None
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the weights, and start to watch their gradients."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Choose the weights, after other callbacks may have replaced layers, and start to watch their gradients."""
         self._choose(trainer, pl_module)
         if self.gradient_coverage:
             self._coverage = GradientCoverage(self._weights)
-            self._restore(trainer)
+            if self._touched:
+                self._coverage.restore(self._touched)
+                self._touched = {}
+            self._steps += [0] * (len(trainer.optimizers) - len(self._steps))
             # after the step, because other callbacks may change gradients before it
             self._handles = [
-                optimizer.register_step_post_hook(partial(self._sample, index))
+                hookable(optimizer).register_step_post_hook(partial(self._sample, index))
                 for index, optimizer in enumerate(trainer.optimizers)
             ]
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Restore counts from a checkpoint that was loaded after `on_fit_start`, as under `ModelParallelStrategy`."""
-        self._restore(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics, and draw them to TensorBoard."""
@@ -126,7 +126,8 @@ class SparsityMonitor(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         report = sparsity_report(self._weights)
-        pl_module.log_dict(self._metrics(report))
+        # the values are the same in all processes; their maximum is exactly that, unlike a mean
+        pl_module.log_dict(self._metrics(report), reduce_fx="max", sync_dist=True)
         loggers: list[Any] = trainer.loggers
         for logger in loggers:
             if trainer.is_global_zero and "TensorBoardLogger" in base_names(logger):
@@ -166,16 +167,14 @@ class SparsityMonitor(Callback):
             self._coverage.update([optimizer])
         self._steps[index] += 1
 
-    def _restore(self, trainer: Trainer) -> None:
-        if self._coverage is not None and self._touched:
-            self._coverage.restore(self._touched)
-            self._touched = {}
-        self._steps += [0] * (len(trainer.optimizers) - len(self._steps))
-
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._pruners = pruners_of(trainer)
         chosen = [pruner.choose(pl_module) for pruner in self._pruners]
-        self._weights = list(chain.from_iterable(chosen)) or weight_layers(pl_module)
+        try:
+            self._weights = list(chain.from_iterable(chosen)) or weight_layers(pl_module)
+        except InputError as error:
+            hint = "SparsityMonitor measures what that pruning callbacks choose: add `GlobalL1Pruning(0, exclude=...)`."
+            raise InputError(f"{error} {hint}") from error
 
     def _metrics(self, report: SparsityReport) -> dict[str, float]:
         metrics = {"sparsity/global": report.sparsity, "sparsity/masked": report.masked / report.weights}
@@ -220,7 +219,7 @@ def _draw_sparsity(writer: Any, report: SparsityReport, epoch: int) -> None:
     axes = figure.add_subplot()
     axes.barh([layer.name for layer in report.layers], [layer.sparsity for layer in report.layers])
     axes.axvline(report.sparsity, color="black", linestyle="--", label=f"all: {report.sparsity:.2%}")
-    axes.set(xlim=(0, 1), xlabel="fraction of weights that are zero", title=f"Epoch {epoch + 1}")
+    axes.set(xlim=(0, 1), xlabel="fraction of weights that are zero", title=f"Epoch {epoch}")
     axes.invert_yaxis()
     axes.legend(loc="lower right")
     canvas.draw()

@@ -1,8 +1,12 @@
-"""Find a configuration that ships with lit-prune by its name, as in `--config quick`."""
+"""Find a configuration by its path or its name, as in `--config quick`, and read it."""
 
 from pathlib import Path
+from typing import Any
 
-from lit_prune.errors import closest_hint, expected
+import yaml
+
+from lit_prune.errors import InputError, closest_hint, expected
+from lit_prune.files.yaml import describe_fault, load_yaml
 
 _FOLDER = Path(__file__).parents[1] / "configs"
 
@@ -25,3 +29,18 @@ def find_config(value: str) -> str:
         return str(shipped[value])
     hint = closest_hint(value, shipped, f"shipped configurations are {', '.join(shipped)}", "--config ")
     raise expected("`--config` to be a YAML file or a shipped configuration", f"`{value}`", hint)
+
+
+def load_config(path: str) -> Any:
+    """Load the YAML file of a configuration as plain values.
+
+    Raises:
+        InputError: If the file cannot be read, is not YAML, or is dangerous to load.
+    """
+    try:
+        return load_yaml(path)
+    except InputError:
+        raise
+    except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that does not exist
+        found = f"`{path}` ({describe_fault(error)})"
+        raise expected("`--config` to be a readable YAML file", found, "check the file") from error

@@ -17,6 +17,7 @@ from lit_prune.errors import InputError, closest_hint, expected, shorten
 # options whose value is a class: the module and name of its base class, and the noun for messages
 _CLASS_OPTIONS = {
     "trainer.callbacks": ("lightning.pytorch", "Callback", "a callback"),
+    "trainer.logger": ("lightning.pytorch.loggers", "Logger", "a logger"),
     "model.optimizer": ("torch.optim", "Optimizer", "an optimizer"),
     "model.lr_scheduler": ("torch.optim.lr_scheduler", "LRScheduler", "a learning rate scheduler"),
 }
@@ -32,7 +33,7 @@ _KINDS = {
     "dict": "a mapping from names to values",
     "collections.abc.Iterable": "a list",
 }
-_HELP = "`--help` lists the options"
+_HELP = "`--help=all` lists all options"
 _CALLABLE = r"expects a function or a callable class: Parser key \"([^\"]+)\":"
 
 
@@ -66,7 +67,8 @@ def _explain_option(message: str, argv: Sequence[str], options: Sequence[str]) -
         option = next((word for word in argv if word.startswith(f"{match[1]}.") and "=" not in word), match[1])
         return expected(f"a value after `{option}`", "none", f"write `{option} VALUE`")
     if match := re.match(r"argument (\S+): ignored explicit argument '(.*)'", message, re.DOTALL):
-        return expected(f"`{match[1]}` without a value", f"`{shorten(match[2])}`", "leave the value out")
+        hint = _HELP if match[1].endswith("--help") else "leave the value out"
+        return expected(f"`{match[1]}` without a value", f"`{shorten(match[2])}`", hint)
     if match := re.match(r"Invalid option \"(.*)\" for (\S+)", message, re.DOTALL):
         what = f"`{match[2]}` alone, or with skip_default or skip_unset"
         return expected(what, f"`{shorten(match[1])}`", f"`{match[2]}` alone prints everything")
@@ -107,7 +109,8 @@ def _explain_value(message: str, argv: Sequence[str]) -> InputError:
     element = r"Parser key \"([^\"]+)\" element \d+:\s*Expected a <class '(\w+)'>\. Got value: (.*)"
     if match := re.match(element, message, re.DOTALL):
         what = f"every value of `--{match[1]}` to be {_KINDS.get(match[2], match[2])}"
-        return expected(what, f"`{shorten(match[3].strip())}`", "separate values by spaces")
+        hint = f"separate values by spaces, and write other arguments before `--{match[1]}`"
+        return expected(what, f"`{shorten(match[3].strip())}`", hint)
     if match := re.match(r'Parser key "([^"]+)":', message):
         return _bad_value(match[1], message[match.end() :], argv)
     return expected("arguments that can be parsed", _one_line(message), _HELP)
@@ -122,7 +125,10 @@ def _unknown_option(name: str, options: Sequence[str]) -> InputError:
 
 
 def _closest_option(name: str, options: Sequence[str]) -> str | None:
-    """Find the option whose name, or else whose last part, is most similar: `--lr` finds `--model.optimizer.lr`."""
+    """Find the most similar option: one with the same last part, as `--model.optimizer.lr` for `--model.lr`, or any."""
+    same = [option for option in options if _leaf(option.lstrip("-")) == _leaf(name.lstrip("-"))]
+    if near := difflib.get_close_matches(name, same, n=1, cutoff=0.0):
+        return near[0]
     if near := difflib.get_close_matches(name, options, n=1, cutoff=0.75):
         return near[0]
     leaves = {_leaf(option.lstrip("-")): option for option in reversed(options)}
@@ -138,9 +144,11 @@ def _missing_argument(owner: str, names: str, argv: Sequence[str]) -> InputError
 
 def _option_of(owner: str, argv: Sequence[str]) -> str:
     """Find the option that accepts the class `owner`: "model.optimizer" for "torch.optim.SGD"."""
-    named = [key for key in _MODULE_OPTIONS if owner in _given_values(key, argv)]
-    if named:
-        return named[0]
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        name, equals, value = word.partition("=")
+        option = name.lstrip("-").rstrip("+")
+        if _leaf(value if equals else following) == _leaf(owner) and ("." in option or option in _MODULE_OPTIONS):
+            return option.removesuffix(".class_path")
     chosen = (key for key in _CLASS_OPTIONS if _leaf(owner) in _subclasses(key))
     modules = (key for key, base in _MODULE_OPTIONS.items() if _leaf(owner).endswith(base.removeprefix("Lightning")))
     return next(chosen, None) or next(modules, _leaf(owner))
@@ -181,6 +189,9 @@ def _bad_value(key: str, details: str, argv: Sequence[str]) -> InputError:
         found = next((value for value in _given_values(key, argv) if _means(value, found)), found)
     if match := re.search(r"value has (\d+) digits", details):
         return expected(f"`--{key}` to be a shorter number", f"a number of {match[1]} digits", "check the value")
+    if (match := re.search(r"NestedArg\(key='([^']+)'", details)) and re.search(r"is abstract|import path", details):
+        hint = f"name the class first, with `--{key} CLASS`"
+        return expected("a class before its arguments", f"`--{key}.{match[1]}`", hint)
     if key in _CLASS_OPTIONS and (error := _bad_class(key, details, found)) is not None:
         return error
     if match := re.search(r"Expected a tuple with (\d+) elements", details):
@@ -211,7 +222,8 @@ def _bad_class(key: str, details: str, found: str) -> InputError | None:
         return None
     if match := re.search(r"Expected '([^']+)' to be a subclass", details):
         found = match[1]
-    hint = closest_hint(found, sorted(_subclasses(key)), "give a class name, or module.Class for your own class")
+    known = sorted(name for name in _subclasses(key) if not name.startswith("_"))
+    hint = closest_hint(found, known, "give a class name, or module.Class for your own class")
     for package, other in permutations(("lightning.pytorch.", "pytorch_lightning.")):
         if found.startswith(package) and _leaf(found) in _subclasses(key):
             hint = f"did you mean `{other}{found.removeprefix(package)}`, of the same package as the model"

@@ -5,6 +5,7 @@ This module imports neither torch nor Lightning, so that `lit-prune report` star
 
 import argparse
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -20,10 +21,9 @@ from jsonargparse import (  # type: ignore[attr-defined]  # its documentation sa
     set_parsing_settings,
 )
 
-from lit_prune.cli.configs import find_config
+from lit_prune.cli.configs import find_config, load_config
 from lit_prune.cli.parse_errors import explain
 from lit_prune.errors import check_integer, expected, shorten
-from lit_prune.files.yaml import check_yaml
 
 # Configurations must not call functions such as `os.system`. If a denylist is set, even an empty one, jsonargparse
 # refuses such calls; otherwise it only warns.
@@ -42,7 +42,7 @@ class _ParseError(Exception):
 
 class _HelpFormatter(DefaultHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = super()._get_help_string(action)
+        text = re.sub(r", lit_prune\.training\.[\w.]+", "", super()._get_help_string(action))  # every run has these
         if action.default in (None, []) or action.nargs == 0 or "(default: " in (action.help or ""):
             return text.replace(" (default: %(default)s)", "").replace(", default: %(default)s", "")
         return text
@@ -56,11 +56,8 @@ class ConfigOption(ActionConfigFile):
     ) -> None:
         """Read one configuration; its options override options parsed before."""
         path = find_config(values)
-        try:
-            check_yaml(path)
-            super().__call__(parser, namespace, path, option_string)  # type: ignore[no-untyped-call]
-        except (OSError, UnicodeDecodeError) as error:
-            raise expected("`--config` to be a readable YAML file", str(error), f"check `{path}`") from error
+        load_config(path)  # its errors name the file
+        super().__call__(parser, namespace, path, option_string)  # type: ignore[no-untyped-call]
 
 
 class CommandParser(ArgumentParser):
@@ -164,7 +161,7 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
     if options.get("limit") is not None:
         check_integer("--limit", options.limit, 1, hint="leave it out to use all images")
     if options.get("metric") is not None and parser.data_class is None:
-        raise expected("a data module of your own beside `--metric`", "none", "name it with `--data module.Class`")
+        raise expected("a data module of your own with `--metric`", "none", "name it with `--data module.Class`")
     if options.model is not None and os.getcwd() not in sys.path:  # the class may be in the current folder
         sys.path.insert(0, os.getcwd())
     return options

@@ -1,6 +1,5 @@
 """Run a command on a trained network, and turn its errors into an exit status."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,15 +17,14 @@ def run_command(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -
         The exit status: 0 for success, 1 for a command that could not finish (for example on a full disk), 2 for input
         that cannot be used, or 128 plus the number of the signal that stopped the command.
     """
-    with quiet(scoring=True), StopSignals():
+    with quiet(scoring=True), StopSignals() as stopping:
         try:
             command(argv)
             sys.stdout.flush()
         except SystemExit as leave:  # after --help
             return int(leave.code or 0)
-        except BrokenPipeError:  # as in `lit-prune inspect ... | head`
-            # otherwise Python flushes stdout at exit and raises the error again
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError as error:  # the command's work is done when it prints
+            print_error(error)
         except Exception as error:
-            return print_error(error)
+            return print_error(stopping.blame(error))
     return 0

@@ -17,11 +17,13 @@ class StopSignals:
     Attributes:
         received: The last signal that arrived; None before the first one.
         patient: Whether the first signal only sets `received` instead of raising. A second signal always raises.
+        raised: The error that was raised; None before. A library may catch it, and raise an error of its own instead.
     """
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.patient = False
+        self.raised: UnfinishedError | None = None
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> "StopSignals":
@@ -50,4 +52,9 @@ class StopSignals:
             text = "stopping after the current batch or validation. Repeat the signal to stop now."
             print(f"\n{self.received.name}: {text}", file=sys.stderr)
             return
-        raise UnfinishedError(f"Interrupted by {self.received.name}. Run the same command again.", 128 + number)
+        self.raised = UnfinishedError(f"Interrupted by {self.received.name}. Run the same command again.", 128 + number)
+        raise self.raised
+
+    def blame(self, error: Exception) -> Exception:
+        """Return the error that was raised if `error` follows from it, else `error`."""
+        return error if self.raised is None or isinstance(error, UnfinishedError) else self.raised

@@ -212,7 +212,7 @@ class TrainLoader(Loader):
         if state is None or state["epoch"] != self.epoch or state["batch"] == 0:
             return 0
         if state["plan"] != self._plan:
-            where = f"after batch {state['batch']} of epoch {state['epoch'] + 1}"
+            where = f"after batch {state['batch']} of epoch {state['epoch']}"
             raise expected(
                 f"the checkpoint's data settings {state['plan']} to resume {where}",
                 self._plan,

@@ -50,7 +50,7 @@ class CIFAR10DataModule(LightningDataModule):
             shifts by up to 4 pixels.
         seed: Random seed for the order and augmentation of training images. None uses the seed of `seed_everything`,
             or 0 if it was not called.
-        predict_path: Image file or folder of images to predict. None predicts the test set.
+        predict_path: Image file, or folder of images with subfolders, to predict. None predicts the test set.
         num_workers: Number of worker processes that load batches in advance. 0 loads them in the main process, which is
             fastest for data in memory or on a local disk.
 

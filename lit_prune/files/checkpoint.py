@@ -28,6 +28,12 @@ _SHOWN = 3  # largest number of names listed in a message
 _LIGHTNING_VERSIONS = ("1", "2")
 _ARCHIVE = b"PK\x03\x04"  # first bytes of a zip archive
 _FOLDER = 0x10  # attribute bit that marks a record of a zip archive as a folder
+# results that `fit` stores under `KEY`: the types of their values, and the names that they have if there are any
+_RESULTS = {
+    "best": (int | float | str, {"val_acc", "val_loss", "epoch", "checkpoint"}),
+    "final": (int | float, set[str]()),
+    "pending": (int | float, {"epoch"}),
+}
 # harmless checkpoints also contain objects of these packages, so an error lists names in other packages first
 _FAMILIAR = ("collections.", "lightning.", "lightning_fabric.", "numpy.", "pytorch_lightning.", "torch.")
 _GROUPS = {"model": "hyper_parameters", "data": "datamodule_hyper_parameters"}
@@ -240,15 +246,39 @@ def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     own = content.get(KEY, {"settings": {}})
     if not isinstance(own, Mapping):
         raise malformed(path, KEY)
-    if (found := own.get("format", 0)) not in range(FORMAT + 1):
+    found = own.get("format", 0)
+    if not isinstance(found, int) or found not in range(FORMAT + 1):
         hint = "if a newer lit-prune wrote the file, run `pip install --upgrade lit-prune`"
         raise expected(f"a checkpoint in format {FORMAT} or older", f"`{path}` in format {found!r}", hint)
     check_shape(own.get("settings"), path)
+    _check_results(own, path)
     for key in (*_GROUPS.values(), "callbacks"):
         if not isinstance(content.get(key, {}), Mapping):
             raise malformed(path, key)
     check_callback_states(content.get("callbacks", {}), path)
     return content
+
+
+def _check_results(own: Mapping[str, Any], path: str | Path) -> None:
+    """Check the types of the results that a run resumes with."""
+    logs = own.get("logs", {})
+    events = logs.get("events", {}) if isinstance(logs, Mapping) else None
+    if not _holds(events, int) or not isinstance(logs.get("rows", 0), int):
+        raise malformed(path, f"{KEY}.logs")
+    for name, (kind, needed) in _RESULTS.items():
+        entry = own.get(name, {})
+        if not _holds(entry, kind) or (entry and not needed <= entry.keys()):
+            raise malformed(path, f"{KEY}.{name}")
+    for name in ("max_epochs", "max_steps", "max_time"):
+        if not isinstance(own.get(name), int | str | None):
+            raise malformed(path, f"{KEY}.{name}")
+    callbacks = own.get("callbacks", [])
+    if not isinstance(callbacks, list) or not all(isinstance(name, str) for name in callbacks):
+        raise malformed(path, f"{KEY}.callbacks")
+
+
+def _holds(entry: Any, kind: Any) -> bool:
+    return isinstance(entry, Mapping) and all(isinstance(value, kind) for value in entry.values())
 
 
 def _check_version(version: Any, path: str | Path) -> None:

@@ -5,13 +5,12 @@ can contain itself; and values can be nested too deep for Python. So the parser'
 built; their number is limited by the size of the file, even with aliases.
 """
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from lit_prune.errors import expected, shorten
+from lit_prune.errors import expected, one_line, shorten
 
 _MEGABYTES, _VALUES, _DEPTH = 10, 100_000, 100  # limits: size of the file, number of values, levels of nesting
 _PYTHON = "tag:yaml.org,2002:python"
@@ -19,23 +18,20 @@ _PYTHON = "tag:yaml.org,2002:python"
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
-def check_yaml(path: str | Path) -> None:
-    """Raise an error if a file is dangerous to load as YAML; files that are not YAML at all pass the check.
-
-    Raises:
-        InputError: If the file is larger than 10 MB, expands to more than 100,000 values when aliases are followed, is
-            nested more than 100 levels deep, has a value that contains itself, or has tags that build Python objects.
-        OSError: If the file cannot be read.
-    """
-    with contextlib.suppress(UnicodeDecodeError, yaml.YAMLError):
-        _check(_read(path), f"`{path}`")
+def describe_fault(error: Exception) -> str:
+    """Say in one line where YAML is wrong, from the error of `load_yaml`."""
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return one_line(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', None) or 'wrong syntax'}"
 
 
 def load_yaml(path: str | Path) -> Any:
     """Load a YAML file as plain values.
 
     Raises:
-        InputError: As for `check_yaml`.
+        InputError: If the file is larger than 10 MB, expands to more than 100,000 values when aliases are followed, is
+            nested more than 100 levels deep, has a value that contains itself, or has tags that build Python objects.
         OSError: If the file cannot be read.
         ValueError: If the file is not UTF-8, or contains an impossible date.
         yaml.YAMLError: If the file is not YAML, or has unknown tags.

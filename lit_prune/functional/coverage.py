@@ -45,7 +45,8 @@ class GradientCoverage:
         for ref, touched in zip(self._weights, self._touched, strict=True):
             for gradient in [ref.tensor.grad, *(memory.get(ref.tensor) for memory in memories)]:
                 if gradient is not None:
-                    local(touched).logical_or_(local(gradient))
+                    gradient = local(gradient)
+                    local(touched).logical_or_(gradient.to_dense() if gradient.is_sparse else gradient)
 
     @property
     def untouched(self) -> float:

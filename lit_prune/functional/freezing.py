@@ -16,6 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from lit_prune.errors import check_choice, expected
 from lit_prune.functional.selection import WeightRef, as_patterns, is_norm, layers_with_weights, modules_matching
+from lit_prune.functional.step_hooks import hookable
 
 # "Dropout", "DropPath", "DropBlock2d" of any library; `RReLU`: random slopes in training
 _DROPOUT = re.compile("Drop|StochasticDepth|RReLU")
@@ -324,8 +325,8 @@ class ScaledUpdates:
         # kept between steps, because allocating memory takes longer than copying
         self._before: list[Tensor] = []
         self._handles = [
-            optimizer.register_step_pre_hook(self._remember),
-            optimizer.register_step_post_hook(self._scale),
+            hookable(optimizer).register_step_pre_hook(self._remember),
+            hookable(optimizer).register_step_post_hook(self._scale),
         ]
 
     def _remember(self, optimizer: Optimizer, *_: Any) -> None:

@@ -22,6 +22,7 @@ from torch.optim.swa_utils import AveragedModel
 from lit_prune.errors import expected
 from lit_prune.functional.selection import WeightRef, averaged_modules, find_weight, torch_mask
 from lit_prune.functional.sharding import like, local, part_like, reshard
+from lit_prune.functional.step_hooks import before_step, hookable
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -59,7 +60,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
             )
         _restore_parameter(ref.module, ref.parameter)
         for module in model.modules():
-            for key, other in module._parameters.items():
+            for key, other in module.named_parameters(recurse=False, remove_duplicate=False):
                 if other is parameter:
                     _mask(module, key, mask)
 
@@ -93,7 +94,7 @@ def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -
 def adopt_masks(model: nn.Module) -> None:
     """Replace the masks of `torch.nn.utils.prune` on a model by equal masks of lit-prune, in place."""
     for module in model.modules():
-        for key in list(module._parameters):
+        for key, _ in list(module.named_parameters(recurse=False, remove_duplicate=False)):
             name = key.removesuffix("_orig")
             if (mask := torch_mask(module, name)) is not None:
                 _restore_parameter(module, name)
@@ -125,7 +126,8 @@ def copy_masks(model: nn.Module, target: nn.Module) -> None:
 
 def masked_parameters(module: nn.Module) -> list[str]:
     """List the masked parameters of a module without its submodules, for example ["weight"]."""
-    torchs = [key.removesuffix("_orig") for key in module._parameters if key.endswith("_orig")]
+    own = module.named_parameters(recurse=False, remove_duplicate=False)
+    torchs = [key.removesuffix("_orig") for key, _ in own if key.endswith("_orig")]
     return [*_masks_in(module), *(name for name in torchs if torch_mask(module, name) is not None)]
 
 
@@ -171,8 +173,8 @@ class HeldMasks:
     def __init__(self, model: nn.Module, optimizer: Optimizer) -> None:
         mask_weights(model)
         self._handles = [
-            optimizer.register_step_pre_hook(lambda *_: mask_gradients(model, optimizer)),
-            optimizer.register_step_post_hook(lambda *_: mask_weights(model, optimizer)),
+            before_step(optimizer, lambda: mask_gradients(model, optimizer), lambda: mask_weights(model, optimizer)),
+            hookable(optimizer).register_step_post_hook(lambda *_: mask_weights(model, optimizer)),
         ]
 
     def remove(self) -> None:

@@ -1,9 +1,13 @@
 """Clear the optimizer state of pruned or rewound weights, and read the averages of gradients in it."""
 
+from typing import Any
+
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
 from lit_prune.functional.masking import masks_of
+from lit_prune.functional.sharding import local
+from lit_prune.functional.step_hooks import with_inner
 
 # For each optimizer, the state key of its average or sum of past gradients, which stays non-zero for many steps after a
 # non-zero gradient. With these optimizers and Rprop, a weight stays zero if the weight, its gradient and its state are
@@ -34,10 +38,11 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
     """
     if isinstance(optimizer, optim.LBFGS):
         optimizer.state.clear()
+    states = [inner.state for inner in with_inner(optimizer)]
     for parameter, mask in masks_of(model):
-        state = optimizer.state.get(parameter, {})
-        for value in [parameter.grad, *(value for key, value in state.items() if key != "step_size")]:
-            if isinstance(value, Tensor) and value.shape == parameter.shape:
+        values = [item for state in states for item in state.get(parameter, {}).items() if item[0] != "step_size"]
+        for value in [parameter.grad, *(value for _, value in values)]:
+            if _has_elements(value, parameter):
                 mask.clear(value)
 
 
@@ -48,6 +53,11 @@ def clear_state(optimizer: Optimizer) -> None:
     optimizers, tensors of the parameter's shape become zero, and other state is kept, because its meaning is unknown.
     """
     optimizer.zero_grad(set_to_none=False)  # None would make the next step skip parameters
+    for inner in with_inner(optimizer):
+        _clear_state(inner)
+
+
+def _clear_state(optimizer: Optimizer) -> None:
     if type(optimizer) in {*_ELEMENTWISE, optim.LBFGS} - {optim.Adagrad}:
         optimizer.state.clear()  # recreated in the next step
         return
@@ -56,8 +66,15 @@ def clear_state(optimizer: Optimizer) -> None:
             for key, value in optimizer.state.get(parameter, {}).items():
                 if type(optimizer) is optim.Adagrad:
                     value.fill_(group["initial_accumulator_value"] if key == "sum" else 0)
-                elif isinstance(value, Tensor) and value.shape == parameter.shape:
+                elif _has_elements(value, parameter):
                     value.zero_()
+
+
+def _has_elements(value: Any, parameter: nn.Parameter) -> bool:
+    """Return whether a value has a float for each element of a parameter; the codes of 8-bit optimizers are others."""
+    if not isinstance(value, Tensor) or value.shape != parameter.shape:
+        return False
+    return type(local(value)) is Tensor and value.is_floating_point()
 
 
 def keeps_zeros(optimizer: Optimizer) -> bool:

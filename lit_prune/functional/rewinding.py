@@ -56,9 +56,10 @@ def rewind(model: nn.Module, values: Mapping[str, Tensor]) -> None:
 def _stored(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Yield parameters and persistent buffers, by the names that they have without masks of `torch.nn.utils.prune`."""
     for prefix, module in model.named_modules():
-        torchs = [name for name in module._parameters if torch_mask(module, name.removesuffix("_orig")) is not None]
+        parameters = dict(module.named_parameters(recurse=False, remove_duplicate=False))
+        torchs = [name for name in parameters if torch_mask(module, name.removesuffix("_orig")) is not None]
         plain = {name: name.removesuffix("_orig") for name in torchs}
         hidden = module._non_persistent_buffers_set | {f"{name}_mask" for name in plain.values()}
-        for name, tensor in {**module._parameters, **module._buffers}.items():
-            if tensor is not None and name not in hidden:
+        for name, tensor in [*parameters.items(), *module.named_buffers(recurse=False, remove_duplicate=False)]:
+            if name not in hidden:
                 yield f"{prefix}.{plain.get(name, name)}".removeprefix("."), tensor

@@ -175,7 +175,9 @@ def find_weight(model: nn.Module, name: str) -> WeightRef | None:
 
 def torch_mask(module: nn.Module, name: str) -> Tensor | None:
     """Return the mask that `torch.nn.utils.prune` has put on a parameter, if it has."""
-    return module._buffers.get(f"{name}_mask") if f"{name}_orig" in module._parameters else None
+    # a `torch.jit.ScriptModule` has no dictionaries
+    masked = not isinstance(module, torch.jit.ScriptModule) and f"{name}_orig" in module._parameters
+    return module._buffers.get(f"{name}_mask") if masked else None
 
 
 def modules_matching(

@@ -130,6 +130,19 @@ class LitResNet18(LightningModule):
         """Return an `nn.Sequential` of the same backbone and head, for `lit_prune.functional.plain.plain_copy`."""
         return nn.Sequential(OrderedDict(backbone=self.backbone, head=self.head))
 
+    @property
+    def lr(self) -> float:
+        """Learning rate of the optimizer in training, which Lightning's `LearningRateFinder` reads and sets."""
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+
+    @lr.setter
+    def lr(self, value: float) -> None:
+        for group in self.trainer.optimizers[0].param_groups:
+            group["lr"] = group["initial_lr"] = value
+        for config in self.trainer.lr_scheduler_configs:
+            if hasattr(config.scheduler, "base_lrs"):
+                config.scheduler.base_lrs = [value] * len(config.scheduler.base_lrs)
+
     def forward(self, images: Tensor) -> Tensor:
         """Compute logits `(N, 10)` of normalised images `(N, 3, H, W)`."""
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
@@ -140,7 +153,8 @@ class LitResNet18(LightningModule):
         _, loss = self._score("train", batch, self.train_acc)
         self.log("loss", loss.detach(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
         if self.trainer.is_last_batch:  # not for each batch, because `log` is slow
-            self.log("lr", float(self.trainer.optimizers[0].param_groups[0]["lr"]), on_step=False, on_epoch=True)
+            lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
+            self.log("lr", lr, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:

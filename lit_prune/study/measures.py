@@ -67,3 +67,11 @@ def format_estimate(measure: Measure, estimate: Estimate, digits: int | None = N
     mean = measure.format(estimate.mean, digits)
     half = estimate.half_width
     return mean if half is None else f"{mean} ± {measure.format(half, digits)}"
+
+
+def format_duration(seconds: float) -> str:
+    """Format a duration in words: "less than a minute", "about 12 min" or "about 3 h 5 min"."""
+    minutes = round(seconds / 60)
+    if minutes < 1:
+        return "less than a minute"
+    return f"about {minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"about {minutes} min"

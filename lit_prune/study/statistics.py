@@ -48,3 +48,17 @@ def estimate(values: Iterable[float]) -> Estimate | None:
         return Estimate(mean, None, None, 1)
     half = float(stdtrit(n - 1, _UPPER)) * statistics.stdev(numbers) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
+
+
+def seeds_to_exclude(found: Estimate, distance: float, most: int = 1000) -> int:
+    """Estimate how many seeds make half the interval's width smaller than a distance, if the spread stays the same.
+
+    Returns:
+        The number of seeds; with a single seed, which has no spread, the smallest number that gives a useful interval,
+        3. If `most` seeds are too few, `most + 1`.
+    """
+    if found.half_width is None:
+        return 3
+    spread = found.half_width * math.sqrt(found.n) / float(stdtrit(found.n - 1, _UPPER))
+    counts = range(found.n + 1, most + 1)
+    return next((n for n in counts if float(stdtrit(n - 1, _UPPER)) * spread / math.sqrt(n) < distance), most + 1)

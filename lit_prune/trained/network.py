@@ -1,5 +1,6 @@
 """Load a trained network from a Lightning checkpoint or a state dict, and save a changed network."""
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from lit_prune.cli.parser import CommandParser, one_sentence_errors
 from lit_prune.data import CIFAR10DataModule
-from lit_prune.errors import InputError, expected, one_line
+from lit_prune.errors import InputError, expected, one_line, root_cause
 from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_fit, read_weights, save, stored_settings
 from lit_prune.files.trust import check_stored_settings, malformed
@@ -126,6 +127,12 @@ def save_network(network: Network, model: nn.Module, path: str | Path, **changes
         save(content, part)
 
 
+def fit_options(network: Network, path: str | Path) -> str:
+    """Return options of `fit` that start from a file which `save_network` wrote for a `LitResNet18`."""
+    source = " --data.source synthetic" if network.settings.get("data", {}).get("source") == "synthetic" else ""
+    return f"--model.init_from {shlex.quote(str(path))}{source}"
+
+
 def _apply_masks(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Apply the masks of `torch.nn.utils.prune`, undo the renaming by `torch.compile`; return weights and masks."""
     named = {name.replace(_COMPILED, ""): tensor for name, tensor in weights.items()}
@@ -205,12 +212,10 @@ def build_class(
         config = parser.parse_object({group: {"class_path": name, "init_args": stored | dict(given)}})
     try:
         return parser.instantiate(config)[group]
-    except InputError:
-        raise
     except Exception as error:  # a custom class may raise anything
-        cause: BaseException = error
-        while cause.__cause__ or cause.__context__:  # jsonargparse wraps the errors of a class in its own errors
-            cause = cause.__cause__ or cause.__context__  # type: ignore[assignment]
+        cause = root_cause(error)
+        if isinstance(cause, InputError):
+            raise cause from error
         reason = f"{type(cause).__name__} ({one_line(cause)})"
         raise InputError(f"`--{group} {name}` cannot be built with the arguments in `{path}`: {reason}.") from error
 

@@ -29,7 +29,7 @@ from lit_prune.functional.pruning import (
 from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 from lit_prune.trained.choice import add_choice, choose_weights
-from lit_prune.trained.network import Network, load_network, save_network
+from lit_prune.trained.network import Network, fit_options, load_network, save_network
 from lit_prune.trained.scoring import find_data_class, load_batches, names_data, score, wants_scores
 
 _MAX_SEED = 2**32 - 1
@@ -168,14 +168,14 @@ def _pruning_callback(options: Namespace) -> str:
     ]
     for name in ("layers", "exclude", "parameters"):
         if options[name]:
-            argv.append(f"--trainer.callbacks.{name}='{json.dumps(options[name])}'")
+            argv.append(f"--trainer.callbacks.{name}={shlex.quote(json.dumps(options[name]))}")
     return " ".join(argv)
 
 
 def _start_from(network: Network, options: Namespace) -> str:
     """Return options of `fit` that start from the written file, with the same model and data."""
     if options.model is None:
-        return f"--model.init_from {options.output}"
+        return fit_options(network, options.output)
     argv = [f"--model {options.model}"]
     model: Any = network.require_model()
     for name, parameter in signature(type(model)).parameters.items():
@@ -184,4 +184,4 @@ def _start_from(network: Network, options: Namespace) -> str:
     data = options.data if names_data(options) else network.settings.get("data", {})
     if "class_path" in data or KEY not in network.content:
         argv.append(f"--data {data.get('class_path', 'module.Class')}")
-    return " ".join([*argv, f"--init_from {options.output}"])
+    return " ".join([*argv, f"--init_from {shlex.quote(options.output)}"])

@@ -12,6 +12,7 @@ from torch import Tensor
 from lit_prune.cli.failures import describe_failure
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected, one_line
+from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.network import Network
 from lit_prune.trained.own_data import OwnBatches, Split, load_own_batches
 from lit_prune.training.custom_classes import find_custom_classes
@@ -78,11 +79,11 @@ def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
     Options `--data.NAME` replace options of that run.
     """
     stored = network.settings.get("data", {})
-    if "class_path" in stored:
+    if "class_path" in stored or not (stored or isinstance(network.model, LitResNet18)):
         if not wants_data(options):
             what = f"`{network.path}` to come from a run with CIFAR10DataModule"
             hint = "name the data module with `--data module.Class`, or choose images with `--data.source`"
-            raise expected(what, "a custom data module", hint)
+            raise expected(what, "one with other data" if stored else "one whose data is not known", hint)
         stored = {}
     known = signature(CIFAR10DataModule).parameters
     kept = {name: value for name, value in stored.items() if name in known}

@@ -18,7 +18,7 @@ from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.models.resnet18_channels import channels_of
 from lit_prune.trained.extras import import_extra
-from lit_prune.trained.network import Network, load_network, save_network
+from lit_prune.trained.network import Network, fit_options, load_network, save_network
 from lit_prune.trained.scoring import find_data_class, score_split, wants_scores
 
 _CLASSIFIER = "head.2"
@@ -54,7 +54,7 @@ def _shrink(argv: Sequence[str]) -> None:
     text = _compare(network, smaller, options)
     save_network(network, smaller, output, channels=channels_of(smaller.state_dict()))
     print(text)
-    print(f"\nwritten: {output}; to fine-tune it: lit-prune fit --model.init_from {output}")
+    print(f"\nwritten: {output}; to fine-tune it: lit-prune fit {fit_options(network, output)}")
 
 
 def shrink_network(network: Network, ratio: float, input_size: int = 32, round_to: int = 1) -> LitResNet18:

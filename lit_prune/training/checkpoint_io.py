@@ -55,4 +55,6 @@ def _keep_previous(path: Path) -> None:
         os.link(path, link)  # a hard link, which copies no bytes
         link.replace(previous)
     except OSError:  # the file system has no hard links; do without `previous.ckpt`
-        link.unlink(missing_ok=True)
+        pass
+    finally:
+        link.unlink(missing_ok=True)  # renaming a link to another link to the same file does nothing

@@ -19,18 +19,19 @@ from lit_prune.cli.parser import one_sentence_errors
 from lit_prune.cli.quiet import quiet
 from lit_prune.cli.signals import StopSignals
 from lit_prune.data import CIFAR10DataModule
-from lit_prune.errors import InputError, UnfinishedError, expected
+from lit_prune.errors import InputError, UnfinishedError, expected, root_cause
 from lit_prune.files.checkpoint import read_checkpoint, stored_settings
 from lit_prune.files.trust import check_stored_settings
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import SaveRunConfig
 from lit_prune.training.custom_classes import find_custom_classes
 from lit_prune.training.launcher import exit_with_launcher
+from lit_prune.training.loggers import add_log_folder, name_loggers
 from lit_prune.training.options import add_fit_options, add_options, make_parser
 from lit_prune.training.packages import adapt_data, find_package, import_from, package_of
 from lit_prune.training.precedence import apply_stored_settings, collect_settings
 from lit_prune.training.resuming import Checkpoint, insert_run_config
-from lit_prune.training.run import Run, check_options, prune_and_score
+from lit_prune.training.run import Run, check_options, check_weights, prune_and_score
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
@@ -55,6 +56,7 @@ class TrainingCLI(LightningCLI):
         training: False makes `fit` prune without training: the pruning callbacks prune at once, the model is evaluated
             on the validation images, and `checkpoints/last.ckpt` is written.
         stopping: Handler of SIGTERM and SIGINT; if None, the run does not handle these signals.
+        logs_hyperparameters: Whether `fit` logs the hyper-parameters for TensorBoard's HParams tab when it ends.
 
     Raises:
         InputError: If an option, a configuration or a file cannot be used.
@@ -66,17 +68,19 @@ class TrainingCLI(LightningCLI):
         folder: Path | None = None,
         training: bool = True,
         stopping: StopSignals | None = None,
+        logs_hyperparameters: bool = True,
     ) -> None:
-        self._argv = insert_run_config(argv)
+        self._argv = add_log_folder(insert_run_config(argv))
         # build only the parser of this command; Lightning would build the parsers of all four commands
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
         self.subcommands = lambda: own  # type: ignore[method-assign]
         self._training = training
+        self._logs_hyperparameters = logs_hyperparameters
         model, data = find_custom_classes(self._argv)
         self._custom_model = model is not None
         self._package = find_package(model)
         with ExitStack() as resources:
-            self._run = Run(self._argv[0], self._package, folder, stopping, resources)
+            self._run = Run(self._argv, self._package, folder, stopping, resources)
             super().__init__(
                 LitResNet18 if model is None else import_from(self._package, "LightningModule"),
                 CIFAR10DataModule if data is None else import_from(find_package(data), "LightningDataModule"),
@@ -132,12 +136,15 @@ class TrainingCLI(LightningCLI):
             stored = self._run.stored = stored_settings(self._run.checkpoint.content, classes)
             given = collect_settings(self.parser.parse_args(self._argv, defaults=False)[command])
             check_stored_settings(stored, given, path)
-            chosen = apply_stored_settings(stored, given, command, path)
+            chosen = apply_stored_settings(stored, given, command, path, config.get("resume") is not None)
             with one_sentence_errors(self._argv):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
         if self.config[command].name is None:
             self.config[command].name = name
+        name_loggers(self.config[command].trainer.logger, self.config[command].name)
         check_options(self.config[command])
+        if command != "fit":
+            check_weights(self.config[command])
 
     def _add_instantiators(self) -> None:
         # `save_hyperparameters` of each class asks its own package for the options
@@ -157,15 +164,15 @@ class TrainingCLI(LightningCLI):
             super().instantiate_classes()
         except (InputError, MisconfigurationException, OSError):
             raise
-        except (ValueError, TypeError, RuntimeError) as error:
-            root = _root_cause(error)  # jsonargparse wraps the errors of a class in its own errors
-            if isinstance(root, InputError):
+        except (ValueError, TypeError, RuntimeError, ImportError) as error:
+            root = root_cause(error)
+            if isinstance(root, InputError | MisconfigurationException | ImportError):
                 raise root from error
             found = str(root).rstrip(".")
             if found.startswith("Found more than one stateful callback"):
                 found = found.split(". ")[0]  # Lightning's other sentences address authors of callbacks
-            what = "arguments that the model, the data and the Trainer accept"
-            raise expected(what, found, "`--help` lists the arguments") from error
+            sentence = f"The model, the data or the Trainer cannot be built: {found}."
+            raise InputError(f"{sentence} `--help=all` lists all options.") from error
         self.datamodule = adapt_data(self.datamodule, self._package)
         self._run.load_weights(self.model, config.get("init_from"))
 
@@ -173,18 +180,41 @@ class TrainingCLI(LightningCLI):
         """Build the Trainer, with the loggers and callbacks that every run has."""
         config, trainer = self.config[self.subcommand], self._get(self.config_init, "trainer")
         kwargs |= self._run.trainer_arguments(config, trainer, self.model)
-        self.save_config_kwargs = {"overwrite": not self._run.continues}
+        if self.subcommand == "fit":
+            self._run.summary.logs_hyperparameters = self._logs_hyperparameters
+        self.save_config_kwargs = {"overwrite": not self._run.continues, "folder": self._run.folder}
         return super().instantiate_trainer(**kwargs)
 
     def _run_subcommand(self, subcommand: str) -> None:
         if self._training:
-            super()._run_subcommand(subcommand)
+            try:
+                super()._run_subcommand(subcommand)
+            except OSError as error:
+                raise self._run.explain_stop(error) from error
         else:
             prune_and_score(self.trainer, self.model, self.datamodule)
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        kwargs = super()._prepare_subcommand_kwargs(subcommand)
+        # `Trainer.test` and `Trainer.validate` would print 16 digits
+        self._verbose = kwargs.get("verbose", False)
+        return kwargs | ({"verbose": False} if "verbose" in kwargs else {})
+
+    def after_test(self) -> None:
+        """Print the metrics, unless `--verbose false` is given."""
+        if self._verbose:
+            self._run.print_scores(self.trainer)
+
+    after_validate = after_test
 
     def after_fit(self) -> None:
         """Print the summary of the training, and write it to the run folder."""
         self._run.finish(self.trainer)
+
+    @property
+    def hyperparameters(self) -> dict[str, bool | int | float | str]:
+        """Hyper-parameters of a run of `fit`, by name, as in the HParams tab."""
+        return self._run.summary.hyperparameters
 
     @property
     def best_epoch(self) -> int | None:
@@ -217,7 +247,7 @@ def main(argv: Sequence[str]) -> int:
         except Exception as error:
             if isinstance(error, UnfinishedError) and error.status > 128 and stopping.received is None:
                 return error.status  # another process of the run received the signal, and reports it
-            return print_error(error)
+            return print_error(stopping.blame(error))
     return 0
 
 
@@ -225,9 +255,3 @@ def _default_name(command: str, config: Namespace) -> str:
     if command != "fit":
         return command
     return "-".join(Path(str(path)).stem for path in config.get("config") or []) or "resnet18"
-
-
-def _root_cause(error: BaseException) -> BaseException:
-    while error.__cause__ or error.__context__:
-        error = error.__cause__ or error.__context__  # type: ignore[assignment]
-    return error

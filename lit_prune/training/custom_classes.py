@@ -6,11 +6,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
-import yaml
-
-from lit_prune.cli.configs import find_config
-from lit_prune.errors import InputError
-from lit_prune.files.yaml import load_yaml
+from lit_prune.cli.configs import find_config, load_config
+from lit_prune.errors import expected
 
 
 def find_custom_classes(argv: Sequence[str]) -> tuple[str | None, str | None]:
@@ -25,13 +22,17 @@ def find_custom_classes(argv: Sequence[str]) -> tuple[str | None, str | None]:
         Two class paths as given, that of the model and that of the data module; None for a default class.
 
     Raises:
-        InputError: If a configuration does not exist, or is unsafe to load.
+        InputError: If an option names no class, or a configuration does not exist or is unsafe to load.
     """
     chosen: dict[str, str | None] = {"model": None, "data": None}
-    for option, value in _options(argv):
-        config = _read(value) if option in ("-c", "--config") and value else None
+    given = os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG", "") if argv else ""
+    for option, value in [("--config", given), *split_options(argv)]:
+        config = load_config(find_config(value)) if option in ("-c", "--config") and value else None
         for group in chosen:
             if option in (f"--{group}", f"--{group}.class_path"):
+                if value in ("null", "None"):
+                    hint = "give module.Class, or leave the option out"
+                    raise expected(f"`{option}` to name a class", f"`{value}`", hint)
                 chosen[group] = value
             elif isinstance(config, dict) and (path := _class_path(config.get(group))) is not None:
                 chosen[group] = path
@@ -40,9 +41,8 @@ def find_custom_classes(argv: Sequence[str]) -> tuple[str | None, str | None]:
     return chosen["model"], chosen["data"]
 
 
-def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the configuration in the environment, and the options with their values, in the order of precedence."""
-    yield "--config", os.environ.get(f"LIT_PRUNE_{argv[0].upper()}__CONFIG", "") if argv else ""
+def split_options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options with their values, and each value as an option with the word after it."""
     for word, after in pairwise([*argv, ""]):
         option, equals, value = word.partition("=")
         yield option, value if equals else after
@@ -53,14 +53,3 @@ def _class_path(settings: Any) -> str | None:
     if isinstance(settings, dict) and "class_path" in settings:
         return str(settings["class_path"])
     return settings if isinstance(settings, str) else None
-
-
-def _read(value: str) -> Any:
-    """Read a configuration; return None if that fails, since the parser will read it again and report the error."""
-    path = find_config(value)
-    try:
-        return load_yaml(path)
-    except InputError:
-        raise
-    except (OSError, ValueError, yaml.YAMLError):
-        return None

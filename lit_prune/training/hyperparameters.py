@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from jsonargparse import Namespace
+
 from lit_prune.files.checkpoint import Settings
 from lit_prune.files.nested import flatten
 
@@ -18,19 +20,23 @@ def choose_hyperparameters(settings: Settings, trainer: Any) -> dict[str, bool |
         trainer: Options of the Trainer.
     """
     model, data = settings["model"], settings["data"]
+    # a study replaces both
+    names = {"experiment": settings["run"]["name"], "parent": str(model.get("init_from") or "none")}
     if "class_path" in model or "class_path" in data:
         plain = flatten({"model": model, "data": data})
-        return {name: value for name, value in plain.items() if isinstance(value, bool | int | float | str)}
+        return names | {name: value for name, value in plain.items() if isinstance(value, bool | int | float | str)}
     callbacks = trainer.callbacks or []
     callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
     return {
+        **names,
+        **_describe_callbacks(callbacks, trainer.max_epochs or -1),
         "optimizer": _class_name(model["optimizer"]),
         "lr": float(model["optimizer"]["init_args"].get("lr", float("nan"))),
         "lr_scheduler": _class_name(model["lr_scheduler"]),
         "output": model["output"],
         "batch_norm": model["batch_norm"],
         "stem": model["stem"],
-        "weights": str(model["init_from"] or model["weights"] or "random"),
+        "weights": "parent" if model["init_from"] else str(model["weights"] or "random"),
         "source": data["source"],
         "augment": data["augment"],
         "batch_size": data["batch_size"],
@@ -40,6 +46,29 @@ def choose_hyperparameters(settings: Settings, trainer: Any) -> dict[str, bool |
         "callbacks": ", ".join(_class_name(callback) for callback in callbacks) or "none",
         "seed": int(settings["run"]["seed_everything"]),
     }
+
+
+def _describe_callbacks(callbacks: list[Namespace], max_epochs: int) -> dict[str, int | float | str]:
+    """Return the arguments of the first pruning callback, of PruningRemoval and of LayerFreezing; -1 means never."""
+    arguments = {_class_name(one): one.init_args.as_dict() for one in reversed(callbacks) if "init_args" in one}
+    pruning: dict[str, Any] = next((one for one in reversed(arguments.values()) if "amount" in one), {})
+    freezing = arguments.get("LayerFreezing", {})
+    start, end = pruning.get("start_epoch", -1), pruning.get("end_epoch")
+    removed = arguments.get("PruningRemoval", {}).get("epoch", -1)
+    return {
+        "amount": float(pruning.get("amount", 0.0)),
+        "start_epoch": start,
+        "end_epoch": start if end is None else end,
+        "schedule": pruning.get("schedule", "none") if end is not None else "at once" if pruning else "none",
+        "rewind_to": _or_never(pruning.get("rewind_to")),
+        "removal_epoch": max_epochs if removed == "end" else removed,
+        "fraction": float(freezing.get("fraction") or 0.0),
+        "unfreeze_epoch": _or_never(freezing.get("unfreeze_epoch")),
+    }
+
+
+def _or_never(epoch: int | None) -> int:
+    return -1 if epoch is None else epoch
 
 
 def _class_name(config: Any) -> str:

@@ -1,11 +1,34 @@
-"""Stop the processes of a distributed run when the process that launched them dies."""
+"""The processes of a distributed run: how they are started, and what stops them."""
 
 import os
+import re
 import threading
 import time
+from typing import Any
+
+from lit_prune.errors import expected
 
 _LAUNCHER = "LIT_PRUNE_LAUNCHER"
 _POLL = 1.0  # seconds
+
+
+def check_strategy(strategy: Any) -> None:
+    """Raise an `InputError` for a strategy whose processes would not start with the command itself.
+
+    Loggers and callbacks would be copied into such processes, and what they record would be lost there.
+
+    Args:
+        strategy: The option `--trainer.strategy`: a name, or a mapping with the path and the arguments of a class.
+    """
+    if isinstance(strategy, str):
+        how = re.search(r"_(spawn|fork|notebook)", strategy)
+        if how is not None:
+            instead = strategy.replace(how[0], "")
+            hint = f"use `--trainer.strategy {instead}`, which starts the command once for each device"
+            raise expected("`--trainer.strategy` to start processes with the command itself", f"`{strategy}`", hint)
+    elif strategy is not None and (method := (strategy.get("init_args") or {}).get("start_method", "popen")) != "popen":
+        hint = "leave `start_method` out"
+        raise expected("`start_method` of `--trainer.strategy` to be popen", f"`{method}`", hint)
 
 
 def exit_with_launcher() -> None:

@@ -4,7 +4,7 @@ import csv
 import errno
 import io
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,9 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.utilities import rank_zero_only
 
 from lit_prune.files.atomic import append, replacing, sync
+from lit_prune.training.custom_classes import split_options
 from lit_prune.training.packages import LIGHTNING, derive
-from lit_prune.training.run_folder import EVENTS, METRICS, claim_version, is_rank_zero, log_folder
+from lit_prune.training.run_folder import EVENTS, LOGS, METRICS, is_rank_zero
 
 
 class _EpochAxis:
@@ -56,11 +57,14 @@ class _Rows(ExperimentWriter):
     """Appends complete rows to `metrics.csv`; Lightning would delete an existing file.
 
     Attributes:
+        merges: Whether metrics that are logged for the same epoch, first of validation and then of training, become one
+            row. Then the last row stays in memory, in `metrics`, until the next row or `save(whole=True)`.
         count: Number of rows on disk, stored here because counting rows at each checkpoint would slow down long runs.
     """
 
     def __init__(self, log_dir: str) -> None:
         self._path = Path(log_dir) / METRICS
+        self.merges = False
         self.count = 0
         super().__init__(log_dir)
 
@@ -68,8 +72,17 @@ class _Rows(ExperimentWriter):
         self.metrics_keys, rows = _read_rows(self._path)
         self.count = len(rows)
 
-    def save(self) -> None:
-        """Append the rows logged since the last call.
+    def log_metrics(self, metrics_dict: dict[str, Any], step: int | None = None) -> None:
+        """Add a row, or merge it into the one before."""
+        super().log_metrics(metrics_dict, step)
+        if self.merges and len(self.metrics) > 1:
+            *_, before, row = self.metrics
+            shared = {"epoch", "step"}
+            if before.keys() & row.keys() == shared and all(before[name] == row[name] for name in shared):
+                self.metrics[-2:] = [before | row]
+
+    def save(self, whole: bool = False) -> None:
+        """Append the rows logged since the last call, with `whole` also the one to which metrics may still be added.
 
         Raises:
             OSError: If the rows cannot be written (the file then stays unchanged), or if the file was removed since the
@@ -77,17 +90,20 @@ class _Rows(ExperimentWriter):
         """
         if self.count and not self._path.is_file():
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
-        if not self.metrics:
+        rows = self.metrics
+        if self.merges and not whole and rows and rows[-1].get("epoch") == rows[-1]["step"]:
+            rows = rows[:-1]
+        if not rows:
             return
-        header = sorted({*self.metrics_keys, *chain(*self.metrics)})
+        header = sorted({*self.metrics_keys, *chain(*rows)})
         if len(header) == len(self.metrics_keys):
-            append(self._path, _format_rows(header, self.metrics).encode())
+            append(self._path, _format_rows(header, rows).encode())
         else:  # the file does not exist yet, or lacks a new column
-            known, rows = _read_rows(self._path)
-            earlier = [dict(zip(known, row, strict=False)) for row in rows]
-            _rewrite(self._path, header, [*earlier, *self.metrics])
-        self.count += len(self.metrics)
-        self.metrics, self.metrics_keys = [], header
+            known, old = _read_rows(self._path)
+            earlier = [dict(zip(known, row, strict=False)) for row in old]
+            _rewrite(self._path, header, [*earlier, *rows])
+        self.count += len(rows)
+        self.metrics, self.metrics_keys = self.metrics[len(rows) :], header
 
 
 class _CSV(_EpochAxis):
@@ -100,15 +116,15 @@ class _CSV(_EpochAxis):
             self._experiment = _Rows(self.log_dir)
         return super().experiment  # type: ignore[misc]
 
+    def finalize(self, status: str) -> None:
+        if isinstance(self._experiment, _Rows):
+            self._experiment.save(whole=True)
+        super().finalize(status)  # type: ignore[misc]
 
-def make_default_loggers(root: Path, name: str, package: str = LIGHTNING) -> list[Any]:
-    """Create a new folder `lightning_logs/<name>/version_<n>` below `root`, and return the loggers that write to it.
 
-    Raises:
-        InputError: If the name is too long or leads out of `lightning_logs`, or the folder cannot be created.
-    """
-    logs = log_folder(root, name)
-    return make_loggers(logs / f"version_{claim_version(logs)}", package)
+def is_own(logger: Any) -> bool:
+    """Return whether a logger was made by `make_loggers`."""
+    return isinstance(logger, _TensorBoard | _CSV)
 
 
 def make_loggers(folder: Path, package: str = LIGHTNING) -> list[Any]:
@@ -126,6 +142,40 @@ def make_loggers(folder: Path, package: str = LIGHTNING) -> list[Any]:
     ]
 
 
+def name_loggers(options: Any, name: str) -> None:
+    """Set the name of a run in the options of loggers of other classes, unless the user has set a name there."""
+    for logger in options if isinstance(options, list) else [options]:
+        arguments = getattr(logger, "init_args", {})
+        key = "run_name" if "run_name" in arguments else "name"  # of MLflow, and of the others
+        if arguments.get(key, "") in (None, LOGS):  # Lightning's default names
+            arguments[key] = name
+
+
+def add_log_folder(argv: Sequence[str]) -> list[str]:
+    """Add the folder of `--trainer.logger CSVLogger` or `TensorBoardLogger`, which need one, unless `argv` has it."""
+    options = dict(split_options(argv))
+    kind = options.get("--trainer.logger", "").rpartition(".")[-1]
+    if kind not in ("CSVLogger", "TensorBoardLogger") or "--trainer.logger.save_dir" in options:
+        return list(argv)
+    folder = Path(options.get("--trainer.default_root_dir", ".")) / LOGS
+    return [*argv, f"--trainer.logger.save_dir={folder}"]
+
+
+def merge_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
+    """From now on, write one row an epoch to `metrics.csv`; begin with the unwritten row of a checkpoint, if any."""
+    for logger in loggers:
+        if isinstance(logger, _CSV) and is_rank_zero():
+            logger.experiment.merges = True
+            logger.experiment.metrics += [dict(unwritten)] if unwritten else []
+
+
+def write_rows(loggers: list[Any]) -> None:
+    """Write the row of an epoch that has ended, to which no metrics will be added."""
+    for logger in loggers:
+        if isinstance(logger, _CSV) and is_rank_zero():
+            logger.experiment.save(whole=True)
+
+
 def sync_logs(loggers: list[Any]) -> dict[str, Any]:
     """Write all logs to disk, and return their sizes, which are stored in a checkpoint.
 
@@ -133,15 +183,16 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
         loggers: Loggers of a Trainer; only those made by `make_loggers` are used.
 
     Returns:
-        A dictionary: under "rows", the number of rows of `metrics.csv`; under "events", the size in bytes of each
-        TensorBoard event file, by file name. Both are missing if nothing has been logged.
+        A dictionary: under "rows", the number of rows of `metrics.csv`; under "unwritten", the row that is not written
+        yet; under "events", the size in bytes of each TensorBoard event file, by file name. Entries without content are
+        missing.
 
     Raises:
         OSError: If the logs cannot be written, or the run folder was removed.
     """
     positions: dict[str, Any] = {}
     for logger in loggers:
-        if not isinstance(logger, _TensorBoard | _CSV) or not is_rank_zero():
+        if not is_own(logger) or not is_rank_zero():
             continue
         folder = Path(logger.log_dir)
         if logger._experiment is None and not folder.is_dir():
@@ -152,7 +203,10 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
             for path in folder.glob(f"{EVENTS}*"):
                 # even after a power failure, the logs must not be shorter than the sizes stored in the checkpoint
                 sync(path)
-        elif (folder / METRICS).is_file():
+            continue
+        if logger.experiment.metrics:
+            positions["unwritten"] = logger.experiment.metrics[-1]
+        if (folder / METRICS).is_file():
             positions["rows"] = logger.experiment.count
             sync(folder / METRICS)
     return positions

@@ -41,6 +41,14 @@ def derive(kind: type, package: str, name: str) -> Any:
     return type(kind.__name__, (kind, import_from(package, name)), {"__module__": kind.__module__})
 
 
+def has_test(trainer: Any) -> bool:
+    """Return whether what a Trainer has trained can be tested: by a `test_step`, on a `test_dataloader`."""
+    is_overridden = import_from(package_of(type(trainer)), "utilities.model_helpers.is_overridden")
+    model, data = trainer.lightning_module, trainer.datamodule
+    loads = is_overridden("test_dataloader", model) or (data is not None and is_overridden("test_dataloader", data))
+    return bool(loads and is_overridden("test_step", model))
+
+
 def adapt_data(data: Any, package: str) -> Any:
     """Make a data module an instance of a package's `LightningDataModule`, in addition to its own class; return it.
 

@@ -26,7 +26,7 @@ def collect_settings(config: Namespace) -> Settings:
     return groups | {"run": {name: config[name] for name in ("seed_everything", "name") if name in config}}
 
 
-def apply_stored_settings(stored: Settings, given: Settings, command: str, path: str) -> Settings:
+def apply_stored_settings(stored: Settings, given: Settings, command: str, path: str, resume: bool = False) -> Settings:
     """Return the settings of a checkpoint that the user's options do not override.
 
     Args:
@@ -34,6 +34,7 @@ def apply_stored_settings(stored: Settings, given: Settings, command: str, path:
         given: The user's settings from the command line, configurations and the environment, by group.
         command: "fit", "validate", "test" or "predict".
         path: Path of the checkpoint, for messages.
+        resume: Whether `--resume` found the checkpoint, for messages.
 
     Returns:
         The stored settings by group, without those that the user overrides.
@@ -42,7 +43,7 @@ def apply_stored_settings(stored: Settings, given: Settings, command: str, path:
         InputError: If an option of the user differs from a stored setting that must not change.
     """
     chosen: Settings = {}
-    hint = _hint(command, custom_model="class_path" in given.get("model", {}))
+    hint = _hint(command, resume, custom_model="class_path" in given.get("model", {}))
     for group, settings in stored.items():
         if group == "run" and command != "fit":
             continue
@@ -71,7 +72,9 @@ def _free(group: str, settings: Mapping[str, Any], command: str) -> set[str]:
     return set()
 
 
-def _hint(command: str, custom_model: bool) -> str:
+def _hint(command: str, resume: bool, custom_model: bool) -> str:
+    if resume:
+        return "`--resume` resumes a run unchanged; to start a new run, leave it out, or choose another `--name`"
     if command == "fit":
         option = "--init_from" if custom_model else "--model.init_from"
         return f"`--ckpt_path` resumes a run unchanged; to start a new run from its weights, use `{option}`"

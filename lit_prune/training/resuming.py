@@ -4,12 +4,14 @@ A resumed run computes the same bits as a run that was never interrupted, and it
 checkpoint holds, in addition to what Lightning stores:
 
     key                     written by      used when the run resumes
-    lit_prune.logs          RunSummary      by rewind_logs, to cut the logs to their length at the checkpoint
+    lit_prune.logs          RunSummary      by rewind_logs, to cut the logs to their length at the checkpoint, and by
+                                            RunSummary, to continue the unwritten row of metrics.csv
     lit_prune.pending       RunSummary      by RunSummary, to log the last metrics of an epoch: Lightning logs them only
                                             after the checkpoint of the epoch is written
     lit_prune.best, final   RunSummary      by RunSummary: the best epoch and the latest metrics
     lit_prune.callbacks     RunSummary      by Run, to check that no callback that froze or pruned is missing
-    lit_prune.max_epochs    RunSummary      by is_finished: with another `max_epochs`, a finished run resumes
+    lit_prune.max_epochs,   RunSummary      by is_finished: with another limit, a finished run resumes
+     max_steps, max_time
     lit_prune.settings      RunSummary      by apply_stored_settings, as defaults of the options
     running_metrics         RunningMetrics  by RunningMetrics, to continue the means of an unfinished epoch
 """
@@ -81,7 +83,7 @@ def find_run(config: Any, name: str, argv: Sequence[str]) -> Path | None:
     """
     if any(word.split("=")[0] == "--ckpt_path" for word in argv):
         raise expected("one of `--resume` and `--ckpt_path`", "both", "`--resume` finds the checkpoint itself")
-    if config.trainer.logger is not None or config.trainer.fast_dev_run:
+    if config.trainer.logger not in (None, True) or config.trainer.fast_dev_run:
         found = "other loggers or none"
         hint = "leave out `--trainer.logger` and `--trainer.fast_dev_run`"
         raise expected("the default loggers together with `--resume`", found, hint)
@@ -122,9 +124,16 @@ def find_newest_checkpoint(folder: Path) -> Checkpoint | None:
     )
 
 
-def is_finished(folder: Path, stored: Mapping[str, Any], max_epochs: int | None) -> bool:
-    """Whether a run has finished training, and `max_epochs` has not changed since then."""
-    return (folder / SUMMARY).is_file() and stored.get(KEY, {}).get("max_epochs") == max_epochs
+def training_limits(trainer: Any) -> dict[str, int | str | None]:
+    """Return the options of the Trainer that end a training, as values that a checkpoint can hold."""
+    limits = {name: getattr(trainer, name) for name in ("max_epochs", "max_steps", "max_time")}
+    return {name: limit if isinstance(limit, int | None) else str(limit) for name, limit in limits.items()}
+
+
+def is_finished(folder: Path, stored: Mapping[str, Any], limits: Mapping[str, Any]) -> bool:
+    """Whether a run has finished training, and its limits have not changed since then."""
+    known = stored.get(KEY, {})
+    return (folder / SUMMARY).is_file() and all(known.get(name, limit) == limit for name, limit in limits.items())
 
 
 def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None) -> None:

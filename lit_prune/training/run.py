@@ -1,5 +1,7 @@
 """The folder, loggers and callbacks of a run, and checks of its options."""
 
+import shlex
+from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
@@ -12,18 +14,47 @@ from lightning.pytorch.callbacks import Callback
 import lit_prune.callbacks
 from lit_prune.callbacks import Pruning, SparsityMonitor
 from lit_prune.callbacks._checks import base_names
+from lit_prune.cli.failures import describe_failure
 from lit_prune.cli.signals import StopSignals
-from lit_prune.errors import expected
+from lit_prune.errors import UnfinishedError, expected
 from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
 from lit_prune.models.resnet18 import LitResNet18
-from lit_prune.training.callbacks import CheckpointOnSignal, FiniteLoss, PredictionTable, RunningMetrics, RunSummary
+from lit_prune.training.callbacks import (
+    CheckpointOnSignal,
+    FiniteLoss,
+    LayerSummary,
+    PredictionTable,
+    Progress,
+    RunningMetrics,
+    RunSummary,
+)
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
+from lit_prune.training.custom_classes import split_options
 from lit_prune.training.hyperparameters import choose_hyperparameters
-from lit_prune.training.loggers import make_default_loggers, make_loggers, rewind_logs
+from lit_prune.training.launcher import check_strategy
+from lit_prune.training.loggers import make_loggers, rewind_logs
 from lit_prune.training.packages import derive, import_from
 from lit_prune.training.precedence import collect_settings
-from lit_prune.training.resuming import Checkpoint, find_newest_checkpoint, find_run, is_finished, remove_stale_files
-from lit_prune.training.run_folder import BEST, CHECKPOINTS, LAST, is_rank_zero, lock_run, mark_finished, remove_unused
+from lit_prune.training.resuming import (
+    Checkpoint,
+    find_newest_checkpoint,
+    find_run,
+    is_finished,
+    remove_stale_files,
+    training_limits,
+)
+from lit_prune.training.run_folder import (
+    BEST,
+    CHECKPOINTS,
+    LAST,
+    LOGS,
+    METRICS,
+    claim_folder,
+    is_rank_zero,
+    lock_run,
+    mark_finished,
+    remove_unused,
+)
 
 _MOST_THREADS = 1024
 _LARGEST_SEED = 2**32 - 1  # NumPy accepts no larger seed
@@ -35,7 +66,7 @@ class Run:
     """The folder, loggers and callbacks of one run.
 
     Args:
-        command: "fit", "validate", "test" or "predict".
+        argv: The command and its options.
         package: Package of the Trainer, "lightning.pytorch" or "pytorch_lightning".
         folder: Run folder to use; None creates a new one.
         stopping: Handler of SIGTERM and SIGINT, with which `fit` saves a checkpoint before it stops; if None, the run
@@ -46,23 +77,32 @@ class Run:
     Attributes:
         checkpoint: Checkpoint that `--resume` found or that `--ckpt_path` names; None if there is none.
         stored: Settings stored in `checkpoint`; empty if it is None.
-        folder: Folder of the default loggers; None before they are created, and with custom loggers.
+        folder: Run folder; None before it is created, and if nothing is written to it.
         summary: Callback that summarizes the training; exists only for `fit`.
     """
 
     summary: RunSummary
 
     def __init__(
-        self, command: str, package: str, folder: Path | None, stopping: StopSignals | None, resources: ExitStack
+        self,
+        argv: Sequence[str],
+        package: str,
+        folder: Path | None,
+        stopping: StopSignals | None,
+        resources: ExitStack,
     ) -> None:
         self.checkpoint: Checkpoint | None = None
         self.stored: Settings = {}
         self.folder: Path | None = None
-        self._command = command
+        self._argv = argv
+        self._command = argv[0]
         self._package = package
         self._existing = folder
         self._stopping = stopping
         self._resources = resources
+        self._can_resume = False  # with `--resume`, which needs the default loggers
+        self._dirpath: Path | None = None  # of checkpoints; None: Lightning finds the folder of the logger
+        self._resume: tuple[Path, str] | None = None  # checkpoint to resume from, and how
 
     @property
     def continues(self) -> bool:
@@ -86,8 +126,9 @@ class Run:
         self.checkpoint = find_newest_checkpoint(folder)
         if self.checkpoint is None:
             return
-        if is_finished(folder, self.checkpoint.content, config.trainer.max_epochs):
-            print(f"The run in {folder} is finished. To train longer, increase `--trainer.max_epochs`.")
+        if is_finished(folder, self.checkpoint.content, training_limits(config.trainer)):
+            limit = "max_epochs" if config.trainer.max_steps == -1 else "max_steps"
+            print(f"The run in {folder} is finished. To train longer, increase `--trainer.{limit}`.")
             raise SystemExit(0)
         config.ckpt_path = str(self.checkpoint.path)
 
@@ -126,8 +167,11 @@ class Run:
         given = _as_list(trainer.callbacks)
         if self._command == "fit" and self.checkpoint is not None:
             self._check_callbacks(given, *self.checkpoint)
-        if trainer.logger is None and not trainer.fast_dev_run:
+        self._can_resume = trainer.logger in (None, True) and not trainer.fast_dev_run
+        if self._can_resume:
             arguments["logger"] = self._make_loggers(Path(trainer.default_root_dir or "."), config.name)
+        elif not trainer.fast_dev_run:
+            self._find_folder(config, _as_list(trainer.logger))
         plugins = _as_list(trainer.plugins)
         if not any("CheckpointIO" in base_names(plugin) for plugin in plugins):
             arguments["plugins"] = [*plugins, derive(AtomicCheckpointIO, self._package, "plugins.TorchCheckpointIO")()]
@@ -135,7 +179,23 @@ class Run:
             given = [*given, *self._training_callbacks(config, given, model)]
         elif self._command == "predict":
             given = [*given, PredictionTable()]
-        return arguments | {"callbacks": given}
+        return arguments | {"callbacks": [*self._displays(config.trainer, given), *given]}
+
+    def print_scores(self, trainer: Trainer) -> None:
+        """Print the metrics of `validate` or `test`, and where they were written."""
+        if trainer.is_global_zero:
+            scores = {name: f"{float(value):.4g}" for name, value in sorted(trainer.callback_metrics.items())}
+            width = max(map(len, scores), default=0)
+            print("\n".join(f"{name:{width}s}  {score}" for name, score in scores.items()))
+            if self.folder is not None and (self.folder / METRICS).is_file():
+                print(f"written to {self.folder / METRICS}")
+
+    def explain_stop(self, error: OSError) -> Exception:
+        """Return an error that says how to resume a training which a full disk, for example, stopped."""
+        failure = None if self._resume is None else describe_failure(error, self._resume[1])
+        if self._resume is None or failure is None or not self._resume[0].is_file():
+            return error
+        return UnfinishedError(failure.sentence)
 
     def finish(self, trainer: Trainer) -> None:
         """Print the summary of a finished training, and write it to the run folder."""
@@ -144,6 +204,15 @@ class Run:
             if self.folder is not None:
                 mark_finished(self.folder, text)
             print(f"\n{text}")
+
+    def _displays(self, trainer: Namespace, given: list[Callback]) -> list[Callback]:
+        """Return the progress bar and the model summary, unless the user has turned them off or chosen others."""
+        displays: list[Callback] = []
+        if trainer.enable_progress_bar is not False and not any("ProgressBar" in base_names(one) for one in given):
+            displays.append(derive(Progress, self._package, "callbacks.TQDMProgressBar")(self.folder))
+        if trainer.enable_model_summary is not False and not any("ModelSummary" in base_names(one) for one in given):
+            displays.append(derive(LayerSummary, self._package, "callbacks.ModelSummary")())
+        return displays
 
     def _check_callbacks(self, given: list[Callback], path: Path, content: dict[str, Any]) -> None:
         """Raise an error if a callback is missing that froze or pruned in the run that wrote the checkpoint."""
@@ -156,12 +225,7 @@ class Run:
 
     def _make_loggers(self, root: Path, name: str) -> list[Any]:
         if self._existing is None:
-            loggers = make_default_loggers(root, name, self._package)
-            self.folder = folder = Path(loggers[0].log_dir)
-            self._resources.push(lambda _, error, __: remove_unused(folder) if isinstance(error, Exception) else None)
-            if self._command == "fit":
-                self._resources.enter_context(lock_run(self.folder))
-            return loggers
+            return make_loggers(self._claim_folder(root, name), self._package)
         self.folder = self._existing
         if is_rank_zero():  # all options have been checked, so files may be changed from here on
             content = self.checkpoint.content if self.checkpoint is not None and self.continues else None
@@ -169,6 +233,22 @@ class Run:
             if content is not None:
                 rewind_logs(self.folder, content.get(KEY, {}).get("logs", {}))
         return make_loggers(self.folder, self._package)
+
+    def _claim_folder(self, root: Path, name: str) -> Path:
+        """Create a new run folder and lock it; if the run fails before it writes results, the folder is removed."""
+        self.folder = folder = claim_folder(root, name)
+        self._resources.push(lambda _, error, __: remove_unused(folder) if isinstance(error, Exception) else None)
+        if self._command == "fit":
+            self._resources.enter_context(lock_run(folder))
+        return folder
+
+    def _find_folder(self, config: Namespace, loggers: list[Any]) -> None:
+        """Choose the folder of a run without the default loggers: that of a logger, or a new one for checkpoints."""
+        folders = [str(folder) for logger in loggers if (folder := getattr(logger, "log_dir", None)) is not None]
+        if folders and "://" not in folders[0]:
+            self.folder = Path(folders[0])
+        elif not folders and self._command == "fit" and config.trainer.enable_checkpointing is not False:
+            self._dirpath = self._claim_folder(Path(config.trainer.default_root_dir or "."), config.name) / CHECKPOINTS
 
     def _training_callbacks(self, config: Namespace, given: list[Callback], model: LightningModule) -> list[Callback]:
         settings = collect_settings(config)
@@ -179,21 +259,24 @@ class Run:
         if not custom:  # a model with initial weights from `lit-prune shrink` has fewer channels than the options say
             settings["model"]["channels"] = model.hparams["channels"]
         compared = choose_hyperparameters(settings, config.trainer)
-        self.summary = RunSummary(settings, compared, continues=self.continues)
+        limits = training_limits(config.trainer)
         folder = (self.folder or Path(config.trainer.default_root_dir or ".")) / CHECKPOINTS
+        test = folder / LAST, _test_command(self._argv, settings)
+        self.summary = RunSummary(settings, compared, limits, test, continues=self.continues)
         callbacks: list[Callback] = [RunningMetrics(), self.summary]
         if config.on_nan == "stop":
             callbacks.append(FiniteLoss(folder / LAST))
         saves = config.trainer.enable_checkpointing is not False
         if self._stopping is not None:
-            again = f"the same command and `--ckpt_path {folder / LAST}`"
-            resume = again if self.folder is None else f"`lit-prune fit --resume {self.folder}`"
+            again = f"the same command and `--ckpt_path {shlex.quote(str(folder / LAST))}`"
+            resume = f"`lit-prune fit --resume {shlex.quote(str(self.folder))}`" if self._can_resume else again
+            self._resume = (folder / LAST, f"resume with {resume}")
             callbacks.append(CheckpointOnSignal(self._stopping, folder / LAST if saves else None, resume))
         if not saves:
             return callbacks
         # save at the end of an epoch, after validation, so that a resumed run starts with the next epoch
         kind = import_from(self._package, "callbacks.ModelCheckpoint")
-        keep = partial(kind, auto_insert_metric_name=False, save_on_train_epoch_end=True)
+        keep = partial(kind, self._dirpath, auto_insert_metric_name=False, save_on_train_epoch_end=True)
         # a callback only for last.ckpt: with `save_last=True`, `best` below would write it only after the best epochs
         checkpoints = [keep(filename=Path(LAST).stem, enable_version_counter=False)]
         if not custom:  # a custom model need not log `val/acc`
@@ -209,10 +292,28 @@ def check_options(config: Namespace) -> None:
         raise expected(f"`--seed_everything` in [0, {_LARGEST_SEED}]", seed, "choose a seed in this range")
     if config.threads is not None and config.threads not in range(1, _MOST_THREADS + 1):
         raise expected(f"`--threads` in [1, {_MOST_THREADS}]", config.threads, "omit it for torch's default")
+    if "://" in (root := str(config.trainer.default_root_dir)):
+        local = root.removeprefix("file://")
+        hint = "copy the run there afterwards" if local == root else f"write it as `{local}`"
+        raise expected("`--trainer.default_root_dir` to be a local folder", f"`{root}`", hint)
+    check_strategy(config.trainer.strategy)
     for name in _POSITIVE:
         value = getattr(config.trainer, name, None)
         if isinstance(value, int | float) and value <= 0:
             raise expected(f"`--trainer.{name}` above 0", value, "omit it for the default")
+
+
+def check_weights(config: Namespace) -> None:
+    """Raise an `InputError` if no option names trained weights: random weights would be evaluated."""
+    init_from = "init_from" if "init_from" in config else "model.init_from"
+    if config.ckpt_path is None and config[init_from] is None:
+        root = Path(config.trainer.default_root_dir or ".") / LOGS
+        newest = max(
+            root.glob(f"*/version_*/{CHECKPOINTS}/{LAST}"), key=lambda path: path.stat().st_mtime_ns, default=None
+        )
+        example = newest or f"{LOGS}/NAME/version_0/{CHECKPOINTS}/{LAST}"
+        hint = f"add `--ckpt_path {example}`, or weights with `--{init_from}`"
+        raise expected("a trained network", "no `--ckpt_path`", hint)
 
 
 def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDataModule) -> None:
@@ -223,12 +324,24 @@ def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDat
             callback.prune(model)
     trainer.validate(model, datamodule=data, verbose=False)
     for callback in callbacks:
+        if isinstance(callback, RunSummary) and callback.logs_hyperparameters:
+            callback.log_hyperparameters(trainer)
         if isinstance(callback, SparsityMonitor):
             metrics = callback.measure(trainer, model)
             for logger in trainer.loggers:
                 logger.log_metrics(metrics | {"epoch": 0}, 0)
                 logger.save()
     trainer.save_checkpoint(Path(trainer.log_dir or ".") / CHECKPOINTS / LAST)
+
+
+def _test_command(argv: Sequence[str], settings: Settings) -> str | None:
+    """Return the command that tests a checkpoint, without `--ckpt_path`; None if custom classes are not in `argv`."""
+    custom = [f"--{group}" for group in ("model", "data") if "class_path" in settings[group]]
+    options = {option: value for option, value in split_options(argv) if option.startswith(("--model", "--data"))}
+    if any(option not in options for option in custom):
+        return None
+    kept = {option: value for option, value in options.items() if option.split(".")[0] in custom}
+    return shlex.join(["lit-prune", "test", *(f"{option}={value}" for option, value in kept.items())])
 
 
 def _as_list(value: Any) -> list[Any]:

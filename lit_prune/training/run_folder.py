@@ -65,6 +65,16 @@ def find_versions(folder: Path) -> dict[int, Path]:
     }
 
 
+def claim_folder(root: Path, name: str) -> Path:
+    """Create the next free folder `lightning_logs/<name>/version_<n>` below `root`, and return it.
+
+    Raises:
+        InputError: If the name is too long or leads out of `lightning_logs`, or the folder cannot be created.
+    """
+    logs = log_folder(root, name)
+    return logs / f"version_{claim_version(logs)}"
+
+
 def claim_version(folder: Path) -> int:
     """Create the next free folder `version_<n>`, and return n; runs that start simultaneously get different folders.
 

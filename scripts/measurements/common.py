@@ -17,7 +17,8 @@ from torch import nn
 from lit_prune import CIFAR10DataModule, LitResNet18
 from lit_prune.functional import hold_masks, mask_gradients
 from lit_prune.training.cli import TRAINER_DEFAULTS
-from lit_prune.training.loggers import make_default_loggers
+from lit_prune.training.loggers import make_loggers
+from lit_prune.training.run_folder import claim_folder
 
 BATCH_SIZE = 128
 
@@ -162,7 +163,7 @@ def time_trainer(
                 "limit_train_batches": settings.steps,
                 "limit_val_batches": 0,
                 "enable_checkpointing": False,
-                "logger": make_default_loggers(Path(folder), "benchmark"),
+                "logger": make_loggers(claim_folder(Path(folder), "benchmark")),
                 "callbacks": [*callbacks, turns],
             }
         )

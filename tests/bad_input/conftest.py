@@ -13,6 +13,8 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
 from PIL import Image
 
+from lit_prune.models.resnet18 import LitResNet18
+from lit_prune.models.resnet18_channels import FULL_CHANNELS
 from tests.study.folders import make_study
 from tests.training.conftest import TINY, Run
 from tests.training.conftest import run as run  # the fixture
@@ -62,6 +64,7 @@ def _write_checkpoints() -> None:
     Path("truncated.ckpt").write_bytes(whole[: len(whole) // 2])
     torch.save({"layer.weight": torch.zeros(2)}, "weights.pt")
     torch.save(torch.zeros(2), "tensor.pt")
+    torch.save(LitResNet18(channels=dict.fromkeys(FULL_CHANNELS, 8)).state_dict(), "network.pt")
 
 
 def _write_others() -> None:
@@ -70,9 +73,9 @@ def _write_others() -> None:
     Path("good.yaml").write_text(yaml.safe_dump(PLAN))
     for folder in ("empty", "pictures"):
         Path(folder).mkdir()
-    for name in ("image.png", "image.gif", "pictures/a.png"):
-        Image.new("RGB", (40, 40)).save(name)
-    Path("pictures/b.png").write_text("no image")
+    Image.new("RGB", (40, 40)).save("image.png")
+    for name in ("pictures/a.gif", "pictures/b.png"):
+        Path(name).write_text("no image")
 
 
 def _write_studies() -> None:

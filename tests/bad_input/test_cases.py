@@ -12,6 +12,7 @@ import lit_prune.callbacks
 from lit_prune.main import COMMANDS as NAMES
 from tests.bad_input.cases import COMMANDS, CONFIGURATIONS, PLANS, TRAINED, Case
 from tests.bad_input.conftest import Refused
+from tests.hints import wrong_hints
 
 ALL = [*COMMANDS, *TRAINED]
 
@@ -35,7 +36,10 @@ def assert_says(line: str, phrases: tuple[str, ...]) -> None:
 @pytest.mark.parametrize("case", ALL, ids=short)
 def test_an_invalid_command_is_a_one_line_error(refused: Refused, files, monkeypatch, case):
     monkeypatch.chdir(files)
-    assert_says(refused(*argv_of(case[0])), case[1:])
+    line = refused(*argv_of(case[0]))
+    assert_says(line, case[1:])
+    command = [*argv_of(case[0]), ""]
+    assert wrong_hints(line.partition("HINT: ")[2], command[0] if command[0] in NAMES else None) == []
 
 
 @pytest.mark.parametrize("case", CONFIGURATIONS, ids=short)

@@ -46,13 +46,15 @@ def test_a_folder_that_cannot_be_written_to_is_named(refused, files, read_only, 
     assert "read-only file system" in line.lower() or "permission denied" in line.lower()
 
 
-def test_an_image_that_cannot_be_read_is_named(refused, tmp_path):
+def test_an_image_that_cannot_be_read_is_named(refused, files, tmp_path):
     path = tmp_path / "image.png"
     Image.new("RGB", (40, 40)).save(path)
     path.chmod(0)
     if os.access(path, os.R_OK):
         pytest.skip("root can read every file")
-    assert "Permission denied" in refused("predict", f"--data.predict_path={path}")
+    assert "Permission denied" in refused(
+        "predict", f"--model.init_from={files / 'network.pt'}", f"--data.predict_path={path}"
+    )
 
 
 @pytest.mark.parametrize(("callback", "near"), [("EarlyStopping", "val/los"), ("ModelCheckpoint", "nothing")])

@@ -4,11 +4,14 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, LocalL1Pruning, PruningRemoval
+from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, LocalL1Pruning, PruningRemoval, SparsityMonitor
+from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
+from lit_prune.functional.packing import unpack_masks
 from tests.callbacks.models import CLASSES, OPTIMIZERS, Batches, Classifier, quiet_trainer, snapshot
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
@@ -205,3 +208,59 @@ def test_parameters_are_pruned_by_name() -> None:
     assert int((table == 0).sum() + (position == 0).sum()) == (12 * 16 + 12 * 16) // 2
     assert model.net.layer.relation_weight.all()
     assert model.net.head.weight.all()
+
+
+class Scripted(Classifier):
+    """Contains a module of TorchScript, such as a scripted loss, that has no dictionaries of parameters."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, CLASSES)))
+        self.scale: Any = torch.jit.script(nn.Linear(CLASSES, CLASSES))
+
+    def forward(self, images: Tensor) -> Tensor:
+        scaled: Tensor = self.scale(super().forward(images))
+        return scaled
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:FutureWarning")
+@pytest.mark.parametrize("removed", [False, True])
+@pytest.mark.parametrize("chosen", [{"layers": "net"}, {"exclude": "scale"}], ids=str)
+def test_scripted_modules_that_are_not_chosen_do_not_disturb(chosen: dict[str, Any], removed: bool) -> None:
+    model: Any = Scripted()
+    pruning = GlobalL1Pruning(0.5, rewind_to=0, start_epoch=1, **chosen)
+    callbacks = [pruning, SparsityMonitor(), *([PruningRemoval("end")] if removed else [])]
+    trainer = quiet_trainer(callbacks, max_epochs=3)
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    assert float(trainer.callback_metrics["sparsity/global"]) == 0.5
+    assert any(map(prune.is_pruned, model.net)) == (not removed)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script.* is deprecated:FutureWarning")
+def test_the_monitor_names_what_it_cannot_read_and_what_to_do() -> None:
+    with pytest.raises(InputError, match=r"layer `scale` to be an ordinary module.* `GlobalL1Pruning\(0, exclude="):
+        quiet_trainer([SparsityMonitor()]).fit(Scripted(), Batches(), Batches())
+    quiet_trainer([SparsityMonitor(), GlobalL1Pruning(0, exclude="scale")]).fit(Scripted(), Batches(), Batches())
+
+
+class Swap(Callback):
+    """Replaces layers when `fit` starts, as quantization-aware training does."""
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        for index, layer in enumerate(pl_module.net):
+            if isinstance(layer, nn.Linear):
+                other = Transposed(layer.in_features, layer.out_features)
+                other.weight, other.bias = nn.Parameter(layer.weight.detach().t().clone()), layer.bias
+                trainer.optimizers[0].param_groups[0]["params"].append(other.weight)
+                pl_module.net[index] = other
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_layers_that_another_callback_replaces_when_fit_starts_are_pruned(order: int) -> None:
+    model: Any = Classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 8), nn.ReLU(), nn.Linear(8, CLASSES)))
+    pruning = GlobalL1Pruning(0.5, start_epoch=1)
+    trainer = quiet_trainer([pruning, SparsityMonitor(), Swap()][::order], max_epochs=3)
+    trainer.fit(model, Batches(), Batches(2, seed=1))
+    layers = [layer for layer in model.net if isinstance(layer, Transposed)]
+    assert sum(int((layer.weight == 0).sum()) for layer in layers) == (192 * 8 + 8 * CLASSES) // 2
+    assert float(trainer.callback_metrics["sparsity/masked"]) == 0.5
+    assert set(unpack_masks(pruning.state_dict()["masks"])) == {"net.1", "net.3"}

@@ -118,6 +118,33 @@ def test_unfreezing_at_epoch_0_freezes_nothing():
     assert not moved(*map(snapshot, modules))
 
 
+def test_gradients_that_manual_optimization_uses_itself():
+    norms = []
+
+    class ByHand(Classifier):
+        def __init__(self) -> None:
+            super().__init__(conv_net())
+            self.automatic_optimization = False
+
+        def training_step(self, batch, batch_idx):
+            optimizer: Any = self.optimizers()
+            optimizer.zero_grad()
+            self.manual_backward(self.loss(batch))
+            with torch.no_grad():
+                for value in self.parameters():  # steps without the optimizer
+                    if value.grad is not None:
+                        value -= 0.1 * value.grad  # type: ignore[misc]
+            self.clip_gradients(optimizer, 0.01, "norm")
+            norms.append(torch.cat([v.grad.flatten() for v in self.parameters() if v.grad is not None]).norm().item())
+            optimizer.step()
+
+    module = ByHand()
+    everything = set(snapshot(module))
+    epochs = fit_and_watch(module, LayerFreezing(0.3, unfreeze_epoch=1))
+    assert epochs == [everything - FROZEN, everything]
+    assert norms == pytest.approx([0.01] * len(norms), rel=1e-4)
+
+
 def test_raw_optimizers_in_manual_optimization():
     class Raw(TwoOptimizers):
         def optimizers(self, use_pl_optimizer: bool = True):

@@ -238,8 +238,8 @@ def test_optimizers_that_mix_entries_or_compute_the_loss_several_times(make: Any
 class Manual(WithOptimizer):
     """Manual optimization, in one of several ways."""
 
-    def __init__(self, way: str) -> None:
-        super().__init__(lambda parameters: torch.optim.SGD(parameters, 0.001, momentum=0.9))
+    def __init__(self, way: str, make: Callable[[Any], Any] | None = None) -> None:
+        super().__init__(make or (lambda parameters: torch.optim.SGD(parameters, 0.001, momentum=0.9)))
         self.automatic_optimization = False
         self.way = way
         self.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
@@ -247,6 +247,16 @@ class Manual(WithOptimizer):
     def training_step(self, batch: Any, batch_idx: int) -> None:
         optimizer: Any = self.optimizers(use_pl_optimizer="raw" not in self.way)
         optimizer.zero_grad()
+        if "closure" in self.way:
+
+            def closure() -> Tensor:
+                optimizer.zero_grad()
+                loss = self.loss(batch)
+                loss.backward()
+                return loss
+
+            optimizer.step(closure)
+            return
         if "scaler" in self.way:
             self.manual_backward(self.scaler.scale(self.loss(batch)))
             self.scaler.unscale_(optimizer)
@@ -284,6 +294,38 @@ def test_manual_optimization_clips_the_gradients_of_what_is_not_pruned(way: str)
     model = Manual(way)
     fit(model)
     assert_clipped(model)
+
+
+@pytest.mark.parametrize("way", ["closure", "raw-closure"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda parameters: torch.optim.SGD(parameters, 0.01, momentum=0.9),
+        lambda parameters: torch.optim.Adam(parameters, 0.01),
+        lambda parameters: torch.optim.LBFGS(parameters, 0.1, max_iter=3),
+    ],
+    ids=["sgd", "adam", "lbfgs"],
+)
+def test_closures_of_manual_optimization(way: str, make: Any) -> None:
+    model = Manual(way, make)
+    before = snapshot(model)
+    fit(model)
+    assert all(not torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+class Centralizes(WithOptimizer):
+    """Subtracts the mean of the gradient from it, so that no entry is zero (Yong et al., 2020)."""
+
+    def configure_gradient_clipping(self, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        for value in self.parameters():
+            value.grad -= value.grad.mean()  # type: ignore[operator,union-attr]
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.loss(batch)  # a forward pass right after the step
+
+
+def test_gradients_that_are_mixed_after_clipping() -> None:
+    fit(Centralizes(lambda parameters: torch.optim.Adam(parameters, 0.01)))
 
 
 class ClipsItself(WithOptimizer):

@@ -497,3 +497,11 @@ def test_masks_are_right_after_a_learning_rate_finder(tmp_path: Path) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
         fit(model, GlobalL1Pruning(0.5, start_epoch=1), finder, watch, default_root_dir=tmp_path, max_epochs=3)
     assert set(watch.training) == {(0, 0), (1, round(0.5 * count(model))), (2, round(0.5 * count(model)))}
+
+
+@pytest.mark.parametrize(("arguments", "said"), [({}, False), ({"start_epoch": 2}, True), ({"end_epoch": 2}, True)])
+def test_a_schedule_that_training_does_not_reach_is_said(arguments: dict[str, Any], said: bool, caplog: Any) -> None:
+    with caplog.at_level("INFO"):
+        quiet_trainer([GlobalL1Pruning(0.5, **arguments)], max_epochs=2).fit(Classifier(mlp()), Batches(), Batches())
+    sentence = "reaches `amount` in epoch 2, counted from 0, but training ends after 2 epochs."
+    assert (sentence in caplog.text) == said

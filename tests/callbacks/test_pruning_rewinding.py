@@ -210,8 +210,8 @@ def resume(path: Path, pruning: Callback) -> list[tuple[int, int]]:
 )
 def test_a_run_without_the_values_to_rewind_to_is_refused(tmp_path: Path, wrote: Any, resumed: Any) -> None:
     fit(Classifier(mlp()), Saver(tmp_path), *([wrote] if wrote else []), epochs=2)
-    start = f"the weights from the start of epoch {resumed.rewind_to + 1}, to rewind to, but got a run that continues"
-    with pytest.raises(InputError, match=f"{start} in epoch 2 without them"):
+    start = f"the weights from the start of epoch {resumed.rewind_to}, to rewind to, but got a run that continues"
+    with pytest.raises(InputError, match=f"{start} in epoch 1 without them"):
         resume(tmp_path / "step-6.ckpt", resumed)
 
 

@@ -53,15 +53,61 @@ def test_an_error_that_a_user_can_act_on_is_one_sentence(capsys, error, status, 
         assert phrase in printed
 
 
-def test_a_misconfiguration_of_lightning_is_an_input_error():
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (
+            "a and b\nexclude each other.",
+            "Lightning refuses these options: a and b exclude each other. `--help=all` lists all options.",
+        ),
+        ("Install it with `pip install x`.", "Lightning refuses these options: Install it with `pip install x`."),
+    ],
+)
+def test_a_misconfiguration_of_lightning_is_an_input_error(message, sentence):
     exceptions = pytest.importorskip("lightning.fabric.utilities.exceptions")
-    failure = describe_failure(exceptions.MisconfigurationException("a and b\nexclude each other."))
+    assert describe_failure(exceptions.MisconfigurationException(message)) == (sentence, 2)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "No supported gpu backend found!",
+        "`CUDAAccelerator` can not run on your system since the accelerator is not available. The following",
+    ],
+)
+def test_a_device_that_does_not_exist_is_explained(message):
+    exceptions = pytest.importorskip("lightning.fabric.utilities.exceptions")
+    failure = describe_failure(exceptions.MisconfigurationException(message))
     assert failure is not None
     assert failure.status == 2
-    assert "options that Lightning accepts, but got a and b exclude each other. HINT" in failure.sentence
+    assert "`--trainer.accelerator auto`" in failure.sentence
 
 
-@pytest.mark.parametrize("error", [KeyError("x"), RuntimeError("shape mismatch"), ValueError("x")])
+def test_a_missing_package_is_named_with_one_command():
+    failure = describe_failure(
+        ModuleNotFoundError(
+            "Requirement 'mlflow>=1.0.0' not met. HINT: Try running `pip install -U 'mlflow>=1.0.0'`",
+        )
+    )
+    assert failure == (
+        "The package `mlflow` is not installed, or too old. Install it with `pip install -U 'mlflow>=1.0.0'`.",
+        2,
+    )
+    asked = describe_failure(ModuleNotFoundError("`X` requires `rich`. Install it by running `pip install -U rich`."))
+    assert asked == ("`X` requires `rich`. Install it by running `pip install -U rich`.", 2)
+    unknown = describe_failure(ModuleNotFoundError("No module named 'a.b'", name="a.b"))
+    assert unknown is not None
+    assert unknown.sentence.startswith("The module `a` is not installed.")
+
+
+def test_ctrl_c_is_no_error(capsys):
+    assert print_error(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "lit-prune: Interrupted. Run the same command again.\n"
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("x"), RuntimeError("shape mismatch"), ValueError("x"), ImportError("cannot import name")]
+)
 def test_a_bug_is_raised_again(error):
     assert describe_failure(error) is None
     with pytest.raises(type(error)):

@@ -60,6 +60,18 @@ def test_a_signal_stops_the_command_which_removes_its_files(tmp_path, capsys, nu
     assert capsys.readouterr().err == f"lit-prune: Interrupted by {number.name}. Run the same command again.\n"
 
 
+def test_a_library_that_catches_the_interruption_does_not_hide_it(capsys):
+    def command(argv):
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(5)
+        except Exception as error:
+            raise ValueError("no valid value") from error
+
+    assert run_command(command, ["cost"]) == 130
+    assert capsys.readouterr().err == "lit-prune: Interrupted by SIGINT. Run the same command again.\n"
+
+
 def test_a_closed_pipe_is_not_an_error():
     code = (
         "import sys\nfrom lit_prune.cli.run_command import run_command\n"

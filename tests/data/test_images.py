@@ -18,6 +18,9 @@ from lit_prune.errors import InputError
 RED, GREEN, BLUE, WHITE = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 255)
 
 
+FORMATS = ("GIF", "BMP", "TIFF", "WEBP", "PPM", "TGA", "JPEG2000", "ICO", "PCX")
+
+
 def only(path):
     images, names = read_images(path)
     assert images.shape == (1, 32, 32, 3)
@@ -119,10 +122,13 @@ def test_a_folder_is_read_in_order_and_by_content(tmp_path):
         Image.new("RGB", (32, 32), colour).save(tmp_path / name, "JPEG" if name == "c.jpeg" else "PNG", quality=95)
     (tmp_path / "labels.txt").write_text("cat")
     (tmp_path / ".hidden.png").write_text("nothing")
-    (tmp_path / "folder.png").mkdir()
+    (tmp_path / "folder.png" / "deeper").mkdir(parents=True)
+    (tmp_path / ".folder").mkdir()
+    for name in ("folder.png/deeper/a.bmp", ".folder/a.png"):
+        Image.new("RGB", (32, 32), WHITE).save(tmp_path / name)
     images, names = read_images(tmp_path)
-    assert names == ["a.dat", "b.png", "c.jpeg"]
-    assert abs(images.mean((1, 2)) - [RED, GREEN, BLUE]).max() < 4
+    assert names == ["a.dat", "b.png", "c.jpeg", "folder.png/deeper/a.bmp"]
+    assert abs(images.mean((1, 2)) - [RED, GREEN, BLUE, WHITE]).max() < 4
 
 
 def assert_refused(path, phrase):
@@ -138,22 +144,40 @@ def test_missing_empty_and_wrong_files_are_refused(tmp_path):
     )
     assert_refused(
         tmp_path,
-        f"PNG or JPEG images in the folder '{tmp_path}', but got none",
+        f"images in '{tmp_path}', but got none. HINT",
     )
     fake = tmp_path / "fake.png"
     fake.write_text("no image")
     for path in (fake, tmp_path):
-        assert_refused(
-            path,
-            f"a PNG or JPEG image in '{fake}', but got another kind of file",
-        )
+        assert_refused(path, f"images in '{path}', but got none that can be read: '{fake}' (not an image")
 
 
-def test_another_format_is_not_silently_ignored(tmp_path):
+@pytest.mark.parametrize("kind", FORMATS)
+def test_what_pillow_reads_is_read(tmp_path, kind):
+    image = random_image()
+    image.save(tmp_path / "a.png", kind, **({"lossless": True} if kind == "WEBP" else {}))
+    if kind == "GIF":
+        image = image.quantize().convert("RGB")
+        assert abs(only(tmp_path / "a.png").astype(int) - np.asarray(image)).mean() < 4
+    else:
+        np.testing.assert_array_equal(only(tmp_path / "a.png"), image)
+
+
+def test_all_images_that_cannot_be_read_are_listed_and_skipped(tmp_path):
+    (tmp_path / "in").mkdir()
     random_image().save(tmp_path / "a.png")
-    random_image().save(tmp_path / "b.gif")
-    with pytest.raises(InputError, match=r"a PNG or JPEG image in '.*b\.gif', but got another kind of file"):
-        read_images(tmp_path)
+    random_image().save(tmp_path / "in" / "e.gif")
+    (tmp_path / "b.heic").write_bytes(b"x")
+    (tmp_path / "in" / "c.jpg").write_bytes(b"\xff\xd8\xff")
+    Image.fromarray(np.ones((32, 32), np.float32)).save(tmp_path / "d.tif")
+    with pytest.warns(UserWarning, match="Skipped") as warned:
+        images, names = read_images(tmp_path)
+    assert names == ["a.png", "in/e.gif"]
+    assert len(images) == 2
+    (message,) = [str(warning.message) for warning in warned]
+    assert message.startswith("Skipped 3 of 5 images, because they cannot be read: ")
+    for phrase in ("b.heic' (not an image, or of an unknown format)", "d.tif' (floating-point pixels", "in/c.jpg' ("):
+        assert phrase in message
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.jpg"])
@@ -161,7 +185,7 @@ def test_a_truncated_image_is_refused(tmp_path, name):
     random_image(64).save(tmp_path / name)
     content = (tmp_path / name).read_bytes()
     (tmp_path / name).write_bytes(content[: len(content) // 2])
-    with pytest.raises(InputError, match=f"a complete image in '.*{name}', but got a file that cannot be read "):
+    with pytest.raises(InputError, match=rf"images in '.*{name}', but got none that can be read: '.*{name}' \("):
         read_images(tmp_path / name)
 
 
@@ -171,7 +195,7 @@ def test_a_decompression_bomb_is_refused(tmp_path, monkeypatch, factor):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", int(64 * 64 / factor))
     assert_refused(
         tmp_path / "a.png",
-        f"an image of at most {int(64 * 64 / factor)} pixels in '{tmp_path}/a.png', but got more",
+        f"none that can be read: '{tmp_path}/a.png' (more than {int(64 * 64 / factor)} pixels)",
     )
 
 

@@ -158,7 +158,7 @@ def test_changed_settings_are_refused_within_an_epoch(change):
     next(iter(loader))
     resumed = TrainLoader(**(arguments | change))
     resumed.load_state_dict(loader.state_dict())
-    with pytest.raises(InputError, match=r"the checkpoint's .* to resume after batch 1 of epoch 1, but got \{"):
+    with pytest.raises(InputError, match=r"the checkpoint's .* to resume after batch 1 of epoch 0, but got \{"):
         next(iter(resumed))
 
 

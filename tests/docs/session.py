@@ -82,8 +82,8 @@ def run_ours(argv: list[str], folder: Path, variables: Mapping[str, str] = {}) -
 
 @cache
 def options_of(command: str) -> frozenset[str]:
-    """Return the options that the help of a command lists."""
-    return frozenset(re.findall(r"(?<![\w`-])--[A-Za-z]\w*(?:\.\w+)*", run_ours([command, "--help"], ROOT)[1]))
+    """Return all options of a command."""
+    return frozenset(re.findall(r"(?<![\w`-])--[A-Za-z][\w-]*(?:\.\w+)*", run_ours([command, "--help=all"], ROOT)[1]))
 
 
 @cache
@@ -170,7 +170,7 @@ def _look_at(argv: list[str]) -> str:
 
 def _shorten(argv: list[str]) -> list[str]:
     """Return options that make a command take seconds."""
-    if not argv or argv[0] not in COMMANDS or {"--help", "--print_config"} & set(argv):
+    if not argv or argv[0] not in COMMANDS or {"--help", "--help=all", "--print_config"} & set(argv):
         return []
     few = [*_FEW.get(argv[0], []), *(["--limit=20"] if "--limit" in options_of(argv[0]) else [])]
     if "--preset" in argv and "--only" not in argv:

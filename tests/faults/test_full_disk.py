@@ -60,6 +60,7 @@ def test_a_checkpoint_without_room_leaves_the_previous_one(run, disk, room, monk
     assert answer.status == 1
     assert FULL in answer.complaint
     (folder,) = disk.folder.glob("lightning_logs/*/version_0")
+    assert f"Free some space, then resume with `lit-prune fit --resume {folder}`." in answer.complaint
     found = {path.name: read_checkpoint(path)["epoch"] for path in (folder / "checkpoints").iterdir()}
     assert found == {"last.ckpt": 1, "previous.ckpt": 0}
     assert epochs_of(folder) == steps_of(folder) == [0, 1]

@@ -425,3 +425,49 @@ def test_any_parameter_can_be_masked() -> None:
         assert torch.equal(ref.tensor != 0, masks[ref.name])
     assert torch.equal(model[2][0] != 0, torch.arange(5) > 1)
     assert set(remove_masks(model)) == {"2.0", "1.weight", *(ref.name for ref in weights[:-1])}
+
+
+def test_masks_are_held_by_the_optimizer_that_others_wrap() -> None:
+    class Wrapper(torch.optim.Optimizer):
+        """Like the one of Accelerate: calls no `__init__`, so it has no hooks."""
+
+        def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+            self.optimizer = optimizer
+            self.param_groups = optimizer.param_groups
+
+        def step(self, closure: Any = None) -> Any:
+            return self.optimizer.step(closure)
+
+    layer = nn.Linear(4, 4)
+    mask = torch.rand(4, 4) > 0.5
+    apply_masks(layer, {"": mask})
+    optimizer = Wrapper(torch.optim.AdamW(layer.parameters(), 0.1))
+    hold_masks(layer, optimizer)
+    before = layer.weight.detach().clone()
+    layer(torch.rand(2, 4)).sum().backward()
+    optimizer.step()
+    assert not layer.weight[~mask].any()
+    assert (layer.weight != before)[mask].all()
+
+
+def test_a_step_that_calls_its_closure_several_times_sees_zeros_each_time() -> None:
+    layer = nn.Linear(6, 4)
+    mask = torch.rand(4, 6) > 0.5
+    apply_masks(layer, {"": mask})
+    optimizer = torch.optim.LBFGS(layer.parameters(), 0.5, max_iter=6)
+    hold_masks(layer, optimizer)
+    inputs, before, calls = torch.randn(9, 6), layer.weight.detach().clone(), 0
+
+    def closure() -> Any:
+        nonlocal calls
+        calls += 1
+        assert not layer.weight[~mask].any()
+        optimizer.zero_grad()
+        loss = (layer(inputs) - 1).square().mean() + (layer.weight - 1).square().sum()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    assert calls > 2
+    assert not layer.weight[~mask].any()
+    assert (layer.weight != before)[mask].all()

@@ -10,8 +10,9 @@ from torch import nn, optim
 from lit_prune.functional import masking, selection
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.masking import apply_masks, mask_gradients, remove_masks
-from lit_prune.functional.optimizer_state import clear_pruned_state, keeps_zeros
+from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state, keeps_zeros
 from lit_prune.functional.pruning import global_l1_masks
+from lit_prune.functional.selection import WeightRef
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
@@ -113,3 +114,49 @@ def test_coverage_sees_gradients_that_the_optimizer_remembers(make, remembers):
     coverage.update([optimizer])
     expected = given.any(0) if remembers else given[-1]
     assert torch.equal(coverage.touched()[""], expected)
+
+
+class Wrapper(optim.Optimizer):
+    """Steps with an optimizer of its own, which has the momentum, as SAM and Lookahead do."""
+
+    def __init__(self, parameters: Any) -> None:
+        super().__init__(parameters, {})
+        self.inner = optim.SGD(self.param_groups, 0.1, momentum=0.9)
+
+    def step(self, closure: Any = None) -> Any:
+        return self.inner.step(closure)
+
+
+def test_state_of_an_optimizer_inside_another_is_cleared() -> None:
+    model: Any = nn.Linear(6, 5)
+    optimizer = Wrapper(model.parameters())
+    model(torch.randn(8, 6)).square().sum().backward()
+    optimizer.step()
+    mask = torch.rand(5, 6) > 0.5
+    apply_masks(model, {"": mask})
+    clear_pruned_state(optimizer, model)
+    momentum = optimizer.inner.state[model.weight]["momentum_buffer"]
+    assert not momentum[~mask].any()
+    assert momentum[mask].all()
+    clear_state(optimizer)
+    assert not optimizer.inner.state
+
+
+def test_codes_of_an_8_bit_optimizer_are_left_alone() -> None:
+    model: Any = nn.Linear(6, 5)
+    optimizer = optim.SGD(model.parameters(), 0.1)
+    codes = torch.randint(1, 255, (5, 6), dtype=torch.uint8)
+    optimizer.state[model.weight] = {"codes": codes.clone(), "average": torch.ones(5, 6)}
+    mask = torch.rand(5, 6) > 0.5
+    apply_masks(model, {"": mask})
+    clear_pruned_state(optimizer, model)
+    assert torch.equal(optimizer.state[model.weight]["codes"], codes)
+    assert torch.equal(optimizer.state[model.weight]["average"] != 0, mask)
+
+
+def test_sparse_gradients_of_an_embedding_are_counted() -> None:
+    model = nn.Embedding(4, 3, sparse=True)
+    coverage = GradientCoverage([WeightRef("weight", model, "weight")])
+    model(torch.tensor([1, 3])).sum().backward()
+    coverage.update()
+    assert coverage.touched()["weight"].tolist() == [[row in (1, 3)] * 3 for row in range(4)]

@@ -17,9 +17,10 @@ from PIL import Image
 from lit_prune.data.images import read_images
 from lit_prune.errors import InputError
 
-BOMB = r"Expected an image of at most \d+ pixels in '{path}', but got more\. HINT: .*"
-DAMAGED = r"Expected a complete image in '{path}', but got a file that cannot be read \([^\n]+\)\. HINT: .*"
-OTHER = r"Expected a PNG or JPEG image in '{path}', but got another kind of file\. HINT: .*"
+REFUSED = r"Expected images in '[^\n]+', but got none that can be read: '{path}' \(%s\)\. HINT: .*"
+BOMB = REFUSED % r"more than \d+ pixels"
+DAMAGED = REFUSED % r"[^\n]+"
+OTHER = REFUSED % "not an image, or of an unknown format"
 
 
 def png(width: int, height: int, pixels: bytes, *more: tuple[bytes, bytes]) -> bytes:
@@ -54,12 +55,6 @@ def cut(kind: str) -> bytes:
     return path.read_bytes()[:2000]
 
 
-def other(kind: str) -> bytes:
-    path = Path(f"whole.{kind}")
-    Image.new("RGB", (32, 32)).save(path)
-    return path.read_bytes()
-
-
 FINE = zlib.compress(bytes(97 * 32))
 BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "claims 50000 x 50000": (lambda: png(50_000, 50_000, FINE), BOMB),
@@ -80,9 +75,14 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
     "PNG's first bytes": (lambda: b"\x89PNG\r\n\x1a\n", DAMAGED),
     "JPEG's first bytes": (lambda: b"\xff\xd8\xff", DAMAGED),
     "SVG": (lambda: b"<?xml version='1.0'?><svg xmlns='http://www.w3.org/2000/svg'/>", OTHER),
-    "GIF": (lambda: other("gif"), OTHER),
-    "BMP": (lambda: other("bmp"), OTHER),
-    "TIFF": (lambda: other("tiff"), OTHER),
+    "truncated GIF": (lambda: cut("gif"), DAMAGED),
+    "truncated BMP": (lambda: cut("bmp"), DAMAGED),
+    "truncated TIFF": (lambda: cut("tiff"), DAMAGED),
+    "GIF that claims 65500 x 65500": (lambda: b"GIF89a" + struct.pack("<HH", 65_500, 65_500) + cut("gif")[10:], BOMB),
+    "BMP that claims 50000 x 50000": (
+        lambda: b"BM" + struct.pack("<6I2H6I", 99, 0, 54, 40, 50_000, 50_000, 1, 24, *6 * [0]),
+        BOMB,
+    ),
     "PostScript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(x) run\n", OTHER),
     "empty": (lambda: b"", OTHER),
 }  # fmt: skip
@@ -118,4 +118,4 @@ def test_a_pipe_is_refused_at_once(tmp_path):
     os.mkfifo(path)
     with pytest.raises(InputError) as error:
         read_images(path)
-    assert re.fullmatch(OTHER.replace("{path}", re.escape(str(path))), str(error.value))
+    assert re.fullmatch((REFUSED % "not a file").replace("{path}", re.escape(str(path))), str(error.value))

@@ -270,6 +270,33 @@ def test_malformed_checkpoints_are_one_sentence(genuine, change):
         assert refusal(read, "x.ckpt").startswith("Expected valid entries in the checkpoint `x.ckpt`")
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"format": torch.zeros(2)},
+        {"format": "1"},
+        {"logs": 5},
+        {"logs": {"rows": "2"}},
+        {"logs": {"events": {"a": torch.zeros(2)}}},
+        {"best": {"epoch": 1}},
+        {"best": 0.5},
+        {"final": {"val/acc": torch.zeros(2)}},
+        {"pending": {"val/acc": 0.5}},
+        {"callbacks": "LayerFreezing"},
+        {"callbacks": [["LayerFreezing"]]},
+        {"max_epochs": torch.zeros(2)},
+    ],
+    ids=str,
+)
+def test_malformed_results_are_one_sentence(genuine, entry):
+    content = read_checkpoint(genuine)
+    torch.save(content | {"lit_prune": content["lit_prune"] | entry}, "x.ckpt")
+    for read in (read_checkpoint, read_weights):
+        said = refusal(read, "x.ckpt")
+        assert "`x.ckpt`" in said
+        assert f"lit_prune.{next(iter(entry))}" in said or "in format" in said
+
+
 PATHS = [
     "runs/checkpoints/../../victim",
     "/runs/checkpoints/../../victim",

@@ -509,4 +509,4 @@ def test_the_cause_is_said_if_a_class_cannot_be_built(run, checkpoint):
 def test_a_metric_needs_a_data_module(run, checkpoint):
     answer = run("prune", checkpoint, "--amount=0.5", "--output=out.ckpt", "--metric=val/acc", "--split=val")
     assert answer.status == 2
-    assert answer.complaint.startswith("Expected a data module of your own beside `--metric`, but got none.")
+    assert answer.complaint.startswith("Expected a data module of your own with `--metric`, but got none.")

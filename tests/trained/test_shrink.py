@@ -1,6 +1,7 @@
 """`lit-prune shrink`: it removes the right channels of all layers together, and the smaller network works."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -188,7 +189,9 @@ def test_the_file_can_be_tested_fine_tuned_and_shrunk_again(run, checkpoint):
     assert "accuracy on 20 test images" in rows
     tested = run("test", "--ckpt_path=small.ckpt", "--trainer.accelerator=cpu", "--trainer.limit_test_batches=1")
     assert tested.status == 0, tested.err
-    fitted = run("fit", *TINY, "--model.init_from=small.ckpt", "--trainer.max_epochs=1", "--name=tuned")
+    _, *suggested = shlex.split(done.out[done.out.index("lit-prune fit ") :])
+    assert suggested == ["fit", "--model.init_from", "small.ckpt", "--data.source", "synthetic"]
+    fitted = run(*suggested, *TINY, "--trainer.max_epochs=1", "--name=tuned")
     assert fitted.status == 0, fitted.err
     tuned = "lightning_logs/tuned/version_0/checkpoints/last.ckpt"
     assert run("shrink", tuned, "--ratio=0.5", "--round_to=8", "--output=smaller.ckpt").status == 0

@@ -41,6 +41,13 @@ class SmallNet(LightningModule):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
+class Scored(SmallNet):
+    """A network that can be tested, too."""
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self.log("test/loss", nn.functional.cross_entropy(self(batch[0]), batch[1]))
+
+
 class Diverging(SmallNet):
     """A network whose loss becomes NaN or infinite at a given step, in all processes or in one."""
 

@@ -54,7 +54,6 @@ def test_options_choose_a_class(argv, chosen):
         ({"model": None, "trainer": {"callbacks": [{"class_path": "X"}]}}, (None, None)),
         ([1], (None, None)),
         ("", (None, None)),
-        ("a: [", (None, None)),
     ],
 )
 @pytest.mark.parametrize("form", ["--config PATH", "--config=PATH", "-c PATH", "environment"])
@@ -89,6 +88,17 @@ def test_shipped_configurations_use_our_classes(value):
 def test_a_configuration_that_does_not_exist_is_refused():
     with pytest.raises(InputError, match=r"`nowhere\.yaml`"):
         find_custom_classes(["fit", "--config", "nowhere.yaml"])
+
+
+def test_broken_yaml_is_named(config):
+    with pytest.raises(InputError, match=r"`.*run\.yaml` \(line 2, column 1: "):
+        find_custom_classes(["fit", "--config", config("a: [\n")])
+
+
+@pytest.mark.parametrize("argv", [["--data=null"], ["--model", "null"], ["--model.class_path", "None"]])
+def test_null_is_no_class(argv):
+    with pytest.raises(InputError, match=r"to name a class, but got `(null|None)`"):
+        find_custom_classes(["prune", "x.ckpt", *argv])
 
 
 def test_an_option_without_its_value_is_left_to_the_parser():

@@ -34,7 +34,7 @@ def test_training_stops_with_the_step_and_the_last_good_checkpoint(run, value):
     answer = run("fit", *argv(9, value))
     assert answer.status == 1
     shown = {"nan": "NaN"}.get(value, value)
-    assert answer.complaint.startswith(f"The loss became {shown} at step 9 (epoch 3). ")
+    assert answer.complaint.startswith(f"The loss became {shown} at step 9 (epoch 2). ")
     assert f"The last good checkpoint is `{LAST}`." in answer.complaint
     assert "`--on_nan continue`" in answer.complaint
     assert read_checkpoint(LAST)["epoch"] == 1
@@ -45,7 +45,7 @@ def test_training_stops_with_the_step_and_the_last_good_checkpoint(run, value):
 def test_in_the_first_epoch_there_is_no_checkpoint(run):
     answer = run("fit", *argv(1))
     assert answer.status == 1
-    assert "The loss became NaN at step 1 (epoch 1). No checkpoint was saved yet." in answer.complaint
+    assert "The loss became NaN at step 1 (epoch 0). No checkpoint was saved yet." in answer.complaint
     assert not LAST.exists()
 
 

@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_prune.training.loggers import make_loggers, rewind_logs, sync_logs
+from lit_prune.training.loggers import make_loggers, merge_rows, rewind_logs, sync_logs, write_rows
 
 # metrics of validation, then of training
 EPOCH = ({"val/acc": 0.5}, {"train/loss": 1.5})
@@ -133,6 +133,46 @@ def test_custom_loggers_have_no_position(tmp_path):
     logger.log_metrics({"a": 1}, step=0)
     logger.save()
     assert sync_logs([logger]) == {}
+
+
+def test_a_run_writes_one_row_an_epoch_also_if_it_resumes_within(folder):
+    loggers = make_loggers(folder)
+    merge_rows(loggers, None)
+    log(loggers, 0, 1)
+    merged = [first | second for first, second in zip(expected_rows(0, 1)[::2], expected_rows(0, 1)[1::2], strict=True)]
+    assert rows(folder) == merged[:1]  # metrics may be added to the second
+    end(loggers)
+    assert rows(folder) == merged
+    whole = (folder / "metrics.csv").read_bytes()
+
+    for part in (1, 2):  # the checkpoint is written after validation, or at the end of the epoch
+        (folder / "metrics.csv").unlink()
+        loggers = make_loggers(folder)
+        merge_rows(loggers, None)
+        log(loggers, 0)
+        for metrics in EPOCH[:part]:
+            loggers[1].log_metrics({name: value + 1 for name, value in metrics.items()} | {"epoch": 1}, step=107)
+        positions = sync_logs(loggers)
+        end(loggers)
+        rewind_logs(folder, positions)
+        assert rows(folder) == merged[:1]
+        resumed = make_loggers(folder)
+        merge_rows(resumed, positions["unwritten"])
+        for metrics in EPOCH[part:]:
+            resumed[1].log_metrics({name: value + 1 for name, value in metrics.items()} | {"epoch": 1}, step=107)
+        write_rows(resumed)
+        assert (folder / "metrics.csv").read_bytes() == whole
+
+
+def test_rows_of_steps_and_of_a_second_validation_stay_apart(folder):
+    loggers = make_loggers(folder)
+    merge_rows(loggers, None)
+    for metrics in ({"val/acc": 0.5}, {"train/loss_step": 2.5}, {"val/acc": 0.75}, {"train/loss": 1.5}):
+        loggers[1].log_metrics(metrics | {"epoch": 0}, step=7)
+    end(loggers)
+    found = [{name: float(value) for name, value in row.items()} for row in rows(folder)]
+    first, step, last = {"val/acc": 0.5}, {"train/loss_step": 2.5, "step": 7}, {"val/acc": 0.75, "train/loss": 1.5}
+    assert found == [{"epoch": 0, "step": 0} | row for row in (first, step, last)]
 
 
 @pytest.mark.parametrize("later", [False, True])

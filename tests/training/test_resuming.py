@@ -7,6 +7,7 @@ import signal
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from lit_prune import LitResNet18
 from lit_prune.files.checkpoint import read_checkpoint
 from lit_prune.main import main
 from lit_prune.training.checkpoint_io import AtomicCheckpointIO
+from lit_prune.training.resuming import is_finished
 from tests.training.conftest import NARROW, TINY, Run
 
 FOLDER = Path("lightning_logs/x/version_0")
@@ -64,13 +66,13 @@ def interrupting(hook: str, step: int, marker: str = "sent", number: int = signa
 @pytest.mark.parametrize(
     ("hook", "step", "number", "when"),
     [
-        ("on_train_batch_start", 1, signal.SIGTERM, "in epoch 1"),
-        ("on_before_optimizer_step", 6, signal.SIGINT, "in epoch 2"),
-        ("on_train_batch_end", 6, signal.SIGTERM, "in epoch 2"),
-        ("on_after_backward", 7, signal.SIGTERM, "after epoch 2"),  # the last batch of an epoch
-        ("on_validation_batch_start", 8, signal.SIGINT, "after epoch 2"),
-        ("on_train_epoch_end", 4, signal.SIGTERM, "after epoch 1"),
-        ("on_train_epoch_start", 8, signal.SIGINT, "after epoch 2"),
+        ("on_train_batch_start", 1, signal.SIGTERM, "in epoch 0"),
+        ("on_before_optimizer_step", 6, signal.SIGINT, "in epoch 1"),
+        ("on_train_batch_end", 6, signal.SIGTERM, "in epoch 1"),
+        ("on_after_backward", 7, signal.SIGTERM, "after 2 of 3 epochs"),  # the last batch of an epoch
+        ("on_validation_batch_start", 8, signal.SIGINT, "after 2 of 3 epochs"),
+        ("on_train_epoch_end", 4, signal.SIGTERM, "after 1 of 3 epochs"),
+        ("on_train_epoch_start", 8, signal.SIGINT, "after 2 of 3 epochs"),
     ],
 )
 def test_a_signal_saves_a_checkpoint_and_prints_the_command_that_resumes(run, whole, hook, step, number, when):
@@ -79,7 +81,7 @@ def test_a_signal_saves_a_checkpoint_and_prints_the_command_that_resumes(run, wh
     stopped = run("fit", *argv, "--resume")
     assert stopped.status == 128 + number
     assert stopped.complaint == (
-        f"Stopped by {signal.Signals(number).name} {when} of 3; everything is saved. "
+        f"Stopped by {signal.Signals(number).name} {when}; everything is saved. "
         f"Resume with `lit-prune fit --resume {FOLDER}`."
     )
     assert read_checkpoint(LAST)["global_step"] >= step
@@ -145,6 +147,19 @@ def test_a_finished_run_can_be_trained_for_longer(run, whole):
     assert [row["epoch"] for row in rows(FOLDER / "metrics.csv") if "train/loss" in row] == ["0", "1", "2", "3"]
     longer = rows(FOLDER / "metrics.csv")
     assert longer[: len(rows(whole / "metrics.csv"))] == rows(whole / "metrics.csv")
+
+
+def test_a_run_that_another_limit_ended_is_trained_for_longer(run):
+    argv = [*TINY, "--model=tests.training.small.SmallNet", "--name=x", "--resume", "--trainer.max_time=00:01:00:00"]
+    assert run("fit", *argv, "--trainer.max_steps=2").status == 0
+    assert read_checkpoint(LAST)["global_step"] == 2
+    assert run("fit", *argv, "--trainer.max_steps=2").out.startswith(f"The run in {FOLDER} is finished.")
+    assert run("fit", *argv, "--trainer.max_steps=6").status == 0
+    content = read_checkpoint(LAST)
+    assert content["global_step"] == 6
+    limits = {"max_epochs": 30, "max_steps": 6, "max_time": "00:01:00:00"}
+    assert is_finished(FOLDER, content, limits)
+    assert not is_finished(FOLDER, content, limits | {"max_time": "00:02:00:00"})
 
 
 @pytest.fixture
@@ -278,3 +293,16 @@ def test_only_checkpoint_files_are_removed_as_checkpoints(tmp_path):
         AtomicCheckpointIO().remove_checkpoint(tmp_path / name)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.txt", "folder"]
     assert (tmp_path / "folder" / "inner").is_dir()
+
+
+def test_the_next_checkpoint_after_a_kill_between_two_renames_leaves_no_temporary_file(tmp_path):
+    last, previous = tmp_path / LAST.name, tmp_path / "previous.ckpt"
+    plugin = AtomicCheckpointIO()
+    content: dict[str, Any] = {"state_dict": {"weight": torch.rand(2)}, "pytorch-lightning_version": "2.6.0"}
+    plugin.save_checkpoint(content | {"number": 1}, last)
+    previous.hardlink_to(last)  # the next last.ckpt was not renamed in time
+    for number in (2, 3):
+        plugin.save_checkpoint(content | {"number": number}, last)
+        assert {path.name for path in tmp_path.iterdir()} == {last.name, previous.name}
+        assert read_checkpoint(last)["number"] == number
+        assert read_checkpoint(previous)["number"] == number - 1

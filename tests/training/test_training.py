@@ -2,12 +2,14 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 import yaml
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lit_prune.cli.configs import shipped_configs
 from tests.training.conftest import NARROW, TINY, Run
@@ -65,8 +67,9 @@ def test_a_run_writes_everything_into_one_folder(run):
         rows = list(csv.DictReader(file))
     logged = {"train/loss", "train/acc", "val/loss", "val/acc", "lr"}
     assert logged <= set(rows[0])
+    assert [row["epoch"] for row in rows] == ["0", "1"]
     for name in logged:
-        assert len([row for row in rows if row[name]]) == 2
+        assert all(row[name] for row in rows)
 
     # the summary shows the logged numbers and where the files are
     best = max(float(row["val/acc"]) for row in rows if row["val/acc"])
@@ -81,17 +84,57 @@ def test_curves_are_logged_at_their_epoch(run):
         assert [point.step for point in events.Scalars(name)] == [0, 1, 2], name
 
 
-def test_the_hparams_tab_shows_the_logged_metrics(run):
-    events = scalars(fit(run, "hparams", "--trainer.max_epochs=2", NARROW))
-    tags = set(events.Tags()["scalars"])
-    assert {"best/val_acc", "final/val_loss", "final/train_acc"} <= tags
-    assert not any("hp_metric" in tag for tag in tags)
-    assert events.Scalars("final/val_loss")[-1].value == events.Scalars("val/loss")[-1].value
-    best = max(point.value for point in events.Scalars("val/acc"))
-    assert events.Scalars("best/val_acc")[-1].value == best
-    experiment = events.SummaryMetadata("_hparams_/experiment").plugin_data.content
-    assert b"best/val_acc" in experiment
-    assert b"batch_norm" in experiment
+def hparams(folder: Path) -> tuple[dict[str, Any], set[str]]:
+    """The columns of a run in the HParams tab, and the tags of the metrics beside them."""
+    events = EventAccumulator(str(folder)).Reload()
+    read = HParamsPluginData.FromString
+    started = read(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content).session_start_info
+    values = {name: value.string_value or value.number_value for name, value in started.hparams.items()}
+    metrics = read(events.SummaryMetadata("_hparams_/experiment").plugin_data.content).experiment.metric_infos
+    return values, {metric.name.tag for metric in metrics}
+
+
+def test_the_hparams_tab_shows_the_last_values_of_curves(run):
+    folder = fit(run, "hparams", "--trainer.max_epochs=2", NARROW)
+    events, (values, tags) = scalars(folder), hparams(folder)
+    assert {"train/loss", "val/acc", "val/best_acc", "sparsity/global", "test/acc"} <= tags
+    assert values["experiment"] == "hparams"
+    assert values["parent"] == "none"
+    (best,) = events.Scalars("val/best_acc")
+    assert best.value == max(point.value for point in events.Scalars("val/acc"))
+    assert best.step == events.Scalars("val/acc")[-1].step == 1  # where the curves end
+    assert {tag for tag in events.Tags()["scalars"] if len(events.Scalars(tag)) == 1} == {
+        "val/best_acc",
+        "val/best_loss",
+    }
+
+
+def test_the_hparams_tab_has_the_arguments_of_callbacks_as_numbers(run):
+    plain, _ = hparams(fit(run, "plain", "--trainer.max_epochs=1", NARROW))
+    changed, _ = hparams(
+        fit(
+            run,
+            "changed",
+            "--trainer.max_epochs=5",
+            "--trainer.limit_train_batches=1",
+            "--trainer.callbacks+=GlobalL1Pruning",
+            "--trainer.callbacks.amount=0.3",
+            "--trainer.callbacks.start_epoch=1",
+            "--trainer.callbacks.end_epoch=3",
+            "--trainer.callbacks+=PruningRemoval",
+            "--trainer.callbacks.epoch=end",
+            "--trainer.callbacks+=LayerFreezing",
+            "--trainer.callbacks.fraction=0.2",
+            "--trainer.callbacks.unfreeze_epoch=1",
+            "--model.init_from=lightning_logs/plain/version_0/checkpoints/last.ckpt",
+        )
+    )
+    assert plain.keys() == changed.keys()
+    columns = ("amount", "start_epoch", "end_epoch", "schedule", "removal_epoch", "fraction", "unfreeze_epoch")
+    assert [plain[name] for name in columns] == [0, -1, -1, "none", -1, 0, -1]
+    assert [changed[name] for name in columns] == [0.3, 1, 3, "cubic", 5, 0.2, 1]
+    assert (plain["weights"], changed["weights"]) == ("random", "parent")
+    assert changed["parent"] == "lightning_logs/plain/version_0/checkpoints/last.ckpt"
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):
@@ -163,6 +206,21 @@ def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
     tags = scalars(LOGS / "test" / "version_0").Tags()["scalars"]
     assert {"test/loss", "test/acc"} <= set(tags)
     assert len([tag for tag in tags if tag.startswith("test/acc/")]) == 10
+
+
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_an_untrained_network_is_not_evaluated(run, command):
+    without = run(command, *TINY, NARROW)
+    assert without.status == 2
+    assert without.complaint.startswith("Expected a trained network, but got no `--ckpt_path`.")
+    assert not LOGS.exists()
+    option = without.complaint.split("HINT: add `")[1].split("`")[0]
+    assert option == "--ckpt_path lightning_logs/NAME/version_0/checkpoints/last.ckpt"
+    folder = fit(run, "trained", "--trainer.max_epochs=1", NARROW)
+    hint = run(command, *TINY).complaint.split("HINT: add `")[1].split("`")[0].split()
+    assert hint == ["--ckpt_path", str(folder / "checkpoints" / "last.ckpt")]
+    assert run(command, *TINY[4:], *hint).status == 0
+    assert run(command, *TINY, f"--model.init_from={hint[1]}").status == 0
 
 
 def test_predict_prints_and_writes_the_class_of_each_image(run, tmp_path):

@@ -7,7 +7,7 @@ import yaml
 
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.nested import merge
-from lit_prune.files.yaml import load_yaml
+from lit_prune.files.yaml import describe_fault, load_yaml
 from lit_prune.study.plan.plan import Plan, keep, select
 from lit_prune.study.plan.validation import read_plan
 from lit_prune.study.plan.values import get_list, get_mapping
@@ -49,8 +49,7 @@ def read_mapping(path: Path, what: str, hint: str) -> dict[str, Any]:
     except InputError:
         raise
     except (OSError, ValueError, yaml.YAMLError) as error:  # ValueError: not UTF-8, or a date that does not exist
-        found = " ".join(str(error).split())
-        raise expected(f"`{path}` to be a readable YAML file", found, "check the file") from error
+        raise expected(f"`{path}` to be a readable YAML file", describe_fault(error), "check the file") from error
     if not isinstance(content, dict):
         found = "an empty file" if content is None else f"a {type(content).__name__}"
         raise expected(f"{what} in `{path}`", found, hint)

@@ -11,7 +11,7 @@ from lit_prune.study.plan.values import check_bool, check_keys, get_list, get_ma
 
 _NAME = re.compile(r"[A-Za-z0-9][\w.+-]*(/[A-Za-z0-9][\w.+-]*)*", re.ASCII)
 # names that experiments must not use, because the study writes files and folders with these names
-_TAKEN = ("report", "figures", "plan.yaml", "report.md", "results.csv")
+_TAKEN = ("report", "figures", "plan.yaml", "report.md", "report.html", "results.csv")
 
 
 def read_plan(content: Mapping[str, Any], source: str) -> Plan:

@@ -12,6 +12,7 @@ from lit_prune.cli.parser import CommandParser, check_path, one_sentence_errors
 from lit_prune.errors import UnfinishedError, expected
 from lit_prune.files.atomic import write_text
 from lit_prune.study.report.document import report_text
+from lit_prune.study.report.overview import count_not_started, count_runs
 from lit_prune.study.report.tables import results_csv
 from lit_prune.study.results.results import read_results
 from lit_prune.study.results.verdicts import FAILS, HOLDS, INCONCLUSIVE, judge
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
 
 _DESCRIPTION = """\
-Write a report on the results of a study: report.md, results.csv, figures and a summary for TensorBoard. The study may
-be unfinished or still running; its runs are not changed."""
+Write a report on the results of a study: report.md, report.html (one page with all figures), results.csv, figures and a
+summary for TensorBoard. The study may be unfinished or still running; its runs are not changed."""
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,7 +57,7 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
     Args:
         folder: Folder of the study, to which `results.csv` is written.
         output: File of the report; figures are written to `figures/` in the same folder. None means `report.md` in the
-            study's folder; then a summary for TensorBoard is also written, to `report/` in that folder.
+            study's folder; then the report is also written as `report.html`, and for TensorBoard, to `report/`.
         figures: Whether to draw figures.
 
     Returns:
@@ -72,26 +73,29 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         raise expected("`--output` to be a file", f"the folder `{path}`", f"for example `{path / 'results.md'}`")
     results = read_results(folder)
     _check_places(folder, path, figures=figures, board=output is None)
-    judgements = [judge(claim, results) for claim in results.plan.claims]
+    started = results.started()
+    judgements = [judge(claim, started) for claim in started.plan.claims]
     write_text(folder / "results.csv", results_csv(results))
     path.parent.mkdir(parents=True, exist_ok=True)
     drawn: Sequence[Figure] = []
     if figures:
         from lit_prune.study.report.figures import draw
 
-        drawn = draw(results, path.parent / "figures")
+        drawn = draw(started, path.parent / "figures")
     text = report_text(results, judgements, drawn)
     write_text(path, text)
     if output is None:
+        from lit_prune.study.report.html import html_page
         from lit_prune.study.report.tensorboard import write_board
 
-        write_board(results, drawn, text)
-    complete, verdicts = sum(run.status == "complete" for run in results.runs), [each.verdict for each in judgements]
-    print(f"{complete} of {len(results.runs)} runs are complete.")
+        write_text(path.with_suffix(".html"), html_page(text, drawn))
+        write_board(started, drawn, text)
+    verdicts = [each.verdict for each in judgements]
+    print(f"{count_runs(started)}. {count_not_started(results, started)}".rstrip())
     if verdicts:
         counts = [f"{verdict}: {verdicts.count(verdict)}" for verdict in (HOLDS, FAILS, INCONCLUSIVE)]
         print(f"Claims by verdict: {', '.join(counts)}.")
-    print(f"Report: {path}")
+    print(f"Report: {path}" + (f" and {path.with_suffix('.html').name}" if output is None else ""))
     return path
 
 

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from lit_prune.study.report.claims_table import claims_table
+from lit_prune.study.report.original import compare_with_original
 from lit_prune.study.report.overview import overview, runs_left
+from lit_prune.study.report.summary import summary
 from lit_prune.study.report.tables import group_tables, plateau_table, unfrozen
+from lit_prune.study.report.undecided import advise, undecided_section
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.verdicts import Judgement
 
@@ -33,21 +36,33 @@ _PLATEAU = (
 )
 
 
-def report_text(results: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"]) -> str:
-    """Return a report in Markdown that embeds the given figures, from the folder `figures` next to the report."""
+def report_text(whole: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"]) -> str:
+    """Return a report in Markdown that embeds the given figures, from the folder `figures` next to the report.
+
+    Args:
+        whole: Results of the study; the report's sections are about the started experiments.
+        judgements: Judgements of the claims about the started experiments.
+        figures: Figures of the started experiments.
+    """
+    results = whole.started()
     plan = results.plan
-    parts = [f"# Results of the study `{plan.name}`", overview(results), runs_left(results)]
+    parts = [f"# Results of the study `{plan.name}`", overview(whole, results), runs_left(whole)]
+    advices = advise(results, judgements)
     if not any(run.status in ("complete", "diverged") for run in results.runs):
         parts.append("There are no results yet.")
     else:
         parts.append(_ONE_SEED if len(plan.seeds) == 1 else _INTERVAL)
+        if top := summary(results, judgements, advices):
+            parts += ["## Summary", *top]
     groups = results.groups()
     for name, experiments in groups.items():
         parts.append(f"## {plan.groups.get(name, name)}")
         parts += group_tables(results, experiments) or ["No run has finished yet."]
         parts += _show(figure for figure in figures if figure.group == name)
     if judgements:
-        parts += ["## Claims", _CLAIMS, claims_table(judgements)]
+        parts += ["## Claims", _CLAIMS, claims_table(judgements), *undecided_section(advices)]
+    if original := compare_with_original(results):
+        parts += ["## Next to the original study", *original]
     if unfrozen(plan):
         table = plateau_table(results) or "No run that removes its masks has finished yet."
         parts += ["## Why sparsity stops falling", _PLATEAU, table]

@@ -11,8 +11,13 @@ _VAL_SIZE, _BATCH_SIZE, _CIFAR10_TRAIN = 5000, 128, 50_000
 _VERSIONS = {"lit_prune": "lit-prune", "lightning": "Lightning", "torch": "torch", "python": "Python"}
 
 
-def overview(results: Results) -> str:
-    """Return a paragraph about experiments, initial weights, data, epochs, machine, and the number of complete runs."""
+def overview(results: Results, started: Results) -> str:
+    """Return a paragraph about experiments, initial weights, data, epochs, machine, and the number of complete runs.
+
+    Args:
+        results: Results of the study.
+        started: Results of the started experiments, from `Results.started`.
+    """
     plan = results.plan
     seeds = len(plan.seeds)
     complete = sum(run.status == "complete" for run in results.runs)
@@ -23,10 +28,23 @@ def overview(results: Results) -> str:
         _data(plan),
         _epochs(results),
         _machine(results),
-        f"{complete} of {_count(len(results.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
-        + ("; all numbers are from complete runs." if 0 < complete < len(results.runs) else "."),
+        count_runs(started) + ("; all numbers are from complete runs." if 0 < complete < len(started.runs) else "."),
+        count_not_started(results, started),
     ]
     return " ".join(part for part in parts if part)
+
+
+def count_runs(started: Results) -> str:
+    """Return how many runs of the started experiments are complete, such as "3 of 6 runs are complete"."""
+    complete = sum(run.status == "complete" for run in started.runs)
+    return f"{complete} of {_count(len(started.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
+
+
+def count_not_started(results: Results, started: Results) -> str:
+    """Return a sentence about the experiments that have not been started; "" if all have."""
+    count = len(results.plan.experiments) - len(started.plan.experiments)
+    have = "has" if count == 1 else "have"
+    return f"{_count(count, 'other experiment')} of the plan {have} not been started." if count else ""
 
 
 def runs_left(results: Results) -> str:

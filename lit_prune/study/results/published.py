@@ -46,7 +46,11 @@ PUBLISHED = tuple(
 
 
 def published_for(plan: Plan) -> tuple[PublishedCurve, ...]:
-    """Return the published curves if the study uses CIFAR-10 from this project's data module; otherwise, no curves."""
+    """Return the published curves if the study uses CIFAR-10; otherwise, no curves."""
+    return PUBLISHED if uses_cifar10(plan) else ()
+
+
+def uses_cifar10(plan: Plan) -> bool:
+    """Return whether a study uses CIFAR-10 from this project's data module."""
     data = plan.settings.get("data") or {}
-    ours = isinstance(data, dict) and "class_path" not in data and data.get("source", "cifar10") == "cifar10"
-    return PUBLISHED if ours else ()
+    return isinstance(data, dict) and "class_path" not in data and data.get("source", "cifar10") == "cifar10"

@@ -41,6 +41,7 @@ class Run:
         initial_weights: "random", the name or path of pre-trained weights, or "parent" (another experiment's weights).
             None if unknown.
         environment: Versions of packages, device and number of threads. Empty for a run without a `result.json`.
+        seconds: Duration of the run, with its tests; NaN if unknown.
     """
 
     experiment: str
@@ -54,6 +55,7 @@ class Run:
     measures: Mapping[str, float] = field(default_factory=dict)
     initial_weights: str | None = None
     environment: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = math.nan
 
     def finite_curve(self, name: str) -> Curve:
         """Return a curve without its NaN and infinite values; empty if the curve was not logged."""
@@ -73,6 +75,19 @@ class Results:
     folder: Path
     plan: Plan
     runs: tuple[Run, ...]
+
+    def started(self) -> "Results":
+        """Return the results of the experiments with at least one started run, and claims about only these experiments.
+
+        If no run has started, return all results.
+        """
+        names = {run.experiment for run in self.runs if run.status != "missing"}
+        if not names:
+            return self
+        experiments = tuple(experiment for experiment in self.plan.experiments if experiment.name in names)
+        claims = tuple(c for c in self.plan.claims if all(contrast.experiments() <= names for contrast in c.contrasts))
+        plan = replace(self.plan, experiments=experiments, claims=claims)
+        return replace(self, plan=plan, runs=tuple(run for run in self.runs if run.experiment in names))
 
     def groups(self) -> dict[str, list[Experiment]]:
         """Group the experiments by the part of their names before the first slash, in the plan's order."""
@@ -183,6 +198,7 @@ def _with_result(run: Run, plan: Plan, experiment: Experiment, logged: Logged, r
         measures=compute_measures(logged, result, plan.metrics, experiment.train),
         initial_weights=result.initial_weights,
         environment=result.environment,
+        seconds=result.seconds,
     )
 
 
@@ -190,7 +206,7 @@ def _find_nonfinite(logged: Logged, plan: Plan, result: RunResult) -> str:
     for epoch in logged.epochs:
         for role in ("train_loss", "val_loss"):
             if not math.isfinite(value := logged.curves.get(role, {}).get(epoch, 0.0)):
-                return f"`{plan.metrics[role]}` is {value} in epoch {epoch + 1}"
+                return f"`{plan.metrics[role]}` is {value} in epoch {epoch}"
     name = plan.metrics.get("test_loss", "")
     for tests in result.tests.values():
         if not math.isfinite(value := tests.get(name, 0.0)):

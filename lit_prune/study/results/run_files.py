@@ -2,8 +2,9 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,14 @@ class RunResult:
         tests: Test metrics by logged name, for the "last" checkpoint and, if it was tested too, for the "best".
         initial_weights: See `Run`.
         environment: Versions of packages, device and number of threads.
+        seconds: Duration of the run, with its tests; NaN if unknown.
     """
 
     epochs: int
     tests: Mapping[str, Mapping[str, float]]
-    initial_weights: str | None
-    environment: Mapping[str, Any]
+    initial_weights: str | None = None
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = math.nan
 
 
 def read_logged(path: Path, metrics: Mapping[str, str], train: bool) -> Logged:
@@ -144,7 +147,8 @@ def read_result(path: Path, experiment: str, seed: int) -> RunResult:
         raise UnreadableError(f"{path.name} has values that are not numbers in `test`")
     if not isinstance(weights, str | None) or not isinstance(environment, dict):
         raise UnreadableError(f"{path.name} has a wrong type for `initial_weights` or `environment`")
-    return RunResult(epochs, tests, weights, environment)
+    seconds = content.get("seconds")
+    return RunResult(epochs, tests, weights, environment, seconds if isinstance(seconds, int | float) else math.nan)
 
 
 def read_error(path: Path) -> str:

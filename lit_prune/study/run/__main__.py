@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 
-from lit_prune.cli.imports import no_garbage_collection
+from lit_prune.cli.imports import importing
 from lit_prune.training.launcher import exit_with_launcher
 
 
@@ -26,7 +26,7 @@ def _exit_with_parent() -> None:
 if __name__ == "__main__":
     _exit_with_parent()
     exit_with_launcher()
-    with no_garbage_collection():
+    with importing():
         from lit_prune.study.run.worker import main
 
         gc.freeze()  # modules stay, so that no later collection needs to look at them

@@ -10,12 +10,12 @@ from types import FrameType
 
 from filelock import FileLock, Timeout
 from jsonargparse import Namespace
-from tqdm import tqdm
 
 from lit_prune.cli.failures import print_error
-from lit_prune.cli.imports import no_garbage_collection
+from lit_prune.cli.imports import importing
 from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.files.nested import merge
+from lit_prune.study.measures import format_duration
 from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.plan.plan import Experiment, Plan, select
 from lit_prune.study.plan.run_settings import count_epochs
@@ -23,7 +23,8 @@ from lit_prune.study.plan.stored import PLAN, check_folder, store_plan, stored_p
 from lit_prune.study.report.command import write_report
 from lit_prune.study.run.options import parse
 from lit_prune.study.run.pool import Job, Pool, Processes, RayTasks
-from lit_prune.study.run.scheduler import is_complete, list_jobs, run_jobs
+from lit_prune.study.run.progress import Progress
+from lit_prune.study.run.scheduler import count_work, is_complete, list_jobs, run_jobs
 from lit_prune.training.run_folder import LOCK, LOGS
 
 
@@ -48,14 +49,17 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run(options: Namespace) -> int:
-    plan, out, warning = _make_plan(options)
+    plan, out = _make_plan(options)
     chosen = select(plan, options.only or ["*"])
-    if warning:
-        print(f"lit-prune: {warning}", file=sys.stderr)
-    # imported here, because torch takes seconds to import; errors in the plan are reported before that
-    with no_garbage_collection():
-        from lit_prune.study.run.preflight import check_settings, default_jobs
+    if not options.dry_run:
+        print(_headline(plan, chosen, out), flush=True)  # before torch is imported, which takes seconds
+    # imported here, after errors in the plan were reported
+    with importing():
+        from lit_prune.study.run.preflight import check_settings, default_jobs, load_weights
 
+    todo = list_jobs(plan, chosen, out)
+    if any(plan[job.experiment].parent is None and not is_complete(job) for job in todo):
+        load_weights(plan, download=not options.dry_run)
     check_settings(plan, chosen, out)
     jobs = options.jobs or default_jobs(plan.threads)
     if options.dry_run:
@@ -66,44 +70,37 @@ def _run(options: Namespace) -> int:
     try:
         with FileLock(out / LOCK, timeout=0):
             store_plan(plan, out)
-            return _run_and_report(plan, list_jobs(plan, chosen, out), out, options, jobs)
+            return _run_and_report(plan, todo, out, options, jobs)
     except Timeout as error:
         sentence = f"Another `lit-prune study` is running in `{out}`. Wait until it has finished, or stop it."
         raise InputError(sentence) from error
 
 
-def _make_plan(options: Namespace) -> tuple[Plan, Path, str]:
-    """Return the plan with all options applied, the study's folder, and a warning about initial weights, or ""."""
+def _make_plan(options: Namespace) -> tuple[Plan, Path]:
+    """Return the plan with all options applied, and the study's folder."""
     plan = load_plan(options.plan)
     settings = reduce(merge, options.settings, plan.settings)
     plan = replace(plan, settings=settings, threads=options.threads or plan.threads)
     if options.seeds is not None:
         plan = plan.with_seeds(options.seeds)
     out = Path(options.out or Path(LOGS) / plan.name)
+    weights = options.weights or plan.initial_weights
     if options.weights is None and (out / PLAN).is_file():
-        # All runs in a folder use the same initial weights: if ImageNet weights could not be downloaded for the first
-        # runs, which therefore used random weights, later runs use random weights, too.
-        return replace(plan, initial_weights=stored_plan(out).initial_weights), out, ""
-    if options.weights is None and plan.initial_weights in (None, "random"):
-        return plan, out, ""
-    with no_garbage_collection():
-        from lit_prune.study.run.preflight import choose_weights
-
-    plan, warning = choose_weights(plan, options.weights)
-    return plan, out, warning
+        weights = stored_plan(out).initial_weights  # all runs in a folder use the same initial weights
+    return replace(plan, initial_weights=weights), out
 
 
 def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, jobs: int) -> int:
+    from lit_prune.study.run.preflight import estimate_epoch_seconds
+
     gpu = (plan.settings.get("trainer") or {}).get("accelerator") != "cpu"
     pool: Pool = Processes(jobs) if options.ray is None else RayTasks(options.ray, options.jobs, plan.threads, gpu)
-    total = _count_all_epochs(plan, todo)
-    # if stderr is not a terminal, `_show` prints a line for each run instead of a progress bar
-    with tqdm(total=total, unit="epoch", desc=plan.name, dynamic_ncols=True, disable=None) as bar:
-        # epochs of earlier commands are shown as done, but do not affect the estimate of the remaining time
-        bar.initial = bar.n = _count_all_epochs(plan, filter(is_complete, todo))
+    total, done = (sum(count_work(plan, job) for job in some) for some in (todo, filter(is_complete, todo)))
+    seconds = None if done == total or options.ray is not None else estimate_epoch_seconds(plan)
+    with Progress(plan.name, total, done, len(todo), seconds and seconds / jobs, jobs) as progress:
         before = signal.signal(signal.SIGTERM, _interrupt)
         try:
-            failed, left_out = run_jobs(plan, todo, pool, partial(_show, bar, out))
+            failed, left_out = run_jobs(plan, todo, pool, partial(_show, progress, out))
         except KeyboardInterrupt as stop:
             status = 128 + (stop.args[0] if stop.args else signal.SIGINT)
             raise UnfinishedError("Interrupted. Run the same command again to continue.", status) from None
@@ -128,12 +125,8 @@ def _count_all_epochs(plan: Plan, jobs: Iterable[Job]) -> int:
     return sum(count_epochs(plan, plan[job.experiment]) for job in jobs)
 
 
-def _show(bar: "tqdm[None]", out: Path, epochs: int, running: Sequence[Job], sentence: str) -> None:
-    bar.n = max(bar.n, min(epochs, bar.total))
-    names = [f"{job.experiment}, seed {job.seed}" for job in running]
-    bar.set_postfix_str("; ".join(names[:2]) + (f"; {len(names) - 2} more" if len(names) > 2 else ""))
-    if sentence:
-        tqdm.write(sentence) if not bar.disable else print(sentence, flush=True)
+def _show(progress: Progress, out: Path, done: int, finished: int, running: Sequence[Job], sentence: str) -> None:
+    progress.update(done, finished, running, sentence)
     _check_plan_exists(out)
 
 
@@ -141,6 +134,10 @@ def _check_plan_exists(out: Path) -> None:
     """Raise an `UnfinishedError` if `plan.yaml` is gone: the next run would create a folder without a plan."""
     if not (plan := out / PLAN).is_file():
         raise UnfinishedError(f"`{plan}` was moved or removed during the study. Put it back, or start the study again.")
+
+
+def _headline(plan: Plan, chosen: Sequence[Experiment], out: Path) -> str:
+    return f"{plan.name}: {len(chosen)} experiments, seeds {', '.join(map(str, plan.seeds))}, in {out}"
 
 
 def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str:
@@ -158,8 +155,6 @@ def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str
     seconds = estimate_epoch_seconds(plan)
     duration = ""
     if seconds is not None:
-        minutes = max(round(epochs * seconds / jobs / 60), 1)
-        time = f"{minutes // 60} h {minutes % 60} min" if minutes >= 60 else f"{minutes} min"
-        duration = f", about {time} on this machine with {jobs} runs at a time"
-    head = f"{plan.name}: {len(chosen)} experiments, seeds {', '.join(map(str, plan.seeds))}, in {out}"
-    return "\n".join([head, *rows, f"{len(todo)} runs to do, {epochs} epochs{duration}."])
+        time = format_duration(max(seconds * sum(count_work(plan, job) for job in todo) / jobs, 60))
+        duration = f", {time} on this machine with {jobs} runs at a time"
+    return "\n".join([_headline(plan, chosen, out), *rows, f"{len(todo)} runs to do, {epochs} epochs{duration}."])

@@ -80,7 +80,8 @@ def parse(argv: Sequence[str]) -> Namespace:
         raise expected("`--ray` to be auto, local or HOST:PORT", found, "`local` starts a cluster on this machine")
     if (given.plan is None) == (given.preset is None):
         found = "neither" if given.plan is None else "both"
-        raise expected("either the file of a plan or `--preset`", found, f"presets are {presets}")
+        hint = f"write `lit-prune study PLAN.yaml`, with the plan before the options, or `--preset` with {presets}"
+        raise expected("either the file of a plan or `--preset`", found, hint)
     if given.preset is not None and given.preset not in shipped_plans():
         hint = closest_hint(given.preset, shipped_plans(), "to run your own plan, give its path without `--preset`")
         raise expected(f"`--preset` to be one of {presets}", f"`{shorten(given.preset)}`", hint)
@@ -120,7 +121,7 @@ def _depth(setting: str) -> tuple[int, bool]:
 
 def _setting(name: str, text: str) -> dict[str, Any]:
     if not all(name.split(".")):
-        raise expected("a known option", f"`{shorten(name)}`", "`--help` lists the options")
+        raise expected("a known option", f"`{shorten(name)}`", "`--help=all` lists all options")
     if name.startswith("--trainer.callbacks."):
         hint = "for example `--trainer.callbacks+ '{class_path: GlobalL1Pruning, init_args: {amount: 0.3}}'`"
         raise expected("callbacks and their arguments in one value", f"`{shorten(name)}`", hint)

@@ -1,4 +1,4 @@
-"""Before a study starts: check its settings, choose its initial weights, and estimate its duration."""
+"""Before a study starts: check its settings, load its initial weights, and estimate its duration."""
 
 import os
 import statistics
@@ -6,7 +6,6 @@ import tempfile
 import time
 from collections.abc import Iterable
 from contextlib import redirect_stdout
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, run_settings
 from lit_prune.training.cli import TrainingCLI
+from lit_prune.training.launcher import check_strategy
 
 _IMAGENET = "IMAGENET1K_V1"
 
@@ -35,6 +35,7 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
         for experiment in experiments:
             try:
                 settings = run_settings(plan, experiment, plan.seeds[0], out)
+                check_strategy((settings.get("trainer") or {}).get("strategy"))
                 path.write_text(yaml.safe_dump(settings), encoding="utf-8")
                 with redirect_stdout(StringIO()):
                     TrainingCLI(["fit", "--config", str(path), "--print_config"])
@@ -44,28 +45,22 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
                 raise InputError(f"In `{experiment.name}`: {error}") from error
 
 
-def choose_weights(plan: Plan, given: str | None) -> tuple[Plan, str]:
-    """Choose the initial weights of experiments without a parent: `given` (from `--weights`), or else the plan's.
-
-    Returns:
-        The plan with the chosen weights, and a warning: "" unless random weights replace ImageNet weights that cannot
-        be loaded.
+def load_weights(plan: Plan, *, download: bool) -> None:
+    """Load the initial weights once, before the first run starts. Weights to download are only loaded if `download`.
 
     Raises:
-        InputError: If the weights of `--weights`, or weights in a file, cannot be loaded.
+        InputError: If the weights cannot be loaded.
     """
-    weights = given or plan.initial_weights
-    if weights in (None, "random") or not has_default_model(plan.settings):
-        return replace(plan, initial_weights=weights), ""
-    stem = (plan.settings.get("model") or {}).get("stem", "imagenet")
+    weights = plan.initial_weights
+    if weights in (None, "random") or not has_default_model(plan.settings) or (weights == _IMAGENET and not download):
+        return
     try:
-        LitResNet18(weights=weights, stem=stem)
+        LitResNet18(weights=weights, stem=(plan.settings.get("model") or {}).get("stem", "imagenet"))
     except InputError as error:
-        if given is not None or weights != _IMAGENET:
+        if weights != _IMAGENET:
             raise
-        warning = f"The ImageNet weights cannot be loaded, so initial weights are random: {error}"
-        return replace(plan, initial_weights="random"), warning
-    return replace(plan, initial_weights=weights), ""
+        options = "For a study, these options are `--weights FILE` and `--weights random`."
+        raise InputError(f"{error} {options}") from error
 
 
 def default_jobs(threads: int) -> int:
@@ -90,7 +85,7 @@ def estimate_epoch_seconds(plan: Plan) -> float | None:
     threads = torch.get_num_threads()
     torch.set_num_threads(plan.threads)
     try:
-        model = LitResNet18()
+        model = LitResNet18(channels=(plan.settings.get("model") or {}).get("channels"))
         optimizer = torch.optim.Adam(model.parameters(), fused=True)
         images, labels = torch.randn(data.batch_size, 3, 32, 32), torch.randint(10, (data.batch_size,))
         seconds = []

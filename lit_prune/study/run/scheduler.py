@@ -18,7 +18,7 @@ def list_jobs(plan: Plan, experiments: Iterable[Experiment], out: Path) -> list[
 
 
 def run_jobs(
-    plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int, Sequence[Job], str], None]
+    plan: Plan, jobs: Sequence[Job], pool: Pool, report: Callable[[int, int, Sequence[Job], str], None]
 ) -> tuple[dict[Job, str], list[Job]]:
     """Run jobs, each after its parent. If a job fails, its descendants are not run, but all other jobs are.
 
@@ -26,21 +26,23 @@ def run_jobs(
         plan: Plan of the study.
         jobs: Jobs from `list_jobs`. The parent of each job must be among them, or complete.
         pool: Pool that executes the jobs.
-        report: Function that is called about once a second, and whenever a job exits. Its arguments are the number of
-            epochs that all jobs together have finished, the running jobs, and a sentence about the job that exited
-            ("" if none did).
+        report: Function that is called about once a second, and whenever a job exits. Its arguments are the work that
+            all jobs together have done (see `count_work`), the number of jobs that are neither waiting nor running,
+            the running jobs, and a sentence about the job that exited ("" if none did).
 
     Returns:
         The failed jobs, each with the reason in a sentence, and the jobs that were not run because an ancestor failed.
     """
     failed, left_out, running = dict[Job, str](), list[Job](), list[Job]()
     waiting = [job for job in jobs if not is_complete(job)]
-    epochs = {job: count_epochs(plan, plan[job.experiment]) for job in jobs}
+    work = {job: count_work(plan, job) for job in jobs}
     reported = 0.0
 
     def tell(sentence: str = "") -> None:
-        done = sum(epochs[job] for job in jobs if job not in waiting and job not in running)
-        report(done + sum(map(_logged_epochs, running)), running, sentence)
+        finished = [work[job] for job in jobs if job not in waiting and job not in running]
+        # the last unit of a job is done when the job is complete
+        partly = sum(min(_logged_epochs(job), work[job] - 1) for job in running)
+        report(sum(finished) + partly, len(finished), running, sentence)
 
     tell()
     while waiting or running:
@@ -67,6 +69,12 @@ def run_jobs(
             reported = time.monotonic()
             tell()
     return failed, left_out
+
+
+def count_work(plan: Plan, job: Job) -> int:
+    """Return the work of a job: its number of epochs, plus 1 for its start and its tests."""
+    experiment = plan[job.experiment]
+    return (count_epochs(plan, experiment) if experiment.train else 0) + 1
 
 
 def is_complete(job: Job) -> bool:

@@ -10,13 +10,17 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning import __version__ as lightning_version
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+from torch.utils.tensorboard.summary import hparams
 
 from lit_prune import __version__
 from lit_prune.cli.failures import Failure, describe_failure
@@ -27,11 +31,19 @@ from lit_prune.files.checkpoint import read_checkpoint, save
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoint, run_folder, run_settings
 from lit_prune.study.plan.stored import check_links, stored_plan
+from lit_prune.study.results.compute_measures import compute_measures
+from lit_prune.study.results.run_files import RunResult, UnreadableError, read_logged
 from lit_prune.training.cli import TrainingCLI
-from lit_prune.training.packages import import_from, package_of
+from lit_prune.training.event_file import EventFile
+from lit_prune.training.packages import has_test
 from lit_prune.training.resuming import find_newest_checkpoint
-from lit_prune.training.run_folder import ERROR, RESULT
+from lit_prune.training.run_folder import ERROR, METRICS, RESULT
 
+# hyper-parameters that are rarely changed by an experiment; TensorBoard shows the others first
+_SHARED = (
+    *("augment", "batch_norm", "batch_size", "checkpoint", "limit_train", "lr", "lr_scheduler", "max_epochs"),
+    *("optimizer", "precision", "source", "stem", "weights"),
+)
 # settings of the Trainer that are also used when a run is tested
 _TEST_SETTINGS = (
     *("accelerator", "devices", "strategy", "num_nodes", "precision", "deterministic", "benchmark"),
@@ -93,12 +105,12 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         argv = ["fit", "--config", _write(config, Path(scratch) / "fit.yaml")]
         if checkpoint is not None:
             argv += ["--ckpt_path", str(checkpoint)]
-        cli = TrainingCLI(argv, folder=folder, training=experiment.train)
+        cli = TrainingCLI(argv, folder=folder, training=experiment.train, logs_hyperparameters=False)
         best = parent_checkpoint(folder, "best")
         last = parent_checkpoint(folder, "last")
         tested = {"last": last} | ({"best": best} if best != last else {})
         test: dict[str, dict[str, float]] = {}
-        for which, path in tested.items() if _has_test(cli) else ():
+        for which, path in tested.items() if has_test(cli.trainer) else ():
             if which == "best" and cli.best_epoch == cli.trainer.current_epoch - 1:
                 test["best"] = test["last"]  # the best epoch is the last epoch
             else:
@@ -123,10 +135,47 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         },
         "seconds": time.monotonic() - began,
     }
+    own = {"experiment": experiment.name, "parent": experiment.parent or "none", "checkpoint": experiment.checkpoint}
+    measures = _measure(folder, plan, experiment, RunResult(cli.trainer.current_epoch, test))
+    log_hyperparameters(folder, cli.hyperparameters | own | {"seed": seed}, measures, plan)
     (folder / ERROR).unlink(missing_ok=True)
     write_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
     for path in tested.values():
         _drop_optimizer_state(path)
+
+
+def _measure(folder: Path, plan: Plan, experiment: Experiment, result: RunResult) -> dict[str, float]:
+    """Return the measures of the run, as in the report; none if the model logs none of the plan's metrics."""
+    try:
+        logged = read_logged(folder / METRICS, plan.metrics, experiment.train)
+    except UnreadableError:
+        return {}
+    return compute_measures(logged, result, plan.metrics, experiment.train)
+
+
+def log_hyperparameters(
+    folder: Path, hyperparameters: dict[str, Any], measures: Mapping[str, float], plan: Plan
+) -> None:
+    """Log the entry of a run in TensorBoard's HParams tab.
+
+    The metrics of the entry are the last values of curves, the accuracies of the tests, and the best validation
+    accuracy; the last two are logged here, because they are no curves.
+    """
+    curves = [plan.metrics[role] for role in ("val_acc", "train_acc", "val_loss") if role in plan.metrics]
+    test = plan.metrics.get("test_acc", "test/acc")
+    single = {test: "final_test_acc", f"{test}_of_best": "test_acc_at_best", "val/best_acc": "best_val_acc"}
+    # all runs name the same metrics, because TensorBoard shows those that one of the runs names
+    described, *session = hparams(hyperparameters, dict.fromkeys([*single, *curves, "sparsity/global"]))
+    content = described.value[0].metadata.plugin_data
+    data = HParamsPluginData.FromString(content.content)
+    for info in data.experiment.hparam_infos:
+        info.differs = info.name not in _SHARED
+    content.content = data.SerializeToString()
+    points = [Summary.Value(tag=tag, simple_value=measures[name]) for tag, name in single.items() if name in measures]
+    file = EventFile(folder)
+    for summary in (described, *session, Summary(value=points)):
+        file.add_event(Event(wall_time=time.time(), step=int(measures.get("epochs", 0)), summary=summary))
+    file.close()
 
 
 def _find_checkpoint(folder: Path) -> Path | None:
@@ -137,14 +186,6 @@ def _find_checkpoint(folder: Path) -> Path | None:
         print(f"{error} The run starts from the beginning.", file=sys.stderr)
         return None
     return resumed and resumed.path
-
-
-def _has_test(cli: TrainingCLI) -> bool:
-    """Return whether the run can be tested: the model has a `test_step`, and model or data have a `test_dataloader`."""
-    data = cli.datamodule
-    is_overridden = import_from(package_of(type(cli.trainer)), "utilities.model_helpers.is_overridden")
-    loads = is_overridden("test_dataloader", cli.model) or (data is not None and is_overridden("test_dataloader", data))
-    return loads and is_overridden("test_step", cli.model)
 
 
 def _test(config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:

@@ -40,7 +40,12 @@ def _cost(argv: Sequence[str]) -> None:
     parser.add_argument("--batches", type=int | list[int], default=[1, 128], help="Batch sizes of the timed calls.")
     parser.add_argument("--rounds", type=int, default=11, help="Number of times to measure each latency.")
     parser.add_argument("--threads", type=int | None, default=None, help="Number of CPU threads (default: torch's).")
-    parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
+    parser.add_argument(
+        "--input_size",
+        type=int | list[int],
+        default=32,
+        help="Height and width of the images, in pixels, or the shape of one input, such as [784].",
+    )
     parser.add_argument("--onnx", type=bool, default=True, help="Whether to measure in ONNX Runtime too.")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="Format of the output.")
     options = parse_checkpoint_command(parser, argv)

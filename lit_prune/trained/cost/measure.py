@@ -40,14 +40,14 @@ class Comparison:
 
     Attributes:
         costs: Cost of each variant. All speeds are relative to the first variant.
-        input_size: Height and width of the images, in pixels.
+        input_size: Height and width of the images, in pixels, or the shape of one input.
         threads: Number of CPU threads of torch and of ONNX Runtime.
         machine: Processor, its instruction set, and the versions of Python and torch, by name.
         sparsity: Fraction of weights that are zero, by network.
     """
 
     costs: tuple[Cost, ...]
-    input_size: int
+    input_size: int | list[int]
     threads: int
     machine: Mapping[str, str]
     sparsity: Mapping[str, float]
@@ -72,9 +72,10 @@ class Comparison:
         return self.costs[0].latency[batch].ratio(cost.latency[batch])
 
 
-def check_measuring(input_size: int, batches: Sequence[int], rounds: int) -> None:
+def check_measuring(input_size: int | list[int], batches: Sequence[int], rounds: int) -> None:
     """Raise an `InputError` if one of these arguments of `compare` is invalid."""
-    check_integer("input_size", input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
+    for size in input_size if isinstance(input_size, list) else [input_size]:
+        check_integer("input_size", size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise expected("`batches` to be different positive integers", str(list(batches)), "for example [1,128]")
     check_integer("rounds", rounds, 1, hint="11 rounds give a stable median on most machines")
@@ -82,7 +83,7 @@ def check_measuring(input_size: int, batches: Sequence[int], rounds: int) -> Non
 
 def compare(
     networks: Mapping[str, nn.Module],
-    input_size: int,
+    input_size: int | list[int],
     batches: Sequence[int],
     rounds: int,
     onnx: bool = True,
@@ -90,11 +91,11 @@ def compare(
 ) -> Comparison:
     """Measure every variant of every network, with torch's current number of threads.
 
-    The networks must be modules without masks that compute logits from images of `input_size` pixels a side; they are
-    not changed. `lit_prune.trained.cost.latency.measure` explains `rounds` and `turn`.
+    The networks must be modules without masks that compute logits from images of `input_size` pixels a side, or from
+    inputs of that shape; they are not changed. `lit_prune.trained.cost.latency.measure` explains `rounds` and `turn`.
 
     Raises:
-        InputError: If an argument is invalid, or a network cannot process images of this size.
+        InputError: If an argument is invalid, or a network cannot process such inputs.
     """
     check_measuring(input_size, batches, rounds)
     shape = input_shape(next(iter(networks.values())), input_size)
@@ -102,9 +103,7 @@ def compare(
         variants = [
             variant
             for number, (name, model) in enumerate(networks.items())
-            for variant in make_variants(
-                name, model, input_size, Path(folder) if onnx else None, shape[0], reference=number == 0
-            )
+            for variant in make_variants(name, model, input_size, Path(folder) if onnx else None, reference=number == 0)
         ]
         latencies = []
         with torch.inference_mode():

@@ -35,6 +35,8 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
     head += ["parameters", "nonzero", "MFLOPs", "nonzero", "bytes", "compressed"]
     columns = [(f"batch {batch}: ms (lowest to highest)", "speed") for batch in comparison.batches]
     reference, machine = comparison.costs[0].variant, comparison.machine
+    size = comparison.input_size
+    inputs = f"Images of {size}x{size} pixels" if isinstance(size, int) else f"Inputs of shape {size}"
     meanings = {cost.variant.kind: MEANINGS[cost.variant.kind] for cost in comparison.costs}
     return "\n".join(
         [
@@ -44,7 +46,7 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
             "",
             *(f"{kind:12s}  {meaning}" for kind, meaning in meanings.items()),
             "",
-            f"Images of {comparison.input_size}x{comparison.input_size} pixels; a multiply-add is 2 FLOPs. "
+            f"{inputs}; a multiply-add is 2 FLOPs. "
             f"Times: medians of {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
             f"{machine['processor']} ({machine['instructions']}), Python {machine['python']}, torch "
             f"{machine['torch']}. Speed: relative to {reference.network}, run as {reference.kind}.",
@@ -79,7 +81,7 @@ def conclusions(comparison: Comparison) -> list[str]:
         f"{way} {format_ratios({batch: comparison.speed(cost, batch) for batch in comparison.batches})}"
         for way, cost in faster
     )
-    return [*sentences, f"Speed relative to {network} in torch's own layers: {speeds}."]
+    return sentences + ([f"Speed relative to {network} in torch's own layers: {speeds}."] if faster else [])
 
 
 def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from lit_prune.files.compressed import compressed_size
 from lit_prune.functional import weight_layers
 from lit_prune.functional.cropping import crop_kernels
-from lit_prune.functional.flops import LayerFlops, count_flops
+from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.export.graphs import run_onnx, write_onnx
-from lit_prune.trained.inputs import image_inputs
+from lit_prune.trained.inputs import Inputs
 
 Kind = Literal["dense", "zeros", "lit-prune", "cropped", "onnx", "cropped onnx"]
 
@@ -38,11 +38,11 @@ class Variant:
     Attributes:
         network: Name of the network.
         kind: Way to run the network; `MEANINGS` explains each.
-        forward: Function that computes logits from images (N, C, H, W).
-        layout: Memory format of images with which `forward` is fastest.
+        forward: Function that computes logits from inputs, for example images (N, C, H, W).
+        layout: Memory format of the inputs with which `forward` is fastest.
         parameters: Number of values in weights, biases and norms.
         nonzero: Number of these values that are not zero.
-        flops: FLOPs for one image.
+        flops: FLOPs for one input.
         bytes: Size in bytes of the ONNX file, or of the state dict written by `torch.save`.
         compressed: Size in bytes of the state dict as `export --compress` stores it; None for ONNX files.
     """
@@ -64,44 +64,46 @@ def has_onnx() -> bool:
 
 
 def make_variants(
-    network: str, model: nn.Module, input_size: int, folder: Path | None, channels: int = 3, reference: bool = True
+    network: str, model: nn.Module, input_size: int | list[int], folder: Path | None, reference: bool = True
 ) -> Iterator[Variant]:
-    """Make the variants of `model`, a module without masks that maps images to logits; the model is not changed.
+    """Make the variants of `model`, a module without masks that maps inputs to logits; the model is not changed.
 
     ONNX files are written to `folder`; None leaves out the ONNX variants. A network without zeros is its own "dense"
     variant. If it has zeros, "dense" is a copy with small random weights instead, made only if `reference` is true.
 
     Yields:
         The variants, in the order of `MEANINGS`. "zeros" exists only if the network has zeros, "lit-prune" only for a
-        LitResNet18.
+        LitResNet18, and the "cropped" ones only if the inputs are images.
     """
+    shape = input_shape(model, input_size)
+    layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
     base = _channels_last(plain_copy(model))
     counts = _count(base, input_size)
     if all(ref.tensor.all() for ref in weight_layers(base)):
-        yield Variant(network, "dense", base, torch.channels_last, **counts)
+        yield Variant(network, "dense", base, layout, **counts)
     else:
         if reference:
             dense = _fill_zeros(base)
-            yield Variant(network, "dense", dense, torch.channels_last, **_count(dense, input_size))
-        yield Variant(network, "zeros", base, torch.channels_last, **counts)
+            yield Variant(network, "dense", dense, layout, **_count(dense, input_size))
+        yield Variant(network, "zeros", base, layout, **counts)
     if isinstance(model, LitResNet18):
         yield Variant(network, "lit-prune", model, torch.channels_last, **counts)
-    cropped = _channels_last(crop_kernels(base, input_size, channels))
-    cropped_counts = _count(cropped, input_size)
-    yield Variant(network, "cropped", cropped, torch.channels_last, **cropped_counts)
-    if folder is not None:
-        exported: dict[Kind, tuple[nn.Module, dict[str, Any]]] = {
-            "onnx": (base, counts),
-            "cropped onnx": (cropped, cropped_counts),
-        }
-        for kind, (module, known) in exported.items():
-            path = folder / f"{len(list(folder.iterdir()))}.onnx"
-            write_onnx(module, path, image_inputs(channels, input_size, input_size))
-            size = {"bytes": path.stat().st_size, "compressed": None}
-            yield Variant(network, kind, run_onnx(path), torch.contiguous_format, **(known | size))
+    exported: dict[Kind, tuple[nn.Module, dict[str, Any]]] = {"onnx": (base, counts)}
+    if len(shape) == 3:
+        cropped = _channels_last(crop_kernels(base, (shape[1], shape[2]), shape[0]))
+        cropped_counts = _count(cropped, input_size)
+        yield Variant(network, "cropped", cropped, layout, **cropped_counts)
+        exported["cropped onnx"] = (cropped, cropped_counts)
+    if folder is None:
+        return
+    for kind, (module, known) in exported.items():
+        path = folder / f"{len(list(folder.iterdir()))}.onnx"
+        write_onnx(module, path, Inputs.of(module, list(shape)))
+        size = {"bytes": path.stat().st_size, "compressed": None}
+        yield Variant(network, kind, run_onnx(path), torch.contiguous_format, **(known | size))
 
 
-def _count(module: nn.Module, input_size: int) -> dict[str, Any]:
+def _count(module: nn.Module, input_size: int | list[int]) -> dict[str, Any]:
     """Count the parameters, FLOPs and bytes of a variant."""
     parameters = list(module.parameters())
     file = io.BytesIO()

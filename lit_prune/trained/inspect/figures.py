@@ -26,6 +26,7 @@ _AMOUNTS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 _THRESHOLDS = 4
 _DECADES = 5
 _BINS = 120
+_HIDDEN = 0.005  # fraction of the weights that are too small for the plot: an unpruned network has magnitudes down to 0
 _LIGHT = "#c8c8c8"
 
 
@@ -48,7 +49,7 @@ def check_plot(path: str) -> list[Path]:
 
 def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
     """Draw the two plots of an inspected network into the one or two files in `paths`."""
-    tall, low = 1.0 + min(0.19 * len(found.layers), _TALLEST), 3.2
+    tall, low = 1.0 + min(0.19 * len(found.layers), _TALLEST), 3.4
     with styled():
         figures = [new_figure(_WIDTH, tall), new_figure(_WIDTH, low)]
         halves: Any = figures
@@ -62,30 +63,37 @@ def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
 
 
 def _draw_layers(figure: FigureBase, found: Inspection) -> None:
-    """Draw sparsity, number of weights and FLOPs of each layer, with the first layer at the top."""
+    """Draw sparsity, number of weights and FLOPs of each layer, with the first layer at the top.
+
+    Without zeros and without knowledge of gradients, there is no panel for sparsity.
+    """
     layers = found.layers
     rank = range(len(layers))
     flops = [layer.flops for layer in layers if layer.flops is not None]
-    panels = figure.subplots(1, 3 if len(flops) == len(layers) else 2, sharey=True)
+    untouched = [layer.untouched for layer in layers if layer.untouched is not None]
+    known = len(untouched) == len(layers)
+    sparse = int(known or any(layer.zeros for layer in layers))
+    panels: Any = figure.subplots(1, 1 + sparse + (len(flops) == len(layers)), sharey=True, squeeze=False)[0]
     name = f"{found.network or 'Weights'} in {Path(found.path).name}"
     figure.suptitle(name, fontsize=11, fontweight="bold", x=0.01, ha="left")
 
-    sparsity: Any = panels[0]
-    sparsity.barh(rank, [100 * layer.sparsity for layer in layers], color=BLUE, label="zero")
-    if all(layer.untouched is not None for layer in layers):
-        shares = [100 * (layer.untouched or 0) / max(layer.weights, 1) for layer in layers]
-        sparsity.plot(shares, rank, ls="", marker="D", ms=4.5, mfc="white", mec=ORANGE, mew=1.4, label="no gradient")
-    sparsity.axvline(100 * found.total.sparsity, color="black", lw=1, ls="--", label="zero, all layers")
-    sparsity.set(xlim=(-3, 103), xlabel="% of the layer's weights")
+    if sparse:
+        panels[0].barh(rank, [100 * layer.sparsity for layer in layers], color=BLUE, label="zero")
+        if known:
+            shares = [100 * count / max(layer.weights, 1) for count, layer in zip(untouched, layers, strict=True)]
+            style = {"ls": "", "marker": "D", "ms": 4.5, "mfc": "white", "mec": ORANGE, "mew": 1.4}
+            panels[0].plot(shares, rank, label="no gradient", **style)
+        panels[0].axvline(100 * found.total.sparsity, color="black", lw=1, ls="--", label="zero, all layers")
+        panels[0].set(xlim=(-3, 103), xlabel="% of the layer's weights")
     named = range(0, len(layers), ceil(len(layers) / _NAMES))
-    sparsity.set(
+    panels[0].set(
         yticks=named, yticklabels=[printable_name(layers[n].name) for n in named], ylim=(len(layers) - 0.4, -0.6)
     )
 
     weights = [layer.weights / 1e3 for layer in layers]
-    _stack(panels[1], weights, [(layer.weights - layer.zeros) / 1e3 for layer in layers], "thousand weights")
-    if len(panels) == 3:
-        _stack(panels[2], [x.nominal / 1e6 for x in flops], [x.nonzero / 1e6 for x in flops], "MFLOPs")
+    _stack(panels[sparse], weights, [(layer.weights - layer.zeros) / 1e3 for layer in layers], "thousand weights")
+    if len(flops) == len(layers):
+        _stack(panels[-1], [x.nominal / 1e6 for x in flops], [x.nonzero / 1e6 for x in flops], "MFLOPs")
     for axes in panels:
         axes.grid(visible=False, axis="y")
         axes.grid(visible=True, axis="x")
@@ -100,33 +108,40 @@ def _stack(axes: Any, whole: Sequence[float], part: Sequence[float], label: str)
 
 
 def _draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> None:
-    """Draw a histogram of the magnitudes of nonzero weights, with lines at the `thresholds` of global L1 pruning."""
+    """Draw a histogram of the magnitudes of nonzero weights, with lines at `thresholds`."""
     kept, untouched = _kept(network)
     axes: Any = figure.subplots()
     axes.set_title("Magnitudes of the nonzero weights", fontweight="bold")
     if not len(kept):
         axes.text(0.5, 0.5, "all weights are zero", ha="center", va="center", transform=axes.transAxes)
         return
-    top = float(np.log10(kept.max()))
-    edges = np.linspace(top - _DECADES, top, _BINS + 1)
-    logs = np.clip(np.log10(kept), edges[0], edges[-1])  # the first bin also counts magnitudes below it
+    bottom, top = np.log10([np.quantile(kept, _HIDDEN), kept.max()])
+    edges = np.linspace(min(max(bottom, top - _DECADES), top - 1), top, _BINS + 1)
+    logs = np.minimum(np.log10(kept), top)
     counts = np.histogram(logs, edges)[0] / 1e3
     axes.stairs(counts, 10**edges, fill=True, color=BLUE, label="weights")
     if untouched is not None:
         without = np.histogram(logs[untouched], edges)[0] / 1e3
         axes.stairs(without, 10**edges, fill=True, color=ORANGE, label="of these: never received a gradient")
     axes.set(xscale="log", xlim=(10 ** edges[0], 10 ** (top + 0.1)), ylim=(0, 1.16 * counts.max()))
-    axes.set(xlabel="magnitude", ylabel="thousand weights")
+    hidden = float((logs < edges[0]).mean())
+    axes.set(
+        xlabel=f"magnitude (without the smallest {hidden:.1%})" if hidden else "magnitude", ylabel="thousand weights"
+    )
     axes.xaxis.set_major_formatter("{x:g}")
     for amount, value in thresholds(kept, found.total.weights, untouched).items():
-        if value > 10 ** edges[0]:
+        if value <= 10 ** edges[0]:
+            continue
+        if amount == 100 * (found.total.weights - len(kept)) / found.total.weights:
+            axes.axvline(value, color="black", lw=1.4, ls=":", label="cut of the last pruning")
+        else:
             axes.axvline(value, color="black", lw=1, ls="--")
             text = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 8}
             axes.text(value, 0.99, f"{amount:.3g}%", transform=axes.get_xaxis_transform(), **text)
     handles, labels = axes.get_legend_handles_labels()
     handles.append(Line2D([], [], color="black", lw=1, ls="--"))
     labels.append("threshold at which global L1 pruning reaches this sparsity")
-    axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=3, columnspacing=1.2)
+    axes.legend(handles, labels, loc="upper left", bbox_to_anchor=(0, -0.2), ncols=2, columnspacing=1.2)
 
 
 def thresholds(
@@ -140,9 +155,9 @@ def thresholds(
         untouched: True where a weight of `kept` has never received a gradient; None if this is not known.
 
     Returns:
-        Threshold by sparsity in %. If the network has zeros, the first entry belongs to its current sparsity: the
-        smallest magnitude of the `untouched` weights, which training has not changed since pruning, or of all if there
-        are none.
+        Threshold by sparsity in %. If the network has zeros, the first entry belongs to its current sparsity, and is
+        the cut of the last pruning: the smallest magnitude of the `untouched` weights, which training has not changed
+        since then, or of all if there are none. If masks were removed, the cut can exceed the next threshold.
     """
     zeros = weights - len(kept)
     unchanged = kept[untouched] if untouched is not None and untouched.any() else kept

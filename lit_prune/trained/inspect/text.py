@@ -35,7 +35,7 @@ def format_table(inspection: Inspection) -> str:
     title = inspection.network or "tensors of an unknown network"
     when = "epoch not known"
     if inspection.epoch is not None:
-        when = f"checkpoint of epoch {inspection.epoch + 1}, step {inspection.step}"
+        when = f"checkpoint of epoch {inspection.epoch}, step {inspection.step}"
     title = f"{inspection.path}: {title}, {when}"
     return "\n".join([title, "", table(list(known), lines, last), "", *_notes(inspection, unknown)])
 

@@ -25,7 +25,16 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
     with styled():
         metric = found.base.metric or f"{found.split} accuracy"
         title = f"Change in {metric}, only one layer pruned"
-        figure = new_figure(max(6.0, 3.7 + 0.62 * len(amounts)), 1.7 + min(0.23 * len(layers), 100.0), title)
+        subtitle = (
+            f"{shorten(Path(found.path).name, 30)}\n{found.base.accuracy:.2%} {found.base.describe(found.split)}\n"
+            f"framed: pruning costs at most {format_points(tolerance)} of accuracy"
+        )
+        names = [printable_name(layer) for layer in layers]
+        # inches: names, cells below the subtitle, colour bar; a character of 9 points is at most 0.09 inches wide
+        beside = 0.08 * max(map(len, names))
+        cells = max(0.62 * len(amounts), 0.09 * max(map(len, subtitle.splitlines())))
+        width = max(beside + cells + 0.9, 0.11 * len(title))
+        figure = new_figure(width, 1.7 + min(0.23 * max(len(layers), 3), 100.0), title)
         axes: Any = figure.subplots()
         image = axes.imshow(np.minimum(changes, 0), aspect="auto", cmap="YlGnBu_r", vmin=-deepest, vmax=0)
         for row, column in np.ndindex(changes.shape):
@@ -36,14 +45,11 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
             kept = sum(amount <= found.safe(layer, tolerance) for amount in amounts)
             axes.add_patch(Rectangle((-0.5, row - 0.5), kept, 1, fill=False, ec="black", lw=1.3))
         axes.set(xticks=range(len(amounts)), xticklabels=[f"{100 * amount:g}%" for amount in amounts])
-        axes.set(yticks=range(len(layers)), yticklabels=[printable_name(layer) for layer in layers])
+        axes.set(yticks=range(len(layers)), yticklabels=names)
         axes.set_xlabel("sparsity of the layer")
         axes.tick_params(length=0)
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
         figure.colorbar(image, ax=axes, label="points", aspect=40, pad=0.02)
-        axes.set_title(
-            f"{shorten(Path(found.path).name, 30)}\n{found.base.accuracy:.2%} {found.base.describe(found.split)}\n"
-            f"framed: pruning costs at most {format_points(tolerance)} of accuracy"
-        )
+        axes.set_title(subtitle)
         save_png(figure, path)

@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lit_prune.callbacks._base import Callback
 from lit_prune.cli.signals import StopSignals
 from lit_prune.errors import UnfinishedError
+from lit_prune.training.callbacks.summary import count_epochs
 
 
 class CheckpointOnSignal(Callback):
@@ -42,7 +43,7 @@ class CheckpointOnSignal(Callback):
         """After a signal, save a checkpoint and stop if the run can resume exactly from this batch."""
         if self._is_stopped(trainer) and not _is_unsafe(trainer):
             self._save(trainer)
-            raise self._error(trainer, f"in epoch {trainer.current_epoch + 1}")
+            raise self._error(trainer, f"in epoch {trainer.current_epoch}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After a signal, save a checkpoint; the run's `ModelCheckpoint` callbacks need not save one each epoch."""
@@ -52,7 +53,7 @@ class CheckpointOnSignal(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After a signal, stop before the epoch starts."""
         if self._is_stopped(trainer):
-            raise self._error(trainer, f"after epoch {trainer.current_epoch}")
+            raise self._error(trainer, f"after {count_epochs(trainer)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on, let signals stop the command at once again."""
@@ -73,14 +74,13 @@ class CheckpointOnSignal(Callback):
 
     def _error(self, trainer: Trainer, when: str) -> UnfinishedError:
         number = self._stopping.received or signal.SIGINT
-        of = f" of {trainer.max_epochs}" if (trainer.max_epochs or -1) > 0 else ""
         if self._checkpoint is None:
             saved = ". Nothing is saved, because `--trainer.enable_checkpointing` is false."
         elif self._checkpoint.is_file():
             saved = f"; everything is saved. Resume with {self._resume}."
         else:
             saved = ". No checkpoint was saved yet."
-        return UnfinishedError(f"Stopped by {number.name} {when}{of}{saved}", 128 + number)
+        return UnfinishedError(f"Stopped by {number.name} {when}{saved}", 128 + number)
 
 
 def _is_unsafe(trainer: Trainer) -> bool:

@@ -68,6 +68,6 @@ class FiniteLoss(Callback):
         saved = self._checkpoint is not None and self._checkpoint.is_file()
         where = f"The last good checkpoint is `{self._checkpoint}`." if saved else "No checkpoint was saved yet."
         return UnfinishedError(
-            f"The loss became {value} at step {step} (epoch {epoch + 1}). {where} Try a lower learning rate or "
+            f"The loss became {value} at step {step} (epoch {epoch}). {where} Try a lower learning rate or "
             "`--trainer.gradient_clip_val 1`, or continue despite such losses with `--on_nan continue`."
         )

@@ -11,23 +11,25 @@ from lit_prune.files.atomic import write_text
 
 
 class SaveRunConfig(SaveConfigCallback, Callback):
-    """Saves `config.yaml` in the run folder. A run without a logger has no folder, and nothing is saved.
+    """Saves `config.yaml` in the run folder, if there is one.
 
     When a run resumes in its folder, the existing file is kept.
     """
 
-    def __init__(self, parser: LightningArgumentParser, config: Namespace, overwrite: bool = True) -> None:
+    def __init__(
+        self, parser: LightningArgumentParser, config: Namespace, overwrite: bool = True, folder: Path | None = None
+    ) -> None:
         if "resume" in config:  # the saved configuration must start a new run, not resume this one
             config = config.clone()
             config.resume = None
+        self._folder = folder
         super().__init__(parser, config, overwrite=overwrite, save_to_log_dir=False)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write `config.yaml`."""
-        folder = getattr(trainer.logger, "log_dir", None)  # reading `trainer.log_dir` would wait for all processes
-        if folder is None:
+        if self._folder is None:
             return
-        path = Path(folder) / self.config_filename
+        path = self._folder / self.config_filename
         if self.overwrite or not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             write_text(path, self.parser.dump(self.config, skip_none=False))

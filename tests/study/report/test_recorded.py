@@ -6,8 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from lit_prune.cli.figures import styled
 from lit_prune.study.report.command import write_report
+from lit_prune.study.report.figures.tradeoff import tradeoff_figure
 from lit_prune.study.results.results import Results, read_results
+from lit_prune.study.results.tradeoff import tradeoff
 
 ROOT = Path(__file__).parents[3]
 RECORDED = ROOT / "lightning_logs" / "reduced"
@@ -18,8 +21,10 @@ DOCUMENT = ROOT / "docs" / "results.md"
 def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the recorded files with a new report."""
     folder = tmp_path_factory.mktemp("recorded")
-    shutil.copytree(RECORDED, folder / "reduced")
-    write_report(folder / "reduced", folder / "docs" / "results.md")
+    shutil.copytree(RECORDED, folder / "lightning_logs" / "reduced")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)  # commands in the report name the study's folder as it was given
+        write_report("lightning_logs/reduced", "docs/results.md")
     return folder
 
 
@@ -46,7 +51,7 @@ def test_the_report_reproduces_the_document(again):
 
 
 def test_the_report_reproduces_results_csv(again):
-    written = (again / "reduced/results.csv").read_text(encoding="utf-8")
+    written = (again / "lightning_logs/reduced/results.csv").read_text(encoding="utf-8")
     assert written == (RECORDED / "results.csv").read_text(encoding="utf-8")
     assert len(written.splitlines()) == 31 * 3 + 1
 
@@ -66,6 +71,33 @@ def test_sparsity_stops_at_the_pruned_weights_without_a_gradient(results):
             assert run.measures["sparsity_start"] == pytest.approx(amount / 100, abs=1e-6)
             assert run.measures["sparsity_end"] == pytest.approx(plateau, abs=0.01)
             assert run.measures["sparsity_end"] == pytest.approx(run.measures["untouched_pruned"], abs=1e-3)
+
+
+def test_one_low_accuracy_does_not_flatten_the_others(results):
+    with styled():
+        drawing = tradeoff_figure(results)
+    assert drawing is not None
+    upper, lower = (axes.get_ylim() for axes in drawing.canvas.axes)
+    means = [100 * point.difference.mean for one in tradeoff(results) for point in one.points if point.difference]
+    assert sorted(means)[0] < -20 < -5 < sorted(means)[1]
+    assert lower[0] < min(means) < lower[1] <= upper[0]
+    assert upper[0] < sorted(means)[1] < max(means) < upper[1]
+    assert upper[1] - upper[0] < 25  # percentage points
+    assert "broken" in drawing.caption
+
+
+def test_the_original_study_stands_next_to_this_one():
+    text = DOCUMENT.read_text(encoding="utf-8")
+    section = text.split("## Next to the original study")[1].split("\n## ")[0]
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in section.splitlines()
+        if "|" in line
+    }
+    assert rows["task5/initial-10: original"][-1] == "6.8637"
+    assert rows["task5/initial-10: here"][:2] == ["6.8625", "6.8625"]
+    assert rows["task1/logits"][:3:2] == ["97.0", "81.0"]
+    assert rows["task3/prune-10"][0] == "-"  # the original study reported no accuracy
 
 
 def test_recorded_files_hold_no_paths_of_a_machine():

@@ -1,4 +1,4 @@
-"""The run `report`, as TensorBoard reads it."""
+"""The runs in `report`, as TensorBoard reads them."""
 
 import re
 import subprocess
@@ -79,28 +79,34 @@ def answer(web: Client, path: str, **query: Any) -> Any:
     return response.json
 
 
+def read(board: SimpleNamespace, run: str) -> EventAccumulator:
+    return accumulated(board.results.folder / "report" / run)
+
+
 def test_curves_are_means_over_seeds_at_their_epochs(board):
     results: Results = board.results
-    scalars = set(board.events.Tags()["scalars"])
     for name in ("task1/logits", "control/l1-50"):
+        events = read(board, name.replace("/", "-"))
         for role in ("train_loss", "val_loss", "train_acc", "val_acc"):
             curve = results.mean_curve(name, role)
             assert list(curve) == [0, 1, 2]
-            assert points(board.events, f"{name}/{role}") == [
+            # under the tag of the runs' own curves, so that TensorBoard draws both in one chart
+            assert points(events, results.plan.metrics[role]) == [
                 (epoch, pytest.approx(value, rel=1e-6)) for epoch, value in curve.items()
             ]
-    assert points(board.events, "control/l1-50/sparsity") == [(e, pytest.approx(0.5, abs=1e-6)) for e in range(3)]
+    assert points(events, "sparsity/global") == [(epoch, pytest.approx(0.5, abs=1e-6)) for epoch in range(3)]
     # no sparsity without pruning, no curves without training
-    assert "task1/logits/sparsity" not in scalars
-    assert not [tag for tag in scalars if tag.startswith("task3/")]
-    trained = [e.name for e in results.plan.experiments if e.train]
+    assert set(read(board, "task1-logits").Tags()["scalars"]) == {"train/loss", "val/loss", "train/acc", "val/acc"}
+    folders = {path.name for path in (results.folder / "report").iterdir() if path.is_dir()}
+    trained = {e.name.replace("/", "-") for e in results.plan.experiments if e.train}
     assert len(trained) == 28
-    assert {f"{name}/val_acc" for name in trained} <= scalars
+    assert folders == trained | {"vs-sparsity"}
 
 
 def test_accuracy_against_sparsity_has_margins(board):
     for slug, steps in (("l1", [10, 20, 30, 50, 80, 90, 95, 98]), ("random", [10, 20, 30])):
-        found = [points(board.events, f"pruning/{slug}/test_acc{end}") for end in ("", "/lower", "/upper")]
+        events = read(board, f"vs-sparsity/{slug}")
+        found = [points(events, f"vs-sparsity/test_acc{end}") for end in ("", "/lower", "/upper")]
         assert [[step for step, _ in one] for one in found] == [steps] * 3
     values = board.results.values("control/random-20", "final_test_acc").values()
     mean = estimate(values)
@@ -111,45 +117,36 @@ def test_accuracy_against_sparsity_has_margins(board):
 def test_with_one_seed_the_margin_has_no_width(tmp_path):
     make_study(tmp_path, SMALL | {"seeds": [3]})
     write_board(read_results(tmp_path), [], REPORT)
-    events = accumulated(tmp_path / "report")
-    found = [points(events, f"pruning/l1/test_acc{end}") for end in ("", "/lower", "/upper")]
+    events = accumulated(tmp_path / "report" / "vs-sparsity" / "l1")
+    found = [points(events, f"vs-sparsity/test_acc{end}") for end in ("", "/lower", "/upper")]
     assert found[0] == found[1] == found[2]
     assert [step for step, _ in found[0]] == [10]
 
 
-def test_the_layout_shows_tags_that_exist_and_each_curve_once(board):
-    tags = board.events.Tags()["scalars"]
-    categories = list(layout_of(board.events).category)
-    titles = [category.title for category in categories]
-    groups = board.results.plan.groups
-    assert titles == ["Accuracy against sparsity (% as step)", *(groups[f"task{n}"] for n in (1, 2, 4, 5)), "Controls"]
-    series = [one for chart in categories[0].chart for one in chart.margin.series]
-    assert [chart.title for chart in categories[0].chart] == [one.label for one in tradeoff(board.results)]
-    margins = [tag for one in series for tag in (one.value, one.lower, one.upper)]
-    shown = []
-    for category in categories[1:]:
-        expected = ["accuracy", "loss"] if category.title == groups["task1"] else None
-        names = [chart.title for chart in category.chart]
-        assert names == (expected or (names if len(names) == 2 else ["accuracy", "loss", "sparsity"]))
-        for chart in category.chart:
-            (pattern,) = chart.multiline.tag
-            matching = [tag for tag in tags if re.match(pattern, tag)]
-            assert matching
-            assert len({tag.split("/")[0] for tag in matching}) == 1
-            shown += matching
-    assert sorted([*margins, *shown]) == sorted(tags)
+def test_the_layout_shows_tags_that_the_runs_have(board):
+    tradeoff_category, training = layout_of(board.events).category
+    assert tradeoff_category.title.startswith("Accuracy against sparsity")
+    (chart,) = tradeoff_category.chart  # one chart for all series
+    (margin,) = chart.margin.series
+    for one in tradeoff(board.results):
+        tags = read(board, f"vs-sparsity/{one.slug}").Tags()["scalars"]
+        assert set(tags) == {margin.value, margin.lower, margin.upper}
+    tags = read(board, "task4-initial-30").Tags()["scalars"]
+    shown = {chart.title: [re.compile(tag) for tag in chart.multiline.tag] for chart in training.chart}
+    found = {title: [tag for tag in tags if any(p.match(tag) for p in patterns)] for title, patterns in shown.items()}
+    assert {title: sorted(tags) for title, tags in found.items()} == {
+        "accuracy": ["train/acc", "val/acc"],
+        "loss": ["train/loss", "val/loss"],
+        "sparsity": ["sparsity/global"],
+    }
 
 
-def test_a_group_of_one_experiment_without_a_slash_has_its_charts(tmp_path):
-    experiments = [{"name": "a.b"}, {"name": "axb/c/d"}, {"name": "a-b/c"}]
+def test_experiments_with_similar_names_do_not_share_a_run(tmp_path):
+    experiments = [{"name": "a.b"}, {"name": "a/b"}, {"name": "a-b"}, {"name": "c/d/e"}]
     make_study(tmp_path, SMALL | {"experiments": experiments, "claims": [], "groups": {}})
     write_board(read_results(tmp_path), [], REPORT)
-    events = accumulated(tmp_path / "report")
-    found = {
-        category.title: [tag for tag in events.Tags()["scalars"] if re.match(category.chart[1].multiline.tag[0], tag)]
-        for category in layout_of(events).category
-    }
-    assert found == {n.split("/")[0]: [f"{n}/train_loss", f"{n}/val_loss"] for n in ("a.b", "axb/c/d", "a-b/c")}
+    runs = {str(path.parent.relative_to(tmp_path / "report")) for path in (tmp_path / "report").rglob("events*")}
+    assert runs == {".", "a.b", "a/b", "a-b", "c-d-e"}
 
 
 def test_figures_and_text_are_stored_unchanged(board):
@@ -169,11 +166,17 @@ def test_writing_again_replaces_the_events(tmp_path):
     other = tmp_path / "report" / "notes.txt"
     other.write_text("mine")
     write_board(read_results(tmp_path), [], "old")
+    gone = tmp_path / "report" / "gone"  # the run of an experiment that is no longer in the plan
+    gone.mkdir()
+    (gone / "events.out.tfevents.1.report").touch()
     write_board(read_results(tmp_path), [], "new")
-    assert len(list((tmp_path / "report").iterdir())) == 2
+    assert len(list((tmp_path / "report").glob("events*"))) == 1
+    assert not gone.exists()
+    assert not list(tmp_path.glob(".report*"))
     assert other.read_text() == "mine"
+    reader = accumulated(tmp_path / "report" / "task1-logits")
+    assert [step for step, _ in points(reader, "val/acc")] == [0, 1, 2, 3]
     reader = accumulated(tmp_path / "report")
-    assert [step for step, _ in points(reader, "task1/logits/val_acc")] == [0, 1, 2, 3]
     (text,) = reader.Tensors("report")
     assert text.tensor_proto.string_val[0] == b"new"
 
@@ -181,9 +184,9 @@ def test_writing_again_replaces_the_events(tmp_path):
 def test_a_diverged_experiment_has_no_curve(tmp_path):
     make_study(tmp_path, diverged={("task1/softmax", 2), ("task4/finetuned-10", 0)})
     write_board(read_results(tmp_path), [], REPORT)
-    tags = accumulated(tmp_path / "report").Tags()["scalars"]
-    assert "task1/logits/val_loss" in tags
-    assert not [tag for tag in tags if tag.startswith(("task1/softmax", "task4/", "pruning/l1/"))]
+    runs = {path.name for path in (tmp_path / "report").iterdir() if path.is_dir()}
+    assert runs == {"task1-logits", "task5-finetuned-10", "vs-sparsity"}
+    assert [path.name for path in (tmp_path / "report/vs-sparsity").iterdir()] == ["l1-not-trained"]
 
 
 @pytest.mark.parametrize("status", ["missing", "unfinished", "failed", "diverged"])
@@ -198,26 +201,23 @@ def test_a_study_without_complete_runs_has_the_report_as_text(tmp_path, status):
 
 
 def test_tensorboard_serves_the_curves(board, web):
-    assert answer(web, "/data/runs") == ["report"]
-    tags = answer(web, "/data/plugin/scalars/tags")["report"]
-    assert set(tags) == set(board.events.Tags()["scalars"])
-    served = answer(web, "/data/plugin/scalars/scalars", run="report", tag="task4/initial-30/val_acc")
-    assert [(step, value) for _, step, value in served] == points(board.events, "task4/initial-30/val_acc")
+    runs = answer(web, "/data/runs")
+    assert {"report", "report/task1-logits", "report/vs-sparsity/l1"} < set(runs)
+    assert all(run == "report" or run.startswith("report/") for run in runs)
+    served = answer(web, "/data/plugin/scalars/scalars", run="report/task4-initial-30", tag="val/acc")
+    assert [(step, value) for _, step, value in served] == points(read(board, "task4-initial-30"), "val/acc")
 
 
 def test_tensorboard_serves_the_charts(board, web):
-    categories = answer(web, "/data/plugin/custom_scalars/layout")["category"]
-    assert categories[0]["title"].startswith("Accuracy against sparsity")
-    assert len(categories) == 6
-    for category in categories[1:]:
-        for chart in category["chart"]:
-            (pattern,) = chart["multiline"]["tag"]
-            found = answer(web, "/data/plugin/custom_scalars/scalars", run="report", tag=pattern)
+    first, training = answer(web, "/data/plugin/custom_scalars/layout")["category"]
+    for chart in training["chart"]:
+        for pattern in chart["multiline"]["tag"]:
+            query = {"run": "report/task4-initial-30", "tag": pattern}
+            found = answer(web, "/data/plugin/custom_scalars/scalars", **query)
             assert found["regex_valid"] is True
             assert found["tag_to_events"]
-    for chart in categories[0]["chart"]:
-        for tag in chart["margin"]["series"][0].values():
-            assert answer(web, "/data/plugin/scalars/scalars", run="report", tag=tag)
+    for tag in first["chart"][0]["margin"]["series"][0].values():
+        assert answer(web, "/data/plugin/scalars/scalars", run="report/vs-sparsity/l1", tag=tag)
 
 
 def test_tensorboard_serves_figures_and_text(board, web):

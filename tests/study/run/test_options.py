@@ -112,7 +112,7 @@ QUICK = ["--preset", "quick"]
 @pytest.mark.parametrize(
     ("argv", "phrase"),
     [
-        ([], f"either the file of a plan or `--preset`, but got neither. HINT: presets are {PRESETS}"),
+        ([], f"with the plan before the options, or `--preset` with {PRESETS}"),
         (["--dry_run"], "`--preset`, but got neither"),
         (["p.yaml", *QUICK], "`--preset`, but got both"),
         (["--preset", "quik"], f"one of {PRESETS}, but got `quik`. HINT: did you mean `quick`"),

@@ -214,10 +214,10 @@ def test_a_study_that_is_killed_at_three_random_moments_ends_with_the_same_bits(
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_a_study_and_a_folder_is_for_one_study_at_a_time(run, tmp_path, number):
     write(tmp_path, {"name": "dense"})
-    process = start("study", "tiny.yaml", "--out", "out", "--max_epochs", "50", cwd=tmp_path)
+    process = start("study", "tiny.yaml", "--out", "out", "--max_epochs", "5000", cwd=tmp_path)
     wait_for(lambda: list(tmp_path.glob("out/dense/*/checkpoints/last.ckpt")))
     children = runs_of(process)
-    second = run("study", "tiny.yaml", "--out", "out", "--max_epochs", "50")
+    second = run("study", "tiny.yaml", "--out", "out", "--max_epochs", "5000")
     process.send_signal(number)
     printed, _ = process.communicate(timeout=120)
     assert second.status == 2

@@ -17,7 +17,7 @@ from lit_prune.models.resnet18_channels import FULL_CHANNELS
 from lit_prune.trained.cost.latency import Latency
 from lit_prune.trained.cost.measure import Comparison, Cost, compare
 from lit_prune.trained.cost.text import conclusions, format_json, format_table
-from lit_prune.trained.cost.variants import Kind, Variant, make_variants
+from lit_prune.trained.cost.variants import Kind, Variant, has_onnx, make_variants
 from lit_prune.trained.scoring import Score
 from tests.training.small import SmallNet
 
@@ -233,3 +233,12 @@ def test_the_command(run, foreign, monkeypatch):
     assert done.status == 0
     assert "skipping ONNX Runtime" in done.err
     assert "dense" in done.out
+
+
+def test_a_network_without_images_is_measured():
+    found = compare({"net": nn.Linear(8, 2)}, [8], [1, 4], rounds=1, turn=0.001, onnx=has_onnx())
+    assert [cost.variant.kind for cost in found.costs] == ["dense", *["onnx"] * has_onnx()]
+    assert found.costs[0].variant.flops.nominal == 2 * 8 * 2
+    assert all(cost.difference is not None and cost.difference < 1e-5 for cost in found.costs)
+    assert "Inputs of shape [8]; " in format_table(found, {})
+    assert len(conclusions(found)) == has_onnx()

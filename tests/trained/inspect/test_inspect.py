@@ -95,7 +95,7 @@ def test_json_has_totals_of_all_layers(run, checkpoint):
 
 def test_the_table_explains_itself(run, checkpoint):
     lines = run("inspect", str(checkpoint)).out.splitlines()
-    assert lines[0] == f"{checkpoint}: LitResNet18, checkpoint of epoch 1, step 4"
+    assert lines[0] == f"{checkpoint}: LitResNet18, checkpoint of epoch 0, step 4"
     columns = [
         "layer",
         "shape",
@@ -142,7 +142,7 @@ def test_a_custom_network(run, foreign):
     }
     assert {name: row | {"flops": "", "flops_nonzero": ""} for name, row in named.items()} == alone
     lines = run("inspect", str(foreign)).out.splitlines()
-    assert lines[0].startswith(f"{foreign}: tensors of an unknown network, checkpoint of epoch 1")
+    assert lines[0].startswith(f"{foreign}: tensors of an unknown network, checkpoint of epoch 0")
     hint = "; to count FLOPs, name the network's class with `--model module.Class`."
     assert lines[-1] == f"Columns left out, because their values are not known: no gradient, MFLOPs, non-zero{hint}"
 

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lit_prune.cli.figures import BLUE, LINES, ORANGE, legend_below, make_panels, new_figure
-from lit_prune.study.report.figures.drawing import MEAN, ONE_SEED, WIDTH, Drawing, count_epochs, scale
+from lit_prune.study.report.figures.drawing import EPOCHS, MEAN, ONE_SEED, WIDTH, Drawing, count_epochs, scale
 from lit_prune.study.results.results import Results, Run
 
 _HALVES = {"train": ("training", ORANGE, LINES[1]), "val": ("validation", BLUE, LINES[0])}
@@ -47,13 +47,15 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
         if index + across < count:
             axes.set_xticks([])  # ticks are shown only below the lowest panel of each column
         else:
-            axes.set_xlabel("epoch")
+            axes.set_xlabel(EPOCHS)
         if kind == kinds[0]:
             axes.set_title(_title(results, group, name))
     legend_below(canvas, _handles(runs), 4)
+    several = len({run.seed for run in runs}) > 1
     caption = (
-        "Training and validation loss and accuracy over epochs, with the same axes for all experiments. Thin lines are "
-        "single seeds, thick lines are means over seeds. Training values are means over an epoch, during which the "
+        "Training and validation loss and accuracy over epochs, with the same axes for all experiments. "
+        + ("Thin lines are single seeds, thick lines are means over seeds. " if several else "")
+        + "Training values are means over an epoch, during which the "
         "network changes; validation values are measured at the end of the epoch."
     )
     return Drawing(f"curves-{group}{suffix}", f"{title}: loss and accuracy over epochs", caption, group, canvas)

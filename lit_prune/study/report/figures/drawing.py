@@ -11,6 +11,7 @@ from lit_prune.study.results.run_files import Curve
 
 WIDTH = 9.0  # inches
 SPARSITY = "sparsity (% of weights that are zero)"
+EPOCHS = "epochs trained"  # metrics.csv and TensorBoard hold the values after n epochs under the epoch n - 1
 # line styles for a mean over seeds, and for one seed
 MEAN: dict[str, Any] = {"lw": 1.9}
 ONE_SEED: dict[str, Any] = {"lw": 0.7, "alpha": 0.6}
@@ -36,15 +37,21 @@ class Drawing:
 
 
 def scale(curve: Curve, factor: float = 100.0) -> tuple[list[int], list[float]]:
-    """Return the epochs of a curve, counted from 1, and its values times a factor."""
+    """Return the number of trained epochs at each point of a curve, and the curve's values times a factor."""
     return [epoch + 1 for epoch in curve], [factor * value for value in curve.values()]
 
 
-def count_epochs(axes: Axes, last: int) -> None:
-    """Show the epochs from 1 to `last` on the x axis, with ticks at integers."""
-    margin = 0.03 * max(last - 1, 1)
+def from_start(curve: Curve, start: float | None) -> tuple[list[int], list[float]]:
+    """Return the same as `scale` for sparsity in per cent, with the sparsity before training, if known, in front."""
+    epochs, values = scale(curve)
+    return (epochs, values) if start is None else ([0, *epochs], [100 * start, *values])
+
+
+def count_epochs(axes: Axes, last: int, first: int = 1) -> None:
+    """Show the numbers of trained epochs from `first` to `last` on the x axis, with ticks at integers."""
+    margin = 0.03 * max(last - first, 1)
     if last <= 6:
-        ticks = list(range(1, last + 1))
+        ticks = list(range(first, last + 1))
     else:
-        ticks = [int(tick) for tick in MaxNLocator(nbins=4, integer=True).tick_values(0, last) if 1 <= tick <= last]
-    axes.set(xlim=(1 - margin, last + margin), xticks=ticks)
+        ticks = [int(tick) for tick in MaxNLocator(nbins=4, integer=True).tick_values(0, last) if first <= tick <= last]
+    axes.set(xlim=(first - margin, last + margin), xticks=ticks)

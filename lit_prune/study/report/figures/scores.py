@@ -43,12 +43,18 @@ def _figure(results: Results, group: str, experiments: Sequence[Experiment], mea
         if mean.low is not None and mean.high is not None:
             axes.plot([mean.low, mean.high], [row, row], color=BLUE, lw=1.6, solid_capstyle="butt")
         axes.plot([mean.mean], [row], ls="", marker="o", ms=6, color=BLUE, label=name)
-    handles = [Line2D([], [], color=BLUE, marker="o", ms=6, lw=1.6, label="mean and 95% interval over seeds")]
-    handles.append(Line2D([], [], color=GREY, marker="|", ms=11, ls="", label="one seed"))
+    several = any(len(results.values(name, measure)) > 1 for name in names)
+    if several:
+        handles = [Line2D([], [], color=BLUE, marker="o", ms=6, lw=1.6, label="mean and 95% interval over seeds")]
+        handles.append(Line2D([], [], color=GREY, marker="|", ms=11, ls="", label="one seed"))
+    else:
+        handles = [Line2D([], [], color=BLUE, marker="o", ms=6, ls="", label="one seed")]
     for number, parent in enumerate(parents, start=1):
         if (mean := estimate(results.values(parent, measure).values())) is not None:
             style = LINES[number % len(LINES)]
-            handles.append(axes.axvline(100 * mean.mean, color=BLACK, lw=1.1, ls=style, label=f"{parent}, mean"))
+            handles.append(
+                axes.axvline(100 * mean.mean, color=BLACK, lw=1.1, ls=style, label=parent + ", mean" * several)
+            )
     labels = [name.removeprefix(f"{group}/") for name in names]
     axes.set(yticks=range(len(names)), yticklabels=labels, ylim=(len(names) - 0.5, -0.5))
     axes.set_xlabel(f"{'test' if 'test' in measure else 'validation'} accuracy (%)")
@@ -56,7 +62,7 @@ def _figure(results: Results, group: str, experiments: Sequence[Experiment], mea
     axes.grid(visible=True, axis="x")
     legend_below(canvas, handles, 3)
     caption = (
-        "Accuracy of networks that were pruned but not trained afterwards. Vertical line: the network before pruning, "
-        "mean over seeds."
+        "Accuracy of networks that were pruned but not trained afterwards. Vertical line: the network before pruning"
+        + (", mean over seeds." if several else ".")
     )
     return Drawing(f"scores-{group}", f"{title}: accuracy", caption, group, canvas)

@@ -1,7 +1,7 @@
 """Figures of sparsity: over epochs, over epochs after masks were removed, and by layer."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -9,9 +9,17 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lit_prune.cli.figures import BLACK, BLUE, SERIES, legend_below, make_panels, new_figure, series_style
-from lit_prune.study.report.figures.drawing import MEAN, ONE_SEED, SPARSITY, WIDTH, Drawing, count_epochs, scale
-from lit_prune.study.results.results import Results
-from lit_prune.study.results.run_files import Curve
+from lit_prune.study.report.figures.drawing import (
+    EPOCHS,
+    MEAN,
+    ONE_SEED,
+    SPARSITY,
+    WIDTH,
+    Drawing,
+    count_epochs,
+    from_start,
+)
+from lit_prune.study.results.results import Results, Run
 from lit_prune.study.results.tradeoff import Point, has_removal, prunes, tradeoff
 from lit_prune.study.statistics import estimate
 
@@ -20,9 +28,9 @@ def sparsity_figure(results: Results) -> Drawing | None:
     """Draw sparsity over epochs for all experiments that prune and train, with one panel per group."""
     curves = {
         group: {
-            e.name.removeprefix(f"{group}/"): curve
+            e.name.removeprefix(f"{group}/"): _mean(results, e.name)
             for e in experiments
-            if e.train and prunes(results, e.name) and (curve := results.mean_curve(e.name, "sparsity"))
+            if e.train and prunes(results, e.name) and results.mean_curve(e.name, "sparsity")
         }
         for group, experiments in results.groups().items()
     }
@@ -31,33 +39,50 @@ def sparsity_figure(results: Results) -> Drawing | None:
         return None
     longest = max(len(name) for found in curves.values() for name in found)
     columns = min(len(curves), 3 if longest < 20 else 1)
-    canvas = new_figure(WIDTH, 0.4 + 4.0 * math.ceil(len(curves) / columns), "Sparsity over epochs")
-    top = 100 * max(max(curve.values()) for found in curves.values() for curve in found.values())
-    last = max(max(curve) for found in curves.values() for curve in found.values()) + 1
+    line = 0.135  # height of a line of text in inches
+    height = max(3.0, 1.2 * line * max(map(len, curves.values())))  # of a panel's axes, so that all names fit
+    rows = math.ceil(len(curves) / columns)
+    canvas = new_figure(WIDTH, 0.4 + (1.0 + height) * rows, "Sparsity over epochs")
+    top = max(max(y) for found in curves.values() for _, y in found.values())
+    last = max(x[-1] for found in curves.values() for x, _ in found.values())
     panels = make_panels(canvas, len(curves), columns)
     for index, (axes, (group, found)) in enumerate(zip(panels, curves.items(), strict=True)):
-        axes.set(title=group, xlabel="epoch", ylabel=SPARSITY if index % columns == 0 else "")
+        axes.set(title=group, xlabel=EPOCHS, ylabel=SPARSITY if index % columns == 0 else "")
         axes.set_ylim(-0.02 * top, 1.06 * top)
-        count_epochs(axes, last)
-        for number, (name, curve) in enumerate(found.items()):
-            x, y = scale(curve)
+        count_epochs(axes, last, 0)
+        for number, (name, (x, y)) in enumerate(found.items()):
             every = max(min(2, len(x)), len(x) // 6)  # lines that coincide have markers at different epochs
             style: dict[str, Any] = {"lw": 1.4, "markevery": (number % every, every)} | series_style(number)
             axes.plot(x, y, label=f"{group}/{name}", mfc="white" if number % 2 else style["color"], **style)
-        # 0.135 inches is the height of a line of text; the y axis is 3 inches high and spans 1.08 * top
-        _label(axes, found, 0.135 * 1.08 * top / 3)
+        _label(axes, {name: y[-1] for name, (_, y) in found.items()}, line * 1.08 * top / height)
     caption = (
-        "Fraction of the prunable weights that are exactly zero at the end of each epoch, mean over seeds. The name of "
-        "an experiment is next to the end of its line; names of lines that end close together are stacked."
+        "Fraction of the prunable weights that are exactly zero, before training (0) and at the end of each epoch"
+        f"{', mean over seeds' if _several(results) else ''}. The name of an experiment is next to the end of its "
+        "line; names of lines that end close together are stacked."
     )
     return Drawing("sparsity", "Sparsity over epochs", caption, None, canvas)
 
 
-def _label(axes: Axes, found: dict[str, Curve], height: float) -> None:
+def _mean(results: Results, name: str) -> tuple[list[int], list[float]]:
+    """Return the mean sparsity in per cent over epochs, from before the training."""
+    start = estimate(results.values(name, "sparsity_start").values())
+    known = all(_start(run) is not None for run in results.with_status(name, "complete"))
+    return from_start(results.mean_curve(name, "sparsity"), start.mean if start is not None and known else None)
+
+
+def _start(run: Run) -> float | None:
+    """Return the sparsity of a run after pruning and before its first step; None if the run did not record it."""
+    recorded = any(value > 0 for value in run.finite_curve("ever_pruned").values())
+    return run.measures.get("sparsity_start") if recorded else None
+
+
+def _several(results: Results) -> bool:
+    return len(results.plan.seeds) > 1
+
+
+def _label(axes: Axes, last: Mapping[str, float], height: float) -> None:
     """Write the names of the lines to the right of a panel; each name needs `height` on the y axis."""
-    ends = sorted(
-        (100 * curve[max(curve)], name, SERIES[n % len(SERIES)]) for n, (name, curve) in enumerate(found.items())
-    )
+    ends = sorted((y, name, SERIES[n % len(SERIES)]) for n, (name, y) in enumerate(last.items()))
     places = spread([y for y, _, _ in ends], height, *axes.get_ylim())
     for (y, name, colour), place in zip(ends, places, strict=True):
         axes.annotate(
@@ -115,44 +140,39 @@ def plateau_figure(results: Results) -> Drawing | None:
     for index, (axes, name) in enumerate(zip(make_panels(canvas, len(names), columns), names, strict=True)):
         _plateau(axes, results, name)
         axes.set_ylabel("sparsity (%)" if index % columns == 0 else "")
-    several = any(len(results.with_status(name, "complete")) > 1 for name in names)
+    several = _several(results)
     handles = [Line2D([], [], color=BLUE, label="sparsity, mean over seeds" if several else "sparsity", **MEAN)]
     if several:
         handles.append(Line2D([], [], color=BLUE, label="one seed", **ONE_SEED))
     handles.append(Line2D([], [], color=BLACK, lw=1.2, ls="--", label="pruned weights without a gradient"))
     legend_below(canvas, handles, 3)
     caption = (
-        "Sparsity at the end of each epoch after pruning and `prune.remove`; each panel has its own y range. "
-        "Dashed: the fraction of weights that were pruned and never received a non-zero gradient; these stay zero."
+        "Sparsity before training, after pruning and `prune.remove` (0), and at the end of each epoch; each panel has "
+        "its own y range, from 0. Dashed: the fraction of weights that were pruned and never received a non-zero "
+        "gradient; these stay zero."
     )
     return Drawing("plateau", title, caption, None, canvas)
 
 
 def _plateau(axes: Axes, results: Results, name: str) -> None:
     runs = results.with_status(name, "complete")
-    mean, untouched = results.mean_curve(name, "sparsity"), results.values(name, "untouched_pruned")
-    level = estimate(100 * value for value in untouched.values())
-    if not mean or level is None:
+    level = estimate(100 * value for value in results.values(name, "untouched_pruned").values())
+    x, y = _mean(results, name)
+    if level is None:
         return
-    values = [level.mean]
     for run in runs if len(runs) > 1 else ():
         if curve := run.finite_curve("sparsity"):
-            axes.plot(*scale(curve), color=BLUE, label=f"seed {run.seed}", **ONE_SEED)
-            values += scale(curve)[1]
-    x, y = scale(mean)
-    values += y
+            axes.plot(*from_start(curve, _start(run)), color=BLUE, label=f"seed {run.seed}", **ONE_SEED)
     axes.plot(x, y, color=BLUE, marker="o", ms=3, markevery=max(1, len(y) // 20), label="mean", **MEAN)
     axes.axhline(level.mean, color=BLACK, lw=1.2, ls="--")
-    margin = max(0.12 * (max(values) - min(values)), 0.025)  # the y axis spans at least 0.05 percentage points
-    axes.set_ylim(min(values) - margin, max(values) + margin)
+    axes.set_ylim(0, 1.08 * max(*y, level.mean, 1e-3))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    count_epochs(axes, max(run.epochs[-1] for run in runs) + 1)
-    axes.set_xlabel("epoch")
-    start = estimate(results.values(name, "sparsity_start").values())
-    pruned = f", {100 * start.mean:.1f}% pruned" if start else ""
+    count_epochs(axes, max(run.epochs[-1] for run in runs) + 1, 0)
+    axes.set_xlabel(EPOCHS)
+    start = f"{y[0]:.3f}% pruned" if x[0] == 0 else "start not recorded"
     lines = (
-        f"{name}{pruned}",
-        f"sparsity after epoch {x[-1]}: {y[-1]:.3f}%",
+        f"{name}: {start}",
+        f"after {x[-1]} epoch{'' if x[-1] == 1 else 's'}: {y[-1]:.3f}%",
         f"pruned, no gradient: {level.mean:.3f}%",
     )
     axes.set_title("\n".join(lines), fontsize=8.5, linespacing=1.15)
@@ -183,8 +203,9 @@ def layers_figure(results: Results) -> Drawing | None:
     axes.grid(visible=True, axis="x")
     legend_below(canvas, axes.get_lines(), 3)
     caption = (
-        "Fraction of each layer's weights that are zero after the last epoch, mean over seeds. The first layer is at "
-        "the top." + (" Pruning is global: one threshold for all layers." if chosen.slug.startswith("l1") else "")
+        "Fraction of each layer's weights that are zero after the last epoch"
+        f"{', mean over seeds' if _several(results) else ''}. The first layer is at the top."
+        + (" Pruning is global: one threshold for all layers." if chosen.slug.startswith("l1") else "")
     )
     return Drawing("layers", title, caption, None, canvas)
 

@@ -6,16 +6,18 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from lit_prune.cli.figures import BLACK, GREY, legend_below, make_panels, new_figure, series_style
+from lit_prune.cli.figures import BLACK, GREY, legend_below, new_figure, series_style
 from lit_prune.study.report.figures.drawing import SPARSITY, WIDTH, Drawing
 from lit_prune.study.results.published import SOURCE, PublishedCurve, published_for
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import Series, accuracy_measure, tradeoff
 
-# y range of a more detailed second panel, in percentage points; it is drawn if some differences are far below -6
-_DETAIL = (-6.0, 3.0)
+# in percentage points: the y axis shows at least this range, and may be broken where no point lies in this gap
+_LEAST = (-5.0, 1.5)
+_GAP = 6.0
 _PUBLISHED_LINES = ((0, (1, 1)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (10, 2)))
 
 
@@ -30,20 +32,21 @@ def tradeoff_figure(results: Results) -> Drawing | None:
         return None
     published = published_for(results.plan)
     kind = "test" if "test" in accuracy_measure(results) else "validation"
-    ends = np.concatenate([_points(one)[2:] for one in series], axis=1)
-    low, high = float(ends.min()) - 1.0, max(float(ends.max()), 0.0) + 1.0
-    if low < 1.5 * _DETAIL[0]:
-        limits = {"all": (low, high), "the same, in detail": _DETAIL}
-    else:
-        limits = {"": (min(low, _DETAIL[0]), max(high, 1.5))}
+    ranges = _ranges(series)
     title = "Accuracy against sparsity"
-    canvas = new_figure(WIDTH, 4.2 + 0.2 * (max(len(series), len(published)) + 1), title)
-    panels = make_panels(canvas, len(limits), len(limits))
-    for axes, (name, limit) in zip(panels, limits.items(), strict=True):
+    heights = [3.4, 1.2][: len(ranges)]
+    legend = 0.2 * (max(len(series), len(published)) + 1)
+    canvas = new_figure(WIDTH, 1.0 + sum(heights) + legend, title)
+    grid = canvas.add_gridspec(len(ranges), 1, height_ratios=heights)
+    panels = [canvas.add_subplot(grid[index, 0]) for index in range(len(ranges))]
+    for axes, limits in zip(panels, ranges, strict=True):
         _draw(axes, series, published)
-        axes.set(title=name, xlabel=SPARSITY, xlim=(-2, 102), ylim=limit)
+        axes.set(xlim=(-2, 102), ylim=limits)
         axes.grid(visible=True, axis="x")
+    panels[-1].set_xlabel(SPARSITY)
     panels[0].set_ylabel(f"{kind} accuracy minus dense accuracy\n(percentage points)")
+    if len(panels) > 1:
+        _mark_break(*panels)
     handles = [Line2D([], [], label=one.label, lw=1.2, **series_style(i)) for i, one in enumerate(series)]
     legend_below(canvas, handles, 1)
     if published:
@@ -54,13 +57,39 @@ def tradeoff_figure(results: Results) -> Drawing | None:
         heading = "published, other networks, trained in full:"
         legend_below(canvas, context, 1, "right", title=heading, alignment="left")
     compared = sorted({point.dense for one in series for point in one.points if point.difference and point.dense})
+    several = any(d.low is not None for one in series for point in one.points if (d := point.difference))
     caption = (
-        f"Final {kind} accuracy minus the accuracy of a dense network ({', '.join(compared)}) with the same seed: "
-        "means and 95% intervals over seeds. A network that is not trained after pruning is compared with the same "
-        "network before pruning. Lines are shifted sideways so that markers do not hide each other."
+        f"Final {kind} accuracy minus the accuracy of a dense network ({', '.join(compared)}) with the same seed"
+        f"{': means and 95% intervals over seeds' if several else ''}. A network that is not trained after pruning is "
+        "compared with the same network before pruning. Lines are shifted sideways so that markers do not hide each "
+        "other."
+        + (" The y axis is broken, and coarser below the break." if len(panels) > 1 else "")
         + (f" Grey, for comparison: {SOURCE}." if published else "")
     )
     return Drawing("accuracy-against-sparsity", title, caption, None, canvas)
+
+
+def _ranges(series: Sequence[Series]) -> list[tuple[float, float]]:
+    """Choose the y range; if some points lie far below all others, choose two ranges, of which the second is theirs."""
+    _, means, lows, highs = np.concatenate([_points(one) for one in series], axis=1)
+    order = np.argsort(-means)
+    drops = -np.diff(means[order])
+    cuts = [n + 1 for n, drop in enumerate(drops) if drop > max(_GAP, means[order[0]] - means[order[n]])]
+    near, far = (order[: cuts[0]], order[cuts[0] :]) if cuts else (order, order[:0])
+    low, high = min(float(lows[near].min()) - 0.5, _LEAST[0]), max(float(highs.max()) + 0.5, _LEAST[1])
+    if not len(far) or means[far].max() > low:
+        return [(min(low, float(lows.min()) - 0.5), high)]
+    return [(low, high), (float(lows[far].min()) - 2, min(low, float(highs[far].max()) + 2))]
+
+
+def _mark_break(upper: Axes, lower: Axes) -> None:
+    """Hide the axis between two panels, and mark the break with slanted lines."""
+    upper.spines["bottom"].set_visible(False)
+    upper.tick_params(bottom=False, labelbottom=False)
+    lower.yaxis.set_major_locator(MaxNLocator(nbins=3))
+    style: dict[str, Any] = {"marker": [(-1, -0.5), (1, 0.5)], "ms": 9, "ls": "", "color": BLACK, "clip_on": False}
+    upper.plot([0], [0], transform=upper.transAxes, **style)
+    lower.plot([0], [1], transform=lower.transAxes, **style)
 
 
 def _points(series: Series) -> NDArray[np.float64]:
@@ -77,4 +106,6 @@ def _draw(axes: Axes, series: Sequence[Series], published: Sequence[PublishedCur
         sparsity, mean, low, high = _points(one)
         aside = 0.9 * (index - (len(series) - 1) / 2)  # so that markers at the same sparsity do not hide each other
         style: dict[str, Any] = {"lw": 1.2, "elinewidth": 1.0, "capsize": 2.5} | series_style(index)
-        axes.errorbar(sparsity + aside, mean, yerr=(mean - low, high - mean), label=one.label, **style)
+        # a single seed has no interval, and gets no error bar
+        bars = (mean - low, high - mean) if (high > low).any() else None
+        axes.errorbar(sparsity + aside, mean, yerr=bars, label=one.label, **style)

@@ -1,0 +1,84 @@
+"""The section "Summary" at the top of a report: a verdict on each claim, the best experiment, and all contrasts."""
+
+from collections.abc import Sequence
+
+from lit_prune.study.measures import MEASURES, format_estimate
+from lit_prune.study.report.tables import markdown_table
+from lit_prune.study.report.undecided import Advice
+from lit_prune.study.results.results import Results
+from lit_prune.study.results.tradeoff import accuracy_measure, compared
+from lit_prune.study.results.verdicts import Judgement
+from lit_prune.study.statistics import Estimate, estimate
+
+_NONE = "-"
+_CONTROL = "control"  # the group of experiments that are not themselves a question of the study
+
+
+def summary(results: Results, judgements: Sequence[Judgement], advices: Sequence[Advice]) -> list[str]:
+    """Return the paragraphs and tables of the section; none without claims and accuracies."""
+    found = []
+    if judgements:
+        needs = {advice.claim: advice.need for advice in advices}
+        rows = [[j.claim.said, f"**{j.verdict}**", needs.get(j.claim.said, _NONE)] for j in judgements]
+        found.append(markdown_table(["claim", "verdict", "to decide it"], rows, left=3))
+    if measure := accuracy_measure(results):
+        found += [_best(results, measure), *_contrasts(results, measure)]
+    return found
+
+
+def _best(results: Results, measure: str) -> str:
+    """Name the experiment with the highest validation accuracy, since one chosen on test images would look too good."""
+    means = {e.name: estimate(results.values(e.name, "final_val_acc").values()) for e in results.plan.experiments}
+    known = {name: mean for name, mean in means.items() if mean is not None}
+    if not known:
+        return ""
+    best = max(known, key=lambda name: known[name].mean)
+    text = f"Highest final validation accuracy: **{best}**, {format_estimate(MEASURES['final_val_acc'], known[best])}%."
+    low, high = known[best].interval
+    if within := sum(low <= mean.mean <= high for name, mean in known.items() if name != best):
+        text += f" {within} other experiment{' lies' if within == 1 else 's lie'} within its interval."
+    tested = estimate(results.values(best, measure).values())
+    if measure == "final_test_acc" and tested is not None:
+        text += f" Its test accuracy is {format_estimate(MEASURES[measure], tested)}%."
+    return text
+
+
+def _contrasts(results: Results, measure: str) -> list[str]:
+    plan = results.plan
+    baselines = {e.name: compared(results, e) for e in plan.experiments}
+    rows, clear, several = [], 0, False
+    for experiment in plan.experiments:
+        name, dense = experiment.name, baselines[experiment.name]
+        values, others = results.values(name, measure), results.values(dense, measure) if dense else {}
+        mean = estimate(values.values())
+        difference = estimate(value - others[seed] for seed, value in values.items() if seed in others)
+        several |= difference is not None and difference.low is not None
+        excludes = difference is not None and _excludes_zero(difference)
+        clear += excludes
+        role = "baseline" if name in baselines.values() else _CONTROL if name.startswith(f"{_CONTROL}/") else ""
+        sparsity = estimate(results.values(name, "sparsity_end").values())
+        cells = [
+            _NONE if mean is None else format_estimate(MEASURES[measure], mean),
+            _NONE if difference is None else format_estimate(MEASURES[measure], difference),
+            _NONE if sparsity is None else format_estimate(MEASURES["sparsity_end"], sparsity),
+        ]
+        if excludes:
+            cells[1] = f"**{cells[1]}**"
+        rows.append([name, role, dense or _NONE, *cells])
+    label = MEASURES[measure].column
+    header = ["experiment", "role", "compared with", f"{label} accuracy, %", "difference, points", "sparsity at end, %"]
+    text = (
+        "*Difference*: accuracy minus that of the experiment that it is *compared with*, paired by seed. That "
+        "experiment, a *baseline*, starts from the same weights and trains as long, without changes; for an experiment "
+        "that does not train, it is the network before pruning."
+    )
+    if several:
+        text += (
+            f" Bold: the interval excludes zero ({clear} of {sum(row[2] != _NONE for row in rows)} differences; about "
+            "one in twenty would do so by chance)."
+        )
+    return [text, markdown_table(header, rows, left=3)]
+
+
+def _excludes_zero(difference: Estimate) -> bool:
+    return difference.low is not None and difference.high is not None and difference.low * difference.high > 0
