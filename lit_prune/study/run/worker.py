@@ -159,7 +159,7 @@ def log_hyperparameters(
     """Log the entry of a run in TensorBoard's HParams tab.
 
     The metrics of the entry are the last values of curves, the accuracies of the tests, and the best validation
-    accuracy; the last two are logged here, because they are no curves.
+    accuracy; the last two are logged here, because they have one value a run.
     """
     curves = [plan.metrics[role] for role in ("val_acc", "train_acc", "val_loss") if role in plan.metrics]
     test = plan.metrics.get("test_acc", "test/acc")
