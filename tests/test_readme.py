@@ -9,3 +9,7 @@ def test_both_commands_come_early():
     head = "\n".join(README.splitlines()[:40])
     assert "pip install -e . && lit-prune study --preset quick" in head
     assert 'pip install -e ".[dev]" && pytest' in head
+
+
+def test_it_stays_short():
+    assert len(README.splitlines()) <= 200

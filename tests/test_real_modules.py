@@ -365,7 +365,7 @@ def train_with_transformers(model: nn.Module, folder: Path, callback: Any, resum
 
 def test_the_documented_callback_holds_masks_in_the_trainer_of_transformers(tmp_path):
     library("transformers")
-    prune_at_step = block_of("callbacks.md", "class PruneAtStep(TrainerCallback):")["PruneAtStep"]
+    prune_at_step = block_of("how-to/own-loop.md", "class PruneAtStep(TrainerCallback):")["PruneAtStep"]
     torch.manual_seed(0)
     model = bert()
     start = copy.deepcopy(model)

@@ -50,5 +50,5 @@ def warn_of_lost_zeros(owner: str, weights: Sequence[WeightRef]) -> None:
     rank_zero_warn(
         f"{owner} has pruned {masked:.2%} of the weights, but of the loaded weights only {zero:.2%} "
         "are zero: the checkpoint was written before the pruning. HINT: choose one from after the pruning; "
-        "docs/callbacks.md shows how `ModelCheckpoint` does that."
+        "docs/how-to/callbacks.md shows how `ModelCheckpoint` does that."
     )

@@ -36,8 +36,8 @@ from lit_prune.functional.sparsity import sparsity_report
 class Pruning(Callback, ABC):
     """Base class for your own pruning criterion: define `score` and inherit everything else.
 
-    The guarantees of `docs/callbacks.md` hold for every subclass whose `score` depends only on weights, on arguments of
-    the subclass, and on values that the subclass saves in its `state_dict`.
+    The guarantees of `docs/guarantees.md` hold for every subclass whose `score` depends only on weights, on arguments
+    of the subclass, and on values that the subclass saves in its `state_dict`.
 
     Before each batch, the callback prunes if the schedule sets a higher sparsity than has been reached. So pruning does
     not depend on `on_train_epoch_start`, which a resumed run may skip.
@@ -71,7 +71,7 @@ class Pruning(Callback, ABC):
             shard parameters, except `ModelParallelStrategy` without `rewind_to`. At the first batch: if the checkpoint
             of a resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
 
-    Example:
+    Examples:
         >>> class SmallestKernels(Pruning):
         ...     def score(self, weights):
         ...         return (weight.abs() * weight.norm() for weight in weights)

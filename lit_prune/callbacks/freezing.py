@@ -66,7 +66,7 @@ class LayerFreezing(Callback):
     Frozen parameters and buffers do not change at all. Frozen modules compute as in evaluation mode. Gradient clipping
     ignores frozen parameters. Gradients of parameters that a phase thaws later are computed, but set to None before
     each optimizer step. Optimizers keep their parameter groups. A resumed run is bit-identical to an uninterrupted one.
-    Nothing is logged; checkpoints list the frozen modules under "lit_prune_frozen". See `docs/callbacks.md`.
+    Nothing is logged; checkpoints list the frozen modules under "lit_prune_frozen". See `docs/how-to/freezing.md`.
 
     Weight averaging also averages frozen parameters. Their average is exact with torch's `multi_avg_fn`s, but has
     rounding errors with `get_ema_avg_fn`, which Lightning's `EMAWeightAveraging` uses.
@@ -91,7 +91,7 @@ class LayerFreezing(Callback):
             `StochasticWeightAveraging` if batch norms are frozen, because that callback resets their statistics. After
             validation: if `monitor` was not logged.
 
-    Example:
+    Examples:
         >>> from lightning.pytorch import Trainer
         >>> thawing = [{"epoch": 3, "layers": "backbone.layer4", "lr_factor": 0.1}, {"epoch": 6, "fraction": 0.2}]
         >>> trainer = Trainer(callbacks=LayerFreezing(layers="backbone", phases=thawing), logger=False)

@@ -13,14 +13,14 @@ class GlobalL1Pruning(Pruning):
     """Prune the weights of smallest magnitude over all chosen layers, once or gradually.
 
     Pruning happens before the first training batch of an epoch. Pruned weights are exactly zero from then on and stay
-    pruned, whatever the optimizer does, unless a `PruningRemoval` removes the masks. `docs/callbacks.md` lists all
-    guarantees and explains how `rewind_to` finds lottery tickets (Frankle & Carbin, "The lottery ticket hypothesis",
-    2019; Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis", 2020). Nothing is logged;
-    `SparsityMonitor` logs sparsity.
+    pruned, whatever the optimizer does, unless a `PruningRemoval` removes the masks. `docs/guarantees.md` lists
+    all guarantees; `docs/how-to/lottery-tickets.md` explains how `rewind_to` finds lottery tickets (Frankle & Carbin,
+    "The lottery ticket hypothesis", 2019; Frankle et al., "Linear mode connectivity and the lottery ticket hypothesis",
+    2020). Nothing is logged; `SparsityMonitor` logs sparsity.
 
     Arguments and errors are those of `Pruning`.
 
-    Example:
+    Examples:
         >>> from lightning.pytorch import Trainer
         >>> trainer = Trainer(callbacks=GlobalL1Pruning(0.8, start_epoch=2, end_epoch=8), logger=False)
         >>> tickets = GlobalL1Pruning(0.8, end_epoch=70, schedule="geometric", every_n_epochs=10, rewind_to=0)

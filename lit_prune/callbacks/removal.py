@@ -29,7 +29,7 @@ class PruningRemoval(Callback):
         InputError: At construction, if `epoch` is neither a non-negative integer nor "end"; in `setup`, under
             strategies that shard parameters, except `ModelParallelStrategy`.
 
-    Example:
+    Examples:
         >>> from lightning.pytorch import Trainer
         >>> from lit_prune.callbacks.pruning import GlobalL1Pruning
         >>> trainer = Trainer(callbacks=[GlobalL1Pruning(0.3), PruningRemoval(epoch=10)], logger=False)

@@ -21,7 +21,7 @@ class GradientCoverage:
     Args:
         weights: Weights to watch, for example from `weight_layers`.
 
-    Example:
+    Examples:
         >>> from torch import nn
         >>> from lit_prune.functional import weight_layers
         >>> model = nn.Conv2d(1, 1, 3, padding=1)  # on an image of one pixel, eight of nine weights only see padding

@@ -62,7 +62,7 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int], example: Any 
     Raises:
         InputError: If `input_size` is invalid, or the forward pass fails for it.
 
-    Example:
+    Examples:
         >>> count_flops(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1)), 32)["0"].nominal == 2 * 3 * 8 * 9 * 32 * 32
         True
     """

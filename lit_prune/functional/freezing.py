@@ -277,7 +277,7 @@ def freeze(
 
     Arguments and errors are those of `modules_to_freeze`.
 
-    Example:
+    Examples:
         >>> model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
         >>> frozen = freeze(model, fraction=0.5)
         >>> [p.requires_grad for p in model.parameters()]
@@ -308,7 +308,7 @@ class ScaledUpdates:
         parameters: Parameters with scaled updates; those that the optimizer does not update are ignored.
         factor: Factor that multiplies the updates.
 
-    Example:
+    Examples:
         >>> weights = [nn.Parameter(torch.zeros(1)) for _ in range(2)]
         >>> optimizer = torch.optim.Adam(weights, lr=0.5)
         >>> scaled = ScaledUpdates(optimizer, weights[1:], factor=0.5)

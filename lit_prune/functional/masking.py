@@ -153,7 +153,7 @@ def hold_masks(model: nn.Module, optimizer: Optimizer) -> "HeldMasks":
     Returns:
         A handle; its method `remove` ends the effect.
 
-    Example:
+    Examples:
         >>> from lit_prune.functional import apply_masks, hold_masks
         >>> layer = nn.Linear(2, 1)
         >>> apply_masks(layer, {"": torch.tensor([[True, False]])})

@@ -1,4 +1,4 @@
-"""Custom criteria, as shown in docs/callbacks.md, and all pruners that share one suite of tests."""
+"""Custom criteria, as shown in docs/how-to/criterion.md, and all pruners that share one suite of tests."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial

@@ -7,7 +7,7 @@ import pytest
 
 from tests.callbacks.criteria import LampPruning, TaylorPruning
 
-PAGE = Path(__file__).parents[2] / "docs" / "callbacks.md"
+PAGE = Path(__file__).parents[2] / "docs" / "how-to" / "criterion.md"
 
 
 @pytest.mark.parametrize("criterion", [LampPruning, TaylorPruning])

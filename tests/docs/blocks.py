@@ -121,5 +121,8 @@ def find_blocks(document: Document) -> Iterator[Region]:
 
 
 SYBIL = Sybil(
-    [SkipParser(), find_blocks], path=str(ROOT), patterns=["README.md", "docs/*.md"], fixtures=["tmp_path_factory"]
+    [SkipParser(), find_blocks],
+    path=str(ROOT),
+    patterns=["README.md", "docs/*.md", "docs/*/*.md"],
+    fixtures=["tmp_path_factory"],
 )

@@ -1,11 +1,13 @@
 """Means over seeds."""
 
 import math
+import statistics
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from lit_prune.study.statistics import Estimate, estimate
+from lit_prune.study.statistics import Estimate, estimate, seeds_to_exclude
 
 # two-sided 95% quantiles of Student's t, from printed tables
 QUANTILES = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 9: 2.2622, 10: 2.2281, 29: 2.0452, 120: 1.9799}
@@ -60,3 +62,18 @@ def test_the_interval_covers_the_mean_in_95_of_100_cases():
     found = [estimate(row) for row in draws.normal(size=(4000, 3)).tolist()]
     covered = sum(e is not None and e.low is not None and e.high is not None and e.low <= 0 <= e.high for e in found)
     assert covered / 4000 == pytest.approx(0.95, abs=0.015)
+
+
+def test_the_number_of_seeds_that_decides_is_the_smallest():
+    found = estimate([0.50, 0.53, 0.47, 0.51])
+    assert found is not None
+    assert found.half_width is not None
+    spread = statistics.stdev([0.50, 0.53, 0.47, 0.51])
+    for distance in (0.03, 0.02, 0.005):
+        count = seeds_to_exclude(found, distance)
+        half = [stats.t.ppf(0.975, n - 1) * spread / math.sqrt(n) for n in (count - 1, count)]
+        assert half[1] < distance <= half[0]
+    assert seeds_to_exclude(found, 1e-6, most=50) == 51
+    single = estimate([0.5])
+    assert single is not None
+    assert seeds_to_exclude(single, 0.1) == 3

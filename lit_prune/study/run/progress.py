@@ -1,5 +1,6 @@
 """The progress of a study: a bar on a terminal; elsewhere, a line for each finished run and a line now and then."""
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -29,7 +30,8 @@ class Progress:
 
     def __init__(self, name: str, total: int, done: int, runs: int, unit: float | None, parallel: int) -> None:
         self._name, self._runs, self._unit, self._parallel = name, runs, unit, parallel
-        self._start = self._printed = time.monotonic()
+        self._start = time.monotonic()
+        self._printed = -math.inf
         self._before = done
         # `disable=None`: no bar if stderr is not a terminal
         form = "{desc} |{bar}|{postfix}"
@@ -62,7 +64,7 @@ class Progress:
             self._bar.n = self._done
             self._bar.set_description_str(f"{self._name}: {where}", refresh=False)
             self._bar.set_postfix_str("; ".join(names[:2]) + (f"; {len(names) - 2} more" if len(names) > 2 else ""))
-        elif sentence or time.monotonic() - self._printed > _PAUSE or self._printed == self._start:
+        elif sentence or time.monotonic() - self._printed > _PAUSE:
             self._printed = time.monotonic()
             sys.stdout.write(f"{sentence} {self._name}: {where}.\n".lstrip())
             sys.stdout.flush()

@@ -56,13 +56,13 @@ def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
         if len(paths) == 1:
             figures = [new_figure(_WIDTH, tall + low)]
             halves = figures[0].subfigures(2, 1, height_ratios=[tall, low])
-        _draw_layers(halves[0], found)
-        _draw_magnitudes(halves[1], network, found)
+        draw_layers(halves[0], found)
+        draw_magnitudes(halves[1], network, found)
         for figure, path in zip(figures, paths, strict=True):
             save_png(figure, path)
 
 
-def _draw_layers(figure: FigureBase, found: Inspection) -> None:
+def draw_layers(figure: FigureBase, found: Inspection) -> None:
     """Draw sparsity, number of weights and FLOPs of each layer, with the first layer at the top.
 
     Without zeros and without knowledge of gradients, there is no panel for sparsity.
@@ -107,7 +107,7 @@ def _stack(axes: Any, whole: Sequence[float], part: Sequence[float], label: str)
     axes.set_xlabel(label)
 
 
-def _draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> None:
+def draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> None:
     """Draw a histogram of the magnitudes of nonzero weights, with lines at `thresholds`."""
     kept, untouched = _kept(network)
     axes: Any = figure.subplots()

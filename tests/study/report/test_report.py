@@ -1,8 +1,10 @@
 """`lit-prune report`: its document, its summary and its errors."""
 
+import base64
 import errno
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +13,11 @@ import pytest
 
 from lit_prune.errors import InputError
 from lit_prune.files.atomic import write_text
+from lit_prune.main import main as cli
 from lit_prune.study.report import command as report
 from lit_prune.study.report.command import main, write_report
+from lit_prune.study.results.results import read_results
+from lit_prune.study.statistics import estimate
 from tests.study.folders import SMALL, make_study, run_folder
 
 ALL = {(experiment["name"], seed) for experiment in SMALL["experiments"] for seed in SMALL["seeds"]}
@@ -46,6 +51,7 @@ def test_a_report_has_its_sections_and_overview(tmp_path, capsys):
     titles = [line for line in text.splitlines() if line.startswith("#")]
     assert titles == [
         "# Results of the study `small`",
+        "## Summary",
         "## Task 1: losses",
         "## task3",
         "## task4",
@@ -64,7 +70,7 @@ def test_a_report_has_its_sections_and_overview(tmp_path, capsys):
     assert capsys.readouterr().out.splitlines() == [
         "15 of 15 runs are complete.",
         "Claims by verdict: holds: 2, does not hold: 0, inconclusive: 0.",
-        f"Report: {tmp_path / 'report.md'}",
+        f"Report: {tmp_path / 'report.md'} and report.html",
     ]
 
 
@@ -131,6 +137,79 @@ def test_the_overview_names_experiments_with_other_data_settings(tmp_path):
     assert "batches of 32 (other data settings in task1/small-batch)." in paragraph(text_of(tmp_path))
 
 
+def test_the_summary_names_the_best_experiment_and_what_each_is_compared_with(tmp_path):
+    make_study(tmp_path)
+    results = read_results(tmp_path)
+    section = text_of(tmp_path).split("## Summary")[1].split("\n## ")[0]
+    means = {e.name: estimate(results.values(e.name, "final_val_acc").values()) for e in results.plan.experiments}
+    best = max(means, key=lambda name: means[name].mean if means[name] else 0)
+    assert f"Highest final validation accuracy: **{best}**" in section
+    rows = {
+        line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
+        for line in section.splitlines()[2:]
+        if "|" in line
+    }
+    assert rows["Softmax fails"] == ["**holds**", "-"]
+    assert rows["task1/logits"][:2] == ["baseline", "-"]
+    assert rows["task1/softmax"][1] == "task1/logits"
+    # far below the baseline: the interval excludes zero
+    values, others = (results.values(name, "final_test_acc") for name in ("task1/softmax", "task1/logits"))
+    difference = estimate(values[seed] - others[seed] for seed in values)
+    assert difference is not None
+    assert difference.high is not None
+    assert difference.high < 0
+    assert rows["task1/softmax"][3].startswith(f"**{100 * difference.mean:.2f} ")
+
+
+def test_experiments_that_have_not_been_started_are_counted_and_left_out(tmp_path, capsys):
+    rest = {(name, seed) for name in ("task4/finetuned-10", "task5/finetuned-10") for seed in SMALL["seeds"]}
+    make_study(tmp_path, missing=rest)
+    text = text_of(tmp_path)
+    assert paragraph(text).endswith("9 of 9 runs are complete. 2 other experiments of the plan have not been started.")
+    assert "No run has finished yet." not in text
+    assert "## task4" not in text
+    assert "inconclusive**" not in text
+    assert "Softmax fails" in text
+    assert "Sparsity stays constant" not in text  # a claim about an experiment that has not been started
+    out = capsys.readouterr().out.splitlines()
+    assert out[0] == "9 of 9 runs are complete. 2 other experiments of the plan have not been started."
+    assert out[1] == "Claims by verdict: holds: 1, does not hold: 0, inconclusive: 0."
+
+
+def test_an_undecided_claim_has_a_command_that_decides_it(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    claim = SMALL["claims"][0]["contrasts"][0]
+    near = {"said": "Nearly as good", "contrasts": [claim | {"of": "task4/finetuned-10", "between": [0.0001, None]}]}
+    make_study(tmp_path / "logs" / "small", SMALL | {"seeds": [4], "claims": [SMALL["claims"][0], near]})
+    text = text_of(Path("logs/small"))
+    section = text.split("### What would decide the inconclusive claims")[1].split("\n## ")[0]
+    # one run of each experiment takes 12.5 s for each of 4 epochs
+    assert "**Softmax fails**: at least 3 seeds, about 5 min." in section
+    command = section.split("```text\n")[1].split("\n")[0]
+    assert command == (
+        "lit-prune study logs/small/plan.yaml --only task1/logits task1/softmax --seeds 0 1 2 --out logs/small-claim-1"
+    )
+    capsys.readouterr()
+    assert cli([*shlex.split(command)[1:], "--dry_run"]) == 0
+    assert "6 runs to do, 24 epochs" in capsys.readouterr().out
+
+
+def test_the_page_embeds_everything_and_shows_html_as_text(tmp_path):
+    claim = {"said": "<script>alert(1)</script> [x](javascript:alert(2))", "contrasts": SMALL["claims"][0]["contrasts"]}
+    make_study(tmp_path, SMALL | {"claims": [claim], "seeds": [0]})
+    write_report(tmp_path)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert "default-src 'none'" in page  # no script runs, and nothing is loaded
+    drawn = list((tmp_path / "figures").iterdir())
+    assert page.count('src="data:image/png;base64,') == len(drawn) > 3
+    assert page.count("src=") == len(drawn)
+    assert base64.b64encode(drawn[0].read_bytes()).decode() in page
+    assert page.count("<table>") == page.count("</table>") > 5
+    assert '<a href="#summary">Summary</a>' in page
+
+
 def test_one_seed_gives_no_interval_and_the_report_says_so(tmp_path):
     make_study(tmp_path, SMALL | {"seeds": [4]})
     text = text_of(tmp_path)
@@ -154,7 +233,7 @@ def test_a_report_lists_incomplete_runs_with_reasons(tmp_path, capsys):
     assert len(reasons) == 5
     assert reasons[:2] == [
         "- Unfinished after 2 epochs: task1/logits (seed 0)",
-        "- Diverged (`train/loss` is nan in epoch 2): task1/softmax (seed 1)",
+        "- Diverged (`train/loss` is nan in epoch 1): task1/softmax (seed 1)",
     ]
     assert re.fullmatch(r"- Failed \(result.json cannot be read \(.*\)\): task3/prune-10 \(seed 2\)", reasons[2])
     assert reasons[3:] == [

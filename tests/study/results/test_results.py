@@ -147,7 +147,7 @@ def test_runs_are_in_the_order_of_the_plan_with_their_status(tmp_path):
     notes = {run.status: run.note for run in others.values()}
     assert notes == {
         "unfinished": "unfinished after 2 epochs",
-        "diverged": "`train/loss` is nan in epoch 2",
+        "diverged": "`train/loss` is nan in epoch 1",
         "failed": "The optimizer ran out of memory",
         "missing": "not started",
     }
@@ -187,7 +187,7 @@ def test_a_nonfinite_loss_is_reported_with_its_first_epoch(tmp_path, cell, found
     one_run(tmp_path, metrics)
     run = read_one(tmp_path)
     assert run.status == "diverged"
-    assert run.note == f"`val/loss` is {found} in epoch 2"
+    assert run.note == f"`val/loss` is {found} in epoch 1"
     assert "final_val_loss" not in run.measures
 
 

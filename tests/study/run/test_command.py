@@ -149,3 +149,42 @@ def test_help_and_a_wrong_plan_need_no_torch():
             [sys.executable, "-c", code, "study", *argv], capture_output=True, text=True, check=True
         )
         assert answer.stdout.splitlines()[-1] == f"{status} []", argv
+
+
+@pytest.fixture
+def offline(write, monkeypatch):
+    """A plan that starts from ImageNet weights, on a machine without a network; returns the attempted downloads."""
+    from torchvision.models import ResNet18_Weights
+
+    attempts: list[str] = []
+
+    def fail(self: Any, *args: Any, **options: Any) -> None:
+        attempts.append(self.url)
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", fail)
+    write(initial_weights="IMAGENET1K_V1")
+    return attempts
+
+
+def test_without_a_network_a_study_stops_and_names_the_option_for_random_weights(run, offline):
+    answer = run("study", "tiny.yaml", "--out", "out")
+    assert answer.status == 2
+    assert "Cannot download https://" in answer.complaint
+    assert answer.complaint.endswith("For a study, these options are `--weights FILE` and `--weights random`.")
+    assert len(offline) == 1
+    assert not Path("out").exists()
+
+
+def test_a_dry_run_downloads_nothing(run, offline):
+    answer = run("study", "tiny.yaml", "--dry_run")
+    assert answer.status == 0, answer.err
+    assert "from IMAGENET1K_V1 weights" in answer.out
+    assert offline == []
+
+
+def test_random_weights_need_no_network(run, offline):
+    answer = run("study", "tiny.yaml", "--weights", "random", "--dry_run")
+    assert answer.status == 0, answer.err
+    assert "from random weights" in answer.out
+    assert offline == []

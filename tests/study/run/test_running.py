@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lit_prune.cli.quiet import quiet
 from lit_prune.main import main
@@ -109,6 +111,38 @@ def test_sparsity_after_removal_stops_at_the_weights_that_never_received_a_gradi
     assert freed.measures["sparsity_start"] == pytest.approx(0.3, abs=1e-6)
     assert 0.15 < freed.measures["sparsity_end"] < 0.25
     assert freed.measures["sparsity_end"] == pytest.approx(freed.measures["untouched_pruned"], abs=1e-3)
+
+
+def test_every_run_has_an_entry_for_the_hparams_tab(whole):
+    for experiment in EXPERIMENTS:
+        events = EventAccumulator(str(whole / experiment["name"] / "seed=0"))
+        events.Reload()
+        metadata = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+        found = HParamsPluginData.FromString(metadata).session_start_info.hparams
+        assert found["experiment"].string_value == experiment["name"]
+        assert found["parent"].string_value == experiment.get("parent", "none")
+        result = json.loads((whole / experiment["name"] / "seed=0" / "result.json").read_text())
+        tests = {"test/acc": "last", "test/acc_of_best": "best"}
+        for tag, which in tests.items():
+            # an experiment that does not train has one checkpoint
+            wanted = result["test"].get(which, result["test"]["last"])["test/acc"]
+            assert [event.value for event in events.Scalars(tag)] == [pytest.approx(wanted)]
+        metadata = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+        described = HParamsPluginData.FromString(metadata).experiment
+        named = {metric.name.tag for metric in described.metric_infos}
+        assert named == {
+            "test/acc",
+            "test/acc_of_best",
+            "val/best_acc",
+            "val/acc",
+            "train/acc",
+            "val/loss",
+            "sparsity/global",
+        }
+        assert named - {"train/acc"} <= set(events.Tags()["scalars"])
+        first = [info.name for info in described.hparam_infos if info.differs]
+        assert {"experiment", "parent", "seed"} <= set(first)
+        assert "lr" not in first
 
 
 def test_a_complete_study_runs_nothing_again(whole, run, monkeypatch):

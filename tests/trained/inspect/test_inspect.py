@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from PIL import Image
 from torch import nn
 from torch.nn.utils import prune
 
+from lit_prune.cli.figures import new_figure, styled
 from lit_prune.errors import InputError
 from lit_prune.functional.flops import LayerFlops, count_flops
 from lit_prune.functional.packing import unpack_masks
-from lit_prune.trained.inspect.figures import thresholds
+from lit_prune.trained.inspect.figures import draw_layers, draw_magnitudes, thresholds
 from lit_prune.trained.layers import Inspection, Layer, inspect
 from lit_prune.trained.network import Network, load_network
 from tests.trained.conftest import AMOUNT
@@ -248,6 +250,47 @@ def test_thresholds_are_order_statistics():
     untouched = kept >= 7
     assert thresholds(kept, 200, untouched)[50.0] == 7
     assert thresholds(kept, 200, np.zeros(100, dtype=bool))[50.0] == 1
+
+
+def draw(state: dict[str, torch.Tensor], path: Path, touched: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+    """Return the axes of both plots of a network of unknown class."""
+    torch.save(state, path)
+    network = replace(load_network(str(path)), touched=touched)
+    found = inspect(network)
+    with styled():
+        layers, magnitudes = new_figure(9, 5), new_figure(9, 4)
+        draw_layers(layers, found)
+        draw_magnitudes(magnitudes, network, found)
+    return layers.axes, magnitudes.axes[0]
+
+
+def test_an_unpruned_network_has_no_empty_panel(tmp_path):
+    torch.manual_seed(0)
+    state = {f"{name}.weight": torch.randn(40, 50) for name in ("a", "b")}
+    layers, magnitudes = draw(state, tmp_path / "plain.pt", {})
+    assert [axes.get_xlabel() for axes in layers] == ["thousand weights"]
+    assert [label.get_text() for label in layers[0].get_yticklabels()] == ["a", "b"]
+    # the smallest weights, which would leave the left of the plot empty, are not shown
+    assert magnitudes.get_xlim()[0] > 1e-3
+    assert magnitudes.get_xlabel() == "magnitude (without the smallest 0.5%)"
+    state["a.weight"][0] = 0
+    layers, _ = draw(state, tmp_path / "pruned.pt", {})
+    assert [axes.get_xlabel() for axes in layers] == ["% of the layer's weights", "thousand weights"]
+
+
+def test_the_cut_of_the_last_pruning_is_no_threshold(tmp_path):
+    """30% of the weights were pruned at 0.3; after the masks were removed, those with a gradient grew to 0.1."""
+    weight = torch.linspace(0.001, 1, 1000).reshape(20, 50)
+    touched = (torch.arange(1000) % 2 == 0).reshape(20, 50)
+    pruned = weight < 0.3
+    weight[pruned] = torch.where(touched[pruned], 0.1, 0.0)
+    _, axes = draw({"a.weight": weight}, tmp_path / "free.pt", {"a": touched})
+    dotted = [line.get_xdata()[0] for line in axes.get_lines() if line.get_linestyle() == ":"]
+    assert dotted == [pytest.approx(0.3, abs=0.005)]
+    labels = {text.get_text(): text.get_position()[0] for text in axes.texts}
+    assert list(labels) == ["30%", "50%", "80%"]  # not 15%, the sparsity of today
+    assert sorted(labels.values()) == list(labels.values())
+    assert labels["30%"] <= dotted[0]
 
 
 def _blue(path: Path) -> float:

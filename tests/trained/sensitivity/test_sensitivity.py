@@ -20,6 +20,7 @@ from torch import nn
 from lit_prune.errors import InputError
 from lit_prune.functional import weight_layers
 from lit_prune.trained.scoring import Score, score
+from lit_prune.trained.sensitivity.figure import draw_map
 from lit_prune.trained.sensitivity.measure import measure, prune_temporarily
 from lit_prune.trained.sensitivity.measurements import Measurements, fingerprint
 from lit_prune.trained.sensitivity.result import Sensitivity
@@ -300,3 +301,19 @@ def test_json_has_all_results():
 def test_incomplete_results_are_refused(sizes, scores):
     with pytest.raises(InputError, match=r"^Expected .*scores"):
         Sensitivity("x", "val", Score(1, 2), sizes, [0.5], scores)
+
+
+@pytest.mark.parametrize("count", [1, 3, 9])
+@pytest.mark.parametrize("layers", [("fc",), tuple(f"model.encoder.layers.{n}.attention.out_proj" for n in range(2))])
+def test_no_text_of_the_heat_map_is_cut_off(tmp_path, count, layers):
+    base = Score(700, 1000, "val_MulticlassF1Score_macro_averaged_over_all_classes")
+    amounts = [0.1 * n for n in range(1, count + 1)]
+    scores = {layer: [Score(690, 1000, base.metric)] * count for layer in layers}
+    found = Sensitivity(
+        "folder/a_long_name_of_a_checkpoint.ckpt", "val", base, dict.fromkeys(layers, 9), amounts, scores
+    )
+    draw_map(found, 0.5, tmp_path / "map.png")
+    with Image.open(tmp_path / "map.png") as picture:
+        pixels = np.asarray(picture.convert("L"))
+    for edge in (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1]):
+        assert (edge == 255).all()
