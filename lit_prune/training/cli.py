@@ -189,6 +189,8 @@ class TrainingCLI(LightningCLI):
         if self._training:
             try:
                 super()._run_subcommand(subcommand)
+            except BrokenPipeError:  # as in `lit-prune fit | head`
+                raise
             except OSError as error:
                 raise self._run.explain_stop(error) from error
         else:
