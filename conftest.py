@@ -6,6 +6,10 @@ import os
 # processes that tests start inherit this. It must be set before torch is imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Lightning's loggers keep the stderr of their import; that of a test is closed after it
+import lightning.pytorch  # noqa: F401
+import pytorch_lightning  # noqa: F401
+
 from tests.docs.blocks import SYBIL
 
 # the code blocks of README.md and docs/ are tests, too

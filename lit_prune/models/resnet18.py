@@ -132,11 +132,15 @@ class LitResNet18(LightningModule):
 
     @property
     def lr(self) -> float:
-        """Learning rate of the optimizer in training, which Lightning's `LearningRateFinder` reads and sets."""
-        return float(self.trainer.optimizers[0].param_groups[0]["lr"])
+        """Learning rate that was set or, otherwise, that of the optimizer, for Lightning's `LearningRateFinder`."""
+        stored = self.__dict__.get("_lr")
+        return float(self.trainer.optimizers[0].param_groups[0]["lr"]) if stored is None else stored
 
     @lr.setter
     def lr(self, value: float) -> None:
+        self._lr = value
+        if self._trainer is None:  # the argument of a subclass
+            return
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] = value
         for config in self.trainer.lr_scheduler_configs:

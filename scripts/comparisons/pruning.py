@@ -87,7 +87,7 @@ def scored(library: Pruning) -> Result:
         watch = Watch(scored=_weights)
         fit([library.half(), watch], 2, folder=Path(name))
         for epoch, validated in enumerate(watch.epochs):
-            state = torch.load(Path(name) / f"epoch={epoch}.ckpt", weights_only=False)["state_dict"]
+            state = torch.load(Path(name) / f"epoch={epoch}.ckpt", weights_only=True)["state_dict"]
             saved = {name: state[name] for name in validated}
             if not all(torch.equal(saved[name], tensor) for name, tensor in validated.items()):
                 shares = f"{zeros(validated.values()):.0%} zeros when validated, {zeros(saved.values()):.0%} when saved"

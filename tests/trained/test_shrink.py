@@ -214,7 +214,7 @@ def test_a_custom_network_is_shrunk_in_python_only(run, foreign):
 
 
 def test_it_loads_where_lit_prune_is_not_installed(tmp_path, small):
-    text = (Path(__file__).parents[2] / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")
     (block,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "small.ckpt" in code]
     torch.save({"state_dict": small.state_dict()}, tmp_path / "small.ckpt")
     images = torch.randn(3, 3, 32, 32)

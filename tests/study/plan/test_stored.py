@@ -124,7 +124,7 @@ def test_a_folder_without_a_plan_is_refused(tmp_path, prepare, found):
     [
         (b"", "Expected a plan in `{path}`, but got an empty file"),
         (b"- 1\n", "Expected a plan in `{path}`, but got a list"),
-        (b"a: [", "Expected `{path}` to be a readable YAML file, but got while parsing a flow node"),
+        (b"a: [", "Expected `{path}` to be a readable YAML file, but got line 2, column 1: did not find expected node content"),
         (b"a: 2024-13-45", "Expected `{path}` to be a readable YAML file, but got month must be in 1..12"),
         (b"\xff", "Expected `{path}` to be a readable YAML file, but got 'utf-8' codec can't decode byte 0xff"),
         (b"experiments: []", "Expected at least one experiment in `{path}`, but got none."),
