@@ -5,11 +5,13 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from lit_prune.files.checkpoint import read_checkpoint
+from tests.training.conftest import NARROW
 from tests.training.test_resuming import FOLDER, LAST, OPTIONS, assert_same_run
 
 ROOT = Path(__file__).parents[2]
@@ -22,13 +24,13 @@ DDP = [
 ]
 
 
-def fit(folder: Path, *argv: str) -> tuple[int, str]:
+def fit(folder: Path, *argv: str, options: Sequence[str] = OPTIONS) -> tuple[int, str]:
     """Run the command; return its exit status and what it printed on stderr."""
     folder.mkdir(exist_ok=True)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    command = [sys.executable, "-m", "lit_prune", "fit", *OPTIONS, *DDP, *argv]
+    command = [sys.executable, "-m", "lit_prune", "fit", *options, *DDP, *argv]
     done = subprocess.run(
-        command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, check=False, timeout=120
+        command, cwd=folder, env=environment, text=True, stderr=subprocess.PIPE, check=False, timeout=300
     )
     return done.returncode, done.stderr
 
@@ -36,6 +38,16 @@ def fit(folder: Path, *argv: str) -> tuple[int, str]:
 def complaints(printed: str) -> list[str]:
     assert "Traceback" not in printed
     return [line for line in printed.splitlines() if line.startswith(("lit-prune: error: ", "lit-prune: Stopped by "))]
+
+
+@pytest.mark.slow
+def test_our_model_prints_no_warnings_of_distributed_runs(tmp_path):
+    options = [NARROW, *(option for option in OPTIONS if not option.startswith("--model"))]
+    status, printed = fit(tmp_path, options=options)
+    assert status == 0, printed
+    assert "2 processes" in printed
+    assert "sync_dist" not in printed
+    assert "Grad strides" not in printed
 
 
 @pytest.mark.slow
