@@ -1,11 +1,14 @@
 """Find averages and other copies of a model's weights."""
 
+import re
 from collections.abc import Iterator, Sequence
 
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from lit_prune.functional.selection import averaged_modules, parameters_outside_averages
+
+_DIGITS = re.compile(r"\d+")
 
 
 def averaged_copies(model: nn.Module, others: Sequence[nn.Module] = ()) -> Iterator[tuple[nn.Module, nn.Module]]:
@@ -30,13 +33,18 @@ def averaged_copies(model: nn.Module, others: Sequence[nn.Module] = ()) -> Itera
 
 
 def frozen_copies(model: nn.Module) -> Iterator[tuple[str, str]]:
-    """Yield pairs of names: a module that is not trained, and the trained module that it seems to be a copy of."""
+    """Yield pairs of names: a module that is not trained, and the trained module that it seems to be a copy of.
+
+    Modules whose names differ only in numbers, such as `layer1.0` and `layer1.1`, are blocks of one network.
+    """
     named = [(name, module) for name, module in model.named_modules() if any(True for _ in module.parameters())]
     done = set[nn.Module]()
     for name, module in named:
         if module in done or any(parameter.requires_grad for parameter in module.parameters()):
             continue
         for other, source in named:
+            if _DIGITS.sub("", name) == _DIGITS.sub("", other):
+                continue
             trained = all(parameter.requires_grad for parameter in source.parameters())
             if trained and _same_parameters(module, source):
                 done.update(module.modules())

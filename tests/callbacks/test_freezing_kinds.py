@@ -375,6 +375,16 @@ def test_a_teacher_that_counts_towards_the_fraction_is_named(arguments):
     assert all("`net.teacher` is not trained and seems to be a copy of `net.student`" in message for message in said)
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_equal_blocks_of_one_network_are_no_copies(order):
+    blocks = nn.Sequential(nn.Flatten(), nn.Linear(FLAT, 8), nn.Linear(8, 8), nn.Linear(8, 8), nn.Linear(8, CLASSES))
+    callbacks = [LayerFreezing(0.5), GlobalL1Pruning(0.5)][::order]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        quiet_trainer(callbacks=callbacks, max_epochs=1).fit(Classifier(blocks), Batches(), Batches(seed=1))
+    assert not [warning for warning in caught if "copy" in str(warning.message)]
+
+
 def _scripted() -> nn.Module:
     return torch.jit.script(nn.Sequential(nn.Linear(FLAT, 8), nn.BatchNorm1d(8)))
 
