@@ -176,6 +176,7 @@ def test_layers_that_thaw_one_by_one_while_they_are_pruned(tmp_path: Path, pruni
 
 
 @quiet
+@pytest.mark.filterwarnings("ignore:No monitor metric specified", "ignore:Final phase max_transition_epoch")
 @pytest.mark.parametrize("start", [0, 1, 2])
 def test_finetuning_scheduler(tmp_path: Path, start: int) -> None:
     fts = pytest.importorskip("finetuning_scheduler", reason="the package finetuning-scheduler is not installed")
@@ -183,9 +184,9 @@ def test_finetuning_scheduler(tmp_path: Path, start: int) -> None:
     schedule.write_text(
         "0:\n  params: ['head.bias', 'head.weight']\n  max_transition_epoch: 1\n"
         "1:\n  params: ['backbone.3.bias', 'backbone.3.weight']\n  max_transition_epoch: 3\n"
-        "2:\n  params: ['backbone.0.bias', 'backbone.0.weight']\n"
+        "2:\n  params: ['backbone.0.bias', 'backbone.0.weight']\n  max_transition_epoch: 5\n"
     )
-    scheduler = fts.FinetuningScheduler(ft_schedule=str(schedule), epoch_transitions_only=True)
+    scheduler = fts.FinetuningScheduler(ft_schedule=str(schedule), epoch_transitions_only=True, restore_best=False)
     model, watch = module_of(lightning, "adam"), Watch()
     fit(lightning, model, [scheduler, GlobalL1Pruning(0.5, start_epoch=start), watch])
     assert watch.zeros == {epoch: 0 if epoch < start else TOTAL // 2 for epoch in range(EPOCHS)}
