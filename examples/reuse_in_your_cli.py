@@ -10,4 +10,5 @@ from lightning.pytorch.cli import LightningCLI
 from reuse_in_your_project import BarNet, Bars
 
 if __name__ == "__main__":
-    LightningCLI(BarNet, Bars, seed_everything_default=0)
+    scores = LightningCLI(BarNet, Bars, seed_everything_default=0).trainer.callback_metrics
+    print(", ".join(f"{name} {float(scores[name]):.3f}" for name in ("accuracy", "sparsity/global") if name in scores))

@@ -162,6 +162,10 @@ def main() -> None:
         plain = BarNet()
         plain.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
         print(f"saved without masks: {', '.join(list(plain.state_dict())[:3])}, ...")
+        plain.eval()
+        with torch.no_grad():
+            right = torch.cat([plain(images).argmax(1) == labels for images, labels in Bars().val_dataloader()])
+        print(f"accuracy {right.float().mean():.1%}, {report.sparsity:.1%} of the weights are zero")
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ def rows(path: Path) -> list[dict[str, str]]:
 def _events(run: Path) -> dict[str, list[tuple[int, float]]]:
     accumulator = EventAccumulator(str(run), size_guidance={"scalars": 0})
     accumulator.Reload()
-    names = set(accumulator.Tags()["scalars"]) - {"time/epoch"}
+    names = set(accumulator.Tags()["scalars"]) - {"train/time"}
     return {name: [(event.step, event.value) for event in accumulator.Scalars(name)] for name in names}
 
 

@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("out", type=Path, help="the folder for the PNG files")
     parser.add_argument(
         "--runs",
-        default=r"^report/(task|vs)",
+        default=r"^report/(task[15]|vs)",
         help="regular expression for the names of the runs to select on the tabs Time Series and Custom Scalars",
     )
     parser.add_argument("--seconds", type=float, default=15, help="seconds to wait until a page is complete")

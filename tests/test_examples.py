@@ -13,7 +13,7 @@ from nbclient import NotebookClient
 from torchvision.models import resnet18
 
 from lit_prune.main import main
-from tests.docs import ROOT
+from tests.docs import DOCUMENTS, ROOT
 from tests.docs.session import run_python
 from tests.training.conftest import TINY
 
@@ -44,23 +44,58 @@ def run_script(folder: Path, name: str, *argv: str) -> str:
     return run_python((folder / name).read_text(encoding="utf-8"), name, folder, *argv)
 
 
+def assert_result(said: str, sparsity: float, *, accuracy: float) -> None:
+    """Check the last line that an example prints: its sparsity, and an accuracy above the given one."""
+    result = re.search(r"accuracy (.*)%, (.*)% of the weights are zero$", said.splitlines()[-1])
+    assert result is not None, said
+    assert float(result[1]) > 100 * accuracy
+    assert float(result[2]) == pytest.approx(100 * sparsity, abs=0.1)
+
+
 def test_the_callbacks_work_in_your_own_script(folder):
     said = run_script(folder, "reuse_in_your_project.py")
     # 80% of 9 * 16, 9 * 16 * 32, 9 * 32 * 32 and 32 * 3 weights
     assert "11251 of 14064 weights are zero" in said
     assert "weights are the same as those of the uninterrupted training" in said
     assert "saved without masks: stem.0.weight, " in said
+    assert_result(said, 0.8, accuracy=0.9)
 
 
 def test_the_callbacks_work_in_your_own_cli(folder):
     assert not re.search(r"(import|from) lit_prune", (folder / "reuse_in_your_cli.py").read_text(encoding="utf-8"))
     argv = ("fit", "--config", "reuse_in_your_cli.yaml", "--trainer.enable_progress_bar=false")
-    run_script(folder, "reuse_in_your_cli.py", *argv)
+    said = run_script(folder, "reuse_in_your_cli.py", *argv)
     with (folder / "logs/bars/version_0/metrics.csv").open(encoding="utf-8") as file:
         rows = [float(row["sparsity/global"]) for row in csv.DictReader(file) if row["sparsity/global"]]
     assert rows[0] == 0
     assert rows[3] == pytest.approx(0.8, abs=1e-4)
     assert rows[4] < 0.2  # the masks are removed
+    result = re.fullmatch(r"accuracy (.*), sparsity/global (.*)", said.splitlines()[-1])
+    assert result is not None
+    assert float(result[1]) > 0.6
+    assert float(result[2]) == pytest.approx(rows[4], abs=1e-3)
+
+
+def test_a_plain_loop_prunes_gradually(folder):
+    assert_result(run_script(folder, "plain_loop.py"), 0.8, accuracy=0.9)
+
+
+def test_a_loop_of_fabric_prunes_and_resumes(folder):
+    said = run_script(folder, "fabric_loop.py")
+    assert said.splitlines()[-2].endswith(", 80.0% of the weights are zero")
+    assert_result(said, 0.8, accuracy=0.9)
+
+
+def test_the_trainer_of_transformers_prunes(folder):
+    pytest.importorskip("transformers", reason="the package transformers is not installed")
+    pytest.importorskip("accelerate", reason="the package accelerate is not installed")
+    assert_result(run_script(folder, "transformers_trainer.py"), 0.5, accuracy=0.9)
+
+
+def test_the_documentation_shows_the_callback_for_transformers():
+    source = (EXAMPLES / "transformers_trainer.py").read_text(encoding="utf-8")
+    callback = source[source.index("class PruneAtStep") :].split("\n\n\n")[0]
+    assert sum(callback in document.read_text(encoding="utf-8") for document in DOCUMENTS) == 1
 
 
 def test_a_network_is_fine_tuned_from_imagenet_weights(folder, monkeypatch, capsys):
@@ -130,4 +165,6 @@ def test_the_notebook_runs_as_it_ships(folder):
 def test_every_example_has_a_test():
     """The test of `moons` is in `tests/study/run/test_running.py`."""
     stems = {path.stem for path in EXAMPLES.iterdir() if path.suffix in (".py", ".yaml", ".ipynb")}
-    assert stems == {"finetune_from_imagenet", "moons", "reuse_in_your_cli", "reuse_in_your_project", "tasks_1_to_5"}
+    scripts = {"fabric_loop", "plain_loop", "transformers_trainer"}
+    reused = {"finetune_from_imagenet", "moons", "reuse_in_your_cli", "reuse_in_your_project", "tasks_1_to_5"}
+    assert stems == scripts | reused

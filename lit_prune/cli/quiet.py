@@ -2,8 +2,13 @@
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lit_prune
 
 _MESSAGES = [
     # our loader reads whole batches from a memory-mapped array; worker processes would only slow it down
@@ -31,7 +36,12 @@ _SCORING_MESSAGES = ["Be aware that when using `ckpt_path`"]
 
 @contextmanager
 def quiet(scoring: bool = False) -> Iterator[None]:
-    """Hide Lightning's messages listed above inside a `with` block; `_SCORING_MESSAGES` only with `scoring`."""
+    """Hide Lightning's messages listed above inside a `with` block; `_SCORING_MESSAGES` only with `scoring`.
+
+    Warnings of lit-prune itself are printed without the file and the line of code that they come from.
+    """
+    format_warning = warnings.formatwarning
+    warnings.formatwarning = partial(_format_warning, format_warning)
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     for logger in loggers:
         logger.addFilter(_is_helpful)
@@ -41,8 +51,16 @@ def quiet(scoring: bool = False) -> Iterator[None]:
                 warnings.filterwarnings("ignore", message)
             yield
     finally:
+        warnings.formatwarning = format_warning
         for logger in loggers:
             logger.removeFilter(_is_helpful)
+
+
+def _format_warning(
+    otherwise: Callable[..., str], message: Warning | str, category: type[Warning], filename: str, *more: Any
+) -> str:
+    own = Path(filename).is_relative_to(Path(lit_prune.__file__).parent)
+    return f"lit-prune: warning: {message}\n" if own else otherwise(message, category, filename, *more)
 
 
 def _is_helpful(record: logging.LogRecord) -> bool:

@@ -132,6 +132,7 @@ def _pack_all(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], _Entries]
                 f"`{name}` of {tensor.dtype}, {tensor.layout}",
                 "leave the tensor out, or convert it first",
             )
+        tensor = tensor.detach().cpu().resolve_neg().contiguous()  # a negated view stores its values without the sign
         packed = {name + part: content for part, content in _pack(tensor).items()}
         if (
             sum(map(len, packed.values())) + _SAVED <= tensor.nbytes
@@ -143,14 +144,13 @@ def _pack_all(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], _Entries]
             }
         else:
             entries[name] = None
-            stored[name] = tensor.detach().cpu().contiguous().clone()
+            stored[name] = tensor.clone()
     return stored, entries
 
 
 def _pack(tensor: Tensor) -> dict[str, bytes]:
     width = tensor.element_size()
-    flat = tensor.detach().cpu().contiguous().reshape(-1)
-    array: NDArray[Any] = flat.view(torch.uint8).numpy().view(f"=i{width}")
+    array: NDArray[Any] = tensor.reshape(-1).view(torch.uint8).numpy().view(f"=i{width}")
     elements = array.astype(f"<i{width}", copy=False)
     mask = elements != 0  # compares integers, not floats, so that a negative zero is kept
     planes = elements[mask].view(np.uint8).reshape(-1, width).T

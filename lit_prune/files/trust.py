@@ -19,7 +19,7 @@ from lit_prune.errors import InputError, expected, shorten
 # settings that the group "run" may hold, and their types; the command line would take other names as its options
 _RUN = {"seed_everything": int | None, "name": str | None}
 # the arguments of `LitResNet18` that take a class
-_BUILT = ("optimizer", "lr_scheduler")
+BUILT = ("optimizer", "lr_scheduler")
 # the keys by which jsonargparse recognizes a class in the value of an argument
 _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
 _DEPTH, _VALUES = 20, 10_000  # limits of a group of settings: levels of nesting, number of values
@@ -72,7 +72,7 @@ def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], p
         foreign = chosen is not None or "class_path" in settings
         plain = {f"{group}.{inner}{name}" for name in _text_arguments(chosen) for inner in ("", "init_args.")}
         for name, value in settings.items():
-            strict = foreign or (group == "model" and name in _BUILT)
+            strict = foreign or (group == "model" and name in BUILT)
             for where, text in _risks(value, f"{group}.{name}", strict):
                 if text not in known and not _is_of_torch(text) and where not in plain:
                     raise expected(

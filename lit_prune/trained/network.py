@@ -18,7 +18,7 @@ from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected, one_line, root_cause
 from lit_prune.files.atomic import replacing
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_fit, read_weights, save, stored_settings
-from lit_prune.files.trust import check_stored_settings, malformed
+from lit_prune.files.trust import BUILT, check_stored_settings, malformed
 from lit_prune.functional.packing import unpack_masks
 from lit_prune.functional.selection import SAYS_WEIGHT
 from lit_prune.models.resnet18 import LitResNet18
@@ -79,8 +79,11 @@ def load_network(path: str, model: str | None = None) -> Network:
     model_class = None if model is None else import_class("model", model)
     content = read_weights(path)
     settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule})
-    # arguments of a custom class are ignored here; `build_class` checks them if the user names that class
-    check_stored_settings({group: s for group, s in settings.items() if "class_path" not in s}, {}, path)
+    # arguments of a custom class are ignored here, and no optimizer is built: `build_class` and `fit` check these
+    used = {
+        group: {n: v for n, v in s.items() if n not in BUILT} for group, s in settings.items() if "class_path" not in s
+    }
+    check_stored_settings(used, {}, path)
     state, masks = _apply_masks(content["state_dict"])
     if model is not None and model_class is not None:
         stored = settings.get("model", {})

@@ -17,6 +17,11 @@ from lit_prune.training.custom_classes import split_options
 from lit_prune.training.packages import LIGHTNING, derive
 from lit_prune.training.run_folder import EVENTS, LOGS, METRICS, is_rank_zero
 
+# metric that `RunSummary` logs with the last metrics of an epoch
+EPOCH_TIME = "time/epoch"
+# TensorBoard sorts charts by name; so it begins with the curves of `train` and `val`, unless there are others
+_TAGS = {"lr": "train/lr", EPOCH_TIME: "train/time"}
+
 
 class _EpochAxis:
     """Logs the metrics of an epoch with the epoch as their step, instead of the number of optimizer steps.
@@ -34,10 +39,16 @@ class _EpochAxis:
         # use the epoch as the step, except for metrics of a single batch, whose names end in "_step"
         if "epoch" in metrics and not any(name.endswith("_step") for name in metrics):
             step = int(metrics["epoch"])
-        super().log_metrics(metrics, step)  # type: ignore[misc]
+        super().log_metrics(self._rename(metrics), step)  # type: ignore[misc]
+
+    def _rename(self, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+        return metrics
 
 
 class _TensorBoard(_EpochAxis):
+    def _rename(self, metrics: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {_TAGS.get(name, name): value for name, value in metrics.items() if name != "epoch"}
+
     @property
     def experiment(self) -> Any:
         # on ranks other than 0, the inherited property returns a logger that does nothing
@@ -58,7 +69,7 @@ class _Rows(ExperimentWriter):
 
     Attributes:
         merges: Whether metrics that are logged for the same epoch, first of validation and then of training, become one
-            row. Then the last row stays in memory, in `metrics`, until the next row or `save(whole=True)`.
+            row. Then the last row stays in memory, in `metrics`, until it has `EPOCH_TIME`, or the next row is logged.
         count: Number of rows on disk, stored here because counting rows at each checkpoint would slow down long runs.
     """
 
@@ -82,7 +93,7 @@ class _Rows(ExperimentWriter):
                 self.metrics[-2:] = [before | row]
 
     def save(self, whole: bool = False) -> None:
-        """Append the rows logged since the last call, with `whole` also the one to which metrics may still be added.
+        """Append the rows logged since the last call, with `whole` also one to which metrics may still be added.
 
         Raises:
             OSError: If the rows cannot be written (the file then stays unchanged), or if the file was removed since the
@@ -92,7 +103,7 @@ class _Rows(ExperimentWriter):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(self._path))
         rows = self.metrics
         if self.merges and not whole and rows and rows[-1].get("epoch") == rows[-1]["step"]:
-            rows = rows[:-1]
+            rows = rows if EPOCH_TIME in rows[-1] else rows[:-1]
         if not rows:
             return
         header = sorted({*self.metrics_keys, *chain(*rows)})
@@ -167,13 +178,6 @@ def merge_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
         if isinstance(logger, _CSV) and is_rank_zero():
             logger.experiment.merges = True
             logger.experiment.metrics += [dict(unwritten)] if unwritten else []
-
-
-def write_rows(loggers: list[Any]) -> None:
-    """Write the row of an epoch that has ended, to which no metrics will be added."""
-    for logger in loggers:
-        if isinstance(logger, _CSV) and is_rank_zero():
-            logger.experiment.save(whole=True)
 
 
 def sync_logs(loggers: list[Any]) -> dict[str, Any]:

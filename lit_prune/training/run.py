@@ -311,7 +311,7 @@ def check_weights(config: Namespace) -> None:
         newest = max(
             root.glob(f"*/version_*/{CHECKPOINTS}/{LAST}"), key=lambda path: path.stat().st_mtime_ns, default=None
         )
-        example = newest or f"{LOGS}/NAME/version_0/{CHECKPOINTS}/{LAST}"
+        example = shlex.quote(str(newest or f"{LOGS}/NAME/version_0/{CHECKPOINTS}/{LAST}"))
         hint = f"add `--ckpt_path {example}`, or weights with `--{init_from}`"
         raise expected("a trained network", "no `--ckpt_path`", hint)
 

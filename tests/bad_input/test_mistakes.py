@@ -2,12 +2,15 @@
 
 import os
 from pathlib import Path
+from socket import gaierror
+from urllib.error import URLError
 
 import pytest
 from PIL import Image
 
 from lit_prune.main import main
 from tests.bad_input.conftest import QUIET
+from tests.docs import ROOT
 from tests.faults.conftest import disk as disk  # the fixture
 from tests.training.conftest import TINY
 
@@ -74,6 +77,20 @@ def test_missing_data_without_a_network_is_one_sentence(run, monkeypatch):
     assert not any(path.is_file() for path in Path().rglob("*"))
     for phrase in ("nowhere/", "--data.data_dir", "--data.source synthetic"):
         assert phrase in answer.complaint
+
+
+def test_missing_weights_without_a_network_are_one_sentence(run, monkeypatch):
+    """Also in a class of the user's own, whose errors jsonargparse wraps."""
+
+    def fail(*args: object, **settings: object) -> None:
+        raise URLError(gaierror(-2, "Name or service not known"))
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    answer = run("fit", f"--config={ROOT / 'examples' / 'finetune_from_imagenet.yaml'}", *QUIET)
+    assert answer.status == 2
+    assert answer.complaint.startswith("Cannot download https://download.pytorch.org/models/resnet18")
+    assert "`weights`" in answer.complaint
 
 
 def test_a_corrupted_array_cache_is_never_used(run, monkeypatch):

@@ -5,6 +5,8 @@ import os
 
 import pytest
 import torch
+from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.tuner.lr_finder import _determine_lr_attr_name
 
 from lit_prune.cli.failures import describe_failure, print_error
 from lit_prune.errors import InputError, UnfinishedError, expected
@@ -118,3 +120,12 @@ def test_a_traceback_can_be_asked_for(monkeypatch):
     monkeypatch.setenv("LIT_PRUNE_TRACEBACK", "1")
     with pytest.raises(InputError, match="x"):
         print_error(InputError("x"))
+
+
+def test_a_model_without_a_learning_rate_is_refused_by_the_finder():
+    with pytest.raises(AttributeError) as error:
+        _determine_lr_attr_name(BoringModel(), "")
+    failure = describe_failure(error.value)
+    assert failure is not None
+    assert failure.status == 2
+    assert failure.sentence.startswith("Expected a model with an attribute `lr`, for LearningRateFinder")

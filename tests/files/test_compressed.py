@@ -93,6 +93,12 @@ def test_tensors_of_any_memory_layout_are_written(tmp_path):
     assert same(load_compressed(tmp_path / "file"), state)
 
 
+def test_values_of_negated_views_are_written(tmp_path):
+    views = {"packed": sparse(64, 32)._neg_view(), "unpacked": sparse(3)._neg_view()}
+    write_compressed(views, tmp_path / "file")
+    assert all(torch.equal(tensor, views[name]) for name, tensor in load_compressed(tmp_path / "file").items())
+
+
 def test_an_empty_state_is_written_and_read(tmp_path):
     write_compressed({}, tmp_path / "file")
     assert load_compressed(tmp_path / "file") == {}

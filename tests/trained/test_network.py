@@ -13,6 +13,7 @@ from lit_prune import LitResNet18
 from lit_prune.errors import InputError
 from lit_prune.files.checkpoint import read_checkpoint
 from lit_prune.functional import weight_layers
+from lit_prune.models.resnet18_channels import FULL_CHANNELS
 from lit_prune.trained.network import load_network, save_network
 from tests.trained.conftest import AMOUNT
 from tests.training.small import SmallNet
@@ -42,6 +43,18 @@ def test_a_state_dict_of_a_resnet_is_recognised(tmp_path, wrapped, stem):
     network = load_network(str(tmp_path / "bare.pt"))
     assert all(torch.equal(tensor, state[name]) for name, tensor in network.require_model().state_dict().items())
     assert (network.masks, network.touched) == ({}, {})
+
+
+def test_settings_of_a_third_party_optimizer_are_not_needed(tmp_path):
+    """Only `fit` builds the optimizer, and refuses to choose it by the checkpoint."""
+    model = LitResNet18(channels=dict.fromkeys(FULL_CHANNELS, 8))
+    settings = {name: {"class_path": f"lion_pytorch.{name}"} for name in ("optimizer", "lr_scheduler")}
+    content = {"state_dict": model.state_dict(), "pytorch-lightning_version": "2.6.0", "hyper_parameters": settings}
+    torch.save(content, tmp_path / "lion.ckpt")
+    assert isinstance(load_network(str(tmp_path / "lion.ckpt")).model, LitResNet18)
+    torch.save(content | {"hyper_parameters": {"output": {"class_path": "lion_pytorch.Lion"}}}, tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match=r"`model\.output\.class_path` 'lion_pytorch\.Lion', which is unsafe"):
+        load_network(str(tmp_path / "other.ckpt"))
 
 
 def test_a_custom_checkpoint_has_no_model_until_its_class_is_named(foreign):

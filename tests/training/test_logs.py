@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_prune.training.loggers import make_loggers, merge_rows, rewind_logs, sync_logs, write_rows
+from lit_prune.training.loggers import EPOCH_TIME, make_loggers, merge_rows, rewind_logs, sync_logs
 
 # metrics of validation, then of training
 EPOCH = ({"val/acc": 0.5}, {"train/loss": 1.5})
@@ -160,8 +160,19 @@ def test_a_run_writes_one_row_an_epoch_also_if_it_resumes_within(folder):
         merge_rows(resumed, positions["unwritten"])
         for metrics in EPOCH[part:]:
             resumed[1].log_metrics({name: value + 1 for name, value in metrics.items()} | {"epoch": 1}, step=107)
-        write_rows(resumed)
+        end(resumed)
         assert (folder / "metrics.csv").read_bytes() == whole
+
+
+def test_the_row_of_a_finished_epoch_is_written_at_once(folder):
+    loggers = make_loggers(folder)
+    merge_rows(loggers, None)
+    loggers[1].log_metrics({"val/acc": 0.5, "epoch": 0}, step=7)
+    assert not (folder / "metrics.csv").exists()
+    loggers[1].log_metrics({"train/loss": 1.5, EPOCH_TIME: 9.0, "epoch": 0}, step=7)
+    row = {"epoch": "0", "step": "0", "val/acc": "0.5", "train/loss": "1.5", EPOCH_TIME: "9.0"}
+    assert rows(folder) == [row]
+    assert "unwritten" not in sync_logs(loggers)
 
 
 def test_rows_of_steps_and_of_a_second_validation_stay_apart(folder):

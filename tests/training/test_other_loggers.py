@@ -91,7 +91,7 @@ def assert_same(metrics: Mapping[str, float], default: Mapping[str, float]) -> N
 
 @pytest.mark.filterwarnings("ignore")  # of wandb itself
 def test_wandb_gets_the_same_name_and_metrics(default: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("wandb", reason="needs `pip install wandb`")
+    pytest.importorskip("wandb", reason="needs `pip install 'lit-prune[trackers]'`")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run = trained("--trainer.logger=WandbLogger", "--trainer.logger.offline=true").logger.experiment
     try:
@@ -105,7 +105,7 @@ def test_wandb_gets_the_same_name_and_metrics(default: dict[str, float], monkeyp
 
 @pytest.mark.filterwarnings("ignore")  # of mlflow itself
 def test_mlflow_gets_the_same_name_and_metrics(default: dict[str, float], monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("mlflow", reason="needs `pip install mlflow-skinny`")
+    pytest.importorskip("mlflow", reason="needs `pip install 'lit-prune[trackers]'`")
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     logger = trained("--trainer.logger=MLFlowLogger").logger
     data = logger.experiment.get_run(logger.run_id).data

@@ -80,12 +80,14 @@ def test_a_run_writes_everything_into_one_folder(run):
 
 def test_curves_are_logged_at_their_epoch(run):
     events = scalars(fit(run, "axis", "--trainer.max_epochs=3", NARROW))
-    for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
+    curves = ("train/loss", "train/acc", "train/lr", "train/time", "val/loss", "val/acc")
+    for name in curves:
         assert [point.step for point in events.Scalars(name)] == [0, 1, 2], name
+    assert {*curves, "val/best_acc", "val/best_loss"} == set(events.Tags()["scalars"])
 
 
 def hparams(folder: Path) -> tuple[dict[str, Any], set[str]]:
-    """The columns of a run in the HParams tab, and the tags of the metrics beside them."""
+    """The columns of a run in the HParams tab, and the tags of the metrics next to them."""
     events = EventAccumulator(str(folder)).Reload()
     read = HParamsPluginData.FromString
     started = read(events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content).session_start_info
@@ -135,6 +137,24 @@ def test_the_hparams_tab_has_the_arguments_of_callbacks_as_numbers(run):
     assert [changed[name] for name in columns] == [0.3, 1, 3, "cubic", 5, 0.2, 1]
     assert (plain["weights"], changed["weights"]) == ("random", "parent")
     assert changed["parent"] == "lightning_logs/plain/version_0/checkpoints/last.ckpt"
+
+
+def test_the_learning_rate_finder_sets_the_rate_of_optimizer_and_scheduler(run):
+    folder = fit(
+        run,
+        "found",
+        NARROW,
+        "--trainer.max_epochs=2",
+        "--data.limit_train=160",
+        "--model.lr_scheduler=CosineAnnealingLR",
+        "--model.lr_scheduler.T_max=2",
+        "--trainer.callbacks+=LearningRateFinder",
+        "--trainer.callbacks.num_training_steps=18",
+        "--trainer.callbacks.early_stop_threshold=null",
+    )
+    first, second = [point.value for point in scalars(folder).Scalars("train/lr")]
+    assert first != pytest.approx(1e-3)
+    assert second == pytest.approx(first / 2)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_does_not(run):

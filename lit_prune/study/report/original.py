@@ -36,7 +36,7 @@ def compare_with_original(results: Results) -> list[str]:
     rows = [[name, *_compare(results, name)] for name in names if name.split("/")[0].startswith("task")]
     if not any(name in REPORTED for name in names):
         return []
-    header = ["", *(f"{title}: {who}" for title, _ in _COLUMNS.values() for who in ("original", "here"))]
+    header = ["", *(f"{title}: {study}" for title, _ in _COLUMNS.values() for study in ("original", "here"))]
     found = [_TEXT, markdown_table(header, rows)]
     if sparsity := _sparsity_table(results):
         found += [_SPARSITY, sparsity]
@@ -66,6 +66,6 @@ def _sparsity_table(results: Results) -> str:
     epochs = sorted(set().union(*shown))
     rows = []
     for name, curve in here.items():
-        for who, values in (("original", REPORTED_SPARSITY[name]), ("here", curve)):
-            rows.append([f"{name}: {who}", *(f"{values[e]:.4f}" if e in values else _NONE for e in epochs)])
+        for study, values in (("original", REPORTED_SPARSITY[name]), ("here", curve)):
+            rows.append([f"{name}: {study}", *(f"{values[e]:.4f}" if e in values else _NONE for e in epochs)])
     return markdown_table(["epoch", *map(str, epochs)], rows) if rows else ""

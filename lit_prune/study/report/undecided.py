@@ -88,7 +88,7 @@ def _count_seeds(findings: Sequence[Finding]) -> int:
 
     A claim is decided as soon as a contrast fails, or else when all contrasts hold.
     """
-    holding, failing = [0], []
+    holding, failing = [0], list[int]()
     for finding in findings:
         if finding.verdict != INCONCLUSIVE or finding.estimate is None:
             continue

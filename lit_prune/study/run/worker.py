@@ -159,13 +159,13 @@ def log_hyperparameters(
     """Log the entry of a run in TensorBoard's HParams tab.
 
     The metrics of the entry are the last values of curves, the accuracies of the tests, and the best validation
-    accuracy; the last two are logged here, because they are no curves.
+    accuracy; the last two are logged here, because they are single values.
     """
     curves = [plan.metrics[role] for role in ("val_acc", "train_acc", "val_loss") if role in plan.metrics]
     test = plan.metrics.get("test_acc", "test/acc")
     single = {test: "final_test_acc", f"{test}_of_best": "test_acc_at_best", "val/best_acc": "best_val_acc"}
     # all runs name the same metrics, because TensorBoard shows those that one of the runs names
-    described, *session = hparams(hyperparameters, dict.fromkeys([*single, *curves, "sparsity/global"]))
+    described, *session = hparams(hyperparameters, dict.fromkeys([*single, *curves, "sparsity/global"]))  # type: ignore[no-untyped-call]
     content = described.value[0].metadata.plugin_data
     data = HParamsPluginData.FromString(content.content)
     for info in data.experiment.hparam_infos:

@@ -140,7 +140,7 @@ def _metadata(network: Network, options: Namespace, inputs: Inputs | None, spars
     elif inputs is not None:
         values["inputs"] = inputs.describe()
     values["sparsity"] = round(sparsity, 6)
-    if isinstance(network.model, LitResNet18) and ("data" in network.settings or wants_data(options)):
+    if isinstance(network.model, LitResNet18) and (network.settings.get("data") or wants_data(options)):
         try:
             values["class_names"] = make_data(network, options).class_names
         except InputError:  # a custom data module, whose class names are not known

@@ -25,16 +25,18 @@ def write_weights(
         UnfinishedError: If the weights read back differ from `state` in any bit.
         OSError: If the file cannot be written.
     """
+    # views that are negated or conjugated store other values than they have
+    state = {name: tensor.detach().cpu().resolve_conj().resolve_neg() for name, tensor in state.items()}
     if compress:
         write_compressed(state, path, metadata)
         stored = read_compressed(path, sum(tensor.nbytes for tensor in state.values()))[0]
     elif kind == "safetensors":
         # safetensors refuses tensors that share memory
-        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+        tensors = {name: tensor.contiguous().clone() for name, tensor in state.items()}
         path.write_bytes(safetensors.save(tensors, {"format": "pt"} | dict(metadata)))
         stored = safetensors.load_file(path)
     else:
-        save({name: tensor.detach().cpu().clone() for name, tensor in state.items()}, path)
+        save({name: tensor.clone() for name, tensor in state.items()}, path)
         stored = read_state_dict(path)
     if stored.keys() != state.keys() or not all(same_bits(stored[name], tensor) for name, tensor in state.items()):
         raise UnfinishedError(

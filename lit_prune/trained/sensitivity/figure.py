@@ -31,9 +31,9 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
         )
         names = [printable_name(layer) for layer in layers]
         # inches: names, cells below the subtitle, colour bar; a character of 9 points is at most 0.09 inches wide
-        beside = 0.08 * max(map(len, names))
+        left = 0.08 * max(map(len, names))
         cells = max(0.62 * len(amounts), 0.09 * max(map(len, subtitle.splitlines())))
-        width = max(beside + cells + 0.9, 0.11 * len(title))
+        width = max(left + cells + 0.9, 0.11 * len(title))
         figure = new_figure(width, 1.7 + min(0.23 * max(len(layers), 3), 100.0), title)
         axes: Any = figure.subplots()
         image = axes.imshow(np.minimum(changes, 0), aspect="auto", cmap="YlGnBu_r", vmin=-deepest, vmax=0)

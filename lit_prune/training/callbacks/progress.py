@@ -41,7 +41,7 @@ class Progress:
         return bool(super().is_enabled) and sys.stdout.isatty()  # type: ignore[misc]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the metrics to show beside the bar, without the version of the logger."""
+        """Return the metrics to show next to the bar, without the version of the logger."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)  # type: ignore[misc]
         return {name: value for name, value in metrics.items() if name != "v_num"}
 
@@ -77,7 +77,7 @@ class Progress:
         self._was_validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record that the epoch has ended; with `max_steps`, a resumed run ends the epoch of its checkpoint again."""
+        """Record that the epoch is finished; with `max_steps`, a resumed run ends the epoch of its checkpoint again."""
         self._has_ended = self._done > self._first
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

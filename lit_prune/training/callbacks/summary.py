@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings
-from lit_prune.training.loggers import is_own, merge_rows, sync_logs, write_rows
+from lit_prune.training.loggers import EPOCH_TIME, is_own, merge_rows, sync_logs
 from lit_prune.training.packages import has_test
 
 _FINAL = ("train/loss", "train/acc", "val/loss", "val/acc", "sparsity/global")
@@ -105,9 +105,8 @@ class RunSummary(Callback):
             trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock of the epoch, and write the metrics of the epoch before, which are complete now."""
+        """Start the clock of the epoch."""
         self._epoch_start = time.monotonic()
-        write_rows(trainer.loggers)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Record that an epoch has started."""
@@ -116,7 +115,7 @@ class RunSummary(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the time that the epoch took."""
         self._is_between_epochs = True
-        pl_module.log("time/epoch", time.monotonic() - self._epoch_start, reduce_fx="max", sync_dist=True)
+        pl_module.log(EPOCH_TIME, time.monotonic() - self._epoch_start, reduce_fx="max", sync_dist=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Record the epoch's results if its validation accuracy is the highest so far."""
@@ -127,10 +126,6 @@ class RunSummary(Callback):
         if not self._best or accuracy > self._best["val_acc"]:
             loss, epoch = float(metrics["val/loss"]), trainer.current_epoch
             self._best = {"val_acc": accuracy, "val_loss": loss, "epoch": epoch, "checkpoint": ""}
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the metrics of the last epoch."""
-        write_rows(trainer.loggers)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the hyper-parameters, and the metrics of the best epoch."""

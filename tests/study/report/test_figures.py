@@ -181,7 +181,8 @@ def test_one_seed_is_not_called_a_mean(tmp_path):
         drawing.canvas.savefig(io.BytesIO())
         texts = [drawing.caption, *(text.get_text() for text in shown_texts(drawing.canvas))]
         assert not [text for text in texts if re.search("mean(s)? over seeds|interval", text)], drawing.name
-    assert not found["accuracy-against-sparsity"].canvas.axes[0].containers[0].has_yerr
+    container: Any = found["accuracy-against-sparsity"].canvas.axes[0].containers[0]
+    assert not container.has_yerr
 
 
 def test_a_diverged_experiment_has_no_mean_anywhere(tmp_path):
@@ -240,8 +241,8 @@ def test_sparsity_is_drawn_only_for_experiments_that_prune(full, pictures):
     start = estimate(full.values("task5/initial-20", "sparsity_start").values())
     assert start is not None
     assert start.mean == pytest.approx(0.2, abs=1e-6)
-    shown = [100 * start.mean, *(100 * value for value in curve.values())]
-    assert lines(axes, "task5/initial-20") == [([0, 1, 2, 3, 4, 5], shown)]
+    values = [100 * start.mean, *(100 * value for value in curve.values())]
+    assert lines(axes, "task5/initial-20") == [([0, 1, 2, 3, 4, 5], values)]
 
 
 def test_accuracy_differences_are_paired_by_seed(full, pictures):
@@ -349,7 +350,7 @@ def test_plateau_figure_shows_the_weights_without_a_gradient(full, pictures):
         start = estimate(full.values(name, "sparsity_start").values())
         assert start is not None
         ((x, y),) = lines(axes, "mean")
-        # the fall is in the picture: from what was pruned, before training, on an axis from 0
+        # the fall is in the picture: from the pruned fraction, before training, on an axis from 0
         assert (x[0], y[0]) == (0, pytest.approx(100 * start.mean))
         assert y[-1] == pytest.approx(100 * end.mean)
         low, high = axes.get_ylim()

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from lit_prune.study.plan.validation import read_plan
-from lit_prune.study.run import progress
 from lit_prune.study.run.pool import Job, Pool
 from lit_prune.study.run.progress import Progress
 from lit_prune.study.run.scheduler import count_work, list_jobs, run_jobs
@@ -56,7 +55,7 @@ def test_tests_are_work_that_remains_after_the_last_epoch(tmp_path):
 
 def test_a_piped_study_tells_runs_and_time_from_the_start(capsys, monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("lit_prune.study.run.progress.time.monotonic", lambda: now[0])
     jobs = [Job(Path("out"), "a", seed, 1) for seed in range(2)]
     with Progress("mine", total=100, done=0, runs=20, unit=60.0, parallel=2) as shown:
         shown.update(0, 0, jobs)
@@ -81,7 +80,7 @@ def test_a_piped_study_tells_runs_and_time_from_the_start(capsys, monkeypatch):
 @pytest.mark.parametrize(("done", "shown"), [(0, "0%, time left not known yet"), (99, "99%, less than a minute left")])
 def test_without_an_estimate_the_time_is_measured(capsys, monkeypatch, done, shown):
     now = [0.0]
-    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr("lit_prune.study.run.progress.time.monotonic", lambda: now[0])
     with Progress("mine", total=100, done=0, runs=20, unit=None, parallel=2) as bar:
         now[0] = 500.0
         bar.update(done, 0, [], "Run `a`, seed 0, is complete.")

@@ -21,6 +21,7 @@ from lit_prune.data.augment import MEAN, STD
 from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.files.compressed import read_compressed
 from lit_prune.functional.plain import plain_copy
+from lit_prune.models.resnet18_channels import FULL_CHANNELS
 from lit_prune.trained.export import command as export
 from lit_prune.trained.export.check import Check, check
 from lit_prune.trained.export.graphs import write_onnx
@@ -154,6 +155,24 @@ def test_compressed_weights_are_read_back_bit_for_bit(run, checkpoint, tmp_path)
     assert f"compressed{size:>13,}  {size / dense:.1%} of dense, at {AMOUNT:.2%} sparsity" in said
     assert size < 0.70 * dense
     assert json.loads(read_compressed("net.small")[1]["sparsity"]) == AMOUNT
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "state_dict"])
+def test_values_of_negated_and_conjugated_views_are_written(run, kind):
+    weights = torch.randn(8, dtype=torch.complex64)
+    torch.save({"negated": weights.real.contiguous()._neg_view(), "conjugated": weights.conj()}, "views.pt")
+    exported(run, "views.pt", kind, "out")
+    found = load_file("out") if kind == "safetensors" else torch.load("out", weights_only=True)
+    assert torch.equal(found["negated"], -weights.real)
+    assert torch.equal(found["conjugated"], weights.conj())
+
+
+def test_classes_of_a_bare_state_dict_are_not_known(run):
+    """Its ten classes can be those of any data."""
+    torch.save(LitResNet18(channels=dict.fromkeys(FULL_CHANNELS, 8)).state_dict(), "bare.pt")
+    assert "class names and preprocessing are not known" in exported(run, "bare.pt", "safetensors", "net.safetensors")
+    with safe_open("net.safetensors", "pt") as file:
+        assert not {"class_names", "preprocessing"} & file.metadata().keys()
 
 
 def test_a_custom_network_is_exported_with_the_name_of_its_class(run, foreign):
