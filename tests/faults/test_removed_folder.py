@@ -38,7 +38,7 @@ def test_a_run_whose_folder_is_moved_writes_to_neither_place(run, tmp_path):
     folder, away = Path("lightning_logs/resnet18/version_0"), tmp_path / "away"
 
     def move():
-        while not (folder / "checkpoints/last.ckpt").is_file():
+        while not all((folder / name).is_file() for name in ("checkpoints/last.ckpt", "metrics.csv")):
             time.sleep(0.01)
         folder.absolute().rename(away)
 
