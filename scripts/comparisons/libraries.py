@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,11 @@ def _without_channels(model: nn.Module) -> nn.Module:
 
 def model_pruning() -> Promises:
     """Return the promises, for `ModelPruning` of Lightning."""
+    fractions = [(after - before) / (1 - before) for before, after in pairwise([0.0, *pruning.RAMP])]
     theirs = pruning.Pruning(
         half=lambda: MatrixPruning(lambda epoch: 0.5 if epoch == 0 else 0),
-        ramp=lambda: MatrixPruning(lambda epoch: pruning.RAMP[epoch] if epoch < len(pruning.RAMP) else 0),
+        # its amounts are fractions of the weights that are left
+        ramp=lambda: MatrixPruning(lambda epoch: fractions[epoch] if epoch < len(fractions) else 0),
     )
     return _measured(pruning.PROMISES, theirs) | {"channels": partial(pruning.channels, _zero_channels)}
 

@@ -33,7 +33,8 @@ def _best(results: Results, measure: str) -> str:
     if not known:
         return ""
     best = max(known, key=lambda name: known[name].mean)
-    text = f"Highest final validation accuracy: **{best}**, {format_estimate(MEASURES['final_val_acc'], known[best])}%."
+    value = format_estimate(MEASURES["final_val_acc"], known[best])
+    text = f"Highest final validation accuracy of all experiments, however long they trained: **{best}**, {value}%."
     low, high = known[best].interval
     if within := sum(low <= mean.mean <= high for name, mean in known.items() if name != best):
         text += f" {within} other experiment{' lies' if within == 1 else 's lie'} within its interval."

@@ -90,14 +90,15 @@ def compared(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
     An experiment that trains is compared with one that starts from the same weights, trains with the study's settings
-    without changes, and prunes nothing. If the plan has no such experiment, or the given one does not train, the result
-    is its parent, or None if it has no parent.
+    without changes, and prunes nothing; None if the plan has no such experiment. An experiment that does not train is
+    compared with its parent, or with None if it has no parent.
     """
     if experiment.train:
         for other in results.plan.experiments:
             alike = (other.parent, other.checkpoint, other.train) == (experiment.parent, experiment.checkpoint, True)
             if alike and other.name != experiment.name and not other.overrides and not prunes(results, other.name):
                 return other.name
+        return None
     return experiment.parent
 
 

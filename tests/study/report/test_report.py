@@ -143,7 +143,7 @@ def test_the_summary_names_the_best_experiment_and_what_each_is_compared_with(tm
     section = text_of(tmp_path).split("## Summary")[1].split("\n## ")[0]
     values = {e.name: results.values(e.name, "final_val_acc") for e in results.plan.experiments}
     best = max(values, key=lambda name: sum(values[name].values()))
-    assert f"Highest final validation accuracy: **{best}**" in section
+    assert f"Highest final validation accuracy of all experiments, however long they trained: **{best}**" in section
     rows = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
         for line in section.splitlines()[2:]
