@@ -88,10 +88,11 @@ def _format_limits(result: Sensitivity, tolerance: float) -> list[str]:
         advice = f"max_layer_sparsity={limit.max_layer_sparsity:g}"
         if not limit.max_layer_sparsity:
             advice = "no pruning at any of these amounts"
+        reason = f"because `{limit.set_by}` allows no more"
+        if limit.max_layer_sparsity == max(result.amounts):
+            reason = "the largest of these amounts, which every layer allows"
         if not limit.exclude:
-            lines.append(
-                f"Suggestion for global pruning of all these layers: {advice}, because `{limit.set_by}` allows no more."
-            )
+            lines.append(f"Suggestion for global pruning of all these layers: {advice}, {reason}.")
         else:
             lines.append(f"If the most sensitive layers, with {limit.share:.1%} of the weights, are excluded: {advice}")
             lines.append(f"  exclude={json.dumps(limit.exclude)}")
