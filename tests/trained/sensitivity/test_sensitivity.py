@@ -88,8 +88,8 @@ def test_the_heat_map_is_drawn(run, foreign):
     assert lines[3].split() == ["layer", "weights", "50%", "90%", "safe"]
     assert [line.split()[-1] for line in lines[5:8]] == ["0.9"] * 3
     assert (
-        "Suggestion for global pruning of all these layers: max_layer_sparsity=0.9, the largest of these amounts, which every layer allows."
-        in lines
+        "Suggestion for global pruning of all these layers: max_layer_sparsity=0.9, the largest of these amounts, "
+        "which every layer allows." in lines
     )
     assert lines[-1] == "written: map.png, and the measurements in map.jsonl"
 
