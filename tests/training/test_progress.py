@@ -1,5 +1,6 @@
 """What the commands show while they run, with and without a terminal."""
 
+import logging
 import re
 import shlex
 import sys
@@ -20,7 +21,11 @@ PRUNE = [
 METRICS = r"train/acc 0\.\d{4}, train/loss \d\.\d{4}, val/acc 0\.\d{4}, val/loss \d\.\d{4}"
 
 
-def test_without_a_terminal_there_is_a_line_for_each_epoch(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_a_terminal_there_is_a_line_for_each_epoch(
+    run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Lightning's logger prints on its own if nothing was set up when it was imported
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
     answer = run("fit", *SHOWN, *PRUNE, "--trainer.max_epochs=3")
     assert answer.status == 0, answer.err
     assert "\r" not in answer.out + answer.err
