@@ -1,4 +1,4 @@
-"""Messages of pruning callbacks: which parameters they leave out, and warnings."""
+"""Messages of pruning callbacks: which parameters they leave out, what they do not reach, and warnings."""
 
 from collections.abc import Sequence
 
@@ -30,6 +30,20 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
                 f"`{copy}` is not trained and seems to be a copy of `{source}`. Its weights are pruned too, and count "
                 f"towards `amount`. HINT: leave it out with `exclude={copy!r}`."
             )
+
+
+def describe_unreached(owner: str, last: int, max_epochs: int | None) -> None:
+    """Say so if training ends before a callback has pruned everything.
+
+    Args:
+        owner: Name of the callback.
+        last: Epoch, counted from 0, at whose start the callback prunes for the last time.
+        max_epochs: Number of epochs of the training; None or -1 for no limit.
+    """
+    if max_epochs is not None and 0 <= max_epochs <= last:
+        rank_zero_info(
+            f"{owner} reaches `amount` in epoch {last}, counted from 0, but training ends after {max_epochs} epochs."
+        )
 
 
 def warn_of_lost_zeros(owner: str, weights: Sequence[WeightRef]) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 
 from lit_prune.callbacks._base import Callback
@@ -19,7 +18,7 @@ from lit_prune.callbacks._checks import (
     refuse_sharded_parameters,
 )
 from lit_prune.callbacks._holding import MaskHolder, mask_averages, restart_averages
-from lit_prune.callbacks._messages import describe_choice, warn_of_lost_zeros
+from lit_prune.callbacks._messages import describe_choice, describe_unreached, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, expected
 from lit_prune.functional.masking import adopt_masks, apply_masks, current_mask, remove_masks
@@ -192,12 +191,9 @@ class Pruning(Callback, ABC):
         self._update_masks(trainer, pl_module)
         if self.layers is None and self.parameters is None:
             describe_choice(type(self).__name__, pl_module, self._weights)
-        last = self.start_epoch if self.end_epoch is None else self.end_epoch
-        if self.amount and trainer.max_epochs is not None and 0 <= trainer.max_epochs <= last:
-            rank_zero_info(
-                f"{type(self).__name__} reaches `amount` in epoch {last}, counted from 0, but training ends after "
-                f"{trainer.max_epochs} epochs."
-            )
+        if self.amount:
+            last = self.start_epoch if self.end_epoch is None else self.end_epoch
+            describe_unreached(type(self).__name__, last, trainer.max_epochs)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply masks of a checkpoint that another callback restored, as `LearningRateFinder` does."""

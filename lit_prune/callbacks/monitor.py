@@ -173,7 +173,7 @@ class SparsityMonitor(Callback):
         try:
             self._weights = list(chain.from_iterable(chosen)) or weight_layers(pl_module)
         except InputError as error:
-            hint = "SparsityMonitor measures what that pruning callbacks choose: add `GlobalL1Pruning(0, exclude=...)`."
+            hint = "SparsityMonitor measures what pruning callbacks choose: add `GlobalL1Pruning(0, exclude=...)`."
             raise InputError(f"{error} {hint}") from error
 
     def _metrics(self, report: SparsityReport) -> dict[str, float]:

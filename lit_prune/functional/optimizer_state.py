@@ -40,8 +40,8 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
         optimizer.state.clear()
     states = [inner.state for inner in with_inner(optimizer)]
     for parameter, mask in masks_of(model):
-        values = [item for state in states for item in state.get(parameter, {}).items() if item[0] != "step_size"]
-        for value in [parameter.grad, *(value for _, value in values)]:
+        items = [item for state in states for item in state.get(parameter, {}).items()]
+        for value in [parameter.grad, *(value for key, value in items if key != "step_size")]:
             if _has_elements(value, parameter):
                 mask.clear(value)
 

@@ -14,6 +14,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.writer import FileWriter
 
 from lit_prune.files.atomic import append
+from lit_prune.training.run_folder import EVENTS
 
 _numbers = itertools.count()
 _BUFFER_BYTES = 1 << 18  # room for about 25 histograms
@@ -32,7 +33,8 @@ class EventFile:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        name = f"events.out.tfevents.{int(time.time()):010d}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
+        # TensorBoard reads the files of a folder in the order of their names, so these contain fractions of a second
+        name = f"{EVENTS}{time.time():017.6f}.{socket.gethostname()}.{os.getpid()}.{next(_numbers)}"
         self._path = folder / name
         self._path.open("xb").close()
         self._buffer = BytesIO()
