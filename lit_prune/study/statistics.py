@@ -51,7 +51,12 @@ def estimate(values: Iterable[float]) -> Estimate | None:
 
 
 def seeds_to_exclude(found: Estimate, distance: float, most: int = 1000) -> int:
-    """Estimate how many seeds make half the interval's width smaller than a distance, if the spread stays the same.
+    """Estimate how many seeds it takes until the interval excludes a limit, if mean and spread stay the same.
+
+    Args:
+        found: The mean and interval of the seeds so far.
+        distance: Distance of the limit from the mean.
+        most: Largest number of seeds to try.
 
     Returns:
         The number of seeds; with a single seed, which has no spread, the smallest number that gives a useful interval,

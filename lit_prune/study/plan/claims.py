@@ -58,7 +58,7 @@ class Claim:
 
 
 def read_claims(items: Sequence[Any], experiments: Sequence[str], source: str) -> tuple[Claim, ...]:
-    """Make claims from mappings with the fields of `Claim`. A list in `of` makes one contrast for each experiment.
+    """Make claims from mappings with the fields of `Claim`. If `of` is a list, each experiment in it gets a contrast.
 
     Raises:
         InputError: If a claim has unknown keys, names an unknown experiment or measure, or has invalid limits.
@@ -85,10 +85,10 @@ def _read_contrasts(item: Any, experiments: Sequence[str], where: str) -> list[C
     names = item["of"] if isinstance(item["of"], list) else [item["of"]]
     for name in [*names, item.get("minus")]:
         if name is not None and name not in experiments:
-            raise expected(f"an experiment of the plan {where}", f"`{name}`", "check the name")
+            raise expected(f"every experiment {where} to be in the plan", f"`{name}`", "check the name")
     for measure in (item.get("measure"), item.get("minus_measure") or item.get("measure")):
         if not isinstance(measure, str) or measure not in MEASURES:
-            raise expected(f"a measure of the report {where}", f"`{measure}`", f"choose from {', '.join(MEASURES)}")
+            raise expected(f"a known measure {where}", f"`{measure}`", f"choose from {', '.join(MEASURES)}")
     limits = item.get("between")
     if (
         not isinstance(limits, list | tuple)

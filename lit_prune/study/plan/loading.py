@@ -27,7 +27,7 @@ def load_plan(source: str | Path) -> Plan:
         source: Path of a YAML file, or name of a plan that ships with lit-prune. The key `base` in a plan names another
             plan to extend: `settings` and `groups` are merged into those of the base plan; experiments and claims are
             added to those of the base plan, or replace them if they have the same `name` or `said`. The key `only`
-            lists globs of the experiments to keep; the experiments from which these start are kept, too.
+            lists globs: only experiments whose names match are kept, with their parents, parents of parents, and so on.
 
     Raises:
         InputError: If the plan does not exist or is invalid.

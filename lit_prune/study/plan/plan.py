@@ -100,12 +100,12 @@ def check_seeds(seeds: Any, source: str) -> tuple[int, ...]:
     """
     fine = isinstance(seeds, list | tuple) and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not fine or not seeds or len(set(seeds)) < len(seeds):
-        raise expected(f"{source} to be different integers in [0, 2^32)", str(seeds), "for example 0 1 2")
+        raise expected(f"{source} to be different integers in [0, 2^32)", str(seeds), "for example 0, 1 and 2")
     return tuple(seeds)
 
 
 def select(plan: Plan, patterns: Iterable[str], source: str = "`--only`") -> list[Experiment]:
-    """Select the experiments whose names match a glob, and their ancestors: parents, parents of parents, and so on.
+    """Select the experiments whose names match one of the globs, and their ancestors: parents, parents of parents, etc.
 
     Raises:
         InputError: If a glob matches no experiment.

@@ -72,7 +72,7 @@ def count_epochs(plan: Plan, experiment: Experiment) -> int:
 
 
 def parent_checkpoint(folder: Path, which: str) -> Path:
-    """Return the path of a run's "last" or "best" checkpoint. If the run has no best, it is the last."""
+    """Return the path of a run's "last" or "best" checkpoint; if it has no best one, return the last."""
     best = sorted((folder / CHECKPOINTS).glob(f"{BEST}*.ckpt")) if which == "best" else []
     return best[0] if best else folder / CHECKPOINTS / LAST
 

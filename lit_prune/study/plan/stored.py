@@ -49,7 +49,7 @@ def check_folder(plan: Plan, out: Path) -> Plan | None:
     """Check that a plan can run in a folder, and return the plan stored there; None if no plan is stored yet.
 
     Raises:
-        InputError: If `out` is a file, or holds other files, a plan with other settings, or a symbolic link out of it.
+        InputError: If `out` is a file, or holds other files, other settings, or a symbolic link that leads out of it.
     """
     if (file := next((path for path in (out, *out.parents) if path.is_file()), None)) is not None:
         raise expected("`--out` to be a folder", f"the file `{file}`", "give another path")
@@ -90,4 +90,4 @@ def _compare(known: Plan, new: Plan, out: Path) -> None:
         if old.get(name) != now.get(name):
             before, after = (f"`{name}` {v[name]!r}" if name in v else f"no `{name}`" for v in (old, now))
             hint = "give another `--out`, or use the settings of the plan in the folder"
-            raise expected(f"the plan of `{out}`, with {before}", after, hint)
+            raise expected(f"{before}, as in the plan of the study in `{out}`", after, hint)

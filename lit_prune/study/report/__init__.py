@@ -1,1 +1,1 @@
-"""The command `lit-prune report`, which writes the results of a study to a Markdown document and for TensorBoard."""
+"""The command `lit-prune report`: write the results of a study as a document, tables, figures and TensorBoard runs."""

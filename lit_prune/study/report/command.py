@@ -64,7 +64,8 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         The path of the report.
 
     Raises:
-        InputError: If `folder` is not the folder of a study, or a folder has the path of an output file or the reverse.
+        InputError: If `folder` is not the folder of a study, if a folder is where a file is to be written, or if a file
+            is where a folder is needed.
         OSError: If a file cannot be written. Each existing file is either unchanged or completely replaced.
     """
     folder = Path(folder)

@@ -32,7 +32,7 @@ _PLATEAU = (
     "Pruned weights are zero. After their masks are removed, only a gradient can change them, and some weights never "
     "receive one. For images of 32x32 pixels, these are weights of ResNet-18's last convolutions, at kernel positions "
     "that only ever see padding. So sparsity falls until the only zeros are pruned weights that never received a "
-    'gradient ("pruned and untouched"). Once this is so in all runs of an experiment, its last two numbers are zero.'
+    'gradient ("pruned and untouched"). If all runs of an experiment reach this point, the last two columns are zero.'
 )
 
 
@@ -40,7 +40,7 @@ def report_text(whole: Results, judgements: Sequence[Judgement], figures: Sequen
     """Return a report in Markdown that embeds the given figures, from the folder `figures` next to the report.
 
     Args:
-        whole: Results of the study; the report's sections are about the started experiments.
+        whole: Results of the study; only experiments that have started get a section.
         judgements: Judgements of the claims about the started experiments.
         figures: Figures of the started experiments.
     """

@@ -11,7 +11,7 @@ from markdown import Markdown
 if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
 
-# a study may come from somewhere else: the policy forbids scripts and requests, whatever is in its texts
+# the texts of a study may be untrusted, so the content security policy forbids all scripts and requests
 _PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -59,7 +59,7 @@ def html_page(text: str, figures: Sequence["Figure"]) -> str:
         extensions=["tables", "fenced_code", "sane_lists", "toc"],
         extension_configs={"toc": {"toc_depth": "2-2"}},
     )
-    # HTML in names or sentences is shown, and not interpreted
+    # HTML in names or sentences is shown as text, not interpreted
     converter.preprocessors.deregister("html_block")
     converter.inlinePatterns.deregister("html")
     body = converter.convert(text)

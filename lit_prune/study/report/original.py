@@ -9,11 +9,11 @@ from lit_prune.study.statistics import estimate
 
 _NONE = "-"
 _TEXT = (
-    "What the original study reported for an experiment, and what this study measured. The original study trained "
-    "for 55 to 350 epochs on all training images, from ImageNet weights (*initial*) or from its own "
+    "For each experiment, the table has what the original study reported and what this study measured. The original "
+    "study trained for 55 to 350 epochs on all training images, from ImageNet weights (*initial*) or from its own "
     "trained network (*finetuned*); its batch norms always used the running statistics of the initial weights, as in "
-    "`control/frozen-batch-norm`. It read its accuracies on the test images, also to choose the best epoch; here, "
-    "the best epoch is chosen on validation images. Accuracies are percentages; a dash means that there is no figure."
+    "`control/frozen-batch-norm`. It measured accuracy on the test images, and chose the best epoch by it; here, "
+    "the best epoch is chosen on validation images. Accuracies are percentages; a dash means that there is no value."
 )
 _SPARSITY = (
     "Sparsity in per cent at the end of an epoch, counted from 0, next to what the original study logged. A dash means "

@@ -1,4 +1,4 @@
-"""The section "Summary" at the top of a report: a verdict on each claim, the best experiment, and all contrasts."""
+"""The section "Summary" at the top of a report: verdicts, the best experiment, and differences from baselines."""
 
 from collections.abc import Sequence
 
@@ -11,11 +11,11 @@ from lit_prune.study.results.verdicts import Judgement
 from lit_prune.study.statistics import Estimate, estimate
 
 _NONE = "-"
-_CONTROL = "control"  # the group of experiments that are not themselves a question of the study
+_CONTROL = "control"  # the group of control experiments
 
 
 def summary(results: Results, judgements: Sequence[Judgement], advices: Sequence[Advice]) -> list[str]:
-    """Return the paragraphs and tables of the section; none without claims and accuracies."""
+    """Return the paragraphs and tables of the section; none if there are neither claims nor accuracies."""
     found = []
     if judgements:
         needs = {advice.claim: advice.need for advice in advices}
@@ -27,7 +27,7 @@ def summary(results: Results, judgements: Sequence[Judgement], advices: Sequence
 
 
 def _best(results: Results, measure: str) -> str:
-    """Name the experiment with the highest validation accuracy, since one chosen on test images would look too good."""
+    """Name the experiment with the highest validation accuracy: chosen by test accuracy, it would look too good."""
     means = {e.name: estimate(results.values(e.name, "final_val_acc").values()) for e in results.plan.experiments}
     known = {name: mean for name, mean in means.items() if mean is not None}
     if not known:
@@ -69,9 +69,9 @@ def _contrasts(results: Results, measure: str) -> list[str]:
     label = MEASURES[measure].column
     header = ["experiment", "role", "compared with", f"{label} accuracy, %", "difference, points", "sparsity at end, %"]
     text = (
-        "*Difference*: accuracy minus that of the experiment that it is *compared with*, paired by seed. That "
-        "experiment, a *baseline*, starts from the same weights and trains as long, without changes; for an experiment "
-        "that does not train, it is the network before pruning."
+        "*Difference*: the accuracy of an experiment minus that of its *baseline*, which the column *compared with* "
+        "names, paired by seed. The baseline starts from the same weights and trains as long, without changes; for an "
+        "experiment that does not train, it is the network before pruning."
     )
     if several:
         text += (

@@ -1,4 +1,4 @@
-"""Write the report for TensorBoard: a run for each mean curve, a layout of charts, the figures, and the text."""
+"""Write the report for TensorBoard: mean curves as runs, a layout of charts, the figures, and the text."""
 
 import re
 import struct
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
 
 _CURVES = ("train_loss", "train_acc", "val_loss", "val_acc")
 _SPARSITY = "sparsity/global"
-_TRADEOFF = "vs-sparsity"  # after `train` and `val` in the alphabet
-_ENDS = ("", "/lower", "/upper")  # of the tags of a mean and its interval
+_TRADEOFF = "vs-sparsity"  # sorts after `train` and `val`, so TensorBoard shows it below them
+_ENDS = ("", "/lower", "/upper")  # suffixes of the tags for a mean and the ends of its interval
 
 
 def write_board(results: Results, figures: Sequence["Figure"], report_text: str) -> None:
@@ -54,7 +54,7 @@ def write_board(results: Results, figures: Sequence["Figure"], report_text: str)
     folder = results.folder / "report"
     folder.mkdir(parents=True, exist_ok=True)
     old = list(folder.rglob(f"{EVENTS}*"))
-    # a new file name, because a running TensorBoard then reads the file, and replaces the points of the older one
+    # a new file name, so that a running TensorBoard reads the new file and replaces the points of the old one
     name = f"{EVENTS}{time.time_ns()}.report"
     with tempfile.TemporaryDirectory(prefix=".report-", dir=results.folder) as scratch:
         runs = list(_runs(results, figures, report_text))

@@ -16,9 +16,10 @@ _MANY = 1000
 _LONGER = 4  # how many times as long to train, if more seeds would not help
 _IMAGENET = "IMAGENET1K_V1"
 _INTRODUCTION = (
-    "Numbers of seeds are estimates: they assume that means and spreads stay as measured here. Times are those of one "
-    "run after another, each as fast as here; parallel runs (`--jobs`) need less. Each command writes to a folder of "
-    "its own, because a claim is judged on the same seeds in all of its experiments."
+    "Numbers of seeds are estimates: they assume that means and spreads stay as measured here. Times are for runs one "
+    "after another, each as long as here; parallel runs (`--jobs`) finish earlier. Commands with other seeds or "
+    "settings write to new folders: in the folder of this study, experiments without the new seeds would count as "
+    "incomplete."
 )
 
 
@@ -29,7 +30,7 @@ class Advice:
     Attributes:
         claim: The claim.
         need: What is needed, in a phrase such as "about 36 seeds, about 4 h 12 min".
-        command: A command that does it; "" if there is none.
+        command: A command that runs this; "" if there is none.
     """
 
     claim: str
@@ -70,10 +71,10 @@ def _advise(results: Results, judgement: Judgement, number: int) -> Advice:
         return Advice(said, need, f"{start} {only} --weights {_IMAGENET} --seeds {same} {out}")
     count = _count_seeds(judgement.findings)
     if count > _MANY:
-        need = f"more than {_MANY:,} seeds of so short a training; longer training may need fewer"
+        need = f"more than {_MANY:,} seeds; longer training may need fewer"
         if not isinstance(epochs := (plan.settings.get("trainer") or {}).get("max_epochs"), int):
             return Advice(said, need, "")
-        need += f": with {_LONGER} times the epochs{_hours(results, names, len(plan.seeds) * _LONGER)}"
+        need += f": try {_LONGER} times the epochs{_hours(results, names, len(plan.seeds) * _LONGER)}"
         return Advice(said, need, f"{start} {only} --max_epochs {_LONGER * epochs} --seeds {same} {out}")
     if count == 0:
         return Advice(said, "a value for every seed, which the runs did not log", "")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Reported:
-    """Figures of the original study for one experiment; None if it reported none.
+    """Values that the original study reported for one experiment; None for a value that it did not report.
 
     Attributes:
         best_train_acc: Highest training accuracy.
@@ -22,7 +22,8 @@ class Reported:
 
 _PRUNED, _FROM_IMAGENET = Reported(0.975, 0.81, first_val_acc=0.81), Reported(0.98, 0.81)
 _UNFROZEN = Reported(0.99, 0.81)
-# Its Task 5 with 10% started from ImageNet weights, and with 20 and 30% from a network that was trained on CIFAR-10.
+# In the original study, Task 5 with 10% started from ImageNet weights, and with 20 and 30% from a network that was
+# trained on CIFAR-10.
 REPORTED = {
     "task1/logits": Reported(0.97, 0.81, lowest_val_loss=0.65),
     "task1/softmax": Reported(0.22, 0.10),

@@ -91,7 +91,7 @@ def compared(results: Results, experiment: Experiment) -> str | None:
 
     An experiment that trains is compared with one that starts from the same weights, trains with the study's settings
     without changes, and prunes nothing; None if the plan has no such experiment. An experiment that does not train is
-    compared with its parent, or with None if it has no parent.
+    compared with its parent; None if it has no parent.
     """
     if experiment.train:
         for other in results.plan.experiments:
@@ -115,8 +115,8 @@ def has_removal(plan: Plan, experiment: Experiment) -> bool:
 
 def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
     """Return the slug and label of an experiment's series."""
-    # A series is named by the callbacks that its experiments add to the study's, or by the study's pruning callbacks if
-    # they add none.
+    # A series is named after the callbacks that its experiments add to those of the study or, if they add none, after
+    # the study's pruning callbacks.
     own = _callbacks(experiment.overrides) or [n for n in _callbacks(plan.settings) if "prun" in n.lower()] or ["none"]
     slug, label = (" + ".join(parts) for parts in zip(*(_SHORT.get(name, (name, name)) for name in own), strict=True))
     if not experiment.train:

@@ -15,7 +15,7 @@ from lit_prune.files.yaml import load_yaml_text
 from lit_prune.study.plan.loading import shipped_plans
 
 _GROUPS = ("--data.", "--model.", "--trainer.")
-# internal option that collects the options in `_GROUPS`; users cannot give it, because `lit-prune` rejects NUL
+# internal option that collects the options in `_GROUPS`; users cannot give it: `lit-prune` rejects the character NUL
 _SETTING = "--\0"
 # upper limits of options, above what any machine can use; torch aborts if it cannot start all threads
 _LARGEST = {"jobs": 10_000, "threads": 1024, "max_epochs": 10_000_000}
@@ -52,7 +52,8 @@ def parse(argv: Sequence[str]) -> Namespace:
         "--only",
         metavar="GLOB",
         nargs="+",
-        help="Run only experiments whose names match, and the experiments from which these start.",
+        help="Run only the experiments whose names match one of these globs, such as 'task5/*', and the experiments "
+        "from whose weights they start (their parents).",
     )
     parser.add_argument("--max_epochs", metavar="N", type=int, help="Number of epochs of every run.")
     parser.add_argument("--weights", help="Initial weights of the model: IMAGENET1K_V1, a file, or random.")

@@ -1,4 +1,4 @@
-"""The progress of a study: a bar on a terminal; elsewhere, a line for each finished run and a line now and then."""
+"""The progress of a study: a bar on a terminal; elsewhere, a line for each finished run, and one every few minutes."""
 
 import math
 import sys
@@ -17,14 +17,15 @@ _PAUSE = 120.0  # seconds without a line, after which a study that is not on a t
 class Progress:
     """Shows finished runs, work and the remaining time. Use it as a context manager.
 
-    A unit of work is an epoch, or the start and the tests of a run. So 100% is reached only when all runs are tested.
+    A unit of work is an epoch; the start and the tests of a run together are one more unit. So 100% is reached only
+    when all runs are tested.
 
     Args:
         name: Name of the study.
         total: Work of all runs.
         done: Work of the runs that earlier commands finished.
         runs: Number of runs.
-        unit: Estimated wall-clock seconds per unit of work, before any is done; None if unknown.
+        unit: Wall-clock seconds per unit of work, as estimated before the first run; None if unknown.
         parallel: Number of parallel runs.
     """
 
@@ -76,6 +77,6 @@ class Progress:
             return "finished"
         if self._unit is None:
             return f"{format_duration(left * elapsed / here)} left" if here else "time left not known yet"
-        # the estimate counts as much as the first unit of each parallel run
+        # average the estimate and the measured times: the estimate weighs as much as one unit of each parallel run
         weight = self._parallel
         return f"{format_duration(left * (self._unit * weight + elapsed) / (weight + here))} left"

@@ -40,7 +40,7 @@ def run_jobs(
 
     def tell(sentence: str = "") -> None:
         finished = [work[job] for job in jobs if job not in waiting and job not in running]
-        # the last unit of a job is done when the job is complete
+        # a running job has not done its last unit, the start and the tests
         partly = sum(min(_logged_epochs(job), work[job] - 1) for job in running)
         report(sum(finished) + partly, len(finished), running, sentence)
 

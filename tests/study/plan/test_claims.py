@@ -72,8 +72,8 @@ def test_a_claim_is_about_any_initial_weights_by_default():
 
 KEYS = "of, measure, minus, minus_measure, between, exact"
 # what a message must name: what was expected, and the value found
-MEASURE = "a measure of the report in the claim 'so'"
-NAME = "an experiment of the plan in the claim 'so'"
+MEASURE = "a known measure in the claim 'so'"
+NAME = "every experiment in the claim 'so' to be in the plan"
 CONTRAST = "each contrast in the claim 'so' to have `of`, `measure` and `between`"
 BETWEEN = "`between` with two limits in the claim 'so'"
 

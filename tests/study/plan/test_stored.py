@@ -89,7 +89,7 @@ def test_what_results_depend_on_may_not_change(tmp_path, keys, known, new):
     store_plan(plan_of(), out)
     for seeds in ([0], [5]):
         sentence = refused(out, plan_of(seeds=seeds, **keys))
-        assert f"the plan of `{out}`, with {known}, but got {new}. HINT: give another `--out`" in sentence
+        assert f"{known}, as in the plan of the study in `{out}`, but got {new}. HINT: give another `--out`" in sentence
     assert stored_plan(out) == plan_of()
 
 

@@ -42,7 +42,7 @@ def scale(curve: Curve, factor: float = 100.0) -> tuple[list[int], list[float]]:
 
 
 def from_start(curve: Curve, start: float | None) -> tuple[list[int], list[float]]:
-    """Return the same as `scale` for sparsity in per cent, with the sparsity before training, if known, in front."""
+    """Return the same as `scale` for sparsity in per cent, with the sparsity before training first, if it is known."""
     epochs, values = scale(curve)
     return (epochs, values) if start is None else ([0, *epochs], [100 * start, *values])
 

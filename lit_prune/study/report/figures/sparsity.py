@@ -147,7 +147,7 @@ def plateau_figure(results: Results) -> Drawing | None:
     handles.append(Line2D([], [], color=BLACK, lw=1.2, ls="--", label="pruned weights without a gradient"))
     legend_below(canvas, handles, 3)
     caption = (
-        "Sparsity before training, after pruning and `prune.remove` (0), and at the end of each epoch; each panel has "
+        "Sparsity after pruning, before the first training step (at 0 epochs), and after each epoch. Each panel has "
         "its own y range, from 0. Dashed: the fraction of weights that were pruned and never received a non-zero "
         "gradient; these stay zero."
     )

@@ -15,7 +15,7 @@ from lit_prune.study.results.published import SOURCE, PublishedCurve, published_
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.tradeoff import Series, accuracy_measure, tradeoff
 
-# in percentage points: the y axis shows at least this range, and may be broken where no point lies in this gap
+# in percentage points: the y axis shows at least the range `_LEAST`; it may be broken in a gap wider than `_GAP`
 _LEAST = (-5.0, 1.5)
 _GAP = 6.0
 _PUBLISHED_LINES = ((0, (1, 1)), (0, (4, 1.5)), (0, (6, 1.5, 1, 1.5)), (0, (10, 2)))
@@ -70,7 +70,7 @@ def tradeoff_figure(results: Results) -> Drawing | None:
 
 
 def _ranges(series: Sequence[Series]) -> list[tuple[float, float]]:
-    """Choose the y range; if some points lie far below all others, choose two ranges, of which the second is theirs."""
+    """Choose the y range; if some points lie far below all others, choose two ranges, the second for these points."""
     _, means, lows, highs = np.concatenate([_points(one) for one in series], axis=1)
     order = np.argsort(-means)
     drops = -np.diff(means[order])
