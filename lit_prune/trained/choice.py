@@ -11,15 +11,17 @@ from lit_prune.functional.selection import WeightRef, describe_passed_over, weig
 
 def add_choice(parser: CommandParser) -> None:
     """Add the options `--layers`, `--exclude` and `--parameters` to a parser."""
-    parser.add_argument("--layers", type=str, nargs="+", default=None, help="Layers to prune, as globs (default: all).")
-    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Layers never to prune, as globs.")
+    parser.add_argument(
+        "--layers", type=str, nargs="+", default=None, help="Layers to prune, as globs of names (default: all)."
+    )
+    parser.add_argument("--exclude", type=str, nargs="+", default=[], help="Layers not to prune, as globs of names.")
     parser.add_argument(
         "--parameters",
         type=str,
         nargs="+",
         default=None,
-        help="Parameters to prune, as globs on their own names (default: those called weight, outside of norms and "
-        "embeddings).",
+        help="Parameters to prune, as globs of full names such as '*.pos_embed' (default: those with at least two "
+        "dimensions and 'weight' in their names, outside of norms and embeddings).",
     )
 
 

@@ -21,7 +21,7 @@ class Inputs:
 
     Attributes:
         tensors: Examples by name, in the order in which the network takes them.
-        by_name: Whether the network takes them by name.
+        by_name: Whether they are passed to the network as keyword arguments.
     """
 
     tensors: Mapping[str, Tensor]
@@ -29,7 +29,7 @@ class Inputs:
 
     @classmethod
     def of(cls, model: nn.Module, input_size: int | list[int] | None = None) -> "Inputs":
-        """Return the inputs of a model: of the given size, or like its `example_input_array`, or images of 32 pixels.
+        """Return the inputs of a model: of the given size, or like its `example_input_array`, or 32x32 images.
 
         Raises:
             InputError: If `example_input_array` holds anything but tensors.
@@ -59,7 +59,7 @@ class Inputs:
 
     @property
     def have_rows(self) -> bool:
-        """Whether every input has one row for each example of a batch. The nodes and edges of a graph have not."""
+        """Whether all inputs have as many rows: one for each example of a batch. Nodes and edges of a graph do not."""
         lengths = {tuple(tensor.shape[:1]) for tensor in self.tensors.values()}
         return len(lengths) == 1 and not lengths & {(), (0,)}
 
@@ -99,7 +99,8 @@ class Inputs:
     def random(self, batch: int | None) -> Iterator[tuple[tuple[Tensor, ...], None]]:
         """Yield random batches, the same at each call: one of size `batch`, or three of different sizes if it is None.
 
-        Floating-point inputs are drawn. Integers, which may be indices, are rows of the example.
+        Floating-point inputs are drawn from a normal distribution. Integer inputs, which may be indices, are random
+        rows of the example.
         """
         generator = torch.Generator().manual_seed(0)
         for count in (1, 2, 7) if batch is None else (batch,):
@@ -144,5 +145,5 @@ def _name(model: nn.Module, example: Any) -> dict[str, Any]:
     values = list(example) if isinstance(example, tuple | list) else [example]
     parameters = signature(model.forward).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind is parameter.POSITIONAL_OR_KEYWORD]
-    names += [f"input_{number}" for number in range(len(names), len(values))]  # of `*args`
+    names += [f"input_{number}" for number in range(len(names), len(values))]  # names for `*args`
     return dict(zip(names, values, strict=False))

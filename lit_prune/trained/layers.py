@@ -208,7 +208,7 @@ def _count_flops(
 
 
 def _frozen_modules(network: Network) -> set[str] | None:
-    """Return the names of the modules that were frozen; None if the network's file does not tell."""
+    """Return the names of the modules that were frozen; None if the network's file does not say."""
     frozen = network.content.get(FROZEN_KEY)
     if isinstance(frozen, list):
         return {name for name in frozen if isinstance(name, str)}

@@ -33,8 +33,7 @@ class Network:
 
     Attributes:
         path: Path of the file.
-        content: Content of the checkpoint. If the file holds only a state dict: a dict with it under the one key
-            `state_dict`.
+        content: Content of the checkpoint. For a file that holds only a state dict, `{"state_dict": ...}`.
         model: Model without masks, in evaluation mode and on the CPU; None if its architecture is not known.
         masks: Pruning masks by layer, true where a weight is kept.
         touched: Masks by layer, true where a weight has received a gradient; empty if the file holds no such masks.
@@ -231,7 +230,7 @@ def import_class(group: str, name: str) -> Any:
     except Exception as error:  # a custom module may raise anything
         found = error
     wanted = {"model": "LightningModule", "data": "LightningDataModule"}[group]
-    # by name, because `lightning.pytorch` and `pytorch_lightning` have one class each
+    # compare names, because `lightning.pytorch` and `pytorch_lightning` each have a class of this name
     if not isinstance(found, type) or all(base.__name__ != wanted for base in found.__mro__):
         reason = f" ({one_line(found)})" if isinstance(found, Exception) else ""
         raise expected(

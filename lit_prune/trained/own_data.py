@@ -1,6 +1,6 @@
 """Score a network on the user's own data module, by a metric that the network logs itself.
 
-The Trainer runs `validation_step` or `test_step`, so any kind of batch and any `forward` will do.
+The Trainer runs `validation_step` or `test_step`, so batches may have any form, and `forward` any arguments.
 """
 
 import re
@@ -33,7 +33,7 @@ class OwnBatches:
     Attributes:
         parts: Batches of each data loader.
         samples: Number of samples in all batches: for each batch, the length of its first tensor.
-        split: Split of the data.
+        split: Split of the data, "val" or "test".
         metric: Name of the metric to read; None for the first one whose name contains "acc".
     """
 
@@ -43,7 +43,7 @@ class OwnBatches:
     metric: str | None
 
     def __iter__(self) -> Iterator[list[Tensor]]:
-        """Iterate over the batches; of each, return the tensors in it."""
+        """Iterate over the batches; yield a list of the tensors in each batch."""
         return (list(_tensors(batch, set())) for part in self.parts for batch in part)
 
     def measure(self, model: nn.Module) -> tuple[str, float]:
@@ -62,7 +62,7 @@ class OwnBatches:
 
     def _choose(self, logged: Mapping[str, float]) -> tuple[str, float]:
         step = f"`{_STEPS[self.split]}`"
-        hint = "log a fraction of which more is better, such as an accuracy, and give its name as `--metric`"
+        hint = "log a fraction that is higher for better networks, such as an accuracy, and name it with `--metric`"
         name = self.metric or next((name for name in logged if re.search("acc", name, re.IGNORECASE)), None)
         if name is None:
             found = ", ".join(f"`{name}`" for name in logged) or "no metric"
@@ -78,7 +78,7 @@ def load_own_batches(network: Network, options: Namespace, split: Split) -> OwnB
     """Load the batches of the data module that `--data` names.
 
     Its arguments are read from the checkpoint, but options `--data.NAME` replace them. With `--limit`, whole batches
-    are loaded until they have that many samples.
+    are loaded until they have at least that many samples.
 
     Raises:
         InputError: If the network cannot be evaluated on this split, or if the data module fails or has no batches.
@@ -114,7 +114,7 @@ def load_own_batches(network: Network, options: Namespace, split: Split) -> OwnB
 
 
 def _make_trainer(module: Any) -> Any:
-    """Return a Trainer of the package of a model or data module, which prints and writes nothing."""
+    """Return a Trainer that prints and writes nothing, from the Lightning package of a model or data module."""
     names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = import_from(package_of(type(module)), "Trainer")
     return trainer(accelerator="cpu", devices=1, **dict.fromkeys(names, False))

@@ -53,7 +53,7 @@ class Score:
 
 
 def find_data_class(argv: Sequence[str]) -> type | None:
-    """Return `LightningDataModule` of the package of the class that `--data` names; None if it names none."""
+    """Return `LightningDataModule` from the Lightning package of the class in `--data`; None if no class is given."""
     path = find_custom_classes(argv)[1]
     return None if path is None else import_from(find_package(path), "LightningDataModule")
 

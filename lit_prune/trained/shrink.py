@@ -44,7 +44,7 @@ def _shrink(argv: Sequence[str]) -> None:
         "--round_to",
         type=int,
         default=1,
-        help="Round each layer's number of channels to a multiple of this; 16 suits AVX-512.",
+        help="Round each layer's number of channels to a multiple of this; 16 suits processors with AVX-512.",
     )
     options = parse_checkpoint_command(parser, argv)
     _check_removal(options.ratio, options.round_to, options.input_size)

@@ -252,8 +252,8 @@ class NoLoader(LightningDataModule):
             "WithTest",
             "SentenceData",
             ["--split=test", "--metric=error"],
-            "Expected `error` in [0, 1], but got 2.5. HINT: log a fraction of which more is better, such as an "
-            "accuracy, and give its name as `--metric`.",
+            "Expected `error` in [0, 1], but got 2.5. HINT: log a fraction that is higher for better networks, "
+            "such as an accuracy, and name it with `--metric`.",
         ),
         (
             "Faulty",

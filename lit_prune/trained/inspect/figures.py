@@ -26,7 +26,7 @@ _AMOUNTS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 _THRESHOLDS = 4
 _DECADES = 5
 _BINS = 120
-_HIDDEN = 0.005  # fraction of the weights that are too small for the plot: an unpruned network has magnitudes down to 0
+_HIDDEN = 0.005  # fraction of the weights, the smallest, that are not plotted: magnitudes go down to almost 0
 _LIGHT = "#c8c8c8"
 
 
@@ -133,7 +133,7 @@ def draw_magnitudes(figure: FigureBase, network: Network, found: Inspection) -> 
         if value <= 10 ** edges[0]:
             continue
         if amount == 100 * (found.total.weights - len(kept)) / found.total.weights:
-            axes.axvline(value, color="black", lw=1.4, ls=":", label="cut of the last pruning")
+            axes.axvline(value, color="black", lw=1.4, ls=":", label="threshold of the last pruning")
         else:
             axes.axvline(value, color="black", lw=1, ls="--")
             text = {"rotation": 90, "ha": "right", "va": "top", "fontsize": 8}
@@ -156,8 +156,8 @@ def thresholds(
 
     Returns:
         Threshold by sparsity in %. If the network has zeros, the first entry belongs to its current sparsity, and is
-        the cut of the last pruning: the smallest magnitude of the `untouched` weights, which training has not changed
-        since then, or of all if there are none. If masks were removed, the cut can exceed the next threshold.
+        the threshold of the last pruning: the smallest magnitude of the `untouched` weights, which training has not
+        changed since then, or of all if there are none. If masks were removed, it can exceed the next threshold.
     """
     zeros = weights - len(kept)
     unchanged = kept[untouched] if untouched is not None and untouched.any() else kept

@@ -32,7 +32,7 @@ class Measurements:
 
     Args:
         path: JSON Lines file, whose first line holds the conditions.
-        conditions: Values that scores depend on, under the names "network", "weights", "split" and "images".
+        conditions: What scores depend on, by name, such as "network" and "split": texts or fingerprints.
 
     Attributes:
         path: The file.
@@ -55,7 +55,7 @@ class Measurements:
             for key, value in self._header.items():
                 if header.get(key) != value:
                     what = f"the scores in `{path}` to be measured with the same {key} as in this command"
-                    raise expected(what, "another", _HINT)
+                    raise expected(what, "scores of another measurement", _HINT)
         for line in lines[1:]:
             try:
                 score = Score(line["right"] + 0, int(line["images"]), line.get("metric"))

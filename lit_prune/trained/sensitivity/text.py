@@ -19,7 +19,7 @@ def format_table(result: Sensitivity, tolerance: float) -> str:
         for name, size in result.sizes.items()
     ]
     base = result.base
-    one = "" if base.metric else f"One image counts {100 / base.images:.2g} points. "
+    one = "" if base.metric else f"One image more or less changes accuracy by {100 / base.images:.2g} points. "
     return "\n".join(
         [
             f"{result.path}: {base.accuracy:.2%} {base.describe(result.split)}.",
@@ -29,7 +29,7 @@ def format_table(result: Sensitivity, tolerance: float) -> str:
             "",
             f"safe: the largest of these sparsities that costs at most {format_points(tolerance)} (`--tolerance`),",
             f"according to the decreasing curve that best fits the changes. {one}Pruning several layers together costs "
-            "more than one alone.",
+            "more than pruning one of them.",
             *_format_limits(result, tolerance),
         ]
     )
@@ -86,11 +86,13 @@ def _format_limits(result: Sensitivity, tolerance: float) -> list[str]:
     lines = []
     for limit in result.limits(tolerance):
         advice = f"max_layer_sparsity={limit.max_layer_sparsity:g}"
-        if not limit.max_layer_sparsity:
-            advice = "no pruning at any of these amounts"
-        reason = f"because `{limit.set_by}` allows no more"
+        reason = f"the lowest safe sparsity, that of `{limit.set_by}`"
         if limit.max_layer_sparsity == max(result.amounts):
-            reason = "the largest of these amounts, which every layer allows"
+            reason = "the largest of these amounts, which is safe for every layer"
+        elif not limit.max_layer_sparsity:
+            smallest = min(amount for amount in result.amounts if amount)
+            advice = "no pruning"
+            reason = f"because even {100 * smallest:g}% of `{limit.set_by}` cost more than {format_points(tolerance)}"
         if not limit.exclude:
             lines.append(f"Suggestion for global pruning of all these layers: {advice}, {reason}.")
         else:

@@ -69,7 +69,8 @@ def test_a_folder_of_another_plan_is_refused_with_the_difference(run, write):
     store_plan(load_plan("tiny.yaml"), Path("out"))
     answer = run("study", "tiny.yaml", "--out", "out", "--max_epochs", "7")
     assert answer.status == 2
-    assert "no `settings.trainer.max_epochs`, as in the plan of the study in `out`, but got `settings.trainer.max_epochs` 7." in answer.complaint
+    changed = "`settings.trainer.max_epochs`"
+    assert f"no {changed}, as in the plan of the study in `out`, but got {changed} 7." in answer.complaint
 
 
 def test_a_folder_is_for_one_study_at_a_time(run, write):

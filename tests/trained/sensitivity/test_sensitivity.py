@@ -89,7 +89,7 @@ def test_the_heat_map_is_drawn(run, foreign):
     assert [line.split()[-1] for line in lines[5:8]] == ["0.9"] * 3
     assert (
         "Suggestion for global pruning of all these layers: max_layer_sparsity=0.9, the largest of these amounts, "
-        "which every layer allows." in lines
+        "which is safe for every layer." in lines
     )
     assert lines[-1] == "written: map.png, and the measurements in map.jsonl"
 
@@ -274,7 +274,7 @@ def test_limits_exclude_the_most_sensitive_small_layers():
     assert limits[1].share == 20 / 2020
     assert make_result(big1=[0, 0], big2=[0, 0]).limits(1.0) == [(0.5, (), "big1", 0.0)]
     text = format_table(one, 1.0).splitlines()
-    assert text[-3].endswith(" of all these layers: no pruning at any of these amounts, because `tiny` allows no more.")
+    assert text[-3].endswith(" of all these layers: no pruning, because even 10% of `tiny` cost more than 1 point.")
     assert text[-2:] == [
         "If the most sensitive layers, with 1.0% of the weights, are excluded: max_layer_sparsity=0.5",
         '  exclude=["tiny", "small"]',
