@@ -239,8 +239,8 @@ class NoLoader(LightningDataModule):
             "Silent",
             "SentenceData",
             ["--split=val"],
-            "Expected `validation_step` to log an accuracy, but got `val/sure`. HINT: log a fraction of which more is "
-            "better, such as an accuracy, and give its name as `--metric`.",
+            "Expected `validation_step` to log an accuracy, but got `val/sure`. HINT: log a fraction that is higher "
+            "for better networks, such as an accuracy, and name it with `--metric`.",
         ),
         (
             "Sentences",

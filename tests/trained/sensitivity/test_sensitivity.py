@@ -274,7 +274,7 @@ def test_limits_exclude_the_most_sensitive_small_layers():
     assert limits[1].share == 20 / 2020
     assert make_result(big1=[0, 0], big2=[0, 0]).limits(1.0) == [(0.5, (), "big1", 0.0)]
     text = format_table(one, 1.0).splitlines()
-    assert text[-3].endswith(" of all these layers: no pruning, because even 10% of `tiny` cost more than 1 point.")
+    assert text[-3].endswith(" of all these layers: no pruning, because even 25% of `tiny` cost more than 1 point.")
     assert text[-2:] == [
         "If the most sensitive layers, with 1.0% of the weights, are excluded: max_layer_sparsity=0.5",
         '  exclude=["tiny", "small"]',
