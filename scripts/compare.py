@@ -1,4 +1,4 @@
-"""Run another library, or lit-prune itself, and print whether it keeps a promise: the cells of docs/comparison.md.
+"""Train with lit-prune or another library, and print whether it keeps a promise: the cells of docs/comparison.md.
 
     python scripts/compare.py ModelPruning resume
 
@@ -20,7 +20,7 @@ from comparisons.libraries import LIBRARIES
 
 
 def measure(library: str, promise: str) -> Result:
-    """Return what a library does about a promise.
+    """Return whether a library keeps a promise, and what was measured.
 
     Raises:
         ImportError: If the library is not installed.
@@ -49,8 +49,8 @@ def _quietly() -> Iterator[None]:
 def main() -> None:
     """Print one line for each promise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", choices=LIBRARIES, help="what to run")
-    parser.add_argument("promise", nargs="?", help="what to measure, such as resume; an unknown name lists them all")
+    parser.add_argument("library", choices=LIBRARIES, help="library to train with")
+    parser.add_argument("promise", nargs="?", help="promise, such as resume (default: all); an unknown name lists all")
     options = parser.parse_args()
     library = LIBRARIES[options.library]
     promises = library.promises()
@@ -59,7 +59,7 @@ def main() -> None:
             subprocess.run([sys.executable, __file__, options.library, promise], check=True)
         return
     if options.promise not in promises:
-        parser.error(f"{options.library} is measured for: {', '.join(promises)}")
+        parser.error(f"the promises measured for {options.library} are {', '.join(promises)}")
     try:
         result = measure(options.library, options.promise)
     except ModuleNotFoundError as error:

@@ -2,7 +2,7 @@
 
     python scripts/cost_table.py dense=dense.ckpt pruned-90=pruned-90.ckpt --data_dir data --write docs/benchmarks.md
 
-Speeds are relative to the first network, which must not have zero weights. Accuracy is measured as in
+Speeds are relative to the first network, in which no weight may be zero. Accuracy is measured as in
 `lit-prune test`.
 """
 
@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _split_document(path: Path) -> tuple[str, str]:
-    """Return the text of a document before and after the tables; it includes the two lines that enclose the tables."""
+    """Return the text of a document before and after the tables, with the lines `START` and `END` that enclose them."""
     before, start, rest = path.read_text(encoding="utf-8").partition(START) if path.is_file() else ("", "", "")
     _, end, after = rest.partition(END)
     if not start or not end:
@@ -85,7 +85,7 @@ def _measure(options: argparse.Namespace) -> str:
     first = next(iter(models))
     if zeros := sparsity_report(weight_layers(models[first])).sparsity:
         hint = "put the dense network first"
-        raise expected("a first network without zero weights", f"`{first}`, with {zeros:.1%} zeros", hint)
+        raise expected("a first network without zeros", f"`{first}`, with {zeros:.1%} zeros", hint)
     data = Namespace(source=options.source, data_dir=options.data_dir)  # type: ignore[no-untyped-call]
     images = Namespace(data=data, limit=options.limit)  # type: ignore[no-untyped-call]
     scores = {name: score_split(models[name], network, images) for name, network in networks.items()}

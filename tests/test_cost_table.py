@@ -70,7 +70,7 @@ def test_the_document_has_the_marks():
     [
         (
             ["90%=sparse.pt"],
-            "Expected a first network without zero weights, but got `90%`, with 90.0% zeros. HINT: put",
+            "Expected a first network without zeros, but got `90%`, with 90.0% zeros. HINT: put",
         ),
         (["dense=none.pt"], "Expected the path of a file with weights, but got `none.pt`, which does not exist."),
         (["dense=dense.pt", "--rounds=0"], "Expected `rounds` to be a positive integer, but got 0."),

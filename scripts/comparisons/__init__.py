@@ -1,1 +1,1 @@
-"""What libraries do about promises of pruning and freezing."""
+"""Measure whether libraries keep promises about pruning and freezing: the cells of docs/comparison.md."""

@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
-STEPS = 4  # an epoch
+STEPS = 4  # batches in an epoch
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a library did.
+    """Whether a library keeps a promise.
 
     Attributes:
-        kept: Whether it kept the promise.
+        kept: Whether it keeps the promise.
         text: What was measured.
     """
 

@@ -1,4 +1,4 @@
-"""Promises about freezing, measured for any callback that freezes."""
+"""Measure whether the callbacks of a library keep promises about freezing; each function's docstring is a promise."""
 
 import tempfile
 from collections.abc import Callable
@@ -13,17 +13,17 @@ from torch import distributed
 
 from comparisons.common import STEPS, Result, Watch, fit, same
 
-THAWED = 2  # epoch
+THAWED = 2  # epoch in which the backbone starts to train
 
 
 @dataclass(frozen=True)
 class Freezing:
-    """How a library freezes.
+    """Callbacks of a library that freezes layers.
 
     Attributes:
         until: Makes a callback that freezes the backbone, with its normalization layer, until epoch `THAWED`.
-        phases: Makes a callback that thaws `backbone.3` in epoch 1 and the rest in epoch 3, as a file that it writes to
-            a folder says.
+        phases: Writes a schedule to a YAML file in a folder, and makes a callback from it: the head trains from the
+            start, `backbone.3` from epoch 1, and the rest from epoch 3.
     """
 
     until: Callable[[], Callback]
@@ -42,7 +42,7 @@ def norms(library: Freezing) -> Result:
 
 
 def _alone(model: Any) -> bool:
-    """Return whether rows have the same outputs of the backbone in batches of different sizes, in training mode."""
+    """Return whether the backbone maps rows to the same outputs in batches of different sizes, in training mode."""
     data = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole, part = (deepcopy(model.backbone)(rows)[:4] for rows in (data, data[:4]))
@@ -50,7 +50,7 @@ def _alone(model: Any) -> bool:
 
 
 def thawed(library: Freezing) -> Result:
-    """A run that is resumed after thawing trains on, bit-identical to an uninterrupted run."""
+    """A run that is resumed after thawing is bit-identical to an uninterrupted run."""
     with tempfile.TemporaryDirectory() as name:
         whole = fit([library.until()], 4, folder=Path(name))
         watch = Watch(step=lambda model: model.backbone[0].weight.detach().clone())

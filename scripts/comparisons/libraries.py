@@ -21,11 +21,11 @@ from comparisons.common import Result, Small, Watch, fit
 from lit_prune import GlobalL1Pruning, LayerFreezing
 from lit_prune.trained.shrink import remove_channels
 
-Promises = dict[str, Callable[[], Result]]
+Promises = dict[str, Callable[[], Result]]  # name of a promise -> function that measures it
 
 
 def lit_prune() -> Promises:
-    """Return the promises of lit-prune."""
+    """Return the measurements of lit-prune, by promise."""
     ours = pruning.Pruning(
         half=lambda: GlobalL1Pruning(0.5, start_epoch=1),
         ramp=lambda: GlobalL1Pruning(pruning.RAMP[-1], end_epoch=len(pruning.RAMP), schedule="linear"),
@@ -61,7 +61,7 @@ def _without_channels(model: nn.Module) -> nn.Module:
 
 
 def model_pruning() -> Promises:
-    """Return the promises, for `ModelPruning` of Lightning."""
+    """Return the measurements of Lightning's `ModelPruning`, by promise."""
     fractions = [(after - before) / (1 - before) for before, after in pairwise([0.0, *pruning.RAMP])]
     theirs = pruning.Pruning(
         half=lambda: MatrixPruning(lambda epoch: 0.5 if epoch == 0 else 0),
@@ -80,7 +80,7 @@ def _zero_channels(model: nn.Module) -> nn.Module:
 
 
 class MatrixPruning(ModelPruning):
-    """`ModelPruning` of all matrices, which it is given by name, without biases and rewinding."""
+    """A `ModelPruning` that prunes all matrices, but no biases, and does not rewind."""
 
     def __init__(self, amount: Callable[[int], float]) -> None:
         super().__init__("l1_unstructured", amount=amount, use_lottery_ticket_hypothesis=False)
@@ -97,7 +97,7 @@ class MatrixPruning(ModelPruning):
 
 
 def backbone_finetuning() -> Promises:
-    """Return the promises, for `BackboneFinetuning`, the `BaseFinetuning` of Lightning for a backbone."""
+    """Return the measurements of Lightning's `BackboneFinetuning`, by promise."""
 
     def make(*_: Path) -> Callback:
         return BackboneFinetuning(freezing.THAWED, train_bn=False, backbone_initial_lr=1e-3)
@@ -106,7 +106,7 @@ def backbone_finetuning() -> Promises:
 
 
 def finetuning_scheduler() -> Promises:
-    """Return the promises, for finetuning-scheduler."""
+    """Return the measurements of finetuning-scheduler, by promise."""
     theirs = freezing.Freezing(
         until=lambda: _scheduler(_schedule({"head": freezing.THAWED, "backbone": 4})), phases=_their_phases
     )
@@ -114,7 +114,7 @@ def finetuning_scheduler() -> Promises:
 
 
 def _schedule(thawing: Mapping[str, int]) -> dict[int, Any]:
-    """Return a schedule from the names of parameters and the last epochs of the phases that thaw them."""
+    """Return a schedule; `thawing` maps the start of parameter names to the last epoch of the phase that thaws them."""
     names = [name for name, _ in Small().named_parameters()]
     schedule: dict[int, Any] = {}
     for phase, (start, epoch) in enumerate(thawing.items()):
@@ -140,7 +140,7 @@ def _scheduler(schedule: Any) -> Callback:
 
 
 def _generated() -> Result:
-    """A schedule for any model is generated."""
+    """A thawing schedule to start from is generated for any model."""
     from finetuning_scheduler import FinetuningScheduler
 
     with tempfile.TemporaryDirectory() as name:
@@ -152,7 +152,7 @@ def _generated() -> Result:
 
 
 def torch_pruning() -> Promises:
-    """Return the promises, for Torch-Pruning in a callback."""
+    """Return the measurements of Torch-Pruning in a callback, by promise."""
     theirs = pruning.Pruning(half=lambda: Channels(0.5), ramp=lambda: Channels(pruning.RAMP[-1], len(pruning.RAMP)))
     return _measured(pruning.PROMISES, theirs) | {
         "zero": partial(_removed, theirs),
@@ -213,7 +213,7 @@ class Library:
 
     Attributes:
         package: Name of its package for pip.
-        promises: Returns functions by promise, each of which runs the library and measures one promise.
+        promises: Returns the measurements of the library, by promise.
     """
 
     package: str

@@ -1,4 +1,4 @@
-"""Promises about pruning, measured for any callback that prunes."""
+"""Measure whether the callbacks of a library keep promises about pruning; each function's docstring is a promise."""
 
 import tempfile
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from torchvision import models
 
 from comparisons.common import STEPS, Result, Small, Watch, fit, same
 
-RAMP = [0.2, 0.4, 0.6, 0.8]
+RAMP = [0.2, 0.4, 0.6, 0.8]  # sparsities of gradual pruning, in epochs 1 to 4
 
 
 @dataclass(frozen=True)
 class Pruning:
-    """How a library prunes.
+    """Callbacks of a library that prunes.
 
     Attributes:
         half: Makes a callback that prunes half of all weights between epochs 0 and 1.
-        ramp: Makes a callback that prunes `RAMP` of the weights, one step after each epoch.
+        ramp: Makes a callback that prunes gradually, after each epoch, to the sparsities in `RAMP`.
     """
 
     half: Callable[[], Callback]
@@ -125,7 +125,7 @@ class Conv1D(nn.Module):
 
 
 class Sequences(nn.Module):
-    """Feeds sequences to a layer: an LSTM, attention, or a layer of no class of torch."""
+    """Feeds sequences to a layer: an LSTM, attention, or a layer whose class is not from torch."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -168,7 +168,7 @@ def _sequences(kind: str) -> Small:
 
 
 def ramp(library: Pruning, share: Callable[[Any], float] = zeros_of_layers) -> Result:
-    """A schedule reaches the sparsities that it names."""
+    """Gradual pruning reaches the requested sparsity after each step."""
     watch = Watch(step=share)
     fit([library.ramp(), watch], len(RAMP) + 1)
     found = watch.steps[2 * STEPS - 1 :: STEPS]

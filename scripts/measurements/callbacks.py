@@ -74,7 +74,7 @@ def measure_threshold(settings: Settings) -> Measurement:
     spent: list[float] = []
     few = replace(settings, steps=2)
     measurement = Measurement(take_turns(few, {"threshold": threshold, "masks": masks, "torch": torchs}))
-    # count only the time to prune, not the time to build networks; leave out the first round, as `take_turns` does
+    # count only the time to prune, not the time to build networks; leave out the warm-up, as `take_turns` does
     spent = spent[few.steps :]
     measurement.seconds["torch"] = [sum(spent[i : i + few.steps]) / few.steps for i in range(0, len(spent), few.steps)]
     measurement.compare("torch / threshold", "torch", "threshold")

@@ -116,14 +116,14 @@ class Turns(Callback):
 
 
 def take_turns(settings: Settings, contenders: Mapping[str, Callable[[int], None]]) -> dict[str, list[float]]:
-    """Run the contenders one after the other in each of a number of rounds, and measure their times.
+    """Run the contenders in turn, once in each round, and measure their times; a round before these is a warm-up.
 
     Args:
         settings: Numbers of rounds and steps.
         contenders: Functions that train for a given number of steps, by name.
 
     Returns:
-        Seconds per step by contender, one entry per round, without the first round.
+        Seconds per step by contender, one entry per round, without the warm-up.
     """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(settings.rounds + 1):
@@ -149,7 +149,7 @@ def time_trainer(
         callbacks: Additional callbacks of the Trainer.
 
     Returns:
-        Seconds per step by contender ("trainer" and the others' names), one entry per round, without the first round.
+        Seconds per step by contender ("trainer" and the others' names), one entry per round, without the first epoch.
     """
     turns = Turns(settings.steps, others)
     # nothing is validated, so hold out few images: the synthetic data set is small
