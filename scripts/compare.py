@@ -1,4 +1,4 @@
-"""Train with lit-prune or another library, and print whether it keeps a promise: the cells of docs/comparison.md.
+"""Run lit-prune or another library, and print whether it keeps a promise: the cells of docs/comparison.md.
 
     python scripts/compare.py ModelPruning resume
 
@@ -49,7 +49,7 @@ def _quietly() -> Iterator[None]:
 def main() -> None:
     """Print one line for each promise."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("library", choices=LIBRARIES, help="library to train with")
+    parser.add_argument("library", choices=LIBRARIES, help="library to run")
     parser.add_argument("promise", nargs="?", help="promise, such as resume (default: all); an unknown name lists all")
     options = parser.parse_args()
     library = LIBRARIES[options.library]

@@ -1,4 +1,4 @@
-"""Options that choose weights, as the arguments of pruning callbacks do."""
+"""The options that choose the weights to prune; they work as the arguments of pruning callbacks do."""
 
 import sys
 

@@ -59,13 +59,13 @@ class Inputs:
 
     @property
     def have_rows(self) -> bool:
-        """Whether all inputs have as many rows: one for each example of a batch. Nodes and edges of a graph do not."""
+        """Whether all inputs have the same number of rows, one for each example; nodes and edges of a graph do not."""
         lengths = {tuple(tensor.shape[:1]) for tensor in self.tensors.values()}
         return len(lengths) == 1 and not lengths & {(), (0,)}
 
     @property
     def unit(self) -> str:
-        """What a row is called in messages."""
+        """Name of the rows in messages: "images" or "rows"."""
         return "images" if self.image_size is not None else "rows"
 
     def feed(self, module: nn.Module) -> Run:

@@ -189,7 +189,7 @@ def build_class(
     Args:
         group: Option that names the class, "model" or "data".
         kind: The class.
-        name: Path of the class, as given by the user.
+        name: Import path of the class, as given by the user.
         stored: Arguments in the checkpoint; those that the class does not have are ignored.
         path: Path of the checkpoint, for messages.
         given: Arguments of the user, which replace stored ones.

@@ -16,8 +16,8 @@ _TEXT = (
     "the best epoch is chosen on validation images. Accuracies are percentages; a dash means that there is no value."
 )
 _SPARSITY = (
-    "Sparsity in per cent at the end of an epoch, counted from 0, next to what the original study logged. A dash means "
-    "that an epoch was not reported or not trained."
+    "Sparsity in per cent at the end of epochs (counted from 0), in the original study and here. A dash means that the "
+    "epoch was not reported or not trained."
 )
 # field of `Reported` -> title of its columns, and the measure of this study that corresponds to it
 _COLUMNS = {

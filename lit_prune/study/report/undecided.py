@@ -39,7 +39,7 @@ class Advice:
 
 
 def advise(results: Results, judgements: Sequence[Judgement]) -> list[Advice]:
-    """Return an advice for each claim on which the verdict is inconclusive."""
+    """Return an `Advice` for each claim on which the verdict is inconclusive."""
     undecided = [judgement for judgement in judgements if judgement.verdict == INCONCLUSIVE]
     return [_advise(results, judgement, number) for number, judgement in enumerate(undecided, start=1)]
 

@@ -26,7 +26,7 @@ _AMOUNTS = (0.3, 0.5, 0.8, 0.9, 0.95, 0.98, 0.99)
 _THRESHOLDS = 4
 _DECADES = 5
 _BINS = 120
-_HIDDEN = 0.005  # fraction of the weights, the smallest, that are not plotted: magnitudes go down to almost 0
+_HIDDEN = 0.005  # fraction of the weights, the smallest ones, that the plot leaves out: some magnitudes are almost 0
 _LIGHT = "#c8c8c8"
 
 
@@ -65,7 +65,7 @@ def plot(network: Network, found: Inspection, paths: Sequence[Path]) -> None:
 def draw_layers(figure: FigureBase, found: Inspection) -> None:
     """Draw sparsity, number of weights and FLOPs of each layer, with the first layer at the top.
 
-    Without zeros and without knowledge of gradients, there is no panel for sparsity.
+    If no weight is zero, and it is not known which weights received gradients, there is no panel for sparsity.
     """
     layers = found.layers
     rank = range(len(layers))

@@ -28,7 +28,7 @@ def fingerprint(named: Iterable[tuple[str, Tensor]]) -> str:
 
 
 class Measurements:
-    """Scores by layer and amount, which `add` writes to a file at once, each as a line of JSON.
+    """Scores by layer and amount, which `add` immediately writes to a file, each as a line of JSON.
 
     Args:
         path: JSON Lines file, whose first line holds the conditions.

@@ -86,7 +86,7 @@ class Sensitivity:
 
         Returns:
             The limit for all layers. If excluding the most sensitive layers (at most 5% of all weights) allows higher
-            limits, the highest of them follows.
+            limits, the highest of these is the second item.
         """
         safe = {layer: self.safe(layer, tolerance) for layer in self.sizes}
         total = sum(self.sizes.values())

@@ -56,7 +56,7 @@ def sparsity_figure(results: Results) -> Drawing | None:
             axes.plot(x, y, label=f"{group}/{name}", mfc="white" if number % 2 else style["color"], **style)
         _label(axes, {name: y[-1] for name, (_, y) in found.items()}, line * 1.08 * top / height)
     caption = (
-        "Fraction of the prunable weights that are exactly zero, before training (0) and at the end of each epoch"
+        "Fraction of the prunable weights that are exactly zero, before training (at 0 epochs) and after each epoch"
         f"{', mean over seeds' if _several(results) else ''}. The name of an experiment is next to the end of its "
         "line; names of lines that end close together are stacked."
     )
