@@ -55,7 +55,8 @@ def zero(library: Pruning) -> Result:
     parameters, layers = (min(column) for column in zip(*shares, strict=True))
     text = f"{parameters:.0%} of the parameters are zero after each step"
     if layers != parameters:
-        text += f", and {layers:.0%} of `layer.weight`, which is computed from them"
+        behind = f"{parameters:.0%} of the parameters from which it is computed"
+        text = f"after each step, {layers:.0%} of `layer.weight` is zero, but {behind}"
     return Result(abs(parameters - 0.5) < 0.01, text)
 
 
