@@ -33,7 +33,7 @@ class PruneAtStep(TrainerCallback):
 
 
 def sentences(count: int, seed: int) -> list[dict[str, Any]]:
-    """Return sentences of 9 words, each of which is 2 or 3, with the more frequent word as label."""
+    """Return sentences of 9 tokens, each 2 or 3; the label is 1 if 3 is the more frequent token, else 0."""
     words = torch.randint(2, 4, (count, 9), generator=torch.Generator().manual_seed(seed))
     return [{"input_ids": sentence, "labels": int((sentence == 3).sum() > 4)} for sentence in words]
 
