@@ -139,7 +139,7 @@ class LitResNet18(LightningModule):
     @lr.setter
     def lr(self, value: float) -> None:
         self._lr = value
-        if self._trainer is None:  # the argument of a subclass
+        if self._trainer is None:  # a subclass sets `lr` in its `__init__`
             return
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] = value
