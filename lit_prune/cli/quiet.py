@@ -64,6 +64,6 @@ def _format_warning(
 
 
 def _is_helpful(record: logging.LogRecord) -> bool:
-    # the random seed is in config.yaml; printed on stderr, it would precede every error message;
-    # the callback for the model summary is our own
+    # the random seed is in config.yaml; printed on stderr, it would precede every error message. The message about
+    # model summary callbacks says that there is one, which every run has
     return not any(text in record.getMessage() for text in ("Tip: ", "Seed set to ", "model summary callbacks"))
