@@ -27,12 +27,13 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def ending_on_interrupt() -> Iterator[None]:
-    """Let Ctrl-C end the process at once in an `importing` block, with one line and status 130, and after this block.
+    """Let Ctrl-C end the process at once while modules are imported, and after this `with` block.
 
-    Elsewhere in this block, Ctrl-C raises `KeyboardInterrupt` as usual. During imports, this exception could be lost,
-    because libraries catch all errors of their optional imports, or be printed with a traceback, because Python calls
-    some functions that cannot raise. The latter also happens while Python exits, which takes seconds once torch has
-    been imported; so after this block, Ctrl-C ends the process silently.
+    In an `importing` block, the process prints one line and exits with status 130; after this block, it ends silently.
+    Otherwise, Ctrl-C raises `KeyboardInterrupt` as usual. During imports, this exception could be lost, because
+    libraries catch all errors of their optional imports, or be printed with a traceback, because Python calls some
+    functions that cannot raise. The latter also happens while Python exits, which takes seconds once torch has been
+    imported.
     """
     signal.signal(signal.SIGINT, _on_interrupt)
     try:

@@ -42,7 +42,8 @@ class _ParseError(Exception):
 
 class _HelpFormatter(DefaultHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = re.sub(r", lit_prune\.training\.[\w.]+", "", super()._get_help_string(action))  # every run adds these
+        # do not offer the callbacks that every run adds
+        text = re.sub(r", lit_prune\.training\.[\w.]+", "", super()._get_help_string(action))
         if action.default in (None, []) or action.nargs == 0 or "(default: " in (action.help or ""):
             return text.replace(" (default: %(default)s)", "").replace(", default: %(default)s", "")
         return text
@@ -180,7 +181,7 @@ def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
     """Check, before a command starts to work, that an output file can be written and replaces none of the inputs.
 
     Raises:
-        InputError: If the path is a folder or one of the inputs, or if its folder does not exist.
+        InputError: If the path is empty, a folder or one of the inputs, or if its folder does not exist.
         OSError: If nothing can be written into the folder.
     """
     output = Path(path)

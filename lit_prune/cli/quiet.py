@@ -19,7 +19,7 @@ _MESSAGES = [
     "Checkpoint directory .* exists and is not empty",
     # with `--ckpt_path`, a run continues in a new folder
     "The dirpath has changed from .*",
-    # with DDP, the gradient of a 1x1 convolution may have other strides than its weight, where the size is 1: harmless
+    # with DDP, the gradient of a 1x1 convolution may have other strides than its weight, but only where the size is 1
     "Grad strides do not match bucket view strides",
     # a warning of Lightning 2.6 with torch 2.13 or later, which the user cannot prevent
     ".*isinstance\\(treespec, LeafSpec\\).*",

@@ -101,7 +101,7 @@ PAGES = {
         "FILE [options]",
         {
             "--format NAME": "table, json or csv (default: table)",
-            "--plot FILE.png": "draw the layers and the magnitudes of their weights",
+            "--plot FILE.png": "draw sparsity, weights and FLOPs of each layer, and a histogram of magnitudes",
             "--input_size N": "height and width of the images for which FLOPs are counted, in pixels",
             **_MODEL,
             **_CONFIG,

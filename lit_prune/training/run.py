@@ -58,7 +58,7 @@ from lit_prune.training.run_folder import (
 
 _MOST_THREADS = 1024
 _LARGEST_SEED = 2**32 - 1  # NumPy accepts no larger seed
-# Lightning divides by these options
+# options of the Trainer that must be above 0, because Lightning divides by them
 _POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")
 
 
