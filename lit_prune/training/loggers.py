@@ -93,7 +93,7 @@ class _Rows(ExperimentWriter):
                 self.metrics[-2:] = [before | row]
 
     def save(self, whole: bool = False) -> None:
-        """Append the rows logged since the last call; a row that may still get more metrics only with `whole`.
+        """Append the rows logged since the last call; with `whole`, also a row that may still receive metrics.
 
         Raises:
             OSError: If the rows cannot be written (the file then stays unchanged), or if the file was removed since the

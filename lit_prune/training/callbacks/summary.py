@@ -101,7 +101,7 @@ class RunSummary(Callback):
         """Start the clock of an epoch that is resumed in the middle."""
         self._epoch_start = time.monotonic()
         if self._continues:
-            # otherwise Lightning would never delete the best checkpoint, if the run resumed from it, for a better one
+            # otherwise, if the run resumed from its best checkpoint, Lightning would keep that file after a better epoch
             trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
