@@ -335,7 +335,7 @@ def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDat
 
 
 def _test_command(argv: Sequence[str], settings: Settings) -> str | None:
-    """Return the command that tests a checkpoint, without `--ckpt_path`; None if a configuration names custom classes."""
+    """Return the command that tests a checkpoint, without `--ckpt_path`; None if a configuration names the classes."""
     custom = [f"--{group}" for group in ("model", "data") if "class_path" in settings[group]]
     options = {option: value for option, value in split_options(argv) if option.startswith(("--model", "--data"))}
     if any(option not in options for option in custom):

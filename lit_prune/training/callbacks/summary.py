@@ -101,7 +101,7 @@ class RunSummary(Callback):
         """Start the clock of an epoch that is resumed in the middle."""
         self._epoch_start = time.monotonic()
         if self._continues:
-            # otherwise, if the run resumed from its best checkpoint, Lightning would keep that file after a better epoch
+            # otherwise, if the run resumed from its best checkpoint, Lightning would never remove that file
             trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
