@@ -109,7 +109,7 @@ def one_line(error: BaseException, limit: int = 200) -> str:
 def root_cause(error: BaseException) -> BaseException:
     """Return the first `InputError` among an error and its causes, or else the last cause.
 
-    jsonargparse raises its own errors from those that a class raises.
+    jsonargparse wraps the errors that a class raises in errors of its own.
     """
     while not isinstance(error, InputError) and (cause := error.__cause__ or error.__context__) is not None:
         error = cause

@@ -27,7 +27,7 @@ COMMANDS = {
         "convert a network to ONNX, torch.export, safetensors or a state dict, and verify the file",
     ),
     "cost": ("trained.cost.command", "measure the FLOPs, file size and latency of networks"),
-    "study": ("study.run.command", "run the experiments listed in a plan, a YAML file, and write a report"),
+    "study": ("study.run.command", "run the experiments of a plan (a YAML file), and write a report"),
     "report": (
         "study.report.command",
         "write the report of a study again: tables, figures, and whether each claim of its plan holds",
@@ -60,8 +60,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 for success, 1 for a command that could not finish, 2 for input that cannot be used, or 128
-        plus the number of the signal that stopped the command. Errors are printed as one line on stderr; bugs raise
-        an exception. If the environment variable `LIT_PRUNE_TRACEBACK` is set, errors raise one, too.
+        plus the number of the signal that stopped the command. Errors are printed as one line on stderr, unless the
+        environment variable `LIT_PRUNE_TRACEBACK` is set: then they raise exceptions, as bugs always do.
     """
     if args is None:
         with ending_on_interrupt():
@@ -82,12 +82,11 @@ def _check(argument: str) -> None:
     start = argument[:40].encode("unicode_escape").decode() + ("..." if len(argument) > 40 else "")
     if len(argument) > _LONGEST:
         hint = "write long values to a YAML file, and pass that file to `--config`"
-        raise expected(f"arguments of at most {_LONGEST} characters", f"`{start}` with {len(argument)}", hint)
+        raise expected(f"arguments of at most {_LONGEST} characters", f"{len(argument)} (`{start}`)", hint)
     if "\0" in argument:
         raise expected("arguments without NUL characters", f"`{start}`", "remove the NUL character")
-    if any(
-        "\ud800" <= character <= "\udfff" for character in argument
-    ):  # how Python represents bytes that are not UTF-8
+    # Python represents bytes that are not UTF-8 by these characters
+    if any("\ud800" <= character <= "\udfff" for character in argument):
         raise expected("arguments in UTF-8", f"`{start}`", "if the argument is a path, rename the file")
 
 

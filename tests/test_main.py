@@ -64,7 +64,7 @@ def test_an_unknown_command_is_reported_in_one_sentence(run, word, hint):
 
 @pytest.mark.parametrize(
     ("argument", "phrase"),
-    [("x" * 4097, "with 4097"), ("a\0b", "NUL"), ("\udc80", "UTF-8")],
+    [("x" * 4097, "but got 4097"), ("a\0b", "NUL"), ("\udc80", "UTF-8")],
 )
 def test_an_impossible_argument_is_rejected(run, argument, phrase):
     answer = run("fit", argument)

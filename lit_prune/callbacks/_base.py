@@ -10,7 +10,7 @@ from types import ModuleType
 
 import lightning.pytorch
 
-# module that defines the `Callback` of the other package; it is fully imported before the rest of that package is
+# module that defines `Callback` in the other package; it is fully imported before the rest of that package
 _OTHER = "pytorch_lightning.callbacks.callback"
 
 
@@ -18,9 +18,9 @@ class Callback(lightning.pytorch.Callback):
     """A callback of `lightning` and, once `pytorch_lightning` is imported, of that package too.
 
     The two packages have the same code but separate classes, and the command line of each package accepts only
-    callbacks of that package. `pytorch_lightning`'s class becomes a base as soon as it is imported, before or after
-    this module. This module does not import `pytorch_lightning`: that takes seconds, and the package may not be
-    installed.
+    callbacks of that package. The `Callback` of `pytorch_lightning` becomes a second base class as soon as that package
+    is imported, whether before or after this module. This module does not import `pytorch_lightning`: that takes
+    seconds, and the package may not be installed.
     """
 
 

@@ -28,7 +28,7 @@ def check_times(start_epoch: Any, end_epoch: Any, schedule: Any, every_n_epochs:
     if rewind_to is not None:
         check_epoch("rewind_to", rewind_to)
         if rewind_to >= (first := first_pruned_epoch(start_epoch, end_epoch, every_n_epochs)):
-            what = f"`rewind_to` to be less than {first}, the first epoch that prunes"
+            what = f"`rewind_to` to be less than {first}, the first epoch in which weights are pruned"
             raise expected(what, rewind_to, "give a later `start_epoch`, so that training starts before pruning")
 
 
@@ -49,7 +49,9 @@ def refuse_sharded_parameters(trainer: Trainer, callback: object, model_parallel
     if _SHARDING & base_names(trainer.strategy) or (is_model_parallel(trainer) and not model_parallel):
         what = f"a strategy that {type(callback).__name__} supports"
         others = ', `strategy="ddp"` or `ModelParallelStrategy`' if model_parallel else ' or `strategy="ddp"`'
-        raise expected(what, type(trainer.strategy).__name__, f"it shards parameters; use one device{others}")
+        raise expected(
+            what, type(trainer.strategy).__name__, f"it splits parameters between processes; use one device{others}"
+        )
 
 
 def is_model_parallel(trainer: Trainer) -> bool:

@@ -18,11 +18,12 @@ from lit_prune.functional.step_hooks import before_step, hookable
 
 
 class MaskHolder(Callback):
-    """Keeps masked weights at zero during `fit`; pruning callbacks and `PruningRemoval` add it to their trainer.
+    """Keeps masked weights at zero during `fit`; all callbacks of `lit_prune.callbacks` add it to their trainer.
 
     This is a separate callback, so that a subclass of `Pruning` may override any hook. The gradients of masked weights
-    are set to zero before clipping. The weights themselves are set to zero after each step of an optimizer that could
-    move them and, in case a hook has written to them, right before each training step, validation and checkpoint:
+    are set to zero before clipping. The weights are set to zero after each step, if the optimizer may have moved them.
+    A hook may also have written to them, so they are set to zero right before each training step, validation and
+    checkpoint, too:
 
         on_train_batch_start  training_step  backward  on_before_optimizer_step  clip  step  on_train_batch_end  save
                              ^                        ^                                    ^                    ^
@@ -40,14 +41,14 @@ class MaskHolder(Callback):
             trainer.callbacks = [cls(), *callbacks_of(trainer)]  # type: ignore[attr-defined]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Register hooks with the optimizers, and wrap methods of the strategy that run after the last hook."""
+        """Register hooks with the optimizers, and wrap the strategy's methods that run after all hooks of callbacks."""
         self._release()
         for optimizer in trainer.optimizers:
             # in manual optimization, an optimizer without Lightning's wrapper does not call `on_before_optimizer_step`
             if not pl_module.automatic_optimization:
                 gradients, weights = (partial(mask, pl_module, optimizer) for mask in (mask_gradients, mask_weights))
                 self._undo.append(before_step(optimizer, gradients, weights).remove)
-            # a custom way of clipping may mix the gradients of several weights
+            # custom gradient clipping may make the gradients of masked weights non-zero again
             if not keeps_zeros(optimizer) or overrides(pl_module, "configure_gradient_clipping"):
                 handle = hookable(optimizer).register_step_post_hook(lambda it, *_: mask_weights(pl_module, it))
                 self._undo.append(handle.remove)
@@ -82,7 +83,7 @@ class MaskHolder(Callback):
         mask_weights(pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set masked weights to zero, in case a callback wrote to them at the end, and leave the callbacks."""
+        """Set masked weights to zero, in case a callback wrote to them at the end, and leave the trainer."""
         if self._undo:  # `fit` has started
             _mask_all(trainer, pl_module)
         self._release()
@@ -110,7 +111,7 @@ class MaskHolder(Callback):
 
 
 def mask_averages(trainer: Trainer, pl_module: LightningModule) -> None:
-    """Mask averages of the model, kept by other callbacks or inside the model, exactly as the model is masked."""
+    """Apply the model's masks to its averages, which other callbacks or the model itself may hold."""
     for average, source in averaged_copies(pl_module, [average for average, _ in _averages_of(trainer)]):
         copy_masks(source, average)
 

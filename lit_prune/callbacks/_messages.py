@@ -1,4 +1,4 @@
-"""Messages of pruning callbacks: which parameters they leave out, what they do not reach, and warnings."""
+"""Messages of pruning callbacks, for example about parameters that they leave out."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from lit_prune.functional.sparsity import count_zeros
 
 
 def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) -> None:
-    """Print which matrices a callback does not prune, and warn if it prunes untrained copies of other modules.
+    """Print which parameters, except vectors, a callback leaves out; warn if it prunes untrained copies of modules.
 
     Args:
         owner: Name of the callback, for the messages.
@@ -33,7 +33,7 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
 
 
 def describe_unreached(owner: str, last: int, max_epochs: int | None) -> None:
-    """Say so if training ends before a callback has pruned everything.
+    """Print a message if training ends before a callback reaches its `amount`.
 
     Args:
         owner: Name of the callback.
@@ -47,7 +47,7 @@ def describe_unreached(owner: str, last: int, max_epochs: int | None) -> None:
 
 
 def warn_of_lost_zeros(owner: str, weights: Sequence[WeightRef]) -> None:
-    """Warn if masked weights are not zero: the loaded checkpoint is then from before the pruning."""
+    """Warn if masked weights are not zero, because weights from before pruning have been loaded."""
     if all(current_mask(ref) is None for ref in weights):
         return
     zeros, pruned, lost = [], [], []
@@ -62,7 +62,7 @@ def warn_of_lost_zeros(owner: str, weights: Sequence[WeightRef]) -> None:
     if not missing:
         return
     rank_zero_warn(
-        f"{owner} has pruned {masked:.2%} of the weights, but of the loaded weights only {zero:.2%} "
-        "are zero: the checkpoint was written before the pruning. HINT: choose one from after the pruning; "
-        "docs/how-to/callbacks.md shows how `ModelCheckpoint` does that."
+        f"{owner} has pruned {masked:.2%} of the weights, but only {zero:.2%} of the loaded weights are zero: the "
+        "checkpoint was written before pruning. HINT: choose a checkpoint written after pruning; "
+        "docs/how-to/callbacks.md shows how to set up `ModelCheckpoint` for this."
     )

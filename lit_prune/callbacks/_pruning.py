@@ -162,7 +162,7 @@ class Pruning(Callback, ABC):
         return weight_layers(model, self.layers, self.exclude, self.parameters)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check the trainer and the model."""
+        """Check the trainer and the model, and replace masks of `torch.nn.utils.prune` by masks of lit-prune."""
         if stage != "fit":
             return
         refuse_sharded_parameters(trainer, self, model_parallel=True)
@@ -185,7 +185,7 @@ class Pruning(Callback, ABC):
         adopt_masks(pl_module)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the masks of the checkpoint."""
+        """Choose the weights, and apply the masks of the checkpoint if a run is resumed."""
         self._choose(trainer, pl_module)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._update_masks(trainer, pl_module)
@@ -260,8 +260,8 @@ class Pruning(Callback, ABC):
         """Prune a model to `amount` without a Trainer; the masks stay on the model.
 
         Raises:
-            InputError: If `layers` or `exclude` match nothing, if `max_layer_sparsity` leaves too few weights to prune,
-                or if a weight is NaN or infinite.
+            InputError: If `layers`, `exclude` or `parameters` match nothing, if `max_layer_sparsity` leaves too few
+                weights to prune, or if a weight is NaN or infinite.
         """
         self._weights = self.choose(model)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
@@ -335,7 +335,7 @@ class Pruning(Callback, ABC):
                 )
 
     def _update_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Apply the masks of a checkpoint; without one, unmask all weights that were loaded as non-zero values."""
+        """Apply the masks of a checkpoint; without one, unmask weights that were loaded as non-zero values."""
         reshard(pl_module)
         tensors = {ref.name: ref.tensor for ref in self._weights}
         loaded, self._loaded = self._loaded, None
@@ -358,7 +358,7 @@ class Pruning(Callback, ABC):
         mask_averages(trainer, pl_module)
         if masks:
             report = sparsity_report(self._weights)
-            # prune again if the loaded weights are less sparse than the sparsity that this callback has reached
+            # prune again if fewer weights are masked than this callback has pruned before
             if report.masked < round(self._reached * report.weights):
                 self._reached = report.masked / report.weights
 

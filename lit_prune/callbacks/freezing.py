@@ -49,8 +49,8 @@ class Phase(TypedDict, total=False):
         lr_factor: Factor that multiplies the learning rate of the parameters that this phase thaws, until `fit`
             finishes. 1 by default.
         patience: Number of validations in a row without an improvement of `monitor` after which the phase starts, even
-            before `epoch`. The improvement is over the best value since the start of the previous phase. With
-            `patience`, `epoch` may be left out.
+            before `epoch`. A validation improves `monitor` if its value is better than all others since the previous
+            phase started. With `patience`, `epoch` may be left out.
     """
 
     epoch: int
@@ -104,7 +104,7 @@ class LayerFreezing(Callback):
         by: str = "layers",
         freeze_norm: bool = True,
         unfreeze_epoch: int | None = None,
-        phases: list[Phase] | list[dict[str, Any]] | None = None,  # `dict`, so that this class checks the keys
+        phases: list[Phase] | list[dict[str, Any]] | None = None,  # `dict`: this class checks the keys, not the parser
         monitor: str | None = None,
         mode: str = "min",
     ) -> None:
@@ -127,7 +127,7 @@ class LayerFreezing(Callback):
         once: list[Phase] = [] if unfreeze_epoch is None else [{"epoch": unfreeze_epoch}]
         self._phases: Sequence[Phase] = once if phases is None else cast(list[Phase], phases)
         self._module: LightningModule | None = None
-        # names and modules that are frozen before the first phase, in the first one, and so on
+        # names and modules that are frozen in each stage: before the first phase, in the first phase, and so on
         self._stages: list[list[tuple[str, nn.Module]]] = []
         self._stage = 0
         self._frozen: Frozen | None = None
@@ -253,8 +253,9 @@ class LayerFreezing(Callback):
             )
 
     def _forget(self) -> None:
-        # "early": how many phases have started at least, because of `monitor`; "counted": how many had started when its
-        # counting began; "best": its best value since; "waited": number of validations since that value
+        # "early": number of phases that `monitor` has started, with all phases before them; "counted": number of phases
+        # that had started when "best" and "waited" were last reset; "best": best value of `monitor` since that reset;
+        # "waited": number of validations since "best"
         self._progress = {"early": 0, "counted": 0, "best": None, "waited": 0}
 
     def _started(self, trainer: Trainer) -> int:
@@ -291,7 +292,7 @@ class LayerFreezing(Callback):
             self._enter(trainer, started)
 
     def _enter(self, trainer: Trainer, stage: int) -> None:
-        """Freeze the modules still frozen after `stage` phases, and scale updates of parameters that these thawed."""
+        """Freeze the modules that `stage` phases leave frozen, and scale the updates of parameters that they thawed."""
         self._thaw()
         self._stage = stage
         last = {module for _, module in self._stages[-1]}
@@ -371,7 +372,9 @@ def _check_phases(phases: Any, monitor: Any) -> None:
         if isinstance(factor, bool) or not isinstance(factor, int | float) or not 0 < factor < inf:
             raise expected(f"`{name}.lr_factor` to be a positive number", factor, "1 keeps the learning rate")
     if monitor is not None and not any("patience" in phase for phase in phases):
-        raise expected("a phase with `patience`, as `monitor` is set", "none", "set a `patience`, or no `monitor`")
+        raise expected(
+            "a phase with `patience`, as `monitor` is set", "none", "give a phase a `patience`, or leave `monitor` out"
+        )
 
 
 class _HookThenActions:

@@ -43,7 +43,7 @@ class SparsityMonitor(Callback):
       averages. It is an upper bound for SGD without momentum, and with weight decay that is added to the gradient.
       Gradients of layers that `LayerFreezing` freezes do not count.
     - `gradient/untouched_pruned`: weights that have been pruned at any time and have not received a non-zero gradient.
-      They stay zero, so sparsity cannot fall below this fraction.
+      They are still zero, so sparsity is at least this fraction.
 
     A `TensorBoardLogger` also receives a figure, `sparsity/layers`, and the histograms, with the epoch as step. A
     resumed run continues with the counts in its checkpoint.
@@ -103,7 +103,7 @@ class SparsityMonitor(Callback):
         self._module, self._coverage = pl_module, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the weights, after other callbacks may have replaced layers, and start to watch their gradients."""
+        """Choose the weights, and start to watch their gradients. Other callbacks may have replaced layers before."""
         self._choose(trainer, pl_module)
         if self.gradient_coverage:
             self._coverage = GradientCoverage(self._weights)
@@ -126,7 +126,7 @@ class SparsityMonitor(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         report = sparsity_report(self._weights)
-        # the values are the same in all processes; their maximum is exactly that, unlike a mean
+        # all processes have the same values; unlike a mean, the maximum reproduces them without rounding
         pl_module.log_dict(self._metrics(report), reduce_fx="max", sync_dist=True)
         loggers: list[Any] = trainer.loggers
         for logger in loggers:
@@ -173,7 +173,7 @@ class SparsityMonitor(Callback):
         try:
             self._weights = list(chain.from_iterable(chosen)) or weight_layers(pl_module)
         except InputError as error:
-            hint = "SparsityMonitor measures what pruning callbacks choose: add `GlobalL1Pruning(0, exclude=...)`."
+            hint = "To choose which weights SparsityMonitor measures, add `GlobalL1Pruning(0, exclude=...)`."
             raise InputError(f"{error} {hint}") from error
 
     def _metrics(self, report: SparsityReport) -> dict[str, float]:
@@ -209,7 +209,7 @@ def _is_sampled(step: int) -> bool:
 
 
 def _draw_sparsity(writer: Any, report: SparsityReport, epoch: int) -> None:
-    """Draw the sparsity of each layer as a bar chart, to a `torch.utils.tensorboard.SummaryWriter`."""
+    """Draw the sparsity of each layer as a bar chart, and write it to a `torch.utils.tensorboard.SummaryWriter`."""
     # imported here, because most runs do not draw; not pyplot, which has global state
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

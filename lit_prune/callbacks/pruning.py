@@ -34,7 +34,7 @@ class GlobalL1Pruning(Pruning):
 class LocalL1Pruning(Pruning):
     """Prune the weights of smallest magnitude of each chosen layer, the same fraction in all layers.
 
-    Other arguments, except `max_layer_sparsity`, and all errors are those of `Pruning`.
+    There is no `max_layer_sparsity`. All other arguments and the errors are those of `Pruning`.
 
     Args:
         amount: Fraction of each layer's weights to prune, in [0, 1): exactly `round(amount * n)` of n weights.

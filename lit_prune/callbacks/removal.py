@@ -60,11 +60,11 @@ class PruningRemoval(Callback):
         self._module = pl_module
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Remove the masks if this is epoch `epoch`."""
+        """Remove the masks once epoch `epoch` is reached, unless they have been removed already."""
         self._catch_up(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remove the masks in epoch `epoch` or later, if a resumed run has skipped the start of that epoch."""
+        """Do the same as `on_train_epoch_start`, which a resumed run may have skipped."""
         self._catch_up(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -17,7 +17,7 @@ def shipped_configs() -> dict[str, Path]:
 
 
 def find_config(value: str) -> str:
-    """Return the path of a configuration, from its path or its name; if `value` could be either, it is the path.
+    """Return the path of a configuration that is given by its path or its name. A file takes precedence over a name.
 
     Raises:
         InputError: If `value` is neither a file nor the name of a shipped configuration.

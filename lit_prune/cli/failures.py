@@ -94,7 +94,7 @@ def print_error(error: BaseException) -> int:
 
 
 def _missing_package(error: ImportError, message: str) -> str | None:
-    """Describe the error of a library that misses a package; return None if the import fails for another reason."""
+    """Describe the error of an import if a package is missing or too old; return None for any other reason."""
     if match := re.match(r"Requirement '([\w-]+)(.*)' not met", message):
         command = f"pip install -U '{match[1]}{match[2]}'"
         return f"The package `{match[1]}` is not installed, or too old. Install it with `{command}`."

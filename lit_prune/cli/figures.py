@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from lit_prune.files.atomic import replacing
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart, without their yellow, which is too light
+# Okabe and Ito's colours, which colour-blind readers can tell apart; their yellow is left out, as it is too light
 BLACK, BLUE, ORANGE, GREY = "#000000", "#0072B2", "#E69F00", "#777777"
 SERIES = (BLUE, "#D55E00", "#009E73", BLACK, "#CC79A7", "#56B4E9", ORANGE)
 # line styles that readers can tell apart in black and white

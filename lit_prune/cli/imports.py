@@ -1,4 +1,4 @@
-"""Import modules in less time, and end at once on Ctrl-C meanwhile."""
+"""Import modules faster, and let Ctrl-C end the process at once while modules are imported."""
 
 import gc
 import os
@@ -12,7 +12,7 @@ _imports = 0  # number of open `importing` blocks
 
 @contextmanager
 def importing() -> Iterator[None]:
-    """Do not look for garbage inside a `with` block: torch and Lightning leave none, and are imported faster."""
+    """Switch off garbage collection inside a `with` block: this speeds up importing torch, which leaves no garbage."""
     global _imports
     enabled = gc.isenabled()
     gc.disable()
@@ -27,11 +27,13 @@ def importing() -> Iterator[None]:
 
 @contextmanager
 def ending_on_interrupt() -> Iterator[None]:
-    """Let Ctrl-C end this process with one line and status 130 in an `importing` block, and silently after this block.
+    """Let Ctrl-C end the process at once while modules are imported, and after this `with` block.
 
-    Elsewhere, it raises as usual. An exception during imports can be lost, because libraries catch all errors of their
-    optional imports, or printed with a traceback, because Python calls some functions that cannot raise. The latter
-    also happens while Python exits, which takes seconds once torch has been imported.
+    In an `importing` block, the process prints one line and exits with status 130; after this block, it ends silently.
+    Otherwise, Ctrl-C raises `KeyboardInterrupt` as usual. During imports, this exception could be lost, because
+    libraries catch all errors of their optional imports, or be printed with a traceback, because Python calls some
+    functions that cannot raise. The latter also happens while Python exits, which takes seconds once torch has been
+    imported.
     """
     signal.signal(signal.SIGINT, _on_interrupt)
     try:

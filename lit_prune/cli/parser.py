@@ -42,7 +42,8 @@ class _ParseError(Exception):
 
 class _HelpFormatter(DefaultHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
-        text = re.sub(r", lit_prune\.training\.[\w.]+", "", super()._get_help_string(action))  # every run has these
+        # do not offer the callbacks that every run adds
+        text = re.sub(r", lit_prune\.training\.[\w.]+", "", super()._get_help_string(action))
         if action.default in (None, []) or action.nargs == 0 or "(default: " in (action.help or ""):
             return text.replace(" (default: %(default)s)", "").replace(", default: %(default)s", "")
         return text
@@ -64,7 +65,7 @@ class CommandParser(ArgumentParser):
     """A `jsonargparse.ArgumentParser` that prints no usage on an error; `one_sentence_errors` explains its errors.
 
     Attributes:
-        data_class: Base class of the data modules that `--data` names; None if it names none.
+        data_class: Base class of the classes that `--data` accepts; None if `--data` takes no class.
     """
 
     def __init__(self, *args: Any, **settings: Any) -> None:
@@ -128,8 +129,8 @@ def make_checkpoint_parser(
             "--metric",
             type=str | None,
             default=None,
-            help="With --data module.Class: metric that the network logs, a fraction from 0 to 1 of which more is "
-            'better (default: the first one whose name contains "acc").',
+            help="With --data module.Class: metric that the network logs, a fraction from 0 to 1; higher is better "
+            '(default: the first metric whose name contains "acc").',
         )
     if data_class is not None:
         parser.add_subclass_arguments(data_class, "data", required=False)
@@ -168,19 +169,19 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
 
 
 def check_path(what: str, path: str) -> None:
-    """Raise an `InputError` if a path is empty or contains too long a name; `what` names the option."""
+    """Raise an `InputError` if a path is empty, or a file or folder name in it is too long; `what` names the option."""
     if not path:
         raise expected(f"{what} to be a path", "an empty value", "give a path, or leave the option out")
     if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(path).parts):
-        limit = f"{what} to be a path with names of up to {_LONGEST_NAME} bytes"
-        raise expected(limit, f"`{shorten(path)}`", "check the path")
+        limit = f"{what} to be a path whose file and folder names have at most {_LONGEST_NAME} bytes"
+        raise expected(limit, f"`{shorten(path)}`", "choose a shorter name")
 
 
 def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
     """Check, before a command starts to work, that an output file can be written and replaces none of the inputs.
 
     Raises:
-        InputError: If the path is a folder or one of the inputs, or if its folder does not exist.
+        InputError: If the path is empty, a folder or one of the inputs, or if its folder does not exist.
         OSError: If nothing can be written into the folder.
     """
     output = Path(path)

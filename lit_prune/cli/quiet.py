@@ -19,7 +19,7 @@ _MESSAGES = [
     "Checkpoint directory .* exists and is not empty",
     # with `--ckpt_path`, a run continues in a new folder
     "The dirpath has changed from .*",
-    # with DDP, the gradient of a 1x1 convolution may have other strides than its weight, where the size is 1: harmless
+    # with DDP, the gradient of a 1x1 convolution may have other strides than its weight, but only where the size is 1
     "Grad strides do not match bucket view strides",
     # a warning of Lightning 2.6 with torch 2.13 or later, which the user cannot prevent
     ".*isinstance\\(treespec, LeafSpec\\).*",
@@ -64,6 +64,6 @@ def _format_warning(
 
 
 def _is_helpful(record: logging.LogRecord) -> bool:
-    # the random seed is in config.yaml; printed on stderr, it would precede every error message;
-    # the callback for the model summary is our own
+    # the random seed is in config.yaml; printed on stderr, it would precede every error message. The message about
+    # model summary callbacks says that there is one, which every run has
     return not any(text in record.getMessage() for text in ("Tip: ", "Seed set to ", "model summary callbacks"))

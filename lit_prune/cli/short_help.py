@@ -1,6 +1,7 @@
 """The text of `lit-prune COMMAND --help`: the options that are used most, and two examples.
 
-The text is data, because the parser, which lists all options for `--help=all`, takes seconds to import and to build.
+The texts are written here, and not made by the parser as for `--help=all`, because the parser takes seconds to import
+and to build.
 `tests/cli/test_short_help.py` checks that the parser knows every option and accepts every example.
 """
 
@@ -22,7 +23,7 @@ class Page(NamedTuple):
     examples: tuple[str, str]
 
 
-_CONFIG = {"--config FILE": "YAML file with options; a later one overrides an earlier one"}
+_CONFIG = {"--config FILE": "YAML file with options; a later file overrides an earlier one"}
 _MODEL = {"--model CLASS": "your own LightningModule, as module.Class"}
 _OWN = {"--model, --data CLASS": "your own LightningModule and LightningDataModule, as module.Class"}
 _IMAGES = {
@@ -30,7 +31,11 @@ _IMAGES = {
     "--data.data_dir FOLDER": "folder into which CIFAR-10 is downloaded (default: data)",
 }
 _SCORES = {"--limit N": "measure accuracy on at most N images", **_IMAGES}
-_OWN_SCORES = {**_SCORES, **_OWN, "--metric NAME": "metric that your own network logs (default: the first with acc)"}
+_OWN_SCORES = {
+    **_SCORES,
+    **_OWN,
+    "--metric NAME": "metric that your own network logs (default: the first whose name contains acc)",
+}
 _WEIGHTS = {"--layers GLOB ...": "layers to prune (default: all)", "--exclude GLOB ...": "layers not to prune"}
 _MACHINE = {
     "--trainer.accelerator NAME": "auto, cpu or gpu (default: auto)",
@@ -61,18 +66,18 @@ PAGES = {
         {
             "--config NAME": "quick, original, or a YAML file with options, such as the config.yaml of a run",
             "--name NAME": "folder of the run, below lightning_logs (default: name of the configuration)",
-            "--resume [FOLDER]": "resume this run, or the newest one of --name; start it if there is none",
+            "--resume [FOLDER]": "resume the run in FOLDER, or the newest run of --name; start one if there is none",
             "--model.weights NAME": "initial weights: IMAGENET1K_V1, a file, or null for random ones",
             "--model.init_from FILE": "start from the weights in a checkpoint",
-            "--model.optimizer CLASS": "of torch.optim; --model.optimizer.lr 0.01 sets an argument of it",
-            "--model.lr_scheduler CLASS": "of torch.optim.lr_scheduler, for example CosineAnnealingLR",
+            "--model.optimizer CLASS": "class of torch.optim; --model.optimizer.lr 0.01 sets its argument lr",
+            "--model.lr_scheduler CLASS": "class of torch.optim.lr_scheduler, for example CosineAnnealingLR",
             "--data.source NAME": "cifar10 (the default, downloaded if needed) or synthetic",
             "--data.data_dir FOLDER": "folder into which CIFAR-10 is downloaded (default: data)",
             "--data.limit_train N": "train on N images only",
             "--data.batch_size N": "images per batch (default: 128)",
             "--trainer.callbacks+ CLASS": "add a callback: GlobalL1Pruning, LocalL1Pruning, GlobalRandomPruning,\n"
             "LayerFreezing, PruningRemoval, SparsityMonitor, or one of Lightning;\n"
-            "--trainer.callbacks.amount 0.3 sets an argument of it",
+            "--trainer.callbacks.amount 0.3 sets its argument amount",
             "--trainer.callbacks.help CLASS": "list the arguments of a callback",
             "--trainer.max_epochs N": "number of epochs (default: 30)",
             **_MACHINE,
@@ -96,7 +101,7 @@ PAGES = {
         "FILE [options]",
         {
             "--format NAME": "table, json or csv (default: table)",
-            "--plot FILE.png": "draw the layers and the magnitudes of their weights",
+            "--plot FILE.png": "draw sparsity, weights and FLOPs of each layer, and a histogram of magnitudes",
             "--input_size N": "height and width of the images for which FLOPs are counted, in pixels",
             **_MODEL,
             **_CONFIG,
@@ -110,7 +115,7 @@ PAGES = {
             "--output FILE": "checkpoint to write",
             "--local": "prune this fraction of each layer, instead of all layers together",
             "--random": "prune randomly chosen weights; --seed N chooses others",
-            "--max_layer_sparsity F": "largest fraction to prune of any layer",
+            "--max_layer_sparsity F": "largest fraction of any single layer to prune",
             **_WEIGHTS,
             "--split NAME": "also measure accuracy before and after pruning, on test or val images",
             **_OWN_SCORES,
@@ -127,7 +132,7 @@ PAGES = {
             "--output FILE.png": "heat map to draw (default: sensitivity.png)",
             "--amounts F ...": "fractions of a layer to prune (default: 0.1 to 0.9, and 0.95)",
             **_WEIGHTS,
-            "--tolerance POINTS": "largest loss of accuracy that the suggested limits accept (default: 1)",
+            "--tolerance POINTS": "accuracy that the suggested limits may cost, in percentage points (default: 1)",
             "--split NAME": "val or test (default: val)",
             "--format NAME": "table, json or csv (default: table)",
             **_OWN_SCORES,
@@ -158,7 +163,7 @@ PAGES = {
         {
             "--format NAME": "onnx, torchexport, safetensors or state_dict",
             "--output FILE": "file to write",
-            "--crop": "remove dead taps: the file is smaller, but valid only for this size of images",
+            "--crop": "remove kernel positions that only see padding: a smaller file, for one image size",
             "--compress": "store only nonzero weights (safetensors, state_dict)",
             "--batch N": "number of images that the file takes at a time (default: any)",
             "--input_size N": "height and width of the images, in pixels (default: 32)",
@@ -191,7 +196,7 @@ PAGES = {
         {
             "--preset NAME": "quick (minutes), reduced (an hour on CPU), original, or full",
             "--dry_run": "only print the experiments and an estimate of the time",
-            "--only GLOB ...": "run only experiments with these names, and those from which they start",
+            "--only GLOB ...": "run only experiments with these names, and the experiments they start from",
             "--seeds N ...": "random seeds; every experiment runs once with each seed",
             "--max_epochs N": "number of epochs of every run",
             "--weights NAME": "initial weights: IMAGENET1K_V1, a file, or random",
@@ -199,7 +204,7 @@ PAGES = {
             "--jobs N": "number of runs at the same time",
             "--threads N": "number of CPU threads of each run",
             "--ray ADDRESS": "run on a Ray cluster: auto, local or HOST:PORT",
-            "--data.NAME VALUE": "any option of `lit-prune fit` for the data, for every experiment; so are\n"
+            "--data.NAME VALUE": "set this option of `lit-prune fit` in every experiment; also\n"
             "--model.NAME VALUE and --trainer.NAME VALUE",
         },
         ("lit-prune study --preset quick", "lit-prune study --preset full --dry_run"),

@@ -40,7 +40,7 @@ class StopSignals:
             signal.signal(number, handler)
 
     def listen(self) -> None:
-        """Install the signal handlers, again if other code has replaced them."""
+        """Install the signal handlers; to be called again after other code has replaced them."""
         if self._before:
             for number in _SIGNALS:
                 signal.signal(number, self._on_signal)
@@ -56,5 +56,5 @@ class StopSignals:
         raise self.raised
 
     def blame(self, error: Exception) -> Exception:
-        """Return the error that was raised if `error` follows from it, else `error`."""
+        """Return the error that a signal raised, if a library replaced it by `error`; otherwise `error`."""
         return error if self.raised is None or isinstance(error, UnfinishedError) else self.raised

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from lit_prune.data.randomness import Purpose, random_bits
 
-# of all pixels of CIFAR-10's training images; the common STD (0.2023, 0.1994, 0.2010) averages the STD of each image
+# over all pixels of CIFAR-10's training images; the STD that is often used, (0.2023, 0.1994, 0.2010), is the average of
+# the STDs of single images
 MEAN = (0.4914, 0.4822, 0.4465)
 STD = (0.2470, 0.2435, 0.2616)
 PADDING = 4

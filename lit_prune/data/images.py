@@ -27,15 +27,15 @@ class NamedImages(NamedTuple):
 
 
 class _UnreadableError(Exception):
-    """The message says why, as a phrase."""
+    """Raised if an image cannot be read; the message is a phrase that says why."""
 
 
 def read_images(path: Path) -> NamedImages:
     """Read one image, or all images of a folder and its subfolders, sorted by name.
 
-    Reads all formats that Pillow reads, except EPS. In a folder, files are images if they have the suffix of a picture,
-    or the content of PNG or JPEG. Hidden files and folders and other files, such as `labels.txt`, are ignored. Images
-    that cannot be read are skipped, with a warning that lists all of them.
+    Reads all formats that Pillow reads, except EPS. In a folder, a file is taken as an image if its suffix is that of
+    an image format, or if its content begins like a PNG or JPEG file. All other files, such as `labels.txt`, and hidden
+    files and folders are ignored. Images that cannot be read are skipped, with a warning that lists all of them.
 
     Images are rotated according to their EXIF data, put on a white background if they are transparent, cropped to the
     central square, and resized to 32x32 pixels with antialiasing. 16-bit channels are scaled to 8 bits.
@@ -83,7 +83,7 @@ def _is_image(file: Path, folder: Path, formats: dict[str, set[str]]) -> bool:
     try:
         with file.open("rb") as stream:
             return stream.read(max(map(len, MAGIC))).startswith(MAGIC)
-    except OSError:  # it is not known whether this is an image; reading it will fail, and is reported
+    except OSError:  # the file may be an image; reading it will fail, and this will be reported
         return True
 
 

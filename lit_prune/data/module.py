@@ -245,5 +245,5 @@ def _check_path(name: str, value: str) -> None:
     if not value or "\0" in value:
         raise expected(f"`{name}` to be a path", shown, "leave it out for the default")
     if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(value).parts):
-        what = f"`{name}` to be a path of names up to {_LONGEST_NAME} bytes each"
-        raise expected(what, shown, "check the path")
+        what = f"`{name}` to be a path whose file and folder names have at most {_LONGEST_NAME} bytes"
+        raise expected(what, shown, "choose a shorter name")

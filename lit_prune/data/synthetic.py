@@ -1,7 +1,7 @@
 """Generate synthetic images of ten classes, without files or a network connection.
 
 Each image shows a shape at a random position, size and angle, in a random colour on a background of another random
-colour, with a brightness gradient and noise. A shape is as often brighter as darker than its background, so the average
+colour, with a brightness gradient and noise. A shape is brighter than its background as often as darker, so the average
 image is the same for all classes: a linear classifier learns almost nothing, and a network must recognise shapes.
 """
 

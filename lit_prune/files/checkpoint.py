@@ -28,7 +28,7 @@ _SHOWN = 3  # largest number of names listed in a message
 _LIGHTNING_VERSIONS = ("1", "2")
 _ARCHIVE = b"PK\x03\x04"  # first bytes of a zip archive
 _FOLDER = 0x10  # attribute bit that marks a record of a zip archive as a folder
-# results that `fit` stores under `KEY`: the types of their values, and the names that they have if there are any
+# results that `fit` stores under `KEY`: the type of their values, and names that must be there unless a result is empty
 _RESULTS = {
     "best": (int | float | str, {"val_acc", "val_loss", "epoch", "checkpoint"}),
     "final": (int | float, set[str]()),
@@ -283,7 +283,7 @@ def _holds(entry: Any, kind: Any) -> bool:
 
 def _check_version(version: Any, path: str | Path) -> None:
     """Raise an `InputError` unless Lightning 1 or 2 wrote the checkpoint; the formats of later versions are unknown."""
-    what = f"a checkpoint of Lightning 2 in `{path}`"
+    what = f"a checkpoint of Lightning 1 or 2 in `{path}`"
     if not isinstance(version, str) or not version[:1].isdigit():
         raise expected(what, f"the version {version!r}", "check which program wrote the file")
     if version.split(".")[0] not in _LIGHTNING_VERSIONS:

@@ -37,7 +37,7 @@ _WANTED = f"a file that `lit-prune export --compress` wrote, in format {_FORMAT}
 _FORMAT_KEY, _TENSORS_KEY, _CRC_KEY = "lit_prune.format", "lit_prune.tensors", "lit_prune.crc32"
 _MASK, _VALUES = ".mask", ".values"
 _MOST_DIMENSIONS = 64
-# pack a tensor only if its mask and values take at least so many bytes less; their entries in the header are longer
+# pack a tensor only if packing saves at least this many bytes: a packed tensor takes more space in the header
 _SAVED = 256
 # types that both torch and safetensors support, and that store the number zero as zero bits only
 _NAMES = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8", "bool")

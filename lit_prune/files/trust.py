@@ -16,14 +16,14 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lit_prune.errors import InputError, expected, shorten
 
-# settings that the group "run" may hold, and their types; the command line would take other names as its options
+# settings that the group "run" may hold, and their types; any other name would be taken as an option of the command
 _RUN = {"seed_everything": int | None, "name": str | None}
 # the arguments of `LitResNet18` that take a class
 BUILT = ("optimizer", "lr_scheduler")
 # the keys by which jsonargparse recognizes a class in the value of an argument
 _OF_CLASSES = {"class_path", "init_args", "dict_kwargs"}
 _DEPTH, _VALUES = 20, 10_000  # limits of a group of settings: levels of nesting, number of values
-# the modules of `cli` define Lightning's `ReduceLROnPlateau`
+# modules from which an optimizer or scheduler may come; those called `cli` define Lightning's `ReduceLROnPlateau`
 _MODULES = re.compile(r"torch\.optim(\.\w+)?|lightning\.pytorch\.cli|pytorch_lightning\.cli", re.ASCII)
 # a harmless text: with only these characters it cannot be a class path, a YAML collection, or a path to another folder
 _WORD = re.compile(r"(\w[\w+-]{0,99})?", re.ASCII)
@@ -128,7 +128,10 @@ def _is_bounded(settings: Any) -> bool:
 
 
 def _risks(value: Any, where: str, strict: bool) -> Iterator[tuple[str, str]]:
-    """Yield (place in the settings, text) for each text that could name a class or a file."""
+    """Yield (place in the settings, text) for each text that could name a class or a file.
+
+    `strict` tells whether the argument at `where` could take a class. If not, only a `class_path` inside it counts.
+    """
     if where.endswith(".class_path"):
         yield where, str(value)
     elif isinstance(value, Mapping):

@@ -2,7 +2,7 @@
 
 `yaml.safe_load` builds only plain values. But with aliases, a few lines can expand to billions of values, and a value
 can contain itself; and values can be nested too deep for Python. So the parser's events are counted before any value is
-built; their number is limited by the size of the file, even with aliases.
+built. An alias is a single event, so the size of the file limits their number.
 """
 
 from pathlib import Path
@@ -19,7 +19,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def describe_fault(error: Exception) -> str:
-    """Say in one line where YAML is wrong, from the error of `load_yaml`."""
+    """Describe an error of `load_yaml` in one line, with the place in the YAML if it is known."""
     mark = getattr(error, "problem_mark", None)
     if mark is None:
         return one_line(error)
@@ -30,7 +30,7 @@ def load_yaml(path: str | Path) -> Any:
     """Load a YAML file as plain values.
 
     Raises:
-        InputError: If the file is larger than 10 MB, expands to more than 100,000 values when aliases are followed, is
+        InputError: If the file is larger than 10 MB, has more than 100,000 values once its aliases are expanded, is
             nested more than 100 levels deep, has a value that contains itself, or has tags that build Python objects.
         OSError: If the file cannot be read.
         ValueError: If the file is not UTF-8, or contains an impossible date.
@@ -54,7 +54,7 @@ def _read(path: str | Path) -> str:
 
 
 def _check(text: str, source: str) -> None:
-    """Raise an `InputError` for dangerous YAML; count the values that each collection expands to, following aliases."""
+    """Raise an `InputError` for dangerous YAML; count the values in each collection as if its aliases were expanded."""
     sizes: dict[str | None, int] = {}  # number of values that each anchor stands for; 0 while its collection is open
     collections: list[tuple[str | None, int]] = [(None, 0)]  # anchor and size of the document and each open collection
     for event in yaml.parse(text, Loader=_LOADER):
@@ -84,4 +84,4 @@ def _check(text: str, source: str) -> None:
         collections[-1] = collections[-1][0], collections[-1][1] + size
         if collections[-1][1] > _VALUES:
             hint = "write fewer values or use fewer aliases"
-            raise expected(f"at most {_VALUES:,} values in {source}, with aliases followed", "more", hint)
+            raise expected(f"at most {_VALUES:,} values in {source} once its aliases are expanded", "more", hint)

@@ -35,7 +35,7 @@ def averaged_copies(model: nn.Module, others: Sequence[nn.Module] = ()) -> Itera
 def frozen_copies(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield pairs of names: a module that is not trained, and the trained module that it seems to be a copy of.
 
-    Modules whose names differ only in numbers, such as `layer1.0` and `layer1.1`, are blocks of one network.
+    Modules whose names differ only in numbers, such as `layer1.0` and `layer1.1`, are repeated blocks, not copies.
     """
     named = [(name, module) for name, module in model.named_modules() if any(True for _ in module.parameters())]
     done = set[nn.Module]()

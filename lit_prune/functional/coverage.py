@@ -13,7 +13,7 @@ from lit_prune.functional.sharding import Split, local, part_like
 
 
 class GradientCoverage:
-    """Track which weights have received a non-zero gradient, with one byte for each weight.
+    """Track which weights have received a non-zero gradient, in one byte of memory for each weight.
 
     A weight that never receives one cannot learn. Examples are a weight of a dead unit, and a weight whose input is
     always zero, such as one at a kernel position that only ever sees padding.
@@ -40,7 +40,7 @@ class GradientCoverage:
         self._touched = [torch.zeros_like(ref.tensor, dtype=torch.bool, requires_grad=False) for ref in weights]
 
     def update(self, optimizers: Iterable[Optimizer] = ()) -> None:
-        """Record gradients, after a backward pass, and past ones that show in averages or sums kept by `optimizers`."""
+        """After a backward pass, record its gradients, and past ones that show in averages or sums of `optimizers`."""
         memories = [remembered_gradients(optimizer) for optimizer in optimizers]
         for ref, touched in zip(self._weights, self._touched, strict=True):
             for gradient in [ref.tensor.grad, *(memory.get(ref.tensor) for memory in memories)]:

@@ -52,8 +52,8 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int], example: Any 
         model: Any module, masked or not. It is not changed.
         input_size: Height and width of square images, or the shape of one input; see `input_shape`. The forward pass
             gets zeros of this shape.
-        example: What the forward pass gets instead, as the `example_input_array` of a LightningModule: a tensor, a
-            tuple of several inputs, or a dictionary of inputs by name. `input_size` is ignored then.
+        example: Input of the forward pass, like the `example_input_array` of a LightningModule: a tensor, a tuple of
+            several inputs, or a dictionary of inputs by name. If it is given, `input_size` is ignored.
 
     Returns:
         FLOPs by the qualified name of the layer, in the order of registration. A weight that several layers share

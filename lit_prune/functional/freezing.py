@@ -18,7 +18,7 @@ from lit_prune.errors import check_choice, expected
 from lit_prune.functional.selection import WeightRef, as_patterns, is_norm, layers_with_weights, modules_matching
 from lit_prune.functional.step_hooks import hookable
 
-# "Dropout", "DropPath", "DropBlock2d" of any library; `RReLU`: random slopes in training
+# class names of dropouts in any library: "Dropout", "DropPath", "DropBlock2d"; `RReLU` draws random slopes in training
 _DROPOUT = re.compile("Drop|StochasticDepth|RReLU")
 
 
@@ -193,7 +193,7 @@ def _is_norm_or_dropout(name: str, module: nn.Module) -> bool:
 
 
 def _count_values(ref: WeightRef) -> int:
-    """Count the values of a weight, or of the largest parameter from which it is computed; 0 if it is packed."""
+    """Count the values of a weight, or of the largest parameter from which it is computed; 0 in a quantized layer."""
     starts = (ref.parameter, f"parametrizations.{ref.parameter}.")
     sources = [value for key, value in ref.module.named_parameters() if key.startswith(starts)]
     if any(map(is_lazy, sources)):
@@ -217,18 +217,18 @@ def _without_values(name: str) -> Exception:
 class Frozen:
     """Modules that are frozen until `thaw` is called.
 
-    Their parameters have no gradients, so optimizers skip them. In each forward pass they compute as in evaluation
-    mode: normalization layers use their running statistics and do not update them, dropout does nothing, spectral norm
-    makes no power iterations. Whatever a forward pass writes into their buffers, such as the ranges of a fake
-    quantizer, is discarded. Calls of `train()` or `eval()` do not undo this. A module in several `Frozen` objects stays
-    frozen until the last of them is thawed. A module that contains parameters which train is not put into evaluation
-    mode.
+    Their parameters have no gradients, so optimizers skip them. In each forward pass, the modules compute as in
+    evaluation mode: normalization layers use their running statistics and do not update them, dropout does nothing,
+    spectral norm makes no power iterations. Whatever a forward pass writes into their buffers, such as the ranges of a
+    fake quantizer, is discarded. Calls of `train()` or `eval()` do not undo this. A module in several `Frozen` objects
+    stays frozen until the last of them is thawed. A module that also contains trained parameters is not put into
+    evaluation mode.
 
     Args:
         modules: Modules to freeze; modules inside them are not included.
-        keep_backward: Whether to leave `requires_grad` of the parameters as it is, or the modules whose parameters keep
-            it. The backward pass then still computes gradients, and `drop_gradients` must be called before every
-            optimizer step.
+        keep_backward: True leaves `requires_grad` of all parameters unchanged; a collection of modules leaves it
+            unchanged for the parameters of these modules. The backward pass then still computes their gradients, and
+            `drop_gradients` must be called before every optimizer step.
 
     Attributes:
         parameters: Frozen parameters.
@@ -251,7 +251,7 @@ class Frozen:
         _recompile()
 
     def drop_gradients(self) -> None:
-        """Set the gradients of frozen parameters to None; with zeros, weight decay and momentum would move them."""
+        """Set the gradients of frozen parameters to None: zeros would let weight decay and momentum move them."""
         for parameter in self.parameters:
             parameter.grad = None
 
@@ -358,7 +358,7 @@ class _EvalHold:
         self._writes = not (is_norm(module) and type(module).__module__.startswith("torch.nn.modules"))
         self._left: list[tuple[dict[str, Any], dict[str, Tensor]]] = []
         # prepended, so that other hooks of the module, such as that of spectral norm, run in evaluation mode; several
-        # holds of a module are left in the reverse order, so they are nested
+        # holds of one module nest: the last registered one is entered first, and left last
         self._handles: list[RemovableHandle] = [
             module.register_forward_pre_hook(self._enter, prepend=True),
             module.register_forward_hook(self._leave, always_call=True),
@@ -390,5 +390,5 @@ class _EvalHold:
     def remove(self) -> None:
         for handle in self._handles:
             handle.remove()
-        while self._left:  # a forward pass that Ctrl-C has interrupted
+        while self._left:  # left over from a forward pass that Ctrl-C interrupted
             self._leave(self._module, None, None)

@@ -102,7 +102,7 @@ def adopt_masks(model: nn.Module) -> None:
 
 
 def copy_masks(model: nn.Module, target: nn.Module) -> None:
-    """Mask a copy of a model, such as an average of its weights, exactly like the model; its other masks are removed.
+    """Mask a copy of a model, such as an average of its weights, like the model; other masks of the copy are removed.
 
     Args:
         model: Model with the masks. An `AveragedModel` inside it is ignored.
@@ -143,12 +143,12 @@ def hold_masks(model: nn.Module, optimizer: Optimizer) -> "HeldMasks":
     """Keep masked weights at zero in a training loop without the callbacks of lit-prune, whatever the optimizer does.
 
     From now on, each step of the optimizer first sets the gradients of masked weights to zero and afterwards the
-    weights themselves. Masks that are applied later are held too, and removed masks no longer. In a loop that clips
-    gradients, call `mask_gradients(model)` before clipping, so that the gradients of masked weights do not count.
+    weights themselves. Masks that are applied later are held too; masks that have been removed are not. In a loop that
+    clips gradients, call `mask_gradients(model)` before clipping, so that the gradients of masked weights do not count.
 
     Args:
         model: Model with the masks.
-        optimizer: Optimizer of its parameters.
+        optimizer: Optimizer of the model's parameters.
 
     Returns:
         A handle; its method `remove` ends the effect.

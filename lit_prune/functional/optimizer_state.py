@@ -71,7 +71,7 @@ def _clear_state(optimizer: Optimizer) -> None:
 
 
 def _has_elements(value: Any, parameter: nn.Parameter) -> bool:
-    """Return whether a value has a float for each element of a parameter; the codes of 8-bit optimizers are others."""
+    """Return whether a value has one float for each element of a parameter, unlike codes of 8-bit optimizers."""
     if not isinstance(value, Tensor) or value.shape != parameter.shape:
         return False
     return type(local(value)) is Tensor and value.is_floating_point()

@@ -143,12 +143,12 @@ def check_max_layer_sparsity(max_layer_sparsity: Any) -> None:
     """Raise an `InputError` unless `max_layer_sparsity` is None or a number in (0, 1]."""
     number = isinstance(max_layer_sparsity, int | float) and not isinstance(max_layer_sparsity, bool)
     if max_layer_sparsity is not None and not (number and 0 < max_layer_sparsity <= 1):
-        hint = "give the largest fraction of a layer to prune, or leave it out"
+        hint = "give the largest fraction of a layer to prune, or leave `max_layer_sparsity` out"
         raise expected("`max_layer_sparsity` in (0, 1]", max_layer_sparsity, hint)
 
 
 def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: float | None) -> None:
-    """Raise an `InputError` if `amount` cannot be reached even with every layer at its limit."""
+    """Raise an `InputError` if `amount` cannot be reached although every layer is pruned to its limit."""
     sizes = [ref.tensor.numel() for ref in weights]
     room = [size if max_layer_sparsity is None else math.floor(max_layer_sparsity * size) for size in sizes]
     if round(amount * sum(sizes)) > sum(room):
@@ -157,7 +157,7 @@ def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: 
 
 def _no_room(amount: float, max_layer_sparsity: float | None) -> InputError:
     what = f"`max_layer_sparsity` to leave room for an `amount` of {amount}"
-    return expected(what, max_layer_sparsity, "raise the limit or prune less")
+    return expected(what, max_layer_sparsity, "increase `max_layer_sparsity`, or prune less")
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,11 @@ def stored_values(model: nn.Module) -> dict[str, Tensor]:
     """Copy all parameters and persistent buffers of a model to the CPU.
 
     Args:
-        model: Any module. Masked weights are copied with their zeros.
+        model: Any module. Of a weight that `torch.nn.utils.prune` has masked, the stored values are copied (those of
+            `<name>_orig`, without the mask applied).
 
     Returns:
-        Tensors by name, as in the state dict.
+        Tensors by the names that they have in the state dict of the same model without masks.
     """
     # a copy even if it is on the CPU already
     return {name: tensor.detach().to("cpu", copy=True) for name, tensor in _stored(model)}

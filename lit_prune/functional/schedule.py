@@ -46,5 +46,5 @@ def sparsity_at(
 
 
 def first_pruned_epoch(start_epoch: int, end_epoch: int | None, every_n_epochs: int = 1) -> int:
-    """Return the first epoch that prunes; the arguments are those of `sparsity_at`."""
+    """Return the first epoch in which weights are pruned; the arguments are those of `sparsity_at`."""
     return start_epoch if end_epoch is None else min(start_epoch + every_n_epochs, end_epoch)

@@ -29,8 +29,8 @@ class WeightRef(NamedTuple):
     """One weight of a model.
 
     Attributes:
-        name: Qualified name of the layer, for example "layer4.0.conv1", if its only weight is called "weight"; else of
-            the parameter, for example "lstm.weight_ih_l0". "" for the model itself.
+        name: Qualified name of the layer, for example "layer4.0.conv1", if its only weight is called "weight";
+            otherwise of the parameter, for example "lstm.weight_ih_l0". "" if the model itself is the layer.
         module: Module that holds the weight.
         parameter: Name of the weight in the module, for example "weight".
     """
@@ -47,7 +47,7 @@ class WeightRef(NamedTuple):
 
     @property
     def tensor(self) -> nn.Parameter:
-        """The parameter."""
+        """The parameter that stores the weight: `<parameter>_orig` if `torch.nn.utils.prune` has masked it."""
         masked = torch_mask(self.module, self.parameter) is not None
         parameter = self.module._parameters.get(f"{self.parameter}_orig" if masked else self.parameter)
         if parameter is None:
@@ -174,8 +174,8 @@ def find_weight(model: nn.Module, name: str) -> WeightRef | None:
 
 
 def torch_mask(module: nn.Module, name: str) -> Tensor | None:
-    """Return the mask that `torch.nn.utils.prune` has put on a parameter, if it has."""
-    # a `torch.jit.ScriptModule` has no dictionaries
+    """Return the mask of a parameter that `torch.nn.utils.prune` has masked; None if it has not."""
+    # the parameters of a `torch.jit.ScriptModule` are not in a dictionary
     masked = not isinstance(module, torch.jit.ScriptModule) and f"{name}_orig" in module._parameters
     return module._buffers.get(f"{name}_mask") if masked else None
 
@@ -285,7 +285,7 @@ def _is_norm_or_embedding(module: nn.Module) -> bool:
 
 
 def _is_packed(module: nn.Module) -> bool:
-    """Return whether a module is a quantized layer, whose `weight` is a method; its inner container has none."""
+    """Return whether a module is a quantized layer, whose `weight` is a method; the container inside it has none."""
     return hasattr(module, "_packed_params") and callable(getattr(module, "weight", None))
 
 

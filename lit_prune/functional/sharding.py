@@ -1,7 +1,7 @@
 """Weights that are split between processes: find the part of this process and its position, and add up counts.
 
-A split weight is a `DTensor`, made by `fully_shard` (FSDP2) or tensor parallelism. `gather`, and `Split` if one of its
-weights is split, communicate, so all processes must call them in the same order.
+A split weight is a `DTensor`, made by `fully_shard` (FSDP2) or tensor parallelism. `gather` communicates, and so
+does `Split` if one of its weights is split: all processes must call them in the same order.
 """
 
 from collections.abc import Sequence
@@ -53,8 +53,8 @@ def block_of(weight: Any) -> tuple[slice, ...]:
 
     mesh, placements = weight.device_mesh, weight.placements
     for axis, placement in enumerate(placements):
-        # with `_StridedShard`, a process holds one block only if later axes of the mesh split it into `split_factor`
-        # pieces
+        # with `_StridedShard`, a process holds one block only if later axes of the mesh split the same dimension into
+        # `split_factor` pieces
         later = prod(mesh.size(i) for i in range(axis + 1, mesh.ndim) if _splits(placements[i], placement))
         if getattr(placement, "split_factor", later) != later:
             raise expected("each process to hold one block of a weight", str(placements), "use only `Shard` placements")
@@ -76,7 +76,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Split the parameters that FSDP2 has gathered: after a forward pass without backward, some of them stay whole."""
+    """Split the parameters again that FSDP2 left whole after a forward pass without a backward pass."""
     for module in model.modules():
         if hasattr(type(module), "reshard") and "FSDPModule" in [base.__name__ for base in type(module).__mro__]:
             module.reshard()  # type: ignore[operator]

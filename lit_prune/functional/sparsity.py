@@ -101,7 +101,7 @@ def sparsity_report(weights: Sequence[WeightRef]) -> SparsityReport:
 
     If weights are split between processes, all processes must call this, and all receive the same counts.
     """
-    effective = [getattr(ref.module, ref.parameter) for ref in weights]  # masked, also by `torch.nn.utils.prune`
+    effective = [getattr(ref.module, ref.parameter) for ref in weights]  # with all masks applied
     masks = [current_mask(ref) for ref in weights]
     split = Split(effective)
     zeros = split.sums_by_weight([count_zeros(local(weight)) for weight in effective])

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_prune.functional.sharding import Split
 
 _STRIDE = 97  # distance between the elements of a sample
-_BITS = 12  # bits of the keys that one histogram resolves
+_BITS = 12  # a histogram has at most 2**12 bins, plus one
 _CHUNK = 1 << 20  # number of keys in memory at a time
 _INFINITY = {4: 0x7F80_0000, 8: 0x7FF0_0000_0000_0000}  # key of infinity, by the size of a float in bytes
 
@@ -26,7 +26,7 @@ def mark_lowest(scores: list[Tensor], limits: Sequence[int | None], wanted: int,
         scores: Scores of each layer, or of the part that this process holds: flat, all float32 or all float64, without
             NaN. Infinite scores are never marked. The list is emptied, to free memory early.
         limits: Largest number of scores to mark in each layer; None sets no limit.
-        wanted: Number of scores to mark in total, from 1 to as many as are finite and within the limits.
+        wanted: Number of scores to mark in total: at least 1, at most as many as are finite and within the limits.
         split: How the layers are divided between processes.
 
     Yields:
@@ -65,7 +65,7 @@ def mark_lowest_of_each(scores: Iterable[Tensor], wanted: Sequence[int], split: 
 def kth_smallest(parts: Sequence[Tensor], k: int, split: Split | None = None) -> tuple[float, int]:
     """Find the k-th smallest value exactly, and how many values equal to it are among the k smallest.
 
-    Each value has a key, an integer, and keys have the order of the values. Histograms of keys, summed over the
+    Each value has an integer key, and keys are ordered like the values. Histograms of keys, summed over the
     processes, narrow the search down to one key. Histograms of a small sample come first, so that few other values need
     keys (Floyd & Rivest, "Expected time bounds for selection", 1975). Only the running time depends on the sample.
 
@@ -153,7 +153,8 @@ def _narrow(
     base, bins = low >> shift, (high >> shift) - (low >> shift) + 1
     counts = np.zeros(bins, np.int64)
     for chunk in keys:
-        # one more bin at each end, for keys outside the interval, whose ends are also ends of bins
+        # an extra bin at each end counts the keys outside the interval, and is dropped; no other bin counts such keys,
+        # because the interval begins and ends where a bin does
         places = np.clip((chunk >> shift) - (base - 1), 0, bins + 1)
         counts += np.bincount(places, minlength=bins + 2)[1:-1]
     ends = split.total(torch.from_numpy(counts)).numpy().cumsum()
@@ -163,10 +164,10 @@ def _narrow(
 
 
 def _keys(parts: Iterable[NDArray[np.floating[Any]]]) -> Iterator[NDArray[np.int64]]:
-    """Yield the keys of values, in chunks: integers that have the order of the values."""
+    """Yield the keys of values, in chunks: integers that are ordered like the values."""
     for part in parts:
         for values in _chunks(part):
-            # the bits of non-negative floats, read as integers, have the order of the floats; -0.0 has the key of 0.0
+            # read as integers, the bits of non-negative floats are ordered like the floats; -0.0 has the key of 0.0
             keys = np.abs(values).view(f"i{values.itemsize}").astype(np.int64)
             yield np.negative(keys, out=keys, where=values < 0)
 

@@ -41,7 +41,7 @@ class LitResNet18(LightningModule):
             checkpoint or state dict of this model, or of a state dict of torchvision's ResNet-18, whose classifier is
             ignored.
         init_from: Path of a checkpoint or state dict of this model. Training starts from all of its weights, with a new
-            optimizer, at epoch 0. To resume a run, use `Trainer.fit(ckpt_path=...)` instead.
+            optimizer, at epoch 0. To resume a run, use `fit --resume` or `Trainer.fit(ckpt_path=...)` instead.
         output: Input of the cross entropy, which applies softmax itself: "logits", as usual; "softmax", the
             probabilities, as in the first experiment of the original study (then the loss cannot fall below
             log(1 + 9/e) = 1.46, and its gradient vanishes for confident outputs, right or wrong); or "scaled_softmax",
@@ -139,7 +139,7 @@ class LitResNet18(LightningModule):
     @lr.setter
     def lr(self, value: float) -> None:
         self._lr = value
-        if self._trainer is None:  # the argument of a subclass
+        if self._trainer is None:  # a subclass sets `lr` in its `__init__`
             return
         for group in self.trainer.optimizers[0].param_groups:
             group["lr"] = group["initial_lr"] = value

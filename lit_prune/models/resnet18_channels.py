@@ -24,7 +24,7 @@ FULL_CHANNELS: dict[str, int] = {
 
 
 def check_channels(channels: Mapping[str, int]) -> None:
-    """Raise an `InputError` unless every name is in `FULL_CHANNELS`, with a number from 1 to the number there."""
+    """Raise an `InputError` unless every name is in `FULL_CHANNELS`, and every number between 1 and the full number."""
     for name, number in channels.items():
         if name not in FULL_CHANNELS:
             raise expected(
@@ -34,7 +34,9 @@ def check_channels(channels: Mapping[str, int]) -> None:
             )
         if not isinstance(number, int) or not 1 <= number <= FULL_CHANNELS[name]:
             raise expected(
-                f"`channels` of `{name}` in [1, {FULL_CHANNELS[name]}]", number, "leave it out to keep all channels"
+                f"`channels` of `{name}` in [1, {FULL_CHANNELS[name]}]",
+                number,
+                "leave the layer out to keep all channels",
             )
 
 
@@ -54,7 +56,7 @@ def channels_of(state: Mapping[str, Tensor]) -> dict[str, int] | None:
 def set_channels(backbone: Any, head: nn.Sequential, channels: Mapping[str, int]) -> None:
     """Replace the layers of a backbone and a head by layers with `channels` output channels, in place.
 
-    The weights are new and random. Layers whose group is not in `channels` get its number in `FULL_CHANNELS`.
+    The weights are new and random. Layers of groups that are not in `channels` get the full number.
     """
     width = FULL_CHANNELS | dict(channels)
     stream = width["backbone.conv1"]

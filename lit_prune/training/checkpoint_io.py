@@ -12,7 +12,7 @@ from lit_prune.training.run_folder import LAST, PREVIOUS
 class AtomicCheckpointIO:
     """Writes each checkpoint to a temporary file, then renames it; a run killed meanwhile keeps its last checkpoint.
 
-    The plugin of a Trainer has a second base class, the `TorchCheckpointIO` of the Trainer's package, for URLs.
+    `derive` adds a second base class, the `TorchCheckpointIO` of the Trainer's package, which handles URLs.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
@@ -57,4 +57,6 @@ def _keep_previous(path: Path) -> None:
     except OSError:  # the file system has no hard links; do without `previous.ckpt`
         pass
     finally:
-        link.unlink(missing_ok=True)  # renaming a link to another link to the same file does nothing
+        link.unlink(
+            missing_ok=True
+        )  # still there if `previous` is a link to the same file: then `replace` does nothing

@@ -147,7 +147,7 @@ class TrainingCLI(LightningCLI):
             check_weights(self.config[command])
 
     def _add_instantiators(self) -> None:
-        # `save_hyperparameters` of each class asks its own package for the options
+        # `save_hyperparameters` finds the options only if an instantiator of its own Lightning package built the object
         classes: dict[str, Any] = {"model": self._model_class, "data": self._datamodule_class}
         instantiators = [
             (_as_function(import_from(package_of(kind), "cli._InstantiatorFn")(self, group)), kind, True)
@@ -225,7 +225,7 @@ class TrainingCLI(LightningCLI):
 
 
 def _as_function(instantiator: Any) -> Callable[..., Any]:
-    """Wrap an instantiator, which models keep: averages copy the model, and functions are not copied with it."""
+    """Wrap an instantiator in a function: models keep it, and copying a model does not copy functions."""
 
     @wraps(instantiator.__call__)
     def instantiate(*args: Any, **kwargs: Any) -> Any:

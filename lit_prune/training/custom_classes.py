@@ -1,4 +1,4 @@
-"""Find out which custom model or data module a command uses; their arguments become options of the command."""
+"""Find the custom model class and data module class that a command uses, before its options are parsed."""
 
 import os
 import sys
@@ -13,7 +13,7 @@ from lit_prune.errors import expected
 def find_custom_classes(argv: Sequence[str]) -> tuple[str | None, str | None]:
     """Find the custom model class and the custom data class that the options or the configurations name.
 
-    If they do, add the current folder to `sys.path`, as `python -m` does, so that the class can be imported.
+    If there is one, add the current folder to `sys.path`, as `python -m` does, so that the class can be imported.
 
     Args:
         argv: The command and its options.
@@ -42,14 +42,18 @@ def find_custom_classes(argv: Sequence[str]) -> tuple[str | None, str | None]:
 
 
 def split_options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
-    """Yield the options with their values, and each value as an option with the word after it."""
+    """Yield a pair of option and value for each word of a command line, without parsing it.
+
+    The value is the text after "=" or, without "=", the next word. Words that are values are yielded as options too,
+    so look only for the names of known options.
+    """
     for word, after in pairwise([*argv, ""]):
         option, equals, value = word.partition("=")
         yield option, value if equals else after
 
 
 def _class_path(settings: Any) -> str | None:
-    """The path of the class in the settings of a group; None if they choose no class."""
+    """Return the path of the class that the settings of a group choose; None if they choose no class."""
     if isinstance(settings, dict) and "class_path" in settings:
         return str(settings["class_path"])
     return settings if isinstance(settings, str) else None

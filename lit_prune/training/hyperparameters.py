@@ -20,7 +20,7 @@ def choose_hyperparameters(settings: Settings, trainer: Any) -> dict[str, bool |
         trainer: Options of the Trainer.
     """
     model, data = settings["model"], settings["data"]
-    # a study replaces both
+    # a study replaces both values
     names = {"experiment": settings["run"]["name"], "parent": str(model.get("init_from") or "none")}
     if "class_path" in model or "class_path" in data:
         plain = flatten({"model": model, "data": data})

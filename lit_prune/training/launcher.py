@@ -1,4 +1,4 @@
-"""The processes of a distributed run: how they are started, and what stops them."""
+"""Distributed runs: refuse unsuitable ways to start processes, and exit together with the launching process."""
 
 import os
 import re
@@ -13,9 +13,9 @@ _POLL = 1.0  # seconds
 
 
 def check_strategy(strategy: Any) -> None:
-    """Raise an `InputError` for a strategy whose processes would not start with the command itself.
+    """Raise an `InputError` for a strategy that spawns or forks processes, instead of running the command in each.
 
-    Loggers and callbacks would be copied into such processes, and what they record would be lost there.
+    Such processes would get copies of the loggers and callbacks, and whatever the copies record would be lost.
 
     Args:
         strategy: The option `--trainer.strategy`: a name, or a mapping with the path and the arguments of a class.
@@ -24,8 +24,8 @@ def check_strategy(strategy: Any) -> None:
         how = re.search(r"_(spawn|fork|notebook)", strategy)
         if how is not None:
             instead = strategy.replace(how[0], "")
-            hint = f"use `--trainer.strategy {instead}`, which starts the command once for each device"
-            raise expected("`--trainer.strategy` to start processes with the command itself", f"`{strategy}`", hint)
+            what = "`--trainer.strategy` to run the command once for each device"
+            raise expected(what, f"`{strategy}`", f"use `--trainer.strategy {instead}`")
     elif strategy is not None and (method := (strategy.get("init_args") or {}).get("start_method", "popen")) != "popen":
         hint = "leave `start_method` out"
         raise expected("`start_method` of `--trainer.strategy` to be popen", f"`{method}`", hint)

@@ -19,7 +19,7 @@ from lit_prune.training.run_folder import EVENTS, LOGS, METRICS, is_rank_zero
 
 # metric that `RunSummary` logs with the last metrics of an epoch
 EPOCH_TIME = "time/epoch"
-# TensorBoard sorts charts by name; so it begins with the curves of `train` and `val`, unless there are others
+# names in TensorBoard, which sorts charts by name: `lr` and `time/epoch` would come before `train` and `val`
 _TAGS = {"lr": "train/lr", EPOCH_TIME: "train/time"}
 
 
@@ -29,7 +29,7 @@ class _EpochAxis:
     Lightning's documentation suggests logging a metric called `step` for this, but such a metric would also replace
     `{step}` in the file names of checkpoints.
 
-    A logger has a second base class, the logger of a Lightning package.
+    `derive` adds a second base class, a logger of a Lightning package.
     """
 
     log_dir: str
@@ -93,7 +93,7 @@ class _Rows(ExperimentWriter):
                 self.metrics[-2:] = [before | row]
 
     def save(self, whole: bool = False) -> None:
-        """Append the rows logged since the last call, with `whole` also one to which metrics may still be added.
+        """Append the rows logged since the last call; with `whole`, also a row that may still receive metrics.
 
         Raises:
             OSError: If the rows cannot be written (the file then stays unchanged), or if the file was removed since the
@@ -154,16 +154,16 @@ def make_loggers(folder: Path, package: str = LIGHTNING) -> list[Any]:
 
 
 def name_loggers(options: Any, name: str) -> None:
-    """Set the name of a run in the options of loggers of other classes, unless the user has set a name there."""
+    """Set the name of a run in the options of the loggers that the user chose, unless they contain a name."""
     for logger in options if isinstance(options, list) else [options]:
         arguments = getattr(logger, "init_args", {})
-        key = "run_name" if "run_name" in arguments else "name"  # of MLflow, and of the others
+        key = "run_name" if "run_name" in arguments else "name"  # MLflow calls it `run_name`
         if arguments.get(key, "") in (None, LOGS):  # Lightning's default names
             arguments[key] = name
 
 
 def add_log_folder(argv: Sequence[str]) -> list[str]:
-    """Add the folder of `--trainer.logger CSVLogger` or `TensorBoardLogger`, which need one, unless `argv` has it."""
+    """Add `--trainer.logger.save_dir`, which CSVLogger and TensorBoardLogger need, if the user left it out."""
     options = dict(split_options(argv))
     kind = options.get("--trainer.logger", "").rpartition(".")[-1]
     if kind not in ("CSVLogger", "TensorBoardLogger") or "--trainer.logger.save_dir" in options:
@@ -173,7 +173,7 @@ def add_log_folder(argv: Sequence[str]) -> list[str]:
 
 
 def merge_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
-    """From now on, write one row an epoch to `metrics.csv`; begin with the unwritten row of a checkpoint, if any."""
+    """From now on, write one row per epoch to `metrics.csv`; begin with the unwritten row of a checkpoint, if any."""
     for logger in loggers:
         if isinstance(logger, _CSV) and is_rank_zero():
             logger.experiment.merges = True
@@ -187,9 +187,9 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
         loggers: Loggers of a Trainer; only those made by `make_loggers` are used.
 
     Returns:
-        A dictionary: under "rows", the number of rows of `metrics.csv`; under "unwritten", the row that is not written
-        yet; under "events", the size in bytes of each TensorBoard event file, by file name. Entries without content are
-        missing.
+        A dictionary: under "rows", the number of rows of `metrics.csv`; under "unwritten", a row that is not in the
+        file yet; under "events", the size in bytes of each TensorBoard event file, by file name. Empty entries are left
+        out.
 
     Raises:
         OSError: If the logs cannot be written, or the run folder was removed.

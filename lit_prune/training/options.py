@@ -36,7 +36,7 @@ def add_options(parser: LightningArgumentParser, custom_model: bool) -> None:
         "resnet18; for other commands, the name of the command)."
     )
     parser.add_argument("--name", type=str | None, default=None, help=text)
-    text = "Number of CPU threads (default: torch's choice). It affects floating-point rounding."
+    text = "Number of CPU threads (default: torch's choice). A different number may change rounding errors."
     parser.add_argument("--threads", type=int | None, default=None, help=text)
     if custom_model:
         text = "Checkpoint or state dict with initial weights. Only its weights are loaded; training starts at epoch 0."

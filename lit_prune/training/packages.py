@@ -37,12 +37,12 @@ def import_from(package: str, name: str) -> Any:
 
 @cache
 def derive(kind: type, package: str, name: str) -> Any:
-    """Return a subclass of `kind` and of a package's class `name`, such as "loggers.CSVLogger"; `kind` comes first."""
+    """Return a subclass of `kind` and of a package's class `name`, such as "loggers.CSVLogger", in this order."""
     return type(kind.__name__, (kind, import_from(package, name)), {"__module__": kind.__module__})
 
 
 def has_test(trainer: Any) -> bool:
-    """Return whether what a Trainer has trained can be tested: by a `test_step`, on a `test_dataloader`."""
+    """Return whether a trained model can be tested: whether a `test_step` and a `test_dataloader` are defined."""
     is_overridden = import_from(package_of(type(trainer)), "utilities.model_helpers.is_overridden")
     model, data = trainer.lightning_module, trainer.datamodule
     loads = is_overridden("test_dataloader", model) or (data is not None and is_overridden("test_dataloader", data))

@@ -74,7 +74,9 @@ def _free(group: str, settings: Mapping[str, Any], command: str) -> set[str]:
 
 def _hint(command: str, resume: bool, custom_model: bool) -> str:
     if resume:
-        return "`--resume` resumes a run unchanged; to start a new run, leave it out, or choose another `--name`"
+        return (
+            "`--resume` resumes a run unchanged; to start a new run, leave out `--resume`, or choose another `--name`"
+        )
     if command == "fit":
         option = "--init_from" if custom_model else "--model.init_from"
         return f"`--ckpt_path` resumes a run unchanged; to start a new run from its weights, use `{option}`"

@@ -58,7 +58,7 @@ from lit_prune.training.run_folder import (
 
 _MOST_THREADS = 1024
 _LARGEST_SEED = 2**32 - 1  # NumPy accepts no larger seed
-# Lightning divides by these options
+# options of the Trainer that must be above 0, because Lightning divides by them
 _POSITIVE = ("val_check_interval", "check_val_every_n_epoch", "accumulate_grad_batches")
 
 
@@ -101,7 +101,7 @@ class Run:
         self._stopping = stopping
         self._resources = resources
         self._can_resume = False  # with `--resume`, which needs the default loggers
-        self._dirpath: Path | None = None  # of checkpoints; None: Lightning finds the folder of the logger
+        self._dirpath: Path | None = None  # folder of checkpoints; None: Lightning chooses it
         self._resume: tuple[Path, str] | None = None  # checkpoint to resume from, and how
 
     @property
@@ -191,7 +191,7 @@ class Run:
                 print(f"written to {self.folder / METRICS}")
 
     def explain_stop(self, error: OSError) -> Exception:
-        """Return an error that says how to resume a training which a full disk, for example, stopped."""
+        """Return an error that says how to resume after `error`; return `error` itself if the run cannot be resumed."""
         failure = None if self._resume is None else describe_failure(error, self._resume[1])
         if self._resume is None or failure is None or not self._resume[0].is_file():
             return error
@@ -215,7 +215,7 @@ class Run:
         return displays
 
     def _check_callbacks(self, given: list[Callback], path: Path, content: dict[str, Any]) -> None:
-        """Raise an error if a callback is missing that froze or pruned in the run that wrote the checkpoint."""
+        """Raise an `InputError` if a callback that froze or pruned before the checkpoint is missing."""
         stored = content.get(KEY, {}).get("callbacks", [])
         needed = {name for name in stored if name in lit_prune.callbacks.__all__ and name != "SparsityMonitor"}
         if missing := sorted(needed - {type(callback).__name__ for callback in given}):
@@ -335,7 +335,7 @@ def prune_and_score(trainer: Trainer, model: LightningModule, data: LightningDat
 
 
 def _test_command(argv: Sequence[str], settings: Settings) -> str | None:
-    """Return the command that tests a checkpoint, without `--ckpt_path`; None if custom classes are not in `argv`."""
+    """Return the command that tests a checkpoint, without `--ckpt_path`; None if a configuration names the classes."""
     custom = [f"--{group}" for group in ("model", "data") if "class_path" in settings[group]]
     options = {option: value for option, value in split_options(argv) if option.startswith(("--model", "--data"))}
     if any(option not in options for option in custom):

@@ -23,7 +23,7 @@ METRICS = "metrics.csv"
 EVENTS = "events.out.tfevents."  # start of the name of each TensorBoard file
 PREDICTIONS = "predictions.csv"
 SUMMARY = "summary.txt"  # written when training has finished
-LOCK = ".lock"  # locked while a process trains in the folder; without this file, a second process could train there
+LOCK = ".lock"  # locked while a process trains in the folder; if it is removed, a second process could train there
 # further files in the run folders of a study
 RESULT = "result.json"
 ERROR = "error.txt"
@@ -41,10 +41,10 @@ def is_rank_zero() -> bool:
 
 
 def log_folder(root: Path, name: str) -> Path:
-    """Return the folder of all runs with a name: `lightning_logs/<name>` below `root`.
+    """Return the folder that holds all runs called `name`: `<root>/lightning_logs/<name>`.
 
     Raises:
-        InputError: If the name is too long, or leads out of `lightning_logs`.
+        InputError: If the name is empty, too long, or not printable, or leads out of `lightning_logs`.
     """
     parts = Path(name).parts
     if any(len(part.encode()) > _LONGEST_NAME for part in parts):
@@ -69,7 +69,7 @@ def claim_folder(root: Path, name: str) -> Path:
     """Create the next free folder `lightning_logs/<name>/version_<n>` below `root`, and return it.
 
     Raises:
-        InputError: If the name is too long or leads out of `lightning_logs`, or the folder cannot be created.
+        InputError: If the name cannot be used (see `log_folder`), or the folder cannot be created.
     """
     logs = log_folder(root, name)
     return logs / f"version_{claim_version(logs)}"

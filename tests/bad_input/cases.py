@@ -161,8 +161,8 @@ COMMANDS: list[Case] = [
     ("fit --ckpt_path=odd-hyper.ckpt", "`odd-hyper.ckpt`", "`hyper_parameters`"),
     ("fit --ckpt_path=future-format.ckpt", "format 1", "format 99", "`pip install --upgrade lit-prune`"),
     ("fit --ckpt_path=negative-format.ckpt", "format 1", "format -1"),
-    ("fit --ckpt_path=old.ckpt", "Lightning 2", "`old.ckpt`", "0.0.1", "`--model.init_from`"),
-    ("fit --ckpt_path=wordy.ckpt", "Lightning 2", "`wordy.ckpt`", "'two'"),
+    ("fit --ckpt_path=old.ckpt", "Lightning 1 or 2", "`old.ckpt`", "0.0.1", "`--model.init_from`"),
+    ("fit --ckpt_path=wordy.ckpt", "Lightning 1 or 2", "`wordy.ckpt`", "'two'"),
     # validate, test, predict
     ("validate --resume", "`--resume`", "`--help=all`"),
     ("validate --trainer.max_epoch=3", "`--trainer.max_epoch`", "`--trainer.max_epochs`"),

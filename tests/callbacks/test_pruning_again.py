@@ -80,7 +80,7 @@ def test_a_denser_checkpoint_of_another_run_is_pruned_again(tmp_path: Path, eval
     trainer = fit(model, GlobalL1Pruning(0.5), watch)
     trainer.fit_loop.max_epochs = 3
     if evaluate:
-        said = "GlobalL1Pruning has pruned 50.00% of the weights, but of the loaded weights only 0.00% are zero"
+        said = "GlobalL1Pruning has pruned 50.00% of the weights, but only 0.00% of the loaded weights are zero"
         with pytest.warns(UserWarning, match=said):
             trainer.test(model, Batches(2), ckpt_path=tmp_path / "dense.ckpt", verbose=False, weights_only=True)
         assert zeros(model) == 0
@@ -104,7 +104,7 @@ def test_a_run_continues_after_testing_an_older_checkpoint(tmp_path: Path) -> No
     pruning = GlobalL1Pruning(0.8, end_epoch=2, schedule="linear")
     trainer = fit(model, pruning, saver, watch, enable_checkpointing=True, max_epochs=3)
     with pytest.warns(
-        UserWarning, match="pruned 80.03% of the weights, but of the loaded weights only 39.94% are zero"
+        UserWarning, match="pruned 80.03% of the weights, but only 39.94% of the loaded weights are zero"
     ):
         trainer.test(model, Batches(2), ckpt_path=tmp_path / "epoch=1.ckpt", verbose=False, weights_only=True)
     assert zeros(model) == round(0.4 * count(model))

@@ -123,7 +123,7 @@ def test_an_output_is_checked_before_any_work(tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.ckpt", "b.ckpt", "link"]
 
 
-@pytest.mark.parametrize(("path", "phrase"), [("", "an empty value"), ("a/" + "ü" * 128, "up to 255 bytes")])
+@pytest.mark.parametrize(("path", "phrase"), [("", "an empty value"), ("a/" + "ü" * 128, "at most 255 bytes")])
 def test_an_impossible_path_is_rejected(path, phrase):
     check_path("`--out`", "a/" + "ü" * 127)
     with pytest.raises(InputError, match="`--out` to be a path") as error:

@@ -13,7 +13,7 @@ from tests.training.conftest import TINY
 
 CYCLE = "values in {source} that do not contain themselves, but got the alias `*a` inside the value of `&a`. HINT: "
 DEEP = "values in {source} nested at most 100 levels deep, but got more. HINT: "
-MANY = "at most 100,000 values in {source}, with aliases followed, but got more. HINT: "
+MANY = "at most 100,000 values in {source} once its aliases are expanded, but got more. HINT: "
 TAG = "plain values in {source}, but got the tag `!!python/TAG`, which is unsafe. HINT: "
 LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in zip("abcdefgh", "bcdefghi", strict=True)

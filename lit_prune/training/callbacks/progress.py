@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torchmetrics import Metric
 from tqdm import tqdm
 
-# metrics in the line of an epoch: those whose names start so, in this order
+# starts of the names of the metrics in an epoch's line, in the order of the line
 _SHOWN = ("train", "val", "sparsity/global")
 
 
@@ -19,7 +19,7 @@ class Progress:
 
     The line has the epoch's metrics of `train`, `val` and `sparsity/global`, and the time left for all epochs.
 
-    The class has a second base class, the `TQDMProgressBar` of a Lightning package.
+    `derive` adds a second base class, the `TQDMProgressBar` of a Lightning package.
 
     Args:
         folder: Run folder, to print when training starts; None if there is none.
@@ -32,12 +32,12 @@ class Progress:
         super().__init__()
         self._folder = folder
         self._began = 0.0
-        self._first = self._done = 0  # batches when training started, and now
-        self._has_ended = self._was_validated = False  # the current epoch
+        self._first = self._done = 0  # number of batches when this training started, and now
+        self._has_ended = self._was_validated = False  # about the current epoch
 
     @property
     def is_enabled(self) -> bool:
-        """Whether bars are drawn: not without a terminal, where each change of a bar would be a line of its own."""
+        """Whether to draw bars: only in a terminal; elsewhere, each update of a bar would be a line of its own."""
         return bool(super().is_enabled) and sys.stdout.isatty()  # type: ignore[misc]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
@@ -46,7 +46,7 @@ class Progress:
         return {name: value for name, value in metrics.items() if name != "v_num"}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Say what starts, and open the bar."""
+        """Print which epochs follow and where the run folder is, and open the bar."""
         self._began = time.monotonic()
         self._first = self._done = trainer.fit_loop.total_batch_idx + 1
         first, limit, batches = trainer.current_epoch, trainer.max_epochs or -1, trainer.num_training_batches
@@ -58,26 +58,26 @@ class Progress:
         bar.set_description(f"Epoch {first}")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print the line of the epoch before: only now all of its metrics are known."""
+        """Print the line of the previous epoch, whose last metrics are known only now."""
         self._print_epoch()
         self.train_progress_bar.set_description(f"Epoch {trainer.current_epoch}")
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Move the bar."""
+        """Update the bar."""
         self._done, bar = trainer.fit_loop.total_batch_idx + 1, self.train_progress_bar
         if self._should_update(self._done, bar.total):  # type: ignore[attr-defined]
             bar.n = self._done
             bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record that the epoch has metrics of validation."""
+        """Record that the epoch has validation metrics."""
         super().on_validation_end(trainer, pl_module)  # type: ignore[misc]
         self._was_validated = not trainer.sanity_checking
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record that the epoch is finished; with `max_steps`, a resumed run ends the epoch of its checkpoint again."""
+        """Record that the epoch is finished, unless it was resumed at its end, as may happen with `max_steps`."""
         self._has_ended = self._done > self._first
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -125,7 +125,7 @@ class Progress:
 class LayerSummary:
     """The summary of the model, without its torchmetrics metrics, which have no weights.
 
-    The class has a second base class, the `ModelSummary` of a Lightning package.
+    `derive` adds a second base class, the `ModelSummary` of a Lightning package.
     """
 
     def _summary(self, trainer: Trainer, pl_module: LightningModule) -> Any:

@@ -16,7 +16,7 @@ from lit_prune.training.loggers import EPOCH_TIME, is_own, merge_rows, sync_logs
 from lit_prune.training.packages import has_test
 
 _FINAL = ("train/loss", "train/acc", "val/loss", "val/acc", "sparsity/global")
-# metrics in the HParams tab, which shows the last value of each curve; a study adds those of its tests
+# metrics in the HParams tab, which shows the last value of each curve; a study adds its test metrics
 _COMPARED = ("test/acc", "test/loss", "val/best_acc", "val/best_loss", *_FINAL)
 
 
@@ -25,7 +25,7 @@ class RunSummary(Callback):
 
     Logged each epoch: `time/epoch`, the wall-clock time of the epoch in seconds, including validation.
     Logged when `fit` ends: `val/best_acc`, a fraction, and `val/best_loss`, from the epoch with the highest `val/acc`.
-    In TensorBoard, they are at the last epoch. Hyper-parameters are logged to TensorBoard when `fit` ends, and to other
+    TensorBoard shows them at the last epoch. Hyper-parameters are logged to TensorBoard when `fit` ends, and to other
     loggers when it starts.
 
     `lit_prune.training.resuming` lists the entries that this callback adds to checkpoints.
@@ -101,7 +101,7 @@ class RunSummary(Callback):
         """Start the clock of an epoch that is resumed in the middle."""
         self._epoch_start = time.monotonic()
         if self._continues:
-            # otherwise, after a better epoch, Lightning would keep the best checkpoint from which the run resumed
+            # otherwise, if the run resumed from its best checkpoint, Lightning would never remove that file
             trainer.ckpt_path = None
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -134,7 +134,7 @@ class RunSummary(Callback):
 
     @rank_zero_only
     def log_hyperparameters(self, trainer: Trainer) -> None:
-        """Log the hyper-parameters to TensorBoard, and the metrics of the best epoch for all but our own CSV file."""
+        """Log the hyper-parameters to TensorBoard, and the metrics of the best epoch to all but our CSV logger."""
         from torch.utils.tensorboard.summary import hparams  # imported late, because it is slow to import
 
         self._update(trainer)
