@@ -137,12 +137,14 @@ class CroppedConv2d(nn.Conv2d):
         """Return whether this is inference on the CPU with so few pixels that `_multiply_patches` is faster."""
         if self.groups != 1 or self.dilation != (1, 1) or input.dim() != 4 or input.device.type != "cpu":
             return False
-        if torch.compiler.is_compiling() or torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad):
+        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)):
             return False
         sizes = zip(input.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
         return 0 < len(input) * math.prod(count_outputs(*size) for size in sizes) <= FEW_PIXELS
 
-    def _multiply_patches(self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
+    def _multiply_patches(
+        self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span
+    ) -> Tensor:
         """Compute the convolution as products of the pixels that each output reads and the live taps."""
         kernel = weight.permute(0, 2, 3, 1)[:, rows.taps, columns.taps]
         _, height, width, _ = kernel.shape
