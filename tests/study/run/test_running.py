@@ -346,7 +346,7 @@ def test_a_study_of_a_custom_module_and_custom_data(run, monkeypatch):
     argv = ("study", str(EXAMPLES / "moons.yaml"), "--out", "moons", "--seeds", "5", "--max_epochs", "4")
     answer = run(*argv, "--only", "dense/first")  # in a process of its own
     assert answer.status == 0, answer.err
-    monkeypatch.setattr(command, "Processes", ThisProcess)
+    monkeypatch.setattr(command, "Forks", ThisProcess)
     answer = run(*argv)
     assert answer.status == 0, answer.err
     results = read_results("moons")
