@@ -40,11 +40,11 @@ if __name__ == "__main__":
     if sys.argv[1:]:
         _exit_with_parent()
     with importing():
-        from lit_prune.study.run.worker import main
+        from lit_prune.study.run.worker import main, prepare
 
         gc.freeze()  # modules stay, so that no later collection needs to look at them
     if not sys.argv[1:]:
-        sys.argv += fork_runs()  # from here on, this process is a fork
+        sys.argv += fork_runs(prepare)  # from here on, this process is a fork
         _exit_with_parent()
     exit_with_launcher()
     _exit(main(sys.argv[1:]))

@@ -23,6 +23,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import BinaryIO
 
@@ -40,14 +41,15 @@ class Forks(Pool):
 
     def __init__(self, jobs: int | None) -> None:
         super().__init__(jobs)
-        self._numbers = itertools.count()
+        self._numbers: Iterator[int]
         self._server: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket
         self._output: BinaryIO
 
     def prepare(self, threads: int) -> None:
         """Start a server, which then begins to import."""
-        self._output = tempfile.TemporaryFile()
+        self._numbers = itertools.count()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the server
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._server = launch([], threads, theirs, self._output)
@@ -63,7 +65,7 @@ class Forks(Pool):
 
     def collect(self) -> list[tuple[Job, int]]:
         """Return the jobs that exited since the last call; if the server has died, these are all jobs."""
-        exited = []
+        exited: list[tuple[Job, int]] = []
         while self._running:
             try:
                 message = self._socket.recv(_LONGEST, socket.MSG_DONTWAIT)
@@ -100,8 +102,11 @@ class Forks(Pool):
         return [(job, status) for job in lost]
 
 
-def fork_runs() -> list[str]:
+def fork_runs(prepare: Callable[[list[str]], None]) -> list[str]:
     """Be the server: fork a process for each run that the study asks for on standard input.
+
+    Args:
+        prepare: Called before the first fork, with the arguments of its run, to do what all runs would repeat.
 
     Returns:
         In each fork, the arguments of its run. The server itself does not return: it exits when the study closes the
@@ -118,6 +123,8 @@ def fork_runs() -> list[str]:
                 if not message:
                     break
                 number, argv = json.loads(message)
+                if not number:
+                    prepare(argv)
                 if (process := os.fork()) == 0:
                     os.close(held)
                     _become_run(argv, alive, *files)
@@ -146,5 +153,5 @@ def _become_run(argv: list[str], alive: int, log: int) -> None:
     os.close(log)
     import torch
 
-    if torch.cuda._is_in_bad_fork():  # type: ignore[no-untyped-call]  # an import has used the GPU, which forks cannot use then
+    if torch.cuda._is_in_bad_fork():  # an import has used a GPU, which forks cannot use then
         os.execv(sys.executable, [sys.executable, "-m", "lit_prune.study.run", *argv])  # noqa: S606 - our own program

@@ -12,6 +12,9 @@ from lit_prune.errors import InputError, expected
 from lit_prune.study.plan.run_settings import run_folder
 from lit_prune.training.run_folder import ERROR, LOG
 
+# glibc returns no memory of a step to the system, which would have to clear its pages for the next step
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+
 
 class Job(NamedTuple):
     """A run to execute: one experiment with one seed.
@@ -62,7 +65,7 @@ class Pool(ABC):
         """Return whether another job can be started."""
         return self.jobs is None or len(self._running) < self.jobs
 
-    def prepare(self, threads: int) -> None:
+    def prepare(self, threads: int) -> None:  # noqa: B027 - most pools have nothing to prepare
         """Begin, in the background, what jobs with this number of threads would otherwise have to wait for."""
 
     @abstractmethod
@@ -192,6 +195,6 @@ def launch(argv: list[str], threads: int, stdin: Any, log: BinaryIO) -> subproce
         stdin=stdin,
         stdout=log,
         stderr=subprocess.STDOUT,
-        env=kept | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+        env=_ALLOCATOR | kept | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
         start_new_session=True,  # Ctrl-C interrupts only the study, which then kills its runs
     )
