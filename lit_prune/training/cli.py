@@ -41,6 +41,10 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,
 }
 
+# attributes that `LightningCLI.setup_parser` sets
+_PARSER_ATTRIBUTES = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
+_parsers: dict[tuple[object, ...], dict[str, Any]] = {}
+
 
 class TrainingCLI(LightningCLI):
     """Parses the options of one command, builds model, data and Trainer from them, and runs the command.
@@ -94,6 +98,14 @@ class TrainingCLI(LightningCLI):
                 # the optimizer is an argument of the model; Lightning's `--optimizer` would be ignored silently
                 auto_configure_optimizers=False,
             )
+
+    def setup_parser(self, *args: Any) -> None:
+        """Build the parser, or take that of an earlier command on the same base classes: building it is slow."""
+        key = (self._argv[0], self._model_class, self._datamodule_class, self._custom_model, self.subclass_mode_data)
+        if key not in _parsers:
+            super().setup_parser(*args)
+            _parsers[key] = {name: vars(self)[name] for name in _PARSER_ATTRIBUTES}
+        vars(self).update(_parsers[key])
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser that reports each error in one sentence."""

@@ -88,4 +88,4 @@ class ThisProcess(Pool):
 @pytest.fixture
 def no_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the runs of a study share the process of the test."""
-    monkeypatch.setattr(command, "Processes", ThisProcess)
+    monkeypatch.setattr(command, "Forks", ThisProcess)

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import closing
 from dataclasses import replace
 from functools import partial, reduce
 from pathlib import Path
@@ -21,6 +22,7 @@ from lit_prune.study.plan.plan import Experiment, Plan, select
 from lit_prune.study.plan.run_settings import count_epochs
 from lit_prune.study.plan.stored import PLAN, check_folder, store_plan, stored_plan
 from lit_prune.study.report.command import write_report
+from lit_prune.study.run.fork_server import CAN_FORK, Forks
 from lit_prune.study.run.options import parse
 from lit_prune.study.run.pool import Job, Pool, Processes, RayTasks
 from lit_prune.study.run.progress import Progress
@@ -51,29 +53,38 @@ def main(argv: Sequence[str]) -> int:
 def _run(options: Namespace) -> int:
     plan, out = _make_plan(options)
     chosen = select(plan, options.only or ["*"])
+    todo = list_jobs(plan, chosen, out)
     if not options.dry_run:
         print(_headline(plan, chosen, out), flush=True)  # before torch is imported, which takes seconds
+    pool = (Forks if CAN_FORK else Processes)(options.jobs)
+    with closing(pool):
+        if not options.dry_run and options.ray is None and not all(map(is_complete, todo)):
+            pool.prepare(plan.threads)
+        pool.jobs = _check(plan, chosen, todo, out, options)
+        if options.dry_run:
+            print(_overview(plan, chosen, out, pool.jobs))
+            return 0
+        check_folder(plan, out)  # before the lock file is written to the folder
+        out.mkdir(parents=True, exist_ok=True)
+        try:
+            with FileLock(out / LOCK, timeout=0):
+                store_plan(plan, out)
+                return _run_and_report(plan, todo, out, options, pool)
+        except Timeout as error:
+            sentence = f"Another `lit-prune study` is running in `{out}`. Wait until it has finished, or stop it."
+            raise InputError(sentence) from error
+
+
+def _check(plan: Plan, chosen: Sequence[Experiment], todo: Sequence[Job], out: Path, options: Namespace) -> int:
+    """Check that all runs can start, and return how many of them run at a time."""
     # imported here, after errors in the plan were reported
     with importing():
         from lit_prune.study.run.preflight import check_settings, default_jobs, load_weights
 
-    todo = list_jobs(plan, chosen, out)
     if any(plan[job.experiment].parent is None and not is_complete(job) for job in todo):
         load_weights(plan, download=not options.dry_run)
     check_settings(plan, chosen, out)
-    jobs = options.jobs or default_jobs(plan.threads)
-    if options.dry_run:
-        print(_overview(plan, chosen, out, jobs))
-        return 0
-    check_folder(plan, out)  # before the lock file is written to the folder
-    out.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(out / LOCK, timeout=0):
-            store_plan(plan, out)
-            return _run_and_report(plan, todo, out, options, jobs)
-    except Timeout as error:
-        sentence = f"Another `lit-prune study` is running in `{out}`. Wait until it has finished, or stop it."
-        raise InputError(sentence) from error
+    return options.jobs or default_jobs(plan.threads)
 
 
 def _make_plan(options: Namespace) -> tuple[Plan, Path]:
@@ -90,11 +101,13 @@ def _make_plan(options: Namespace) -> tuple[Plan, Path]:
     return replace(plan, initial_weights=weights), out
 
 
-def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, jobs: int) -> int:
+def _run_and_report(plan: Plan, todo: list[Job], out: Path, options: Namespace, pool: Pool) -> int:
     from lit_prune.study.run.preflight import estimate_epoch_seconds
 
+    jobs = pool.jobs or 1
     gpu = (plan.settings.get("trainer") or {}).get("accelerator") != "cpu"
-    pool: Pool = Processes(jobs) if options.ray is None else RayTasks(options.ray, options.jobs, plan.threads, gpu)
+    if options.ray is not None:
+        pool = RayTasks(options.ray, options.jobs, plan.threads, gpu)
     total, done = (sum(count_work(plan, job) for job in some) for some in (todo, filter(is_complete, todo)))
     seconds = None if done == total or options.ray is not None else estimate_epoch_seconds(plan)
     with Progress(plan.name, total, done, len(todo), seconds and seconds / jobs, jobs) as progress:

@@ -6,11 +6,14 @@ import subprocess
 import sys
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from lit_prune.errors import InputError, expected
 from lit_prune.study.plan.run_settings import run_folder
 from lit_prune.training.run_folder import ERROR, LOG
+
+# glibc returns no memory of a step to the system, which would have to clear its pages for the next step
+_ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
 
 class Job(NamedTuple):
@@ -34,6 +37,11 @@ class Job(NamedTuple):
         return run_folder(self.out, self.experiment, self.seed)
 
     @property
+    def argv(self) -> list[str]:
+        """Arguments of the process that executes the run."""
+        return [str(self.out), self.experiment, str(self.seed)]
+
+    @property
     def label(self) -> str:
         """The run, as the start of a sentence such as "Run `a`, seed 0, is complete."."""
         return f"Run `{self.experiment}`, seed {self.seed},"
@@ -44,15 +52,21 @@ class Pool(ABC):
 
     Args:
         jobs: Maximum number of parallel jobs; None for no limit.
+
+    Attributes:
+        jobs: Maximum number of parallel jobs.
     """
 
     def __init__(self, jobs: int | None) -> None:
-        self._jobs = jobs
+        self.jobs = jobs
         self._running: dict[Any, Job] = {}
 
     def has_room(self) -> bool:
         """Return whether another job can be started."""
-        return self._jobs is None or len(self._running) < self._jobs
+        return self.jobs is None or len(self._running) < self.jobs
+
+    def prepare(self, threads: int) -> None:  # noqa: B027 - most pools have nothing to prepare
+        """Begin, in the background, what jobs with this number of threads would otherwise have to wait for."""
 
     @abstractmethod
     def start(self, job: Job) -> None:
@@ -161,17 +175,26 @@ def _run(job: Job, folder: str) -> int:
 
 
 def _start(job: Job) -> subprocess.Popen[bytes]:
+    with open_log(job) as log:
+        return launch(job.argv, job.threads, subprocess.PIPE, log)
+
+
+def open_log(job: Job) -> BinaryIO:
+    """Open the log of a run that is about to start, and remove the reason of an earlier failure."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    argv = [str(job.out), job.experiment, str(job.seed)]
+    (job.folder / ERROR).unlink(missing_ok=True)
+    return (job.folder / LOG).open("ab")
+
+
+def launch(argv: list[str], threads: int, stdin: Any, log: BinaryIO) -> subprocess.Popen[bytes]:
+    """Start a process that exits when its standard input is closed: a run or, without arguments, a server of forks."""
     # environment variables of `lit-prune fit` must not override the settings of the plan
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_PRUNE_FIT__")}
-    (job.folder / ERROR).unlink(missing_ok=True)  # from an earlier failure
-    with (job.folder / LOG).open("ab") as log:
-        return subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-m", "lit_prune.study.run", *argv],
-            stdin=subprocess.PIPE,  # the run exits when this pipe is closed
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=kept | {"OMP_NUM_THREADS": str(job.threads), "PYTHONUNBUFFERED": "1"},
-            start_new_session=True,  # Ctrl-C interrupts only the study, which then kills its runs
-        )
+    return subprocess.Popen(  # noqa: S603 - our own program
+        [sys.executable, "-m", "lit_prune.study.run", *argv],
+        stdin=stdin,
+        stdout=log,
+        stderr=subprocess.STDOUT,
+        env=_ALLOCATOR | kept | {"OMP_NUM_THREADS": str(threads), "PYTHONUNBUFFERED": "1"},
+        start_new_session=True,  # Ctrl-C interrupts only the study, which then kills its runs
+    )

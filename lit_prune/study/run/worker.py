@@ -4,6 +4,7 @@ A pool or a Ray task starts it with `python -m lit_prune.study.run OUT EXPERIMEN
 Lightning starts the same command for every further device.
 """
 
+import importlib
 import json
 import platform
 import sys
@@ -11,12 +12,17 @@ import tempfile
 import time
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout, suppress
+from inspect import signature
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
 from lightning import __version__ as lightning_version
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
@@ -25,9 +31,12 @@ from torch.utils.tensorboard.summary import hparams
 from lit_prune import __version__
 from lit_prune.cli.failures import Failure, describe_failure
 from lit_prune.cli.quiet import quiet
+from lit_prune.data import CIFAR10DataModule
+from lit_prune.data.synthetic import SIZES, draw_split
 from lit_prune.errors import InputError
 from lit_prune.files.atomic import replacing, write_text
 from lit_prune.files.checkpoint import read_checkpoint, save
+from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoint, run_folder, run_settings
 from lit_prune.study.plan.stored import check_links, stored_plan
@@ -106,15 +115,18 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         if checkpoint is not None:
             argv += ["--ckpt_path", str(checkpoint)]
         cli = TrainingCLI(argv, folder=folder, training=experiment.train, logs_hyperparameters=False)
-        best = parent_checkpoint(folder, "best")
-        last = parent_checkpoint(folder, "last")
-        tested = {"last": last} | ({"best": best} if best != last else {})
+        paths = {which: parent_checkpoint(folder, which) for which in ("last", "best")}
+        if paths["best"] == paths["last"]:
+            del paths["best"]
+        stored = {which: _read_weights(path) for which, path in paths.items()}
         test: dict[str, dict[str, float]] = {}
-        for which, path in tested.items() if has_test(cli.trainer) else ():
+        for which, path in paths.items() if has_test(cli.trainer) else ():
             if which == "best" and cli.best_epoch == cli.trainer.current_epoch - 1:
                 test["best"] = test["last"]  # the best epoch is the last epoch
+            elif _is_alone(cli):
+                test[which] = _test(cli, config, stored[which])
             else:
-                test[which] = _test(config, path, Path(scratch))
+                test[which] = _test_command(config, path, Path(scratch))
     if not cli.trainer.is_global_zero:
         return
     result = {
@@ -140,8 +152,27 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
     log_hyperparameters(folder, cli.hyperparameters | own | {"seed": seed}, measures, plan)
     (folder / ERROR).unlink(missing_ok=True)
     write_text(folder / RESULT, json.dumps(result, indent=1) + "\n")
-    for path in tested.values():
-        _drop_optimizer_state(path)
+    for which, path in paths.items():
+        with replacing(path) as part:
+            save(stored[which], part)
+
+
+def prepare(argv: Sequence[str]) -> None:
+    """Do once what all runs of a study would repeat, before their process forks; torch must not compute anything here.
+
+    Args:
+        argv: Arguments of one of the runs, as for `main`.
+    """
+    importlib.import_module("matplotlib.backends.backend_agg")  # for the figures of SparsityMonitor
+    with suppress(InputError):  # a run reports it
+        settings = stored_plan(Path(argv[0])).settings
+        data = settings.get("data") or {}
+        if isinstance(data, dict) and data.get("source") == "synthetic":
+            for split in SIZES:
+                draw_split(split)
+        if has_default_model(settings) and "class_path" not in data:
+            with suppress(SystemExit), redirect_stdout(StringIO()):
+                TrainingCLI(["fit", "--print_config"])
 
 
 def _measure(folder: Path, plan: Plan, experiment: Experiment, result: RunResult) -> dict[str, float]:
@@ -188,25 +219,56 @@ def _find_checkpoint(folder: Path) -> Path | None:
     return resumed and resumed.path
 
 
-def _test(config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:
+def _read_weights(path: Path) -> dict[str, Any]:
+    """Read a checkpoint without the optimizer and scheduler states; with Adam, they are two thirds of the file."""
+    stored = read_checkpoint(path)
+    for name in ("optimizer_states", "lr_schedulers"):
+        stored.pop(name, None)
+    return stored
+
+
+def _is_alone(cli: TrainingCLI) -> bool:
+    """Whether a run has our model and data, of which the results depend only on arguments and weights, in one process.
+
+    The results of others may also depend on the state of random number generators, for example.
+    """
+    kinds = (type(cli.model), type(cli.datamodule), type(cli.trainer.strategy))
+    return kinds == (LitResNet18, CIFAR10DataModule, SingleDeviceStrategy)
+
+
+def _test(cli: TrainingCLI, config: dict[str, Any], stored: dict[str, Any]) -> dict[str, float]:
+    """Test the weights of a checkpoint as `lit-prune test` would, but without reading options and the checkpoint."""
+    # new objects, because callbacks of the training may have changed those in memory
+    model, data = (_build_again(module) for module in (cli.model, cli.datamodule))
+    model.load_state_dict(stored["state_dict"])
+    with quiet(scoring=True):
+        trainer = Trainer(**_test_settings(config) | {"strategy": "auto", "enable_checkpointing": False})
+        trainer.test(model, data, verbose=False)
+    return _scores(trainer)
+
+
+def _build_again(module: Any) -> Any:
+    kept = signature(type(module)).parameters.keys() - {"weights", "init_from", "optimizer", "lr_scheduler"}
+    return type(module)(**{name: module.hparams[name] for name in kept})
+
+
+def _test_command(config: dict[str, Any], path: Path, scratch: Path) -> dict[str, float]:
     settings: dict[str, Any] = {n: config[n] for n in ("seed_everything", "threads", "data") if n in config}
-    settings["trainer"] = {name: config["trainer"][name] for name in _TEST_SETTINGS if name in config["trainer"]}
-    settings["trainer"]["logger"] = False
+    settings["trainer"] = _test_settings(config)
     if not has_default_model(config):  # the default model is rebuilt from the settings in its checkpoint
         settings["model"] = config["model"]
     argv = ["test", "--config", _write(settings, scratch / "test.yaml"), "--ckpt_path", str(path)]
     with quiet(scoring=True):
-        metrics = TrainingCLI(argv).trainer.callback_metrics
-    return {name: float(value) for name, value in metrics.items()}
+        return _scores(TrainingCLI(argv).trainer)
 
 
-def _drop_optimizer_state(path: Path) -> None:
-    """Remove the optimizer and scheduler states from a checkpoint; with Adam, they are two thirds of the file."""
-    stored = read_checkpoint(path)
-    for name in ("optimizer_states", "lr_schedulers"):
-        stored.pop(name, None)
-    with replacing(path) as part:
-        save(stored, part)
+def _test_settings(config: dict[str, Any]) -> dict[str, Any]:
+    given = config["trainer"]
+    return {name: given[name] for name in _TEST_SETTINGS if name in given} | {"logger": False}
+
+
+def _scores(trainer: Any) -> dict[str, float]:
+    return {name: float(value) for name, value in trainer.callback_metrics.items()}
 
 
 def _initial_weights(experiment: Experiment, config: dict[str, Any]) -> str | None:

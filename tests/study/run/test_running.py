@@ -172,10 +172,18 @@ def with_base(whole: Path, folder: Path) -> Path:
 
 
 def runs_of(process: "subprocess.Popen[str]") -> list[int]:
-    """Process ids of the runs that a study has started."""
+    """Process ids of the runs that a study has started, after that of their server."""
     if process.poll() is not None:
         return []
-    return [int(word) for word in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    servers = children(process.pid)
+    return [*servers, *(run for server in servers for run in children(server))]
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
 
 
 def alive(pid: int) -> bool:
@@ -330,8 +338,8 @@ def test_a_process_that_ends_early_is_reported(run, tmp_path, monkeypatch, line,
 def test_a_run_that_is_killed_alone_is_reported_and_run_again(tmp_path):
     write(tmp_path, {"name": "dense"}, {"name": "scored", "train": False})
     process = start("study", "tiny.yaml", "--out", "out", "--jobs", "1", cwd=tmp_path)
-    wait_for(lambda: runs_of(process))
-    os.kill(runs_of(process)[0], signal.SIGKILL)  # as the system does without memory
+    wait_for(lambda: runs_of(process)[1:])
+    os.kill(runs_of(process)[1], signal.SIGKILL)  # as the system does without memory
     printed, _ = process.communicate()
     assert process.returncode == 1
     assert "Run `dense`, seed 0, failed: It was killed by signal 9, possibly for lack of memory." in printed
@@ -346,7 +354,7 @@ def test_a_study_of_a_custom_module_and_custom_data(run, monkeypatch):
     argv = ("study", str(EXAMPLES / "moons.yaml"), "--out", "moons", "--seeds", "5", "--max_epochs", "4")
     answer = run(*argv, "--only", "dense/first")  # in a process of its own
     assert answer.status == 0, answer.err
-    monkeypatch.setattr(command, "Processes", ThisProcess)
+    monkeypatch.setattr(command, "Forks", ThisProcess)
     answer = run(*argv)
     assert answer.status == 0, answer.err
     results = read_results("moons")
