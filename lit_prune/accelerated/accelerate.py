@@ -21,9 +21,7 @@ Run = Callable[[nn.Module], Any]
 _MARGINS = (MARGIN, 1.5, 2.5)
 
 
-def accelerate(
-    model: nn.Module, example_input: Any, *, rounds: int = 7, tolerance: float | None = None
-) -> nn.Module:
+def accelerate(model: nn.Module, example_input: Any, *, rounds: int = 7, tolerance: float | None = None) -> nn.Module:
     """Copy a network for inference, with other layers where these are faster for inputs like an example.
 
     Each linear layer, attention projection and convolution is measured inside the network, as it is and with what
@@ -61,8 +59,8 @@ def accelerate(
     layers, choices = _measure_layers(convert(deepcopy(base), attentions, {}), run, rounds)
     for margin in (*_MARGINS, inf):
         winners = {layer.name: kind for layer in layers if (kind := layer.fastest(margin)) != "dense"}
-        # an attention stays closed if nothing beside it was converted, for torch's fused encoder layers
-        opened = {name: packed for name, packed in attentions.items() if _is_beside(name, winners)}
+        # an attention stays closed if nothing next to it was converted, for torch's fused encoder layers
+        opened = {name: packed for name, packed in attentions.items() if _is_near(name, winners)}
         chosen = {name: choices[name][kind] for name, kind in winners.items()}
         network = convert(deepcopy(base), opened, chosen)
         difference, allowed = _compare_outputs(wanted, _flatten(run(network)), tolerance)
@@ -123,7 +121,7 @@ def _compare_outputs(
     half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in wanted)
     largest = [float(tensor.abs().max()) for tensor in wanted if tensor.numel()]
     finite = [value for value in largest if isfinite(value)]
-    allowed = (tolerance or (1e-2 if half else 1e-4)) * max(1.0, *finite)
+    allowed = (tolerance or (1e-2 if half else 1e-4)) * max([1.0, *finite])
     shapes = [[tensor.shape for tensor in tensors] for tensors in (wanted, found)]
     difference = inf
     if shapes[0] == shapes[1]:
@@ -169,7 +167,7 @@ def _measure_layers(
     return layers, choices
 
 
-def _is_beside(attention: str, layers: Mapping[str, str]) -> bool:
+def _is_near(attention: str, layers: Mapping[str, str]) -> bool:
     """Return whether a layer belongs to the module of which an attention is a part."""
     parent = attention.rpartition(".")[0]
     return any(name.startswith(f"{parent}." if parent else "") for name in layers)

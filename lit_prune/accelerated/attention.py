@@ -27,13 +27,13 @@ class OpenAttention(nn.Module):
         super().__init__()
         self.embed_dim, self.num_heads = attention.embed_dim, attention.num_heads
         self.batch_first, self.packed = attention.batch_first, packed
-        bias = attention.in_proj_bias
+        bias: Tensor | None = attention.in_proj_bias
         if packed:
-            weights, biases = [attention.in_proj_weight], [bias]
+            weights, biases = [attention.in_proj_weight.detach()], [bias]
         else:
             separate = (attention.q_proj_weight, attention.k_proj_weight, attention.v_proj_weight)
             together = attention.in_proj_weight
-            weights = list(separate if together is None else (part.clone() for part in together.chunk(3)))
+            weights = [part.detach().clone() for part in (separate if together is None else together.chunk(3))]
             biases = [None] * 3 if bias is None else [part.clone() for part in bias.chunk(3)]
         self.projections = nn.ModuleList(map(dense_linear, weights, biases))
         self.out_proj = dense_linear(attention.out_proj.weight, attention.out_proj.bias)
@@ -84,14 +84,15 @@ class OpenAttention(nn.Module):
             tensor = tensor[None]
         elif not self.batch_first:
             tensor = tensor.transpose(0, 1)
-        return tensor.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return tensor.view(*tensor.shape[:2], self.num_heads, -1).transpose(1, 2)
 
     def _merge_masks(self, attn_mask: Tensor | None, padding: Tensor | None, queries: Tensor) -> Tensor | None:
         """Return what to add to the scores (batch, heads, queries, keys)."""
         merged = None
         if attn_mask is not None:
             merged = _as_summand(attn_mask, queries.dtype)
-            merged = merged.unflatten(0, (-1, self.num_heads)) if merged.dim() == 3 else merged[None, None]
+            shape = (-1, self.num_heads) if merged.dim() == 3 else (1, 1)
+            merged = merged.view(*shape, *merged.shape[-2:])
         if padding is not None:
             keys = _as_summand(padding if padding.dim() == 2 else padding[None], queries.dtype)[:, None, None]
             merged = keys if merged is None else merged + keys

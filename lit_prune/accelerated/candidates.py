@@ -41,9 +41,7 @@ def watch(network: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Seen
     """Run a network once, and return what was seen of its linear layers, convolutions and attentions, by name."""
     seen = {name: Seen() for name, layer in network.named_modules() if isinstance(layer, _LAYERS)}
     owners = {
-        id(parameter): name
-        for name in seen
-        for parameter in network.get_submodule(name).parameters(recurse=False)
+        id(parameter): name for name in seen for parameter in network.get_submodule(name).parameters(recurse=False)
     }
     running: list[str] = []
 
@@ -118,12 +116,14 @@ def make_alternatives(layer: Any, seen: Seen) -> dict[str, nn.Module]:
     sparse = sparsity_of(layer) >= _LEAST_SPARSITY
     if isinstance(layer, nn.Linear):
         return {"sparse": SparseLinear.of(weight, layer.bias)} if sparse else {}
+    if layer.groups > 1:
+        return {}
     sizes = {tuple(shape[-2:]) for shape in seen.shapes}
     height, width = next(iter(sizes))
     if len(sizes) == 1 and height * width <= _MOST_PIXELS:
         kinds = ["cropped", "sparse"] if sparse else ["cropped"]
         return {kind: ConvolutionMatrix.of(layer, (height, width), sparse=kind == "sparse") for kind in kinds}
-    ordinary = layer.groups == 1 and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    ordinary = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     batched = all(len(shape) == 4 for shape in seen.shapes)
     return {"sparse": SparseConv2d.of(layer)} if sparse and ordinary and batched else {}
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
 
@@ -19,12 +20,13 @@ def convert(network: nn.Module, attentions: Mapping[str, bool], layers: Mapping[
     Returns:
         The network, or the layer that replaces the network itself if that is a single layer.
     """
-    opened = {name: OpenAttention(network.get_submodule(name), packed) for name, packed in attentions.items()}
+    closed: dict[str, Any] = {name: network.get_submodule(name) for name in attentions}
+    opened = {name: OpenAttention(closed[name], packed) for name, packed in attentions.items()}
     network = replace_layers(network, opened)
     for name, encoder in network.named_modules():
         if isinstance(encoder, nn.TransformerEncoder) and any(inner.startswith(name) for inner in opened):
             encoder.use_nested_tensor = False  # it would read the weights of its layers
-    return replace_layers(network, layers).requires_grad_(False)
+    return replace_layers(network, layers).requires_grad_(False).eval()
 
 
 @contextmanager

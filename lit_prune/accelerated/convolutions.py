@@ -11,6 +11,9 @@ from lit_prune.accelerated.linear import SparseLinear, dense_linear
 from lit_prune.errors import expected
 from lit_prune.functional.live_taps import count_outputs
 
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation")  # settings of a convolution, as `count_outputs` takes them
+_POINTWISE = [(1, 1), (1, 1), (0, 0), (1, 1)]
+
 
 class ConvolutionMatrix(nn.Module):
     """A convolution of feature maps of one size, as one product with a matrix.
@@ -37,21 +40,21 @@ class ConvolutionMatrix(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Conv2d, size: tuple[int, int], sparse: bool) -> "ConvolutionMatrix":
-        """Make the matrix of a convolution for inputs of a height and width, dense or sparse."""
-        shape = (layer.in_channels, *size)
-        count = shape[0] * shape[1] * shape[2]
-        # the outputs for inputs of a single 1 are the columns of the matrix; in float64, no algorithm rounds them
-        units = torch.eye(count, dtype=torch.float64).view(count, *shape)
-        with torch.no_grad():
-            weight = layer.weight.detach().double()
-            columns = layer._conv_forward(units, weight, None)
-            used_pixels = layer._conv_forward(units, torch.ones_like(weight), None).flatten(1).any(1).view(shape).any(0)
-        height, width = (int(used_pixels.any(dim).nonzero().max()) + 1 for dim in (1, 0))
-        matrix = columns.view(*shape, -1)[:, :height, :width].flatten(0, 2).t().to(layer.weight.dtype).contiguous()
-        output: tuple[int, int, int] = tuple(columns.shape[1:])  # type: ignore[assignment]
-        bias = None if layer.bias is None else layer.bias.detach().repeat_interleave(output[1] * output[2])
+        """Make the matrix of a convolution without groups, for inputs of a height and width, dense or sparse."""
+        weight = layer.weight.detach()
+        # which weight meets which pixel: the outputs of kernels that hold a single 1, for images that do
+        pixels = torch.eye(size[0] * size[1], dtype=weight.dtype).view(-1, 1, *size)
+        taps = torch.eye(weight[0, 0].numel(), dtype=weight.dtype).view(-1, 1, *weight.shape[2:])
+        meets = layer._conv_forward(pixels, taps, None)  # (pixels, taps, rows and columns of the output)
+        matrix = torch.einsum("oit,ptq->oqip", weight.flatten(2), meets.flatten(2))
+        read = (matrix != 0).any((0, 1, 2)).view(size)
+        height, width = (int((read.any(dim) * torch.arange(1, size[1 - dim] + 1)).max()) for dim in (1, 0))
+        used = max(1, height), max(1, width)
+        matrix = matrix.view(*matrix.shape[:3], *size)[..., : used[0], : used[1]].flatten(2).flatten(0, 1).contiguous()
+        output = (layer.out_channels, *meets.shape[2:])
+        bias = None if layer.bias is None else layer.bias.detach().repeat_interleave(meets[0, 0].numel())
         product = SparseLinear.of(matrix, bias) if sparse else dense_linear(matrix, bias)
-        return cls(shape, (height, width), output, product)
+        return cls((layer.in_channels, *size), used, output, product)
 
     def forward(self, input: Tensor) -> Tensor:
         """Convolve feature maps (..., channels, height, width) of the size for which the matrix was made."""
@@ -72,7 +75,7 @@ class SparseConv2d(nn.Module):
         out_channels: Number of output channels.
         nonzero: Number of weights that are not zero.
         bias: Whether there is a bias.
-        geometry: `kernel_size`, `dilation`, `padding` and `stride`, each for height and width.
+        geometry: `kernel_size`, `stride`, `padding` and `dilation`, each for height and width.
     """
 
     def __init__(
@@ -83,12 +86,12 @@ class SparseConv2d(nn.Module):
         self.geometry = {name: (int(sizes[0]), int(sizes[1])) for name, sizes in geometry.items()}
         rows, columns = self.geometry["kernel_size"]
         self.product = SparseLinear(in_channels * rows * columns, out_channels, nonzero, bias)
-        self._pointwise = list(self.geometry.values()) == list(_POINTWISE.values())
+        self._pointwise = [self.geometry[name] for name in GEOMETRY] == _POINTWISE
 
     @classmethod
     def of(cls, layer: nn.Conv2d) -> "SparseConv2d":
         """Make the layer from a dense one, whose padding has to be zeros of a given number."""
-        geometry: Any = {name: getattr(layer, name) for name in _POINTWISE}
+        geometry: Any = {name: getattr(layer, name) for name in GEOMETRY}
         product = SparseLinear.of(layer.weight.flatten(1), layer.bias)
         made = cls(layer.in_channels, layer.out_channels, len(product.values), layer.bias is not None, geometry)
         made.product = product
@@ -97,7 +100,7 @@ class SparseConv2d(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Convolve feature maps (N, in_channels, H, W); the outputs (N, out_channels, H', W') are contiguous."""
         check_inference(input)
-        sizes = zip(input.shape[-2:], *(self.geometry[name] for name in _ORDER), strict=True)
+        sizes = zip(input.shape[-2:], *(self.geometry[name] for name in GEOMETRY), strict=True)
         height, width = (count_outputs(*dimension) for dimension in sizes)
         # (N, taps of all input channels, pixels)
         seen = input.flatten(2) if self._pointwise else F.unfold(input, **self.geometry)
@@ -107,7 +110,3 @@ class SparseConv2d(nn.Module):
             output.add_(self.product.bias[:, None])
         maps = output.view(self.out_channels, len(input), height, width)
         return maps.transpose(0, 1).contiguous()
-
-
-_POINTWISE = {"kernel_size": (1, 1), "dilation": (1, 1), "padding": (0, 0), "stride": (1, 1)}
-_ORDER = ("kernel_size", "stride", "padding", "dilation")  # of the arguments of `count_outputs`

@@ -1,4 +1,4 @@
-"""The one condition of accelerated layers: they compute no gradients."""
+"""The one condition of accelerated layers: they are for inference."""
 
 import torch
 from torch import Tensor
@@ -13,3 +13,9 @@ def check_inference(input: Tensor) -> None:
             "An accelerated network computes no gradients. Call it under `torch.inference_mode()`, and train the "
             "original network."
         )
+
+
+def refuse_training(mode: bool) -> None:
+    """Raise an `InputError` for training mode."""
+    if mode:
+        raise InputError("An accelerated network cannot be trained. Train the original and accelerate it again.")

@@ -1,17 +1,24 @@
 """Linear layers that multiply by the non-zero weights only."""
 
+import warnings
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_prune.accelerated.inference import check_inference
+from lit_prune.accelerated.inference import check_inference, refuse_training
 
 # Of the three kernels for the product of a sparse matrix with rows of inputs, each is the fastest for some number of
-# rows: a product with one vector at a time up to 3, one product of matrices up to 15, and `_sum_rows` above. Measured on
-# AVX2 with matrices of 768x768 to 768x3072, at sparsities of 80% to 98%; the speeds differ little near the limits.
+# rows: a product with one vector at a time up to 3, one product of matrices up to 15, and `_sum_rows` above. Measured
+# on AVX2 with matrices of 768x768 to 768x3072, at sparsities of 80% to 98%; near the limits the speeds differ little.
 _FEW, _SOME = 3, 15
 # rows for which the sums of `_sum_rows` stay in the registers of AVX2, and its table in the cache of a core
 _BLOCK = 64
+
+with warnings.catch_warnings():
+    # torch warns once per process that tensors of this layout are in beta state
+    warnings.simplefilter("ignore")
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1))
 
 
 class SparseLinear(nn.Module):
@@ -41,11 +48,12 @@ class SparseLinear(nn.Module):
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None = None) -> "SparseLinear":
         """Make a layer from a dense weight (out_features, in_features) and a bias (out_features)."""
-        matrix = weight.detach().to_sparse_csr()
-        layer = cls(weight.shape[1], weight.shape[0], len(matrix.values()), bias is not None)
-        layer.crow_indices.copy_(matrix.crow_indices())
-        layer.col_indices.copy_(matrix.col_indices())
-        layer.values = matrix.values()
+        weight = weight.detach()
+        kept = weight != 0
+        layer = cls(weight.shape[1], weight.shape[0], int(kept.sum()), bias is not None)
+        layer.crow_indices[1:] = kept.sum(1).cumsum(0)
+        layer.col_indices.copy_(kept.nonzero()[:, 1])
+        layer.values = weight[kept]
         layer.bias = None if bias is None else bias.detach().clone()
         return layer
 
@@ -53,9 +61,22 @@ class SparseLinear(nn.Module):
     def weight(self) -> Tensor:
         """The weight (out_features, in_features), as a tensor of layout `torch.sparse_csr` that shares its memory."""
         size = (self.out_features, self.in_features)
-        return torch.sparse_csr_tensor(
-            self.crow_indices, self.col_indices, self.values, size, check_invariants=False
-        )
+        parts = (self.crow_indices, self.col_indices, self.values)
+        return torch.sparse_csr_tensor(*parts, size, check_invariants=False)
+
+    def is_valid(self) -> bool:
+        """Return whether the indices are possible; products would read memory beyond the weight for others."""
+        parts = (self.crow_indices, self.col_indices, self.values)
+        try:
+            torch.sparse_csr_tensor(*parts, (self.out_features, self.in_features), check_invariants=True)
+        except RuntimeError:
+            return False
+        return True
+
+    def train(self, mode: bool = True) -> "SparseLinear":
+        """Refuse training mode."""
+        refuse_training(mode)
+        return super().train(mode)
 
     def forward(self, input: Tensor) -> Tensor:
         """Multiply inputs (..., in_features); the outputs (..., out_features) are contiguous."""
@@ -69,11 +90,11 @@ class SparseLinear(nn.Module):
             return self.weight @ columns
         if columns.shape[1] <= _BLOCK:
             return self._sum_rows(columns)
-        parts = columns.split(_block_size(columns.shape[1]), dim=1)
+        parts = torch.split(columns, _block_size(columns.shape[1]), dim=1)
         return torch.cat([self._sum_rows(part.contiguous()) for part in parts], dim=1)
 
     def _multiply(self, rows: Tensor) -> Tensor:
-        if len(rows) <= _FEW:
+        if 0 < len(rows) <= _FEW:
             weight = self.weight
             products = [weight.mv(row) if self.bias is None else self.bias.addmv(weight, row) for row in rows]
             return products[0] if len(products) == 1 else torch.stack(products)
@@ -117,7 +138,8 @@ def dense_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     """Make a `torch.nn.Linear` from a weight and a bias, without initialising others first."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
-    layer.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+    if bias is not None:
+        layer.bias = nn.Parameter(bias.detach(), requires_grad=False)
     return layer
 
 

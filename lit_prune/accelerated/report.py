@@ -100,8 +100,8 @@ class Acceleration:
         return (
             f"{len(self.converted)} of {len(self.layers)} layers were converted. For inputs of {self.inputs} with "
             f"{threads}, a forward pass takes {_milliseconds(self.after)} ms instead of {_milliseconds(self.before)}: "
-            f"{self.speed:.2f} times as fast ({spread[0]:.2f} to {spread[-1]:.2f} in {len(spread)} rounds). The outputs "
-            f"differ by at most {self.difference:.1g} (allowed: {self.allowed:.1g})."
+            f"{self.speed:.2f} times as fast ({spread[0]:.2f} to {spread[-1]:.2f} in {len(spread)} rounds). The "
+            f"outputs differ by at most {self.difference:.1g} (allowed: {self.allowed:.1g})."
         )
 
 

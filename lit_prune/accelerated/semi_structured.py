@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.sparse import to_sparse_semi_structured
 
-from lit_prune.accelerated.inference import check_inference
+from lit_prune.accelerated.inference import check_inference, refuse_training
 
 
 class SemiStructuredLinear(nn.Module):
@@ -27,6 +26,11 @@ class SemiStructuredLinear(nn.Module):
         self.register_buffer("bias", None if bias is None else bias.detach())
         self._packed: Any = None  # the weight as the kernels want it, and the tensor and version that it was made of
 
+    def train(self, mode: bool = True) -> "SemiStructuredLinear":
+        """Refuse training mode."""
+        refuse_training(mode)
+        return super().train(mode)
+
     def forward(self, input: Tensor) -> Tensor:
         """Multiply inputs (..., in_features)."""
         check_inference(input)
@@ -44,4 +48,4 @@ def is_semi_structured(weight: Tensor) -> bool:
     """Return whether at most 2 weights of each 4 neighbours in a row are not zero."""
     if weight.dim() != 2 or weight.shape[1] % 4:
         return False
-    return int(weight.unflatten(1, (-1, 4)).count_nonzero(2).max()) <= 2
+    return int(weight.reshape(-1, 4).count_nonzero(1).max()) <= 2
