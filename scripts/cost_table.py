@@ -31,6 +31,8 @@ WAYS: dict[Kind, str] = {
     "zeros": "torch's own layers",
     "lit-prune": "`LitResNet18`",
     "cropped": "torch's own layers, cropped",
+    "accelerated": "`lit_prune.accelerate`",
+    "int8": "torch's own layers, linear ones in 8 bits",
     "onnx": "ONNX Runtime",
     "cropped onnx": "ONNX Runtime, cropped",
 }
@@ -133,12 +135,12 @@ def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
     """Return sentences on how the costs were measured and how each network compares to the first."""
     machine = comparison.machine
     images = " or ".join(f"{number:,}" for number in sorted({score.images for score in scores.values()}))
-    difference = max(cost.difference for cost in comparison.costs if cost.difference is not None)
+    differences = [c.difference for c in comparison.costs if c.difference is not None and c.variant.kind != "int8"]
     measured = (
         f"Measured in {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
         f"{machine['processor']} ({machine['instructions']}), Python {machine['python']}, torch {machine['torch']}; "
-        f"accuracy on {images} test images. The logits of a network differ by at most {difference:.0e} between the "
-        "ways to run it."
+        f"accuracy on {images} test images. The logits of a network differ by at most {max(differences):.0e} "
+        "between the ways to run it, except in 8 bits."
     )
     first, *others = comparison.sparsity
     dense = _in_torch(comparison, first)
@@ -147,9 +149,14 @@ def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
         cost = _in_torch(comparison, name)
         if comparison.sparsity[name] > 0:
             times = format_ratios({b: cost.latency[b].ratio(dense.latency[b]) for b in comparison.batches})
+            accelerated = comparison.find(name, "accelerated")
+            gain = ""
+            if accelerated is not None:
+                speeds = format_ratios({b: comparison.speed(accelerated, b) for b in comparison.batches})
+                gain = f" Accelerated, it is {speeds} times as fast."
             sentences.append(
-                f"- Zeros do not make a network faster: *{name}* ({comparison.sparsity[name]:.1%} of the weights are "
-                f"zero) takes {times} times as long as *{first}*."
+                f"- Dense layers gain nothing from zeros: *{name}* ({comparison.sparsity[name]:.1%} of the weights are "
+                f"zero) takes {times} times as long as *{first}*.{gain}"
             )
         else:
             speeds = format_ratios({b: comparison.speed(cost, b) for b in comparison.batches})

@@ -89,7 +89,7 @@ def why_dense(network: nn.Module, seen: Mapping[str, Seen]) -> dict[str, str]:
         layer: Any = network.get_submodule(name)
         weights = [weight for weight in layer.parameters() if weight.dim() > 1]
         if type(layer) not in _LAYERS:
-            return f"its class is {type(layer).__name__}"
+            return f"its class is {type(layer).__module__}.{type(layer).__qualname__}"
         if not weights or any(getattr(module, hooks) for module in layer.modules() for hooks in _HOOKS):
             return "it has hooks, or a weight that is computed"
         if names[id(layer)] > 1 or any(owners[id(weight)] > 1 for weight in weights):
