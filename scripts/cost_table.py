@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
+from measurements.document import split_document, table
 
 from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError, expected
@@ -60,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
-        document = None if options.write is None else _split_document(options.write)
+        document = None if options.write is None else split_document(options.write, START, END)
         text = _measure(options)
     except InputError as error:
         parser.error(str(error))
@@ -68,15 +69,6 @@ def main(argv: list[str] | None = None) -> int:
     if document is not None:
         write_text(options.write, f"{document[0]}\n\n{text}\n\n{document[1]}")
     return 0
-
-
-def _split_document(path: Path) -> tuple[str, str]:
-    """Return the text of a document before and after the tables; it includes the two lines that enclose the tables."""
-    before, start, rest = path.read_text(encoding="utf-8").partition(START) if path.is_file() else ("", "", "")
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise expected(f"`--write` to name a document with the lines `{START}` and `{END}`", f"`{path}`", "add them")
-    return before + start, end + after
 
 
 def _measure(options: argparse.Namespace) -> str:
@@ -117,7 +109,7 @@ def _summary(comparison: Comparison, scores: dict[str, Score]) -> str:
             row.append(f"{1e3 * latency.median:.2f} ({1e3 * latency.low:.2f} to {1e3 * latency.high:.2f})")
             row.append(f"{comparison.speed(cost, batch):.2f}")
         rows.append(row)
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _ways(comparison: Comparison) -> str:
@@ -128,7 +120,7 @@ def _ways(comparison: Comparison) -> str:
         speeds = " / ".join(f"{comparison.speed(cost, batch):.2f}" for batch in comparison.batches)
         rows[WAYS[cost.variant.kind]][cost.variant.network] = f"{speeds} ({cost.variant.bytes / 1e6:.1f} MB)"
     cells = [[way, *(row.get(name, "") for name in names)] for way, row in rows.items() if row]
-    return _table([f"Speed, batch {' / '.join(map(str, comparison.batches))} (file)", *names], cells)
+    return table([f"Speed, batch {' / '.join(map(str, comparison.batches))} (file)", *names], cells)
 
 
 def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
@@ -171,11 +163,6 @@ def _in_torch(comparison: Comparison, network: str) -> Cost:
     cost = comparison.find(network, "zeros", "dense")
     assert cost is not None  # noqa: S101 - every network was measured in one of these forms
     return cost
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 if __name__ == "__main__":
