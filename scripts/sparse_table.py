@@ -13,6 +13,7 @@ import platform
 import statistics
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,20 +82,19 @@ def _measurements(rounds: int) -> dict[str, Callable[[], Any]]:
     found: dict[str, Callable[[], Any]] = {}
     for outputs, inputs in SHAPES:
         for rows in ROWS:
-            found[f"{outputs}x{inputs}, {rows}"] = lambda shape=(outputs, inputs), rows=rows: measure_product(
-                *shape, rows, SPARSITIES, rounds
-            )
+            name = f"{outputs}x{inputs}, {rows}"
+            found[name] = partial(measure_product, outputs, inputs, rows, SPARSITIES, rounds)
     for make, examples in NETWORKS.values():
         for name, shape in examples.items():
             for sparsity in NETWORK_SPARSITIES:
-                found[f"{name}, {sparsity}"] = lambda make=make, shape=shape, sparsity=sparsity: _measure_network(
-                    make(sparsity), shape, rounds
-                )
+                found[f"{name}, {sparsity}"] = partial(_measure_network, make, sparsity, shape, rounds)
     return found
 
 
-def _measure_network(network: nn.Module, shape: Sequence[int], rounds: int) -> dict[str, Any]:
-    report = measure_network(network, shape, rounds)
+def _measure_network(
+    make: Callable[[float], nn.Module], sparsity: float, shape: Sequence[int], rounds: int
+) -> dict[str, Any]:
+    report = measure_network(make(sparsity), shape, rounds)
     return {
         "before": [*report.before],
         "after": [*report.after],

@@ -14,6 +14,7 @@ from lit_prune.accelerated.inference import check_inference, refuse_training
 _FEW, _SOME = 3, 15
 # rows for which the sums of `_sum_rows` stay in the registers of AVX2, and its table in the cache of a core
 _BLOCK = 64
+_BLOCKS = 4  # transposed together, by all threads
 
 with warnings.catch_warnings():
     # torch warns once per process that tensors of this layout are in beta state
@@ -98,16 +99,20 @@ class SparseLinear(nn.Module):
             weight = self.weight
             products = [weight.mv(row) if self.bias is None else self.bias.addmv(weight, row) for row in rows]
             return products[0] if len(products) == 1 else torch.stack(products)
+        output = rows.new_empty(len(rows), self.out_features)
+        bias = rows.new_zeros(()) if self.bias is None else self.bias
         if len(rows) <= _SOME:
-            output = (self.weight @ rows.t().contiguous()).t().contiguous()
-        else:
-            size = _block_size(len(rows))
-            missing = -len(rows) % size
-            padded = F.pad(rows, (0, 0, 0, missing)) if missing else rows
+            return torch.add((self.weight @ rows.t().contiguous()).t(), bias, out=output)
+        size = _block_size(len(rows))
+        # a few blocks at a time, so that the memory between the steps stays in the cache
+        parts = zip(rows.split(_BLOCKS * size), output.split(_BLOCKS * size), strict=True)  # type: ignore[no-untyped-call]
+        for part, target in parts:
+            missing = -len(part) % size
+            padded = F.pad(part, (0, 0, 0, missing)) if missing else part
             tables = transpose(padded.view(-1, size, self.in_features))
             sums = torch.stack([self._sum_rows(table) for table in tables])
-            output = transpose(sums).view(-1, self.out_features)[: len(rows)]
-        return output if self.bias is None else output.add_(self.bias)
+            torch.add(transpose(sums).view(-1, self.out_features)[: len(part)], bias, out=target)
+        return output
 
     def _sum_rows(self, table: Tensor) -> Tensor:
         """Multiply the weight by a contiguous matrix (in_features, n).

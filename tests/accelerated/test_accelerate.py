@@ -174,7 +174,7 @@ def test_layers_that_cannot_be_replaced_stay_and_are_explained(set_speeds):
         "again": "shares its weight",
         "computed": "its class is",
         "hooked": "has hooks",
-        "own": "its class is _Doubles",
+        "own": "._Doubles",
         "ours": "",
     }.items():
         assert reason in reasons[name], name
