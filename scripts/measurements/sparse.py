@@ -43,7 +43,7 @@ def make_encoder(sparsity: float, layers: int = 12, width: int = 768) -> nn.Modu
     """Make a transformer encoder with the shapes of BERT, whose random weights are pruned globally by magnitude."""
     torch.manual_seed(0)
     layer = nn.TransformerEncoderLayer(width, width // 64, 4 * width, activation="gelu", batch_first=True)
-    encoder = nn.TransformerEncoder(layer, layers)
+    encoder = nn.TransformerEncoder(layer, layers, enable_nested_tensor=False)
     for parameter in encoder.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.02)
