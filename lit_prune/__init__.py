@@ -9,6 +9,9 @@ from typing import TYPE_CHECKING, Any
 from lit_prune.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from lit_prune.accelerated.accelerate import accelerate as accelerate
+    from lit_prune.accelerated.files import load_accelerated as load_accelerated
+    from lit_prune.accelerated.files import save_accelerated as save_accelerated
     from lit_prune.callbacks import GlobalL1Pruning as GlobalL1Pruning
     from lit_prune.callbacks import GlobalRandomPruning as GlobalRandomPruning
     from lit_prune.callbacks import LayerFreezing as LayerFreezing
@@ -31,7 +34,10 @@ _MODULES = {
     "Pruning": "lit_prune.callbacks",
     "PruningRemoval": "lit_prune.callbacks",
     "SparsityMonitor": "lit_prune.callbacks",
+    "accelerate": "lit_prune.accelerated.accelerate",
+    "load_accelerated": "lit_prune.accelerated.files",
     "load_compressed": "lit_prune.files.compressed",
+    "save_accelerated": "lit_prune.accelerated.files",
 }
 __all__ = ["__version__", *_MODULES]
 

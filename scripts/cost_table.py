@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
+from measurements.document import split_document, table
 
 from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError, expected
@@ -31,6 +32,8 @@ WAYS: dict[Kind, str] = {
     "zeros": "torch's own layers",
     "lit-prune": "`LitResNet18`",
     "cropped": "torch's own layers, cropped",
+    "accelerated": "`lit_prune.accelerate`",
+    "int8": "torch's own layers, linear ones in 8 bits",
     "onnx": "ONNX Runtime",
     "cropped onnx": "ONNX Runtime, cropped",
 }
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
-        document = None if options.write is None else _split_document(options.write)
+        document = None if options.write is None else split_document(options.write, START, END)
         text = _measure(options)
     except InputError as error:
         parser.error(str(error))
@@ -66,15 +69,6 @@ def main(argv: list[str] | None = None) -> int:
     if document is not None:
         write_text(options.write, f"{document[0]}\n\n{text}\n\n{document[1]}")
     return 0
-
-
-def _split_document(path: Path) -> tuple[str, str]:
-    """Return the text of a document before and after the tables, with the lines `START` and `END` that enclose them."""
-    before, start, rest = path.read_text(encoding="utf-8").partition(START) if path.is_file() else ("", "", "")
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise expected(f"`--write` to name a document with the lines `{START}` and `{END}`", f"`{path}`", "add them")
-    return before + start, end + after
 
 
 def _measure(options: argparse.Namespace) -> str:
@@ -115,7 +109,7 @@ def _summary(comparison: Comparison, scores: dict[str, Score]) -> str:
             row.append(f"{1e3 * latency.median:.2f} ({1e3 * latency.low:.2f} to {1e3 * latency.high:.2f})")
             row.append(f"{comparison.speed(cost, batch):.2f}")
         rows.append(row)
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _ways(comparison: Comparison) -> str:
@@ -126,19 +120,19 @@ def _ways(comparison: Comparison) -> str:
         speeds = " / ".join(f"{comparison.speed(cost, batch):.2f}" for batch in comparison.batches)
         rows[WAYS[cost.variant.kind]][cost.variant.network] = f"{speeds} ({cost.variant.bytes / 1e6:.1f} MB)"
     cells = [[way, *(row.get(name, "") for name in names)] for way, row in rows.items() if row]
-    return _table([f"Speed, batch {' / '.join(map(str, comparison.batches))} (file)", *names], cells)
+    return table([f"Speed, batch {' / '.join(map(str, comparison.batches))} (file)", *names], cells)
 
 
 def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
     """Return sentences on how the costs were measured and how each network compares to the first."""
     machine = comparison.machine
     images = " or ".join(f"{number:,}" for number in sorted({score.images for score in scores.values()}))
-    difference = max(cost.difference for cost in comparison.costs if cost.difference is not None)
+    differences = [c.difference for c in comparison.costs if c.difference is not None and c.variant.kind != "int8"]
     measured = (
         f"Measured in {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
         f"{machine['processor']} ({machine['instructions']}), Python {machine['python']}, torch {machine['torch']}; "
-        f"accuracy on {images} test images. The logits of a network differ by at most {difference:.0e} between the "
-        "ways to run it."
+        f"accuracy on {images} test images. The logits of a network differ by at most {max(differences):.0e} "
+        "between the ways to run it, except in 8 bits."
     )
     first, *others = comparison.sparsity
     dense = _in_torch(comparison, first)
@@ -147,9 +141,14 @@ def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
         cost = _in_torch(comparison, name)
         if comparison.sparsity[name] > 0:
             times = format_ratios({b: cost.latency[b].ratio(dense.latency[b]) for b in comparison.batches})
+            accelerated = comparison.find(name, "accelerated")
+            gain = ""
+            if accelerated is not None:
+                speeds = format_ratios({b: comparison.speed(accelerated, b) for b in comparison.batches})
+                gain = f" Accelerated, it is {speeds} times as fast."
             sentences.append(
-                f"- Zeros do not make a network faster: *{name}* ({comparison.sparsity[name]:.1%} of the weights are "
-                f"zero) takes {times} times as long as *{first}*."
+                f"- Dense layers gain nothing from zeros: *{name}* ({comparison.sparsity[name]:.1%} of the weights are "
+                f"zero) takes {times} times as long as *{first}*.{gain}"
             )
         else:
             speeds = format_ratios({b: comparison.speed(cost, b) for b in comparison.batches})
@@ -164,11 +163,6 @@ def _in_torch(comparison: Comparison, network: str) -> Cost:
     cost = comparison.find(network, "zeros", "dense")
     assert cost is not None  # noqa: S101 - every network was measured in one of these forms
     return cost
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 if __name__ == "__main__":

@@ -45,7 +45,9 @@ def test_the_table_is_written_between_the_marks(networks, capsys):
     assert compressed < 0.5 * file
     assert rows["`LitResNet18`"][2].endswith(f"({float(dense[5]):.1f} MB)")
     assert "ONNX" not in printed
-    assert re.search(r"\*90%\* \(90\.0% of the weights are zero\) takes [\d.]+ ", printed)
+    assert re.search(
+        r"\*90%\* \(90\.0% of the weights are zero\) takes [\d.]+ .* Accelerated, it is [\d.]+ \(batch 1\)", printed
+    )
     assert re.search(
         r"\*fewer channels\* has [\d.]+% of the parameters of \*dense\* and is [\d.]+ \(batch 1\) and ", printed
     )

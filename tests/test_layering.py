@@ -15,7 +15,7 @@ PACKAGE = Path(lit_prune.__file__).parent
 FLOORS = [
     {"errors", "version"},
     {"functional", "data", "files"},
-    {"callbacks", "models", "cli"},
+    {"accelerated", "callbacks", "models", "cli"},
     {"training"},
     {"study", "trained"},
     {"main", "__init__", "__main__"},

@@ -103,7 +103,15 @@ def compare(
         variants = [
             variant
             for number, (name, model) in enumerate(networks.items())
-            for variant in make_variants(name, model, input_size, Path(folder) if onnx else None, reference=number == 0)
+            for variant in make_variants(
+                name,
+                model,
+                input_size,
+                Path(folder) if onnx else None,
+                reference=number == 0,
+                batches=batches,
+                rounds=rounds,
+            )
         ]
         latencies = []
         with torch.inference_mode():

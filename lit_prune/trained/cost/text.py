@@ -63,12 +63,14 @@ def conclusions(comparison: Comparison) -> list[str]:
     zeros = comparison.find(network, "zeros")
     if zeros is not None:
         sentences.append(
-            "Zeros make files smaller (with `lit-prune export --compress`), but not networks faster. Compared with a "
-            f"copy without zeros, {network} with {comparison.sparsity[network]:.1%} zero weights takes "
+            "Zeros make files smaller (with `lit-prune export --compress`), but dense layers no faster. Compared with "
+            f"a copy without zeros, {network} with {comparison.sparsity[network]:.1%} zero weights takes "
             f"{_durations(comparison, zeros)} times as long."
         )
     ways: dict[Kind, str] = {
         "cropped": "without kernel positions that only ever see padding",
+        "accelerated": "accelerated",
+        "int8": "in 8 bits",
         "onnx": "in ONNX Runtime",
         "cropped onnx": "without these kernel positions, in ONNX Runtime",
     }

@@ -1,8 +1,10 @@
 """Make the variants of a network: the ways to run it whose costs are compared."""
 
 import io
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +12,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from lit_prune.accelerated.accelerate import accelerate
+from lit_prune.accelerated.files import save_accelerated
 from lit_prune.files.compressed import compressed_size
 from lit_prune.functional import weight_layers
 from lit_prune.functional.cropping import crop_kernels
@@ -17,15 +21,18 @@ from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.export.graphs import run_onnx, write_onnx
+from lit_prune.trained.extras import silence_libraries
 from lit_prune.trained.inputs import Inputs
 
-Kind = Literal["dense", "zeros", "lit-prune", "cropped", "onnx", "cropped onnx"]
+Kind = Literal["dense", "zeros", "lit-prune", "cropped", "accelerated", "int8", "onnx", "cropped onnx"]
 
 MEANINGS: dict[Kind, str] = {
     "dense": "torch's own layers; small random weights replace any zero weights",
     "zeros": "torch's own layers, with the zeros of this network",
     "lit-prune": "LitResNet18, which skips dead taps (kernel positions that only ever see padding)",
     "cropped": "torch's own layers without kernel positions that only ever see padding; same outputs",
+    "accelerated": "`lit_prune.accelerate` for each batch size: sparse or cropped products where these are faster",
+    "int8": "torch's own layers, with linear and LSTM layers in 8 bits (dynamic quantization); other outputs",
     "onnx": "the exported file in ONNX Runtime, with batch norms folded into convolutions",
     "cropped onnx": "the exported file of the cropped network in ONNX Runtime",
 }
@@ -64,16 +71,24 @@ def has_onnx() -> bool:
 
 
 def make_variants(
-    network: str, model: nn.Module, input_size: int | list[int], folder: Path | None, reference: bool = True
+    network: str,
+    model: nn.Module,
+    input_size: int | list[int],
+    folder: Path | None,
+    reference: bool = True,
+    batches: Sequence[int] = (),
+    rounds: int = 7,
 ) -> Iterator[Variant]:
     """Make the variants of `model`, a module without masks that maps inputs to logits; the model is not changed.
 
     ONNX files are written to `folder`; None leaves out the ONNX variants. A network without zeros is its own "dense"
     variant. If it has zeros, "dense" is a copy with small random weights instead, made only if `reference` is true.
+    The accelerated network exists for these `batches` only; its layers are measured in `rounds` rounds.
 
     Yields:
         The variants, in the order of `MEANINGS`. "zeros" exists only if the network has zeros, "lit-prune" only for a
-        LitResNet18, and the "cropped" ones only if the inputs are images.
+        LitResNet18, the "cropped" ones only if the inputs are images, "accelerated" only if there are batches, and
+        "int8" only if the network has linear or LSTM layers.
     """
     shape = input_shape(model, input_size)
     layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
@@ -94,6 +109,14 @@ def make_variants(
         cropped_counts = _count(cropped, input_size)
         yield Variant(network, "cropped", cropped, layout, **cropped_counts)
         exported["cropped onnx"] = (cropped, cropped_counts)
+    if batches:
+        networks = {batch: accelerate(base, torch.randn(batch, *shape), rounds=rounds) for batch in batches}
+        size = {"bytes": _accelerated_bytes(networks[batches[0]]), "compressed": None}
+        run = partial(_run_batch, networks)
+        yield Variant(network, "accelerated", run, torch.contiguous_format, **(counts | size))
+    quantized = _quantize(base)
+    if quantized is not None:
+        yield Variant(network, "int8", quantized, layout, **(counts | {"bytes": _state_bytes(quantized)}))
     if folder is None:
         return
     for kind, (module, known) in exported.items():
@@ -106,15 +129,44 @@ def make_variants(
 def _count(module: nn.Module, input_size: int | list[int]) -> dict[str, Any]:
     """Count the parameters, FLOPs and bytes of a variant."""
     parameters = list(module.parameters())
-    file = io.BytesIO()
-    torch.save(dict(module.state_dict()), file)
     return {
         "parameters": sum(p.numel() for p in parameters),
         "nonzero": sum(int(p.count_nonzero()) for p in parameters),
         "flops": sum(count_flops(module, input_size).values(), LayerFlops(0, 0)),
-        "bytes": file.getbuffer().nbytes,
+        "bytes": _state_bytes(module),
         "compressed": compressed_size(module.state_dict()),
     }
+
+
+def _state_bytes(module: nn.Module) -> int:
+    file = io.BytesIO()
+    torch.save(dict(module.state_dict()), file)
+    return file.getbuffer().nbytes
+
+
+def _accelerated_bytes(network: nn.Module) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "network"
+        save_accelerated(network, path)
+        return path.stat().st_size
+
+
+def _run_batch(networks: Mapping[int, nn.Module], inputs: Tensor) -> Any:
+    """Run the network that was accelerated for batches of this size."""
+    return networks[len(inputs)](inputs)
+
+
+def _quantize(module: nn.Module) -> nn.Module | None:
+    """Return a copy with linear and LSTM layers in 8 bits, or None if there are none or this torch cannot make it."""
+    layers = {nn.Linear, nn.LSTM}
+    if not any(type(layer) in layers for layer in module.modules()):
+        return None
+    try:
+        with silence_libraries():  # torch announces that another package will take its place
+            quantized: nn.Module = torch.ao.quantization.quantize_dynamic(plain_copy(module), layers)  # type: ignore[no-untyped-call]
+    except (AttributeError, RuntimeError):
+        return None
+    return quantized
 
 
 def _channels_last(module: nn.Module) -> nn.Module:

@@ -11,9 +11,10 @@ from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_che
 from lit_prune.cli.run_command import run_command
 from lit_prune.errors import check_integer, expected
 from lit_prune.files.atomic import replacing
+from lit_prune.trained.export.accelerated import write_accelerated
 from lit_prune.trained.export.check import Check, check, in_batches
 from lit_prune.trained.export.graphs import check_opset, run_onnx, run_torchexport, write_onnx, write_torchexport
-from lit_prune.trained.export.plan import GRAPHS, Export, prepare
+from lit_prune.trained.export.plan import GRAPHS, NETWORKS, Export, prepare
 from lit_prune.trained.export.text import format_report
 from lit_prune.trained.export.weights import write_weights
 from lit_prune.trained.extras import import_extra
@@ -24,7 +25,7 @@ from lit_prune.trained.scoring import Run, find_data_class, image_batches, make_
 _MAX_SIZE = 4096
 # for each option that not all formats accept: the formats that do
 _FORMATS = {
-    "batch": GRAPHS,
+    "batch": NETWORKS,
     "compress": ("state_dict", "safetensors"),
     "crop": (*GRAPHS, "safetensors"),  # a state dict cannot store the paddings that cropping changes
     "opset": ("onnx",),
@@ -41,10 +42,10 @@ def _export(argv: Sequence[str]) -> None:
     output = check_output(options.output, options.checkpoint)
     export = prepare(load_network(options.checkpoint, options.model), options)
     with replacing(output) as part:
-        opset, run = _write(export, part)
+        details, run = _write(export, part)
         checks = _check(export, run)
         size = part.stat().st_size
-    print(format_report(export, opset, checks, size))
+    print(format_report(export, details, checks, size))
 
 
 def _parse(argv: Sequence[str]) -> Namespace:
@@ -59,7 +60,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     parser.add_argument(
         "--format",
-        type=Literal["onnx", "torchexport", "safetensors", "state_dict"],
+        type=Literal["onnx", "torchexport", "accelerated", "safetensors", "state_dict"],
         required=True,
         help="Format of the file.",
     )
@@ -68,7 +69,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
         "--batch",
         type=int | Literal["dynamic"] | None,
         default=None,
-        help="Batch size that the file accepts, or dynamic for any; only for onnx and torchexport (default: dynamic).",
+        help="Batch size that the file accepts, or dynamic for any; only for onnx and torchexport (default: dynamic). "
+        "For accelerated, the batch size for which it is fast (default: 1).",
     )
     parser.add_argument(
         "--input_size",
@@ -114,23 +116,26 @@ def _parse(argv: Sequence[str]) -> Namespace:
     return options
 
 
-def _write(export: Export, path: Path) -> tuple[int | None, Run | None]:
-    """Write the file. Return its ONNX opset (or None) and a function that computes logits with it (or None)."""
+def _write(export: Export, path: Path) -> tuple[str, Run | None]:
+    """Write the file. Return details for the report, and a function that computes logits with the file (or None)."""
     options, module, inputs = export.options, export.module, export.inputs
     if module is not None and inputs is not None and options.format == "onnx":
         opset = write_onnx(module, path, inputs, export.batch, export.metadata, opset=options.opset)
-        return opset, in_batches(run_onnx(path), export.batch)
+        return f" with operators of version {opset}", in_batches(run_onnx(path), export.batch)
     if module is not None and inputs is not None and options.format == "torchexport":
         write_torchexport(module, path, inputs, export.batch, export.metadata)
-        return None, in_batches(inputs.feed(run_torchexport(path)), export.batch)
+        return "", in_batches(inputs.feed(run_torchexport(path)), export.batch)
+    if module is not None and inputs is not None and options.format == "accelerated":
+        network = write_accelerated(module, path, inputs, export.batch or 1, export.metadata)
+        return str(network.acceleration), inputs.feed(network)
     stored = write_weights(export.state, path, options.format, options.compress, export.metadata)
     if module is None or inputs is None:
-        return None, None
+        return "", None
     loaded = deepcopy(module)
     for tensor in loaded.state_dict().values():
         tensor.zero_()  # so that every value has to come from the file
     loaded.load_state_dict(stored)
-    return None, inputs.feed(loaded)
+    return "", inputs.feed(loaded)
 
 
 def _check(export: Export, run: Run | None) -> list[Check]:

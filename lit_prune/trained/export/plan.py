@@ -21,6 +21,8 @@ from lit_prune.trained.scoring import make_data, wants_data, wants_scores
 
 # formats that store the network's operations, not only its weights
 GRAPHS = ("onnx", "torchexport")
+# formats that need the class of the network, and run it
+NETWORKS = (*GRAPHS, "accelerated")
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ def prepare(network: Network, options: Namespace) -> Export:
         InputError: If the architecture is not known and an option needs it, if the class has no `forward` and the
             format needs it, or if options do not suit the inputs of the network.
     """
-    needs_model = options.format in GRAPHS or options.crop or wants_scores(options)
+    needs_model = options.format in NETWORKS or options.crop or wants_scores(options)
     model = network.require_model() if needs_model else network.model
     inputs = None if model is None else _find_inputs(model, options)
     module, state, crops = None, network.state_dict, {}
@@ -104,13 +106,13 @@ def prepare(network: Network, options: Namespace) -> Export:
 
 def _find_inputs(model: nn.Module, options: Namespace) -> Inputs | None:
     """Return the inputs of a network, or None if they are not known, and only its weights are written."""
-    if not defines_forward(model) and options.format in GRAPHS:
+    if not defines_forward(model) and options.format in NETWORKS:
         what = f"a network with a `forward` for `--format {options.format}`"
         hint = "define `forward` in the class, or write only the weights with `--format safetensors`"
         raise expected(what, f"{type(model).__name__}, which defines none", hint)
     inputs = Inputs.of(model, options.input_size)
     _check_options(inputs, options)
-    if options.format in GRAPHS or options.crop or inputs.suit(model):
+    if options.format in NETWORKS or options.crop or inputs.suit(model):
         return inputs
     if wants_scores(options):
         hint = "leave out `--limit` and all `--data` options to write only the weights"

@@ -9,9 +9,18 @@ _WIDTH = 10
 _SAME = "a zero weight takes as many bytes as any other"
 
 
-def format_report(export: Export, opset: int | None, checks: Sequence[Check], size: int) -> str:
-    """Describe the exported file and how it was checked; `size` is the file's size in bytes."""
-    lines = [("written", f"{export.options.output}: {_format_kind(export, opset)}")]
+def format_report(export: Export, details: str, checks: Sequence[Check], size: int) -> str:
+    """Describe the exported file and how it was checked.
+
+    Args:
+        export: What was written.
+        details: Version of the operators of an ONNX file, or the report of an accelerated network.
+        checks: Comparisons of the file with the network.
+        size: Size of the file in bytes.
+    """
+    accelerated = export.options.format == "accelerated"
+    kind = _format_kind(export, "" if accelerated else details)
+    lines = [("written", f"{export.options.output}: {kind}")]
     kinds = [f"random {export.inputs.unit}" if export.inputs else "", "test images"]
     lines += zip(["logits", ""], map(_format_difference, checks, kinds), strict=False)
     if not checks:
@@ -25,21 +34,23 @@ def format_report(export: Export, opset: int | None, checks: Sequence[Check], si
         unknown = "" if "class_names" in export.metadata else "; class names and preprocessing are not known"
         keys = ", ".join(export.metadata) + unknown
     lines.append(("metadata", keys))
-    return "\n".join(f"{name:{_WIDTH}}  {text}".rstrip() for name, text in lines)
+    text = "\n".join(f"{name:{_WIDTH}}  {text}".rstrip() for name, text in lines)
+    return f"{text}\n\n{details}" if accelerated else text
 
 
-def _format_kind(export: Export, opset: int | None) -> str:
+def _format_kind(export: Export, details: str) -> str:
     options = export.options
     if options.compress:
         return "compressed weights, which `lit_prune.load_compressed` reads"
+    if options.format == "accelerated":
+        return f"for `lit_prune.load_accelerated`, for any number of {export.inputs}, fastest for {export.batch or 1}"
     if options.format not in GRAPHS or export.inputs is None:
         return f"{options.format}, {len(export.state)} tensors"
     batch = "any number of" if export.batch is None else f"batches of {export.batch}"
-    operators = "" if opset is None else f" with operators of version {opset}"
     inputs = f"{batch} {export.inputs}"
     if export.inputs.image_size is None:
         inputs = f"{batch} rows of {export.inputs}" if export.inputs.have_rows else str(export.inputs)
-    return f"{options.format}{operators}, for {inputs}"
+    return f"{options.format}{details}, for {inputs}"
 
 
 def _format_difference(check: Check, kind: str) -> str:
@@ -60,8 +71,9 @@ def _format_weights(export: Export) -> str:
 
 
 def _format_bytes(export: Export, size: int) -> list[tuple[str, str]]:
+    accelerated = export.options.format == "accelerated"
     if not export.options.compress:
-        return [("bytes", f"{size:,}" + (f"; {_SAME}" if export.zeros else ""))]
+        return [("bytes", f"{size:,}" + (f"; {_SAME}" if export.zeros and not accelerated else ""))]
     dense = export.dense_bytes
     rows = [("dense", f"{dense:>13,}"), ("masked", f"{dense:>13,}  {_SAME}")]
     if export.options.crop:

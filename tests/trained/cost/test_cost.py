@@ -35,17 +35,19 @@ def variants(tmp_path_factory):
     """Variants of one network, half of whose weights are zero, by kind."""
     folder = tmp_path_factory.mktemp("onnx")
     model = pruned(LitResNet18(channels=NARROW))
-    return {variant.kind: variant for variant in make_variants("net", model, 32, folder)}
+    return {variant.kind: variant for variant in make_variants("net", model, 32, folder, batches=[3, 1], rounds=1)}
 
 
 def test_all_variants_compute_the_same(variants):
-    assert list(variants) == ["dense", "zeros", "lit-prune", "cropped", "onnx", "cropped onnx"]
+    assert list(variants) == ["dense", "zeros", "lit-prune", "cropped", "accelerated", "int8", "onnx", "cropped onnx"]
     with torch.inference_mode():
         logits = {
             kind: variant.forward(IMAGES.contiguous(memory_format=variant.layout)) for kind, variant in variants.items()
         }
-    for kind in ("lit-prune", "cropped", "onnx", "cropped onnx"):
+    for kind in ("lit-prune", "cropped", "accelerated", "onnx", "cropped onnx"):
         torch.testing.assert_close(logits[kind], logits["zeros"], rtol=1e-3, atol=1e-4)
+    rounded = (logits["int8"] - logits["zeros"]).abs().max() / logits["zeros"].abs().max()
+    assert 1e-5 < rounded < 0.1
     assert not torch.allclose(logits["dense"], logits["zeros"], rtol=1e-2, atol=1e-2)
     assert {variant.network for variant in variants.values()} == {"net"}
 
@@ -98,9 +100,9 @@ def test_counts(variants):
 
 def test_a_network_without_zeros_has_no_variant_with_zeros(tmp_path):
     found = [variant.kind for variant in make_variants("net", SmallNet().eval(), 32, None)]
-    assert found == ["dense", "cropped"]
+    assert found == ["dense", "cropped", "int8"]
     found = [variant.kind for variant in make_variants("net", pruned(SmallNet()), 32, None, reference=False)]
-    assert found == ["zeros", "cropped"]
+    assert found == ["zeros", "cropped", "int8"]
 
 
 def test_networks_are_not_changed():
@@ -118,8 +120,8 @@ def test_a_small_network_is_faster_than_a_large_one():
     found = compare({"large": large, "small": small}, 32, [1, 16], rounds=3, onnx=False, turn=0.01)
     kinds = [(cost.variant.network, cost.variant.kind) for cost in found.costs]
     assert kinds == [
-        *(("large", kind) for kind in ("dense", "zeros", "lit-prune", "cropped")),
-        *(("small", kind) for kind in ("dense", "lit-prune", "cropped")),
+        *(("large", kind) for kind in ("dense", "zeros", "lit-prune", "cropped", "accelerated", "int8")),
+        *(("small", kind) for kind in ("dense", "lit-prune", "cropped", "accelerated", "int8")),
     ]
     assert found.batches == (1, 16)
     assert found.sparsity == {"large": pytest.approx(0.5, abs=1e-6), "small": 0.0}
@@ -127,8 +129,9 @@ def test_a_small_network_is_faster_than_a_large_one():
     narrow = found.find("small", "dense")
     assert narrow is not None
     assert found.speed(narrow, 16) > 1.5
-    assert [cost.difference is None for cost in found.costs] == [True, *[False] * 6]
-    assert max(cost.difference for cost in found.costs if cost.difference is not None) < 1e-3
+    assert [cost.difference is None for cost in found.costs] == [True, *[False] * 10]
+    exact = [cost for cost in found.costs if cost.variant.kind != "int8"]
+    assert max(cost.difference for cost in exact if cost.difference is not None) < 1e-3
     assert found.find("small", "zeros") is None
 
 
@@ -156,7 +159,7 @@ def comparison():
 
 def test_conclusions_follow_from_the_measurement(comparison):
     assert conclusions(comparison) == [
-        "Zeros make files smaller (with `lit-prune export --compress`), but not networks faster. Compared with a "
+        "Zeros make files smaller (with `lit-prune export --compress`), but dense layers no faster. Compared with a "
         "copy without zeros, net with 90.0% zero weights takes 1.00 (batch 1) and 1.25 (batch 8) times as long.",
         "Speed relative to net in torch's own layers: without kernel positions that only ever see padding 2.00 "
         "(batch 1) and 2.00 (batch 8); without these kernel positions, in ONNX Runtime 4.00 (batch 1) and 4.00 "
@@ -237,8 +240,10 @@ def test_the_command(run, foreign, monkeypatch):
 
 def test_a_network_without_images_is_measured():
     found = compare({"net": nn.Linear(8, 2)}, [8], [1, 4], rounds=1, turn=0.001, onnx=has_onnx())
-    assert [cost.variant.kind for cost in found.costs] == ["dense", *["onnx"] * has_onnx()]
+    assert [cost.variant.kind for cost in found.costs] == ["dense", "accelerated", "int8", *["onnx"] * has_onnx()]
     assert found.costs[0].variant.flops.nominal == 2 * 8 * 2
-    assert all(cost.difference is not None and cost.difference < 1e-5 for cost in found.costs)
+    differences = {cost.variant.kind: cost.difference or 0.0 for cost in found.costs}
+    assert differences.pop("int8") < 0.1
+    assert max(differences.values()) < 1e-5
     assert "Inputs of shape [8]; " in format_table(found, {})
-    assert len(conclusions(found)) == has_onnx()
+    assert len(conclusions(found)) == 1

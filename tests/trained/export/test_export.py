@@ -157,6 +157,31 @@ def test_compressed_weights_are_read_back_bit_for_bit(run, checkpoint, tmp_path)
     assert json.loads(read_compressed("net.small")[1]["sparsity"]) == AMOUNT
 
 
+def test_accelerated_networks_are_loaded_with_the_class_of_the_network(run, checkpoint):
+    said = exported(run, checkpoint, "accelerated", "net.fast", "--batch=4")
+    assert "on 4 random images" in said
+    assert "for any number of images of 3x32x32, fastest for 4" in said
+    assert re.search(r"layer +zeros +dense, ms", said)
+    assert "layers were converted" in said or "No layer was converted" in said
+    model = load_network(str(checkpoint)).require_model()
+    loaded = lit_prune.load_accelerated("net.fast", LitResNet18())
+    for count in (1, 4, 9):
+        images = random_images(count)
+        with torch.no_grad():
+            torch.testing.assert_close(loaded(images), model(images), rtol=1e-3, atol=1e-4)
+    with safe_open("net.fast", "pt") as file:
+        assert len(json.loads(file.metadata()["class_names"])) == 10
+
+
+def test_accelerated_networks_need_a_network_that_can_be_run(run, checkpoint, foreign):
+    for options in (["--crop"], ["--compress"], ["--opset=18"]):
+        answer = run("export", str(checkpoint), "--format=accelerated", "--output=net.fast", *options)
+        assert answer.status != 0
+        assert "`accelerated`" in answer.err
+    said = exported(run, foreign, "accelerated", "net.fast", "--model", CLASSES)
+    assert "differ from the checkpoint's by at most" in said
+
+
 @pytest.mark.parametrize("kind", ["safetensors", "state_dict"])
 def test_values_of_negated_and_conjugated_views_are_written(run, kind):
     weights = torch.randn(8, dtype=torch.complex64)

@@ -1,0 +1,26 @@
+"""Write networks with sparse or smaller layers where these are faster."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from lit_prune.accelerated.accelerate import accelerate
+from lit_prune.accelerated.files import load_accelerated, save_accelerated
+from lit_prune.trained.inputs import Inputs
+
+
+def write_accelerated(
+    module: nn.Module, path: Path, inputs: Inputs, batch: int, metadata: Mapping[str, str]
+) -> nn.Module:
+    """Accelerate a network for batches of a size, save it, and return the network that the file holds.
+
+    Raises:
+        InputError: If the network cannot be run or saved.
+        UnfinishedError: If the accelerated network computes other outputs.
+        OSError: If the file cannot be written.
+    """
+    example = next(inputs.random(batch))[0]
+    arguments = dict(zip(inputs.tensors, example, strict=True)) if inputs.by_name else example
+    save_accelerated(accelerate(module, arguments), path, metadata)
+    return load_accelerated(path, module)
