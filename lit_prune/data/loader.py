@@ -80,7 +80,8 @@ class Images(Dataset[Batch]):
         images, labels, _ = self._resident[device]
         # all at once, because a step of a GPU is shorter than a copy
         rows = send(np.concatenate([request.rows for request in requests]), device)
-        for request, part in zip(requests, rows.split([len(request.rows) for request in requests]), strict=True):
+        parts = torch.split(rows, [len(request.rows) for request in requests])
+        for request, part in zip(requests, parts, strict=True):
             yield Batch(images[part], None if labels is None else labels[part], request.key)
 
 

@@ -77,6 +77,8 @@ def gather(value: Any) -> list[Any]:
 
 def reshard(model: nn.Module) -> None:
     """Split the parameters that FSDP2 has gathered: after a forward pass without backward, some of them stay whole."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
     for module in model.modules():
         if hasattr(type(module), "reshard") and "FSDPModule" in [base.__name__ for base in type(module).__mro__]:
             module.reshard()  # type: ignore[operator]

@@ -233,7 +233,7 @@ class LitResNet18(LightningModule):
 
     def _score(self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits: Tensor = self(images)
         loss = self._loss(logits, labels)
         accuracy.update(logits, labels)
         self.log(f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)

@@ -66,7 +66,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
         def advance(loop: Any, data_fetcher: Any) -> None:
             batch = loop.batch_progress.current.ready
             watch: AbstractContextManager[None] = nullcontext()
-            if 1 <= batch < loop.trainer.num_training_batches - 2:  # the last step logs, and the one before it prefetches its batch
+            if (
+                1 <= batch < loop.trainer.num_training_batches - 2
+            ):  # the last step logs, and the one before it prefetches its batch
                 seen.append(batch)
                 watch = no_waits(device)
             with watch:

@@ -31,7 +31,7 @@ class CompiledTraining(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prepare to compile; torch compiles a module when it is called first."""
-        options = {"backend": self._backend} | (
+        options: Any = {"backend": self._backend} | (
             {"mode": mode} if (mode := self._choose_mode(trainer, pl_module)) else {}
         )
         networks = [*_networks(pl_module)]
