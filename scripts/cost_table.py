@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from jsonargparse import Namespace
+from measurements.document import split_document
 
 from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError, expected
@@ -58,7 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     if options.threads is not None:
         torch.set_num_threads(options.threads)
     try:
-        document = None if options.write is None else _split_document(options.write)
+        document = None if options.write is None else split_document(options.write, START, END)
         text = _measure(options)
     except InputError as error:
         parser.error(str(error))
@@ -66,15 +67,6 @@ def main(argv: list[str] | None = None) -> int:
     if document is not None:
         write_text(options.write, f"{document[0]}\n\n{text}\n\n{document[1]}")
     return 0
-
-
-def _split_document(path: Path) -> tuple[str, str]:
-    """Return the text of a document before and after the tables; it includes the two lines that enclose the tables."""
-    before, start, rest = path.read_text(encoding="utf-8").partition(START) if path.is_file() else ("", "", "")
-    _, end, after = rest.partition(END)
-    if not start or not end:
-        raise expected(f"`--write` to name a document with the lines `{START}` and `{END}`", f"`{path}`", "add them")
-    return before + start, end + after
 
 
 def _measure(options: argparse.Namespace) -> str:

@@ -231,7 +231,7 @@ def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[t
 
 
 def _modules_with_hooks(model: nn.Module) -> Iterator[nn.Module]:
-    """Yield the modules of a model, in order, that have forward pre-hooks; `modules` would take several times longer."""
+    """Yield the modules of a model, in order, that have forward pre-hooks; `modules` would be slower."""
     left, seen = [model], set[nn.Module]()
     while left:
         module = left.pop()
