@@ -94,7 +94,7 @@ def parse(argv: Sequence[str]) -> Namespace:
     given.plan = given.preset or given.plan
     given.out = None if given.out is None else Path(given.out)
     given.settings = [_setting(*text.split("=", 1)) for text in sorted(given.settings, key=_depth)]
-    if given.compile:
+    if given.pop("compile"):
         given.settings.append({"compile": True})
     if given.max_epochs is not None:
         given.settings.append({"trainer": {"max_epochs": given.max_epochs}})
