@@ -8,9 +8,17 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # Lightning's loggers keep the stderr of their import; that of a test is closed after it
 import lightning.pytorch  # noqa: F401
+import pytest
 import pytorch_lightning  # noqa: F401
+import torch
 
 from tests.docs.blocks import SYBIL
 
 # the code blocks of README.md and docs/ are tests, too
 pytest_collect_file = SYBIL.pytest()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip tests marked `gpu` without a GPU."""
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("no GPU")

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import seed_everything
@@ -34,11 +33,6 @@ MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
     "freezing": measure_freezing,
     "monitor": measure_monitor,
 }
-
-
-def summary(values: list[float]) -> dict[str, Any]:
-    """Return the median, the lowest and the highest of the values, and the values themselves."""
-    return {"median": statistics.median(values), "low": min(values), "high": max(values), "rounds": values}
 
 
 def show(name: str, measurement: Measurement) -> None:
@@ -74,10 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         except InputError as error:
             parser.error(str(error))
         show(name, measurement)
-        results[name] = {
-            "seconds_per_step": {key: summary(values) for key, values in measurement.seconds.items()},
-            "ratios": {key: summary(values) for key, values in measurement.ratios.items()},
-        }
+        results[name] = measurement.content()
     if options.json:
         machine = {
             "processor": platform.processor() or platform.machine(),

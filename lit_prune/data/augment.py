@@ -6,6 +6,7 @@ from typing import Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_prune.data.randomness import Purpose, random_bits
@@ -17,6 +18,12 @@ STD = (0.2470, 0.2435, 0.2616)
 PADDING = 4
 
 Augmentation = Literal["none", "flip", "standard"]
+
+
+def send(numbers: NDArray[np.int64], device: torch.device) -> Tensor:
+    """Copy an array to a device; a copy to a CUDA device does not wait for the work that is queued there."""
+    values = torch.from_numpy(numbers)
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def augment(images: Tensor, how: Augmentation, key: tuple[int, ...]) -> Tensor:
@@ -34,7 +41,7 @@ def augment(images: Tensor, how: Augmentation, key: tuple[int, ...]) -> Tensor:
     bits = random_bits(len(images), Purpose.AUGMENT, *key)
     steps = 2 * PADDING + 1
     drawn = np.stack([bits & 1, (bits >> 1 & 0x7FFFFFFF) % steps, (bits >> 32) % steps]).astype(np.int64)
-    mirrored, down, right = torch.from_numpy(drawn).to(images.device)
+    mirrored, down, right = send(drawn, images.device)
     if how == "standard":
         images = crop(images, down, right)
     return flip(images, mirrored.bool())

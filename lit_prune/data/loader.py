@@ -1,5 +1,7 @@
 """Loaders that read whole batches, resume in the middle of an epoch, and divide images between processes.
 
+Images are gathered in host memory or on a GPU that holds all of them; the batches are the same.
+
 The loaders contain a torch `DataLoader` and are not subclasses of it: Lightning replaces the sampler of a `DataLoader`
 in distributed runs and for predictions, which would duplicate or reorder images.
 """
@@ -14,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from lit_prune.data.augment import send
 from lit_prune.data.randomness import Purpose, permutation
 from lit_prune.errors import expected
 
@@ -57,6 +60,7 @@ class Images(Dataset[Batch]):
         self.images = images
         self.labels = labels
         self.subset = np.arange(len(images)) if subset is None else subset
+        self._resident: dict[torch.device, Batch] = {}
 
     def __len__(self) -> int:
         return len(self.subset)
@@ -65,6 +69,20 @@ class Images(Dataset[Batch]):
         rows = self.subset[request.rows]
         labels = None if self.labels is None else torch.from_numpy(self.labels[rows])
         return Batch(torch.from_numpy(self.images[rows]), labels, request.key)
+
+    def gather(self, requests: Sequence[Request], device: torch.device) -> Iterator[Batch]:
+        """Yield the batches of several requests, gathered on a device, to which all images are copied once."""
+        if not requests:
+            return
+        if device not in self._resident:
+            images, labels, _ = self[Request(np.arange(len(self)))]
+            self._resident[device] = Batch(images.to(device), None if labels is None else labels.to(device), None)
+        images, labels, _ = self._resident[device]
+        # all at once, because a step of a GPU is shorter than a copy
+        rows = send(np.concatenate([request.rows for request in requests]), device)
+        parts = torch.split(rows, [len(request.rows) for request in requests])
+        for request, part in zip(requests, parts, strict=True):
+            yield Batch(images[part], None if labels is None else labels[part], request.key)
 
 
 @dataclass(eq=False, repr=False)
@@ -79,7 +97,8 @@ class Loader:
         replicas: Number of processes that the images are divided between.
         rank: Index of this process.
         num_workers: Number of worker processes that load batches in advance; 0 loads them in this process.
-        pin_memory: Whether to put batches into page-locked memory, for faster copies to a GPU.
+        device: GPU that will use the batches; None if there is none. Without workers, all images are copied to it, and
+            batches are gathered there. Workers put batches into page-locked memory, for faster copies.
     """
 
     images: Images
@@ -87,7 +106,7 @@ class Loader:
     replicas: int = 1
     rank: int = 0
     num_workers: int = 0
-    pin_memory: bool = False
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self._starts(len(self.share)))
@@ -109,13 +128,16 @@ class Loader:
         return [Request(part, None if key is None else (*key, number, self.rank)) for number, part in enumerate(parts)]
 
     def _load(self, requests: Sequence[Request]) -> Iterator[Batch]:
+        if self.device is not None and self.num_workers == 0:
+            yield from self.images.gather(requests, self.device)
+            return
         yield from DataLoader(
             self.images,
             sampler=requests,
             batch_size=None,
             num_workers=self.num_workers,
             collate_fn=_unchanged,
-            pin_memory=self.pin_memory,
+            pin_memory=self.device is not None,
             generator=torch.Generator(),  # a DataLoader draws a seed, by default from torch's global generator
         )
 
@@ -152,10 +174,10 @@ class TrainLoader(Loader):
         replicas: int = 1,
         rank: int = 0,
         num_workers: int = 0,
-        pin_memory: bool = False,
+        device: torch.device | None = None,
         shuffle: bool = True,
     ) -> None:
-        super().__init__(images, batch_size, replicas, rank, num_workers, pin_memory)
+        super().__init__(images, batch_size, replicas, rank, num_workers, device)
         if len(images) < 2 * replicas:
             raise expected(
                 f"at least {2 * replicas} training images for {replicas} process(es)",

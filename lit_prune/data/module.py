@@ -52,7 +52,8 @@ class CIFAR10DataModule(LightningDataModule):
             or 0 if it was not called.
         predict_path: Image file, or folder of images with subfolders, to predict. None predicts the test set.
         num_workers: Number of worker processes that load batches in advance. 0 loads them in the main process, which is
-            fastest for data in memory or on a local disk.
+            fastest for data in memory or on a local disk. On a GPU, 0 copies the images to it once, as uint8 (180 MB
+            for CIFAR-10), and gathers batches there; with workers, the images stay in host memory.
 
     Raises:
         InputError: If an argument cannot be used.
@@ -231,11 +232,12 @@ class CIFAR10DataModule(LightningDataModule):
     def _loading(self) -> dict[str, Any]:
         """Return the arguments that all loaders of this process share."""
         sharing = {} if self.trainer is None else self.trainer.distributed_sampler_kwargs or {}
+        device = None if self.trainer is None else self.trainer.strategy.root_device
         return {
             "replicas": sharing.get("num_replicas", 1),
             "rank": sharing.get("rank", 0),
             "num_workers": self.num_workers,
-            "pin_memory": self.trainer is not None and self.trainer.strategy.root_device.type == "cuda",
+            "device": device if device is not None and device.type == "cuda" else None,
         }
 
 

@@ -10,7 +10,7 @@ and after anything else has written to weights (`mask_weights`). `hold_masks` re
 first two.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -185,15 +185,28 @@ class HeldMasks:
 
 def mask_gradients(model: nn.Module, optimizer: Optimizer | None = None) -> None:
     """Set the gradients of all masked weights to zero, or only of those that an optimizer updates."""
-    for parameter, mask in masks_of(model, optimizer):
-        if parameter.grad is not None:
-            mask.clear(parameter.grad)
+    clear((parameter.grad, mask) for parameter, mask in masks_of(model, optimizer) if parameter.grad is not None)
 
 
 def mask_weights(model: nn.Module, optimizer: Optimizer | None = None) -> None:
     """Set all masked weights to exactly zero, or only those that an optimizer updates."""
-    for parameter, mask in masks_of(model, optimizer):
-        mask.clear(parameter)
+    clear(masks_of(model, optimizer))
+
+
+def clear(pairs: Iterable[tuple[Tensor, "Mask"]]) -> None:
+    """Set the masked elements of tensors to zero, in place; each tensor is a parameter, its gradient, or state of it.
+
+    On a GPU, one kernel clears all tensors of a kind.
+    """
+    values, kept = [], []
+    for tensor, mask in pairs:
+        bits, part = mask.fit(tensor).bits, local(tensor)
+        if part.is_sparse:  # the gradient of an embedding with `sparse=True`
+            bits, part = bits[tuple(part._indices())], part._values()
+        values.append(part.view(bits.dtype))
+        kept.append(bits)
+    if values:
+        torch._foreach_mul_(values, kept)
 
 
 def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[tuple[nn.Parameter, "Mask"]]:
@@ -203,7 +216,7 @@ def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[t
     if optimizer is not None:
         left = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
     seen = set[int]()
-    for module in model.modules():
+    for module in _modules_with_hooks(model):
         for name, mask in _masks_in(module).items():
             parameter = module._parameters.get(name)  # None if quantization has replaced the layer and kept its hooks
             if parameter is None and isinstance(getattr(module, name, None), Tensor):
@@ -217,6 +230,18 @@ def masks_of(model: nn.Module, optimizer: Optimizer | None = None) -> Iterator[t
                 yield parameter, mask
 
 
+def _modules_with_hooks(model: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules of a model, in order, that have forward pre-hooks; `modules` would be slower."""
+    left, seen = [model], set[nn.Module]()
+    while left:
+        module = left.pop()
+        if module not in seen:
+            seen.add(module)
+            left += [child for child in reversed(module._modules.values()) if child is not None]
+            if module._forward_pre_hooks:
+                yield module
+
+
 class Mask(prune.PruningContainer):
     """The mask of one parameter, a forward pre-hook of the parameter's module that does nothing when called.
 
@@ -224,9 +249,10 @@ class Mask(prune.PruningContainer):
     parameter further. The call is refused, since torch would replace the parameter by a product.
 
     Attributes:
-        bits: Integers of the parameter's shape and layout, each with as many bytes as an element of the parameter: all
-            bits are set where the weight is kept, none where it is pruned. A bitwise "and" keeps or zeroes every float
-            exactly, NaN included. For a parameter that is split between processes, only the part of this process.
+        bits: Integers of the parameter's shape and layout, each with as many bytes as an element of the parameter: 1
+            where the weight is kept, 0 where it is pruned. Multiplied with the bits of floats, read as integers, they
+            keep or zero every float exactly, NaN included. For a parameter that is split between processes, only the
+            part of this process.
     """
 
     def __init__(self, module: nn.Module, name: str, kept: Tensor) -> None:
@@ -240,7 +266,7 @@ class Mask(prune.PruningContainer):
         parameter = self._module.get_parameter(self._tensor_name)
         weight = local(parameter)
         self.bits = torch.empty_like(weight, dtype=_INTEGERS[weight.element_size()], requires_grad=False)
-        self.bits.copy_(part_like(kept, parameter)).neg_()
+        self.bits.copy_(part_like(kept, parameter))
 
     def fit(self, tensor: Tensor) -> "Mask":
         """Adapt the mask to a parameter that was moved, converted or split between processes after masking."""
@@ -250,19 +276,12 @@ class Mask(prune.PruningContainer):
             self.bits = self.bits.to(tensor.device, _INTEGERS[tensor.element_size()])
         return self
 
-    def clear(self, values: Tensor) -> None:
-        """Set masked elements of the parameter or its gradient to zero, in place."""
-        bits, values = self.fit(values).bits, local(values)
-        if values.is_sparse:  # the gradient of an embedding with `sparse=True`
-            bits, values = bits[tuple(values._indices())], values._values()
-        values.view(bits.dtype).bitwise_and_(bits)
-
     def __call__(self, module: nn.Module, inputs: Any) -> None:
         """Do nothing before a forward pass."""
 
     def remove(self, module: nn.Module) -> None:
         """Zero the masked weights a last time; called by `torch.nn.utils.prune.remove`."""
-        self.clear(module.get_parameter(self._tensor_name))
+        clear([(module.get_parameter(self._tensor_name), self)])
 
     def add_pruning_method(self, method: Any) -> None:
         """Refuse another pruning method of torch for the same parameter."""
@@ -285,7 +304,7 @@ def _mask(module: nn.Module, name: str, kept: Tensor) -> None:
         module.register_forward_pre_hook(mask := Mask(module, name, kept != 0))
     else:
         mask.set(kept != 0)
-    mask.clear(module.get_parameter(name))
+    clear([(module.get_parameter(name), mask)])
 
 
 def _restore_parameter(module: nn.Module, name: str) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 from torch import Tensor, nn, optim
 from torch.optim import Optimizer
 
-from lit_prune.functional.masking import masks_of
+from lit_prune.functional.masking import clear, masks_of
 from lit_prune.functional.sharding import local
 from lit_prune.functional.step_hooks import with_inner
 
@@ -41,9 +41,8 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
     states = [inner.state for inner in with_inner(optimizer)]
     for parameter, mask in masks_of(model):
         items = [item for state in states for item in state.get(parameter, {}).items()]
-        for value in [parameter.grad, *(value for key, value in items if key != "step_size")]:
-            if _has_elements(value, parameter):
-                mask.clear(value)
+        values = [parameter.grad, *(value for key, value in items if key != "step_size")]
+        clear((value, mask) for value in values if _has_elements(value, parameter))
 
 
 def clear_state(optimizer: Optimizer) -> None:

@@ -77,6 +77,8 @@ def gather(value: Any) -> list[Any]:
 
 def reshard(model: nn.Module) -> None:
     """Split the parameters again that FSDP2 left whole after a forward pass without a backward pass."""
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return
     for module in model.modules():
         if hasattr(type(module), "reshard") and "FSDPModule" in [base.__name__ for base in type(module).__mro__]:
             module.reshard()  # type: ignore[operator]

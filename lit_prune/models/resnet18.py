@@ -12,6 +12,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 from torchvision.models import ResNet18_Weights, resnet18
 
@@ -33,8 +34,7 @@ class LitResNet18(LightningModule):
 
     Logged once an epoch: `train/loss`, `train/acc`, `val/loss`, `val/acc` and `lr` (of the first parameter group, in
     the last step of the epoch). Logged by `Trainer.test`: `test/loss`, `test/acc`, and `test/acc/<class>` for every
-    class that has test images. Losses are in nats per image, accuracies are fractions of images. The progress bar also
-    shows the `loss` of the current batch.
+    class that has test images. Losses are in nats per image, accuracies are fractions of images.
 
     Args:
         weights: Initial weights: None (random), "IMAGENET1K_V1" (torchvision's, for the backbone), or the path of a
@@ -114,11 +114,13 @@ class LitResNet18(LightningModule):
         if origin is not None and state is not None:
             self._load(state, origin, whole=init_from is not None)
 
+        self.train_loss = MeanLoss()
         self.train_acc = _accuracy()
         self.val_acc = _accuracy()
         self.test_acc = _accuracy()
         self.test_confusion = MulticlassConfusionMatrix(CLASSES, validate_args=False)
         self.example_input_array = torch.zeros(2, 3, 32, 32)
+        self._has_logged = False  # the metrics of the training epoch
 
     @staticmethod
     def architecture_of(state: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -152,11 +154,25 @@ class LitResNet18(LightningModule):
         features = self.backbone(images.contiguous(memory_format=torch.channels_last))
         return self.head(features)  # type: ignore[no-any-return]
 
+    def on_train_start(self) -> None:
+        """Log the metrics of the epoch that starts, or that a resumed run continues."""
+        self._has_logged = False
+
+    on_train_epoch_start = on_train_start
+
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Compute the loss of a batch `(images, labels)`."""
-        _, loss = self._score("train", batch, self.train_acc)
-        self.log("loss", loss.detach(), prog_bar=True, logger=False, on_step=True, on_epoch=False)
-        if self.trainer.is_last_batch:  # not for each batch, because `log` is slow
+        images, labels = batch
+        logits = self(images)
+        loss = self._loss(logits, labels)
+        self.train_loss.update(loss.detach(), len(labels))
+        self.train_acc.update(logits, labels)
+        # `log` takes longer than a step on a GPU; Lightning computes these metrics at the end of the epoch
+        if not self._has_logged or self.trainer.is_last_batch:
+            self._has_logged = True
+            for name, metric in (("train/loss", self.train_loss), ("train/acc", self.train_acc)):
+                self.log(name, metric, on_step=False, on_epoch=True, batch_size=len(labels))
+        if self.trainer.is_last_batch:
             lr = float(self.trainer.optimizers[0].param_groups[0]["lr"])
             self.log("lr", lr, on_step=False, on_epoch=True, reduce_fx="max", sync_dist=True)
         return loss
@@ -167,7 +183,7 @@ class LitResNet18(LightningModule):
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """Log the loss and accuracy of a batch `(images, labels)`, and count its predictions by class."""
-        logits, _ = self._score("test", batch, self.test_acc)
+        logits = self._score("test", batch, self.test_acc)
         self.test_confusion.update(logits, batch[1])
 
     def on_test_epoch_end(self) -> None:
@@ -215,14 +231,14 @@ class LitResNet18(LightningModule):
         """Restore the hyperparameter `initial_weights`."""
         self.hparams["initial_weights"] = checkpoint.get("hyper_parameters", {}).get("initial_weights")
 
-    def _score(self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> tuple[Tensor, Tensor]:
+    def _score(self, stage: str, batch: tuple[Tensor, Tensor], accuracy: MulticlassAccuracy) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits: Tensor = self(images)
         loss = self._loss(logits, labels)
         accuracy.update(logits, labels)
         self.log(f"{stage}/loss", loss.detach(), on_step=False, on_epoch=True, batch_size=len(labels), sync_dist=True)
         self.log(f"{stage}/acc", accuracy, on_step=False, on_epoch=True, batch_size=len(labels))
-        return logits, loss
+        return logits
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         if self.output == "softmax":
@@ -238,6 +254,31 @@ class LitResNet18(LightningModule):
             module, state = self.backbone, {name: state[name] for name in state if name not in ("fc.weight", "fc.bias")}
         check_fit(module, state, origin)
         module.load_state_dict(state)
+
+
+class MeanLoss(Metric):
+    """Mean loss of all images of an epoch.
+
+    Unlike `torchmetrics.MeanMetric`, it does not check for NaN, for which the CPU would have to wait for the GPU.
+    """
+
+    full_state_update = False
+    total: Tensor
+    images: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0), dist_reduce_fx="sum")
+        self.add_state("images", torch.tensor(0), dist_reduce_fx="sum")
+
+    def update(self, loss: Tensor, count: int) -> None:
+        """Add the mean loss of a batch of `count` images."""
+        self.total = self.total + loss.to(self.total.dtype) * count
+        self.images = self.images + count
+
+    def compute(self) -> Tensor:
+        """Return the mean loss in nats per image."""
+        return self.total / self.images
 
 
 class _FrozenBatchNorm2d(nn.BatchNorm2d):

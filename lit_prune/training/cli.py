@@ -172,6 +172,8 @@ class TrainingCLI(LightningCLI):
         config = self.config[self.subcommand]
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        if config.matmul_precision is not None:
+            torch.set_float32_matmul_precision(config.matmul_precision)
         try:
             super().instantiate_classes()
         except (InputError, MisconfigurationException, OSError):

@@ -8,6 +8,8 @@ from lit_prune.cli.parser import CommandParser, ConfigOption
 from lit_prune.training.packages import import_from, package_of
 from lit_prune.training.resuming import NEWEST
 
+Mode = Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+
 
 class _Parser(CommandParser, LightningArgumentParser):
     """A `LightningArgumentParser` for classes of both Lightning packages that reports each error in one sentence."""
@@ -38,6 +40,11 @@ def add_options(parser: LightningArgumentParser, custom_model: bool) -> None:
     parser.add_argument("--name", type=str | None, default=None, help=text)
     text = "Number of CPU threads (default: torch's choice). A different number may change rounding errors."
     parser.add_argument("--threads", type=int | None, default=None, help=text)
+    text = (
+        "Precision of float32 matrix products, as in torch.set_float32_matmul_precision (default: torch's, highest). "
+        "On a GPU, high computes them in TF32."
+    )
+    parser.add_argument("--matmul_precision", type=Literal["highest", "high", "medium"] | None, default=None, help=text)
     if custom_model:
         text = "Checkpoint or state dict with initial weights. Only its weights are loaded; training starts at epoch 0."
         parser.add_argument("--init_from", type=str | None, default=None, help=text)
@@ -52,3 +59,8 @@ def add_fit_options(parser: LightningArgumentParser) -> None:
     parser.add_argument("--resume", type=str | None, nargs="?", const=NEWEST, default=None, help=text)
     text = "What to do when the loss becomes NaN or infinite: stop, or continue training."
     parser.add_argument("--on_nan", type=Literal["stop", "continue"], default="stop", help=text)
+    text = (
+        "Compile the network for training with torch.compile; on a GPU, with CUDA graphs if other options allow it. "
+        "A mode of torch.compile, such as default or max-autotune, replaces that choice."
+    )
+    parser.add_argument("--compile", type=bool | Mode, nargs="?", const=True, default=False, help=text)

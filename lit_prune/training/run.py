@@ -21,6 +21,7 @@ from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import (
     CheckpointOnSignal,
+    CompiledTraining,
     FiniteLoss,
     LayerSummary,
     PredictionTable,
@@ -264,6 +265,8 @@ class Run:
         test = folder / LAST, _test_command(self._argv, settings)
         self.summary = RunSummary(settings, compared, limits, test, continues=self.continues)
         callbacks: list[Callback] = [RunningMetrics(), self.summary]
+        if config.compile:
+            callbacks.append(CompiledTraining(None if config.compile is True else config.compile))
         if config.on_nan == "stop":
             callbacks.append(FiniteLoss(folder / LAST))
         saves = config.trainer.enable_checkpointing is not False

@@ -16,7 +16,7 @@ from lit_prune import LitResNet18, SparsityMonitor
 from lit_prune.functional import ScaledUpdates, apply_masks, freeze, global_l1_masks, weight_layers
 from lit_prune.functional.sharding import Split
 from lit_prune.functional.threshold import mark_lowest
-from measurements.common import BareStep, Measurement, Settings, take_turns, time_trainer
+from measurements.common import BareStep, Measurement, Settings, take_turns, time_trainer, wait_for
 
 AMOUNT = 0.3
 
@@ -49,9 +49,9 @@ def measure_masks(settings: Settings) -> Measurement:
     return measurement
 
 
-def measure_threshold(settings: Settings) -> Measurement:
+def measure_threshold(settings: Settings, device: str = "cpu", network: nn.Module | None = None) -> Measurement:
     """Compare the times in which lit-prune and `torch.nn.utils.prune` find the smallest 30% of 11.2 million weights."""
-    model = LitResNet18()
+    model = (network or LitResNet18()).to(device)
     weights = weight_layers(model)
     total = sum(ref.tensor.numel() for ref in weights)
     scores = [ref.tensor.detach().abs().flatten() for ref in weights]
@@ -59,16 +59,20 @@ def measure_threshold(settings: Settings) -> Measurement:
     def threshold(steps: int) -> None:
         for _ in range(steps):
             list(mark_lowest([*scores], [None] * len(scores), round(AMOUNT * total), Split(scores)))
+        wait_for(device)
 
     def masks(steps: int) -> None:
         for _ in range(steps):
             global_l1_masks(weights, AMOUNT)
+        wait_for(device)
 
     def torchs(steps: int) -> None:
         for _ in range(steps):
-            plain = resnet18(num_classes=10)
+            plain = resnet18(num_classes=10).to(device)
+            wait_for(device)
             began = time.perf_counter()
             prune_globally(plain)
+            wait_for(device)
             spent.append(time.perf_counter() - began)
 
     spent: list[float] = []
@@ -99,13 +103,13 @@ def measure_freezing(settings: Settings) -> Measurement:
     return measurement
 
 
-def measure_monitor(settings: Settings) -> Measurement:
+def measure_monitor(settings: Settings, device: str = "cpu", model: LitResNet18 | None = None) -> Measurement:
     """Measure how much time of an epoch is spent in the hooks of `SparsityMonitor`."""
     monitor = TimedMonitor()
     epoch = 352 if settings.source == "cifar10" else 74
     settings = replace(settings, steps=min(10 * settings.steps, epoch))
     # the monitor logs and draws once per epoch, so a short epoch would overstate its share
-    seconds = time_trainer(settings, LitResNet18(), {}, [monitor])["trainer"]
+    seconds = time_trainer(settings, model or LitResNet18(), {}, [monitor], device)["trainer"]
     inside = [spent / settings.steps for spent in monitor.epochs[1:]]
     measurement = Measurement({"trainer with monitor": seconds, "inside the monitor": inside})
     pairs = zip(seconds, inside, strict=True)

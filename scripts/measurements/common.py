@@ -1,13 +1,14 @@
 """Settings, results and timing that the measurements share."""
 
 import os
+import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,24 @@ class Measurement:
         pairs = zip(self.seconds[over], self.seconds[under], strict=True)
         self.ratios[name] = [above / below for above, below in pairs]
 
+    def content(self) -> dict[str, Any]:
+        """Return all times and ratios, for JSON."""
+        return {
+            "seconds_per_step": {key: summary(values) for key, values in self.seconds.items()},
+            "ratios": {key: summary(values) for key, values in self.ratios.items()},
+        }
+
+
+def summary(values: list[float]) -> dict[str, Any]:
+    """Return the median, the lowest and the highest of the values, and the values themselves."""
+    return {"median": statistics.median(values), "low": min(values), "high": max(values), "rounds": values}
+
+
+def wait_for(device: str) -> None:
+    """Wait until a device has done the work that is queued for it."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
 
 class BareStep:
     """Training steps on one batch in memory, without Lightning.
@@ -64,25 +83,38 @@ class BareStep:
     Args:
         model: Network to train; its masks, if it has any, are held.
         clip: Whether to clip gradients by their norm.
+        device: "cpu" or "cuda".
+        batch_size: Images in the batch; None for those of the original study.
+        dtype: Type in which the forward pass computes what autocast allows; None for float32.
     """
 
-    def __init__(self, model: nn.Module, clip: bool = False) -> None:
-        self.model, self.clip = model, clip
+    def __init__(
+        self,
+        model: nn.Module,
+        clip: bool = False,
+        device: str = "cpu",
+        batch_size: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        self.model, self.clip, self.device, self.dtype = model.to(device), clip, device, dtype
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
         hold_masks(model, self.optimizer)
-        images = torch.randn(BATCH_SIZE, 3, 32, 32)
+        images = torch.randn(batch_size or BATCH_SIZE, 3, 32, 32, device=device)
         self.images = images.contiguous(memory_format=torch.channels_last)
-        self.labels = torch.randint(0, 10, (BATCH_SIZE,))
+        self.labels = torch.randint(0, 10, (len(images),), device=device)
 
     def run(self, steps: int) -> None:
         """Train for a number of steps."""
         for _ in range(steps):
             self.optimizer.zero_grad()
-            F.cross_entropy(self.model(self.images), self.labels).backward()  # type: ignore[no-untyped-call]
+            with torch.autocast(self.device, self.dtype, enabled=self.dtype is not None):
+                loss = F.cross_entropy(self.model(self.images), self.labels)
+            loss.backward()  # type: ignore[no-untyped-call]
             if self.clip:
                 mask_gradients(self.model)
                 nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
             self.optimizer.step()
+        wait_for(self.device)
 
 
 class Turns(Callback):
@@ -112,6 +144,7 @@ class Turns(Callback):
             self._note(name)
 
     def _note(self, name: str) -> None:
+        wait_for("cuda" if torch.cuda.is_available() else "cpu")
         self.seconds[name].append((time.perf_counter() - self._began) / self.steps)
 
 
@@ -139,6 +172,7 @@ def time_trainer(
     model: LitResNet18,
     others: Mapping[str, Callable[[int], None]],
     callbacks: Sequence[Callback] = (),
+    device: str = "cpu",
 ) -> dict[str, list[float]]:
     """Train a model as `lit-prune fit` does, run the other contenders after each epoch, and measure all times.
 
@@ -147,6 +181,7 @@ def time_trainer(
         model: Model to train.
         others: Other contenders, as in `take_turns`.
         callbacks: Additional callbacks of the Trainer.
+        device: "cpu" or "cuda".
 
     Returns:
         Seconds per step by contender ("trainer" and the others' names), one entry per round, without the first epoch.
@@ -158,7 +193,7 @@ def time_trainer(
         trainer = Trainer(
             **TRAINER_DEFAULTS
             | {
-                "accelerator": "cpu",
+                "accelerator": device,
                 "max_epochs": settings.rounds + 1,
                 "limit_train_batches": settings.steps,
                 "limit_val_batches": 0,

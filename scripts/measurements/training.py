@@ -82,13 +82,14 @@ class PlainImages(Dataset[tuple[Tensor, int]]):
 class PlainLoop:
     """A plain PyTorch training loop, as in the original study."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, device: str = "cpu") -> None:
+        self.device = device
         is_synthetic = settings.source == "synthetic"
         split = synthetic.draw_split("train") if is_synthetic else cifar10.open_split(settings.data_dir, "train")
         self.batches = self._batches(
             DataLoader(PlainImages(split), batch_size=BATCH_SIZE, shuffle=True, drop_last=True)
         )
-        self.net = PlainResNet()
+        self.net = PlainResNet().to(device)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=1e-3)
 
     def run(self, steps: int) -> None:
@@ -98,6 +99,7 @@ class PlainLoop:
 
     def step(self, images: Tensor, labels: Tensor) -> float:
         """Train on one batch."""
+        images, labels = images.to(self.device), labels.to(self.device)
         self.optimizer.zero_grad()
         loss = F.cross_entropy(self.net(images), labels)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from lit_prune.data.loader import Images, Loader, TrainLoader
 from lit_prune.errors import InputError
+from tests.devices import DEVICES
 
 
 def numbered(count):
@@ -170,3 +171,54 @@ def test_a_process_needs_two_images():
 def test_epochs_are_equal_without_shuffling():
     loader = TrainLoader(numbered(20), 8, seed=3, shuffle=False)
     assert epoch_of(loader, 0) == epoch_of(loader, 1) == [[*range(8)], [*range(8, 16)], [*range(16, 20)]]
+
+
+def contents(batches):
+    """Return everything in the batches, as bytes and numbers."""
+    return [(batch.images.cpu().numpy().tobytes(), batch.labels.tolist(), batch.key) for batch in batches]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_device_that_holds_the_images_gathers_the_same_batches(device):
+    random = np.random.default_rng()
+    count, size = int(random.integers(20, 200)), int(random.integers(2, 30))
+    images = numbered(count)
+    chosen = Images(images.images, images.labels, np.sort(random.permutation(count)[: count - 7]))
+    for make in (lambda **kw: Loader(chosen, size, 2, 1, **kw), lambda **kw: TrainLoader(chosen, size, 5, 2, 1, **kw)):
+        host, there = make(), make(device=torch.device(device))
+        for _ in range(2):
+            got = list(there)
+            assert {value.device.type for batch in got for value in batch[:2] if value is not None} == {device}
+            assert contents(got) == contents(host)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_a_loader_on_a_device_resumes_where_its_state_was_taken(device):
+    loader = TrainLoader(numbered(41), 8, seed=3, device=torch.device(device))
+    whole = contents(loader)
+    batches = iter(loader)
+    next(batches), next(batches)
+    state = loader.state_dict()
+    assert state == {"epoch": 0, "batch": 2, "plan": {"images": 41, "batch_size": 8, "seed": 3, "processes": 1}}
+    host = TrainLoader(numbered(41), 8, seed=3)  # a run may resume on another device
+    resumed = TrainLoader(numbered(41), 8, seed=3, device=torch.device(device))
+    for one in (host, resumed):
+        one.load_state_dict(state)
+        assert contents(one) == whole[2:]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_images_without_labels_and_no_images_are_gathered_too(device):
+    device = torch.device(device)
+    (batch,) = Loader(Images(numbered(3).images), 5, device=device)
+    assert batch.labels is None
+    assert torch.equal(batch.images.cpu(), torch.from_numpy(numbered(3).images))
+    assert list(Loader(Images(numbered(3).images), 5, replicas=9, rank=8, device=device)) == []
+
+
+@pytest.mark.gpu
+def test_with_workers_images_stay_in_page_locked_host_memory():
+    images, device = numbered(20), torch.device("cuda")
+    batches = list(Loader(images, 8, num_workers=1, device=device))
+    assert contents(batches) == contents(Loader(images, 8, device=device))
+    assert all(batch.images.is_pinned() for batch in batches)

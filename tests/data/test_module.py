@@ -224,7 +224,7 @@ def test_predict_names_are_those_of_this_process(data_dir, monkeypatch):
     names = []
     for rank in range(3):
         module = make(data_dir)
-        sharing = {"replicas": 3, "rank": rank, "num_workers": 0, "pin_memory": False}
+        sharing = {"replicas": 3, "rank": rank, "num_workers": 0}
         monkeypatch.setattr(module, "_loading", lambda sharing=sharing: sharing)
         module.prepare_data()
         module.setup("predict")

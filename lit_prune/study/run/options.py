@@ -65,6 +65,9 @@ def parse(argv: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--threads", metavar="N", type=int, help="Number of CPU threads of each run.")
     parser.add_argument(
+        "--compile", action="store_true", help="Compile the network of every run for training, as lit-prune fit does."
+    )
+    parser.add_argument(
         "--ray", metavar="ADDRESS", help="Ray cluster to run on: auto (find one), local (start one), or HOST:PORT."
     )
     parser.add_argument(
@@ -92,6 +95,8 @@ def parse(argv: Sequence[str]) -> Namespace:
     given.plan = given.preset or given.plan
     given.out = None if given.out is None else Path(given.out)
     given.settings = [_setting(*text.split("=", 1)) for text in sorted(given.settings, key=_depth)]
+    if given.pop("compile"):
+        given.settings.append({"compile": True})
     if given.max_epochs is not None:
         given.settings.append({"trainer": {"max_epochs": given.max_epochs}})
     return given

@@ -1,6 +1,7 @@
 """The callbacks that the command line adds to the Trainer."""
 
 from lit_prune.training.callbacks.checkpoint_on_signal import CheckpointOnSignal
+from lit_prune.training.callbacks.compiled_training import CompiledTraining
 from lit_prune.training.callbacks.finite_loss import FiniteLoss
 from lit_prune.training.callbacks.predictions import PredictionTable
 from lit_prune.training.callbacks.progress import LayerSummary, Progress
@@ -10,6 +11,7 @@ from lit_prune.training.callbacks.summary import RunSummary
 
 __all__ = [
     "CheckpointOnSignal",
+    "CompiledTraining",
     "FiniteLoss",
     "LayerSummary",
     "PredictionTable",

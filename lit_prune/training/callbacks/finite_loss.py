@@ -34,7 +34,9 @@ class FiniteLoss(Callback):
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
         """Record the loss of a step; check the recorded losses if a check is cheap, or after 50 steps."""
-        self._unchecked.append((trainer.global_step, trainer.current_epoch, loss.detach()))
+        # copied, because a loss that a CUDA graph computes is overwritten in the next step
+        kept = loss.detach() if loss.device.type == "cpu" else loss.detach().clone()
+        self._unchecked.append((trainer.global_step, trainer.current_epoch, kept))
         if self._is_cheap(trainer, loss) or len(self._unchecked) >= _EVERY:
             self._check(trainer)
 

@@ -3,15 +3,19 @@
 import math
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
 from torchmetrics import Metric
 from tqdm import tqdm
 
 # starts of the names of the metrics in an epoch's line, in the order of the line
 _SHOWN = ("train", "val", "sparsity/global")
+# shortest time between two changes of the bar; showing a loss waits for the GPU, which would be idle after each step
+_SECONDS = 0.1
 
 
 class Progress:
@@ -31,7 +35,8 @@ class Progress:
     def __init__(self, folder: Path | None = None) -> None:
         super().__init__()
         self._folder = folder
-        self._began = 0.0
+        self._began = self._drawn = 0.0
+        self._loss: dict[str, float] = {}
         self._first = self._done = 0  # number of batches when this training started, and now
         self._has_ended = self._was_validated = False  # about the current epoch
 
@@ -41,9 +46,9 @@ class Progress:
         return bool(super().is_enabled) and sys.stdout.isatty()  # type: ignore[misc]
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """Return the metrics to show next to the bar, without the version of the logger."""
+        """Return what to show next to the bar: the loss and logged metrics, without the version of the logger."""
         metrics: dict[str, Any] = super().get_metrics(trainer, pl_module)  # type: ignore[misc]
-        return {name: value for name, value in metrics.items() if name != "v_num"}
+        return self._loss | {name: value for name, value in metrics.items() if name != "v_num"}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print which epochs follow and where the run folder is, and open the bar."""
@@ -65,10 +70,14 @@ class Progress:
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Update the bar."""
-        self._done, bar = trainer.fit_loop.total_batch_idx + 1, self.train_progress_bar
-        if self._should_update(self._done, bar.total):  # type: ignore[attr-defined]
-            bar.n = self._done
+        """Move the bar, and show the loss of the batch."""
+        self._done, bar, now = trainer.fit_loop.total_batch_idx + 1, self.train_progress_bar, time.monotonic()
+        is_due = now - self._drawn >= _SECONDS or self._done == bar.total
+        if is_due and self._should_update(self._done, bar.total):  # type: ignore[attr-defined]
+            bar.n, self._drawn = self._done, now
+            if isinstance(outputs, Mapping) and isinstance(loss := outputs.get("loss"), Tensor):
+                # Lightning has divided the loss by the number of batches whose gradients are accumulated
+                self._loss = {"loss": float(loss) * trainer.accumulate_grad_batches}
             bar.set_postfix(self.get_metrics(trainer, pl_module))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
