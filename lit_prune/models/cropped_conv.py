@@ -5,7 +5,6 @@ most taps of a 3x3 kernel multiply padding. Skipping these multiplications chang
 saves most of the time of these layers.
 """
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -139,8 +138,12 @@ class CroppedConv2d(nn.Conv2d):
             return False
         if torch.compiler.is_compiling() or (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)):
             return False
-        sizes = zip(input.shape[2:], self.kernel_size, self.stride, self.padding, self.dilation, strict=True)
-        return 0 < len(input) * math.prod(count_outputs(*size) for size in sizes) <= FEW_PIXELS
+        padding: Any = self.padding
+        height, width = (
+            count_outputs(input.shape[2 + side], self.kernel_size[side], self.stride[side], padding[side], 1)
+            for side in (0, 1)
+        )
+        return 0 < len(input) * height * width <= FEW_PIXELS
 
     def _multiply_patches(
         self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span
