@@ -241,8 +241,9 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
             groups.setdefault(id(own.get(name, module)), []).append(WeightRef(label, module, name))
         if patterns is None and _is_norm_or_embedding(module):
             dropped.update(map(id, module.parameters(recurse=False)))
-    if patterns is not None and not groups:
-        raise _no_match("parameters", "a parameter", patterns[0], [name for name, _ in model.named_parameters()])
+    for pattern in patterns or ():
+        if not any(_matching_names(prefix, module, [pattern]) for prefix, module in model.named_modules()):
+            raise _no_match("parameters", "a parameter", pattern, [name for name, _ in model.named_parameters()])
     return [refs for key, refs in groups.items() if key not in dropped]
 
 

@@ -106,6 +106,8 @@ def test_parameters_are_chosen_by_name():
     assert names(model, parameters="1.bias") == ["1.bias"]
     with pytest.raises(InputError, match="`parameters` to match a parameter, but got `pos`, which matches none"):
         weight_layers(model, parameters="pos")
+    with pytest.raises(InputError, match="but got `pos`, which matches none"):
+        weight_layers(model, parameters=["*.pos_embed", "pos"])
 
 
 def test_a_weight_is_found_by_the_name_it_is_given():
