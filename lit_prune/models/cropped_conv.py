@@ -18,10 +18,6 @@ from lit_prune.functional.live_taps import count_outputs, find_live_taps
 
 Window = tuple[slice, slice]
 
-# Up to this number of output pixels in a batch, multiplying gathered pixels by the kernel as it lies in memory is
-# faster than an ordinary convolution, which first copies the kernel to a layout of its own. Only time depends on it.
-FEW_PIXELS = 128
-
 
 @dataclass(frozen=True)
 class Span:
@@ -110,8 +106,6 @@ class CroppedConv2d(nn.Conv2d):
         rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
         padding: Any = self.padding
         if rows is not None and columns is not None:
-            if self._has_few_pixels(input, weight):
-                return self._multiply_patches(input, weight, bias, rows, columns)
             entries = self._entries(rows, columns)
             # if the matrix repeats taps for too many outputs, the ordinary convolution is faster
             fast = self.groups == 1 and 0 < entries <= 2 * self.kernel_size[0] * self.kernel_size[1]
@@ -131,37 +125,6 @@ class CroppedConv2d(nn.Conv2d):
             return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
         ordinary: Tensor = super()._conv_forward(input, weight, bias)
         return ordinary
-
-    def _has_few_pixels(self, input: Tensor, weight: Tensor) -> bool:
-        """Return whether this is inference on the CPU with so few pixels that `_multiply_patches` is faster."""
-        if self.groups != 1 or self.dilation != (1, 1) or input.dim() != 4 or input.device.type != "cpu":
-            return False
-        if torch.compiler.is_compiling() or (torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)):
-            return False
-        padding: Any = self.padding
-        height, width = (
-            count_outputs(input.shape[2 + side], self.kernel_size[side], self.stride[side], padding[side], 1)
-            for side in (0, 1)
-        )
-        return 0 < len(input) * height * width <= FEW_PIXELS
-
-    def _multiply_patches(
-        self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span
-    ) -> Tensor:
-        """Compute the convolution as products of the pixels that each output reads and the live taps."""
-        kernel = weight.permute(0, 2, 3, 1)[:, rows.taps, columns.taps]
-        _, height, width, _ = kernel.shape
-        padding = (0, 0, columns.padding, columns.padding, rows.padding, rows.padding)
-        pixels = F.pad(input.permute(0, 2, 3, 1), padding)
-        patches = pixels.unfold(1, height, self.stride[0]).unfold(2, width, self.stride[1]).permute(0, 1, 2, 4, 5, 3)
-        # without dead columns, all live taps of an output lie next to each other in a channels_last kernel
-        parts = [slice(None)] if width == self.kernel_size[1] else [slice(row, row + 1) for row in range(height)]
-        output, *others = (F.linear(patches[:, :, :, part].flatten(3), kernel[:, part].flatten(1)) for part in parts)
-        for other in others:
-            output += other
-        if bias is not None:
-            output += bias
-        return output.permute(0, 3, 1, 2)
 
     def _entries(self, rows: Span, columns: Span) -> int:
         """Count the taps in the matrix that computes the outputs, with repetitions; 0 if no matrix can compute them."""

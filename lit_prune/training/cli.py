@@ -43,7 +43,8 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 # attributes that `LightningCLI.setup_parser` sets
 _PARSER_ATTRIBUTES = ("parser", "_subcommand_parsers", "_subcommand_method_arguments")
-_parsers: dict[tuple[object, ...], dict[str, Any]] = {}
+# these attributes by command and base classes
+Parsers = dict[tuple[object, ...], dict[str, Any]]
 
 
 class TrainingCLI(LightningCLI):
@@ -61,6 +62,8 @@ class TrainingCLI(LightningCLI):
             on the validation images, and `checkpoints/last.ckpt` is written.
         stopping: Handler of SIGTERM and SIGINT; if None, the run does not handle these signals.
         logs_hyperparameters: Whether `fit` logs the hyper-parameters for TensorBoard's HParams tab when it ends.
+        parsers: Parsers of earlier commands to use again, because building one is slow; a new one is added. Give them
+            only while no command fails: a failed command leaves its parser in an undefined state.
 
     Raises:
         InputError: If an option, a configuration or a file cannot be used.
@@ -73,7 +76,9 @@ class TrainingCLI(LightningCLI):
         training: bool = True,
         stopping: StopSignals | None = None,
         logs_hyperparameters: bool = True,
+        parsers: Parsers | None = None,
     ) -> None:
+        self._parsers = {} if parsers is None else parsers
         self._argv = add_log_folder(insert_run_config(argv))
         # build only the parser of this command; Lightning would build the parsers of all four commands
         own = {name: skipped for name, skipped in self.subcommands().items() if name == self._argv[0]}
@@ -100,12 +105,12 @@ class TrainingCLI(LightningCLI):
             )
 
     def setup_parser(self, *args: Any) -> None:
-        """Build the parser, or take that of an earlier command on the same base classes: building it is slow."""
+        """Build the parser, or take that of an earlier command on the same base classes."""
         key = (self._argv[0], self._model_class, self._datamodule_class, self._custom_model, self.subclass_mode_data)
-        if key not in _parsers:
+        if key not in self._parsers:
             super().setup_parser(*args)
-            _parsers[key] = {name: vars(self)[name] for name in _PARSER_ATTRIBUTES}
-        vars(self).update(_parsers[key])
+            self._parsers[key] = {name: vars(self)[name] for name in _PARSER_ATTRIBUTES}
+        vars(self).update(self._parsers[key])
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Return a parser that reports each error in one sentence."""

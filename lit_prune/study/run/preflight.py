@@ -18,7 +18,7 @@ from lit_prune.errors import InputError
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, run_settings
-from lit_prune.training.cli import TrainingCLI
+from lit_prune.training.cli import Parsers, TrainingCLI
 from lit_prune.training.launcher import check_strategy
 
 _IMAGENET = "IMAGENET1K_V1"
@@ -30,6 +30,7 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
     Raises:
         InputError: If a configuration is invalid; the message names the experiment.
     """
+    parsers: Parsers = {}
     with tempfile.TemporaryDirectory() as scratch:
         path = Path(scratch) / "fit.yaml"
         for experiment in experiments:
@@ -38,7 +39,7 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
                 check_strategy((settings.get("trainer") or {}).get("strategy"))
                 path.write_text(yaml.safe_dump(settings), encoding="utf-8")
                 with redirect_stdout(StringIO()):
-                    TrainingCLI(["fit", "--config", str(path), "--print_config"])
+                    TrainingCLI(["fit", "--config", str(path), "--print_config"], parsers=parsers)
             except SystemExit:
                 continue
             except InputError as error:

@@ -4,7 +4,6 @@ A pool or a Ray task starts it with `python -m lit_prune.study.run OUT EXPERIMEN
 Lightning starts the same command for every further device.
 """
 
-import importlib
 import json
 import platform
 import sys
@@ -42,7 +41,7 @@ from lit_prune.study.plan.run_settings import has_default_model, parent_checkpoi
 from lit_prune.study.plan.stored import check_links, stored_plan
 from lit_prune.study.results.compute_measures import compute_measures
 from lit_prune.study.results.run_files import RunResult, UnreadableError, read_logged
-from lit_prune.training.cli import TrainingCLI
+from lit_prune.training.cli import Parsers, TrainingCLI
 from lit_prune.training.event_file import EventFile
 from lit_prune.training.packages import has_test
 from lit_prune.training.resuming import find_newest_checkpoint
@@ -58,6 +57,10 @@ _TEST_SETTINGS = (
     *("accelerator", "devices", "strategy", "num_nodes", "precision", "deterministic", "benchmark"),
     *("limit_test_batches", "enable_progress_bar", "enable_model_summary"),
 )
+
+
+# the server's parser, which its forks use again
+_parsers: Parsers = {}
 
 
 def main(argv: Sequence[str]) -> int:
@@ -114,7 +117,7 @@ def run(plan: Plan, experiment: Experiment, seed: int, out: Path) -> None:
         argv = ["fit", "--config", _write(config, Path(scratch) / "fit.yaml")]
         if checkpoint is not None:
             argv += ["--ckpt_path", str(checkpoint)]
-        cli = TrainingCLI(argv, folder=folder, training=experiment.train, logs_hyperparameters=False)
+        cli = TrainingCLI(argv, folder=folder, training=experiment.train, logs_hyperparameters=False, parsers=_parsers)
         paths = {which: parent_checkpoint(folder, which) for which in ("last", "best")}
         if paths["best"] == paths["last"]:
             del paths["best"]
@@ -163,7 +166,8 @@ def prepare(argv: Sequence[str]) -> None:
     Args:
         argv: Arguments of one of the runs, as for `main`.
     """
-    importlib.import_module("matplotlib.backends.backend_agg")  # for the figures of SparsityMonitor
+    import matplotlib.backends.backend_agg  # noqa: F401 - for the figures of SparsityMonitor
+
     with suppress(InputError):  # a run reports it
         settings = stored_plan(Path(argv[0])).settings
         data = settings.get("data") or {}
@@ -172,7 +176,7 @@ def prepare(argv: Sequence[str]) -> None:
                 draw_split(split)
         if has_default_model(settings) and "class_path" not in data:
             with suppress(SystemExit), redirect_stdout(StringIO()):
-                TrainingCLI(["fit", "--print_config"])
+                TrainingCLI(["fit", "--print_config"], parsers=_parsers)
 
 
 def _measure(folder: Path, plan: Plan, experiment: Experiment, result: RunResult) -> dict[str, float]:
