@@ -145,7 +145,7 @@ def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
             gain = ""
             if accelerated is not None:
                 speeds = format_ratios({b: comparison.speed(accelerated, b) for b in comparison.batches})
-                gain = f" Accelerated, it is {speeds} times as fast."
+                gain = f" Accelerated, it is {speeds} times as fast as *{first}*."
             sentences.append(
                 f"- Dense layers gain nothing from zeros: *{name}* ({comparison.sparsity[name]:.1%} of the weights are "
                 f"zero) takes {times} times as long as *{first}*.{gain}"

@@ -151,7 +151,7 @@ def _find_attentions(network: nn.Module, run: Run) -> dict[str, bool]:
 def _measure_layers(
     network: nn.Module, run: Run, rounds: int
 ) -> tuple[list[LayerTimes], dict[str, dict[str, nn.Module]]]:
-    """Return the times of each layer, and for each that can be replaced what could replace it, by kind."""
+    """Return the times of each layer, and the possible replacements of each layer that has some, by kind."""
     seen = watch(network, run)
     reasons = why_dense(network, seen)
     choices = {

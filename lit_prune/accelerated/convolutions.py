@@ -40,7 +40,7 @@ class ConvolutionMatrix(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Conv2d, size: tuple[int, int], sparse: bool) -> "ConvolutionMatrix":
-        """Make the matrix of a convolution without groups, for inputs of a height and width, dense or sparse."""
+        """Make the matrix, dense or sparse, of a convolution without groups for inputs of one height and width."""
         weight = layer.weight.detach()
         # which weight meets which pixel: the outputs of kernels that hold a single 1, for images that do
         pixels = torch.eye(size[0] * size[1], dtype=weight.dtype).view(-1, 1, *size)

@@ -187,7 +187,7 @@ class LayerFreezing(Callback):
         self._reconcile(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Enter phases that start because `monitor` did not improve, or whose epoch start a resumed run has skipped."""
+        """Enter phases that are due: `monitor` did not improve, or a run was resumed in the middle of their epoch."""
         self._reconcile(trainer)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:

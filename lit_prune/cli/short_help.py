@@ -13,7 +13,7 @@ class Page(NamedTuple):
     """The short help of one command.
 
     Attributes:
-        usage: The arguments that the command needs.
+        usage: Arguments of the command, as in its usage line; optional ones are in brackets.
         options: Descriptions of options, by option and placeholder of its value.
         examples: Two commands, which run if `lit-prune fit --config quick` has run before.
     """

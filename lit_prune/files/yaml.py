@@ -40,7 +40,7 @@ def load_yaml(path: str | Path) -> Any:
 
 
 def load_yaml_text(text: str, source: str) -> Any:
-    """Load YAML text as plain values; raise the errors of `load_yaml`. An `InputError` names `source`."""
+    """Load YAML text as plain values, with the limits of `load_yaml` on its content; an `InputError` names `source`."""
     _check(text, source)
     return yaml.safe_load(text)
 

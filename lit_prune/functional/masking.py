@@ -318,7 +318,7 @@ def _restore_parameter(module: nn.Module, name: str) -> None:
     module.__dict__.pop(name, None)  # where torch stores the product
     del module._buffers[f"{name}_mask"]
     _remove_hook(module, name)
-    # restore the order of parameters in an unmasked module, on which optimizer state in checkpoints depends
+    # rename without moving: optimizer state in checkpoints depends on the order of parameters
     items = [(name if key == f"{name}_orig" else key, value) for key, value in module._parameters.items()]
     module._parameters.clear()
     module._parameters.update(items)

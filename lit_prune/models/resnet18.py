@@ -53,8 +53,8 @@ class LitResNet18(LightningModule):
         stem: First layers: "imagenet" is a 7x7 convolution of stride 2 and max-pooling; "cifar" is a 3x3 convolution
             of stride 1: every layer after it gets 16 times as many pixels as with "imagenet".
         channels: Number of output channels of each layer that has fewer than in a ResNet-18, by the layer's name in
-            `lit_prune.models.resnet18_channels.FULL_CHANNELS`. Default: the numbers of the initial weights, which
-            `lit-prune shrink` may have reduced.
+            `lit_prune.models.resnet18_channels.FULL_CHANNELS`. Default: those of the network that the initial
+            weights come from, which `lit-prune shrink` may have made narrower.
         optimizer: Function that creates the optimizer for given parameters. Default: Adam with learning rate 1e-3.
         lr_scheduler: Function that creates the scheduler for an optimizer. OneCycleLR and CyclicLR step after every
             batch, others after every epoch. ReduceLROnPlateau monitors `val/loss` unless its `monitor` is set.

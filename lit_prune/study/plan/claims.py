@@ -58,7 +58,9 @@ class Claim:
 
 
 def read_claims(items: Sequence[Any], experiments: Sequence[str], source: str) -> tuple[Claim, ...]:
-    """Make claims from mappings with the fields of `Claim`. If `of` is a list, each experiment in it gets a contrast.
+    """Make claims from mappings with the fields of `Claim`.
+
+    A contrast whose `of` is a list of experiments stands for one contrast per experiment.
 
     Raises:
         InputError: If a claim has unknown keys, names an unknown experiment or measure, or has invalid limits.
