@@ -9,7 +9,6 @@ load on the machine affects them alike. Prints each time and ratio: the median, 
 import argparse
 import json
 import os
-import platform
 import statistics
 import sys
 from collections.abc import Callable
@@ -24,6 +23,7 @@ from measurements.training import measure_overhead, measure_training
 
 from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError
+from lit_prune.trained.cost.measure import describe_machine
 
 MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
     "training": measure_training,
@@ -70,14 +70,7 @@ def main(argv: list[str] | None = None) -> int:
         show(name, measurement)
         results[name] = measurement.content()
     if options.json:
-        machine = {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "threads": torch.get_num_threads(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        }
+        machine = describe_machine() | {"cores": os.cpu_count(), "threads": torch.get_num_threads()}
         content = {"machine": machine, "settings": asdict(settings) | {"data_dir": str(settings.data_dir)}}
         options.json.write_text(json.dumps(content | {"measurements": results}, indent=2) + "\n", encoding="utf-8")
     return 0

@@ -29,7 +29,7 @@ END = "<!-- end of the gpu table -->"
 SECONDS = 520
 # part: the seconds that it may take, and the function that measures it; what matters most comes first
 PARTS = {
-    "machine": (30, gpu.describe_machine),
+    "machine": (30, gpu.describe_setup),
     "step": (100, gpu.measure_steps),
     "epoch": (110, gpu.measure_epochs),
     "accuracy": (200, gpu.measure_accuracy),

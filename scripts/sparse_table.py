@@ -9,7 +9,6 @@ command resumes an interrupted run, and only writes the tables when all is measu
 
 import argparse
 import json
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Sequence
@@ -25,6 +24,7 @@ from torch import nn
 from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError
 from lit_prune.files.atomic import write_text
+from lit_prune.trained.cost.measure import describe_machine
 
 START = "<!-- sparse tables: written by scripts/sparse_table.py -->"
 END = "<!-- end of the sparse tables -->"
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     except InputError as error:
         parser.error(str(error))
     results = json.loads(options.json.read_text(encoding="utf-8")) if options.json.exists() else {}
-    results.setdefault("machine", _machine())
+    results.setdefault("machine", describe_machine() | {"threads": torch.get_num_threads()})
     for name, run in _measurements(options.rounds).items():
         if name not in results:
             results[name] = run()
@@ -125,7 +125,7 @@ def _networks(results: dict[str, Any]) -> str:
         for name in examples:
             found = [results[f"{name}, {sparsity}"] for sparsity in NETWORK_SPARSITIES]
             dense = statistics.median(second for result in found for second in result["before"])
-            rows.append([name, f"{1e3 * dense:.3g}", *map(_speed, found)])
+            rows.append([name, f"{1e3 * dense:,.1f}", *map(_speed, found)])
     return table(head, rows)
 
 
@@ -142,16 +142,6 @@ def _conditions(results: dict[str, Any], rounds: int) -> str:
         f"Measured in {rounds} rounds with {machine['threads']} threads on {machine['processor']} "
         f"({machine['instructions']}), Python {machine['python']}, torch {machine['torch']}."
     )
-
-
-def _machine() -> dict[str, Any]:
-    return {
-        "processor": platform.processor() or platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
 
 
 if __name__ == "__main__":

@@ -52,6 +52,8 @@ def accelerate(model: nn.Module, example_input: Any, *, rounds: int = 7, toleran
         UnfinishedError: If the outputs of the converted network differ by more than `tolerance`.
     """
     check_integer("rounds", rounds, 1, hint="7 rounds give a stable median on most machines")
+    if tolerance is not None and not tolerance >= 0:
+        raise expected("`tolerance` of at least 0", tolerance, "leave it out for the default")
     run = _make_runner(example_input)
     base = plain_copy(model).requires_grad_(False)
     wanted = _first_outputs(base, run)
@@ -121,7 +123,7 @@ def _compare_outputs(
     half = any(tensor.dtype in (torch.float16, torch.bfloat16) for tensor in wanted)
     largest = [float(tensor.abs().max()) for tensor in wanted if tensor.numel()]
     finite = [value for value in largest if isfinite(value)]
-    allowed = (tolerance or (1e-2 if half else 1e-4)) * max([1.0, *finite])
+    allowed = ((1e-2 if half else 1e-4) if tolerance is None else tolerance) * max([1.0, *finite])
     shapes = [[tensor.shape for tensor in tensors] for tensors in (wanted, found)]
     difference = inf
     if shapes[0] == shapes[1]:

@@ -31,7 +31,7 @@ class LayerTimes:
 
     def speed(self, kind: str) -> float:
         """Return how many times as fast as the dense layer a kind is: median of the ratios of all rounds."""
-        return speedup([*self.seconds["dense"]], [*self.seconds[kind]])
+        return speedup(self.seconds["dense"], self.seconds[kind])
 
     def fastest(self, margin: float = MARGIN) -> str:
         """Return the fastest kind if it is at least `margin` times as fast as the dense layer, else "dense"."""
@@ -65,7 +65,7 @@ class Acceleration:
     @property
     def speed(self) -> float:
         """How many times as fast the accelerated network is: median of the ratios of all rounds."""
-        return speedup([*self.before], [*self.after])
+        return speedup(self.before, self.after)
 
     @property
     def converted(self) -> tuple[str, ...]:

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -112,7 +112,7 @@ def compare_networks(
     return seconds[0], seconds[1]
 
 
-def speedup(before: list[float], after: list[float]) -> float:
+def speedup(before: Sequence[float], after: Sequence[float]) -> float:
     """Return the median of the ratios of times of the same round, since the machine may be busier in another one."""
     return statistics.median(one / other for one, other in zip(before, after, strict=True))
 

@@ -155,7 +155,7 @@ class LitResNet18(LightningModule):
         return self.head(features)  # type: ignore[no-any-return]
 
     def on_train_start(self) -> None:
-        """Log the metrics of the epoch that starts, or that a resumed run continues."""
+        """Let the next training step log the metrics of its epoch; a resumed run may start in the middle of one."""
         self._has_logged = False
 
     on_train_epoch_start = on_train_start

@@ -3,7 +3,6 @@
 import csv
 import multiprocessing
 import os
-import platform
 import re
 import statistics
 import subprocess
@@ -26,6 +25,7 @@ from lit_prune.data import cifar10
 from lit_prune.errors import one_line
 from lit_prune.functional import apply_masks, global_l1_masks, weight_layers
 from lit_prune.models.resnet18_channels import FULL_CHANNELS
+from lit_prune.trained.cost.measure import describe_machine
 from lit_prune.training.callbacks import CompiledTraining
 from lit_prune.training.cli import TrainingCLI
 from measurements.callbacks import measure_monitor, measure_threshold
@@ -81,15 +81,9 @@ def find_source(data_dir: Path) -> Literal["synthetic", "cifar10"]:
     return "cifar10" if any(path.is_file() for path in known) else "synthetic"
 
 
-def describe_machine(setup: Setup) -> Result:
-    """Describe the processor, the GPU and the versions."""
-    found: Result = {
-        "processor": platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "source": setup.source,
-    }
+def describe_setup(setup: Setup) -> Result:
+    """Describe the processor, the GPU, the versions and the images."""
+    found: Result = describe_machine() | {"cores": os.cpu_count(), "source": setup.source}
     if setup.device == "cuda":
         card = torch.cuda.get_device_properties(0)
         found |= {"card": card.name, "memory_gb": round(card.total_memory / 2**30, 1), "cuda": torch.version.cuda}
@@ -100,19 +94,8 @@ def run_tests(setup: Setup) -> Result:
     """Run the tests marked `gpu`."""
     paths = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if _has_gpu_tests(path)]
     chosen = [ROOT / "tests" / "data" / "test_loader.py"] if setup.rehearses else paths
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-m",
-        "gpu",
-        "-q",
-        "-n",
-        "0",
-        "-p",
-        "no:cacheprovider",
-        *map(str, chosen),
-    ]
+    options = ["-m", "gpu", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, *map(str, chosen)]
     began = time.perf_counter()
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     lines = done.stdout.strip().splitlines() or done.stderr.strip().splitlines() or [""]

@@ -1,7 +1,9 @@
 """Turn the results of `scripts/gpu.py` into the tables of docs/benchmarks.md."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from measurements.document import table
 
 Results = Mapping[str, Any]
 TARGETS = (0.94, 0.95, 0.96)
@@ -38,7 +40,7 @@ def _steps(content: Results) -> str:
         [name, _milliseconds(values), _ratio(content["ratios"].get(f"original loop / {name}"))]
         for name, values in content["seconds_per_step"].items()
     ]
-    return _table(["128 images in GPU memory", "ms a step", "times as fast"], rows)
+    return table(["128 images in GPU memory", "ms a step", "times as fast"], rows)
 
 
 def _epochs(content: Results) -> str:
@@ -46,7 +48,7 @@ def _epochs(content: Results) -> str:
     for name, one in content["epochs"].items():
         fast = f"{one['original loop / ours']:.1f}" if "original loop / ours" in one else ""
         rows.append([name, f"{min(one['seconds']):.2f}", f"{one['first']:.1f}" if "first" in one else "", fast])
-    return _table(["45,000 images", "s an epoch", "s of the first", "times as fast"], rows)
+    return table(["45,000 images", "s an epoch", "s of the first", "times as fast"], rows)
 
 
 def _accuracy(content: Results) -> str:
@@ -54,13 +56,13 @@ def _accuracy(content: Results) -> str:
         [str(run["epochs"]), f"{run['epoch']['median']:.2f}", f"{run['seconds']:.1f}", f"{run['test_accuracy']:.2%}"]
         for run in content["runs"]
     ]
-    table = _table(["Epochs", "s an epoch", "s in all", "Test accuracy"], rows)
+    shown = table(["Epochs", "s an epoch", "s in all", "Test accuracy"], rows)
     reached = []
     for target in TARGETS:
         fast = min((run["seconds"] for run in content["runs"] if run["test_accuracy"] >= target), default=None)
         reached.append(f"{target:.0%}: " + ("not reached" if fast is None else f"{fast:.1f} s"))
     warm = f"Before the first run, {content['warm_up_seconds']:.0f} s were spent on compiling and starting."
-    return f"{table}\n\nTime to {'; '.join(reached)}. {warm}"
+    return f"{shown}\n\nTime to {'; '.join(reached)}. {warm}"
 
 
 def _masks(content: Results) -> str:
@@ -69,23 +71,23 @@ def _masks(content: Results) -> str:
         for size, results in content.items()
         for name, values in results["ratios"].items()
     ]
-    return _table(["30% of the weights masked", "time"], rows)
+    return table(["30% of the weights masked", "time"], rows)
 
 
 def _ratios(content: Results) -> str:
-    return _table(["", "ratio"], [[name, _ratio(values, 3)] for name, values in content["ratios"].items()])
+    return table(["", "ratio"], [[name, _ratio(values, 3)] for name, values in content["ratios"].items()])
 
 
 def _layers(content: Results) -> str:
     rows = []
     for name, one in content.items():
         rows.append([name, one["error"] if "error" in one else _ratio(one["ratios"]["dense / 2:4"])])
-    return _table(["bfloat16, 2 of 4 weights zero", "dense / 2:4"], rows)
+    return table(["bfloat16, 2 of 4 weights zero", "dense / 2:4"], rows)
 
 
 def _jobs(content: Results) -> str:
     rows = [[count, f"{one['epoch_seconds']:.2f}", f"{one['epochs_per_minute']:.1f}"] for count, one in content.items()]
-    return _table(["Runs at once", "s an epoch", "epochs a minute"], rows)
+    return table(["Runs at once", "s an epoch", "epochs a minute"], rows)
 
 
 # in the order in which they are measured: the title of the table, and the function that makes it
@@ -110,8 +112,3 @@ def _ratio(values: Results | None, digits: int = 2) -> str:
     if values is None:
         return ""
     return f"{values['median']:.{digits}f} ({values['low']:.{digits}f} to {values['high']:.{digits}f})"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

@@ -336,6 +336,17 @@ def test_converted_networks_that_compute_something_else_are_refused(set_speeds, 
     accelerate(_linear(4, 3), torch.randn(2, 4), tolerance=10)
 
 
+def test_the_tolerance_counts_as_it_is_given(set_speeds, monkeypatch):
+    set_speeds(_fast)
+    monkeypatch.setattr(SparseLinear, "forward", lambda self, input: F.linear(input, self.weight.to_dense()) + 5e-5)
+    accelerate(_linear(4, 3), torch.randn(2, 4))
+    with pytest.raises(UnfinishedError, match="at most 0 is allowed"):
+        accelerate(_linear(4, 3), torch.randn(2, 4), tolerance=0)
+    for wrong in (-1, float("nan")):
+        with pytest.raises(InputError, match="`tolerance` of at least 0"):
+            accelerate(_linear(4, 3), torch.randn(2, 4), tolerance=wrong)
+
+
 def test_accelerated_networks_refuse_training(set_speeds):
     set_speeds(_fast)
     fast: Any = accelerate(_linear(4, 3), torch.randn(2, 4))

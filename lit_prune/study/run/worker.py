@@ -1,7 +1,7 @@
 """The process of one run of a study: it runs `fit`, then `test` on the last and the best checkpoint.
 
-A pool or a Ray task starts it with `python -m lit_prune.study.run OUT EXPERIMENT SEED`. With a distributed strategy,
-Lightning starts the same command for every further device.
+The fork server forks it, or a pool or a Ray task starts it with `python -m lit_prune.study.run OUT EXPERIMENT SEED`.
+With a distributed strategy, Lightning starts the same command for every further device.
 """
 
 import json
@@ -232,9 +232,10 @@ def _read_weights(path: Path) -> dict[str, Any]:
 
 
 def _is_alone(cli: TrainingCLI) -> bool:
-    """Whether a run has our model and data, of which the results depend only on arguments and weights, in one process.
+    """Return whether a run has our model and our data, in one process.
 
-    The results of others may also depend on the state of random number generators, for example.
+    Their results depend on nothing but arguments and weights. Those of other classes may also depend, for example, on
+    the state of random number generators.
     """
     kinds = (type(cli.model), type(cli.datamodule), type(cli.trainer.strategy))
     return kinds == (LitResNet18, CIFAR10DataModule, SingleDeviceStrategy)

@@ -72,6 +72,16 @@ class Comparison:
         return self.costs[0].latency[batch].ratio(cost.latency[batch])
 
 
+def describe_machine() -> dict[str, str]:
+    """Return the processor, its instructions, and the versions of Python and torch."""
+    return {
+        "processor": platform.processor() or platform.machine(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+    }
+
+
 def check_measuring(input_size: int | list[int], batches: Sequence[int], rounds: int) -> None:
     """Raise an `InputError` if one of these arguments of `compare` is invalid."""
     for size in input_size if isinstance(input_size, list) else [input_size]:
@@ -130,10 +140,4 @@ def compare(
         difference = None if another else float((found - reference).abs().max())
         costs.append(Cost(variant, dict(zip(batches, latency, strict=True)), difference))
     sparsity = {name: sparsity_report(weight_layers(model)).sparsity for name, model in networks.items()}
-    machine = {
-        "processor": platform.processor() or platform.machine(),
-        "instructions": torch.backends.cpu.get_cpu_capability(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-    }
-    return Comparison(tuple(costs), input_size, torch.get_num_threads(), machine, sparsity)
+    return Comparison(tuple(costs), input_size, torch.get_num_threads(), describe_machine(), sparsity)
