@@ -338,7 +338,9 @@ def test_converted_networks_that_compute_something_else_are_refused(set_speeds, 
 
 def test_the_tolerance_counts_as_it_is_given(set_speeds, monkeypatch):
     set_speeds(_fast)
-    monkeypatch.setattr(SparseLinear, "forward", lambda self, input: F.linear(input, self.weight.to_dense()) + 5e-5)
+    monkeypatch.setattr(
+        SparseLinear, "forward", lambda self, input: F.linear(input, self.weight.to_dense(), self.bias) + 5e-5
+    )
     accelerate(_linear(4, 3), torch.randn(2, 4))
     with pytest.raises(UnfinishedError, match="at most 0 is allowed"):
         accelerate(_linear(4, 3), torch.randn(2, 4), tolerance=0)
