@@ -6,7 +6,7 @@ from torch import Tensor
 
 from lit_prune.callbacks._pruning import Pruning
 from lit_prune.errors import check_integer
-from lit_prune.functional.pruning import RandomScore, magnitude
+from lit_prune.functional.criteria import RandomScore, magnitude
 
 
 class GlobalL1Pruning(Pruning):

@@ -1,6 +1,24 @@
 """Functions that freeze, prune and measure any `nn.Module`, without a Trainer."""
 
+from lit_prune.functional.calibration import Calibration
 from lit_prune.functional.coverage import GradientCoverage
+from lit_prune.functional.criteria import (
+    CRITERIA,
+    SNIP,
+    Fisher,
+    GraSP,
+    Movement,
+    RandomScore,
+    Reinitialised,
+    Score,
+    Shuffled,
+    SynFlow,
+    Taylor,
+    l2,
+    lamp,
+    magnitude,
+    make_criterion,
+)
 from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.freezing import (
     Frozen,
@@ -13,27 +31,34 @@ from lit_prune.functional.freezing import (
 from lit_prune.functional.masking import apply_masks, hold_masks, mask_gradients, mask_weights, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
 from lit_prune.functional.pruning import (
-    RandomScore,
-    Score,
     global_l1_masks,
     global_masks,
     global_random_masks,
     local_l1_masks,
     local_masks,
-    magnitude,
 )
 from lit_prune.functional.rewinding import rewind, stored_values
 from lit_prune.functional.selection import WeightRef, weight_layers
 from lit_prune.functional.sparsity import LayerSparsity, SparsityReport, sparsity_report
 
 __all__ = [
+    "CRITERIA",
+    "SNIP",
+    "Calibration",
+    "Fisher",
     "Frozen",
+    "GraSP",
     "GradientCoverage",
     "LayerSparsity",
+    "Movement",
     "RandomScore",
+    "Reinitialised",
     "ScaledUpdates",
     "Score",
+    "Shuffled",
     "SparsityReport",
+    "SynFlow",
+    "Taylor",
     "WeightRef",
     "apply_masks",
     "clear_pruned_state",
@@ -45,9 +70,12 @@ __all__ = [
     "global_masks",
     "global_random_masks",
     "hold_masks",
+    "l2",
+    "lamp",
     "local_l1_masks",
     "local_masks",
     "magnitude",
+    "make_criterion",
     "mask_gradients",
     "mask_weights",
     "modules_still_frozen",

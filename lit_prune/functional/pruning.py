@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,40 +10,11 @@ import torch
 from torch import Tensor
 
 from lit_prune.errors import InputError, expected
+from lit_prune.functional.criteria import RandomScore, Score, magnitude
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.sharding import Split, like, local, part_like
 from lit_prune.functional.threshold import count_finite, mark_lowest, mark_lowest_of_each
-
-Score = Callable[[Sequence[Tensor]], Iterable[Tensor]]
-"""Function that returns scores for a list of weights, in tensors of the same shapes; the lowest are pruned first.
-
-It receives the parameters themselves, so that it can read `weight.grad`, and is called under `torch.no_grad`. Scores of
-weights that are masked already are ignored. To save memory it may `yield` the scores one by one. For weights that are
-split between processes (DTensor), scores may be split likewise, or whole and the same in every process.
-"""
-
-
-def magnitude(weights: Sequence[Tensor]) -> Iterator[Tensor]:
-    """Score weights by their absolute value (L1, "magnitude pruning")."""
-    return (weight.abs() for weight in weights)
-
-
-@dataclass(frozen=True)
-class RandomScore:
-    """Score weights at random, with the same result on every device, in every process and at every call.
-
-    The global random state is neither used nor changed.
-    """
-
-    seed: int = 0
-
-    def __call__(self, weights: Sequence[Tensor]) -> Iterator[Tensor]:
-        """Draw a score in [0, 1) for each weight."""
-        generator = torch.Generator().manual_seed(self.seed)
-        for weight in weights:
-            scores = torch.rand(weight.shape, generator=generator, dtype=torch.float32, device="cpu")
-            yield scores.to(weight.device)
 
 
 def global_l1_masks(
