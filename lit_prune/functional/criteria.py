@@ -184,11 +184,12 @@ class SynFlow(_Measured):
 
     def measure(self, weights: Sequence[Tensor], calibration: Calibration) -> None:
         """Compute the scores: positions in the order of removal."""
+        calibration.model.eval()  # so that the first batch does not change the statistics of norms
         module, *inputs = calibration.first_inputs(weights)
         # products over many layers overflow in float32, but MPS has no other type
         dtype = torch.float32 if weights[0].device.type == "mps" else torch.float64
         args, kwargs = tree_map(partial(_ones, dtype=dtype), inputs)
-        module.eval().to(dtype)
+        module.to(dtype)
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.abs_()
@@ -212,7 +213,7 @@ class SynFlow(_Measured):
                 (weight.detach() * gradient).flatten() for weight, gradient in zip(weights, gradients, strict=True)
             ]
             scores = torch.cat(flows).masked_fill_(~kept, math.inf)
-            (lowest,) = mark_lowest([scores], [None], count, Split())
+            (lowest,) = mark_lowest([scores], [None], count, Split([scores]))
             order = lowest.nonzero().flatten()[scores[lowest].argsort(stable=True)]
             positions[order] = torch.arange(removed, removed + count, dtype=torch.float32, device=order.device)
             removed += count
