@@ -286,7 +286,7 @@ class _Control:
 class Shuffled(_Control):
     """Shuffle the scores of a criterion within each layer, so that only the number of weights of each layer is left.
 
-    A criterion that is no better than its shuffled scores chooses layers, not weights (Frankle et al., "Pruning neural
+    If shuffled scores do as well, the criterion chooses layers, not weights (Frankle et al., "Pruning neural
     networks at initialization: Why are we missing the mark?", 2021). Weights that are zero keep their scores.
 
     Args:
@@ -305,7 +305,7 @@ class Shuffled(_Control):
 
 
 class Reinitialised(_Control):
-    """Prune by a criterion at initialisation, and draw the weights anew afterwards; the masks are kept.
+    """Prune by a criterion at initialisation, and draw the weights again afterwards; the masks are kept.
 
     A criterion that loses nothing by this depends on the structure of the network and not on the values of its weights
     (Frankle et al., 2021, as in `Shuffled`). The new values are those of the same layer in a random order, which follow
