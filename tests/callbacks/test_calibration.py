@@ -101,15 +101,15 @@ DATA: dict[str, Callable[[], Any]] = {
 }
 
 
-def whole_state(trainer: Any, model: Metered) -> dict[str, Any]:
+def whole_state(trainer: Any, model: Any) -> dict[str, Any]:
     """Everything that a measurement could change."""
     tensors = {f"state.{name}": value.clone() for name, value in model.state_dict().items()}
     tensors |= {
         f"grad.{name}": value.grad.clone() for name, value in model.named_parameters() if value.grad is not None
     }
-    tensors |= {f"metric.{name}": value.clone() for name, value in model.mean.metric_state.items()}  # type: ignore[union-attr]
+    tensors |= {f"metric.{name}": value.clone() for name, value in model.mean.metric_state.items()}
     tensors["rng"] = torch.get_rng_state()
-    tensors["numpy"] = torch.from_numpy(np.random.get_state()[1].copy())  # type: ignore[index,union-attr] # noqa: NPY002
+    tensors["numpy"] = torch.from_numpy(np.random.get_state()[1].copy())  # type: ignore[index] # noqa: NPY002
     tensors["python"] = torch.tensor(random.getstate()[1])
     modes = {name: module.training for name, module in model.named_modules()}
     trains = {name: value.requires_grad for name, value in model.named_parameters()}
