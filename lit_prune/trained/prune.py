@@ -16,15 +16,14 @@ from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
 from lit_prune.errors import check_integer, expected
 from lit_prune.files.checkpoint import KEY
+from lit_prune.functional.criteria import RandomScore, magnitude
 from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.pruning import (
-    RandomScore,
     check_amount,
     check_max_layer_sparsity,
     check_room,
     global_masks,
     local_masks,
-    magnitude,
 )
 from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
@@ -124,7 +123,7 @@ def choose_masks(
     """Compute masks that prune the fraction `amount` of all weights together or, if `local`, of each layer.
 
     Weights that are already masked stay pruned and count towards `amount`. If `seed` is None, the masks prune the
-    weights of smallest magnitude, otherwise random weights. For `max_layer_sparsity`, see `global_masks`.
+    weights of smallest magnitude, otherwise random weights. For `max_layer_sparsity`, see `compute_masks`.
 
     Raises:
         InputError: If an argument is invalid, or the weights already have a higher sparsity than `amount`.

@@ -13,9 +13,9 @@ from torch.nn.utils import prune
 
 from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
+from lit_prune.functional.criteria import RandomScore
 from lit_prune.functional.masking import apply_masks
 from lit_prune.functional.pruning import (
-    RandomScore,
     global_l1_masks,
     global_masks,
     global_random_masks,

@@ -17,10 +17,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_prune.errors import InputError
 from lit_prune.functional.coverage import GradientCoverage
+from lit_prune.functional.criteria import RandomScore, Score, magnitude
 from lit_prune.functional.masking import apply_masks, current_mask, hold_masks, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 from lit_prune.functional.packing import pack_masks, unpack_masks
-from lit_prune.functional.pruning import RandomScore, Score, global_l1_masks, global_masks, local_masks, magnitude
+from lit_prune.functional.pruning import global_l1_masks, global_masks, local_masks
 from lit_prune.functional.selection import weight_layers
 from lit_prune.functional.sharding import local, part_like
 from lit_prune.functional.sparsity import sparsity_report
