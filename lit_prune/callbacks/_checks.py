@@ -1,6 +1,7 @@
 """Validate arguments and trainers, for several callbacks."""
 
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -68,6 +69,18 @@ class Times:
         if rewind_to >= (first := first_pruned(self.start, self.end, schedule, self.every)):
             what = f"`rewind_to` to be less than {first}, the first epoch in which weights are pruned"
             raise expected(what, rewind_to, "give a later `start_epoch`, so that training starts before pruning")
+
+
+def imported(value: Any) -> Any:
+    """Return the function or object that a text like "package.module.name" names; any other value as it is."""
+    module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
+    if not module:
+        return value
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        hint = "start Python in the folder of the module, or add the folder to PYTHONPATH"
+        raise expected("the path of a function that can be imported", f"`{value}` ({error})", hint) from error
 
 
 def check_names(argument: str, value: Any) -> None:

@@ -13,6 +13,7 @@ from lit_prune.callbacks._checks import (
     callbacks_of,
     check_names,
     continues,
+    imported,
     is_model_parallel,
     overrides,
     refuse_sharded_parameters,
@@ -96,10 +97,10 @@ class Pruning(Callback):
     def __init__(
         self,
         amount: float,
-        criterion: Score | str = "magnitude",
-        structure: Structure | str = "weight",
-        allocation: Allocation | dict[str, float] | str = "global",
-        schedule: Schedule | str = "cubic",
+        criterion: str | Score = "magnitude",
+        structure: str | Structure = "weight",
+        allocation: str | dict[str, float] | Allocation = "global",
+        schedule: str | Schedule = "cubic",
         start_epoch: int = 0,
         end_epoch: int | None = None,
         start_step: int | None = None,
@@ -118,6 +119,8 @@ class Pruning(Callback):
         check_names("layers", layers)
         check_names("exclude", exclude)
         check_names("parameters", parameters)
+        # jsonargparse builds objects from class paths, but leaves the path of a function as text
+        criterion, structure, allocation, schedule = map(imported, (criterion, structure, allocation, schedule))
         check_schedule(schedule)
         check_integer("seed", seed, 0, 2**32 - 1, hint="the same seed prunes the same weights")
         self.times = Times.of((start_epoch, end_epoch, every_n_epochs), (start_step, end_step, every_n_steps))
