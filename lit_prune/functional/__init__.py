@@ -1,7 +1,25 @@
 """Functions that freeze, prune and measure any `nn.Module`, without a Trainer."""
 
+from lit_prune.functional.allocation import Allocation, by_glob, erk, uniform
+from lit_prune.functional.calibration import Calibration
 from lit_prune.functional.coverage import GradientCoverage
-from lit_prune.functional.criteria import RandomScore, Score, magnitude
+from lit_prune.functional.criteria import (
+    CRITERIA,
+    SNIP,
+    Fisher,
+    GraSP,
+    Movement,
+    RandomScore,
+    Reinitialised,
+    Score,
+    Shuffled,
+    SynFlow,
+    Taylor,
+    l2,
+    lamp,
+    magnitude,
+    make_criterion,
+)
 from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.freezing import (
     Frozen,
@@ -22,39 +40,65 @@ from lit_prune.functional.pruning import (
     local_masks,
 )
 from lit_prune.functional.rewinding import rewind, stored_values
+from lit_prune.functional.schedule import Schedule, sparsity_at
 from lit_prune.functional.selection import WeightRef, weight_layers
 from lit_prune.functional.sparsity import LayerSparsity, SparsityReport, sparsity_report
+from lit_prune.functional.structure import NM, Block, Channel, Kernel, Structure
 
 __all__ = [
+    "CRITERIA",
+    "NM",
+    "SNIP",
+    "Allocation",
+    "Block",
+    "Calibration",
+    "Channel",
+    "Fisher",
     "Frozen",
+    "GraSP",
     "GradientCoverage",
+    "Kernel",
     "LayerSparsity",
+    "Movement",
     "RandomScore",
+    "Reinitialised",
     "ScaledUpdates",
+    "Schedule",
     "Score",
+    "Shuffled",
     "SparsityReport",
+    "Structure",
+    "SynFlow",
+    "Taylor",
     "WeightRef",
     "apply_masks",
+    "by_glob",
     "clear_pruned_state",
     "clear_state",
     "compute_masks",
     "crop_kernels",
+    "erk",
     "first_layers",
     "freeze",
     "global_l1_masks",
     "global_masks",
     "global_random_masks",
     "hold_masks",
+    "l2",
+    "lamp",
     "local_l1_masks",
     "local_masks",
     "magnitude",
+    "make_criterion",
     "mask_gradients",
     "mask_weights",
     "modules_still_frozen",
     "modules_to_freeze",
     "remove_masks",
     "rewind",
+    "sparsity_at",
     "sparsity_report",
     "stored_values",
+    "uniform",
     "weight_layers",
 ]
