@@ -93,13 +93,13 @@ def compute_masks(
     candidates = _Candidates.of(weights)
     sizes, left = candidates.split.sizes, candidates.left
     pruned = [size - count for size, count in zip(sizes, left, strict=True)]
+    limit = 1 if max_layer_sparsity is None else max_layer_sparsity
+    room = [max(0, math.floor(limit * size) - gone) for size, gone in zip(sizes, pruned, strict=True)]
+    total = round(amount * sum(sizes)) - sum(pruned)
     if fractions is not None:
-        each = [max(0, round(part * n) - gone) for part, n, gone in zip(fractions, sizes, pruned, strict=True)]
-        total, room = sum(each), each
-    else:
-        least = [size - math.floor((1 if max_layer_sparsity is None else max_layer_sparsity) * size) for size in sizes]
-        room = [max(0, count - floor) for count, floor in zip(left, least, strict=True)]
-        total = round(amount * sum(sizes)) - sum(pruned)
+        wanted = [round(part * size) - gone for part, size, gone in zip(fractions, sizes, pruned, strict=True)]
+        room = [max(0, min(pair)) for pair in zip(wanted, room, strict=True)]
+        total = sum(room)
     if total <= 0:
         return candidates.masks()
     scores: Iterable[Tensor] = candidates.scores(score)
@@ -110,11 +110,11 @@ def compute_masks(
             scores = [_only_prunable(structure, *pair) for pair in zip(scores, weights, strict=True)]
             room = [min(most, count_finite(values)) for most, values in zip(room, scores, strict=True)]
     if total > sum(room):
-        raise _no_room(amount, max_layer_sparsity)
+        raise _no_room(amount, max_layer_sparsity, structure)
     if structure is not None and not isinstance(structure, NM):
         marks: Iterable[Tensor] = mark_lowest_groups([*scores], structure, [ref.tensor for ref in weights], total, room)
     elif fractions is not None:
-        marks = mark_lowest_of_each(scores, each, candidates.split)
+        marks = mark_lowest_of_each(scores, room, candidates.split)
     else:
         limits = [None if most == count else most for most, count in zip(room, left, strict=True)]
         marks = mark_lowest([*scores], limits, total, candidates.split)
@@ -144,7 +144,10 @@ def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: 
         raise _no_room(amount, max_layer_sparsity)
 
 
-def _no_room(amount: float, max_layer_sparsity: float | None) -> InputError:
+def _no_room(amount: float, max_layer_sparsity: float | None, structure: Structure | None = None) -> InputError:
+    if isinstance(structure, NM):
+        what = f"each layer to have room for its fraction, at most {1 - structure.n / structure.m:.4g}"
+        return expected(what, f"an `amount` of {amount}", 'prune less, or use the allocation "global" or "uniform"')
     what = f"`max_layer_sparsity` to leave room for an `amount` of {amount}"
     return expected(what, max_layer_sparsity, "increase `max_layer_sparsity`, or prune less")
 
