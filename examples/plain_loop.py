@@ -32,7 +32,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
     hold_masks(model, optimizer)  # from now on, pruned weights are zero after each step
     for epoch in range(EPOCHS):
-        amount = sparsity_at(epoch, amount=0.8, end_epoch=15)  # 80% of all weights, by epoch 15
+        amount = sparsity_at(epoch, amount=0.8, end=15)  # 80% of all weights, by epoch 15
         apply_masks(model, global_l1_masks(weight_layers(model), amount))
         for points, labels in data.train_dataloader():
             optimizer.zero_grad()

@@ -1,11 +1,13 @@
 """Validate arguments and trainers, for several callbacks."""
 
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_prune.errors import check_choice, check_integer, expected
-from lit_prune.functional.schedule import SCHEDULES, first_pruned_epoch
+from lit_prune.errors import check_integer, expected
+from lit_prune.functional.schedule import Schedule, first_pruned, sparsity_at
 
 _SHARDING = {"FSDPStrategy", "DeepSpeedStrategy"}
 
@@ -15,21 +17,70 @@ def check_epoch(argument: str, value: Any) -> None:
     check_integer(argument, value, 0, hint="epochs are counted from 0, as in Lightning")
 
 
-def check_times(start_epoch: Any, end_epoch: Any, schedule: Any, every_n_epochs: Any, rewind_to: Any) -> None:
-    """Raise an `InputError` unless these arguments of `Pruning` are valid, separately and together."""
-    check_epoch("start_epoch", start_epoch)
-    if end_epoch is not None:
-        check_epoch("end_epoch", end_epoch)
-        if end_epoch < start_epoch:
-            what = f"`end_epoch` to be at least `start_epoch`, which is {start_epoch}"
-            raise expected(what, end_epoch, "leave `end_epoch` out to prune all at once, at `start_epoch`")
-    check_choice("schedule", schedule, SCHEDULES)
-    check_integer("every_n_epochs", every_n_epochs, 1, hint="1 prunes in every epoch of gradual pruning")
-    if rewind_to is not None:
+@dataclass(frozen=True)
+class Times:
+    """When a callback prunes.
+
+    Attributes:
+        unit: "epoch" or "step"; steps are those that `trainer.global_step` counts.
+        start: Time at which pruning starts, counted from 0.
+        end: Time at which the last weights are pruned; None prunes all at `start`.
+        every: Time between two pruning steps.
+    """
+
+    unit: str
+    start: int
+    end: int | None
+    every: int
+
+    @classmethod
+    def of(cls, epochs: tuple[Any, Any, Any], steps: tuple[Any, Any, Any]) -> "Times":
+        """Check the times of `Pruning`, given in epochs or in optimizer steps, as (start, end, every)."""
+        unit = "epoch" if steps == (None, None, None) else "step"
+        if unit == "step" and epochs != (0, None, 1):
+            hint = "leave out `start_epoch`, `end_epoch` and `every_n_epochs`, or the arguments that count steps"
+            raise expected("times in epochs or in optimizer steps", "both", hint)
+        start, end, every = epochs if unit == "epoch" else (steps[0] or 0, steps[1], steps[2] or 1)
+        counted = f"{unit}s are counted from 0, as in Lightning"
+        check_integer(f"start_{unit}", start, 0, hint=counted)
+        if end is not None:
+            check_integer(f"end_{unit}", end, 0, hint=counted)
+            if end < start:
+                what = f"`end_{unit}` to be at least `start_{unit}`, which is {start}"
+                raise expected(what, end, f"leave `end_{unit}` out to prune all at once, at `start_{unit}`")
+        check_integer(f"every_n_{unit}s", every, 1, hint=f"1 prunes in every {unit} of gradual pruning")
+        return cls(unit, start, end, every)
+
+    def now(self, trainer: Trainer) -> int:
+        """Return the current time of a trainer."""
+        return trainer.current_epoch if self.unit == "epoch" else trainer.global_step
+
+    def sparsity(self, time: int, amount: float, schedule: Schedule | str) -> float:
+        """Return the sparsity that a schedule sets for a time; see `sparsity_at`."""
+        return sparsity_at(time, amount, self.start, self.end, schedule, self.every)
+
+    def check_rewinding(self, rewind_to: Any, schedule: Schedule | str) -> None:
+        """Raise an `InputError` unless `rewind_to` is an epoch before the first pruning."""
         check_epoch("rewind_to", rewind_to)
-        if rewind_to >= (first := first_pruned_epoch(start_epoch, end_epoch, every_n_epochs)):
+        if self.unit == "step":
+            raise expected(
+                "no `rewind_to` if times are given in steps", rewind_to, "give `start_epoch` and `end_epoch`"
+            )
+        if rewind_to >= (first := first_pruned(self.start, self.end, schedule, self.every)):
             what = f"`rewind_to` to be less than {first}, the first epoch in which weights are pruned"
             raise expected(what, rewind_to, "give a later `start_epoch`, so that training starts before pruning")
+
+
+def imported(value: Any) -> Any:
+    """Return the function or object that a text like "package.module.name" names; any other value as it is."""
+    module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
+    if not module:
+        return value
+    try:
+        return getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        hint = "start Python in the folder of the module, or add the folder to PYTHONPATH"
+        raise expected("the path of a function that can be imported", f"`{value}` ({error})", hint) from error
 
 
 def check_names(argument: str, value: Any) -> None:

@@ -32,17 +32,18 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
             )
 
 
-def describe_unreached(owner: str, last: int, max_epochs: int | None) -> None:
+def describe_unreached(owner: str, last: int, unit: str, end: float) -> None:
     """Print a message if training ends before a callback reaches its `amount`.
 
     Args:
         owner: Name of the callback.
-        last: Epoch, counted from 0, at whose start the callback prunes for the last time.
-        max_epochs: Number of epochs of the training; None or -1 for no limit.
+        last: Time, counted from 0, at which the callback prunes for the last time.
+        unit: Unit of the times, "epoch" or "step".
+        end: Length of the training.
     """
-    if max_epochs is not None and 0 <= max_epochs <= last:
+    if end <= last:
         rank_zero_info(
-            f"{owner} reaches `amount` in epoch {last}, counted from 0, but training ends after {max_epochs} epochs."
+            f"{owner} reaches `amount` in {unit} {last}, counted from 0, but training ends after {end:.0f} {unit}s."
         )
 
 

@@ -1,18 +1,19 @@
-"""`Pruning`, the base class of all pruning callbacks."""
+"""`Pruning`, of which all other pruning callbacks are special cases."""
 
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Any, ClassVar, Literal
+from math import inf
+from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import (
+    Times,
     callbacks_of,
     check_names,
-    check_times,
     continues,
+    imported,
     is_model_parallel,
     overrides,
     refuse_sharded_parameters,
@@ -20,49 +21,64 @@ from lit_prune.callbacks._checks import (
 from lit_prune.callbacks._holding import MaskHolder, mask_averages, restart_averages
 from lit_prune.callbacks._messages import describe_choice, describe_unreached, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, check_integer, expected
+from lit_prune.functional.allocation import Allocation, make_allocation
+from lit_prune.functional.criteria import Score, make_criterion
 from lit_prune.functional.masking import adopt_masks, apply_masks, current_mask, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
 from lit_prune.functional.packing import pack_masks, unpack_masks
-from lit_prune.functional.pruning import check_amount, check_max_layer_sparsity, check_room, global_masks, local_masks
+from lit_prune.functional.pruning import check_amount, check_max_layer_sparsity, check_room, compute_masks
 from lit_prune.functional.rewinding import rewind
-from lit_prune.functional.schedule import sparsity_at
+from lit_prune.functional.schedule import Schedule, check_schedule
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
 from lit_prune.functional.sharding import is_split, like, part_like, reshard
 from lit_prune.functional.sparsity import sparsity_report
+from lit_prune.functional.structure import Structure, make_structure
 
 
-class Pruning(Callback, ABC):
-    """Base class for your own pruning criterion: define `score` and inherit everything else.
+class Pruning(Callback):
+    """Prune weights, once or gradually: a combination of a criterion, a structure, an allocation and a schedule.
 
-    The guarantees of `docs/guarantees.md` hold for every subclass whose `score` depends only on weights, on arguments
-    of the subclass, and on values that the subclass saves in its `state_dict`.
-
-    Before each batch, the callback prunes if the schedule sets a higher sparsity than has been reached. So pruning does
-    not depend on `on_train_epoch_start`, which a resumed run may skip.
-
-    Attributes:
-        scope: "global", the default, prunes the lowest scores of all chosen weights together; "local" prunes the lowest
-            scores of each layer, the same fraction in all layers. A subclass may override it.
+    Pruning happens before a training batch. Pruned weights are exactly zero from then on and stay pruned, whatever the
+    optimizer does, unless a `PruningRemoval` removes the masks. `docs/guarantees.md` lists all guarantees. They hold
+    for every criterion that depends only on weights, on its own arguments, and on values that it saves. Nothing is
+    logged; `SparsityMonitor` logs sparsity.
 
     Args:
-        amount: Fraction of the chosen weights to prune, in [0, 1): exactly `round(amount * N)` of N weights.
+        amount: Fraction of the chosen weights to prune, in [0, 1): exactly `round(amount * N)` of N weights, or as many
+            whole groups of the structure as fit into that number.
+        criterion: Which weights are least important: "magnitude", "l2" (squared weight), "random", or another name in
+            `lit_prune.functional.criteria.CRITERIA`; or a function that returns scores for a list of weights, of which
+            the lowest are pruned first.
+        structure: Which weights are pruned together, by the mean of their scores: "weight", "kernel", "channel",
+            "block:RxC", or a `Structure`. "N:M", for example "2:4", keeps at least N of M adjacent input channels.
+            Layers that do not consist of whole groups are left dense.
+        allocation: How much of each layer: "global" compares the scores of all layers, "uniform" prunes `amount` of
+            each layer, "erk" prunes large layers more (Evci et al., "Rigging the lottery", 2020). A mapping gives the
+            fraction of layers by glob, and `amount` to all others. A function returns the fraction of each layer. In a
+            gradual schedule, the fractions of all layers grow in proportion.
+        schedule: Sparsity as a function of time between start and end: "cubic" (Zhu & Gupta 2017), "linear", "cosine",
+            "geometric", which prunes the same fraction of the remaining weights at every step (Frankle & Carbin 2019),
+            "once" or "constant"; or a function of the progress in [0, 1] that returns a fraction of `amount`. Ignored
+            without an end.
         start_epoch: Epoch, counted from 0, at whose start `amount` is pruned. With `end_epoch`: epoch at which the ramp
             of the sparsity starts from 0.
         end_epoch: Epoch at whose start gradual pruning reaches `amount`. None prunes all at once, at `start_epoch`.
-        schedule: Sparsity as a function of the epoch in gradual pruning: "cubic" (Zhu & Gupta 2017), "linear", or
-            "geometric", which prunes the same fraction of the remaining weights at every step (Frankle & Carbin 2019).
-            Ignored without `end_epoch`.
+        start_step: The same in optimizer steps, as `trainer.global_step` counts them, instead of epochs.
+        end_step: The same in optimizer steps.
+        every_n_steps: Optimizer steps between two steps of gradual pruning; None means 1.
         layers: Globs on qualified names of layers to prune, for example "backbone.layer4". None prunes all weights
             that `weight_layers` chooses, whatever library their layers come from.
         exclude: Globs of layers not to prune.
         max_layer_sparsity: Largest fraction of a single layer to prune, in (0, 1]; more weights of other layers are
-            pruned instead. None sets no limit.
+            pruned instead. None sets no limit. Only for the allocations "global" and "erk".
         every_n_epochs: Epochs between two steps of gradual pruning; the last step is at `end_epoch`.
         rewind_to: Epoch, counted from 0. After every pruning step, the model is reset to its values at the start of
             this epoch, except that pruned weights stay zero. None: the model is not reset.
         parameters: Globs on qualified names of parameters to prune, for example "*.pos_embed"; no others are pruned
             then. None prunes the parameters that `weight_layers` defines as weights.
+        seed: Random seed of criteria that draw random numbers, an integer in [0, 2**32). The global random state is not
+            used.
 
     Raises:
         InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
@@ -71,48 +87,53 @@ class Pruning(Callback, ABC):
             of a resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
 
     Examples:
-        >>> class SmallestKernels(Pruning):
-        ...     def score(self, weights):
-        ...         return (weight.abs() * weight.norm() for weight in weights)
-        >>> SmallestKernels(0.5, start_epoch=2).amount
+        >>> pruning = Pruning(0.9, criterion="lamp", schedule="cosine", end_epoch=8)
+        >>> def smallest_kernels(weights):
+        ...     return (weight.abs() * weight.norm() for weight in weights)
+        >>> Pruning(0.5, criterion=smallest_kernels, structure="kernel", allocation={"backbone.fc": 0}).amount
         0.5
     """
-
-    scope: ClassVar[Literal["global", "local"]] = "global"
 
     def __init__(
         self,
         amount: float,
+        criterion: str | Score = "magnitude",
+        structure: str | Structure = "weight",
+        allocation: str | dict[str, float] | Allocation = "global",
+        schedule: str | Schedule = "cubic",
         start_epoch: int = 0,
         end_epoch: int | None = None,
-        schedule: str = "cubic",
+        start_step: int | None = None,
+        end_step: int | None = None,
+        every_n_steps: int | None = None,
         layers: list[str] | str | None = None,
         exclude: list[str] | tuple[str, ...] | str = (),
         max_layer_sparsity: float | None = None,
         every_n_epochs: int = 1,
         rewind_to: int | None = None,
         parameters: list[str] | str | None = None,
+        seed: int = 0,
     ) -> None:
         check_amount(amount)
         check_max_layer_sparsity(max_layer_sparsity)
         check_names("layers", layers)
         check_names("exclude", exclude)
         check_names("parameters", parameters)
-        check_times(start_epoch, end_epoch, schedule, every_n_epochs, rewind_to)
-        if self.scope not in ("global", "local"):
-            what = f'`scope` of {type(self).__name__} to be "global" or "local"'
-            raise expected(what, self.scope, "set the class attribute `scope`")
-        if self.scope == "local" and max_layer_sparsity is not None:
-            what = f"no `max_layer_sparsity` for {type(self).__name__}"
-            raise expected(what, max_layer_sparsity, "every layer is pruned to `amount`; leave the limit out")
+        # jsonargparse builds objects from class paths, but leaves the path of a function as text
+        criterion, structure, allocation, schedule = map(imported, (criterion, structure, allocation, schedule))
+        check_schedule(schedule)
+        check_integer("seed", seed, 0, 2**32 - 1, hint="the same seed prunes the same weights")
+        self.times = Times.of((start_epoch, end_epoch, every_n_epochs), (start_step, end_step, every_n_steps))
+        if rewind_to is not None:
+            self.times.check_rewinding(rewind_to, schedule)
         self.amount = amount
-        self.start_epoch = start_epoch
-        self.end_epoch = end_epoch
+        self.criterion = make_criterion(criterion, seed)
+        self.structure = make_structure(structure, amount)
+        self.allocation = make_allocation(allocation, amount, max_layer_sparsity)
         self.schedule = schedule
         self.layers = layers
         self.exclude = exclude
         self.max_layer_sparsity = max_layer_sparsity
-        self.every_n_epochs = every_n_epochs
         self.rewind_to = rewind_to
         self.parameters = parameters
         self._module: LightningModule | None = None
@@ -123,9 +144,8 @@ class Pruning(Callback, ABC):
         self._loaded: dict[str, Tensor] | None = None
         self._rewinding = Rewinding(rewind_to)
 
-    @abstractmethod
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
-        """Score weights; the lowest scores are pruned first.
+        """Score weights by the criterion; the lowest scores are pruned first. A subclass may override this.
 
         Called under `torch.no_grad`. An implementation must not use the global random state, and may `yield` one tensor
         of scores at a time.
@@ -137,6 +157,7 @@ class Pruning(Callback, ABC):
         Returns:
             For each parameter, a tensor of scores of the same shape, finite wherever the parameter is not pruned yet.
         """
+        return self.criterion(weights)
 
     @property
     def state_key(self) -> str:
@@ -158,8 +179,15 @@ class Pruning(Callback, ABC):
         return self._ever_pruned
 
     def choose(self, model: nn.Module) -> list[WeightRef]:
-        """Return the weights that this callback prunes in a model."""
-        return weight_layers(model, self.layers, self.exclude, self.parameters)
+        """Return the weights that this callback prunes in a model: those that consist of whole groups."""
+        weights = weight_layers(model, self.layers, self.exclude, self.parameters)
+        fitting = [ref for ref in weights if self.structure is None or self.structure.fits(ref.tensor.shape)]
+        if not fitting:
+            shape = tuple(weights[0].tensor.shape)
+            raise expected(
+                "a layer that the groups of `structure` divide", f"weights such as {shape}", "use smaller groups"
+            )
+        return fitting
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the trainer and the model, and replace masks of `torch.nn.utils.prune` by masks of lit-prune."""
@@ -191,14 +219,15 @@ class Pruning(Callback, ABC):
         self._update_masks(trainer, pl_module)
         if self.layers is None and self.parameters is None:
             describe_choice(type(self).__name__, pl_module, self._weights)
-        if self.amount:
-            last = self.start_epoch if self.end_epoch is None else self.end_epoch
-            describe_unreached(type(self).__name__, last, trainer.max_epochs)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply masks of a checkpoint that another callback restored, as `LearningRateFinder` does."""
         self._choose(trainer, pl_module)  # another callback may have replaced layers, for example by quantizable ones
         self._update_masks(trainer, pl_module)
+        if self.amount:
+            end = trainer.estimated_stepping_batches if self.times.unit == "step" else trainer.max_epochs
+            last = self.times.start if self.times.end is None else self.times.end
+            describe_unreached(type(self).__name__, last, self.times.unit, inf if end in (None, -1) else end)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if the schedule sets a higher sparsity for this epoch than has been reached."""
@@ -235,7 +264,7 @@ class Pruning(Callback, ABC):
         targets = {
             pruner: target
             for pruner in (self, *(other for other in pruners_of(trainer) if other is not self))
-            if (target := pruner._target(trainer.current_epoch)) > pruner._reached
+            if (target := pruner._target(trainer)) > pruner._reached
         }
         if not targets:
             return
@@ -299,14 +328,16 @@ class Pruning(Callback, ABC):
         self._ever_pruned = unpack_masks(state_dict["ever_pruned"])
         self._rewinding.load_state_dict(state_dict)
 
-    def _target(self, epoch: int) -> float:
-        return sparsity_at(epoch, self.amount, self.start_epoch, self.end_epoch, self.schedule, self.every_n_epochs)
+    def _target(self, trainer: Trainer) -> float:
+        return self.times.sparsity(self.times.now(trainer), self.amount, self.schedule)
 
     def _prune(self, model: LightningModule, target: float) -> None:
-        if self.scope == "local":
-            masks = local_masks(self._weights, target, self.score)
-        else:
-            masks = global_masks(self._weights, target, self.score, self.max_layer_sparsity)
+        fractions = None
+        if self.allocation is not None:
+            shapes = {ref.name: tuple(ref.tensor.shape) for ref in self._weights}
+            shares = self.allocation(shapes, self.amount)
+            fractions = [target * (shares[name] / self.amount) for name in shapes]
+        masks = compute_masks(self._weights, target, self.score, fractions, self.structure, self.max_layer_sparsity)
         apply_masks(model, masks)
         for name, mask in masks.items():
             before = self._ever_pruned.get(name)

@@ -14,6 +14,7 @@ from lit_prune.functional.criteria import RandomScore, Score, magnitude
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.sharding import Split, like, local, part_like
+from lit_prune.functional.structure import NM, Structure, mark_lowest_groups
 from lit_prune.functional.threshold import count_finite, mark_lowest, mark_lowest_of_each
 
 
@@ -31,29 +32,57 @@ def global_random_masks(
     return global_masks(weights, amount, RandomScore(seed), max_layer_sparsity)
 
 
-@torch.no_grad()
 def global_masks(
     weights: Sequence[WeightRef], amount: float, score: Score = magnitude, max_layer_sparsity: float | None = None
 ) -> dict[str, Tensor]:
-    """Compute masks that prune the lowest scores over all layers; `apply_masks` applies them.
+    """Compute masks that prune the lowest scores over all layers; see `compute_masks`."""
+    return compute_masks(weights, amount, score, max_layer_sparsity=max_layer_sparsity)
+
+
+def local_l1_masks(weights: Sequence[WeightRef], amount: float) -> dict[str, Tensor]:
+    """Compute masks that prune the same fraction of each layer by magnitude; see `compute_masks`."""
+    return local_masks(weights, amount, magnitude)
+
+
+def local_masks(weights: Sequence[WeightRef], amount: float, score: Score = magnitude) -> dict[str, Tensor]:
+    """Compute masks that prune the lowest scores of each layer, the same fraction in all layers; see `compute_masks`.
+
+    Scores of different layers are not compared.
+    """
+    return compute_masks(weights, amount, score, [amount] * len(weights))
+
+
+@torch.no_grad()
+def compute_masks(
+    weights: Sequence[WeightRef],
+    amount: float,
+    score: Score = magnitude,
+    fractions: Sequence[float] | None = None,
+    structure: Structure | None = None,
+    max_layer_sparsity: float | None = None,
+) -> dict[str, Tensor]:
+    """Compute masks that prune the lowest scores; `apply_masks` applies them.
 
     Weights that are pruned already stay pruned and count towards `amount`. If no weight is masked yet, magnitude
-    pruning gives the result of `torch.nn.utils.prune.global_unstructured`, except that ties are broken by the order of
-    the layers and, within a layer, of its elements.
+    pruning over all layers gives the result of `torch.nn.utils.prune.global_unstructured`, except that ties are broken
+    by the order of the layers and, within a layer, of its elements.
 
     Args:
         weights: Weights to choose from, for example from `weight_layers`.
-        amount: Fraction of all these weights to be pruned in total, in [0, 1); exactly `round(amount * N)` of N
-            weights.
+        amount: Fraction of all these weights to be pruned in total, in [0, 1): exactly `round(amount * N)` of N
+            weights. Whole groups of a structure are pruned as long as they fit into that number.
         score: Function that scores weights.
+        fractions: Fraction of each layer to prune, instead of `amount`: exactly `round(fraction * n)` of n weights.
+            None compares the scores of all layers.
+        structure: Which weights are pruned together. None prunes single weights.
         max_layer_sparsity: Largest fraction of a single layer to prune, in (0, 1], rounded down to a number of weights;
-            more weights of other layers are pruned instead. None sets no limit.
+            more weights of other layers are pruned instead. None sets no limit. Not used with `fractions`.
 
     Returns:
         For each layer, by name, a bool tensor of the shape of its weight, true where the weight is kept.
 
     Raises:
-        InputError: If an argument is out of range, if a weight or score is NaN or infinite, or if the limit leaves too
+        InputError: If an argument is out of range, if a weight or score is NaN or infinite, or if the limits leave too
             few weights to prune.
 
     Warns:
@@ -63,45 +92,34 @@ def global_masks(
     check_max_layer_sparsity(max_layer_sparsity)
     candidates = _Candidates.of(weights)
     sizes, left = candidates.split.sizes, candidates.left
-    room = left
-    if max_layer_sparsity is not None:
-        least = [size - math.floor(max_layer_sparsity * size) for size in sizes]
-        room = [max(0, count - floor) for count, floor in zip(left, least, strict=True)]
-    wanted = round(amount * sum(sizes)) - (sum(sizes) - sum(left))
-    if wanted <= 0:
+    pruned = [size - count for size, count in zip(sizes, left, strict=True)]
+    limit = 1 if max_layer_sparsity is None else max_layer_sparsity
+    room = [max(0, math.floor(limit * size) - gone) for size, gone in zip(sizes, pruned, strict=True)]
+    total = round(amount * sum(sizes)) - sum(pruned)
+    if fractions is not None:
+        wanted = [round(part * size) - gone for part, size, gone in zip(fractions, sizes, pruned, strict=True)]
+        room = [max(0, min(pair)) for pair in zip(wanted, room, strict=True)]
+        total = sum(room)
+    if total <= 0:
         return candidates.masks()
-    if wanted > sum(room):
-        raise _no_room(amount, max_layer_sparsity)
-    limits = [None if most == count else most for most, count in zip(room, left, strict=True)]
-    marks = mark_lowest([*candidates.scores(score)], limits, wanted, candidates.split)
-    return candidates.masks_without(marks, "set a `max_layer_sparsity`, or leave the layer out with `exclude`")
-
-
-def local_l1_masks(weights: Sequence[WeightRef], amount: float) -> dict[str, Tensor]:
-    """Compute masks that prune the same fraction of each layer by magnitude; see `local_masks`."""
-    return local_masks(weights, amount, magnitude)
-
-
-@torch.no_grad()
-def local_masks(weights: Sequence[WeightRef], amount: float, score: Score = magnitude) -> dict[str, Tensor]:
-    """Compute masks that prune the lowest scores of each layer, the same fraction in all layers.
-
-    Everything else is as in `global_masks`, errors and warnings included.
-
-    Args:
-        weights: Weights to choose from.
-        amount: Fraction of each layer's weights to be pruned in total, in [0, 1); exactly `round(amount * n)` of n
-            weights.
-        score: Function that scores weights. Scores of different layers are not compared.
-    """
-    check_amount(amount)
-    candidates = _Candidates.of(weights)
-    counts = zip(candidates.split.sizes, candidates.left, strict=True)
-    wanted = [max(0, round(amount * size) - (size - left)) for size, left in counts]
-    if not any(wanted):
-        return candidates.masks()
-    marks = mark_lowest_of_each(candidates.scores(score), wanted, candidates.split)
-    return candidates.masks_without(marks, "leave the layer out with `exclude`")
+    scores: Iterable[Tensor] = candidates.scores(score)
+    if structure is not None:
+        if not candidates.split.is_whole:
+            raise expected("weights that are whole, to prune groups", "split ones (FSDP2)", "prune single weights")
+        if isinstance(structure, NM):
+            scores = [_only_prunable(structure, *pair) for pair in zip(scores, weights, strict=True)]
+            room = [min(most, count_finite(values)) for most, values in zip(room, scores, strict=True)]
+    if total > sum(room):
+        raise _no_room(amount, max_layer_sparsity, structure)
+    if structure is not None and not isinstance(structure, NM):
+        marks: Iterable[Tensor] = mark_lowest_groups([*scores], structure, [ref.tensor for ref in weights], total, room)
+    elif fractions is not None:
+        marks = mark_lowest_of_each(scores, room, candidates.split)
+    else:
+        limits = [None if most == count else most for most, count in zip(room, left, strict=True)]
+        marks = mark_lowest([*scores], limits, total, candidates.split)
+    hint = "leave the layer out with `exclude`"
+    return candidates.masks_without(marks, hint if fractions is not None else f"set a `max_layer_sparsity`, or {hint}")
 
 
 def check_amount(amount: Any) -> None:
@@ -126,9 +144,18 @@ def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: 
         raise _no_room(amount, max_layer_sparsity)
 
 
-def _no_room(amount: float, max_layer_sparsity: float | None) -> InputError:
+def _no_room(amount: float, max_layer_sparsity: float | None, structure: Structure | None = None) -> InputError:
+    if isinstance(structure, NM):
+        what = f"each layer to have room for its fraction, at most {1 - structure.n / structure.m:.4g}"
+        return expected(what, f"an `amount` of {amount}", 'prune less, or use the allocation "global" or "uniform"')
     what = f"`max_layer_sparsity` to leave room for an `amount` of {amount}"
     return expected(what, max_layer_sparsity, "increase `max_layer_sparsity`, or prune less")
+
+
+def _only_prunable(structure: NM, scores: Tensor, ref: WeightRef) -> Tensor:
+    """Set the scores of weights that N:M sparsity keeps to infinity; those of pruned weights are infinite already."""
+    lowest = scores.masked_fill(scores == math.inf, -math.inf).view(ref.tensor.shape)
+    return scores.masked_fill(~structure.prunable(lowest).flatten(), math.inf)
 
 
 @dataclass(frozen=True)

@@ -1,50 +1,72 @@
-"""Pruning schedules: sparsity as a function of the epoch."""
+"""Pruning schedules: sparsity as a function of time, which is counted in epochs or in optimizer steps."""
 
 import math
+from collections.abc import Callable
 
-SCHEDULES = ("cubic", "geometric", "linear")
+from lit_prune.errors import check_choice, expected
+
+Schedule = Callable[[float], float]
+"""Function that returns which fraction of `amount` is pruned, for a progress between 0 and 1."""
+
+# sparsity for a progress and the sparsity to reach
+SCHEDULES: dict[str, Callable[[float, float], float]] = {
+    "once": lambda progress, amount: amount,
+    "constant": lambda progress, amount: amount,
+    "linear": lambda progress, amount: amount * progress,
+    "cubic": lambda progress, amount: amount * (1 - (1 - progress) ** 3),
+    "cosine": lambda progress, amount: amount * (1 - math.cos(math.pi * progress)) / 2,
+    # 1 - (1 - amount)**progress, exact for small amounts too
+    "geometric": lambda progress, amount: -math.expm1(progress * math.log1p(-amount)),
+}
+
+
+def check_schedule(schedule: Schedule | str) -> None:
+    """Raise an `InputError` unless this is the name of a schedule, or a function."""
+    if not callable(schedule):
+        check_choice("schedule", schedule, list(SCHEDULES))
 
 
 def sparsity_at(
-    epoch: int,
-    amount: float,
-    start_epoch: int = 0,
-    end_epoch: int | None = None,
-    schedule: str = "cubic",
-    every_n_epochs: int = 1,
+    time: int, amount: float, start: int = 0, end: int | None = None, schedule: Schedule | str = "cubic", every: int = 1
 ) -> float:
-    """Return the sparsity that a schedule sets for an epoch.
+    """Return the sparsity that a schedule sets for an epoch or an optimizer step.
 
-    Sparsity ramps from 0 at `start_epoch` to `amount` at `end_epoch`. With t, which grows from 0 to 1 between these
-    epochs, the sparsity is
+    Sparsity ramps from 0 at `start` to `amount` at `end`. With t, which grows from 0 to 1 between them, it is
 
     - "linear": `amount * t`;
     - "cubic": `amount * (1 - (1 - t)**3)` (Zhu & Gupta, "To prune, or not to prune", 2017);
+    - "cosine": `amount * (1 - cos(pi * t)) / 2`;
     - "geometric": `1 - (1 - amount)**t`: each step prunes the same fraction of the remaining weights, as in iterative
-      magnitude pruning (Frankle & Carbin, "The lottery ticket hypothesis", 2019).
+      magnitude pruning (Frankle & Carbin, "The lottery ticket hypothesis", 2019);
+    - "once" or "constant": `amount` from `start` on;
+    - a function: `amount * function(t)`.
 
     Args:
-        epoch: Epoch, counted from 0 like the other epochs.
+        time: Epoch or optimizer step, counted from 0.
         amount: Sparsity to reach.
-        start_epoch: Epoch at which the ramp starts, or, without `end_epoch`, at which all of `amount` is pruned.
-        end_epoch: Epoch at which the ramp reaches `amount`. None prunes all at once, at `start_epoch`.
-        schedule: One of `SCHEDULES`.
-        every_n_epochs: Epochs between two steps of the ramp; the last step is at `end_epoch`.
+        start: Time at which the ramp starts, or, without `end`, at which all of `amount` is pruned.
+        end: Time at which the ramp reaches `amount`. None prunes all at once, at `start`.
+        schedule: One of `SCHEDULES`, or a function that returns values in [0, 1].
+        every: Time between two steps of the ramp; the last step is at `end`.
+
+    Raises:
+        InputError: If the function returns a value outside [0, 1].
     """
-    if epoch < start_epoch:
+    if time < start:
         return 0.0
-    if end_epoch is None or epoch >= end_epoch:
+    if end is None or time >= end:
         return amount
-    time = (epoch - start_epoch) // every_n_epochs * every_n_epochs / (end_epoch - start_epoch)
-    match schedule:
-        case "linear":
-            return amount * time
-        case "geometric":
-            return -math.expm1(time * math.log1p(-amount))  # `1 - (1 - amount)**time`, exact for small amounts too
-        case _:
-            return amount * (1 - (1 - time) ** 3)
+    progress = (time - start) // every * every / (end - start)
+    if not callable(schedule):
+        return SCHEDULES[schedule](progress, amount)
+    fraction = schedule(progress)
+    if not 0 <= fraction <= 1:
+        what = f"a fraction of `amount` in [0, 1] from the schedule at {progress:.3g} of the ramp"
+        raise expected(what, fraction, "return 0 at the start of the ramp and 1 at its end")
+    return amount * fraction
 
 
-def first_pruned_epoch(start_epoch: int, end_epoch: int | None, every_n_epochs: int = 1) -> int:
-    """Return the first epoch in which weights are pruned; the arguments are those of `sparsity_at`."""
-    return start_epoch if end_epoch is None else min(start_epoch + every_n_epochs, end_epoch)
+def first_pruned(start: int, end: int | None, schedule: Schedule | str = "cubic", every: int = 1) -> int:
+    """Return the first time at which weights can be pruned; the arguments are those of `sparsity_at`."""
+    at_once = end is None or sparsity_at(start, 0.5, start, end, schedule, every) > 0
+    return start if at_once or end is None else min(start + every, end)

@@ -9,8 +9,8 @@ from torch import Tensor
 from lit_prune.callbacks.freezing import FROZEN_KEY
 from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.checkpoint import KEY
-from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
 from lit_prune.functional.selection import SAYS_WEIGHT, weight_layers
+from lit_prune.trained.flops import LayerFlops, count_flops, input_shape
 from lit_prune.trained.inputs import Inputs
 from lit_prune.trained.network import Network
 

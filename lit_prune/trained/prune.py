@@ -123,7 +123,7 @@ def choose_masks(
     """Compute masks that prune the fraction `amount` of all weights together or, if `local`, of each layer.
 
     Weights that are already masked stay pruned and count towards `amount`. If `seed` is None, the masks prune the
-    weights of smallest magnitude, otherwise random weights. For `max_layer_sparsity`, see `global_masks`.
+    weights of smallest magnitude, otherwise random weights. For `max_layer_sparsity`, see `compute_masks`.
 
     Raises:
         InputError: If an argument is invalid, or the weights already have a higher sparsity than `amount`.

@@ -13,11 +13,11 @@ from lit_prune.cli.tables import table
 from lit_prune.errors import check_integer, expected
 from lit_prune.functional import sparsity_report, weight_layers
 from lit_prune.functional.cropping import crop_kernels
-from lit_prune.functional.flops import count_flops
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.models.resnet18_channels import channels_of
 from lit_prune.trained.extras import import_extra
+from lit_prune.trained.flops import count_flops
 from lit_prune.trained.network import Network, fit_options, load_network, save_network
 from lit_prune.trained.scoring import find_data_class, score_split, wants_scores
 

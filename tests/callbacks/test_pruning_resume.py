@@ -52,7 +52,7 @@ KINDS: dict[str, Callable[[], list[Callback]]] = {
     "lamp": lambda: [LampPruning(0.6, start_epoch=1, end_epoch=3)],
     "taylor": lambda: [TaylorPruning(0.6, start_epoch=1, end_epoch=3)],
     "ticket": lambda: [GlobalL1Pruning(0.5, start_epoch=2, rewind_to=0)],
-    "tickets": lambda: [GlobalL1Pruning(0.7, 0, 4, "geometric", every_n_epochs=2, rewind_to=1)],
+    "tickets": lambda: [GlobalL1Pruning(0.7, end_epoch=4, schedule="geometric", every_n_epochs=2, rewind_to=1)],
     "rewound": lambda: [
         LayerFreezing(0.3, unfreeze_epoch=3),
         LocalL1Pruning(0.5, start_epoch=1, end_epoch=4, exclude="*.fc", rewind_to=0),

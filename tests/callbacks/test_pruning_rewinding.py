@@ -76,7 +76,7 @@ def test_kept_weights_are_rewound_and_trained_weights_decide(pruner: Any, epoch:
     assert_ticket(starts.models[2], starts.models[epoch], pruned_at(pruning, model, 0.5))
     # the smallest of the trained weights, not of the rewound ones
     dense.load_state_dict(dense_starts.models[2])
-    if pruning.scope == "global":
+    if pruning.allocation is None:
         for name, mask in global_l1_masks(weight_layers(dense), 0.5).items():
             assert torch.equal(starts.models[2][f"{name}.weight"] != 0, mask)
     assert starts.known == [0, starts.known[1], 0, starts.known[1]]
@@ -89,7 +89,7 @@ def test_kept_weights_are_rewound_and_trained_weights_decide(pruner: Any, epoch:
 
 def test_iterative_magnitude_pruning_rewinds_each_time() -> None:
     model, starts = Classifier(mlp()), Starts()
-    pruning = GlobalL1Pruning(1 - 0.5**3, 0, 6, "geometric", every_n_epochs=2, rewind_to=0)
+    pruning = GlobalL1Pruning(1 - 0.5**3, end_epoch=6, schedule="geometric", every_n_epochs=2, rewind_to=0)
     kept = []
 
     class Kept(Callback):
@@ -203,9 +203,9 @@ def resume(path: Path, pruning: Callback) -> list[tuple[int, int]]:
         (None, GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0)),
         (None, GlobalL1Pruning(0.5, start_epoch=3, rewind_to=1)),
         # the state has the values of another epoch
-        (GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0), GlobalL1Pruning(0.5, 3, rewind_to=1)),
+        (GlobalL1Pruning(0.5, start_epoch=3, rewind_to=0), GlobalL1Pruning(0.5, start_epoch=3, rewind_to=1)),
         # the values were released after the last pruning
-        (GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0), GlobalL1Pruning(0.8, 2, rewind_to=0)),
+        (GlobalL1Pruning(0.5, start_epoch=1, rewind_to=0), GlobalL1Pruning(0.8, start_epoch=2, rewind_to=0)),
     ],
 )
 def test_a_run_without_the_values_to_rewind_to_is_refused(tmp_path: Path, wrote: Any, resumed: Any) -> None:

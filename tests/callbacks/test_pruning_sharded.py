@@ -93,7 +93,7 @@ class Watch(Callback):
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         masks = masks_of(pl_module)
-        if trainer.current_epoch > self.pruner.start_epoch:
+        if trainer.current_epoch > self.pruner.times.start:
             assert len(masks) == (4 if trainer.current_epoch < REMOVAL else 0)
         for ref in weight_layers(pl_module) if masks else ():
             assert not local(ref.tensor)[~local(masks[ref.name])].any()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_prune.functional.schedule import SCHEDULES, first_pruned_epoch, sparsity_at
+from lit_prune.functional.schedule import SCHEDULES, Schedule, first_pruned, sparsity_at
 
 
 @pytest.mark.parametrize(
@@ -24,7 +24,7 @@ def test_schedules(schedule: str, levels: list[float]) -> None:
 
 
 def test_steps() -> None:
-    levels = [sparsity_at(epoch, 0.8, 1, 6, "linear", every_n_epochs=2) for epoch in range(8)]
+    levels = [sparsity_at(epoch, 0.8, 1, 6, "linear", every=2) for epoch in range(8)]
     assert levels == pytest.approx([0, 0, 0, 0.32, 0.32, 0.64, 0.8, 0.8])
 
 
@@ -39,17 +39,17 @@ def test_the_geometric_steps_of_the_lottery_ticket_hypothesis() -> None:
     st.floats(0, 1, exclude_max=True, allow_subnormal=False),
     st.integers(0, 5),
     st.none() | st.integers(0, 12),
-    st.sampled_from(SCHEDULES),
+    st.sampled_from([*SCHEDULES, lambda progress: progress**2]),
     st.integers(1, 20),
 )
 def test_a_schedule_never_decreases_and_ends_at_the_amount(
-    amount: float, start: int, length: int | None, schedule: str, step: int
+    amount: float, start: int, length: int | None, schedule: Schedule | str, step: int
 ) -> None:
     end = None if length is None else start + length
     levels = [sparsity_at(epoch, amount, start, end, schedule, step) for epoch in range(30)]
     assert levels == sorted(levels)
     assert levels[-1] == amount
     assert all(0 <= level <= amount for level in levels)
-    first = first_pruned_epoch(start, end, step)
+    first = first_pruned(start, end, schedule, step)
     assert not any(levels[:first])
     assert (levels[first] > 0) == (amount > 0)

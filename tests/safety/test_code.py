@@ -48,6 +48,8 @@ ALLOWED = {
     ("training/packages.py", "importlib.import_module"),
     # our own program, in place of a process that cannot use the GPU
     ("study/run/fork_server.py", "os.execv"),
+    # the functions that the user names in arguments of a callback; settings in checkpoints have no callbacks
+    ("callbacks/_checks.py", "importlib.import_module"),
     # a module of pytorch_lightning, by its name in the same file
     ("callbacks/_base.py", "importlib.import_module"),
     # the functions in which a process is killed, likewise

@@ -12,9 +12,9 @@ from torch import nn
 
 from lit_prune.errors import check_integer, expected
 from lit_prune.functional import sparsity_report, weight_layers
-from lit_prune.functional.flops import input_shape
 from lit_prune.trained.cost.latency import Latency, measure
 from lit_prune.trained.cost.variants import Kind, Variant, make_variants
+from lit_prune.trained.flops import input_shape
 
 
 @dataclass(frozen=True)

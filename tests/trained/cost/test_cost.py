@@ -11,13 +11,13 @@ from torch.nn.utils import prune
 from lit_prune import LitResNet18
 from lit_prune.errors import InputError
 from lit_prune.functional import apply_masks, global_l1_masks, weight_layers
-from lit_prune.functional.flops import LayerFlops
 from lit_prune.functional.masking import masked_parameters
 from lit_prune.models.resnet18_channels import FULL_CHANNELS
 from lit_prune.trained.cost.latency import Latency
 from lit_prune.trained.cost.measure import Comparison, Cost, compare
 from lit_prune.trained.cost.text import conclusions, format_json, format_table
 from lit_prune.trained.cost.variants import Kind, Variant, has_onnx, make_variants
+from lit_prune.trained.flops import LayerFlops
 from lit_prune.trained.scoring import Score
 from tests.training.small import SmallNet
 

@@ -18,8 +18,8 @@ from torch.nn.utils import prune
 
 from lit_prune.cli.figures import new_figure, styled
 from lit_prune.errors import InputError
-from lit_prune.functional.flops import LayerFlops, count_flops
 from lit_prune.functional.packing import unpack_masks
+from lit_prune.trained.flops import LayerFlops, count_flops
 from lit_prune.trained.inspect.figures import draw_layers, draw_magnitudes, thresholds
 from lit_prune.trained.layers import Inspection, Layer, inspect
 from lit_prune.trained.network import Network, load_network

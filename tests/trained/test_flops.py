@@ -11,7 +11,7 @@ from torchvision.models import mobilenet_v3_small, resnet18
 
 from lit_prune.errors import InputError
 from lit_prune.functional import apply_masks
-from lit_prune.functional.flops import LayerFlops, count_flops, input_shape
+from lit_prune.trained.flops import LayerFlops, count_flops, input_shape
 
 
 @pytest.mark.parametrize("build", [resnet18, mobilenet_v3_small])
