@@ -16,11 +16,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.aggregation import MeanMetric
 
-from lit_prune import CIFAR10DataModule
+from lit_prune import CIFAR10DataModule, LayerFreezing
 from lit_prune.callbacks._calibration import calibrate, check_calibration, measure, recalibrate
 from lit_prune.errors import InputError
 from lit_prune.functional import Calibration, SynFlow, Taylor, make_criterion, weight_layers
-from tests.callbacks.models import CLASSES, Batches, Classifier, TwoOptimizers, conv_net, quiet_trainer
+from tests.callbacks.models import (
+    CLASSES,
+    Batches,
+    Classifier,
+    TwoOptimizers,
+    conv_net,
+    moved,
+    quiet_trainer,
+    snapshot,
+)
 
 pytestmark = [
     pytest.mark.filterwarnings(f"ignore:{message}")
@@ -359,3 +368,18 @@ def test_without_norms_nothing_is_read() -> None:
 
 def test_synflow_needs_one_batch() -> None:
     assert SynFlow().batches == 1
+
+
+def test_frozen_norms_are_left_alone() -> None:
+    """Frozen layers compute as in evaluation mode, whatever their mode says; so do their copies."""
+    model: Any = Classifier(conv_net())
+    seen: list[tuple[Any, Any]] = []
+
+    def action(trainer: Any, pl_module: Any) -> None:
+        before = snapshot(pl_module)
+        recalibrate(trainer, pl_module, 2, 0)
+        seen.append((before, snapshot(pl_module)))
+
+    freezing = LayerFreezing(layers=["net.conv1", "net.bn1"])
+    quiet_trainer(callbacks=[freezing, At(2, action)], max_steps=3).fit(model, Batches())
+    assert moved(*seen[0]) == {"net.bn2.running_mean", "net.bn2.running_var"}
