@@ -22,7 +22,7 @@ from lit_prune.callbacks._holding import MaskHolder, mask_averages, restart_aver
 from lit_prune.callbacks._messages import describe_choice, describe_unreached, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, check_integer, expected
-from lit_prune.functional.allocation import Allocation, make_allocation
+from lit_prune.functional.allocation import Allocation, allocate, make_allocation
 from lit_prune.functional.criteria import Score, make_criterion
 from lit_prune.functional.masking import adopt_masks, apply_masks, current_mask, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
@@ -32,7 +32,7 @@ from lit_prune.functional.rewinding import rewind
 from lit_prune.functional.schedule import Schedule, check_schedule
 from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
 from lit_prune.functional.sharding import is_split, like, part_like, reshard
-from lit_prune.functional.sparsity import sparsity_report
+from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 from lit_prune.functional.structure import Structure, make_structure
 
 
@@ -178,6 +178,10 @@ class Pruning(Callback):
         """For each layer, by name, a bool tensor: true for weights that have been pruned at any time."""
         return self._ever_pruned
 
+    def report(self) -> SparsityReport:
+        """Return how many weights of each layer are zero and masked, the result of criterion and allocation."""
+        return sparsity_report(self._weights)
+
     def choose(self, model: nn.Module) -> list[WeightRef]:
         """Return the weights that this callback prunes in a model: those that consist of whole groups."""
         weights = weight_layers(model, self.layers, self.exclude, self.parameters)
@@ -216,6 +220,7 @@ class Pruning(Callback):
         """Choose the weights, and apply the masks of the checkpoint if a run is resumed."""
         self._choose(trainer, pl_module)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
+        self._allocate()  # raises its errors before training starts
         self._update_masks(trainer, pl_module)
         if self.layers is None and self.parameters is None:
             describe_choice(type(self).__name__, pl_module, self._weights)
@@ -331,12 +336,15 @@ class Pruning(Callback):
     def _target(self, trainer: Trainer) -> float:
         return self.times.sparsity(self.times.now(trainer), self.amount, self.schedule)
 
+    def _allocate(self) -> list[float] | None:
+        """Return the fraction of each layer to prune in the end; None if the scores of all layers are compared."""
+        shapes = {ref.name: tuple(ref.tensor.shape) for ref in self._weights}
+        return None if self.allocation is None else allocate(self.allocation, shapes, self.amount)
+
     def _prune(self, model: LightningModule, target: float) -> None:
-        fractions = None
-        if self.allocation is not None:
-            shapes = {ref.name: tuple(ref.tensor.shape) for ref in self._weights}
-            shares = self.allocation(shapes, self.amount)
-            fractions = [target * (shares[name] / self.amount) for name in shapes]
+        shares = self._allocate()
+        # if all layers have the same share, the quotient is exactly 1
+        fractions = None if shares is None else [target * (share / self.amount) for share in shares]
         masks = compute_masks(self._weights, target, self.score, fractions, self.structure, self.max_layer_sparsity)
         apply_masks(model, masks)
         for name, mask in masks.items():

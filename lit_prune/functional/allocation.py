@@ -1,5 +1,6 @@
 """Allocations: which fraction of each layer to prune."""
 
+import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
@@ -65,6 +66,20 @@ def by_glob(fractions: Mapping[str, float], shapes: Mapping[str, tuple[int, ...]
 
 def _matches(name: str, glob: str) -> bool:
     return fnmatchcase(name, glob) or fnmatchcase(name, f"{glob}.*")
+
+
+def allocate(allocation: Allocation, shapes: Mapping[str, tuple[int, ...]], amount: float) -> list[float]:
+    """Return the fraction of each layer to prune, in order.
+
+    Raises:
+        InputError: If the allocation leaves out a layer, or gives a fraction outside [0, 1).
+    """
+    fractions = allocation(shapes, amount)
+    for name in shapes:
+        if not 0 <= (found := fractions.get(name, math.nan)) < 1:
+            hint = "return a fraction of each layer, by name"
+            raise expected(f"a fraction in [0, 1) for `{name}` from `allocation`", found, hint)
+    return [fractions[name] for name in shapes]
 
 
 def make_allocation(allocation: Any, amount: float, max_layer_sparsity: float | None = None) -> Allocation | None:
