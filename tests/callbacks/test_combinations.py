@@ -14,7 +14,6 @@ from torch.optim.swa_utils import get_ema_avg_fn
 
 from lit_prune import Pruning
 from lit_prune.functional import masking, selection
-from lit_prune.functional.criteria import CRITERIA
 from lit_prune.functional.schedule import SCHEDULES
 from lit_prune.functional.structure import NM
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, quiet_trainer
