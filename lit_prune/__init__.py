@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from lit_prune.accelerated.accelerate import accelerate as accelerate
     from lit_prune.accelerated.files import load_accelerated as load_accelerated
     from lit_prune.accelerated.files import save_accelerated as save_accelerated
+    from lit_prune.callbacks import Distillation as Distillation
     from lit_prune.callbacks import GlobalL1Pruning as GlobalL1Pruning
     from lit_prune.callbacks import GlobalRandomPruning as GlobalRandomPruning
     from lit_prune.callbacks import LayerFreezing as LayerFreezing
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 # module from which each public name is imported
 _MODULES = {
     "CIFAR10DataModule": "lit_prune.data",
+    "Distillation": "lit_prune.callbacks",
     "GlobalL1Pruning": "lit_prune.callbacks",
     "GlobalRandomPruning": "lit_prune.callbacks",
     "LayerFreezing": "lit_prune.callbacks",

@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, callbacks_of, overrides
+from lit_prune.callbacks._wrapping import Wrapped
 from lit_prune.functional.averages import averaged_copies
 from lit_prune.functional.masking import copy_masks, mask_gradients, mask_weights
 from lit_prune.functional.optimizer_state import keeps_zeros
@@ -94,15 +95,11 @@ class MaskHolder(Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def _call_before(self, trainer: Trainer, method: str, action: Callable[[], None]) -> None:
-        strategy = trainer.strategy
-        original = getattr(strategy, method)
-
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(original: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
             action()
             return original(*args, **kwargs)
 
-        setattr(strategy, method, call)
-        self._undo.append(lambda: delattr(strategy, method))
+        self._undo.append(Wrapped(trainer.strategy, method, call).remove)
 
     def _release(self) -> None:
         for undo in self._undo:

@@ -7,8 +7,9 @@ in distributed runs and for predictions, which would duplicate or reorder images
 """
 
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
@@ -113,6 +114,10 @@ class Loader:
 
     def __iter__(self) -> Iterator[Batch]:
         return self._load(self._cut(self.share, None))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        """Copy the position and the settings; the images, which do not change, are shared."""
+        return copy(self)
 
     @property
     def share(self) -> NDArray[np.int64]:

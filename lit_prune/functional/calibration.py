@@ -15,7 +15,7 @@ class Calibration:
     """A copy of a model, and its loss on a few batches.
 
     Attributes:
-        model: Copy of the model; whoever measures may change it in any way.
+        model: Copy of the model; criteria may change it in any way.
         batches: Batches on the device of the copy. Each iteration gives the same batches.
         loss: Function of a batch and its index that returns the loss of the copy; batches for which it returns None are
             skipped.

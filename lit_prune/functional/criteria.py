@@ -184,11 +184,12 @@ class SynFlow(_Measured):
 
     def measure(self, weights: Sequence[Tensor], calibration: Calibration) -> None:
         """Compute the scores: positions in the order of removal."""
+        calibration.model.eval()  # so that the first batch does not change the statistics of norms
         module, *inputs = calibration.first_inputs(weights)
         # products over many layers overflow in float32, but MPS has no other type
         dtype = torch.float32 if weights[0].device.type == "mps" else torch.float64
         args, kwargs = tree_map(partial(_ones, dtype=dtype), inputs)
-        module.eval().to(dtype)
+        module.to(dtype)
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.abs_()
@@ -212,7 +213,7 @@ class SynFlow(_Measured):
                 (weight.detach() * gradient).flatten() for weight, gradient in zip(weights, gradients, strict=True)
             ]
             scores = torch.cat(flows).masked_fill_(~kept, math.inf)
-            (lowest,) = mark_lowest([scores], [None], count, Split())
+            (lowest,) = mark_lowest([scores], [None], count, Split([scores]))
             order = lowest.nonzero().flatten()[scores[lowest].argsort(stable=True)]
             positions[order] = torch.arange(removed, removed + count, dtype=torch.float32, device=order.device)
             removed += count
@@ -285,7 +286,7 @@ class _Control:
 class Shuffled(_Control):
     """Shuffle the scores of a criterion within each layer, so that only the number of weights of each layer is left.
 
-    A criterion that is no better than its shuffled scores chooses layers, not weights (Frankle et al., "Pruning neural
+    If shuffled scores do as well, the criterion chooses layers, not weights (Frankle et al., "Pruning neural
     networks at initialization: Why are we missing the mark?", 2021). Weights that are zero keep their scores.
 
     Args:
@@ -304,7 +305,7 @@ class Shuffled(_Control):
 
 
 class Reinitialised(_Control):
-    """Prune by a criterion at initialisation, and draw the weights anew afterwards; the masks are kept.
+    """Prune by a criterion at initialisation, and draw the weights again afterwards; the masks are kept.
 
     A criterion that loses nothing by this depends on the structure of the network and not on the values of its weights
     (Frankle et al., 2021, as in `Shuffled`). The new values are those of the same layer in a random order, which follow
