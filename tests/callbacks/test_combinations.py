@@ -16,6 +16,7 @@ from lit_prune import Pruning
 from lit_prune.functional import masking, selection
 from lit_prune.functional.schedule import SCHEDULES
 from lit_prune.functional.structure import NM
+from tests.callbacks import parts
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, quiet_trainer
 from tests.callbacks.test_pruning_resume import Saver, assert_same, final
 from tests.processes import run_ddp
@@ -27,21 +28,11 @@ current_mask: Any = masking.current_mask
 AMOUNT, EPOCHS, BATCHES = 0.4, 4, 4
 
 
-def squares(progress: float) -> float:
-    """A schedule of one's own."""
-    return progress**2
-
-
-def larger_layers(shapes: Any, amount: float) -> dict[str, float]:
-    """An allocation of one's own."""
-    return {name: amount if len(shape) > 2 else amount / 2 for name, shape in shapes.items()}
-
-
 PARTS: dict[str, list[Any]] = {
-    "criterion": ["magnitude", "l2", "random", "lamp"],
-    "structure": ["weight", "kernel", "channel", "block:2x3", "1:3"],
-    "allocation": ["global", "uniform", "erk", {"net.conv2": 0.5}, larger_layers],
-    "schedule": [*SCHEDULES, squares],
+    "criterion": ["magnitude", "l2", "random", "lamp", parts.relative_magnitude],
+    "structure": ["weight", "kernel", "channel", "block:2x3", "1:3", parts.Columns()],
+    "allocation": ["global", "uniform", "erk", {"net.conv2": 0.5}, parts.convolutions_first],
+    "schedule": [*SCHEDULES, parts.slow_start],
     "times": [
         {"start_epoch": 1, "end_epoch": 3},
         {"start_step": 3, "end_step": 13, "every_n_steps": 2},
@@ -74,7 +65,8 @@ QUICK = 16  # the first combinations have all values of all parts, as a test che
 
 
 def name_of(combination: dict[str, Any]) -> str:
-    return "-".join(getattr(value, "__name__", str(value)) for value in combination.values())
+    values = [type(value).__name__ if hasattr(value, "fold") else value for value in combination.values()]
+    return "-".join(getattr(value, "__name__", str(value)) for value in values)
 
 
 every_combination = pytest.mark.parametrize(
