@@ -29,7 +29,7 @@ AMOUNT, EPOCHS, BATCHES = 0.4, 4, 4
 
 
 PARTS: dict[str, list[Any]] = {
-    "criterion": ["magnitude", "l2", "random", "lamp", parts.relative_magnitude],
+    "criterion": ["magnitude", "l2", "random", "lamp", "taylor", "movement", parts.relative_magnitude],
     "structure": ["weight", "kernel", "channel", "block:2x3", "1:3", parts.Columns()],
     "allocation": ["global", "uniform", "erk", {"net.conv2": 0.5}, parts.convolutions_first],
     "schedule": [*SCHEDULES, parts.slow_start],
