@@ -197,7 +197,7 @@ class SynFlow(_Measured):
         values = torch.cat([weight.detach().flatten() for weight in weights])
         for weight, part in zip(weights, _split_like(values, weights), strict=True):
             weight.requires_grad_().data = part
-        positions = torch.zeros_like(values, dtype=torch.float32)
+        slopes, positions = torch.empty_like(values), torch.zeros_like(values, dtype=torch.float32)
         left = values.nonzero().flatten()
         total, removed = len(left), 0
         for number in range(1, self.rounds + 2):
@@ -211,7 +211,8 @@ class SynFlow(_Measured):
             if not flow.isfinite():
                 raise expected("finite synaptic flow", float(flow), "prune by another criterion")
             gradients = torch.autograd.grad(flow, weights, materialize_grads=True)
-            scores = torch.cat([gradient.flatten() for gradient in gradients])[left] * values[left]
+            torch.cat([gradient.flatten() for gradient in gradients], out=slopes)
+            scores = slopes[left] * values[left]
             (lowest,) = mark_lowest([scores], [None], count, Split([scores]))
             order = left[lowest][scores[lowest].argsort(stable=True)]
             positions[order] = torch.arange(removed, removed + count, dtype=torch.float32, device=order.device)
