@@ -136,13 +136,14 @@ class Pruning(Callback):
         self.max_layer_sparsity = max_layer_sparsity
         self.rewind_to = rewind_to
         self.parameters = parameters
+        self.seed = seed
         self._module: LightningModule | None = None
-        self._weights: list[WeightRef] = []
-        self._reached = 0.0
         self._ever_pruned: dict[str, Tensor] = {}
+        self._weights: list[WeightRef] = []
         # masks of a checkpoint, to apply when `fit` starts
         self._loaded: dict[str, Tensor] | None = None
         self._rewinding = Rewinding(rewind_to)
+        self._reset()
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights by the criterion; the lowest scores are pruned first. A subclass may override this.
@@ -203,9 +204,7 @@ class Pruning(Callback):
             raise expected("no `rewind_to` under ModelParallelStrategy", self.rewind_to, hint)
         MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
-            self._reached = 0.0
-            self._ever_pruned = {}
-            self._rewinding.reset()
+            self._reset()
         self._module = pl_module
         try:
             self._choose(trainer, pl_module)
@@ -333,6 +332,12 @@ class Pruning(Callback):
         self._ever_pruned = unpack_masks(state_dict["ever_pruned"])
         self._rewinding.load_state_dict(state_dict)
 
+    def _reset(self) -> None:
+        """Forget everything about the model that was trained before."""
+        self._reached = 0.0
+        self._ever_pruned = {}
+        self._rewinding.reset()
+
     def _target(self, trainer: Trainer) -> float:
         return self.times.sparsity(self.times.now(trainer), self.amount, self.schedule)
 
@@ -346,6 +351,9 @@ class Pruning(Callback):
         # if all layers have the same share, the quotient is exactly 1
         fractions = None if shares is None else [target * (share / self.amount) for share in shares]
         masks = compute_masks(self._weights, target, self.score, fractions, self.structure, self.max_layer_sparsity)
+        self._apply(model, masks)
+
+    def _apply(self, model: LightningModule, masks: dict[str, Tensor]) -> None:
         apply_masks(model, masks)
         for name, mask in masks.items():
             before = self._ever_pruned.get(name)
