@@ -30,7 +30,8 @@ An object may have more methods, which the pruning callbacks call:
 - A criterion that needs data has the number of `batches` that it takes, and `measure(weights, calibration)`, which is
   called right before it scores. There, the weights are parameters of `calibration.model`, a copy that it may change.
 - A criterion that follows the training has `observe(names, weights)`, which is called before each optimizer step, when
-  `weight.grad` is not masked yet, and `state_dict()` and `load_state_dict(state)`, since it is saved in checkpoints.
+  `weight.grad` is not masked yet, and `state_dict()` and `load_state_dict(state)`, since it is saved in checkpoints; an
+  empty state starts a new training.
 """
 
 
