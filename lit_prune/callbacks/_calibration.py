@@ -72,7 +72,8 @@ def calibrate(trainer: Trainer, pl_module: LightningModule, count: int, seed: in
         value: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
         return value
 
-    with isolated(pl_module.device), torch.enable_grad():
+    # compiling the copy would take minutes, and compiled code has no second derivatives
+    with isolated(pl_module.device), torch.compiler.set_stance("force_eager"), torch.enable_grad():
         yield Calibration(module, _Batches(trainer, module, count, seed), loss)
 
 

@@ -158,6 +158,7 @@ class _Calls:
     def __init__(self) -> None:
         self._found: list[tuple[Any, Any, Any]] | None = None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # the compiler warns of tensors that a hook keeps
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._found is not None:
             self._found.append((args, kwargs, output))

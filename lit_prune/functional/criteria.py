@@ -53,7 +53,8 @@ def lamp(weights: Sequence[Tensor]) -> Iterator[Tensor]:
     """
     for weight in weights:
         squares, order = _wide(_whole(weight)).square().flatten().sort(stable=True)
-        left = squares.flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(squares.dtype).tiny)
+        # on a CPU, since sums on GPUs may differ in the last bit, and then processes would prune different weights
+        left = squares.cpu().flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(squares.dtype).tiny).to(squares.device)
         yield torch.empty_like(squares).scatter_(0, order, squares / left).view(weight.shape)
 
 
@@ -239,7 +240,8 @@ class Movement:
         for name, weight in zip(names, weights, strict=True):
             past = self._sums.get(name, torch.zeros_like(_wide(weight)))
             past = like(part_like(past.to(weight.device), weight), weight)  # those of a checkpoint are whole
-            grad = torch.zeros_like(past) if weight.grad is None else _wide(weight.grad)
+            # gradients that overflow in half precision are infinite; such a step is skipped
+            grad = torch.zeros_like(past) if weight.grad is None else _wide(weight.grad).nan_to_num(0.0, 0.0, 0.0)
             self._sums[name] = torch.addcmul(past, _wide(weight), grad, value=-1)
 
     def __call__(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
