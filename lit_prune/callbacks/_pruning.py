@@ -148,12 +148,12 @@ class Pruning(Callback):
             hint = "leave out the start and the end; trained weights must not be drawn again"
             raise expected(f"to prune once and at the start by {type(self.criterion).__name__}", "a later time", hint)
         self._module: LightningModule | None = None
-        self._weights: list[WeightRef] = []
-        self._reached = 0.0
         self._ever_pruned: dict[str, Tensor] = {}
+        self._weights: list[WeightRef] = []
         # masks of a checkpoint, to apply when `fit` starts
         self._loaded: dict[str, Tensor] | None = None
         self._rewinding = Rewinding(rewind_to)
+        self._reset()
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights by the criterion; the lowest scores are pruned first. A subclass may override this.
@@ -220,11 +220,7 @@ class Pruning(Callback):
             check_batches(trainer, pl_module, "`recalibrate`")
         MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
-            if observes:
-                self.criterion.load_state_dict({})
-            self._reached = 0.0
-            self._ever_pruned = {}
-            self._rewinding.reset()
+            self._reset()
         self._module = pl_module
         try:
             self._choose(trainer, pl_module)
@@ -313,6 +309,7 @@ class Pruning(Callback):
                 clear_state(optimizer)
         for pruner, target in targets.items():
             pruner._reached = target
+            pruner._pruned = sparsity_report(pruner._weights).masked
         if origin is None and (count := max(pruner.recalibrate for pruner in targets)):
             recalibrate(trainer, pl_module, count, self.seed)
 
@@ -340,6 +337,7 @@ class Pruning(Callback):
         masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         return {
             "reached": self._reached,
+            "pruned": self._pruned,
             "masks": pack_masks(masks if self._loaded is None else self._loaded),
             "ever_pruned": pack_masks(self._ever_pruned),
             **self._rewinding.state_dict(),
@@ -356,11 +354,21 @@ class Pruning(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; its masks are applied when `fit` starts."""
         self._reached = state_dict["reached"]
+        self._pruned = state_dict.get("pruned", 0)  # checkpoints of the first versions do not have it
         self._loaded = unpack_masks(state_dict["masks"])
         self._ever_pruned = unpack_masks(state_dict["ever_pruned"])
         self._rewinding.load_state_dict(state_dict)
         if hasattr(self.criterion, "observe"):
             self.criterion.load_state_dict(state_dict.get("criterion", {}))
+
+    def _reset(self) -> None:
+        """Forget everything about the model that was trained before."""
+        self._reached = 0.0  # the sparsity that the schedule asked for at the last pruning
+        self._pruned = 0  # the number of pruned weights since then
+        self._ever_pruned = {}
+        self._rewinding.reset()
+        if hasattr(self.criterion, "observe"):
+            self.criterion.load_state_dict({})
 
     def _target(self, trainer: Trainer) -> float:
         return self.times.sparsity(self.times.now(trainer), self.amount, self.schedule)
@@ -383,6 +391,9 @@ class Pruning(Callback):
         masks = compute_masks(self._weights, target, score, fractions, self.structure, self.max_layer_sparsity)
         if hasattr(self.criterion, "redraw"):
             self.criterion.redraw([ref.tensor for ref in self._weights])
+        self._apply(model, masks)
+
+    def _apply(self, model: LightningModule, masks: dict[str, Tensor]) -> None:
         apply_masks(model, masks)
         for name, mask in masks.items():
             before = self._ever_pruned.get(name)
@@ -434,8 +445,7 @@ class Pruning(Callback):
         mask_averages(trainer, pl_module)
         if masks:
             report = sparsity_report(self._weights)
-            # prune again if fewer weights are masked than this callback has pruned before
-            if report.masked < round(self._reached * report.weights):
+            if report.masked < self._pruned:  # prune again
                 self._reached = report.masked / report.weights
 
 
