@@ -75,11 +75,7 @@ class RandomScore:
 
 
 class _Measured:
-    """A criterion that computes scores from the losses of some batches.
-
-    Args:
-        batches: Number of training batches to take.
-    """
+    """A criterion that computes scores from the losses of some batches."""
 
     def __init__(self, batches: int = 10) -> None:
         check_integer("batches", batches, 1, hint="give the number of training batches to take")
@@ -256,12 +252,7 @@ class Movement:
 
 
 class _Control:
-    """A criterion that is changed in one respect, to find out whether that matters.
-
-    Args:
-        criterion: Criterion to change: a name or an object, as in `make_criterion`.
-        seed: Random seed of the change.
-    """
+    """A criterion that is changed in one respect, to find out whether that matters."""
 
     def __init__(self, criterion: str | Score = "magnitude", seed: int = 0) -> None:
         check_integer("seed", seed, 0, 2**32 - 1, hint="the same seed gives the same result")
