@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from lit_prune.accelerated.accelerate import accelerate as accelerate
     from lit_prune.accelerated.files import load_accelerated as load_accelerated
     from lit_prune.accelerated.files import save_accelerated as save_accelerated
+    from lit_prune.callbacks import ACDC as ACDC
+    from lit_prune.callbacks import SET as SET
     from lit_prune.callbacks import Distillation as Distillation
     from lit_prune.callbacks import GlobalL1Pruning as GlobalL1Pruning
     from lit_prune.callbacks import GlobalRandomPruning as GlobalRandomPruning
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from lit_prune.callbacks import LocalL1Pruning as LocalL1Pruning
     from lit_prune.callbacks import Pruning as Pruning
     from lit_prune.callbacks import PruningRemoval as PruningRemoval
+    from lit_prune.callbacks import RigL as RigL
     from lit_prune.callbacks import SparsityMonitor as SparsityMonitor
     from lit_prune.data import CIFAR10DataModule as CIFAR10DataModule
     from lit_prune.files.compressed import load_compressed as load_compressed
@@ -26,6 +29,9 @@ if TYPE_CHECKING:
 
 # module from which each public name is imported
 _MODULES = {
+    "ACDC": "lit_prune.callbacks",
+    "RigL": "lit_prune.callbacks",
+    "SET": "lit_prune.callbacks",
     "CIFAR10DataModule": "lit_prune.data",
     "Distillation": "lit_prune.callbacks",
     "GlobalL1Pruning": "lit_prune.callbacks",

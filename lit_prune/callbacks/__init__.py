@@ -6,8 +6,11 @@ from lit_prune.callbacks.freezing import LayerFreezing
 from lit_prune.callbacks.monitor import SparsityMonitor
 from lit_prune.callbacks.pruning import GlobalL1Pruning, GlobalRandomPruning, LocalL1Pruning
 from lit_prune.callbacks.removal import PruningRemoval
+from lit_prune.callbacks.sparse_training import ACDC, SET, RigL
 
 __all__ = [
+    "ACDC",
+    "SET",
     "Distillation",
     "GlobalL1Pruning",
     "GlobalRandomPruning",
@@ -15,5 +18,6 @@ __all__ = [
     "LocalL1Pruning",
     "Pruning",
     "PruningRemoval",
+    "RigL",
     "SparsityMonitor",
 ]

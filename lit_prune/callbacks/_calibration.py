@@ -24,19 +24,19 @@ from lit_prune.functional.criteria import Score
 from lit_prune.functional.selection import WeightRef, find_weight
 
 
-def check_calibration(trainer: Trainer, pl_module: LightningModule, purpose: str) -> None:
-    """Raise an `InputError` if batches cannot be run through a copy of the model.
+def check_batches(trainer: Trainer, pl_module: LightningModule, purpose: str, copies: bool = True) -> None:
+    """Raise an `InputError` if losses of the training cannot be used.
 
     Args:
         trainer: Trainer of the model.
         pl_module: The model.
-        purpose: Argument that needs the batches, for the message: "`recalibrate`".
+        purpose: What uses them, for the message: "`recalibrate`".
+        copies: Whether they are computed on a copy of the model.
     """
     if not pl_module.automatic_optimization:
-        hint = "its `training_step` would train the model; prune without training batches"
-        raise expected(f"automatic optimization with {purpose}", "manual optimization", hint)
-    if is_model_parallel(trainer):
-        hint = 'it may split the model between processes, and then no process can copy it; use `strategy="ddp"`'
+        raise expected(f"automatic optimization with {purpose}", "manual optimization", "prune by another criterion")
+    if copies and is_model_parallel(trainer):
+        hint = 'no process has the whole model to copy; use `strategy="ddp"`'
         raise expected(f"a strategy that supports {purpose}", "ModelParallelStrategy", hint)
 
 
@@ -72,7 +72,8 @@ def calibrate(trainer: Trainer, pl_module: LightningModule, count: int, seed: in
         value: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
         return value
 
-    with isolated(pl_module.device), torch.enable_grad():
+    # compiling the copy would take minutes, and compiled code has no second derivatives
+    with isolated(pl_module.device), torch.compiler.set_stance("force_eager"), torch.enable_grad():
         yield Calibration(module, _Batches(trainer, module, count, seed), loss)
 
 

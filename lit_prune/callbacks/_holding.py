@@ -64,8 +64,11 @@ class MaskHolder(Callback):
             mask_gradients(pl_module)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """In automatic optimization, set the gradients of masked weights to zero."""
+        """In automatic optimization, show the gradients to callbacks, then set those of masked weights to zero."""
         if pl_module.automatic_optimization:
+            for callback in callbacks_of(trainer):
+                if hasattr(callback, "on_dense_gradients"):
+                    callback.on_dense_gradients(trainer, pl_module, optimizer)
             mask_gradients(pl_module, optimizer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -6,8 +6,10 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from lit_prune.callbacks._base import Callback
+from lit_prune.callbacks._calibration import check_batches, measure, recalibrate
 from lit_prune.callbacks._checks import (
     Times,
     callbacks_of,
@@ -77,8 +79,10 @@ class Pruning(Callback):
             this epoch, except that pruned weights stay zero. None: the model is not reset.
         parameters: Globs on qualified names of parameters to prune, for example "*.pos_embed"; no others are pruned
             then. None prunes the parameters that `weight_layers` defines as weights.
-        seed: Random seed of criteria that draw random numbers, an integer in [0, 2**32). The global random state is not
-            used.
+        recalibrate: Number of batches on which the running statistics of batch norms are estimated again after each
+            pruning step, unless the model is rewound. 0 leaves them as they are.
+        seed: Random seed of the criterion, and of the batches of `recalibrate` and of criteria that need data, an
+            integer in [0, 2**32). The global random state is not used.
 
     Raises:
         InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
@@ -112,6 +116,7 @@ class Pruning(Callback):
         every_n_epochs: int = 1,
         rewind_to: int | None = None,
         parameters: list[str] | str | None = None,
+        recalibrate: int = 0,
         seed: int = 0,
     ) -> None:
         check_amount(amount)
@@ -123,11 +128,12 @@ class Pruning(Callback):
         criterion, structure, allocation, schedule = map(imported, (criterion, structure, allocation, schedule))
         check_schedule(schedule)
         check_integer("seed", seed, 0, 2**32 - 1, hint="the same seed prunes the same weights")
+        check_integer("recalibrate", recalibrate, 0, hint="give a number of batches, for example 200")
         self.times = Times.of((start_epoch, end_epoch, every_n_epochs), (start_step, end_step, every_n_steps))
         if rewind_to is not None:
             self.times.check_rewinding(rewind_to, schedule)
         self.amount = amount
-        self.criterion = make_criterion(criterion, seed)
+        self.criterion: Any = make_criterion(criterion, seed)  # may have more methods than a `Score`
         self.structure = make_structure(structure, amount)
         self.allocation = make_allocation(allocation, amount, max_layer_sparsity)
         self.schedule = schedule
@@ -136,13 +142,18 @@ class Pruning(Callback):
         self.max_layer_sparsity = max_layer_sparsity
         self.rewind_to = rewind_to
         self.parameters = parameters
+        self.recalibrate = recalibrate
+        self.seed = seed
+        if hasattr(self.criterion, "redraw") and (self.times.start or self.times.end is not None):
+            hint = "leave out the start and the end; trained weights must not be drawn again"
+            raise expected(f"to prune once and at the start by {type(self.criterion).__name__}", "a later time", hint)
         self._module: LightningModule | None = None
-        self._weights: list[WeightRef] = []
-        self._reached = 0.0
         self._ever_pruned: dict[str, Tensor] = {}
+        self._weights: list[WeightRef] = []
         # masks of a checkpoint, to apply when `fit` starts
         self._loaded: dict[str, Tensor] | None = None
         self._rewinding = Rewinding(rewind_to)
+        self._reset()
 
     def score(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights by the criterion; the lowest scores are pruned first. A subclass may override this.
@@ -157,7 +168,8 @@ class Pruning(Callback):
         Returns:
             For each parameter, a tensor of scores of the same shape, finite wherever the parameter is not pruned yet.
         """
-        return self.criterion(weights)
+        scores: Iterable[Tensor] = self.criterion(weights)
+        return scores
 
     @property
     def state_key(self) -> str:
@@ -201,11 +213,14 @@ class Pruning(Callback):
         if self.rewind_to is not None and is_model_parallel(trainer):
             hint = 'rewinding needs whole weights; use `strategy="ddp"`'
             raise expected("no `rewind_to` under ModelParallelStrategy", self.rewind_to, hint)
+        needs_data, observes = (hasattr(self.criterion, name) for name in ("measure", "observe"))
+        if needs_data or observes:
+            check_batches(trainer, pl_module, f"the criterion {type(self.criterion).__name__}", copies=needs_data)
+        if self.recalibrate:
+            check_batches(trainer, pl_module, "`recalibrate`")
         MaskHolder.add_to(trainer)
         if not continues(trainer, pl_module, self._module):
-            self._reached = 0.0
-            self._ever_pruned = {}
-            self._rewinding.reset()
+            self._reset()
         self._module = pl_module
         try:
             self._choose(trainer, pl_module)
@@ -244,6 +259,11 @@ class Pruning(Callback):
         self._rewinding.remember(pl_module, trainer.current_epoch, batch_idx == 0, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
 
+    def on_dense_gradients(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Show weights and gradients to a criterion that follows the training; `MaskHolder` calls this."""
+        if hasattr(self.criterion, "observe"):
+            self.criterion.observe([ref.name for ref in self._weights], [ref.tensor for ref in self._weights])
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if `Trainer.validate` loaded weights that are less sparse than this callback's masks."""
         if trainer.state.fn == "validate":
@@ -275,7 +295,7 @@ class Pruning(Callback):
             return
         reshard(pl_module)
         for pruner, target in targets.items():
-            pruner._prune(pl_module, target)
+            pruner._prune(pl_module, target, trainer)
         mask_averages(trainer, pl_module)
         origins = [pruner._rewinding.take(target, pruner.amount) for pruner, target in targets.items()]
         origin = next((values for values in origins if values is not None), None)
@@ -289,13 +309,16 @@ class Pruning(Callback):
                 clear_state(optimizer)
         for pruner, target in targets.items():
             pruner._reached = target
+            pruner._pruned = sparsity_report(pruner._weights).masked
+        if origin is None and (count := max(pruner.recalibrate for pruner in targets)):
+            recalibrate(trainer, pl_module, count, self.seed)
 
     def prune(self, model: LightningModule) -> None:
         """Prune a model to `amount` without a Trainer; the masks stay on the model.
 
         Raises:
             InputError: If `layers`, `exclude` or `parameters` match nothing, if `max_layer_sparsity` leaves too few
-                weights to prune, or if a weight is NaN or infinite.
+                weights to prune, if a weight is NaN or infinite, or if the criterion needs data.
         """
         self._weights = self.choose(model)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
@@ -314,9 +337,11 @@ class Pruning(Callback):
         masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         return {
             "reached": self._reached,
+            "pruned": self._pruned,
             "masks": pack_masks(masks if self._loaded is None else self._loaded),
             "ever_pruned": pack_masks(self._ever_pruned),
             **self._rewinding.state_dict(),
+            **({"criterion": self.criterion.state_dict()} if hasattr(self.criterion, "observe") else {}),
         }
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -329,9 +354,21 @@ class Pruning(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; its masks are applied when `fit` starts."""
         self._reached = state_dict["reached"]
+        self._pruned = state_dict.get("pruned", 0)  # checkpoints of the first versions do not have it
         self._loaded = unpack_masks(state_dict["masks"])
         self._ever_pruned = unpack_masks(state_dict["ever_pruned"])
         self._rewinding.load_state_dict(state_dict)
+        if hasattr(self.criterion, "observe"):
+            self.criterion.load_state_dict(state_dict.get("criterion", {}))
+
+    def _reset(self) -> None:
+        """Forget everything about the model that was trained before."""
+        self._reached = 0.0  # the sparsity that the schedule asked for at the last pruning
+        self._pruned = 0  # the number of pruned weights since then
+        self._ever_pruned = {}
+        self._rewinding.reset()
+        if hasattr(self.criterion, "observe"):
+            self.criterion.load_state_dict({})
 
     def _target(self, trainer: Trainer) -> float:
         return self.times.sparsity(self.times.now(trainer), self.amount, self.schedule)
@@ -341,11 +378,22 @@ class Pruning(Callback):
         shapes = {ref.name: tuple(ref.tensor.shape) for ref in self._weights}
         return None if self.allocation is None else allocate(self.allocation, shapes, self.amount)
 
-    def _prune(self, model: LightningModule, target: float) -> None:
+    def _prune(self, model: LightningModule, target: float, trainer: Trainer | None = None) -> None:
+        score: Score = self.score
+        if hasattr(self.criterion, "measure"):
+            if trainer is None:
+                hint = "train with this callback, or call `measure` of the criterion and `global_masks`"
+                raise expected("a criterion that needs no data", type(self.criterion).__name__, hint)
+            score = measure(trainer, model, self.criterion, self._weights, self.seed)
         shares = self._allocate()
         # if all layers have the same share, the quotient is exactly 1
         fractions = None if shares is None else [target * (share / self.amount) for share in shares]
-        masks = compute_masks(self._weights, target, self.score, fractions, self.structure, self.max_layer_sparsity)
+        masks = compute_masks(self._weights, target, score, fractions, self.structure, self.max_layer_sparsity)
+        if hasattr(self.criterion, "redraw"):
+            self.criterion.redraw([ref.tensor for ref in self._weights])
+        self._apply(model, masks)
+
+    def _apply(self, model: LightningModule, masks: dict[str, Tensor]) -> None:
         apply_masks(model, masks)
         for name, mask in masks.items():
             before = self._ever_pruned.get(name)
@@ -397,8 +445,7 @@ class Pruning(Callback):
         mask_averages(trainer, pl_module)
         if masks:
             report = sparsity_report(self._weights)
-            # prune again if fewer weights are masked than this callback has pruned before
-            if report.masked < round(self._reached * report.weights):
+            if report.masked < self._pruned:  # prune again
                 self._reached = report.masked / report.weights
 
 

@@ -18,7 +18,6 @@ from lit_prune.callbacks._calibration import isolated
 from lit_prune.callbacks._checks import refuse_sharded_parameters
 from lit_prune.callbacks._wrapping import Wrapped
 from lit_prune.errors import InputError, closest_hint, expected
-from lit_prune.files.checkpoint import check_fit, read_state_dict
 
 
 class Distillation(Callback):
@@ -109,6 +108,8 @@ class Distillation(Callback):
         return modules[self.module or ""]
 
     def _read(self, path: str, pl_module: LightningModule) -> nn.Module:
+        from lit_prune.files.checkpoint import check_fit, read_state_dict  # the other callbacks need no files
+
         weights = read_state_dict(path)
         copied = deepcopy(pl_module)
         check_fit(copied, weights, path)
@@ -157,6 +158,7 @@ class _Calls:
     def __init__(self) -> None:
         self._found: list[tuple[Any, Any, Any]] | None = None
 
+    @torch.compiler.disable  # type: ignore[untyped-decorator] # the compiler warns of tensors that a hook keeps
     def __call__(self, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         if self._found is not None:
             self._found.append((args, kwargs, output))

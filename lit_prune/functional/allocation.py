@@ -86,7 +86,7 @@ def make_allocation(allocation: Any, amount: float, max_layer_sparsity: float | 
     """Return the function for the `allocation` argument of `Pruning`; None for "global".
 
     Raises:
-        InputError: If the argument is no name, mapping or function, if a fraction is not in [0, 1), if `amount` is 0
+        InputError: If the argument is not a name, mapping or function, if a fraction is not in [0, 1), if `amount` is 0
             with a mapping, or if `max_layer_sparsity` is given for an allocation other than "global" and "erk".
     """
     if max_layer_sparsity is not None and allocation not in ("global", "erk"):

@@ -30,7 +30,8 @@ An object may have more methods, which the pruning callbacks call:
 - A criterion that needs data has the number of `batches` that it takes, and `measure(weights, calibration)`, which is
   called right before it scores. There, the weights are parameters of `calibration.model`, a copy that it may change.
 - A criterion that follows the training has `observe(names, weights)`, which is called before each optimizer step, when
-  `weight.grad` is not masked yet, and `state_dict()` and `load_state_dict(state)`, since it is saved in checkpoints.
+  `weight.grad` is not masked yet, and `state_dict()` and `load_state_dict(state)`, since it is saved in checkpoints; an
+  empty state starts a new training.
 """
 
 
@@ -52,7 +53,8 @@ def lamp(weights: Sequence[Tensor]) -> Iterator[Tensor]:
     """
     for weight in weights:
         squares, order = _wide(_whole(weight)).square().flatten().sort(stable=True)
-        left = squares.flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(squares.dtype).tiny)
+        # on a CPU, since sums on GPUs may differ in the last bit, and then processes would prune different weights
+        left = squares.cpu().flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(squares.dtype).tiny).to(squares.device)
         yield torch.empty_like(squares).scatter_(0, order, squares / left).view(weight.shape)
 
 
@@ -238,7 +240,8 @@ class Movement:
         for name, weight in zip(names, weights, strict=True):
             past = self._sums.get(name, torch.zeros_like(_wide(weight)))
             past = like(part_like(past.to(weight.device), weight), weight)  # those of a checkpoint are whole
-            grad = torch.zeros_like(past) if weight.grad is None else _wide(weight.grad)
+            # gradients that overflow in half precision are infinite; such a step is skipped
+            grad = torch.zeros_like(past) if weight.grad is None else _wide(weight.grad).nan_to_num(0.0, 0.0, 0.0)
             self._sums[name] = torch.addcmul(past, _wide(weight), grad, value=-1)
 
     def __call__(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:

@@ -90,7 +90,7 @@ def compute_masks(
     """
     check_amount(amount)
     check_max_layer_sparsity(max_layer_sparsity)
-    candidates = _Candidates.of(weights)
+    candidates = Candidates.of(weights)
     sizes, left = candidates.split.sizes, candidates.left
     pruned = [size - count for size, count in zip(sizes, left, strict=True)]
     limit = 1 if max_layer_sparsity is None else max_layer_sparsity
@@ -159,7 +159,7 @@ def _only_prunable(structure: NM, scores: Tensor, ref: WeightRef) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Candidates:
+class Candidates:
     """Weights to choose from, by layer."""
 
     weights: Sequence[WeightRef]
@@ -168,7 +168,8 @@ class _Candidates:
     left: Sequence[int]  # number of weights that are not pruned yet, in all processes
 
     @classmethod
-    def of(cls, weights: Sequence[WeightRef]) -> "_Candidates":
+    def of(cls, weights: Sequence[WeightRef]) -> "Candidates":
+        """Check weights, and count those that are not pruned yet."""
         if not weights:
             raise expected("at least one weight to prune", "none", "choose them with `weight_layers`")
         split = Split([ref.tensor for ref in weights])

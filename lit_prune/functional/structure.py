@@ -147,7 +147,7 @@ def make_structure(structure: Any, amount: float) -> Structure | None:
     """Return the object for the `structure` argument of `Pruning`; None for "weight".
 
     Raises:
-        InputError: If it is no structure, or if `amount` is more than an N:M structure allows.
+        InputError: If it is not a structure, or if `amount` is more than an N:M structure allows.
     """
     found: Any = structure
     if isinstance(structure, str):

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.aggregation import MeanMetric
 
 from lit_prune import CIFAR10DataModule, LayerFreezing
-from lit_prune.callbacks._calibration import calibrate, check_calibration, measure, recalibrate
+from lit_prune.callbacks._calibration import calibrate, check_batches, measure, recalibrate
 from lit_prune.errors import InputError
 from lit_prune.functional import Calibration, SynFlow, Taylor, make_criterion, weight_layers
 from tests.callbacks.models import (
@@ -26,6 +26,7 @@ from tests.callbacks.models import (
     Classifier,
     TwoOptimizers,
     conv_net,
+    mlp,
     moved,
     quiet_trainer,
     snapshot,
@@ -265,8 +266,8 @@ class At(Callback):
 def test_manual_optimization_and_split_models_are_refused() -> None:
     trainer: Any = quiet_trainer()
     with pytest.raises(InputError, match="automatic optimization with `recalibrate`"):
-        check_calibration(trainer, TwoOptimizers(), "`recalibrate`")
-    check_calibration(trainer, Classifier(conv_net()), "`recalibrate`")
+        check_batches(trainer, TwoOptimizers(), "`recalibrate`")
+    check_batches(trainer, Classifier(conv_net()), "`recalibrate`")
 
 
 @pytest.mark.parametrize("name", ["taylor", "fisher", "snip", "grasp", "synflow"])
@@ -383,3 +384,25 @@ def test_frozen_norms_are_left_alone() -> None:
     freezing = LayerFreezing(layers=["net.conv1", "net.bn1"])
     quiet_trainer(callbacks=[freezing, At(2, action)], max_steps=3).fit(model, Batches())
     assert moved(*seen[0]) == {"net.bn2.running_mean", "net.bn2.running_var"}
+
+
+def test_compiled_networks_are_measured_without_compiling() -> None:
+    net, scores = mlp(), []
+    wraps: list[Any] = [lambda it: it, lambda it: torch.compile(it, backend=fail)]
+    for wrap in wraps:
+        refs: list[Any] = []
+
+        def action(trainer: Any, pl_module: Any, refs: list[Any] = refs) -> None:
+            refs += weight_layers(pl_module)
+            score = measure(trainer, pl_module, make_criterion("grasp"), refs, 0)
+            scores.append([each.clone() for each in score([ref.tensor for ref in refs])])
+            raise ZeroDivisionError  # ends the training
+
+        with pytest.raises(ZeroDivisionError):
+            quiet_trainer(callbacks=At(0, action)).fit(Classifier(wrap(deepcopy(net))), Batches())
+    assert all(map(torch.equal, *scores))
+
+
+def fail(graph: Any, inputs: Any) -> Any:
+    """A backend that compiles nothing."""
+    raise AssertionError

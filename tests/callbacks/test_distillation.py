@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from lit_prune import Distillation, GlobalL1Pruning
 from lit_prune.errors import InputError
+from lit_prune.training.callbacks.compiled_training import CompiledTraining
 from tests.callbacks.models import CLASSES, Batches, Classifier, TwoOptimizers, conv_net, mlp, quiet_trainer, snapshot
 from tests.callbacks.test_pruning_resume import Saver, assert_same, final
 from tests.processes import run_ddp
@@ -231,6 +232,15 @@ def test_an_average_may_teach() -> None:
     teacher, model = AveragedModel(student(0)), student()
     fit(model, Distillation(teacher), GlobalL1Pruning(0.9))
     assert all((value != 0).all() for name, value in teacher.named_parameters() if name.endswith("weight"))
+
+
+def test_a_compiled_network_is_distilled_too() -> None:
+    teacher, losses = student(0), []
+    for callbacks in ([], [CompiledTraining(backend="aot_eager")]):
+        seen = Losses()
+        fit(student(), Distillation(teacher), *callbacks, seen)
+        losses.append(seen.losses)
+    assert losses[0] == losses[1]
 
 
 class OwnData(Classifier):

@@ -352,6 +352,14 @@ def test_movement_prunes_weights_that_shrink() -> None:
     assert scores.sign().tolist() == [[-1, 1, 1, -1]]
 
 
+def test_movement_ignores_gradients_that_overflow() -> None:
+    criterion, weight = Movement(), nn.Parameter(torch.tensor([1.0, 2.0]))
+    for gradient in ([1.0, 1.0], [float("inf"), float("nan")]):
+        weight.grad = torch.tensor(gradient)
+        criterion.observe(["w"], [weight])
+    assert [scores.tolist() for scores in criterion([weight])] == [[-1, -2]]
+
+
 def test_a_state_is_not_changed_by_later_steps() -> None:
     criterion, weight = Movement(), nn.Parameter(torch.ones(2))
     weight.grad = torch.ones(2)

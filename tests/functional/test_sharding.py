@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lit_prune.errors import InputError
 from lit_prune.functional.coverage import GradientCoverage
-from lit_prune.functional.criteria import RandomScore, Score, magnitude
+from lit_prune.functional.criteria import Movement, RandomScore, Score, Shuffled, l2, lamp, magnitude
 from lit_prune.functional.masking import apply_masks, current_mask, hold_masks, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 from lit_prune.functional.packing import pack_masks, unpack_masks
@@ -97,7 +97,8 @@ def compare(rank: int, seed: int) -> None:
             mesh: DeviceMesh = pick(*meshes)
             placements = [pick(Shard(0), Shard(0), Shard(1), Replicate()) for _ in range(mesh.ndim)]
             layer.weight = nn.Parameter(distribute_tensor(layer.weight.detach(), mesh, placements))
-        score, limit = pick(magnitude, signed, RandomScore(seed)), pick(None, 0.8)
+        score = pick(magnitude, signed, RandomScore(seed), lamp, Shuffled(l2, seed))
+        limit = pick(None, 0.8)
         for amount in torch.rand(2).mul(0.98).sort().values.tolist():
             for compute in (partial(global_masks, max_layer_sparsity=limit), local_masks):
                 (expected, said), (masks, also_said) = (
@@ -143,6 +144,29 @@ def packed_bits(model: nn.Module) -> list[Tensor]:
 def compare_more(rank: int, seed: int) -> None:
     compare(rank, seed)
     parallelize(rank, seed)
+
+
+def move(rank: int, seed: int) -> None:
+    """Sums of split weights and gradients equal those of whole ones, also after the state has been saved, whole."""
+    torch.manual_seed(seed)
+    mesh = init_device_mesh("cpu", (2,))
+    whole, split = ([nn.Linear(5, 3).weight, nn.Linear(3, 4).weight] for _ in range(2))
+    split = [nn.Parameter(distribute_tensor(weight.detach(), mesh, [Shard(0)])) for weight in whole]
+    ours, theirs, names = Movement(), Movement(), ["a", "b"]
+    for step in range(4):
+        for weight, part in zip(whole, split, strict=True):
+            weight.grad = torch.randn_like(weight)
+            part.grad = distribute_tensor(weight.grad, mesh, [Shard(0)])
+        ours.observe(names, whole)
+        theirs.observe(names, split)
+        if step == 1:
+            state = theirs.state_dict()
+            assert not any(hasattr(total, "placements") for total in state.values())
+            theirs = Movement()
+            theirs.load_state_dict(state)
+        if step == 2:
+            assert all(hasattr(total, "placements") for total in theirs(split))
+    check_equal(dict(zip(names, ours(whole), strict=True)), dict(zip(names, theirs(split), strict=True)))
 
 
 def refuse(rank: int) -> None:
@@ -230,6 +254,10 @@ def test_masks_of_several_processes_are_those_of_one(tmp_path: Path) -> None:
     seed = torch.seed() % 2**31
     run_group(compare, 2, tmp_path, seed)
     run_group(compare_more, 4, tmp_path, seed)
+
+
+def test_movement_follows_split_weights(tmp_path: Path) -> None:
+    run_group(move, 2, tmp_path, torch.seed() % 2**31)
 
 
 def test_all_processes_raise_an_error_that_concerns_one(tmp_path: Path) -> None:
