@@ -21,9 +21,10 @@ from lit_prune.trained.extras import silence_libraries
 from lit_prune.trained.network import Network, build_class, import_class
 from lit_prune.training.packages import import_from, package_of
 
-Split = Literal["val", "test"]
+Split = Literal["train", "val", "test"]
 
-_STEPS = {"val": "validation_step", "test": "test_step"}
+_STEPS = {"train": "training_step", "val": "validation_step", "test": "test_step"}
+STAGES = {"train": "fit", "val": "validate", "test": "test"}
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,8 @@ class OwnBatches:
         """
         parts: list[Any] = self.parts
         loaders = [DataLoader(part, batch_size=None, collate_fn=_unchanged) for part in parts]
-        with silence_libraries(), _one_sentence(f"The `{_STEPS[self.split]}` of {type(model).__name__}"):
-            trainer = _make_trainer(model)
+        with silence_libraries(), one_sentence(f"The `{_STEPS[self.split]}` of {type(model).__name__}"):
+            trainer = make_trainer(model)
             run = trainer.validate if self.split == "val" else trainer.test
             results = run(model, dataloaders=loaders if len(loaders) > 1 else loaders[0], verbose=False)
         return self._choose({name: float(value) for result in results for name, value in result.items()})
@@ -74,11 +75,12 @@ class OwnBatches:
         return name, logged[name]
 
 
-def load_own_batches(network: Network, options: Namespace, split: Split) -> OwnBatches:
+def load_own_batches(network: Network, options: Namespace, split: Split, count: int | None = None) -> OwnBatches:
     """Load the batches of the data module that `--data` names.
 
-    Its arguments are read from the checkpoint, but options `--data.NAME` replace them. With `--limit`, whole batches
-    are loaded until they have at least that many samples.
+    Its arguments are read from the checkpoint, but options `--data.NAME` replace them. At most `count` batches are
+    loaded; without it and with `--limit`, whole batches until they have at least that many samples. If a split has
+    several data loaders, their batches follow each other, except in training, where a batch has those of all loaders.
 
     Raises:
         InputError: If the network cannot be evaluated on this split, or if the data module fails or has no batches.
@@ -86,7 +88,8 @@ def load_own_batches(network: Network, options: Namespace, split: Split) -> OwnB
     kind, step = type(network.require_model()), _STEPS[split]
     if getattr(kind, step).__qualname__.startswith("LightningModule."):
         other = ", or give `--split val`" if split == "test" and "split" in options else ""
-        hint = f"define it, and log an accuracy in it with `self.log`{other}"
+        logs = ", and log an accuracy in it with `self.log`" if split != "train" else ""
+        hint = f"define it{logs}{other}"
         raise expected(f"a network with a `{step}`", f"{kind.__name__}, which defines none", hint)
     name = options.data.class_path
     settings = network.settings.get("data", {})
@@ -96,24 +99,25 @@ def load_own_batches(network: Network, options: Namespace, split: Split) -> OwnB
     given = options.data.as_dict().get("init_args", {})
     data = build_class("data", import_class("data", name), name, stored, network.path, given)
     parts: dict[int, list[Any]] = {}
-    samples = 0
-    with silence_libraries(), _one_sentence(f"Loading the {split} data of {name}"):
-        data.trainer = _make_trainer(data)
+    samples = loaded = 0
+    with silence_libraries(), one_sentence(f"Loading the {split} data of {name}"):
+        data.trainer = make_trainer(data)
         data.prepare_data()
-        data.setup("validate" if split == "val" else "test")
-        loaders = data.val_dataloader() if split == "val" else data.test_dataloader()
-        for batch, _, part in iter(CombinedLoader(loaders, "sequential")):
+        data.setup(STAGES[split])
+        loaders = getattr(data, f"{split}_dataloader")()
+        for batch, _, part in iter(CombinedLoader(loaders, "max_size_cycle" if split == "train" else "sequential")):
             batch = data.on_after_batch_transfer(data.on_before_batch_transfer(batch, part), part)
             parts.setdefault(part, []).append(batch)
+            loaded += 1
             samples += next((len(tensor) for tensor in _tensors(batch, set()) if tensor.dim()), 1)
-            if options.limit is not None and samples >= options.limit:
+            if loaded == count or (count is None and options.limit is not None and samples >= options.limit):
                 break
     if not parts:
         raise expected(f"{split} batches of {name}", "none", "check its arguments")
     return OwnBatches(list(parts.values()), samples, split, options.metric)
 
 
-def _make_trainer(module: Any) -> Any:
+def make_trainer(module: Any) -> Any:
     """Return a Trainer that prints and writes nothing, from the Lightning package of a model or data module."""
     names = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
     trainer = import_from(package_of(type(module)), "Trainer")
@@ -136,7 +140,7 @@ def _tensors(batch: Any, seen: set[int]) -> Iterator[Tensor]:
 
 
 @contextmanager
-def _one_sentence(what: str) -> Iterator[None]:
+def one_sentence(what: str) -> Iterator[None]:
     """Turn an error of the user's code into an `InputError`."""
     try:
         yield

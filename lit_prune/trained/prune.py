@@ -9,29 +9,21 @@ from inspect import signature
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from torch import Tensor, nn
+from torch import nn
 
+from lit_prune.callbacks import Pruning
 from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
-from lit_prune.errors import check_integer, expected
+from lit_prune.errors import expected
 from lit_prune.files.checkpoint import KEY
-from lit_prune.functional.criteria import RandomScore, magnitude
 from lit_prune.functional.masking import apply_masks, remove_masks
-from lit_prune.functional.pruning import (
-    check_amount,
-    check_max_layer_sparsity,
-    check_room,
-    global_masks,
-    local_masks,
-)
 from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
-from lit_prune.trained.choice import add_choice, choose_weights
+from lit_prune.trained.calibration import make_scorer
+from lit_prune.trained.choice import add_choice, choose_weights, make_pruner, needs_data
 from lit_prune.trained.network import Network, fit_options, load_network, save_network
-from lit_prune.trained.scoring import find_data_class, load_batches, names_data, score, wants_scores
-
-_MAX_SEED = 2**32 - 1
+from lit_prune.trained.scoring import find_data_class, load_batches, names_data, score, wants_data
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,32 +32,38 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _prune(argv: Sequence[str]) -> None:
-    options = _parse(argv)
+    options, pruner = _parse(argv)
     output = check_output(options.output, options.checkpoint)
     network = load_network(options.checkpoint, options.model)
     model = network.require_model()
-    weights = choose_weights(model, options)
-    check_room(weights, options.amount, options.max_layer_sparsity)
+    weights = choose_weights(model, options, pruner)
     split: Literal["val", "test"] = options.split or "test"
-    scored = wants_scores(options) or options.split is not None
+    # `--data` alone may only say which data a criterion needs
+    scored = options.split is not None or options.limit is not None or (wants_data(options) and not needs_data(pruner))
     images = load_batches(network, options, split) if scored else []
 
     scores = [score(model, images)] if scored else []
     mask_zeros(model, weights)
+    pruner.criterion = make_scorer(network, pruner, options)(weights)
     before = sparsity_report(weights)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        seed = (options.seed or 0) if options.random else None
-        masks = choose_masks(weights, options.amount, seed, options.local, options.max_layer_sparsity)
+        pruner.prune(model)
     for warning in caught:
         print(f"lit-prune: warning: {warning.message}", file=sys.stderr)
-    apply_masks(model, masks)
+    after = sparsity_report(weights)
+    if after.zeros == before.zeros > round(options.amount * before.weights):
+        raise expected(
+            f"an `amount` above the current sparsity of these weights, {before.sparsity:.4f}",
+            options.amount,
+            "weights that are already zero stay zero and count towards `amount`",
+        )
     remove_masks(model)
     if scored:
         scores.append(score(model, images))
     save_network(network, model, output)
 
-    print(_format_layers(before, sparsity_report(weights)))
+    print(_format_layers(before, after))
     if scores:
         first, last = scores
         change = f"{100 * (last.accuracy - first.accuracy):+.2f} points"
@@ -75,21 +73,23 @@ def _prune(argv: Sequence[str]) -> None:
     print(f"  {_pruning_callback(options)}")
 
 
-def _parse(argv: Sequence[str]) -> Namespace:
+def _parse(argv: Sequence[str]) -> tuple[Namespace, Pruning]:
     parser = make_checkpoint_parser(
         "prune",
-        "Set the weights of smallest magnitude to zero, without training. With --limit, --split or any --data option, "
-        "also measure the network's accuracy before and after pruning.",
+        "Set the least important weights to zero, without training. With --limit, --split or any --data option, also "
+        "measure the network's accuracy before and after pruning; a criterion that needs data takes it from --data.",
         data="any",
         data_class=find_data_class(argv),
     )
     parser.add_argument("--amount", type=float, required=True, help="Fraction of weights to prune, in [0, 1).")
     parser.add_argument("--output", type=str, required=True, help="Checkpoint to write.")
     add_choice(parser)
-    parser.add_argument("--random", action="store_true", help="Choose weights at random instead of by magnitude.")
-    parser.add_argument("--seed", type=int | None, default=None, help="Random seed for `--random` (default: 0).")
     parser.add_argument(
-        "--local", action="store_true", help="Prune the fraction `--amount` of each layer, not of all layers together."
+        "--allocation",
+        type=dict[str, float] | str,
+        default="global",
+        help="How much of each layer: global compares the scores of all layers, uniform prunes the fraction --amount "
+        "of each, erk prunes large layers more. A mapping such as '{\"head\": 0}' gives fractions of layers by glob.",
     )
     parser.add_argument(
         "--max_layer_sparsity", type=float | None, default=None, help="Prune at most this fraction of any layer."
@@ -101,47 +101,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         help="Images on which to measure accuracy; to choose `--amount` by accuracy, use val (default: test).",
     )
     options = parse_checkpoint_command(parser, argv)
-    check_amount(options.amount)
-    check_max_layer_sparsity(options.max_layer_sparsity)
-    if options.local and options.max_layer_sparsity is not None:
-        hint = "`--local` prunes the same fraction of every layer, so no layer needs a limit"
-        raise expected("one of `--local` and `--max_layer_sparsity`", "both", hint)
-    if options.seed is not None and not options.random:
-        raise expected("`--random` with `--seed`", "`--seed` alone", "pruning by magnitude uses no random numbers")
-    if options.seed is not None:
-        check_integer("--seed", options.seed, 0, _MAX_SEED, hint="leave it out for 0")
-    return options
-
-
-def choose_masks(
-    weights: Sequence[WeightRef],
-    amount: float,
-    seed: int | None = None,
-    local: bool = False,
-    max_layer_sparsity: float | None = None,
-) -> dict[str, Tensor]:
-    """Compute masks that prune the fraction `amount` of all weights together or, if `local`, of each layer.
-
-    Weights that are already masked stay pruned and count towards `amount`. If `seed` is None, the masks prune the
-    weights of smallest magnitude, otherwise random weights. For `max_layer_sparsity`, see `compute_masks`.
-
-    Raises:
-        InputError: If an argument is invalid, or the weights already have a higher sparsity than `amount`.
-    """
-    criterion = magnitude if seed is None else RandomScore(seed)
-    before = sparsity_report(weights)
-    if local:
-        masks = local_masks(weights, amount, criterion)
-    else:
-        masks = global_masks(weights, amount, criterion, max_layer_sparsity)
-    pruned = sum(int((~mask).count_nonzero()) for mask in masks.values())
-    if pruned == before.zeros > round(amount * before.weights):
-        raise expected(
-            f"an `amount` above the current sparsity of these weights, {before.sparsity:.4f}",
-            amount,
-            "weights that are already zero stay zero and count towards `amount`",
-        )
-    return masks
+    return options, make_pruner(options, options.amount)
 
 
 def mask_zeros(model: nn.Module, weights: Sequence[WeightRef]) -> None:
@@ -161,13 +121,16 @@ def _format_layers(before: SparsityReport, after: SparsityReport) -> str:
 
 def _pruning_callback(options: Namespace) -> str:
     """Return options of `fit` for a callback that keeps the zeros, because it prunes the smallest magnitudes first."""
-    argv = [
-        f"--trainer.callbacks+={'LocalL1Pruning' if options.local else 'GlobalL1Pruning'}",
-        f"--trainer.callbacks.amount={options.amount}",
-    ]
-    for name in ("layers", "exclude", "parameters"):
-        if options[name]:
-            argv.append(f"--trainer.callbacks.{name}={shlex.quote(json.dumps(options[name]))}")
+    parts = {name: options[name] for name in ("structure", "allocation")}
+    named = {"global": "GlobalL1Pruning", "uniform": "LocalL1Pruning"}
+    name = "Pruning"
+    if parts["structure"] == "weight" and parts["allocation"] in [*named]:
+        name, parts = named[parts["allocation"]], {}
+    parts |= {name: options[name] for name in ("layers", "exclude", "parameters") if options[name]}
+    argv = [f"--trainer.callbacks+={name}", f"--trainer.callbacks.amount={options.amount}"]
+    for name, value in parts.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        argv.append(f"--trainer.callbacks.{name}={shlex.quote(text)}")
     return " ".join(argv)
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from inspect import signature
+from itertools import islice
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected, one_line
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.network import Network
-from lit_prune.trained.own_data import OwnBatches, Split, load_own_batches
+from lit_prune.trained.own_data import STAGES, OwnBatches, Split, load_own_batches
 from lit_prune.training.custom_classes import find_custom_classes
 from lit_prune.training.packages import find_package, import_from
 
@@ -97,16 +98,25 @@ def load_batches(network: Network, options: Namespace, split: Split) -> "OwnBatc
     return list(image_batches(make_data(network, options), split, options.limit))
 
 
+def load_training_batches(network: Network, options: Namespace, count: int, seed: int) -> list[Any]:
+    """Load the first batches of the training split, in an order that `seed` decides; fewer if it has fewer."""
+    if names_data(options):
+        return load_own_batches(network, options, "train", count).parts[0]
+    data = make_data(network, options)
+    data.seed = seed
+    return list(islice(image_batches(data, "train"), count))
+
+
 def image_batches(data: CIFAR10DataModule, split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over the first `limit` images of a split, or over all, always in the same order.
+    """Iterate over the first `limit` images of a split, or over all; always in the same order, except for training.
 
     Yields:
         `images (N, 3, 32, 32) float32`, normalised, and `labels (N,) int64`.
     """
     data.prepare_data()
-    data.setup("validate" if split == "val" else "test")
+    data.setup(STAGES[split])
     left = limit
-    for batch in data.val_dataloader() if split == "val" else data.test_dataloader():
+    for batch in getattr(data, f"{split}_dataloader")():
         images, labels = data.on_after_batch_transfer(batch, 0)
         yield images[:left], labels[:left]
         if left is not None and (left := left - len(labels)) <= 0:

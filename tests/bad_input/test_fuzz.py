@@ -148,7 +148,7 @@ def test_random_arguments_of_other_commands_are_answered(run, command, argv):
 TRAINED = ("inspect", "prune", "sensitivity", "shrink", "export", "cost")
 OPTIONS_OF_TRAINED = words("""
     --amount --amounts --ratio --format --output --layers --exclude --limit --input_size --batch
-    --against --batches --rounds --crop --compress --random --plot --model --help
+    --against --batches --rounds --crop --compress --criterion --structure --allocation --plot --model --help
 """)
 
 

@@ -9,10 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_prune.errors import InputError
 from lit_prune.functional import global_l1_masks, global_random_masks, weight_layers
 from lit_prune.trained.network import load_network
-from lit_prune.trained.prune import choose_masks, mask_zeros
+from lit_prune.trained.prune import mask_zeros
 from tests.training.conftest import TINY
 from tests.training.small import SmallNet
 
@@ -68,9 +67,9 @@ def test_only_the_smallest_weights_become_zero(run, small):
     [
         (["--layers", "second", "head", "--amount=0.5"], {"first": 0, "second+head": 656}),
         (["--layers=*", "--exclude", "he*", "fir*", "--amount=0.25"], {"first": 0, "second": 288, "head": 0}),
-        (["--local", "--amount=0.5"], {"first": 108, "second": 576, "head": 80}),
-        (["--local", "--random", "--amount=0.125"], {"first": 27, "second": 144, "head": 20}),
-        (["--random", "--amount=0.5"], {"first+second+head": 764}),
+        (["--allocation=uniform", "--amount=0.5"], {"first": 108, "second": 576, "head": 80}),
+        (["--allocation=uniform", "--criterion=random", "--amount=0.125"], {"first": 27, "second": 144, "head": 20}),
+        (["--criterion=random", "--amount=0.5"], {"first+second+head": 764}),
         (["--amount=0.5", "--max_layer_sparsity=0.5"], {"first": 108, "second": 576, "head": 80}),
         (["--amount=0"], {"first": 0, "second": 0, "head": 0}),
     ],
@@ -85,7 +84,7 @@ def test_number_of_zeros_by_layer(run, small, argv, expected):
 def test_random_pruning_depends_only_on_its_seed(run, small):
     for name, argv in {"a": [], "b": ["--seed=0"], "c": ["--seed", "1"]}.items():
         torch.manual_seed(ord(name))
-        answer = run("prune", small, SMALL, "--random", *argv, "--amount=0.5", f"--output={name}.ckpt")
+        answer = run("prune", small, SMALL, "--criterion=random", *argv, "--amount=0.5", f"--output={name}.ckpt")
         assert answer.status == 0, answer.err
     assert changed("a.ckpt", "b.ckpt") == set()
     kept = {name: torch.cat([w.flatten() != 0 for w in state(f"{name}.ckpt").values() if w.dim() > 1]) for name in "ac"}
@@ -96,19 +95,21 @@ def test_random_pruning_depends_only_on_its_seed(run, small):
     assert all(torch.equal(state("c.ckpt")[f"{name}.weight"] != 0, mask) for name, mask in masks.items())
 
 
-@pytest.mark.parametrize("argv", [[], ["--random", "--seed=5"], ["--local"]])
+@pytest.mark.parametrize("argv", [[], ["--criterion=random", "--seed=5"], ["--allocation=uniform"]])
 def test_existing_zeros_stay_and_count(run, small, argv):
-    assert run("prune", small, SMALL, "--random", "--amount=0.3", "--output=first.ckpt").status == 0
+    assert run("prune", small, SMALL, "--criterion=random", "--amount=0.3", "--output=first.ckpt").status == 0
     answer = run("prune", "first.ckpt", SMALL, *argv, "--amount=0.6", "--output=second.ckpt")
     assert answer.status == 0, answer.err
     before, after = state("first.ckpt"), state("second.ckpt")
     assert all(bool((after[name][before[name] == 0] == 0).all()) for name in before)
-    assert sum(zeros("second.ckpt").values()) == (round(0.6 * 1528) if argv != ["--local"] else 130 + 691 + 96)
+    assert sum(zeros("second.ckpt").values()) == (
+        round(0.6 * 1528) if argv != ["--allocation=uniform"] else 130 + 691 + 96
+    )
 
 
-@pytest.mark.parametrize("argv", [[], ["--local"], ["--random"]])
+@pytest.mark.parametrize("argv", [[], ["--allocation=uniform"], ["--criterion=random"]])
 def test_an_amount_below_the_present_sparsity_is_refused(run, small, argv):
-    assert run("prune", small, SMALL, "--local", "--amount=0.5", "--output=half.ckpt").status == 0
+    assert run("prune", small, SMALL, "--allocation=uniform", "--amount=0.5", "--output=half.ckpt").status == 0
     answer = run("prune", "half.ckpt", SMALL, *argv, "--amount=0.4", "--output=less.ckpt")
     assert answer.status == 2
     assert answer.complaint.startswith(
@@ -168,7 +169,9 @@ def test_nothing_is_scored_by_default(run, small):
     assert "accuracy" not in answer.out
 
 
-@pytest.mark.parametrize("argv", [[], ["--random", "--layers", "second", "head"], ["--local", "--exclude=first"]])
+@pytest.mark.parametrize(
+    "argv", [[], ["--criterion=random", "--layers", "second", "head"], ["--allocation=uniform", "--exclude=first"]]
+)
 def test_the_suggested_command_keeps_the_zeros_in_training(run, foreign, argv):
     answer = run("prune", str(foreign), SMALL, "--amount=0.5", *argv, "--output=out.ckpt")
     command = answer.out[answer.out.index("lit-prune fit ") :].replace("\\\n", " ")
@@ -210,8 +213,6 @@ def test_masking_zeros_does_not_change_weights():
     mask_zeros(model, weight_layers(model))
     refs = weight_layers(model)
     assert all(torch.equal(ref.tensor, weight) for ref, weight in zip(refs, before, strict=True))
-    masks = choose_masks(refs, 0.5, seed=3)
+    masks = global_random_masks(refs, 0.5, seed=3)
     assert not masks["0"][0].any()
     assert sum(int((~mask).sum()) for mask in masks.values()) == 12
-    with pytest.raises(InputError, match=r"^Expected an `amount` above the current sparsity of these weights, 0\.1667"):
-        choose_masks(refs, 0.1)

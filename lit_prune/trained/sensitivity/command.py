@@ -1,5 +1,6 @@
 """`lit-prune sensitivity`: measure, for each layer, the loss of accuracy if only this layer is pruned."""
 
+import json
 import sys
 from collections.abc import Sequence
 from typing import Literal
@@ -7,11 +8,12 @@ from typing import Literal
 from jsonargparse import Namespace
 from tqdm import tqdm
 
+from lit_prune.callbacks import Pruning
 from lit_prune.cli.parser import check_picture, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
 from lit_prune.errors import UnfinishedError, expected
-from lit_prune.functional.pruning import check_amount
-from lit_prune.trained.choice import add_choice, choose_weights
+from lit_prune.trained.calibration import make_scorer
+from lit_prune.trained.choice import add_choice, choose_weights, make_pruner, needs_data
 from lit_prune.trained.network import load_network
 from lit_prune.trained.own_data import OwnBatches
 from lit_prune.trained.scoring import find_data_class, load_batches, score
@@ -30,11 +32,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _sensitivity(argv: Sequence[str]) -> None:
-    options = _parse(argv)
+    options, pruner = _parse(argv)
     picture = check_picture("--output", options.output)
     network = load_network(options.checkpoint, options.model)
     model = network.require_model()
-    weights = choose_weights(model, options)
+    weights = choose_weights(model, options, pruner)
     images = load_batches(network, options, options.split)
     conditions = {
         "network": type(network.model).__name__,
@@ -44,6 +46,10 @@ def _sensitivity(argv: Sequence[str]) -> None:
     }
     if isinstance(images, OwnBatches):
         conditions["metric"] = options.metric or ""
+    conditions |= {"criterion": options.criterion, "structure": options.structure, "seed": str(options.seed or 0)}
+    if needs_data(pruner):
+        data = {n: v for n, v in options.data.as_dict().items() if n != "data_dir"}
+        conditions["training data"] = json.dumps(data, sort_keys=True)
     known = Measurements(picture.with_suffix(".jsonl"), conditions)
     amounts = sorted(set(options.amounts))
     total = 1 + len(weights) * len(amounts)
@@ -58,14 +64,18 @@ def _sensitivity(argv: Sequence[str]) -> None:
             bar.update()
 
         try:
-            base, scores = measure(model, weights, amounts, lambda: score(model, images), known, show_progress)
+            scorer = make_scorer(network, pruner, options)
+            base, scores = measure(
+                model, weights, amounts, lambda: score(model, images), known, show_progress, scorer, pruner.structure
+            )
         except UnfinishedError as error:
             bar.close()
             signal = {130: "Ctrl-C", 143: "SIGTERM"}.get(error.status, "a signal")
             message = f"Stopped by {signal} after {len(known)} of {total} measurements, all saved in `{known.path}`."
             raise UnfinishedError(f"{message} Run the same command again to continue.", error.status) from error
     sizes = {ref.name: ref.tensor.numel() for ref in weights}
-    result = Sensitivity(options.checkpoint, options.split, base, sizes, amounts, scores)
+    parts = [options.criterion, *([] if pruner.structure is None else [options.structure])]
+    result = Sensitivity(options.checkpoint, options.split, base, sizes, amounts, scores, ", ".join(parts))
     # matplotlib takes a second to import
     from lit_prune.trained.sensitivity.figure import draw_map
 
@@ -75,10 +85,10 @@ def _sensitivity(argv: Sequence[str]) -> None:
         print(f"\nwritten: {picture}, and the measurements in {known.path}")
 
 
-def _parse(argv: Sequence[str]) -> Namespace:
+def _parse(argv: Sequence[str]) -> tuple[Namespace, Pruning]:
     parser = make_checkpoint_parser(
         "sensitivity",
-        "Prune one layer at a time, by magnitude and without training, and measure accuracy. Measurements are saved "
+        "Prune one layer at a time, without training, and measure accuracy. Measurements are saved "
         "in a .jsonl file next to --output; after an interruption, run the same command again to continue.",
         data="any",
         data_class=find_data_class(argv),
@@ -107,9 +117,8 @@ def _parse(argv: Sequence[str]) -> Namespace:
     )
     parser.add_argument("--format", type=Literal["table", "json", "csv"], default="table", help="Format of the output.")
     options = parse_checkpoint_command(parser, argv)
-    for amount in options.amounts:
-        check_amount(amount)
+    pruner = max((make_pruner(options, amount) for amount in options.amounts), key=lambda pruner: pruner.amount)
     if not options.tolerance >= 0:
         hint = "with 1.0, pruning a layer may cost one percentage point of accuracy"
         raise expected("`--tolerance` of 0 points or more", options.tolerance, hint)
-    return options
+    return options, pruner

@@ -24,7 +24,7 @@ def draw_map(found: Sensitivity, tolerance: float, path: Path) -> None:
     deepest = max(-float(changes.min()), tolerance, 1e-9)
     with styled():
         metric = found.base.metric or f"{found.split} accuracy"
-        title = f"Change in {metric}, only one layer pruned"
+        title = f"Change in {metric}, only one layer pruned by {found.criterion}"
         subtitle = (
             f"{shorten(Path(found.path).name, 30)}\n{found.base.accuracy:.2%} {found.base.describe(found.split)}\n"
             f"framed: pruning costs at most {format_points(tolerance)} of accuracy"

@@ -40,6 +40,7 @@ class Sensitivity:
         sizes: Number of weights by layer.
         amounts: Pruned fractions of a layer, ascending.
         scores: By layer, a list with one score for each amount.
+        criterion: Criterion by which layers were pruned and, unless single weights were pruned, the structure.
 
     Raises:
         InputError: If a score is missing, or two scores count different numbers of images.
@@ -51,6 +52,7 @@ class Sensitivity:
     sizes: Mapping[str, int]
     amounts: Sequence[float]
     scores: Mapping[str, Sequence[Score]]
+    criterion: str = "magnitude"
 
     def __post_init__(self) -> None:
         if not self.sizes or not self.amounts or list(self.sizes) != list(self.scores):

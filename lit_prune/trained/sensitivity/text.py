@@ -23,7 +23,8 @@ def format_table(result: Sensitivity, tolerance: float) -> str:
     return "\n".join(
         [
             f"{result.path}: {base.accuracy:.2%} {base.describe(result.split)}.",
-            f"Change in {base.metric or 'accuracy'}, in percentage points, when one layer alone is pruned to:",
+            f"Change in {base.metric or 'accuracy'}, in percentage points, when one layer alone is pruned by "
+            f"{result.criterion} to:",
             "",
             table(head, rows),
             "",
@@ -43,6 +44,7 @@ def format_json(result: Sensitivity, tolerance: float) -> str:
         "images": result.base.images,
         "accuracy": result.base.accuracy,
         "metric": result.base.metric or "accuracy",
+        "criterion": result.criterion,
         "tolerance_points": tolerance,
         "amounts": list(result.amounts),
         "layers": [
