@@ -18,8 +18,8 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from lit_prune.errors import InputError, check_choice, expected, one_line
 from lit_prune.files.checkpoint import check_fit, read_state_dict
-from lit_prune.functional.fused_adam import ready_fused_adam
 from lit_prune.models.cropped_conv import crop_convolutions
+from lit_prune.models.fused_adam import ready_fused_adam
 from lit_prune.models.resnet18_channels import channels_of, check_channels, set_channels
 
 Output = Literal["logits", "softmax", "scaled_softmax"]

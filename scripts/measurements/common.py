@@ -17,7 +17,7 @@ from torch import nn
 
 from lit_prune import CIFAR10DataModule, LitResNet18
 from lit_prune.functional import hold_masks, mask_gradients
-from lit_prune.functional.fused_adam import ready_fused_adam
+from lit_prune.models.fused_adam import ready_fused_adam
 from lit_prune.training.cli import TRAINER_DEFAULTS
 from lit_prune.training.loggers import make_loggers
 from lit_prune.training.run_folder import claim_folder

@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError
-from lit_prune.functional.fused_adam import ready_fused_adam
+from lit_prune.models.fused_adam import ready_fused_adam
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, run_settings

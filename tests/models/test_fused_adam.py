@@ -10,7 +10,7 @@ from torch import Tensor, nn, optim
 from torch.profiler import profile
 
 from lit_prune import LitResNet18
-from lit_prune.functional.fused_adam import ready_fused_adam
+from lit_prune.models.fused_adam import ready_fused_adam
 
 # of type Any, because mypy does not know which modules and tensors a model contains
 KINDS: dict[str, Any] = {
