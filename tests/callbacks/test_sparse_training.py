@@ -20,7 +20,19 @@ from lit_prune import ACDC, SET, LayerFreezing, PruningRemoval, RigL, SparsityMo
 from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
 from lit_prune.functional.allocation import erk
-from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, TwoOptimizers, conv_net, mlp, quiet_trainer
+from tests.callbacks.criteria import pruned_at
+from tests.callbacks.models import (
+    OPTIMIZERS,
+    Batches,
+    Classifier,
+    MisleadingNames,
+    Tied,
+    Transformer,
+    TwoOptimizers,
+    conv_net,
+    mlp,
+    quiet_trainer,
+)
 from tests.callbacks.test_combinations import SaveBetweenSteps
 from tests.callbacks.test_pruning_resume import assert_same, final
 from tests.processes import run_ddp
@@ -249,6 +261,20 @@ def test_several_optimizers(kind: str) -> None:
     assert callback._changes == 18 // 3
     assert len(counts) == 1
     assert counts != {0}
+
+
+@dynamic
+@pytest.mark.parametrize(
+    "net", [MisleadingNames, Tied, Transformer, mlp, lambda: conv_net().to(memory_format=torch.channels_last)]
+)
+def test_any_network_keeps_its_sparsity(kind: str, net: Any) -> None:
+    model, watch = Classifier(net()), Watch()
+    callback = KINDS[kind]()
+    fit(model, callback, watch)
+    counts = {sum(int((~mask).sum()) for mask in masks.values()) for masks in watch.masks.values()}
+    assert counts == {pruned_at(callback, model, 0.6)}
+    first, last = watch.masks[0], masks_of(model)
+    assert any(not torch.equal(first[name], mask) for name, mask in last.items())
 
 
 @dynamic
