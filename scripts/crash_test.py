@@ -2,11 +2,12 @@
 
     python scripts/crash_test.py --kills 25 --seed 0
 
-A training with temporary freezing, gradual pruning and removal of the masks runs once without interruption. Then the
-same training starts, is killed (SIGKILL) and resumed until it finishes; this repeats until `--kills` kills are done.
-A kill comes while the process trains, validates, prunes, writes a checkpoint, replaces a file or logs, or at a random
-time. The weights, masks, optimizer state, metrics and TensorBoard events of each finished run are compared with those
-of the uninterrupted run. Prints a line for each kill and a summary; the exit status is 0 if all runs are identical.
+A training with temporary freezing, gradual pruning and removal of the masks runs once without interruption; with
+`--callbacks rigl`, one whose masks change every three steps. Then the same training starts, is killed (SIGKILL) and
+resumed until it finishes; this repeats until `--kills` kills are done. A kill comes while the process trains,
+validates, prunes, writes a checkpoint, replaces a file or logs, or at a random time. The weights, masks, optimizer
+state, metrics and TensorBoard events of each finished run are compared with those of the uninterrupted run. Prints a
+line for each kill and a summary; the exit status is 0 if all runs are identical.
 """
 
 import argparse
@@ -46,12 +47,16 @@ SETTINGS: dict[str, Any] = {
     "threads": 1,
     "name": "crash",
 }
-CALLBACKS: list[tuple[str, dict[str, Any]]] = [
-    ("LayerFreezing", {"fraction": 0.3, "unfreeze_epoch": 2}),
-    ("GlobalL1Pruning", {"amount": 0.6, "start_epoch": 1, "end_epoch": 3}),
-    ("PruningRemoval", {"epoch": 4}),
-    ("SparsityMonitor", {}),
-]
+Callbacks = list[tuple[str, dict[str, Any]]]  # names and arguments
+CALLBACKS: dict[str, Callbacks] = {
+    "pruning": [
+        ("LayerFreezing", {"fraction": 0.3, "unfreeze_epoch": 2}),
+        ("GlobalL1Pruning", {"amount": 0.6, "start_epoch": 1, "end_epoch": 3}),
+        ("PruningRemoval", {"epoch": 4}),
+        ("SparsityMonitor", {}),
+    ],
+    "rigl": [("RigL", {"amount": 0.6, "every_n_steps": 3}), ("SparsityMonitor", {})],
+}
 # by phase: the function during which to kill the process, and the upper bounds of two random numbers: which call of
 # the function, and how many seconds after the start of that call
 PHASES = {
@@ -62,6 +67,7 @@ PHASES = {
     "replacing a file": ("pathlib:Path.replace", 8, 0.002),
     "logging": ("lit_prune.training.loggers:_Rows.save", 8, 0.005),
 }
+CHANGING = {"changing masks": ("lit_prune.callbacks.sparse_training:regrow_masks", 4, 0.03)}  # with RigL
 ANY = "any moment"
 
 
@@ -71,23 +77,27 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=25, help="number of kills (default: 25)")
     parser.add_argument("--seed", type=int, default=0, help="random seed used to choose when to kill (default: 0)")
     parser.add_argument("--narrow", action="store_true", help="train a network with an eighth of the channels")
+    parser.add_argument("--callbacks", choices=CALLBACKS, default="pruning", help="what to train (default: pruning)")
     options = parser.parse_args()
+    callbacks = CALLBACKS[options.callbacks]
+    if options.callbacks == "rigl":
+        PHASES.update(CHANGING)
     if options.narrow:
         SETTINGS["model.channels"] = json.dumps({name: width // 8 for name, width in FULL_CHANNELS.items()})
     draw = random.Random(options.seed)  # noqa: S311 - not for secrets
     with tempfile.TemporaryDirectory() as scratch:
         whole = Path(scratch) / "whole"
         began = time.monotonic()
-        if (status := _start(whole).wait()) != 0:
+        if (status := _start(whole, callbacks).wait()) != 0:
             print((whole / "log.txt").read_text(encoding="utf-8"), file=sys.stderr)
             print(f"The uninterrupted run failed with exit status {status}.", file=sys.stderr)
             return 1
         duration = time.monotonic() - began
         print(f"uninterrupted: {EPOCHS} epochs in {duration:.0f} s")
-        return _crash(Path(scratch), whole / RUN, options.kills, draw, duration)
+        return _crash(Path(scratch), whole / RUN, callbacks, options.kills, draw, duration)
 
 
-def _crash(scratch: Path, whole: Path, kills: int, draw: random.Random, duration: float) -> int:
+def _crash(scratch: Path, whole: Path, callbacks: Callbacks, kills: int, draw: random.Random, duration: float) -> int:
     killed, runs, equal = 0, 0, 0
     moments: list[str] = []  # all moments in random order; refilled when empty
     while killed < kills:
@@ -96,7 +106,7 @@ def _crash(scratch: Path, whole: Path, kills: int, draw: random.Random, duration
         while not (folder / RUN / "summary.txt").is_file():
             moments = moments or draw.sample([*PHASES, ANY], len(PHASES) + 1)
             moment = moments.pop() if killed < kills else None
-            status = _run(folder, moment, draw, duration)
+            status = _run(folder, callbacks, moment, draw, duration)
             if status == -signal.SIGKILL:
                 killed += 1
                 print(f"kill {killed:2d} (run {runs}): {moment}, {_left(folder / RUN)}", flush=True)
@@ -112,26 +122,26 @@ def _crash(scratch: Path, whole: Path, kills: int, draw: random.Random, duration
     return 0 if equal == runs else 1
 
 
-def _run(folder: Path, moment: str | None, draw: random.Random, duration: float) -> int:
+def _run(folder: Path, callbacks: Callbacks, moment: str | None, draw: random.Random, duration: float) -> int:
     """Start or resume the run, kill it at `moment` if it gets that far, and return its exit status."""
     if moment == ANY:
-        process = _start(folder)
+        process = _start(folder, callbacks)
         try:
             return process.wait(timeout=draw.uniform(0.2, duration))
         except subprocess.TimeoutExpired:
             process.kill()
             return process.wait()
     if moment is None:
-        return _start(folder).wait()
+        return _start(folder, callbacks).wait()
     function, calls, seconds = PHASES[moment]
-    return _start(folder, f"{function} {draw.randint(1, calls)} {draw.uniform(0, seconds)}").wait()
+    return _start(folder, callbacks, f"{function} {draw.randint(1, calls)} {draw.uniform(0, seconds)}").wait()
 
 
-def _start(folder: Path, moment: str | None = None) -> "subprocess.Popen[bytes]":
+def _start(folder: Path, callbacks: Callbacks, moment: str | None = None) -> "subprocess.Popen[bytes]":
     """Start or resume the training in a new process, which kills itself at `moment` if one is given."""
     folder.mkdir(exist_ok=True)
     argv = ["fit", "--resume", *(f"--{name}={value}" for name, value in SETTINGS.items())]
-    for name, arguments in CALLBACKS:
+    for name, arguments in callbacks:
         argv += [f"--trainer.callbacks+={name}", *(f"--trainer.callbacks.{k}={v}" for k, v in arguments.items())]
     environment = dict(os.environ) | {"OMP_NUM_THREADS": "1"}
     environment.pop("CRASH_AT", None)
@@ -218,8 +228,8 @@ _COMPARED = {
 
 
 def _states(callbacks: dict[str, Any]) -> dict[str, Any]:
-    """Return the states of lit-prune's callbacks: masks, frozen layers, and which weights have received a gradient."""
-    ours = tuple(name for name, _ in CALLBACKS)
+    """Return the states of lit-prune's callbacks: masks, frozen layers, sums of gradients."""
+    ours = tuple(name for callbacks in CALLBACKS.values() for name, _ in callbacks)
     return {key: state for key, state in callbacks.items() if key.startswith(ours)}
 
 

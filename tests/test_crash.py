@@ -50,6 +50,12 @@ def test_twenty_five_kills_change_no_bit():
     check(crash(25), 25)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [3, 25])
+def test_kills_change_no_bit_of_a_run_whose_masks_change(kills):
+    check(crash(kills, "--callbacks", "rigl"), kills)
+
+
 @pytest.fixture
 def twin(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "twin"))

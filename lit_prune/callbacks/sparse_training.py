@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lit_prune.callbacks._checks import check_epoch
+from lit_prune.callbacks._checks import base_names, callbacks_of, check_epoch
 from lit_prune.callbacks._holding import mask_averages
 from lit_prune.callbacks._pruning import Pruning
 from lit_prune.errors import check_integer, expected
@@ -18,6 +19,7 @@ from lit_prune.functional.criteria import RandomScore, Score
 from lit_prune.functional.masking import apply_masks, current_mask, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 from lit_prune.functional.regrowth import drop_fraction_at, regrow_masks
+from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.sharding import is_split, like, local, part_like, reshard
 
 _END = 0.75  # part of the training after which masks stay as they are (Evci et al. 2020)
@@ -30,7 +32,7 @@ class SET(Pruning):
     sparse connectivity", 2018. Every `every_n_steps` optimizer steps, a fraction of the weights of each layer that are
     not pruned is pruned by magnitude, and as many pruned weights grow. The sparsity of each layer never changes. Grown
     weights and their optimizer state start at zero. Masks change until three quarters of the training, and a falling
-    number of weights is replaced. Nothing is logged; `SparsityMonitor` logs which part of the masks changes.
+    number of weights is replaced. Frozen and dense layers stay as they are. Nothing is logged.
 
     Args:
         amount: Fraction of the chosen weights to prune, in [0, 1).
@@ -45,7 +47,7 @@ class SET(Pruning):
         seed: Random seed of the first masks and of the weights that grow, an integer in [0, 2**32).
 
     Raises:
-        InputError: As `Pruning` does; when training starts, if its length is unknown and `end_step` is None.
+        InputError: As `Pruning` does; when training starts, if its number of steps is unknown and `end_step` is None.
 
     Examples:
         >>> SET(0.9, every_n_steps=200, exclude="head").amount
@@ -94,11 +96,11 @@ class SET(Pruning):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Find out at which step the masks have changed for the last time."""
         super().on_train_start(trainer, pl_module)
-        steps = trainer.estimated_stepping_batches
-        if self.end_step is None and steps == inf:
+        self._end = _END * _steps(trainer, pl_module) if self.end_step is None else self.end_step
+        if not 0 <= self._end < inf:
             what = f"`end_step` for {type(self).__name__}"
-            raise expected(what, "None and a training without end", "give `end_step`, or `max_epochs` to the trainer")
-        self._end = _END * steps if self.end_step is None else self.end_step
+            hint = "give the optimizer step, as `trainer.global_step` counts them, from which masks stay as they are"
+            raise expected(what, "None and a training of unknown length", hint)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune at the start, and change the masks when a change is due."""
@@ -108,10 +110,10 @@ class SET(Pruning):
             return
         self._changes = changes
         reshard(pl_module)
-        if all(current_mask(ref) is None for ref in self._weights):
-            return  # a `PruningRemoval` has removed the masks
+        if not (weights := self._changing()):
+            return
         fraction = drop_fraction_at(trainer.global_step / self._end, self.drop_fraction)
-        kept, masks = regrow_masks(self._weights, fraction, self.grow)
+        kept, masks = regrow_masks(weights, fraction, self.grow)
         apply_masks(pl_module, kept)
         for optimizer in trainer.optimizers:
             clear_pruned_state(optimizer, pl_module)
@@ -131,14 +133,19 @@ class SET(Pruning):
         super()._reset()
         self._changes = 0
 
+    def _changing(self) -> list[WeightRef]:
+        """Return the weights whose masks change: those that train, unless a `PruningRemoval` has removed the masks."""
+        return [ref for ref in self._weights if ref.tensor.requires_grad and current_mask(ref) is not None]
+
 
 class RigL(SET):
     """Train a sparse network, and replace its smallest weights by those with the largest gradients.
 
     RigL is by Evci et al., "Rigging the lottery: Making all tickets winners", 2020. Everything is as in `SET`, except
     for the weights that grow: the gradients of all weights, also of pruned ones, are summed over the optimizer steps
-    since the last change of the masks, and the pruned weights with the largest absolute sums grow. The sums need as
-    much memory as the weights, and are saved in checkpoints until masks change for the last time.
+    since the last change of the masks, before they are clipped, and the pruned weights with the largest absolute sums
+    grow. The sums need as much memory as the weights, and are saved in checkpoints until the masks change for the last
+    time.
 
     Arguments and errors are those of `SET`. In manual optimization, use `SET`: the callback refuses to start.
 
@@ -159,30 +166,44 @@ class RigL(SET):
 
     def grow(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights by the absolute sum of their gradients since the last change of the masks."""
-        for ref, weight in zip(self._weights, weights, strict=True):
-            total = self._sums.pop(ref.name, None)
-            yield torch.zeros_like(weight) if total is None else like(_part(total, weight).abs(), weight)
+        names = {id(ref.tensor): ref.name for ref in self._weights}
+        for weight in weights:
+            yield like(_part(self._sums[names[id(weight)]], weight).to(weight.device).abs(), weight)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Prune at the start, and change the masks when a change is due."""
+        before = self._changes
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
+        if self._changes > before:
+            self._sums = {}
 
     def on_dense_gradients(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Add the gradients of this step, which are not masked yet; `MaskHolder` calls this."""
-        if trainer.global_step >= self._end:
+        next_change = (trainer.global_step // self.every_n_steps + 1) * self.every_n_steps
+        weights = super()._changing()
+        if next_change >= self._end or not weights:
             self._sums = {}
             return
         mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        found = [(ref.name, ref.tensor, ref.tensor.grad) for ref in self._weights if id(ref.tensor) in mine]
+        found = [(ref.name, ref.tensor, ref.tensor.grad) for ref in weights if id(ref.tensor) in mine]
         gradients = [(name, weight, local(gradient)) for name, weight, gradient in found if gradient is not None]
-        scaled = getattr(trainer.precision_plugin, "scaler", None) is not None
-        if scaled and not all(gradient.isfinite().all() for *_, gradient in gradients):
-            return  # the scaler skips this step
+        scaler, scale = getattr(trainer.precision_plugin, "scaler", None), 1.0
+        if scaler is not None:
+            if not all(gradient.isfinite().all() for *_, gradient in gradients):
+                return  # the scaler skips this step
+            if getattr(optimizer, "_step_supports_amp_scaling", False):
+                scale = scaler.get_scale()  # fused optimizers undo the scaling themselves, later
         for name, weight, gradient in gradients:
             wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
             total = self._sums.get(name)
-            self._sums[name] = wide.clone() if total is None else _part(total, weight).to(wide.device).add_(wide)
+            total = torch.zeros_like(wide) if total is None else _part(total, weight).to(wide.device)
+            self._sums[name] = total.add_(wide, alpha=1 / scale)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of `SET`, and the sums of gradients."""
-        tensors = {ref.name: ref.tensor for ref in self._weights}
-        return {**super().state_dict(), "sums": {name: _whole(v, tensors[name]) for name, v in self._sums.items()}}
+        split = {ref.name: ref.tensor for ref in self._weights if is_split(ref.tensor)}
+        sums = {name: _whole(total, split[name]) if name in split else total for name, total in self._sums.items()}
+        return {**super().state_dict(), "sums": sums}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint."""
@@ -193,14 +214,19 @@ class RigL(SET):
         super()._reset()
         self._sums = {}
 
+    def _changing(self) -> list[WeightRef]:
+        """Return the weights whose masks change; those without a gradient, for example just thawed ones, do not."""
+        return [ref for ref in super()._changing() if ref.name in self._sums]
+
 
 class ACDC(Pruning):
     """Alternating compressed/decompressed training: dense and sparse phases alternate, and the last one is sparse.
 
     AC/DC is by Peste et al., "AC/DC: Alternating compressed/decompressed training of deep neural networks", 2021. Each
-    sparse phase prunes again. When a dense phase starts, the masks are removed; pruned weights and their optimizer
-    state start at zero. A dense phase starts only if a sparse phase of at least `phase_epochs` can follow it, so the
-    last sparse phase may be longer. Nothing is logged; `SparsityMonitor` logs sparsity.
+    sparse phase prunes again. When a dense phase starts, the masks are removed: pruned weights and their optimizer state
+    start at zero. A dense phase starts only if a sparse phase of at least `phase_epochs` can follow it before the
+    trainer reaches `max_epochs` or `max_steps`, so the last sparse phase may be longer. Nothing is logged;
+    `SparsityMonitor` logs sparsity.
 
     Args:
         amount: Fraction of the chosen weights to prune in sparse phases, in [0, 1).
@@ -217,6 +243,9 @@ class ACDC(Pruning):
 
     Raises:
         InputError: As `Pruning` does; when training starts, if the trainer has no `max_epochs`.
+
+    Warns:
+        UserWarning: If training ends in a dense phase, because something else than the trainer's limits ends it.
 
     Examples:
         >>> ACDC(0.9, start_epoch=10, phase_epochs=5).phase_epochs
@@ -260,6 +289,11 @@ class ACDC(Pruning):
             what = "`max_epochs` with ACDC, so that training ends in a sparse phase"
             raise expected(what, "no limit", "give `max_epochs` to the trainer")
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Warn if the network is dense, for example because `EarlyStopping` has ended the training."""
+        if self._ever_pruned and not self._reached:
+            rank_zero_warn("Training has ended in a dense phase of ACDC. HINT: resume it until a sparse phase ends.")
+
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the masks at the start of a dense phase; prune at the start of a sparse one."""
         if self._reached and not self._target(trainer):
@@ -273,6 +307,8 @@ class ACDC(Pruning):
 
     def _target(self, trainer: Trainer) -> float:
         last: Any = trainer.max_epochs
+        if trainer.max_steps != -1:  # rounding up, without converting an infinite number of batches to an integer
+            last = min(last, trainer.max_steps // -(-trainer.num_training_batches // trainer.accumulate_grad_batches))
         phase, into = divmod(trainer.current_epoch - self.times.start, self.phase_epochs)
         dense = phase % 2 == 1 and trainer.current_epoch - into + 2 * self.phase_epochs <= last
         return 0.0 if phase < 0 or dense else self.amount
@@ -284,5 +320,14 @@ def _part(total: Tensor, weight: Tensor) -> Tensor:
 
 def _whole(total: Tensor, weight: Tensor) -> Tensor:
     whole: Any = like(_part(total, weight), weight)
-    result: Tensor = whole.full_tensor() if is_split(whole) else total
+    result: Tensor = whole.full_tensor()
     return result
+
+
+def _steps(trainer: Trainer, pl_module: LightningModule) -> float:
+    """Return the number of optimizer steps of a training, infinite or negative if it is unknown."""
+    if not pl_module.automatic_optimization or any(
+        "GradientAccumulationScheduler" in base_names(callback) for callback in callbacks_of(trainer)
+    ):
+        return inf
+    return trainer.estimated_stepping_batches

@@ -76,7 +76,7 @@ PAGES = {
             "--data.limit_train N": "train on N images only",
             "--data.batch_size N": "images per batch (default: 128)",
             "--trainer.callbacks+ CLASS": "add a callback: GlobalL1Pruning, LocalL1Pruning, GlobalRandomPruning,\n"
-            "LayerFreezing, PruningRemoval, SparsityMonitor, or one of Lightning;\n"
+            "RigL, SET, ACDC, LayerFreezing, PruningRemoval, SparsityMonitor, or one of Lightning;\n"
             "--trainer.callbacks.amount 0.3 sets its argument amount",
             "--trainer.callbacks.help CLASS": "list the arguments of a callback",
             "--trainer.max_epochs N": "number of epochs (default: 30)",

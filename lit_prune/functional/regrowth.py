@@ -25,10 +25,11 @@ def regrow_masks(
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Compute masks that replace the smallest weights of each layer by pruned ones; the sparsity of no layer changes.
 
-    Of each layer with n weights that are not pruned, the `round(fraction * n)` of smallest magnitude are dropped. As
-    many pruned weights with the highest `grow` scores are kept instead; a weight that was just dropped may return
-    (Mocanu et al., "Scalable training of artificial neural networks with adaptive sparse connectivity", 2018; Evci et
-    al., "Rigging the lottery", 2020). Ties are broken by the order of the elements.
+    Of each layer with n weights that are not pruned, the `round(fraction * n)` of smallest magnitude are dropped, but
+    no more than are pruned, so a dense layer keeps all its weights. As many pruned weights with the highest `grow`
+    scores are kept instead; a weight that was just dropped may return (Mocanu et al., "Scalable training of artificial
+    neural networks with adaptive sparse connectivity", 2018; Evci et al., "Rigging the lottery", 2020). Ties are broken
+    by the order of the elements.
 
     Args:
         weights: Masked weights.
@@ -43,7 +44,8 @@ def regrow_masks(
         InputError: If a weight or score is NaN or infinite.
     """
     candidates = Candidates.of(weights)
-    counts = [round(fraction * left) for left in candidates.left]
+    sizes = candidates.split.sizes
+    counts = [min(round(fraction * left), size - left) for size, left in zip(sizes, candidates.left, strict=True)]
     dropped = mark_lowest_of_each(candidates.scores(magnitude), counts, candidates.split)
     kept = candidates.masks_without(dropped, "replace a smaller fraction of its weights")
     tensors = [ref.tensor for ref in weights]

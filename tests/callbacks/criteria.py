@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
+from math import prod
 from typing import Any
 
 import torch
@@ -9,8 +10,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lit_prune import GlobalL1Pruning, GlobalRandomPruning, LocalL1Pruning, Pruning
+from lit_prune import ACDC, SET, GlobalL1Pruning, GlobalRandomPruning, LocalL1Pruning, Pruning, RigL
 from lit_prune.functional import weight_layers
+from lit_prune.functional.allocation import allocate
 
 
 class LampPruning(Pruning):
@@ -61,9 +63,21 @@ REWINDING: dict[str, Any] = {
     "local-rewinding": partial(LocalL1Pruning, start_epoch=1, rewind_to=0),
 }
 PRUNERS: dict[str, Any] = CRITERIA | REWINDING
+# without a start and an end; their masks change, except those of AC/DC in trainings of two epochs
+DYNAMIC: dict[str, Any] = {
+    "set": partial(SET, every_n_steps=3, allocation="uniform"),
+    "rigl": partial(RigL, every_n_steps=3, allocation="uniform"),
+    "acdc": partial(ACDC, start_epoch=0, phase_epochs=1),
+}
 
 
 def pruned_at(pruner: Pruning, model: nn.Module, sparsity: float) -> int:
     """Return the number of zeros at a sparsity, among the weights that a pruner chooses."""
-    sizes = [ref.tensor.numel() for ref in weight_layers(model, pruner.layers, pruner.exclude)]
-    return sum(round(sparsity * size) for size in sizes) if pruner.allocation else round(sparsity * sum(sizes))
+    shapes = {ref.name: tuple(ref.tensor.shape) for ref in weight_layers(model, pruner.layers, pruner.exclude)}
+    if pruner.allocation is None:
+        return round(sparsity * sum(map(prod, shapes.values())))
+    shares = allocate(pruner.allocation, shapes, pruner.amount)
+    return sum(
+        round(sparsity * (share / pruner.amount) * prod(shapes[name]))
+        for name, share in zip(shapes, shares, strict=True)
+    )

@@ -28,7 +28,7 @@ from lit_prune.callbacks import (
 from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
 from lit_prune.functional.masking import masked_parameters
-from tests.callbacks.criteria import CRITERIA, PRUNERS, pruned_at
+from tests.callbacks.criteria import CRITERIA, DYNAMIC, PRUNERS, pruned_at
 from tests.callbacks.models import (
     Batches,
     Classifier,
@@ -48,6 +48,7 @@ weight_layers: Any = selection.weight_layers
 current_mask: Any = masking.current_mask
 
 every_pruner = pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)
+changing_too = pytest.mark.parametrize("pruner", [*PRUNERS.values(), *DYNAMIC.values()], ids=[*PRUNERS, *DYNAMIC])
 every_criterion = pytest.mark.parametrize("pruner", CRITERIA.values(), ids=CRITERIA)
 
 
@@ -93,7 +94,7 @@ def test_every_batch_of_an_epoch_sees_the_sparsity_of_that_epoch(pruner: Any, fi
     assert prune.is_pruned(model)
 
 
-@every_pruner
+@changing_too
 def test_only_weights_of_convolutions_and_linear_layers_are_pruned(pruner: Any) -> None:
     model: Any = Classifier(conv_net())
     fit(model, pruner(0.6))
@@ -107,7 +108,7 @@ def test_only_weights_of_convolutions_and_linear_layers_are_pruned(pruner: Any) 
     assert list(model.state_dict()) == list(Classifier(conv_net()).state_dict())
 
 
-@every_pruner
+@changing_too
 def test_layers_and_exclude_choose_the_weights(pruner: Any) -> None:
     model: Any = Classifier(conv_net())
     fit(model, pruner(0.5, layers=["*.conv*"], exclude=["*.conv2"]))
@@ -164,7 +165,7 @@ def test_bad_choices_are_refused_without_a_trainer() -> None:
     assert not moved(before, snapshot(model))
 
 
-@every_pruner
+@changing_too
 @pytest.mark.parametrize("stage", ["validate", "test"])
 def test_evaluation_changes_nothing(pruner: Any, stage: str) -> None:
     model: Any = Classifier(conv_net())
@@ -238,7 +239,7 @@ def test_any_network_keeps_its_sparsity_and_trains(pruner: Any, net: Any) -> Non
     pickle.dumps(model.net)
 
 
-@every_pruner
+@changing_too
 def test_layers_from_configure_model_are_found(pruner: Any) -> None:
     model, pruning = Classifier(net_in_hook=conv_net), pruner(0.5)
     fit(model, pruning)

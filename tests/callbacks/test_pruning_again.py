@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 from lit_prune.callbacks import GlobalL1Pruning, LayerFreezing, PruningRemoval, SparsityMonitor
 from tests.callbacks.criteria import CRITERIA, PRUNERS, pruned_at
 from tests.callbacks.models import Batches, Classifier, conv_net, mlp, moved, quiet_trainer, snapshot
-from tests.callbacks.test_pruning import Watch, count, current_mask, fit, weight_layers, zeros
+from tests.callbacks.test_pruning import Watch, changing_too, count, current_mask, fit, weight_layers, zeros
 
 every_pruner = pytest.mark.parametrize("pruner", PRUNERS.values(), ids=PRUNERS)
 every_criterion = pytest.mark.parametrize("pruner", CRITERIA.values(), ids=CRITERIA)
@@ -27,7 +27,7 @@ def test_a_dense_checkpoint_can_be_pruned_and_trained(tmp_path: Path, pruner: An
     assert watch.training == [(epoch, pruned_at(pruning, model, 0.3)) for epoch in (2, 3) for _ in range(4)]
 
 
-@every_pruner
+@changing_too
 def test_one_callback_prunes_two_models_in_turn(pruner: Any) -> None:
     pruning = pruner(0.5)
     first, second = Classifier(conv_net()), Classifier(mlp())

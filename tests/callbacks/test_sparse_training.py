@@ -2,22 +2,37 @@
 
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from lightning.pytorch import Callback
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import GradientAccumulationScheduler, WeightAveraging
+from lightning.pytorch.plugins import MixedPrecision
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_avg_fn
+from torch.utils.data import DataLoader, IterableDataset
 
-from lit_prune import ACDC, SET, PruningRemoval, RigL, SparsityMonitor
+from lit_prune import ACDC, SET, LayerFreezing, PruningRemoval, RigL, SparsityMonitor
 from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
 from lit_prune.functional.allocation import erk
-from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, TwoOptimizers, conv_net, quiet_trainer
+from tests.callbacks.criteria import pruned_at
+from tests.callbacks.models import (
+    OPTIMIZERS,
+    Batches,
+    Classifier,
+    MisleadingNames,
+    Tied,
+    Transformer,
+    TwoOptimizers,
+    conv_net,
+    mlp,
+    quiet_trainer,
+)
 from tests.callbacks.test_combinations import SaveBetweenSteps
 from tests.callbacks.test_pruning_resume import assert_same, final
 from tests.processes import run_ddp
@@ -190,6 +205,7 @@ def test_sums_are_saved_only_until_the_masks_change_for_the_last_time(tmp_path: 
         return dict(state["sums"])
 
     assert set(sums(3)) == {"net.conv1", "net.conv2", "net.fc"}
+    assert not sums(5 + 10 + 2)  # the next change would be at step 20, after the end
     assert not sums(20)
 
 
@@ -234,13 +250,149 @@ def test_several_optimizers(kind: str) -> None:
         def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
             counts.add(sum(int((~mask).sum()) for mask in masks_of(pl_module).values()))
 
+    # how many steps a batch takes is unknown
+    message = "manual optimization" if kind == "rigl" else "Expected `end_step` for SET"
+    with pytest.raises(InputError, match=message):
+        fit(model, KINDS[kind]())
     if kind == "rigl":
-        with pytest.raises(InputError, match="manual optimization"):
-            fit(model, KINDS[kind]())
         return
-    fit(model, KINDS[kind](), Count())
+    callback = SET(0.6, every_n_steps=3, end_step=20)
+    fit(model, callback, Count())
+    assert callback._changes == 18 // 3
     assert len(counts) == 1
     assert counts != {0}
+
+
+@dynamic
+@pytest.mark.parametrize(
+    "net", [MisleadingNames, Tied, Transformer, mlp, lambda: conv_net().to(memory_format=torch.channels_last)]
+)
+def test_any_network_keeps_its_sparsity(kind: str, net: Any) -> None:
+    model, watch = Classifier(net()), Watch()
+    callback = KINDS[kind]()
+    fit(model, callback, watch)
+    counts = {sum(int((~mask).sum()) for mask in masks.values()) for masks in watch.masks.values()}
+    assert counts == {pruned_at(callback, model, 0.6)}
+    first, last = watch.masks[0], masks_of(model)
+    assert any(not torch.equal(first[name], mask) for name, mask in last.items())
+
+
+@dynamic
+def test_frozen_layers_and_dense_layers_keep_their_weights(kind: str) -> None:
+    seen: dict[str, list[Tensor]] = {}
+
+    class Keep(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            for ref in weight_layers(pl_module):
+                seen.setdefault(ref.name, []).append(ref.tensor.detach().clone())
+
+    model = build()
+    callback = KINDS[kind]()
+    sparse = type(callback)(0.6, every_n_steps=3, drop_fraction=0.5, allocation={"net.fc": 0})
+    fit(model, sparse, LayerFreezing(layers="net.conv1"), Keep())
+    first = seen["net.conv1"][0]
+    assert (first == 0).any()
+    assert all(torch.equal(first, later) for later in seen["net.conv1"])
+    assert all((later != 0).all() for later in seen["net.fc"])
+    masks = [later != 0 for later in seen["net.conv2"]]
+    assert any(not torch.equal(masks[0], later) for later in masks)
+
+
+@pytest.mark.filterwarnings(
+    "ignore:.*IterableDataset.*", "ignore:Your `IterableDataset`", "ignore:The '.*' does not have many workers"
+)
+@dynamic
+@pytest.mark.parametrize("reason", ["no length", "scheduled accumulation"])
+def test_a_training_of_unknown_length_needs_an_end_step(kind: str, reason: str) -> None:
+    class Stream(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            return iter(Batches(BATCHES))
+
+    def run(callback: Any) -> Watch:
+        watch, callbacks = Watch(), [callback]
+        data: Any = DataLoader(Stream(), batch_size=None)
+        if reason != "no length":
+            data = Batches(BATCHES)
+            callbacks.append(GradientAccumulationScheduler({0: 1, 2: 2}))
+        trainer = quiet_trainer(callbacks=[*callbacks, watch], max_epochs=EPOCHS)
+        trainer.fit(build(), data, Batches(2, seed=1))
+        return watch
+
+    with pytest.raises(InputError, match=r"Expected `end_step` for .*, but got None and a training of unknown length"):
+        run(KINDS[kind]())
+    callback = KINDS[kind]()
+    callback.end_step = 12
+    watch = run(callback)
+    changed = [
+        step for step in range(1, 12) if not torch.equal(*(watch.masks[s]["net.conv2"] for s in (step - 1, step)))
+    ]
+    assert changed == [step for step in range(1, 12) if step % callback.every_n_steps == 0]
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_sums_are_those_without_a_scaler(fused: bool) -> None:
+    class Scaled(Classifier):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters(), lr=0.01, fused=fused)
+
+    def sums(**options: Any) -> dict[str, Tensor]:
+        torch.manual_seed(5)
+        callback = RigL(0.6, every_n_steps=8)
+        fit(Scaled(mlp()), callback, max_steps=6, limit_val_batches=0, **options)
+        return callback._sums
+
+    class Exact(MixedPrecision):  # scales the loss, but computes in float32
+        def forward_context(self) -> Any:
+            return nullcontext()
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**9, growth_interval=2)
+    # a scale that overflows at first, is halved until it does not, and grows again; these steps count for the trainer
+    plain, scaled = sums(), sums(plugins=Exact("16-mixed", "cpu", scaler=scaler))
+    assert scaler.get_scale() > 2**9
+    assert_same(scaled, plain)
+
+
+def test_gradients_that_overflow_do_not_count() -> None:
+    class Overflow(Callback):
+        def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.global_step == 1:
+                pl_module.net.fc.weight.grad[0, 0] = float("inf")
+
+    class Exact(MixedPrecision):
+        def forward_context(self) -> Any:
+            return nullcontext()
+
+    model, watch = build(), Watch()
+    scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
+    fit(model, KINDS["rigl"](), Overflow(), watch, plugins=Exact("16-mixed", "cpu", scaler=scaler))
+    assert any(not torch.equal(watch.masks[4][name], mask) for name, mask in watch.masks[5].items())
+
+
+def test_acdc_ends_sparse_whatever_limit_of_the_trainer_comes_first() -> None:
+    model = build()
+    fit(model, ACDC(0.5, start_epoch=1, phase_epochs=1), max_epochs=9, max_steps=BATCHES * 3 + 2)
+    assert masks_of(model)
+
+    class Stop(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            trainer.should_stop = trainer.current_epoch == 2
+
+    model = build()
+    with pytest.warns(UserWarning, match="ended in a dense phase of ACDC"):
+        fit(model, ACDC(0.5, start_epoch=1, phase_epochs=1), Stop(), max_epochs=9)
+    assert not masks_of(model)
+
+
+@every_kind
+def test_a_loaded_state_can_be_saved_before_training(kind: str) -> None:
+    callback = KINDS[kind]()
+    fit(build(), callback, max_epochs=5, max_steps=13)
+    state = callback.state_dict()
+    other = KINDS[kind]()
+    other.load_state_dict(state)
+    again = other.state_dict()
+    assert again.keys() == state.keys()
+    assert_same(again.get("sums", {}), state.get("sums", {}))
 
 
 class OwnData(Classifier):
@@ -298,5 +450,5 @@ def test_bad_arguments_are_refused(make: Callable[[], Any], message: str) -> Non
 
 @every_kind
 def test_a_training_without_end_is_refused(kind: str) -> None:
-    with pytest.raises(InputError, match="`max_epochs` to the trainer"):
+    with pytest.raises(InputError, match=r"Expected (`end_step` for|`max_epochs` with)"):
         fit(build(), KINDS[kind](), max_epochs=-1, max_time="00:00:01:00")
