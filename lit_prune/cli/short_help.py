@@ -194,7 +194,7 @@ PAGES = {
     "study": Page(
         "(--preset NAME | PLAN.yaml) [options]",
         {
-            "--preset NAME": "quick (minutes), reduced (an hour on CPU), original, or full",
+            "--preset NAME": "quick (minutes), reduced, sparse-training (an hour), criteria, medium, original, full",
             "--dry_run": "only print the experiments and an estimate of the time",
             "--only GLOB ...": "run only experiments with these names, and the experiments they start from",
             "--seeds N ...": "random seeds; every experiment runs once with each seed",

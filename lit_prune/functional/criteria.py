@@ -1,6 +1,5 @@
 """Criteria: scores of weights by which the least important ones are pruned."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -76,11 +75,7 @@ class RandomScore:
 
 
 class _Measured:
-    """A criterion that computes scores from the losses of some batches.
-
-    Args:
-        batches: Number of training batches to take.
-    """
+    """A criterion that computes scores from the losses of some batches."""
 
     def __init__(self, batches: int = 10) -> None:
         check_integer("batches", batches, 1, hint="give the number of training batches to take")
@@ -195,33 +190,30 @@ class SynFlow(_Measured):
         with torch.no_grad():
             for parameter in module.parameters():
                 parameter.abs_()
-        kept = torch.cat([weight.requires_grad_().flatten() for weight in weights]) != 0
-        positions = torch.zeros_like(kept, dtype=torch.float32)
-        total, removed = int(kept.sum()), 0
+        values = torch.cat([weight.detach().flatten() for weight in weights])
+        for weight, part in zip(weights, _split_like(values, weights), strict=True):
+            weight.requires_grad_().data = part
+        slopes, positions = torch.empty_like(values), torch.zeros_like(values, dtype=torch.float32)
+        left = values.nonzero().flatten()
+        total, removed = len(left), 0
         for number in range(1, self.rounds + 2):
             # the last round orders the weights that are left
             keep = round(total * _LEAST_DENSITY ** (number / self.rounds)) if number <= self.rounds else 0
             if (count := total - removed - keep) == 0:
                 continue
             with torch.enable_grad():
-                outputs = tree_leaves(module(*args, **kwargs))
-                flow = torch.stack(
-                    [out.sum() for out in outputs if isinstance(out, Tensor) and out.requires_grad]
-                ).sum()
+                outputs = [out for out in tree_leaves(module(*args, **kwargs)) if isinstance(out, Tensor)]
+                flow = torch.stack([out.sum() for out in outputs if out.requires_grad]).sum()
             if not flow.isfinite():
                 raise expected("finite synaptic flow", float(flow), "prune by another criterion")
             gradients = torch.autograd.grad(flow, weights, materialize_grads=True)
-            flows = [
-                (weight.detach() * gradient).flatten() for weight, gradient in zip(weights, gradients, strict=True)
-            ]
-            scores = torch.cat(flows).masked_fill_(~kept, math.inf)
+            torch.cat([gradient.flatten() for gradient in gradients], out=slopes)
+            scores = slopes[left] * values[left]
             (lowest,) = mark_lowest([scores], [None], count, Split([scores]))
-            order = lowest.nonzero().flatten()[scores[lowest].argsort(stable=True)]
+            order = left[lowest][scores[lowest].argsort(stable=True)]
             positions[order] = torch.arange(removed, removed + count, dtype=torch.float32, device=order.device)
-            removed += count
-            kept &= ~lowest
-            for weight, part in zip(weights, _split_like(kept, weights), strict=True):
-                weight.detach().mul_(part)
+            values[order] = 0
+            left, removed = left[~lowest], removed + count
         self._scores = _split_like(positions, weights)
 
 
@@ -260,12 +252,7 @@ class Movement:
 
 
 class _Control:
-    """A criterion that is changed in one respect, to find out whether that matters.
-
-    Args:
-        criterion: Criterion to change: a name or an object, as in `make_criterion`.
-        seed: Random seed of the change.
-    """
+    """A criterion that is changed in one respect, to find out whether that matters."""
 
     def __init__(self, criterion: str | Score = "magnitude", seed: int = 0) -> None:
         check_integer("seed", seed, 0, 2**32 - 1, hint="the same seed gives the same result")

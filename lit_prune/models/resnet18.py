@@ -19,6 +19,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 from lit_prune.errors import InputError, check_choice, expected, one_line
 from lit_prune.files.checkpoint import check_fit, read_state_dict
 from lit_prune.models.cropped_conv import crop_convolutions
+from lit_prune.models.fused_adam import ready_fused_adam
 from lit_prune.models.resnet18_channels import channels_of, check_channels, set_channels
 
 Output = Literal["logits", "softmax", "scaled_softmax"]
@@ -213,6 +214,7 @@ class LitResNet18(LightningModule):
             what = "settings that the optimizer and scheduler accept"
             raise expected(what, one_line(error), "see their documentation") from error
         _check_optimizer(optimizer)
+        ready_fused_adam(optimizer)
         _check_scheduler(scheduler)
         if self.trainer.gradient_clip_val:
             # In mixed precision a fused optimizer unscales gradients after clipping, so Lightning raises an error. With

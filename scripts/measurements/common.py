@@ -17,6 +17,7 @@ from torch import nn
 
 from lit_prune import CIFAR10DataModule, LitResNet18
 from lit_prune.functional import hold_masks, mask_gradients
+from lit_prune.models.fused_adam import ready_fused_adam
 from lit_prune.training.cli import TRAINER_DEFAULTS
 from lit_prune.training.loggers import make_loggers
 from lit_prune.training.run_folder import claim_folder
@@ -98,6 +99,7 @@ class BareStep:
     ) -> None:
         self.model, self.clip, self.device, self.dtype = model.to(device), clip, device, dtype
         self.optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        ready_fused_adam(self.optimizer)
         hold_masks(model, self.optimizer)
         images = torch.randn(batch_size or BATCH_SIZE, 3, 32, 32, device=device)
         self.images = images.contiguous(memory_format=torch.channels_last)

@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError
+from lit_prune.models.fused_adam import ready_fused_adam
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.run_settings import has_default_model, run_settings
@@ -88,6 +89,7 @@ def estimate_epoch_seconds(plan: Plan) -> float | None:
     try:
         model = LitResNet18(channels=(plan.settings.get("model") or {}).get("channels"))
         optimizer = torch.optim.Adam(model.parameters(), fused=True)
+        ready_fused_adam(optimizer)
         images, labels = torch.randn(data.batch_size, 3, 32, 32), torch.randint(10, (data.batch_size,))
         seconds = []
         for _ in range(6):

@@ -264,7 +264,8 @@ def test_a_missing_plan_is_refused_with_the_plans_that_ship(tmp_path, monkeypatc
     (tmp_path / "folder").mkdir()
     for source in ("nowhere.yaml", "folder"):
         with pytest.raises(
-            InputError, match=f"a plan that ships with lit-prune, but got `{source}`.*full, original, quick, reduced"
+            InputError,
+            match=f"a plan that ships with lit-prune, but got `{source}`.*criteria, full, medium, original, quick, reduced, sparse-training",
         ):
             load_plan(source)
 
@@ -364,8 +365,10 @@ def test_a_file_named_like_a_shipped_plan_does_not_hide_it(tmp_path, monkeypatch
 
 
 def test_the_plans_that_ship():
-    assert list(shipped_plans()) == ["full", "original", "quick", "reduced"]
-    assert {len(load_plan(name).experiments) for name in ("full", "reduced")} == {31}
+    counts = {name: len(load_plan(name).experiments) for name in shipped_plans()}
+    assert counts == {
+        "criteria": 32, "full": 31, "medium": 30, "original": 21, "quick": 11, "reduced": 31, "sparse-training": 7
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", shipped_plans())
