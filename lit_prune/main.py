@@ -19,7 +19,7 @@ COMMANDS = {
     "test": ("training.cli", "evaluate a trained network on the test images"),
     "predict": ("training.cli", "classify your image files, or the test images"),
     "inspect": ("trained.inspect.command", "show sparsity, weight magnitudes and FLOPs of each layer"),
-    "prune": ("trained.prune", "set the smallest weights of a trained network to zero, without training"),
+    "prune": ("trained.prune", "set the least important weights of a trained network to zero, without training"),
     "sensitivity": ("trained.sensitivity.command", "prune each layer alone, and measure the accuracy of the network"),
     "shrink": ("trained.shrink", "remove whole channels of a trained network, which makes it smaller and faster"),
     "export": (

@@ -1,12 +1,9 @@
 """Log the sparsity of a model, and the fraction of its weights that have received no gradient."""
 
-from collections.abc import Sequence
 from functools import partial
 from itertools import chain
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
@@ -14,10 +11,12 @@ from torch.utils.hooks import RemovableHandle
 
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, continues, is_model_parallel, refuse_sharded_parameters
+from lit_prune.callbacks._drawing import draw_histograms, draw_masks, draw_sparsity
 from lit_prune.callbacks._holding import MaskHolder
 from lit_prune.callbacks._pruning import Pruning, pruners_of
 from lit_prune.errors import InputError, check_integer, expected
 from lit_prune.functional.coverage import GradientCoverage
+from lit_prune.functional.masking import current_mask
 from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.selection import WeightRef, weight_layers
 from lit_prune.functional.sharding import Split, local, part_like, reshard
@@ -36,6 +35,8 @@ class SparsityMonitor(Callback):
     - `sparsity/masked`: weights that a mask holds at zero.
     - `sparsity/ever_pruned`: weights that the pruning callbacks have pruned at any time.
     - `sparsity/regrown`: fraction of the ever-pruned weights that are not zero now.
+    - `mask/changed`: weights that have been masked or unmasked since the previous log; at first, since the network was
+      dense. With a constant sparsity s, consecutive masks share `1 - changed / (2 (1 - s))` of the weights they keep.
     - `sparsity/layer/<name>`: fraction of a layer's weights that are exactly zero.
     - `gradient/untouched`: weights that have not received a non-zero gradient since training started. Gradients are
       read after steps 0, 1, 2, 4, 8, ..., after every 64th step, and after each epoch; gradients of other steps show in
@@ -45,8 +46,8 @@ class SparsityMonitor(Callback):
     - `gradient/untouched_pruned`: weights that have been pruned at any time and have not received a non-zero gradient.
       They are still zero, so sparsity is at least this fraction.
 
-    A `TensorBoardLogger` also receives a figure, `sparsity/layers`, and the histograms, with the epoch as step. A
-    resumed run continues with the counts in its checkpoint.
+    A `TensorBoardLogger` also receives a figure, `sparsity/layers`, the masks and the histograms, with the epoch as
+    step. A resumed run continues with the counts and masks in its checkpoint.
 
     Args:
         every_n_epochs: Epochs between two logs.
@@ -54,27 +55,35 @@ class SparsityMonitor(Callback):
         histograms: Whether to draw histograms of each layer's weights, `weights/<name>`, and of its non-zero weights,
             `weights_nonzero/<name>`.
         gradient_coverage: Whether to log the `gradient/` metrics, which needs one byte of memory for each weight.
+        masks: Whether to draw the masks of all layers, `masks/layers`: TensorBoard shows the images as a film.
 
     Raises:
         InputError: At construction, if `every_n_epochs` is not a positive integer; in `setup`, under strategies that
-            shard parameters, except `ModelParallelStrategy` without `histograms`; when `fit` starts, if there is no
-            weight to watch.
+            shard parameters, except `ModelParallelStrategy` without `histograms` and `masks`; when `fit` starts, if
+            there is no weight to watch.
     """
 
     def __init__(
-        self, every_n_epochs: int = 1, per_layer: bool = True, histograms: bool = False, gradient_coverage: bool = True
+        self,
+        every_n_epochs: int = 1,
+        per_layer: bool = True,
+        histograms: bool = False,
+        gradient_coverage: bool = True,
+        masks: bool = False,
     ) -> None:
         check_integer("every_n_epochs", every_n_epochs, 1, hint="1 logs every epoch")
         self.every_n_epochs = every_n_epochs
         self.per_layer = per_layer
         self.histograms = histograms
         self.gradient_coverage = gradient_coverage
+        self.masks = masks
         self._module: LightningModule | None = None
         self._weights: list[WeightRef] = []
         self._pruners: list[Pruning] = []
         self._coverage: GradientCoverage | None = None
         self._touched: dict[str, Tensor] = {}
         self._steps: list[int] = []
+        self._seen: dict[str, Tensor] = {}  # masks at the previous log
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -85,6 +94,7 @@ class SparsityMonitor(Callback):
             per_layer=self.per_layer,
             histograms=self.histograms,
             gradient_coverage=self.gradient_coverage,
+            masks=self.masks,
         )
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -93,11 +103,12 @@ class SparsityMonitor(Callback):
             return
         refuse_sharded_parameters(trainer, self, model_parallel=True)
         MaskHolder.add_to(trainer)  # the model may have been masked before
-        if self.histograms and is_model_parallel(trainer):
-            hint = "a histogram would need whole weights in one process; leave `histograms` out"
-            raise expected("no `histograms` under ModelParallelStrategy", self.histograms, hint)
+        for name in ("histograms", "masks"):
+            if getattr(self, name) and is_model_parallel(trainer):
+                hint = f"drawing needs whole weights in one process; leave `{name}` out"
+                raise expected(f"no `{name}` under ModelParallelStrategy", True, hint)
         if not continues(trainer, pl_module, self._module):
-            self._touched, self._steps = {}, []
+            self._touched, self._steps, self._seen = {}, [], {}
         elif self._coverage is not None:
             self._touched = self._coverage.touched()
         self._module, self._coverage = pl_module, None
@@ -127,14 +138,19 @@ class SparsityMonitor(Callback):
             return
         report = sparsity_report(self._weights)
         # all processes have the same values; unlike a mean, the maximum reproduces them without rounding
-        pl_module.log_dict(self._metrics(report), reduce_fx="max", sync_dist=True)
+        changed = self._find_changes()
+        metrics = self._metrics(report) | {"mask/changed": self._sum(changed) / report.weights}
+        pl_module.log_dict(metrics, reduce_fx="max", sync_dist=True)
         loggers: list[Any] = trainer.loggers
         for logger in loggers:
             if trainer.is_global_zero and "TensorBoardLogger" in base_names(logger):
                 if self.per_layer:
-                    _draw_sparsity(logger.experiment, report, trainer.current_epoch)
+                    draw_sparsity(logger.experiment, report, trainer.current_epoch)
                 if self.histograms:
-                    _draw_histograms(logger.experiment, self._weights, trainer.current_epoch)
+                    draw_histograms(logger.experiment, self._weights, trainer.current_epoch)
+                if self.masks:
+                    shapes = {ref.name: ref.tensor.shape for ref in self._weights}
+                    draw_masks(logger.experiment, self._seen, changed, shapes, trainer.current_epoch)
 
     def measure(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Return the `sparsity/` metrics of a model, by name, without training it."""
@@ -153,14 +169,36 @@ class SparsityMonitor(Callback):
         self.teardown(trainer, pl_module, "fit")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return which weights have received a gradient, as packed bits by layer, and each optimizer's step count."""
+        """Return which weights have received a gradient and the masks, as packed bits, and each optimizer's steps."""
         touched = self._touched if self._coverage is None else self._coverage.touched()
-        return {"touched": pack_masks(touched), "steps": list(self._steps)}
+        return {"touched": pack_masks(touched), "steps": list(self._steps), "seen": pack_masks(self._seen)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; it is used when `fit` starts."""
         self._touched = unpack_masks(state_dict["touched"])
         self._steps = list(state_dict["steps"])
+        self._seen = unpack_masks(state_dict.get("seen", {}))
+
+    def _find_changes(self) -> dict[str, Tensor]:
+        """Remember the masks; return by layer where they differ from those of the previous log, in this process."""
+        before = self._seen
+        self._seen = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
+        changes = {}
+        for ref in self._weights:
+            both = [
+                part_like(side[ref.name].to(ref.tensor.device), ref.tensor)
+                for side in (before, self._seen)
+                if ref.name in side
+            ]
+            if both:
+                changes[ref.name] = both[0] ^ both[1] if len(both) == 2 else ~both[0]
+        return changes
+
+    def _sum(self, changes: dict[str, Tensor]) -> int:
+        """Count the true values of all processes."""
+        refs = [ref for ref in self._weights if ref.name in changes]
+        split = Split([ref.tensor for ref in refs])
+        return sum(split.sums_by_weight([int(changes[ref.name].count_nonzero()) for ref in refs]))
 
     def _sample(self, index: int, optimizer: Optimizer, *_: Any) -> None:
         if self._coverage is not None and _is_sampled(self._steps[index]):
@@ -206,32 +244,3 @@ class SparsityMonitor(Callback):
 
 def _is_sampled(step: int) -> bool:
     return step & (step - 1) == 0 or step % 64 == 0
-
-
-def _draw_sparsity(writer: Any, report: SparsityReport, epoch: int) -> None:
-    """Draw the sparsity of each layer as a bar chart, and write it to a `torch.utils.tensorboard.SummaryWriter`."""
-    # imported here, because most runs do not draw; not pyplot, which has global state
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 1 + 0.25 * len(report.layers)), layout="constrained")
-    canvas: Any = FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.barh([layer.name for layer in report.layers], [layer.sparsity for layer in report.layers])
-    axes.axvline(report.sparsity, color="black", linestyle="--", label=f"all: {report.sparsity:.2%}")
-    axes.set(xlim=(0, 1), xlabel="fraction of weights that are zero", title=f"Epoch {epoch}")
-    axes.invert_yaxis()
-    axes.legend(loc="lower right")
-    canvas.draw()
-    writer.add_image("sparsity/layers", np.asarray(canvas.buffer_rgba())[..., :3], epoch, dataformats="HWC")
-
-
-def _draw_histograms(writer: Any, weights: Sequence[WeightRef], epoch: int) -> None:
-    """Write histograms of each layer's weights, with and without zeros, to a `SummaryWriter`."""
-    with torch.no_grad():
-        for ref in weights:
-            weight = getattr(ref.module, ref.parameter).float()
-            writer.add_histogram(f"weights/{ref.name}", weight, epoch)
-            nonzero = weight[weight != 0]
-            if len(nonzero):  # TensorBoard raises an error for empty histograms
-                writer.add_histogram(f"weights_nonzero/{ref.name}", nonzero, epoch)

@@ -37,6 +37,11 @@ _OWN_SCORES = {
     "--metric NAME": "metric that your own network logs (default: the first whose name contains acc)",
 }
 _WEIGHTS = {"--layers GLOB ...": "layers to prune (default: all)", "--exclude GLOB ...": "layers not to prune"}
+_PARTS = {
+    "--criterion NAME": "magnitude (the default), l2, random, lamp, taylor, fisher, snip, grasp or synflow",
+    "--structure NAME": "weight (the default), kernel, channel, block:RxC, or N:M, such as 2:4",
+    "--seed N": "random seed of the criterion and of its training batches (default: 0)",
+}
 _MACHINE = {
     "--trainer.accelerator NAME": "auto, cpu or gpu (default: auto)",
     "--trainer.devices N": "number of devices",
@@ -113,8 +118,8 @@ PAGES = {
         {
             "--amount FRACTION": "fraction of all weights to prune, for example 0.3",
             "--output FILE": "checkpoint to write",
-            "--local": "prune this fraction of each layer, instead of all layers together",
-            "--random": "prune randomly chosen weights; --seed N chooses others",
+            "--allocation NAME": "fraction of each layer: global (compare all layers), uniform, erk, or a mapping",
+            **_PARTS,
             "--max_layer_sparsity F": "largest fraction of any single layer to prune",
             **_WEIGHTS,
             "--split NAME": "also measure accuracy before and after pruning, on test or val images",
@@ -131,6 +136,7 @@ PAGES = {
         {
             "--output FILE.png": "heat map to draw (default: sensitivity.png)",
             "--amounts F ...": "fractions of a layer to prune (default: 0.1 to 0.9, and 0.95)",
+            **_PARTS,
             **_WEIGHTS,
             "--tolerance POINTS": "accuracy that the suggested limits may cost, in percentage points (default: 1)",
             "--split NAME": "val or test (default: val)",

@@ -12,9 +12,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from lit_prune.callbacks import GlobalL1Pruning, LayerFreezing, PruningRemoval, SparsityMonitor
+from lit_prune.callbacks._drawing import draw_masks
 from lit_prune.callbacks.monitor import _is_sampled
 from lit_prune.errors import InputError
-from lit_prune.functional import selection
+from lit_prune.functional import apply_masks, selection
 from tests.callbacks.models import Batches, Classifier, TwoOptimizers, mlp, moved, quiet_trainer, snapshot
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
@@ -97,7 +98,7 @@ def test_options_turn_metrics_off() -> None:
     _, metrics = run(Classifier(mlp()), SparsityMonitor(2, per_layer=False, gradient_coverage=False))
     assert metrics.epochs[0].keys() == {"val_loss"}
     sparsity = {"sparsity/global", "sparsity/masked", "sparsity/ever_pruned", "sparsity/regrown"}
-    assert metrics.epochs[1].keys() == {"val_loss", *sparsity}
+    assert metrics.epochs[1].keys() == {"val_loss", "mask/changed", *sparsity}
 
 
 @pytest.mark.parametrize("per_layer", [True, False])
@@ -169,6 +170,61 @@ def test_counts_continue_when_a_run_is_resumed(tmp_path: Path) -> None:
     assert metrics.epochs[0]["sparsity/regrown"] > 0
 
 
+class Flipping(Callback):
+    """Exchanges the masked quarter of a layer for another one before epoch 2."""
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        weight = pl_module.net[1].weight
+        kept = torch.arange(weight.numel()).view(weight.shape) % 4 != (1 if trainer.current_epoch >= 2 else 0)
+        apply_masks(pl_module, {"net.1": kept})
+
+
+def test_changed_masks_are_counted_since_the_previous_log() -> None:
+    model: Any = Classifier(mlp())
+    share = model.net[1].weight.numel() / sum(ref.tensor.numel() for ref in weight_layers(model))
+    _, metrics = run(model, Flipping(), SparsityMonitor(), max_epochs=4)
+    changed = [epoch["mask/changed"] for epoch in metrics.epochs]
+    assert changed == pytest.approx([share / 4, 0, share / 2, 0])
+    _, metrics = run(Classifier(mlp()), SparsityMonitor(2), GlobalL1Pruning(0.5, start_epoch=1), PruningRemoval(3))
+    assert metrics.epochs[1]["mask/changed"] == pytest.approx(0.5, abs=0.001)
+    assert metrics.epochs[3]["mask/changed"] == pytest.approx(0.5, abs=0.001)
+
+
+def test_a_resumed_run_compares_with_the_masks_of_its_last_log(tmp_path: Path) -> None:
+    whole, _ = run(Classifier(mlp()), Flipping(), monitor := SparsityMonitor(), max_epochs=2)
+    whole.save_checkpoint(tmp_path / "two.ckpt")
+    packed = monitor.state_dict()["seen"]["net.1"]
+    assert packed["bits"].numel() == -(-packed["shape"][0] * packed["shape"][1] // 8)
+    model: Any = Classifier(mlp())
+    share = model.net[1].weight.numel() / sum(ref.tensor.numel() for ref in weight_layers(model))
+    _, metrics = run(model, Flipping(), SparsityMonitor(), ckpt_path=tmp_path / "two.ckpt", max_epochs=3)
+    assert metrics.epochs[0]["mask/changed"] == pytest.approx(share / 2)
+
+
+def test_masks_are_drawn_as_tiles() -> None:
+    written: list[tuple[str, Any, int]] = []
+
+    class Writer:
+        def add_image(self, tag: str, image: Any, step: int, dataformats: str) -> None:
+            written.append((tag, image, step))
+
+    half = torch.arange(96 * 128).view(96, 128) < 48 * 128
+    shapes = {"a": half.shape, "b": torch.Size([8, 3, 3, 3]), "c": torch.Size([5])}
+    none = torch.zeros_like(half)
+    draw_masks(Writer(), {"a": half}, {"a": none}, shapes, 3)
+    draw_masks(Writer(), {"a": half}, {"a": ~half}, shapes, 4)
+    assert [(tag, step) for tag, _, step in written] == [("masks/layers", 3), ("masks/layers", 4)]
+    (first, second) = (image.astype(int) for _, image, _ in written)
+    assert first.shape == second.shape
+    dark, orange = (
+        [int(((image[..., 2] - image[..., 0]) * sign > least).sum()) for image in (first, second)]
+        for sign, least in ((1, 60), (-1, 200))
+    )
+    assert min(dark) > 1000
+    assert orange[0] == 0
+    assert orange[1] > 1000
+
+
 def test_both_of_two_optimizers_are_watched() -> None:
     _, metrics = run(TwoOptimizers(), SparsityMonitor())
     assert metrics.epochs[-1]["gradient/untouched"] < 0.1
@@ -196,7 +252,7 @@ def test_loggers_receive_metrics_figures_and_histograms(tmp_path: Path) -> None:
     model: Any = Classifier(mlp())
     model.net[1].weight.data.zero_()
     board, csv = TensorBoardLogger(tmp_path, "board", version=0), CSVLogger(tmp_path, "csv", version=0)
-    run(model, SparsityMonitor(histograms=True), GlobalL1Pruning(0.1), logger=[board, csv], max_epochs=2)
+    run(model, SparsityMonitor(histograms=True, masks=True), GlobalL1Pruning(0.1), logger=[board, csv], max_epochs=2)
     events = EventAccumulator(
         str(tmp_path / "board/version_0"), size_guidance={"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
     )
@@ -205,6 +261,7 @@ def test_loggers_receive_metrics_figures_and_histograms(tmp_path: Path) -> None:
     images = events.Images("sparsity/layers")
     assert [image.step for image in images] == [0, 1]
     assert images[0].width > 400
+    assert [image.step for image in events.Images("masks/layers")] == [0, 1]
     assert {"weights/net.1", "weights/net.3", "weights_nonzero/net.3"} <= set(events.Tags()["histograms"])
     assert "sparsity/global" in (tmp_path / "csv/version_0/metrics.csv").read_text()
 

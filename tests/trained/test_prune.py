@@ -170,7 +170,15 @@ def test_nothing_is_scored_by_default(run, small):
 
 
 @pytest.mark.parametrize(
-    "argv", [[], ["--criterion=random", "--layers", "second", "head"], ["--allocation=uniform", "--exclude=first"]]
+    "argv",
+    [
+        [],
+        ["--criterion=random", "--layers", "second", "head"],
+        ["--allocation=uniform", "--exclude=first"],
+        ["--allocation=erk"],
+        ["--structure=2:4", "--layers", "second", "--criterion=random"],
+        ["--structure=kernel", '--allocation={"head": 0, "second": 0.75}'],
+    ],
 )
 def test_the_suggested_command_keeps_the_zeros_in_training(run, foreign, argv):
     answer = run("prune", str(foreign), SMALL, "--amount=0.5", *argv, "--output=out.ckpt")

@@ -1,0 +1,161 @@
+"""`prune` and `sensitivity` by criteria that need data, by structures and by allocations."""
+
+import csv
+import io
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from lit_prune.data import CIFAR10DataModule
+from lit_prune.functional import weight_layers
+from lit_prune.functional.allocation import erk
+from lit_prune.trained.network import load_network
+from tests.trained.own import WEIGHTS
+from tests.trained.test_own_modules import DATA, OWN, checkpoint, trained  # noqa: F401 - fixtures
+from tests.trained.test_prune import SMALL, changed, state, zeros
+from tests.training.small import SmallNet
+
+BY_DATA = ["taylor", "fisher", "snip", "grasp", "synflow"]
+
+
+def kept(path: str) -> torch.Tensor:
+    return torch.cat([state(path)[f"{name}.weight"].flatten() != 0 for name in ("first", "second", "head")])
+
+
+def by_largest_channel(weights: Any) -> Any:
+    """A criterion of one's own."""
+    return (weight.abs() + weight.abs().flatten(1).amax(1).view(-1, *[1] * (weight.dim() - 1)) for weight in weights)
+
+
+class Manual(SmallNet):
+    """A network that steps its optimizer itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
+class Stepless(LightningModule):
+    """A network that is not trained with Lightning."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, stride=2), nn.Conv2d(8, 16, 3, stride=2)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(16, 10)
+
+
+def test_scores_come_from_the_training_data_of_the_network(run, foreign):
+    answer = run("prune", str(foreign), SMALL, "--criterion=taylor", "--amount=0.4", "--seed=3", "--output=out.ckpt")
+    assert answer.status == 0, answer.err
+    assert "accuracy" not in answer.out
+    assert changed(foreign, "out.ckpt") == {"first.weight", "second.weight", "head.weight"}
+    # the same by hand: the loss and the images of `tests.training.conftest.TINY`
+    model: Any = load_network(str(foreign), SMALL.removeprefix("--model=")).require_model().train().requires_grad_()
+    data = CIFAR10DataModule(source="synthetic", limit_train=32, val_size=20, batch_size=8, seed=3)
+    data.setup("fit")
+    weights = [ref.tensor for ref in weight_layers(model)]
+    total = torch.zeros(sum(weight.numel() for weight in weights))
+    for images, labels in (data.on_after_batch_transfer(batch, 0) for batch in data.train_dataloader()):
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(model(images), labels), weights)
+        total += torch.cat([(w * g).abs().flatten() for w, g in zip(weights, gradients, strict=True)]).detach()
+    assert (kept("out.ckpt") == (total > total.kthvalue(round(0.4 * len(total))).values)).all()
+
+
+@pytest.mark.parametrize("name", BY_DATA)
+def test_only_the_seed_decides(run, foreign, name):
+    argv = ["prune", str(foreign), SMALL, f"--criterion={name}", "--amount=0.5"]
+    for number, seed in enumerate(([], ["--seed=0"], ["--seed=1"])):
+        torch.manual_seed(number)
+        assert run(*argv, *seed, f"--output={number}.ckpt").status == 0
+    assert sum(zeros("0.ckpt").values()) == 764
+    assert changed("0.ckpt", "1.ckpt") == set()
+    # SynFlow uses neither labels nor images
+    assert bool((kept("0.ckpt") == kept("2.ckpt")).all()) == (name == "synflow")
+
+
+@pytest.mark.parametrize("argv", [["--criterion=taylor"], ["--criterion=fisher", "--structure=channel"]])
+def test_sensitivity_prunes_each_layer_as_prune_does(run, foreign, argv):
+    images = ["--data.val_size=300", "--data.source=synthetic"]
+    answer = run("sensitivity", str(foreign), SMALL, *argv, "--amounts", "0.5", "0.75", *images, "--format=csv")
+    assert answer.status == 0, answer.err
+    rows = list(csv.DictReader(io.StringIO(answer.out)))
+    assert len(rows) == 6
+    for row in rows[1:4:2]:
+        part = ["--layers", row["layer"], f"--amount={row['amount']}", "--split=val", "--output=one.ckpt"]
+        pruned = run("prune", str(foreign), SMALL, *argv, *part, *images)
+        assert f"{float(row['accuracy']):.2%} after" in pruned.out
+    # measurements of one criterion are none of another
+    other = run("sensitivity", str(foreign), SMALL, "--amounts", "0.5", *images)
+    assert other.status == 2
+    assert "the same criterion" in other.complaint
+
+
+def test_a_network_of_ones_own_is_measured_on_its_own_data(run, checkpoint):  # noqa: F811
+    argv = ["prune", checkpoint, OWN, DATA, "--criterion=snip", "--amount=0.5"]
+    answer = run(*argv, "--output=out.ckpt")
+    assert answer.status == 0, answer.err
+    before, after = state(checkpoint), state("out.ckpt")
+    moved = {name.removesuffix(".weight") for name in before if not torch.equal(before[name], after[name])}
+    assert moved == set(WEIGHTS)
+    assert "acc" not in answer.out
+    assert "val/acc on 64 val samples" in run(*argv, "--output=two.ckpt", "--split=val").out
+    assert all(torch.equal(tensor, state("two.ckpt")[name]) for name, tensor in after.items())
+    synflow = run(*argv[:4], "--criterion=synflow", "--amount=0.5", "--output=out.ckpt")
+    assert synflow.status == 2
+    assert "SynFlow" in synflow.complaint
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("Manual", "automatic optimization"), ("Stepless", "No batch has a loss")],
+)
+def test_a_network_without_a_loss_is_refused(run, tmp_path, name, said):
+    torch.save({n: t for n, t in SmallNet().state_dict().items() if "acc" not in n}, "small.pt")
+    argv = [f"--model=tests.trained.test_criteria.{name}", "--data.source=synthetic"]
+    answer = run("prune", "small.pt", *argv, "--criterion=taylor", "--amount=0.5", "--output=out.ckpt")
+    assert answer.status == 2
+    assert re.search(said, answer.complaint)
+    assert not Path("out.ckpt").exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--structure=channel"], {"first": 0, "second": 72 * 10, "head": 0}),
+        (["--structure=2:4"], {"first": 0, "second": 576, "head": 80}),
+        (['--allocation={"first": 0, "head": 0.25}'], {"first": 0, "second": 576, "head": 40}),
+        (["--allocation=erk"], None),
+    ],
+)
+def test_structures_and_allocations(run, foreign, argv, expected):
+    answer = run("prune", str(foreign), SMALL, "--amount=0.5", *argv, "--output=out.ckpt")
+    assert answer.status == 0, answer.err
+    found = zeros("out.ckpt")
+    rows = state("out.ckpt")["second.weight"].flatten(1)
+    if argv == ["--structure=channel"]:
+        assert 0 < sum(found.values()) <= 764
+        assert {int(count) for count in (rows == 0).sum(1)} == {0, 72}
+    elif argv == ["--structure=2:4"]:
+        assert {**found, "first": 0} == expected
+        assert found["first"] == 0
+        assert "leaving out layers without whole groups of 2:4: first." in answer.err
+        assert ((state("out.ckpt")["second.weight"].movedim(1, -1).reshape(-1, 4) != 0).sum(1) == 2).all()
+    elif expected is not None:
+        assert found == expected
+    else:
+        shapes = {name: tuple(state("out.ckpt")[f"{name}.weight"].shape) for name in found}
+        sizes = {name: state("out.ckpt")[f"{name}.weight"].numel() for name in found}
+        assert found == {name: round(part * sizes[name]) for name, part in erk(shapes, 0.5).items()}
+
+
+def test_a_criterion_of_ones_own(run, foreign):
+    argv = ["--criterion=tests.trained.test_criteria.by_largest_channel", "--amount=0.5", "--output=out.ckpt"]
+    assert run("prune", str(foreign), SMALL, *argv).status == 0
+    assert sum(zeros("out.ckpt").values()) == 764
+    assert run("prune", str(foreign), SMALL, "--amount=0.5", "--output=other.ckpt").status == 0
+    assert not (kept("out.ckpt") == kept("other.ckpt")).all()
