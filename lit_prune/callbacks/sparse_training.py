@@ -223,9 +223,9 @@ class ACDC(Pruning):
     """Alternating compressed/decompressed training: dense and sparse phases alternate, and the last one is sparse.
 
     AC/DC is by Peste et al., "AC/DC: Alternating compressed/decompressed training of deep neural networks", 2021. Each
-    sparse phase prunes again. When a dense phase starts, the masks are removed: pruned weights and their optimizer state
-    start at zero. A dense phase starts only if a sparse phase of at least `phase_epochs` can follow it before the
-    trainer reaches `max_epochs` or `max_steps`, so the last sparse phase may be longer. Nothing is logged;
+    sparse phase prunes again. When a dense phase starts, the masks are removed: pruned weights and their optimizer
+    state start at zero. A dense phase starts only if a sparse phase of at least `phase_epochs` can follow it before
+    the trainer reaches `max_epochs` or `max_steps`, so the last sparse phase may be longer. Nothing is logged;
     `SparsityMonitor` logs sparsity.
 
     Args:
