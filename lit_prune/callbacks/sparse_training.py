@@ -290,7 +290,7 @@ class ACDC(Pruning):
             raise expected(what, "no limit", "give `max_epochs` to the trainer")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if the network is dense, for example because `EarlyStopping` ended it."""
+        """Warn if the network is dense, for example because `EarlyStopping` ended training."""
         if self._ever_pruned and not self._reached:
             rank_zero_warn("Training ended in a dense phase of ACDC. HINT: resume it until a sparse phase ends.")
 
