@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from lit_prune.errors import expected, one_line
 from lit_prune.functional.extras import import_extra, silence_libraries
@@ -115,7 +115,8 @@ def couple_channels(model: nn.Module, example: Any, names: Iterable[str] | None 
         The channels. All masks are whole rows.
 
     Raises:
-        InputError: If torch-pruning is not installed or cannot follow the network, or if no group is left.
+        InputError: If torch-pruning is not installed or cannot follow the network, if no group is left, or if outputs
+            change when one zero channel of every group is removed.
     """
     pruning = import_extra("torch_pruning", "structured")
     copied = plain_copy(model).cpu().float().requires_grad_(True)
@@ -130,9 +131,13 @@ def couple_channels(model: nn.Module, example: Any, names: Iterable[str] | None 
     labels = {module: name for name, module in copied.named_modules()}
     allowed = set(labels.values()) if names is None else set(names)
     candidates = [group for group in found if _is_removable(group, graph, labels, allowed)]
+    with torch.random.fork_rng(devices=[]):
+        example = tree_map(lambda value: value + torch.randn_like(value) if _is_float(value) else value, example)
     candidates = _passing_zeros(candidates, graph, copied, example)
     rows: dict[str, Tensor] = {}
-    groups, roots, weights = [], [], []
+    groups: list[int] = []
+    roots: list[str] = []
+    weights: list[str] = []
     for number, group in enumerate(candidates):
         offset = len(groups)
         groups += [number] * len(group[0].idxs)
@@ -147,6 +152,7 @@ def couple_channels(model: nn.Module, example: Any, names: Iterable[str] | None 
                     weights.append(name)
     if not roots:
         raise expected("layers whose channels can be removed", f"none in {type(model).__name__}", hint)
+    _check_removal(candidates, graph, copied, example)
     return CoupledChannels(rows, torch.tensor(groups), roots, weights)
 
 
@@ -155,6 +161,16 @@ def _as_example(value: Any) -> Any:
         return value
     value = value.detach().cpu()
     return value.float() if value.is_floating_point() else value
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point()
+
+
+def _call(model: nn.Module, example: Any) -> Any:
+    if isinstance(example, dict):
+        return model(**example)
+    return model(*example) if isinstance(example, tuple | list) else model(example)
 
 
 def _computing(group: Any, graph: Any) -> list[Any]:
@@ -216,9 +232,41 @@ def _passing_zeros(groups: list[Any], graph: Any, model: nn.Module, example: Any
                 failed.add(number)
 
     handles = [module.register_forward_pre_hook(check) for module in readers]
-    model(**example) if isinstance(example, dict) else model(*example) if isinstance(example, tuple) else model(example)
+    _call(model, example)
     for handle in handles:
         handle.remove()
     for parameter, value in kept.items():
         parameter.copy_(value)
     return [group for number, group in enumerate(groups) if number not in failed]
+
+
+@torch.no_grad()
+def _check_removal(groups: list[Any], graph: Any, model: nn.Module, example: Any) -> None:
+    """Zero the first channel of every group and remove it, and raise an `InputError` if outputs change.
+
+    torch-pruning mistakes the positions of channels in some networks, such as a concatenation of a sum and of a layer
+    that reads this sum.
+    """
+    groups = [group for group in groups if len(group[0].idxs) > 1]
+    for group in groups:
+        for item in _computing(group, graph):
+            first = [index for index, origin in zip(item.idxs, item.root_idxs, strict=True) if origin == 0]
+            for parameter in item.dep.target.module.parameters(recurse=False):
+                parameter[first] = 0
+    before = tree_leaves(_call(model, example))
+    change = "outputs that change when channels of zeros are removed"
+    try:
+        with silence_libraries():
+            for group in groups:
+                graph.get_pruning_group(group[0].dep.target.module, group[0].dep.handler, [0]).prune()
+        after = tree_leaves(_call(model, example))
+        equal = all(
+            one.shape == two.shape and torch.allclose(one, two, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
+            for one, two in zip(before, after, strict=True)
+            if _is_float(one)
+        )
+    except (RuntimeError, ValueError, IndexError) as error:
+        equal, change = False, one_line(error)
+    if not equal:
+        hint = "leave the layers at sums and concatenations out with `exclude`, or prune other structures"
+        raise expected("a network from which torch-pruning removes channels exactly", change, hint)

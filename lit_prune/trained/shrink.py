@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any
 
 import torch
 from jsonargparse import Namespace
@@ -42,7 +42,7 @@ def _shrink(argv: Sequence[str]) -> None:
     )
     parser.add_argument(
         "--ratio",
-        type=Optional[float],
+        type=float,
         help="Fraction of the channels to remove, in (0, 1). By default, the channels that are zero in all layers.",
     )
     parser.add_argument("--output", type=str, required=True, help="Checkpoint to write.")
@@ -116,8 +116,8 @@ def remove_channels(
         A copy made of torch's own layers (see `lit_prune.functional.plain`), with fewer channels.
 
     Raises:
-        InputError: If `ratio` or `round_to` is invalid, no channel is zero and `ratio` is None, `keep` names an unknown layer, the forward pass fails for
-            images of this size, or torch-pruning is not installed.
+        InputError: If `ratio` or `round_to` is invalid, no channel is zero and `ratio` is None, `keep` names an unknown
+            layer, the forward pass fails for images of this size, or torch-pruning is not installed.
     """
     pruning = _check_removal(ratio, round_to, input_size)
     smaller = plain_copy(model)
