@@ -25,6 +25,7 @@ from lit_prune.callbacks._messages import describe_choice, describe_unreached, w
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, check_integer, expected
 from lit_prune.functional.allocation import Allocation, allocate, make_allocation
+from lit_prune.functional.channels import CoupledChannels, couple_channels
 from lit_prune.functional.criteria import Score, make_criterion
 from lit_prune.functional.masking import adopt_masks, apply_masks, current_mask, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
@@ -32,10 +33,10 @@ from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.pruning import check_amount, check_max_layer_sparsity, check_room, compute_masks
 from lit_prune.functional.rewinding import rewind
 from lit_prune.functional.schedule import Schedule, check_schedule
-from lit_prune.functional.selection import WeightRef, as_patterns, weight_layers
+from lit_prune.functional.selection import WeightRef, as_patterns, find_weight, weight_layers
 from lit_prune.functional.sharding import is_split, like, part_like, reshard
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
-from lit_prune.functional.structure import Structure, make_structure
+from lit_prune.functional.structure import Channel, Structure, make_structure
 
 
 class Pruning(Callback):
@@ -54,7 +55,11 @@ class Pruning(Callback):
             the lowest are pruned first.
         structure: Which weights are pruned together, by the mean of their scores: "weight", "kernel", "channel",
             "block:RxC", or a `Structure`. "N:M", for example "2:4", keeps at least N of M adjacent input channels.
-            Layers that do not consist of whole groups are left dense.
+            Layers that do not consist of whole groups are left dense. "channel" prunes a channel in all layers that
+            compute it, with their biases and batch norms, so that `lit-prune shrink` can remove it; layers are left
+            dense as `couple_channels` describes. It follows `example_input_array` or, without one, the first batch
+            through the model. `amount` is then a fraction of the weights of the layers that are pruned or, with
+            "uniform", of the channels of each; every layer keeps a channel.
         allocation: How much of each layer: "global" compares the scores of all layers, "uniform" prunes `amount` of
             each layer, "erk" prunes large layers more (Evci et al., "Rigging the lottery", 2020). A mapping gives the
             fraction of layers by glob, and `amount` to all others. A function returns the fraction of each layer. In a
@@ -148,6 +153,8 @@ class Pruning(Callback):
             hint = "leave out the start and the end; trained weights must not be drawn again"
             raise expected(f"to prune once and at the start by {type(self.criterion).__name__}", "a later time", hint)
         self._module: LightningModule | None = None
+        self._coupled: CoupledChannels | None = None
+        self._dependents: list[WeightRef] = []  # biases and norms that are pruned with channels
         self._ever_pruned: dict[str, Tensor] = {}
         self._weights: list[WeightRef] = []
         # masks of a checkpoint, to apply when `fit` starts
@@ -197,6 +204,8 @@ class Pruning(Callback):
     def choose(self, model: nn.Module) -> list[WeightRef]:
         """Return the weights that this callback prunes in a model: those that consist of whole groups."""
         weights = weight_layers(model, self.layers, self.exclude, self.parameters)
+        if self._coupled is not None:
+            return [ref for ref in weights if ref.name in self._coupled.weights]
         fitting = [ref for ref in weights if self.structure is None or self.structure.fits(ref.tensor.shape)]
         if not fitting:
             shape = tuple(weights[0].tensor.shape)
@@ -219,6 +228,7 @@ class Pruning(Callback):
         if self.recalibrate:
             check_batches(trainer, pl_module, "`recalibrate`")
         MaskHolder.add_to(trainer)
+        self._coupled, self._dependents = None, []
         if not continues(trainer, pl_module, self._module):
             self._reset()
         self._module = pl_module
@@ -234,6 +244,8 @@ class Pruning(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the weights, and apply the masks of the checkpoint if a run is resumed."""
         self._choose(trainer, pl_module)
+        if (example := getattr(pl_module, "example_input_array", None)) is not None:
+            self._couple(pl_module, example)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._allocate()  # raises its errors before training starts
         self._update_masks(trainer, pl_module)
@@ -257,6 +269,8 @@ class Pruning(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune if a resumed run has skipped the start of its epoch."""
         self._rewinding.remember(pl_module, trainer.current_epoch, batch_idx == 0, self.amount, type(self).__name__)
+        if self._waits:
+            self._couple(pl_module, batch[0] if isinstance(batch, list | tuple) else batch)
         self.catch_up(trainer, pl_module)
 
     def on_dense_gradients(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
@@ -320,7 +334,9 @@ class Pruning(Callback):
             InputError: If `layers`, `exclude` or `parameters` match nothing, if `max_layer_sparsity` leaves too few
                 weights to prune, if a weight is NaN or infinite, or if the criterion needs data.
         """
+        self._coupled = None
         self._weights = self.choose(model)
+        self._couple(model, getattr(model, "example_input_array", None))
         check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._ever_pruned = {}
         self._prune(model, self.amount)
@@ -334,7 +350,8 @@ class Pruning(Callback):
         """Return the sparsity reached, masks and ever-pruned weights as packed bits, and the values to rewind to."""
         if self._module is not None:
             reshard(self._module)
-        masks = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
+        held = [*self._weights, *self._dependents]
+        masks = {ref.name: mask for ref in held if (mask := current_mask(ref)) is not None}
         return {
             "reached": self._reached,
             "pruned": self._pruned,
@@ -371,7 +388,7 @@ class Pruning(Callback):
             self.criterion.load_state_dict({})
 
     def _target(self, trainer: Trainer) -> float:
-        return self.times.sparsity(self.times.now(trainer), self.amount, self.schedule)
+        return 0.0 if self._waits else self.times.sparsity(self.times.now(trainer), self.amount, self.schedule)
 
     def _allocate(self) -> list[float] | None:
         """Return the fraction of each layer to prune in the end; None if the scores of all layers are compared."""
@@ -388,18 +405,36 @@ class Pruning(Callback):
         shares = self._allocate()
         # if all layers have the same share, the quotient is exactly 1
         fractions = None if shares is None else [target * (share / self.amount) for share in shares]
-        masks = compute_masks(self._weights, target, score, fractions, self.structure, self.max_layer_sparsity)
+        structure = self._coupled or self.structure
+        masks = compute_masks(self._weights, target, score, fractions, structure, self.max_layer_sparsity)
         if hasattr(self.criterion, "redraw"):
             self.criterion.redraw([ref.tensor for ref in self._weights])
         self._apply(model, masks)
 
     def _apply(self, model: LightningModule, masks: dict[str, Tensor]) -> None:
         apply_masks(model, masks)
-        for name, mask in masks.items():
+        for name, mask in ((ref.name, masks[ref.name]) for ref in self._weights):
             before = self._ever_pruned.get(name)
             # masks from a checkpoint are not split between processes
             before = None if before is None else like(part_like(before.to(mask.device), mask), mask)
             self._ever_pruned[name] = ~mask if before is None else before | ~mask
+
+    @property
+    def _waits(self) -> bool:
+        """Whether channels have to be found before pruning."""
+        return isinstance(self.structure, Channel) and self._coupled is None
+
+    def _couple(self, model: nn.Module, example: Any) -> None:
+        """Find the channels that layers share, and choose only weights that compute them."""
+        if not isinstance(self.structure, Channel):
+            return
+        if not isinstance(example, Tensor | tuple | list | dict):
+            hint = "set `self.example_input_array` in the module"
+            raise expected("an example input, to find the channels that layers share", example, hint)
+        self._coupled = couple_channels(model, example, [ref.name for ref in self._weights])
+        self._weights = self.choose(model)
+        others = (name for name in self._coupled.rows if name not in self._coupled.weights)
+        self._dependents = [ref for name in others if (ref := find_weight(model, name)) is not None]
 
     def _choose(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._weights = self.choose(pl_module)
@@ -424,13 +459,18 @@ class Pruning(Callback):
     def _update_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the masks of a checkpoint; without one, unmask weights that were loaded as non-zero values."""
         reshard(pl_module)
-        tensors = {ref.name: ref.tensor for ref in self._weights}
         loaded, self._loaded = self._loaded, None
-        kept = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
+        if self._waits and loaded:  # the first batch is not there yet
+            chosen = {ref.name for ref in self._weights}
+            others = (find_weight(pl_module, name) for name in loaded if name not in chosen)
+            self._dependents = [ref for ref in others if ref is not None]
+        held = [*self._weights, *self._dependents]
+        tensors = {ref.name: ref.tensor for ref in held}
+        kept = {ref.name: mask for ref in held if (mask := current_mask(ref)) is not None}
         masks = {name: mask | (tensors[name] != 0) for name, mask in kept.items()}
         if loaded is not None:
             apply_masks(pl_module, masks)  # so that `remove_masks` leaves the loaded weights as they are
-            remove_masks(pl_module, self._weights)
+            remove_masks(pl_module, held)
             masks = loaded
         for name, mask in masks.items():
             if name not in tensors or tensors[name].shape != mask.shape:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lit_prune.errors import InputError, expected
+from lit_prune.functional.channels import CoupledChannels
 from lit_prune.functional.criteria import RandomScore, Score, magnitude
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
@@ -58,7 +59,7 @@ def compute_masks(
     amount: float,
     score: Score = magnitude,
     fractions: Sequence[float] | None = None,
-    structure: Structure | None = None,
+    structure: Structure | CoupledChannels | None = None,
     max_layer_sparsity: float | None = None,
 ) -> dict[str, Tensor]:
     """Compute masks that prune the lowest scores; `apply_masks` applies them.
@@ -74,7 +75,9 @@ def compute_masks(
         score: Function that scores weights.
         fractions: Fraction of each layer to prune, instead of `amount`: exactly `round(fraction * n)` of n weights.
             None compares the scores of all layers.
-        structure: Which weights are pruned together. None prunes single weights.
+        structure: Which weights are pruned together. None prunes single weights. With `CoupledChannels`, masks of
+            biases and norms are returned too, `amount` is an upper limit, since every group keeps a channel, and a
+            fraction is one of the channels of a group.
         max_layer_sparsity: Largest fraction of a single layer to prune, in (0, 1], rounded down to a number of weights;
             more weights of other layers are pruned instead. None sets no limit. Not used with `fractions`.
 
@@ -101,11 +104,17 @@ def compute_masks(
         room = [max(0, min(pair)) for pair in zip(wanted, room, strict=True)]
         total = sum(room)
     if total <= 0:
-        return candidates.masks()
+        masks = candidates.masks()
+        return masks | structure.dependent_masks(masks) if isinstance(structure, CoupledChannels) else masks
     scores: Iterable[Tensor] = candidates.scores(score)
     if structure is not None:
         if not candidates.split.is_whole:
             raise expected("weights that are whole, to prune groups", "split ones (FSDP2)", "prune single weights")
+        if isinstance(structure, CoupledChannels):
+            names, shared = [ref.name for ref in weights], fractions is None
+            most = [float(limit)] * len(weights) if fractions is None else fractions
+            masks = candidates.masks_without(structure.mark_lowest(names, scores, total, most, shared), "")
+            return masks | structure.dependent_masks(masks)
         if isinstance(structure, NM):
             scores = [_only_prunable(structure, *pair) for pair in zip(scores, weights, strict=True)]
             room = [min(most, count_finite(values)) for most, values in zip(room, scores, strict=True)]

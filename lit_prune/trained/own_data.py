@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from lit_prune.cli.failures import describe_failure
 from lit_prune.errors import InputError, closest_hint, expected, one_line
 from lit_prune.files.checkpoint import KEY
-from lit_prune.trained.extras import silence_libraries
+from lit_prune.functional.extras import silence_libraries
 from lit_prune.trained.network import Network, build_class, import_class
 from lit_prune.training.packages import import_from, package_of
 

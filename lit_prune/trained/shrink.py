@@ -1,5 +1,6 @@
 """`lit-prune shrink`: remove whole channels, so that a smaller and faster dense network remains."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,11 +13,12 @@ from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
 from lit_prune.errors import check_integer, expected
 from lit_prune.functional import sparsity_report, weight_layers
+from lit_prune.functional.channels import couple_channels
 from lit_prune.functional.cropping import crop_kernels
+from lit_prune.functional.extras import import_extra
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.models.resnet18_channels import channels_of
-from lit_prune.trained.extras import import_extra
 from lit_prune.trained.flops import count_flops
 from lit_prune.trained.network import Network, fit_options, load_network, save_network
 from lit_prune.trained.scoring import find_data_class, score_split, wants_scores
@@ -32,12 +34,17 @@ def main(argv: Sequence[str]) -> int:
 def _shrink(argv: Sequence[str]) -> None:
     parser = make_checkpoint_parser(
         "shrink",
-        "Remove the channels of smallest magnitude, which gives a smaller dense network. With --limit or any --data "
+        "Remove the channels of smallest magnitude, or those that training has pruned (structure=channel), which gives "
+        "a smaller dense network. With --limit or any --data "
         "option, also measure accuracy on test images before and after.",
         data="images",
         data_class=find_data_class(argv),
     )
-    parser.add_argument("--ratio", type=float, required=True, help="Fraction of the channels to remove, in (0, 1).")
+    parser.add_argument(
+        "--ratio",
+        type=float,
+        help="Fraction of the channels to remove, in (0, 1). By default, the channels that are zero in all layers.",
+    )
     parser.add_argument("--output", type=str, required=True, help="Checkpoint to write.")
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")
     parser.add_argument(
@@ -57,8 +64,10 @@ def _shrink(argv: Sequence[str]) -> None:
     print(f"\nwritten: {output}; to fine-tune it: lit-prune fit {fit_options(network, output)}")
 
 
-def shrink_network(network: Network, ratio: float, input_size: int = 32, round_to: int = 1) -> LitResNet18:
-    """Copy a `LitResNet18` without its channels of smallest magnitude; see `remove_channels`.
+def shrink_network(
+    network: Network, ratio: float | None = None, input_size: int = 32, round_to: int = 1
+) -> LitResNet18:
+    """Copy a `LitResNet18` without its channels of smallest magnitude or zero; see `remove_channels`.
 
     Returns:
         The smaller network, in evaluation mode. Weights of the remaining channels are unchanged, zeros included.
@@ -81,9 +90,9 @@ def shrink_network(network: Network, ratio: float, input_size: int = 32, round_t
 
 
 def remove_channels(
-    model: nn.Module, ratio: float, input_size: int, keep: Sequence[str], round_to: int = 1
+    model: nn.Module, ratio: float | None, input_size: int, keep: Sequence[str], round_to: int = 1
 ) -> nn.Module:
-    """Copy a model without its channels of smallest magnitude.
+    """Copy a model without its channels of smallest magnitude, or without those that are zero.
 
     Channels that are added to each other, as in residual connections, are removed together. The library torch-pruning
     finds such channels with a dependency graph (Fang et al. 2023, https://arxiv.org/abs/2301.12900). The magnitude of a
@@ -97,6 +106,8 @@ def remove_channels(
     Args:
         model: Model of convolutions, batch norms and linear layers, connected by torch functions; not changed.
         ratio: Fraction of the channels to remove, in (0, 1). Of n channels, round((1 - ratio) n) stay, at least one.
+            None removes the channels whose weights, biases and norms are zero in all layers that compute them, as
+            `Pruning(structure="channel")` leaves them. The outputs stay the same, up to rounding.
         input_size: Height and width of the images, in pixels.
         keep: Names of the layers that keep all output channels, such as the classifier.
         round_to: Round each layer's number of channels to a multiple of this; layers with fewer channels keep all.
@@ -105,32 +116,51 @@ def remove_channels(
         A copy made of torch's own layers (see `lit_prune.functional.plain`), with fewer channels.
 
     Raises:
-        InputError: If `ratio` or `round_to` is invalid, `keep` names an unknown layer, the forward pass fails for
-            images of this size, or torch-pruning is not installed.
+        InputError: If `ratio` or `round_to` is invalid, no channel is zero and `ratio` is None, `keep` names an unknown
+            layer, the forward pass fails for images of this size, or torch-pruning is not installed.
     """
     pruning = _check_removal(ratio, round_to, input_size)
-    smaller, ranked = plain_copy(model), crop_kernels(model, input_size)
+    smaller = plain_copy(model)
     layers = dict(smaller.named_modules())
     if unknown := [name for name in keep if name not in layers]:
         raise expected("`keep` to name layers", f"`{unknown[0]}`", "`named_modules()` lists them")
     images = torch.zeros(2, 3, input_size, input_size)
     # torch-pruning finds the graph by following gradients
     graph = pruning.DependencyGraph().build_dependency(smaller.requires_grad_(True), images)
-    handlers = {nn.Conv2d: pruning.prune_conv_out_channels, nn.Linear: pruning.prune_linear_out_channels}
-    for name, channels in _rank_channels(pruning, ranked.requires_grad_(True), images, keep, ratio, round_to):
+    if ratio is None:
+        chosen = _zero_channels(model, images, keep, round_to)
+    else:
+        ranked = crop_kernels(model, input_size).requires_grad_(True)
+        chosen = _rank_channels(pruning, ranked, images, keep, ratio, round_to)
+    for name, channels in chosen:
         if channels:
-            handler = next(handler for kind, handler in handlers.items() if isinstance(layers[name], kind))
+            handler = graph.get_pruner_of_module(layers[name]).prune_out_channels
             graph.get_pruning_group(layers[name], handler, channels).prune()
     return smaller
 
 
-def _check_removal(ratio: float, round_to: int, input_size: int) -> Any:
+def _check_removal(ratio: float | None, round_to: int, input_size: int) -> Any:
     """Check the arguments of `remove_channels`; import and return the library torch-pruning."""
-    if not 0 < ratio < 1:
+    if ratio is not None and not 0 < ratio < 1:
         raise expected("`ratio` in (0, 1)", ratio, "0.5 removes half of the channels")
     check_integer("round_to", round_to, 1, hint="8 suits many processors, 1 does not round")
     check_integer("input_size", input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     return import_extra("torch_pruning", "structured")
+
+
+def _zero_channels(model: nn.Module, images: Tensor, keep: Sequence[str], round_to: int) -> list[tuple[str, list[int]]]:
+    """Return the same for the channels that are zero; some of them stay to reach a multiple of `round_to`."""
+    plain = plain_copy(model)
+    coupled = couple_channels(plain, images, [name for name, _ in plain.named_modules() if name not in keep])
+    chosen = []
+    for number, (root, zeros) in enumerate(coupled.zero_channels(plain)):
+        size = int((coupled.groups == number).sum())
+        kept = min(size, max(1, math.ceil((size - len(zeros)) / round_to)) * round_to)
+        chosen.append((root, zeros[: size - kept]))
+    if not any(zeros for _, zeros in chosen):
+        hint = 'train with `Pruning(0.5, structure="channel")`, or choose a `ratio` such as 0.5'
+        raise expected("channels that are zero in all layers that compute them", "none", hint)
+    return chosen
 
 
 def _rank_channels(

@@ -41,7 +41,7 @@ ALLOWED = {
     # the modules of our public names, likewise
     ("__init__.py", "importlib.import_module"),
     # optional packages, by names in our code
-    ("trained/extras.py", "importlib.import_module"),
+    ("functional/extras.py", "importlib.import_module"),
     # the class that the user names with `--model`, as SECURITY.md says
     ("trained/network.py", "importlib.import_module"),
     # likewise, and names of the two packages of Lightning in our code

@@ -17,10 +17,10 @@ from lit_prune.accelerated.files import save_accelerated
 from lit_prune.files.compressed import compressed_size
 from lit_prune.functional import weight_layers
 from lit_prune.functional.cropping import crop_kernels
+from lit_prune.functional.extras import silence_libraries
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.export.graphs import run_onnx, write_onnx
-from lit_prune.trained.extras import silence_libraries
 from lit_prune.trained.flops import LayerFlops, count_flops, input_shape
 from lit_prune.trained.inputs import Inputs
 

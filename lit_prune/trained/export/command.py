@@ -11,13 +11,13 @@ from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_che
 from lit_prune.cli.run_command import run_command
 from lit_prune.errors import check_integer, expected
 from lit_prune.files.atomic import replacing
+from lit_prune.functional.extras import import_extra
 from lit_prune.trained.export.accelerated import write_accelerated
 from lit_prune.trained.export.check import Check, check, in_batches
 from lit_prune.trained.export.graphs import check_opset, run_onnx, run_torchexport, write_onnx, write_torchexport
 from lit_prune.trained.export.plan import GRAPHS, NETWORKS, Export, prepare
 from lit_prune.trained.export.text import format_report
 from lit_prune.trained.export.weights import write_weights
-from lit_prune.trained.extras import import_extra
 from lit_prune.trained.inputs import SIZE
 from lit_prune.trained.network import load_network
 from lit_prune.trained.scoring import Run, find_data_class, image_batches, make_data, wants_scores

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.errors import InputError, UnfinishedError, check_integer, expected, one_line
-from lit_prune.trained.extras import import_extra, silence_libraries
+from lit_prune.functional.extras import import_extra, silence_libraries
 from lit_prune.trained.inputs import Inputs
 from lit_prune.trained.scoring import Run
 
