@@ -75,7 +75,8 @@ class LayerFreezing(Callback):
         fraction: Fraction of the model to freeze, in (0, 1]: the first `ceil(fraction * L)` of the L layers with
             weights, in the order of registration, and everything else that is registered before the first layer that
             trains. Give either `fraction` or `layers`.
-        layers: Globs on qualified names of modules to freeze, for example "backbone.layer1", with everything in them.
+        layers: Globs that match the qualified names of modules to freeze, for example "backbone.layer1". Everything
+            inside these modules is frozen, too.
         by: Meaning of `fraction`: "layers" counts layers, as above; "parameters" freezes the fewest first layers that
             hold at least this fraction of all weights.
         freeze_norm: Whether to freeze normalization layers and dropouts (of any library), too.

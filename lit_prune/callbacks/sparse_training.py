@@ -245,7 +245,7 @@ class ACDC(Pruning):
         InputError: As `Pruning` does; when training starts, if the trainer has no `max_epochs`.
 
     Warns:
-        UserWarning: If training ends in a dense phase, because something else than the trainer's limits ends it.
+        UserWarning: If training ends in a dense phase, for example because `EarlyStopping` or `max_time` stops it.
 
     Examples:
         >>> ACDC(0.9, start_epoch=10, phase_epochs=5).phase_epochs

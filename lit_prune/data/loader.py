@@ -23,7 +23,12 @@ from lit_prune.errors import expected
 
 
 class Request(NamedTuple):
-    """Indices of a batch's images, `(B,) int64`, and the key of its augmentation (None: no augmentation)."""
+    """The images of a batch, before they are loaded.
+
+    Attributes:
+        rows: Indices into the data set, that is, into `Images.subset`, `(B,) int64`.
+        key: Random key of the augmentation: (random seed, epoch, batch, rank). None: no augmentation.
+    """
 
     rows: NDArray[np.int64]
     key: tuple[int, ...] | None = None

@@ -112,7 +112,7 @@ class CIFAR10DataModule(LightningDataModule):
         self.allow_zero_length_dataloader_with_multiple_devices = True
 
         self._seed: int | None = None
-        self._images: dict[str, Images] = {}  # by task of the Trainer, such as "fit"
+        self._images: dict[str, Images] = {}  # by stage, such as "fit"
         self._predict_names: list[str] = []
 
     @property

@@ -25,7 +25,7 @@ Promises = dict[str, Callable[[], Result]]  # name of a promise -> function that
 
 
 def lit_prune() -> Promises:
-    """Return the measurements of lit-prune, by promise."""
+    """Return, for each promise, the function that tests whether lit-prune keeps it."""
     ours = pruning.Pruning(
         half=lambda: GlobalL1Pruning(0.5, start_epoch=1),
         ramp=lambda: GlobalL1Pruning(pruning.RAMP[-1], end_epoch=len(pruning.RAMP), schedule="linear"),
@@ -61,7 +61,7 @@ def _without_channels(model: nn.Module) -> nn.Module:
 
 
 def model_pruning() -> Promises:
-    """Return the measurements of Lightning's `ModelPruning`, by promise."""
+    """Return, for each promise, the function that tests whether Lightning's `ModelPruning` keeps it."""
     fractions = [(after - before) / (1 - before) for before, after in pairwise([0.0, *pruning.RAMP])]
     theirs = pruning.Pruning(
         half=lambda: MatrixPruning(lambda epoch: 0.5 if epoch == 0 else 0),
@@ -97,7 +97,7 @@ class MatrixPruning(ModelPruning):
 
 
 def backbone_finetuning() -> Promises:
-    """Return the measurements of Lightning's `BackboneFinetuning`, by promise."""
+    """Return, for each promise, the function that tests whether Lightning's `BackboneFinetuning` keeps it."""
 
     def make(*_: Path) -> Callback:
         return BackboneFinetuning(freezing.THAWED, train_bn=False, backbone_initial_lr=1e-3)
@@ -106,7 +106,7 @@ def backbone_finetuning() -> Promises:
 
 
 def finetuning_scheduler() -> Promises:
-    """Return the measurements of finetuning-scheduler, by promise."""
+    """Return, for each promise, the function that tests whether finetuning-scheduler keeps it."""
     theirs = freezing.Freezing(
         until=lambda: _scheduler(_schedule({"head": freezing.THAWED, "backbone": 4})), phases=_their_phases
     )
@@ -152,7 +152,7 @@ def _generated() -> Result:
 
 
 def torch_pruning() -> Promises:
-    """Return the measurements of Torch-Pruning in a callback, by promise."""
+    """Return, for each promise, the function that tests whether Torch-Pruning in a callback keeps it."""
     theirs = pruning.Pruning(half=lambda: Channels(0.5), ramp=lambda: Channels(pruning.RAMP[-1], len(pruning.RAMP)))
     return _measured(pruning.PROMISES, theirs) | {
         "zero": partial(_removed, theirs),
@@ -213,7 +213,7 @@ class Library:
 
     Attributes:
         package: Name of its package for pip.
-        promises: Returns the measurements of the library, by promise.
+        promises: Returns, for each promise, the function that tests whether the library keeps it.
     """
 
     package: str

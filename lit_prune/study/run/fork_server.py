@@ -64,7 +64,7 @@ class Forks(Pool):
             socket.send_fds(self._socket, [json.dumps([number, job.argv]).encode()], [log.fileno()])
 
     def collect(self) -> list[tuple[Job, int]]:
-        """Return the jobs that exited since the last call; if the server has died, these are all jobs."""
+        """Return the jobs that exited since the last call, with exit statuses; all running jobs if the server died."""
         exited: list[tuple[Job, int]] = []
         while self._running:
             try:
@@ -90,7 +90,7 @@ class Forks(Pool):
             self._output.close()
 
     def _bury(self) -> list[tuple[Job, int]]:
-        """Return all jobs with the exit status of the server, which has died, and add its output to their logs."""
+        """Return all running jobs with the exit status of the server, which died, and add its output to their logs."""
         assert self._server is not None  # noqa: S101 - for mypy
         lost, status = list(self._running.values()), self._server.wait()
         self._output.seek(0)
