@@ -85,7 +85,7 @@ def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
             archive = f"{str(data_dir / ARCHIVE)!r} with the MD5 {ARCHIVE_MD5}"
             raise expected(
                 f"{_wanted(path)}, or the CIFAR-10 archive to create it from ({archive})",
-                f"{fault}, and CIFAR-10 could not be read or downloaded: {error}",
+                f"{fault}, and CIFAR-10 could not be downloaded: {error}",
                 "give the folder of CIFAR-10 with `--data.data_dir`, copy the archive to the path above yourself, "
                 "or use `--data.source synthetic`",
             ) from error
