@@ -378,7 +378,7 @@ def test_acdc_ends_sparse_whatever_limit_of_the_trainer_comes_first() -> None:
             trainer.should_stop = trainer.current_epoch == 2
 
     model = build()
-    with pytest.warns(UserWarning, match="ended in a dense phase of ACDC"):
+    with pytest.warns(UserWarning, match="stopped in a dense phase of ACDC"):
         fit(model, ACDC(0.5, start_epoch=1, phase_epochs=1), Stop(), max_epochs=9)
     assert not masks_of(model)
 
