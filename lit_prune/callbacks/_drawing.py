@@ -63,13 +63,15 @@ def draw_masks(
     canvas, axes = _new_figure(sheet.shape[1] / 45, sheet.shape[0] / 45 + 0.4)
     for number, (name, shape) in enumerate(shapes.items()):
         top, left = number // _COLUMNS * height + 20, number % _COLUMNS * width + 11
-        kept = _shrink(masks.get(name, torch.ones(shape)))
-        new = _shrink(changed.get(name, torch.zeros(shape)))
+        mask = masks.get(name, torch.ones(shape)).float()
+        change = changed.get(name, torch.zeros(shape)).float()
+        kept, new = _shrink(mask), _shrink(change)
         tile = (1 - kept + kept * _KEPT) * (1 - new) + new * _CHANGED
         sheet[top : top + _TILE, left : left + _TILE] = tile
-        density = f"{float(masks[name].float().mean()):.1%}" if name in masks else "dense"
-        label = name if len(name) <= 20 else f"...{name[-17:]}"
-        axes.text(left, top - 3, f"{label}\n{density}", fontsize=7, va="bottom", linespacing=1.1)
+        label = f"{name if len(name) <= 30 else f'...{name[-27:]}'}\n{float(mask.mean()):.1%} kept"
+        if change.any():
+            label += f", {float(change.mean()):.1%} changed"
+        axes.text(left, top - 3, label, fontsize=7, va="bottom", linespacing=1.1)
     axes.imshow(sheet, interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(f"Epoch {epoch}: kept weights (dark), changed since the previous image (orange)", fontsize=9)
@@ -78,7 +80,7 @@ def draw_masks(
 
 def _shrink(values: Tensor) -> Any:
     """Average a weight's values into a tile of shape (pixels, pixels, 1)."""
-    flat = values.detach().flatten(1).float().cpu() if values.dim() > 1 else values.float().cpu()[:, None]
+    flat = values.flatten(1).cpu() if values.dim() > 1 else values.cpu()[:, None]
     return adaptive_avg_pool2d(flat[None], _TILE)[0, ..., None].numpy()
 
 
