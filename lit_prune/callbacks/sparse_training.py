@@ -292,7 +292,7 @@ class ACDC(Pruning):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if the network is dense, for example because `EarlyStopping` ended training."""
         if self._ever_pruned and not self._reached:
-            rank_zero_warn("Training ended in a dense phase of ACDC. HINT: resume it until a sparse phase ends.")
+            rank_zero_warn("Training stopped in a dense phase of ACDC. HINT: resume it until a sparse phase ends.")
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Remove the masks at the start of a dense phase; prune at the start of a sparse one."""

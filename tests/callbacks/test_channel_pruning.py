@@ -2,45 +2,103 @@
 
 from typing import Any
 
+import pytest
 import torch
 
 from lit_prune.callbacks import Pruning
-from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, quiet_trainer
+from lit_prune.errors import InputError
+from lit_prune.trained.shrink import remove_channels
+from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, quiet_trainer, snapshot
+from tests.callbacks.test_pruning_resume import Saver, assert_same, final
 from tests.functional.test_channels import Residual
 
 
-class Images(Batches):
-    """Images of 32x32 pixels would be slow; the network takes any size."""
+class Checked(Pruning):
+    """Checks before and after every step that a channel is zero in all layers that compute it, or in none."""
 
-
-class Zeros(Pruning):
-    """Checks before and after every step that all rows of a channel are zero or none."""
-
-    steps = 0
+    checks = 0
 
     def check(self) -> None:
-        if self._coupled is None or not self._ever_pruned:
+        coupled = self._coupled
+        if coupled is None or not self.ever_pruned:
             return
-        dead = torch.zeros(len(self._coupled.groups), dtype=torch.bool)
+        dead = torch.zeros(len(coupled.groups), dtype=torch.bool)
         for ref in self.weights:
-            dead[self._coupled.rows[ref.name][(ref.tensor == 0).flatten(1).all(1)]] = True
+            dead[coupled.rows[ref.name][(ref.tensor == 0).flatten(1).all(1)]] = True
         assert dead.any()
         for ref in [*self.weights, *self._dependents]:
-            assert not ref.tensor[dead[self._coupled.rows[ref.name]]].any(), ref.name
-        self.steps += 1
+            assert not ref.tensor[dead[coupled.rows[ref.name]]].any(), ref.name
+        self.checks += 1
 
     def on_train_batch_end(self, *args: Any) -> None:
         self.check()
 
-    def on_before_zero_grad(self, *args: Any) -> None:
+    def on_before_backward(self, *args: Any) -> None:
         self.check()
 
 
-def fit(callbacks, folder, example=True, epochs=3, optimizer="adam", **options):
+def classifier(example: bool, optimizer: str = "adam") -> Any:
     torch.manual_seed(1)
-    model: Any = Classifier(Residual(), optimizer=OPTIMIZERS[optimizer])
+    model: Any = Classifier(Residual(), optimizer=optimizer)
     if example:
         model.example_input_array = torch.zeros(2, 3, 8, 8)
-    trainer = quiet_trainer(folder, callbacks, max_epochs=epochs)
-    trainer.fit(model, Batches(4), **options)
-    return model, trainer
+    return model
+
+
+def pruning(**options: Any) -> Checked:
+    return Checked(**({"amount": 0.6, "structure": "channel", "start_epoch": 0, "end_epoch": 3} | options))
+
+
+def fit(model: Any, callbacks: list[Any], path: Any = None) -> Any:
+    trainer = quiet_trainer(callbacks, max_epochs=5)
+    trainer.fit(model, Batches(4), Batches(2, seed=1), ckpt_path=path, weights_only=True)
+    return trainer
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("example", [False, True])
+def test_channels_are_zero_at_every_step_and_can_be_removed(optimizer, example):
+    model, callback = classifier(example, optimizer), pruning(allocation="uniform", start_epoch=1)
+    before = snapshot(model)
+    fit(model, [callback])
+    assert callback.checks == 2 * 3 * 4  # three epochs of four batches; the ramp starts from 0 in epoch 1
+    assert not any(torch.equal(value, before[name]) for name, value in snapshot(model).items() if "weight" in name)
+    smaller: Any = remove_channels(model.net, None, 8, ["head"])
+    assert [len(getattr(smaller, name).weight) for name in ("stem", "norm", "side", "hidden", "head")] == [
+        3,
+        3,
+        2,
+        3,
+        5,
+    ]
+    images = torch.randn(16, 3, 8, 8)
+    for mode in (False, True):
+        torch.testing.assert_close(smaller.train(mode)(images), model.net.train(mode)(images), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("example", [False, True])
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_a_resumed_run_gives_the_same_bits(tmp_path, allocation, example):
+    model = classifier(example)
+    whole = final(fit(model, [pruning(allocation=allocation), Saver(tmp_path)]), model)
+    for name in ("step-3", "step-10", "step-18", "epoch-2"):
+        resumed = classifier(example)
+        assert_same(final(fit(resumed, [pruning(allocation=allocation)], tmp_path / f"{name}.ckpt"), resumed), whole)
+
+
+def test_without_a_trainer():
+    model = classifier(True)
+    pruning(amount=0.5).prune(model)
+    assert len(remove_channels(model.net, None, 8, ["head"]).get_parameter("stem.weight")) < 8
+    with pytest.raises(
+        InputError, match=r"example input, to find the channels .* HINT: set `self.example_input_array`"
+    ):
+        pruning(amount=0.5).prune(classifier(False))
+
+
+def test_excluded_layers_stay_dense_with_all_that_share_their_channels():
+    model = classifier(True)
+    callback = pruning(exclude="net.point")
+    fit(model, [callback])
+    assert {ref.name for ref in callback.weights} == {"net.side", "net.hidden"}
+    assert all(parameter.all() for layer in (model.net.stem, model.net.norm) for parameter in layer.parameters())
