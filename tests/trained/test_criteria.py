@@ -112,7 +112,7 @@ def test_a_network_of_ones_own_is_measured_on_its_own_data(run, checkpoint):  # 
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("Manual", "automatic optimization"), ("Stepless", "No batch has a loss")],
+    [("Manual", "automatic optimization"), ("Stepless", "`training_step`")],
 )
 def test_a_network_without_a_loss_is_refused(run, tmp_path, name, said):
     torch.save({n: t for n, t in SmallNet().state_dict().items() if "acc" not in n}, "small.pt")
