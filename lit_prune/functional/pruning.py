@@ -112,7 +112,8 @@ def compute_masks(
             raise expected("weights that are whole, to prune groups", "split ones (FSDP2)", "prune single weights")
         if isinstance(structure, CoupledChannels):
             names, shared = [ref.name for ref in weights], fractions is None
-            limits = [max_layer_sparsity or 1.0] * len(weights) if fractions is None else fractions
+            limit: float = 1.0 if max_layer_sparsity is None else max_layer_sparsity
+            limits = [limit] * len(weights) if fractions is None else fractions
             masks = candidates.masks_without(structure.mark_lowest(names, scores, total, limits, shared), "")
             return masks | structure.dependent_masks(masks)
         if isinstance(structure, NM):

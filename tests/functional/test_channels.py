@@ -3,6 +3,7 @@
 import copy
 import math
 import sys
+from typing import Any
 
 import pytest
 import torch
@@ -155,7 +156,7 @@ def test_a_group_is_pruned_only_if_all_its_layers_are_chosen():
 
 
 def test_the_model_is_left_as_it_was():
-    model = trained(Residual())
+    model: Any = trained(Residual())
     before, state = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     model.stem.weight.requires_grad_(False)
     couple_channels(model, torch.zeros(2, 3, 32, 32))
