@@ -113,8 +113,8 @@ def compute_masks(
         if isinstance(structure, CoupledChannels):
             names, shared = [ref.name for ref in weights], fractions is None
             limit: float = 1.0 if max_layer_sparsity is None else max_layer_sparsity
-            limits = [limit] * len(weights) if fractions is None else fractions
-            masks = candidates.masks_without(structure.mark_lowest(names, scores, total, limits, shared), "")
+            parts = [limit] * len(weights) if fractions is None else fractions
+            masks = candidates.masks_without(structure.mark_lowest(names, scores, total, parts, shared), "")
             return masks | structure.dependent_masks(masks)
         if isinstance(structure, NM):
             scores = [_only_prunable(structure, *pair) for pair in zip(scores, weights, strict=True)]
