@@ -112,8 +112,8 @@ def compute_masks(
             raise expected("weights that are whole, to prune groups", "split ones (FSDP2)", "prune single weights")
         if isinstance(structure, CoupledChannels):
             names, shared = [ref.name for ref in weights], fractions is None
-            most = [float(limit)] * len(weights) if fractions is None else fractions
-            masks = candidates.masks_without(structure.mark_lowest(names, scores, total, most, shared), "")
+            parts = [float(limit)] * len(weights) if fractions is None else fractions
+            masks = candidates.masks_without(structure.mark_lowest(names, scores, total, parts, shared), "")
             return masks | structure.dependent_masks(masks)
         if isinstance(structure, NM):
             scores = [_only_prunable(structure, *pair) for pair in zip(scores, weights, strict=True)]

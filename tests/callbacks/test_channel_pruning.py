@@ -46,8 +46,8 @@ def classifier(example: bool, optimizer: str = "adam") -> Any:
 
 
 def pruning(**options: Any) -> Checked:
-    defaults: dict[str, Any] = {"amount": 0.6, "structure": "channel", "start_epoch": 0, "end_epoch": 3}
-    return Checked(**(defaults | options))
+    chosen: Any = {"amount": 0.6, "structure": "channel", "start_epoch": 0, "end_epoch": 3} | options
+    return Checked(**chosen)
 
 
 def fit(model: Any, callbacks: list[Any], path: Any = None) -> Any:
