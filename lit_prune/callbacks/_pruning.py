@@ -413,7 +413,7 @@ class Pruning(Callback):
 
     def _apply(self, model: LightningModule, masks: dict[str, Tensor]) -> None:
         apply_masks(model, masks)
-        for name, mask in ((ref.name, masks[ref.name]) for ref in self._weights):
+        for name, mask in ((ref.name, masks[ref.name]) for ref in self._weights if ref.name in masks):
             before = self._ever_pruned.get(name)
             # masks from a checkpoint are not split between processes
             before = None if before is None else like(part_like(before.to(mask.device), mask), mask)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -14,6 +15,8 @@ from lit_prune.training.run_folder import ERROR, LOG
 
 # glibc returns no memory of a step to the system, which would have to clear its pages for the next step
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
+
+_LOSSES = 3  # how often a run may lose its machine before it counts as failed
 
 
 class Job(NamedTuple):
@@ -108,6 +111,9 @@ class Processes(Pool):
 class RayTasks(Pool):
     """Executes each job as a task on a Ray cluster. All machines of the cluster must share the study's folder.
 
+    A job whose machine is lost is started again on another one, where it resumes from its last checkpoint. Jobs that
+    fail in any other way, for example for lack of memory, are not repeated.
+
     Args:
         address: Address of the cluster; "auto" to find a running cluster, "local" to start one on this machine.
         jobs: Maximum number of parallel jobs; None for as many as the CPUs and GPUs of the cluster allow.
@@ -126,6 +132,7 @@ class RayTasks(Pool):
             hint = "Install it with `pip install 'lit-prune[ray]'`."
             raise InputError(f"The package `ray` is not installed. {hint}") from error
         self._ray: Any = ray
+        self._losses: Counter[Job] = Counter()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # otherwise, Ray reports usage to its developers
         new: dict[str, Any] = {}
         if address == "local":
@@ -141,13 +148,15 @@ class RayTasks(Pool):
 
     def start(self, job: Job) -> None:
         """Submit a task, which the cluster starts as soon as enough CPUs and GPUs are free."""
+        # Ray would also repeat, without limit, tasks that need more memory than their machine has
         task = self._ray.remote(num_cpus=job.threads, num_gpus=self._gpus, max_retries=0)(_run)
         self._running[task.remote(job._replace(out=job.out.absolute()), os.getcwd())] = job
 
     def collect(self) -> list[tuple[Job, int]]:
-        """Return the jobs whose task ended since the last call."""
+        """Return the jobs whose task ended since the last call, except those that are started again."""
         ready, _ = self._ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
-        return [(self._running.pop(task), self._status(task)) for task in ready]
+        ended = [(self._running.pop(task), task) for task in ready]
+        return [(job, status) for job, task in ended if (status := self._status(job, task)) is not None]
 
     def close(self) -> None:
         """Cancel all tasks and disconnect from the cluster."""
@@ -156,11 +165,21 @@ class RayTasks(Pool):
         self._running = {}
         self._ray.shutdown()
 
-    def _status(self, task: Any) -> int:
+    def _status(self, job: Job, task: Any) -> int | None:
+        """Return the exit status of a job, or None if it was lost with its machine, and is started again."""
+        errors = self._ray.exceptions
         try:
             return int(self._ray.get(task))
-        except self._ray.exceptions.RayError:  # the process of the task died, possibly with its machine
+        except (errors.NodeDiedError, errors.LocalRayletDiedError, errors.WorkerCrashedError):
+            self._losses[job] += 1
+            if self._losses[job] == _LOSSES:
+                return 1
+        except errors.RayError:
             return 1
+        with open_log(job) as log:
+            log.write(b"The machine of this run was lost. The run continues on another one.\n")
+        self.start(job)
+        return None
 
 
 def _run(job: Job, folder: str) -> int:

@@ -291,6 +291,38 @@ def test_two_workers_of_a_ray_cluster_give_the_same_bits(whole, tmp_path):
     assert_same_study(whole, tmp_path / "out")
 
 
+@pytest.mark.slow
+def test_runs_of_a_lost_ray_node_end_on_the_other_with_the_same_bits(tmp_path):
+    pytest.importorskip("ray", reason="the extra `ray` is not installed")
+    from ray.cluster_utils import Cluster
+
+    long = {"trainer": {"max_epochs": 30}}
+    names = ["one", "two"]  # a run for each node
+    write(tmp_path, *({"name": name, "overrides": long} for name in names))
+    undisturbed = start("study", "tiny.yaml", "--out", "whole", cwd=tmp_path)
+    printed, _ = undisturbed.communicate()
+    assert undisturbed.returncode == 0, printed
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        node, _ = (cluster.add_node(num_cpus=1) for _ in names)
+        study = start("study", "tiny.yaml", "--out", "out", "--ray", cluster.address, cwd=tmp_path)
+        folders = [tmp_path / "out" / name / "seed=0" for name in names]
+        end = time.monotonic() + 200
+        while not all((folder / "checkpoints/last.ckpt").is_file() for folder in folders):
+            assert study.poll() is None
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert not any((folder / "result.json").is_file() for folder in folders)
+        cluster.remove_node(node, allow_graceful=False)
+        printed, _ = study.communicate()
+    finally:
+        cluster.shutdown()
+    assert study.returncode == 0, printed
+    logs = [(folder / "log.txt").read_text() for folder in folders]
+    assert sorted(log.count("The machine of this run was lost.") for log in logs) == [0, 1]
+    assert_same_study(tmp_path / "whole", tmp_path / "out")
+
+
 @pytest.mark.usefixtures("no_processes")
 def test_a_failing_run_does_not_stop_the_others(run, tmp_path):
     full = callbacks(("GlobalL1Pruning", {"amount": 0.9, "max_layer_sparsity": 0.1}))
