@@ -72,15 +72,16 @@ class Times:
 
 
 def imported(value: Any) -> Any:
-    """Return the function or object that a text like "package.module.name" names; any other value as it is."""
+    """Return the function, or an object of the class, that a text like "package.module.name" names; or other values."""
     module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
     if not module:
         return value
     try:
-        return getattr(import_module(module), name)
+        found = getattr(import_module(module), name)
     except (ImportError, AttributeError) as error:
         hint = "start Python in the folder of the module, or add the folder to PYTHONPATH"
         raise expected("the path of a function that can be imported", f"`{value}` ({error})", hint) from error
+    return found() if isinstance(found, type) else found
 
 
 def check_names(argument: str, value: Any) -> None:

@@ -330,6 +330,8 @@ class Pruning(Callback):
     def prune(self, model: LightningModule) -> None:
         """Prune a model to `amount` without a Trainer; the masks stay on the model.
 
+        To prune channels, the model needs an `example_input_array`.
+
         Raises:
             InputError: If `layers`, `exclude` or `parameters` match nothing, if `max_layer_sparsity` leaves too few
                 weights to prune, if a weight is NaN or infinite, or if the criterion needs data.

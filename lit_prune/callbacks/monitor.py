@@ -84,6 +84,7 @@ class SparsityMonitor(Callback):
         self._touched: dict[str, Tensor] = {}
         self._steps: list[int] = []
         self._seen: dict[str, Tensor] = {}  # masks at the previous log
+        self._ended = -1  # the last epoch whose end was seen
         self._handles: list[RemovableHandle] = []
 
     @property
@@ -108,7 +109,7 @@ class SparsityMonitor(Callback):
                 hint = f"drawing needs whole weights in one process; leave `{name}` out"
                 raise expected(f"no `{name}` under ModelParallelStrategy", True, hint)
         if not continues(trainer, pl_module, self._module):
-            self._touched, self._steps, self._seen = {}, [], {}
+            self._touched, self._steps, self._seen, self._ended = {}, [], {}, -1
         elif self._coverage is not None:
             self._touched = self._coverage.touched()
         self._module, self._coverage = pl_module, None
@@ -116,6 +117,9 @@ class SparsityMonitor(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Choose the weights, and start to watch their gradients. Other callbacks may have replaced layers before."""
         self._choose(trainer, pl_module)
+        # a run that is resumed from the last batch of an epoch skips the end of the epoch
+        if trainer.current_epoch > self._ended + 1 and trainer.current_epoch % self.every_n_epochs == 0:
+            self._find_changes()
         if self.gradient_coverage:
             self._coverage = GradientCoverage(self._weights)
             if self._touched:
@@ -130,6 +134,7 @@ class SparsityMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log the metrics, and draw them to TensorBoard."""
+        self._ended = trainer.current_epoch
         reshard(pl_module)
         if self._coverage is not None:
             # in every epoch, because pruning clears the averages in optimizers
@@ -171,13 +176,19 @@ class SparsityMonitor(Callback):
     def state_dict(self) -> dict[str, Any]:
         """Return which weights have received a gradient and the masks, as packed bits, and each optimizer's steps."""
         touched = self._touched if self._coverage is None else self._coverage.touched()
-        return {"touched": pack_masks(touched), "steps": list(self._steps), "seen": pack_masks(self._seen)}
+        return {
+            "touched": pack_masks(touched),
+            "steps": list(self._steps),
+            "seen": pack_masks(self._seen),
+            "ended": self._ended,
+        }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint; it is used when `fit` starts."""
         self._touched = unpack_masks(state_dict["touched"])
         self._steps = list(state_dict["steps"])
         self._seen = unpack_masks(state_dict.get("seen", {}))
+        self._ended = state_dict.get("ended", -1)
 
     def _find_changes(self) -> dict[str, Tensor]:
         """Remember the masks; return by layer where they differ from those of the previous log, in this process."""

@@ -78,7 +78,7 @@ def test_only_the_seed_decides(run, foreign, name):
     assert bool((kept("0.ckpt") == kept("2.ckpt")).all()) == (name == "synflow")
 
 
-@pytest.mark.parametrize("argv", [["--criterion=taylor"], ["--criterion=fisher", "--structure=channel"]])
+@pytest.mark.parametrize("argv", [["--criterion=taylor"], ["--criterion=fisher", "--structure=kernel"]])
 def test_sensitivity_prunes_each_layer_as_prune_does(run, foreign, argv):
     images = ["--data.val_size=300", "--data.source=synthetic"]
     answer = run("sensitivity", str(foreign), SMALL, *argv, "--amounts", "0.5", "0.75", *images, "--format=csv")
@@ -126,7 +126,7 @@ def test_a_network_without_a_loss_is_refused(run, tmp_path, name, said):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--structure=channel"], {"first": 0, "second": 72 * 10, "head": 0}),
+        (["--structure=kernel"], None),
         (["--structure=2:4"], {"first": 0, "second": 576, "head": 80}),
         (['--allocation={"first": 0, "head": 0.25}'], {"first": 0, "second": 576, "head": 40}),
         (["--allocation=erk"], None),
@@ -136,10 +136,10 @@ def test_structures_and_allocations(run, foreign, argv, expected):
     answer = run("prune", str(foreign), SMALL, "--amount=0.5", *argv, "--output=out.ckpt")
     assert answer.status == 0, answer.err
     found = zeros("out.ckpt")
-    rows = state("out.ckpt")["second.weight"].flatten(1)
-    if argv == ["--structure=channel"]:
-        assert 0 < sum(found.values()) <= 764
-        assert {int(count) for count in (rows == 0).sum(1)} == {0, 72}
+    kernels = state("out.ckpt")["second.weight"].flatten(0, 1).flatten(1)
+    if argv == ["--structure=kernel"]:
+        assert 755 < sum(found.values()) <= 764
+        assert {int(count) for count in (kernels == 0).sum(1)} == {0, 9}
     elif argv == ["--structure=2:4"]:
         assert {**found, "first": 0} == expected
         assert found["first"] == 0
@@ -151,6 +151,13 @@ def test_structures_and_allocations(run, foreign, argv, expected):
         shapes = {name: tuple(state("out.ckpt")[f"{name}.weight"].shape) for name in found}
         sizes = {name: state("out.ckpt")[f"{name}.weight"].numel() for name in found}
         assert found == {name: round(part * sizes[name]) for name, part in erk(shapes, 0.5).items()}
+
+
+def test_channels_need_an_example_of_the_input(run, foreign):
+    answer = run("prune", str(foreign), SMALL, "--amount=0.5", "--structure=channel", "--output=out.ckpt")
+    assert answer.status == 2
+    assert "example_input_array" in answer.complaint
+    assert not Path("out.ckpt").exists()
 
 
 def test_a_criterion_of_ones_own(run, foreign):
