@@ -1,7 +1,7 @@
 """Run a copy of the model on training batches, and leave the training itself as it was."""
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -59,22 +59,41 @@ def calibrate(trainer: Trainer, pl_module: LightningModule, count: int, seed: in
     """
     module = _copy("model", pl_module, {id(trainer): trainer})
     module.trainer = trainer
-    for name in ("log", "log_dict"):
-        setattr(module, name, lambda *_, **__: None)
+    compute = loss_of(module)
     precision = trainer.precision_plugin
     # in float16, gradients underflow unless the loss is scaled
     context = precision.train_step_context if getattr(precision, "scaler", None) is None else nullcontext
-    numbered = len(signature(module.training_step).parameters) > 1
 
     def loss(batch: Any, index: int) -> Tensor | None:
         with context():
-            output = module.training_step(batch, index) if numbered else module.training_step(batch)
-        value: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
-        return value
+            return compute(batch, index)
 
     # compiling the copy would take minutes, and compiled code has no second derivatives
     with isolated(pl_module.device), torch.compiler.set_stance("force_eager"), torch.enable_grad():
         yield Calibration(module, _Batches(trainer, module, count, seed), loss)
+
+
+def loss_of(module: Any) -> Callable[[Any, int], Tensor | None]:
+    """Return a function of a batch and its index that returns the loss of `training_step`, if there is one.
+
+    From now on, the module drops what it logs with `self.log` and `self.log_dict`.
+    """
+    module.log = module.log_dict = lambda *_, **__: None
+    numbered = len(signature(module.training_step).parameters) > 1
+
+    def loss(batch: Any, index: int) -> Tensor | None:
+        output = module.training_step(batch, index) if numbered else module.training_step(batch)
+        value: Tensor | None = output["loss"] if isinstance(output, Mapping) else output
+        return value
+
+    return loss
+
+
+def seed_all(seed: int) -> None:
+    """Seed the global random states of Python, NumPy and torch."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 - transforms and worker functions of others use the global state
+    torch.manual_seed(seed)
 
 
 def measure(
@@ -136,9 +155,7 @@ class _Batches:
     seed: int
 
     def __iter__(self) -> Iterator[Any]:
-        random.seed(self.seed)
-        np.random.seed(self.seed)  # noqa: NPY002 - transforms and worker functions of others use the global state
-        torch.manual_seed(self.seed)
+        seed_all(self.seed)
         loader, taken = _fresh(self.trainer.fit_loop._combined_loader), 0
         try:
             while taken < self.count:

@@ -40,7 +40,9 @@ class Times:
         if unit == "step" and epochs != (0, None, 1):
             hint = "leave out `start_epoch`, `end_epoch` and `every_n_epochs`, or the arguments that count steps"
             raise expected("times in epochs or in optimizer steps", "both", hint)
-        start, end, every = epochs if unit == "epoch" else (steps[0] or 0, steps[1], steps[2] or 1)
+        start, end, every = epochs
+        if unit == "step":
+            start, end, every = 0 if steps[0] is None else steps[0], steps[1], 1 if steps[2] is None else steps[2]
         counted = f"{unit}s are counted from 0, as in Lightning"
         check_integer(f"start_{unit}", start, 0, hint=counted)
         if end is not None:
@@ -72,7 +74,7 @@ class Times:
 
 
 def imported(value: Any) -> Any:
-    """Return the function, or an object of the class, that a text like "package.module.name" names; or other values."""
+    """Return what a text like "package.module.name" names, and an object of it if it is a class; other values as is."""
     module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
     if not module:
         return value

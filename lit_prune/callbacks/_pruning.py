@@ -193,6 +193,11 @@ class Pruning(Callback):
         return self._weights
 
     @property
+    def held(self) -> list[WeightRef]:
+        """Parameters that this callback masks: the chosen weights, and the biases and norms of pruned channels."""
+        return [*self._weights, *self._dependents]
+
+    @property
     def ever_pruned(self) -> dict[str, Tensor]:
         """For each layer, by name, a bool tensor: true for weights that have been pruned at any time."""
         return self._ever_pruned
@@ -324,8 +329,9 @@ class Pruning(Callback):
         for pruner, target in targets.items():
             pruner._reached = target
             pruner._pruned = sparsity_report(pruner._weights).masked
-        if origin is None and (count := max(pruner.recalibrate for pruner in targets)):
-            recalibrate(trainer, pl_module, count, self.seed)
+        longest = max(targets, key=lambda pruner: pruner.recalibrate)
+        if origin is None and longest.recalibrate:
+            recalibrate(trainer, pl_module, longest.recalibrate, longest.seed)
 
     def prune(self, model: LightningModule) -> None:
         """Prune a model to `amount` without a Trainer; the masks stay on the model.
@@ -352,8 +358,7 @@ class Pruning(Callback):
         """Return the sparsity reached, masks and ever-pruned weights as packed bits, and the values to rewind to."""
         if self._module is not None:
             reshard(self._module)
-        held = [*self._weights, *self._dependents]
-        masks = {ref.name: mask for ref in held if (mask := current_mask(ref)) is not None}
+        masks = {ref.name: mask for ref in self.held if (mask := current_mask(ref)) is not None}
         return {
             "reached": self._reached,
             "pruned": self._pruned,
@@ -401,7 +406,7 @@ class Pruning(Callback):
         score: Score = self.score
         if hasattr(self.criterion, "measure"):
             if trainer is None:
-                hint = "train with this callback, or call `measure` of the criterion and `global_masks`"
+                hint = "train with this callback, or call `measure` of the criterion and `compute_masks`"
                 raise expected("a criterion that needs no data", type(self.criterion).__name__, hint)
             score = measure(trainer, model, self.criterion, self._weights, self.seed)
         shares = self._allocate()
@@ -466,13 +471,12 @@ class Pruning(Callback):
             chosen = {ref.name for ref in self._weights}
             others = (find_weight(pl_module, name) for name in loaded if name not in chosen)
             self._dependents = [ref for ref in others if ref is not None]
-        held = [*self._weights, *self._dependents]
-        tensors = {ref.name: ref.tensor for ref in held}
-        kept = {ref.name: mask for ref in held if (mask := current_mask(ref)) is not None}
+        tensors = {ref.name: ref.tensor for ref in self.held}
+        kept = {ref.name: mask for ref in self.held if (mask := current_mask(ref)) is not None}
         masks = {name: mask | (tensors[name] != 0) for name, mask in kept.items()}
         if loaded is not None:
             apply_masks(pl_module, masks)  # so that `remove_masks` leaves the loaded weights as they are
-            remove_masks(pl_module, held)
+            remove_masks(pl_module, self.held)
             masks = loaded
         for name, mask in masks.items():
             if name not in tensors or tensors[name].shape != mask.shape:

@@ -196,13 +196,14 @@ class SparsityMonitor(Callback):
         self._seen = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         changes = {}
         for ref in self._weights:
-            both = [
-                part_like(side[ref.name].to(ref.tensor.device), ref.tensor)
-                for side in (before, self._seen)
-                if ref.name in side
-            ]
-            if both:
-                changes[ref.name] = both[0] ^ both[1] if len(both) == 2 else ~both[0]
+            old, new = (
+                None if mask is None else part_like(mask.to(ref.tensor.device), ref.tensor)
+                for mask in (before.get(ref.name), self._seen.get(ref.name))
+            )
+            if old is not None and new is not None:
+                changes[ref.name] = old ^ new
+            elif (only := new if old is None else old) is not None:
+                changes[ref.name] = ~only  # without a mask, all weights are kept
         return changes
 
     def _sum(self, changes: dict[str, Tensor]) -> int:

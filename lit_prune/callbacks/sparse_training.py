@@ -20,7 +20,7 @@ from lit_prune.functional.masking import apply_masks, current_mask, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 from lit_prune.functional.regrowth import drop_fraction_at, regrow_masks
 from lit_prune.functional.selection import WeightRef
-from lit_prune.functional.sharding import is_split, like, local, part_like, reshard
+from lit_prune.functional.sharding import like, local, part_like, reshard, whole
 
 _END = 0.75  # part of the training after which masks stay as they are (Evci et al. 2020)
 
@@ -54,6 +54,8 @@ class SET(Pruning):
         0.9
     """
 
+    _changes: int  # how many changes of the masks were due so far
+
     def __init__(
         self,
         amount: float,
@@ -86,8 +88,6 @@ class SET(Pruning):
         self.drop_fraction = drop_fraction
         self.end_step = end_step
         self._end = inf
-
-    _changes: int  # how many changes of the masks were due so far
 
     def grow(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Score weights to grow; those with the highest scores grow. A subclass may override this."""
@@ -154,8 +154,7 @@ class RigL(SET):
         >>> trainer = Trainer(callbacks=RigL(0.9, every_n_steps=100), max_epochs=100, logger=False)
     """
 
-    # sums of gradients by layer: of the parts that this process holds, or, after loading, of whole weights
-    _sums: dict[str, Tensor]
+    _sums: dict[str, Tensor]  # of gradients, by layer; split as the weights are, except those of a checkpoint
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check the trainer and the model; refuse manual optimization."""
@@ -168,7 +167,7 @@ class RigL(SET):
         """Score weights by the absolute sum of their gradients since the last change of the masks."""
         names = {id(ref.tensor): ref.name for ref in self._weights}
         for weight in weights:
-            yield like(_part(self._sums[names[id(weight)]], weight).to(weight.device).abs(), weight)
+            yield self._sums[names[id(weight)]].to(weight.device).abs()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune at the start, and change the masks when a change is due."""
@@ -184,8 +183,7 @@ class RigL(SET):
         if next_change >= self._end or not weights:
             self._sums = {}
             return
-        mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
-        found = [(ref.name, ref.tensor, ref.tensor.grad) for ref in weights if id(ref.tensor) in mine]
+        found = [(ref.name, ref.tensor, ref.tensor.grad) for ref in weights]
         gradients = [(name, weight, local(gradient)) for name, weight, gradient in found if gradient is not None]
         scaler, scale = getattr(trainer.precision_plugin, "scaler", None), 1.0
         if scaler is not None:
@@ -195,15 +193,13 @@ class RigL(SET):
                 scale = scaler.get_scale()  # fused optimizers undo the scaling themselves, later
         for name, weight, gradient in gradients:
             wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-            total = self._sums.get(name)
-            total = torch.zeros_like(wide) if total is None else _part(total, weight).to(wide.device)
-            self._sums[name] = total.add_(wide, alpha=1 / scale)
+            past = self._sums.get(name)
+            total = torch.zeros_like(wide) if past is None else part_like(past.to(wide.device), weight)
+            self._sums[name] = like(total.add_(wide, alpha=1 / scale), weight)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of `SET`, and the sums of gradients."""
-        split = {ref.name: ref.tensor for ref in self._weights if is_split(ref.tensor)}
-        sums = {name: _whole(total, split[name]) if name in split else total for name, total in self._sums.items()}
-        return {**super().state_dict(), "sums": sums}
+        return {**super().state_dict(), "sums": {name: whole(total) for name, total in self._sums.items()}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state of a checkpoint."""
@@ -233,7 +229,8 @@ class ACDC(Pruning):
         start_epoch: Epoch, counted from 0, at which the first sparse phase starts, after dense training.
         phase_epochs: Epochs of a phase.
         criterion: As in `Pruning`.
-        structure: As in `Pruning`.
+        structure: As in `Pruning`. A channel that is zero in all its layers receives no gradient behind a ReLU, so with
+            "channel" the same channels are pruned in every sparse phase.
         allocation: As in `Pruning`.
         layers: As in `Pruning`.
         exclude: As in `Pruning`.
@@ -300,7 +297,7 @@ class ACDC(Pruning):
             reshard(pl_module)
             for optimizer in trainer.optimizers:
                 clear_pruned_state(optimizer, pl_module)
-            remove_masks(pl_module, self._weights)
+            remove_masks(pl_module, self.held)
             mask_averages(trainer, pl_module)
             self._reached = 0.0
         super().catch_up(trainer, pl_module)
@@ -312,16 +309,6 @@ class ACDC(Pruning):
         phase, into = divmod(trainer.current_epoch - self.times.start, self.phase_epochs)
         dense = phase % 2 == 1 and trainer.current_epoch - into + 2 * self.phase_epochs <= last
         return 0.0 if phase < 0 or dense else self.amount
-
-
-def _part(total: Tensor, weight: Tensor) -> Tensor:
-    return part_like(total, weight) if total.shape != local(weight).shape else total
-
-
-def _whole(total: Tensor, weight: Tensor) -> Tensor:
-    whole: Any = like(_part(total, weight), weight)
-    result: Tensor = whole.full_tensor()
-    return result
 
 
 def _steps(trainer: Trainer, pl_module: LightningModule) -> float:

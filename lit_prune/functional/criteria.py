@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from lit_prune.errors import InputError, check_choice, check_integer, expected
 from lit_prune.functional.calibration import Calibration
-from lit_prune.functional.sharding import Split, is_split, like, local, part_like
+from lit_prune.functional.sharding import Split, like, local, part_like, whole
 from lit_prune.functional.threshold import mark_lowest
 
 _LEAST_DENSITY = 0.001  # down to which SynFlow prunes iteratively
@@ -51,7 +51,7 @@ def lamp(weights: Sequence[Tensor]) -> Iterator[Tensor]:
     for the magnitude-based pruning", 2021); the largest weight of each layer scores 1.
     """
     for weight in weights:
-        squares, order = _wide(_whole(weight)).square().flatten().sort(stable=True)
+        squares, order = _wide(whole(weight)).square().flatten().sort(stable=True)
         # on a CPU, since sums on GPUs may differ in the last bit, and then processes would prune different weights
         left = squares.cpu().flip(0).cumsum(0).flip(0).clamp_min(torch.finfo(squares.dtype).tiny).to(squares.device)
         yield torch.empty_like(squares).scatter_(0, order, squares / left).view(weight.shape)
@@ -244,7 +244,7 @@ class Movement:
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the sums, by name of the weight."""
-        return {name: _whole(total) for name, total in self._sums.items()}
+        return {name: whole(total) for name, total in self._sums.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore the sums."""
@@ -286,10 +286,10 @@ class Shuffled(_Control):
 
     def __call__(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
         """Return the scores of the criterion, shuffled within each layer."""
-        kept = [_whole(weight).flatten().nonzero().flatten() for weight in weights]
+        kept = [whole(weight).flatten().nonzero().flatten() for weight in weights]
         orders = self._orders(map(len, kept))
         for scores, places, order in zip(self.criterion(weights), kept, orders, strict=True):
-            values = _whole(scores).flatten().clone()
+            values = whole(scores).flatten().clone()
             values[places] = values[places[order.to(places.device)]]
             yield values.view(scores.shape)
 
@@ -310,7 +310,7 @@ class Reinitialised(_Control):
     def redraw(self, weights: Sequence[Tensor]) -> None:
         """Draw new values for weights that are not masked yet, in place."""
         for weight, order in zip(weights, self._orders(weight.numel() for weight in weights), strict=True):
-            values = _whole(weight).detach()
+            values = whole(weight).detach()
             values = values.flatten()[order.to(values.device)].view(weight.shape)
             local(weight).copy_(part_like(values, weight))
 
@@ -352,12 +352,6 @@ def make_criterion(criterion: str | Score, seed: int = 0) -> Score:
 def _wide(tensor: Tensor) -> Tensor:
     """Return a tensor without history as float64 or float32, in which squares of half precision do not underflow."""
     return tensor.detach() if tensor.dtype == torch.float64 else tensor.detach().float()
-
-
-def _whole(tensor: Any) -> Tensor:
-    """Return a tensor that is whole in every process."""
-    whole: Tensor = tensor.full_tensor() if is_split(tensor) else tensor
-    return whole
 
 
 def _split_like(values: Tensor, weights: Sequence[Tensor]) -> list[Tensor]:

@@ -22,14 +22,14 @@ from lit_prune.functional.threshold import count_finite, mark_lowest, mark_lowes
 def global_l1_masks(
     weights: Sequence[WeightRef], amount: float, max_layer_sparsity: float | None = None
 ) -> dict[str, Tensor]:
-    """Compute masks that prune the weights of smallest magnitude over all layers; see `global_masks`."""
+    """Compute masks that prune the weights of smallest magnitude over all layers; see `compute_masks`."""
     return global_masks(weights, amount, magnitude, max_layer_sparsity)
 
 
 def global_random_masks(
     weights: Sequence[WeightRef], amount: float, seed: int = 0, max_layer_sparsity: float | None = None
 ) -> dict[str, Tensor]:
-    """Compute masks that prune random weights over all layers, as a baseline; see `global_masks`."""
+    """Compute masks that prune random weights over all layers, as a baseline; see `compute_masks`."""
     return global_masks(weights, amount, RandomScore(seed), max_layer_sparsity)
 
 

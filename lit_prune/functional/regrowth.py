@@ -49,12 +49,14 @@ def regrow_masks(
     dropped = mark_lowest_of_each(candidates.scores(magnitude), counts, candidates.split)
     kept = candidates.masks_without(dropped, "replace a smaller fraction of its weights")
     tensors = [ref.tensor for ref in weights]
-    scores = []
-    for ref, values in zip(weights, grow(tensors), strict=True):
-        part = -part_like(values, ref.tensor).to(torch.promote_types(ref.tensor.dtype, torch.float32))
-        if not part.isfinite().all():
+    dtypes = [torch.promote_types(tensor.dtype, torch.float32) for tensor in tensors]
+    values = [-part_like(score, w).to(dtype) for score, w, dtype in zip(grow(tensors), tensors, dtypes, strict=True)]
+    # counted in all processes, so that all of them raise the error
+    for ref, found in zip(weights, candidates.split.sums([not part.isfinite().all() for part in values]), strict=True):
+        if found:
             raise expected(f"finite scores of `{ref.name}` to grow weights", "NaN or infinity", "check the gradients")
-        scores.append(part.masked_fill(local(kept[ref.name]), math.inf).flatten())
+    inactive = zip(weights, values, strict=True)
+    scores = (part.masked_fill(local(kept[ref.name]), math.inf).flatten() for ref, part in inactive)
     grown = mark_lowest_of_each(scores, counts, candidates.split)
     return kept, {
         ref.name: like(local(kept[ref.name]) | marked.view(local(ref.tensor).shape), ref.tensor)

@@ -25,6 +25,12 @@ def local(tensor: Any) -> Tensor:
     return values
 
 
+def whole(tensor: Any) -> Tensor:
+    """Return a tensor that is whole in every process."""
+    values: Tensor = tensor.full_tensor() if is_split(tensor) else tensor
+    return values
+
+
 def part_like(tensor: Any, weight: Any) -> Tensor:
     """Return the elements of a whole or split tensor at the positions that this process holds of a weight."""
     return local(tensor.redistribute(placements=weight.placements) if is_split(tensor) else tensor[block_of(weight)])

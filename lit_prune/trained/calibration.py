@@ -1,17 +1,14 @@
 """Measure criteria that need data, on the training data of a trained network."""
 
-import random
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
-from inspect import signature
 from typing import Any
 
-import numpy as np
-import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
 from lit_prune.callbacks import Pruning
+from lit_prune.callbacks._calibration import loss_of, seed_all
 from lit_prune.errors import expected
 from lit_prune.functional.calibration import Calibration
 from lit_prune.functional.criteria import Score
@@ -36,7 +33,7 @@ def make_scorer(network: Network, pruner: Pruning, options: Namespace) -> Callab
     if not needs_data(pruner):
         return lambda weights: criterion
     seed = options.seed or 0
-    _seed(seed)
+    seed_all(seed)
     batches = load_training_batches(network, options, criterion.batches, seed)
     model = network.require_model()
 
@@ -46,15 +43,12 @@ def make_scorer(network: Network, pruner: Pruning, options: Namespace) -> Callab
             what = f"automatic optimization with the criterion `{options.criterion}`"
             raise expected(what, "manual optimization", "prune by another criterion")
         copied.trainer = make_trainer(copied)
-        arguments = len(signature(copied.training_step).parameters)
-        copied.log = copied.log_dict = lambda *_, **__: None
+        compute = loss_of(copied)
         chosen = [ref.tensor for weight in weights if (ref := find_weight(copied, weight.name)) is not None]
 
         def loss(batch: Any, index: int) -> Tensor | None:
             with one_sentence(f"The `training_step` of {type(model).__name__}"):
-                output = copied.training_step(*(batch, index)[:arguments])
-            found: Tensor | None = output["loss"] if isinstance(output, dict) else output
-            return found
+                return compute(batch, index)
 
         measured = deepcopy(criterion)
         measured.measure(chosen, Calibration(copied, _Seeded(batches, seed), loss))
@@ -70,11 +64,5 @@ class _Seeded:
         self.batches, self.seed = batches, seed
 
     def __iter__(self) -> Iterator[Any]:
-        _seed(self.seed)
+        seed_all(self.seed)
         return iter(self.batches)
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)  # noqa: NPY002 - data modules of users may use the global state
-    torch.manual_seed(seed)

@@ -143,6 +143,7 @@ COMMANDS: list[Case] = [
     ("fit +Pruning .amount=0.5 .structure=block:99x1", "`structure`", "groups"),
     ("fit +Pruning .amount=0.5 .allocation=er", "`allocation`", "uniform", "`erk`"),
     ("fit +Pruning .amount=0.5 '.allocation={nothing: 0.5}'", "`allocation`", "`nothing`", "`backbone.conv1`"),
+    ("fit +Pruning .amount=0.5 .every_n_steps=0", "`every_n_steps`", "positive", "0"),
     ("fit +Pruning .amount=0.5 .end_step=5 .end_epoch=2", "steps", "`end_epoch`"),
     ("fit +Pruning .amount=0.5 .start_step=5 .end_step=2", "`end_step`", "`start_step`", "5"),
     ("fit +LocalL1Pruning .amount=0.5 .start_epoch=2 .rewind_to=0 .exclude=backbone.layer1 "

@@ -4,9 +4,11 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 
-from lit_prune.callbacks import Pruning
+from lit_prune.callbacks import ACDC, Pruning
 from lit_prune.errors import InputError
+from lit_prune.functional.masking import current_mask
 from lit_prune.trained.shrink import remove_channels
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, quiet_trainer, snapshot
 from tests.callbacks.test_pruning_resume import Saver, assert_same, final
@@ -85,6 +87,20 @@ def test_a_resumed_run_gives_the_same_bits(tmp_path, allocation, example):
     for name in ("step-3", "step-10", "step-18", "epoch-2"):
         resumed = classifier(example)
         assert_same(final(fit(resumed, [pruning(allocation=allocation)], tmp_path / f"{name}.ckpt"), resumed), whole)
+
+
+def test_dense_phases_have_no_masks_of_biases_and_norms():
+    model, callback = classifier(True), ACDC(0.6, start_epoch=1, phase_epochs=1, structure="channel")
+    masked = []
+
+    class Count(Callback):
+        def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+            held = [current_mask(ref) for ref in callback.held]
+            masked.append({mask.dim() > 1 for mask in held if mask is not None and not mask.all()})
+
+    fit(model, [callback, Count()])  # dense, sparse, dense, sparse, sparse
+    assert len(callback.held) > len(callback.weights)
+    assert masked == [set(), {True, False}, set(), {True, False}, {True, False}]
 
 
 def test_without_a_trainer():

@@ -163,7 +163,7 @@ def test_phases_of_acdc_alternate_and_the_last_is_sparse() -> None:
     assert levels(8, start_epoch=0, phase_epochs=2) == [0.5, 0.5, 0, 0, 0.5, 0.5, 0.5, 0.5]
 
 
-def test_acdc_prunes_anew_and_weights_return_without_momentum() -> None:
+def test_acdc_prunes_again_and_weights_return_without_momentum() -> None:
     model, watch = build(), Watch()
     returning: list[Any] = []
 

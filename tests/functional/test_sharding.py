@@ -4,6 +4,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from lit_prune.callbacks import RigL
 from lit_prune.errors import InputError
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.criteria import Movement, RandomScore, Score, Shuffled, l2, lamp, magnitude
@@ -22,6 +24,7 @@ from lit_prune.functional.masking import apply_masks, current_mask, hold_masks, 
 from lit_prune.functional.optimizer_state import clear_pruned_state
 from lit_prune.functional.packing import pack_masks, unpack_masks
 from lit_prune.functional.pruning import global_l1_masks, global_masks, local_masks
+from lit_prune.functional.regrowth import regrow_masks
 from lit_prune.functional.selection import weight_layers
 from lit_prune.functional.sharding import local, part_like
 from lit_prune.functional.sparsity import sparsity_report
@@ -169,6 +172,58 @@ def move(rank: int, seed: int) -> None:
     check_equal(dict(zip(names, ours(whole), strict=True)), dict(zip(names, theirs(split), strict=True)))
 
 
+def regrow(rank: int, seed: int) -> None:
+    """Split weights are dropped and grown as whole ones are, ties included; infinite scores concern all processes."""
+    torch.manual_seed(seed)
+    mesh = init_device_mesh("cpu", (2,))
+    values = [torch.randn(rows, 6).mul(4).round() for rows in (7, 4, 1)]
+    scores = [torch.rand(value.shape).mul(9).round() for value in values]
+    whole = layers(values)
+    split = layers(distribute_tensor(value, mesh, [Shard(0)]) for value in values)
+    for model in (whole, split):
+        apply_masks(model, local_masks(weight_layers(model), 0.6, RandomScore(seed)))
+    expected = regrow_masks(weight_layers(whole), 0.5, lambda _: scores)
+    for found in (
+        regrow_masks(weight_layers(split), 0.5, lambda _: scores),
+        regrow_masks(weight_layers(split), 0.5, lambda _: [distribute_tensor(s, mesh, [Shard(0)]) for s in scores]),
+    ):
+        for ours, theirs in zip(expected, found, strict=True):
+            check_equal(ours, theirs)
+    assert any(not torch.equal(*pair) for pair in zip(expected[0].values(), expected[1].values(), strict=True))
+    scores[0][-1] = torch.inf  # in the part of the second process
+    with pytest.raises(InputError, match="finite scores of `0`"):
+        regrow_masks(weight_layers(split), 0.5, lambda _: scores)
+
+
+def add_up(rank: int, seed: int) -> None:
+    """RigL's sums of split gradients are those of whole ones, also after the state has been saved, whole."""
+    torch.manual_seed(seed)
+    mesh = init_device_mesh("cpu", (2,))
+    trainer: Any = SimpleNamespace(global_step=0, precision_plugin=None)
+    model: Any = nn.Sequential(nn.Linear(5, 3, bias=False), nn.Linear(3, 4, bias=False))
+    split = layers(distribute_tensor(layer.weight.detach(), mesh, [Shard(0)]) for layer in model)
+    callbacks = []
+    for network in (model, split):
+        callbacks.append(RigL(0.5, end_step=1000))
+        callbacks[-1]._weights = weight_layers(network)
+        callbacks[-1]._end = 1000
+        apply_masks(network, local_masks(callbacks[-1]._weights, 0.5, RandomScore(seed)))
+    for step in range(3):
+        for weight, part in zip(model.parameters(), [layer.weight for layer in split], strict=True):
+            weight.grad = torch.randn_like(weight)
+            part.grad = distribute_tensor(weight.grad, mesh, [Shard(0)])
+        for callback in callbacks:
+            callback.on_dense_gradients(trainer, model, torch.optim.SGD(model.parameters()))
+        if step == 1:
+            sums = {name: total.clone() for name, total in callbacks[1].state_dict()["sums"].items()}
+            check_equal(callbacks[0].state_dict()["sums"], sums)
+            assert not any(hasattr(total, "placements") for total in sums.values())
+            callbacks[1]._sums = sums
+    ours, theirs = ([*one.grow([ref.tensor for ref in one.weights])] for one in callbacks)
+    check_equal(dict(zip("ab", ours, strict=True)), dict(zip("ab", theirs, strict=True)))
+    assert all(hasattr(total, "placements") for total in theirs)
+
+
 def refuse(rank: int) -> None:
     """A process that finds nothing wrong in its own part raises the same error as the others."""
     mesh = init_device_mesh("cpu", (2,))
@@ -258,6 +313,14 @@ def test_masks_of_several_processes_are_those_of_one(tmp_path: Path) -> None:
 
 def test_movement_follows_split_weights(tmp_path: Path) -> None:
     run_group(move, 2, tmp_path, torch.seed() % 2**31)
+
+
+def test_split_weights_regrow_as_whole_ones(tmp_path: Path) -> None:
+    run_group(regrow, 2, tmp_path, torch.seed() % 2**31)
+
+
+def test_sums_of_split_gradients_are_those_of_whole_ones(tmp_path: Path) -> None:
+    run_group(add_up, 2, tmp_path, torch.seed() % 2**31)
 
 
 def test_all_processes_raise_an_error_that_concerns_one(tmp_path: Path) -> None:
