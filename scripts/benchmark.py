@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import seed_everything
-from measurements.callbacks import measure_freezing, measure_masks, measure_monitor, measure_threshold
+from measurements.callbacks import measure_freezing, measure_masks, measure_monitor, measure_rigl, measure_threshold
 from measurements.common import Measurement, Settings
 from measurements.training import measure_overhead, measure_training
 
@@ -32,6 +32,7 @@ MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
     "threshold": measure_threshold,
     "freezing": measure_freezing,
     "monitor": measure_monitor,
+    "rigl": measure_rigl,
 }
 
 

@@ -1,4 +1,4 @@
-"""Measure how long pruning, monitoring and scaled updates take, and how much time freezing saves."""
+"""Measure how long pruning, RigL, monitoring and scaled updates take, and how much time freezing saves."""
 
 import time
 import warnings
@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.utils import prune
 from torchvision.models import resnet18
 
-from lit_prune import LitResNet18, SparsityMonitor
+from lit_prune import LitResNet18, RigL, SparsityMonitor
 from lit_prune.functional import ScaledUpdates, apply_masks, freeze, global_l1_masks, weight_layers
 from lit_prune.functional.sharding import Split
 from lit_prune.functional.threshold import mark_lowest
@@ -115,6 +115,48 @@ def measure_monitor(settings: Settings, device: str = "cpu", model: LitResNet18 
     pairs = zip(seconds, inside, strict=True)
     measurement.ratios["monitor on / off"] = [whole / (whole - part) for whole, part in pairs]
     return measurement
+
+
+def measure_rigl(settings: Settings) -> Measurement:
+    """Compare the times of `RigL`, for its sums of gradients and for a change of the masks, to that of a step."""
+    rigl = TimedRigL(settings.steps)  # one change in each epoch
+    whole = time_trainer(settings, LitResNet18(), {}, [rigl])["trainer"]
+    changes, sums = rigl.changes[1:], [spent / settings.steps for spent in rigl.sums[1:]]
+    parts = zip(whole, changes, sums, strict=True)
+    step = [seconds - change / settings.steps - adding for seconds, change, adding in parts]
+    measurement = Measurement(
+        {"step without RigL": step, "sums of gradients": sums, "one change of the masks": changes}
+    )
+    measurement.compare("sums / step", "sums of gradients", "step without RigL")
+    measurement.compare("change / step", "one change of the masks", "step without RigL")
+    return measurement
+
+
+class TimedRigL(RigL):
+    """A `RigL` that measures, in each epoch, the time of its sums of gradients and of its changes of the masks."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(0.8, every_n_steps=steps, end_step=1_000_000)
+        self.changes: list[float] = []
+        self.sums: list[float] = []
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start to add up the times of a new epoch."""
+        self.changes.append(0.0)
+        self.sums.append(0.0)
+        super().on_train_epoch_start(trainer, pl_module)
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Measure the time of a change, if one is due."""
+        began = time.perf_counter()
+        super().on_train_batch_start(*args)
+        self.changes[-1] += time.perf_counter() - began
+
+    def on_dense_gradients(self, *args: Any) -> None:
+        """Measure the time of adding gradients."""
+        began = time.perf_counter()
+        super().on_dense_gradients(*args)
+        self.sums[-1] += time.perf_counter() - began
 
 
 class TimedMonitor(SparsityMonitor):
