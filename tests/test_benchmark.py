@@ -17,6 +17,7 @@ RATIOS = {
     "threshold": {"torch / threshold", "torch / masks"},
     "freezing": {"30% frozen / none frozen", "scaled updates / none frozen"},
     "monitor": {"monitor on / off"},
+    "rigl": {"sums / step", "change / step"},
 }
 
 

@@ -53,10 +53,12 @@ def _measure_sparsity(logged: Logged, train: bool) -> dict[str, float]:
     found: dict[str, float] = {name: values[name][-1] for name in ("untouched", "untouched_pruned") if name in values}
     if "sparsity" not in values:
         return found
-    sparsity, pruned = values["sparsity"], values.get("ever_pruned", [0.0])
-    # Sparsity is logged at the end of each epoch. If masks are removed right after pruning, it has fallen by then, so
-    # the fraction of pruned weights is used. A run that prunes nothing may start with the zeros of its parent.
-    found["sparsity_start"] = pruned[0] if pruned[0] > 0 else sparsity[0]
+    sparsity = values["sparsity"]
+    # Sparsity is logged at the end of each epoch, which is too late if masks were removed right after pruning (then the
+    # fraction of weights that were ever pruned is used) or have changed (then the masked fraction, which stays the
+    # same). A run that prunes nothing may start with the zeros of its parent.
+    first = (values[name][0] for name in ("masked", "ever_pruned") if name in values)
+    found["sparsity_start"] = next((value for value in first if value > 0), sparsity[0])
     found["sparsity_end"] = sparsity[-1]
     if train:
         found["sparsity_range"] = max(sparsity) - min(sparsity)

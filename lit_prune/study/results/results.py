@@ -34,8 +34,8 @@ class Run:
         note: Reason for the status, or metrics that are missing from a complete run: a phrase without a full stop, or
             "" if there is nothing to say.
         epochs: Epochs with values, ascending, counted from 0.
-        curves: Logged curves by name: train_loss, train_acc, val_loss, val_acc, sparsity, ever_pruned, untouched,
-            untouched_pruned and seconds.
+        curves: Logged curves by name: train_loss, train_acc, val_loss, val_acc, sparsity, masked, ever_pruned,
+            untouched, untouched_pruned and seconds.
         layers: The sparsity curve of each layer, by name of the layer.
         measures: Measures that are finite, by name in `MEASURES`. Empty unless the run is complete or diverged.
         initial_weights: "random", the name or path of pre-trained weights, or "parent" (another experiment's weights).

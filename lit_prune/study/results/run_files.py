@@ -13,6 +13,7 @@ from lit_prune.errors import shorten
 # name of a curve -> its column in metrics.csv; for the curves in `ROLES`, the plan's `metrics` name the columns
 _CURVES = {
     "sparsity": "sparsity/global",
+    "masked": "sparsity/masked",
     "ever_pruned": "sparsity/ever_pruned",
     "untouched": "gradient/untouched",
     "untouched_pruned": "gradient/untouched_pruned",

@@ -12,6 +12,7 @@ _MEASURES = ("final_test_acc", "final_val_acc")
 # a network counts as pruned if at least this fraction of its weights is zero; far fewer weights are zero by chance
 _DENSE = 1e-3
 _REMOVAL = "PruningRemoval"
+_PARTS = ("criterion", "structure", "allocation")  # arguments of `Pruning` that make another method
 _SHORT = {
     "GlobalL1Pruning": ("l1", "L1 pruning"),
     "GlobalRandomPruning": ("random", "random pruning"),
@@ -110,15 +111,16 @@ def prunes(results: Results, experiment: str) -> bool:
 
 def has_removal(plan: Plan, experiment: Experiment) -> bool:
     """Return whether an experiment uses `PruningRemoval`, which removes masks."""
-    return _REMOVAL in _callbacks(merge(plan.settings, experiment.overrides))
+    return _REMOVAL in (name for name, _ in _callbacks(merge(plan.settings, experiment.overrides)))
 
 
 def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
     """Return the slug and label of an experiment's series."""
     # A series is named after the callbacks that its experiments add to those of the study or, if they add none, after
     # the study's pruning callbacks.
-    own = _callbacks(experiment.overrides) or [n for n in _callbacks(plan.settings) if "prun" in n.lower()] or ["none"]
-    slug, label = (" + ".join(parts) for parts in zip(*(_SHORT.get(name, (name, name)) for name in own), strict=True))
+    pruning = [callback for callback in _callbacks(plan.settings) if "prun" in callback[0].lower()]
+    own = _callbacks(experiment.overrides) or pruning or [("none", {})]
+    slug, label = (" + ".join(parts) for parts in zip(*(_method(*callback) for callback in own), strict=True))
     if not experiment.train:
         slug, label = f"{slug}-not-trained", f"{label}, not trained"
     if experiment.parent is None:
@@ -126,14 +128,22 @@ def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
     return slug, label + (", fine-tuned" if experiment.train else "")
 
 
-def _callbacks(settings: dict[str, Any]) -> list[str]:
-    """Return the class names of the callbacks, without their module paths."""
+def _method(name: str, arguments: dict[str, Any]) -> tuple[str, str]:
+    """Return the slug and label of a callback: its class, and what it prunes if that is chosen by arguments."""
+    parts = [str(arguments[part]) for part in _PARTS if isinstance(arguments.get(part), str)]
+    slug, label = _SHORT.get(name, (name, name))
+    return "-".join((slug, *parts)), f"{label} ({', '.join(parts)})" if parts else label
+
+
+def _callbacks(settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Return the class names of the callbacks, without their module paths, and their arguments."""
     trainer = settings.get("trainer") or {}
-    names = []
+    found = []
     for key in ("callbacks", "callbacks+"):
         value = trainer.get(key)
         for item in value if isinstance(value, list) else [value]:
-            path = item.get("class_path") if isinstance(item, dict) else item
+            options = item if isinstance(item, dict) else {"class_path": item}
+            path, arguments = options.get("class_path"), options.get("init_args")
             if isinstance(path, str):
-                names.append(path.rsplit(".", 1)[-1])
-    return names
+                found.append((path.rsplit(".", 1)[-1], arguments if isinstance(arguments, dict) else {}))
+    return found

@@ -321,6 +321,17 @@ def test_custom_callbacks_get_their_own_series(tmp_path):
     assert "task5/finetuned-10" not in {p.experiment for one in series.values() for p in one.points}
 
 
+def test_other_arguments_of_pruning_make_other_series(tmp_path):
+    amounts = [{"amount": 0.4}, {"amount": 0.5}, {"amount": 0.4, "criterion": "random", "allocation": "erk"}]
+    experiments = [
+        {"name": f"x/{n}", "overrides": {"trainer": {"callbacks+": [{"class_path": "Pruning", "init_args": given}]}}}
+        for n, given in enumerate(amounts)
+    ]
+    series = {one.label: one for one in tradeoff(study(tmp_path, with_experiments(*experiments)))}
+    assert [p.experiment for p in series["Pruning, from initial weights"].points] == ["x/0", "x/1"]
+    assert [p.experiment for p in series["Pruning (random, erk), from initial weights"].points] == ["x/2"]
+
+
 def test_layer_figure_shows_the_last_epoch(full, pictures):
     (axes,) = pictures["layers"].canvas.axes
     runs = full.of("control/l1-50")

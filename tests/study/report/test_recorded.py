@@ -1,4 +1,4 @@
-"""The recorded study: `lit-prune report` reproduces the documents from its files."""
+"""Recorded studies: `lit-prune report` reproduces the documents from their files."""
 
 import re
 import shutil
@@ -15,16 +15,23 @@ from lit_prune.study.results.tradeoff import tradeoff
 ROOT = Path(__file__).parents[3]
 RECORDED = ROOT / "lightning_logs" / "reduced"
 DOCUMENT = ROOT / "docs" / "results.md"
+# the folder of each study, its document, and the number of its runs
+STUDIES = {
+    "reduced": ("lightning_logs/reduced", "docs/results.md", 31 * 3),
+    "sparse-training": ("lightning_logs/sparse-training", "docs/sparse-training/results.md", 7 * 3),
+}
+every_study = pytest.mark.parametrize(("study", "document", "runs"), STUDIES.values(), ids=STUDIES)
 
 
 @pytest.fixture(scope="module")
 def again(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the recorded files with a new report."""
+    """A copy of the recorded files with new reports."""
     folder = tmp_path_factory.mktemp("recorded")
-    shutil.copytree(RECORDED, folder / "lightning_logs" / "reduced")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)  # commands in the report name the study's folder as it was given
-        write_report("lightning_logs/reduced", "docs/results.md")
+        for study, document, _ in STUDIES.values():
+            shutil.copytree(ROOT / study, folder / study)
+            write_report(study, document)
     return folder
 
 
@@ -37,23 +44,28 @@ def numbers(text: str) -> set[str]:
     return set(re.findall(r"\d+\.\d+", text))
 
 
-def test_every_run_of_the_plan_is_recorded(results):
-    assert len(results.runs) == 31 * 3
-    assert {run.status for run in results.runs} == {"complete"}
-    assert {run.environment["device"] for run in results.runs} == {"cpu"}
+@every_study
+def test_every_run_of_the_plan_is_recorded(study, document, runs):
+    found = read_results(ROOT / study).runs
+    assert len(found) == runs
+    assert {run.status for run in found} == {"complete"}
+    assert {run.environment["device"] for run in found} == {"cpu"}
 
 
-def test_the_report_reproduces_the_document(again):
-    assert (again / "docs/results.md").read_text(encoding="utf-8") == DOCUMENT.read_text(encoding="utf-8")
-    drawn = {path.name for path in (again / "docs/figures").iterdir()}
-    assert drawn == {path.name for path in (ROOT / "docs/figures").iterdir()}
-    assert len(drawn) >= 10
+@every_study
+def test_the_report_reproduces_the_document(again, study, document, runs):
+    assert (again / document).read_text(encoding="utf-8") == (ROOT / document).read_text(encoding="utf-8")
+    figures = Path(document).parent / "figures"
+    drawn = {path.name for path in (again / figures).iterdir()}
+    assert drawn == {path.name for path in (ROOT / figures).iterdir()}
+    assert drawn
 
 
-def test_the_report_reproduces_results_csv(again):
-    written = (again / "lightning_logs/reduced/results.csv").read_text(encoding="utf-8")
-    assert written == (RECORDED / "results.csv").read_text(encoding="utf-8")
-    assert len(written.splitlines()) == 31 * 3 + 1
+@every_study
+def test_the_report_reproduces_results_csv(again, study, document, runs):
+    written = (again / study / "results.csv").read_text(encoding="utf-8")
+    assert written == (ROOT / study / "results.csv").read_text(encoding="utf-8")
+    assert len(written.splitlines()) == runs + 1
 
 
 def test_every_number_in_the_readme_is_in_the_document():
@@ -100,8 +112,9 @@ def test_the_original_study_stands_next_to_this_one():
     assert rows["task3/prune-10"][0] == "-"  # the original study reported no accuracy
 
 
-def test_recorded_files_hold_no_paths_of_a_machine():
-    texts = [path for path in RECORDED.rglob("*") if path.suffix in (".yaml", ".csv", ".json", ".md")]
-    assert len(texts) > 31 * 3 * 3
+@every_study
+def test_recorded_files_hold_no_paths_of_a_machine(study, document, runs):
+    texts = [path for path in (ROOT / study).rglob("*") if path.suffix in (".yaml", ".csv", ".json", ".md")]
+    assert len(texts) > runs * 3
     for path in texts:
         assert not re.search(r"(?<![\w.])/(tmp|home|root|work|Users)/", path.read_text(encoding="utf-8")), path

@@ -93,6 +93,12 @@ def test_every_measure_equals_its_value_by_hand(tmp_path):
     assert set(expected) == set(MEASURES)
 
 
+def test_masks_that_change_in_the_first_epoch_do_not_raise_the_sparsity_at_the_start(tmp_path):
+    row = "\n0,0,2.1,0.2,2.0,0.3,0.07,0.1,0.9,0.08,10.0,0.5,0.06\n"  # 0.1 were ever pruned
+    one_run(tmp_path, metrics=HEADER + ",sparsity/masked" + row, result={**RESULT, "epochs": 1, "best_epoch": 0})
+    assert read_one(tmp_path).measures["sparsity_start"] == 0.06
+
+
 def test_a_run_without_training_has_no_measures_over_epochs(tmp_path):
     make_study(tmp_path)
     for run in read_results(tmp_path).of("task3/prune-10"):
