@@ -62,10 +62,10 @@ def tabs(runs: Sequence[str], pattern: str) -> list[tuple[str, int, str, str]]:
         runs: All runs.
         pattern: Regular expression for the names of the runs to select on the tabs Time Series and Custom Scalars.
     """
-    # switch off smoothing, which distorts short curves
     chosen = _state({run: bool(re.search(pattern, run)) for run in runs})
     figures = _state({run: run == "report" for run in runs})
     tags = quote("^(train|val)/", safe="")
+    # `smoothing=0` and `_smoothingWeight=0` switch off smoothing, which distorts short curves
     series = f"?smoothing=0&tagFilter={tags}&runFilter={quote(pattern, safe='')}"
     return [
         ("time-series", 1100, f"{series}#timeseries", ""),

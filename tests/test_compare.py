@@ -51,7 +51,7 @@ def test_each_of_our_cells_names_a_test(promise):
         return
     ((said, path, name),) = re.findall(r'^\[(.*)\]\(\.\./(tests/.*\.py) "(test_\w+)"\)$', OURS[promise])
     assert re.search(rf"(?m)^def {name}\(", (ROOT / path).read_text(encoding="utf-8"))
-    assert said == ("through Torch-Pruning, `LitResNet18` only" if promise == "channels" else "yes")
+    assert said == ("yes, through Torch-Pruning: layers that it can follow" if promise == "channels" else "yes")
 
 
 def versions_are_those_of_the_page(package: str) -> bool:

@@ -398,7 +398,7 @@ class Pruning(Callback):
         return 0.0 if self._waits else self.times.sparsity(self.times.now(trainer), self.amount, self.schedule)
 
     def _allocate(self) -> list[float] | None:
-        """Return the fraction of each layer to prune in the end; None if the scores of all layers are compared."""
+        """Return the final fraction of each layer to prune; None if the scores of all layers are compared."""
         shapes = {ref.name: tuple(ref.tensor.shape) for ref in self._weights}
         return None if self.allocation is None else allocate(self.allocation, shapes, self.amount)
 

@@ -32,7 +32,8 @@ class Distillation(Callback):
     The teacher runs in evaluation mode and without gradients. It is part neither of the model nor of a checkpoint, and
     does not change the random state.
 
-    Logged in every epoch: `distillation`, T^2 x KL(teacher || student) in nats per example, averaged over the epoch.
+    Logged in every epoch, as `distillation` or, with `module`, `distillation/<module>`: T^2 x KL(teacher || student) in
+    nats per example, averaged over the epoch.
 
     Args:
         teacher: Path of a checkpoint or state dict of the same model, which is read when `fit` starts; or a module that

@@ -239,7 +239,7 @@ def _refusal(path: Path) -> InputError:
 
 
 def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
-    """Check every entry that lit-prune reads from an untrusted checkpoint, and return the checkpoint."""
+    """Check the version, weights, own entry, settings and callback states of an untrusted checkpoint, and return it."""
     if "pytorch-lightning_version" in content:
         _check_version(content["pytorch-lightning_version"], path)
     _check_tensors(content.get("state_dict"), path)

@@ -159,8 +159,8 @@ def modules_still_frozen(
 def _before_the_first_that_trains(model: nn.Module, frozen: set[nn.Module]) -> list[tuple[str, nn.Module]]:
     """List the modules registered before the first layer that trains.
 
-    A module that contains this layer is listed only if it has parameters of its own: these are registered before its
-    submodules, so a transformer's class token is frozen with its first layer.
+    A module that contains this layer is listed only if it has parameters of its own: PyTorch lists these before those
+    of its submodules, so a transformer's class token is frozen with the first layers.
     """
     trains = next((refs[0].module for refs in layers_with_weights(model) if refs[0].module not in frozen), None)
     chosen = []

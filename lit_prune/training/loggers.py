@@ -51,7 +51,7 @@ class _TensorBoard(_EpochAxis):
 
     @property
     def experiment(self) -> Any:
-        # on ranks other than 0, the inherited property returns a logger that does nothing
+        # on ranks other than 0, the inherited property returns an experiment that does nothing
         if self._experiment is None and is_rank_zero():
             from lit_prune.training.event_file import Summaries  # imported late, because TensorBoard is slow to import
 

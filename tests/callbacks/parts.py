@@ -52,8 +52,9 @@ class SummedGradients:
 
     def observe(self, names, weights):
         for name, weight in zip(names, weights, strict=True):
-            if weight.grad is not None:
-                self.sums[name] = self.sums.get(name, 0) + (weight.detach() * weight.grad).abs()
+            gradient = torch.zeros_like(weight) if weight.grad is None else weight.grad
+            past = self.sums.get(name, torch.zeros_like(weight)).to(weight.device)  # checkpoints are loaded to the CPU
+            self.sums[name] = past + (weight.detach() * gradient).abs()
 
     def __call__(self, weights):
         return self.sums.values() or [weight.abs() for weight in weights]

@@ -73,7 +73,7 @@ class Comparison:
 
 
 def describe_machine() -> dict[str, str]:
-    """Return the processor, its instructions, and the versions of Python and torch."""
+    """Return the processor, its instruction set, and the versions of Python and torch."""
     return {
         "processor": platform.processor() or platform.machine(),
         "instructions": torch.backends.cpu.get_cpu_capability(),

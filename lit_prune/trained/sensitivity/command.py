@@ -106,8 +106,8 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Pruning]:
         "--tolerance",
         type=float,
         default=1.0,
-        help="Largest acceptable loss of accuracy when one layer is pruned, in percentage points; it determines the "
-        "suggested limits.",
+        help="Largest acceptable loss of accuracy from pruning one layer, in percentage points; it determines the "
+        "suggested `max_layer_sparsity`.",
     )
     parser.add_argument(
         "--split",

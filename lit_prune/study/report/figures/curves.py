@@ -21,7 +21,7 @@ def curve_figures(results: Results) -> Iterator[Drawing]:
     """Draw a figure for each group with experiments that train; a large group gets several figures.
 
     Yields:
-        Figures with two panels per experiment, for loss and accuracy. All experiments have the same axes.
+        Figures with two panels per experiment, for loss and accuracy. All experiments of a figure have the same axes.
     """
     for group, experiments in results.groups().items():
         shown = [e.name for e in experiments if e.train and any(_has_curves(run) for run in results.of(e.name))]
@@ -53,7 +53,7 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
     legend_below(canvas, _handles(runs), 4)
     several = len({run.seed for run in runs}) > 1
     caption = (
-        "Training and validation loss and accuracy over epochs, with the same axes for all experiments. "
+        "Training and validation loss and accuracy over epochs, with the same axes for all experiments of this figure. "
         + ("Thin lines are single seeds, thick lines are means over seeds. " if several else "")
         + "Training values are means over an epoch, during which the "
         "network changes; validation values are measured at the end of the epoch."
