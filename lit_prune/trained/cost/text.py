@@ -83,7 +83,7 @@ def conclusions(comparison: Comparison) -> list[str]:
         f"{way} {format_ratios({batch: comparison.speed(cost, batch) for batch in comparison.batches})}"
         for way, cost in faster
     )
-    return sentences + ([f"Speed relative to {network} as a dense network: {speeds}."] if faster else [])
+    return sentences + ([f"Speed relative to {network}, run as dense: {speeds}."] if faster else [])
 
 
 def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:

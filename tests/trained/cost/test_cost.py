@@ -161,7 +161,7 @@ def test_conclusions_follow_from_the_measurement(comparison):
     assert conclusions(comparison) == [
         "Zeros make files smaller (with `lit-prune export --compress`), but dense layers no faster. Compared with a "
         "copy without zeros, net with 90.0% zero weights takes 1.00 (batch 1) and 1.25 (batch 8) times as long.",
-        "Speed relative to net in torch's own layers: without kernel positions that only ever see padding 2.00 "
+        "Speed relative to net, run as dense: without kernel positions that only ever see padding 2.00 "
         "(batch 1) and 2.00 (batch 8); without these kernel positions, in ONNX Runtime 4.00 (batch 1) and 4.00 "
         "(batch 8); half in torch 4.00 (batch 1) and 2.00 (batch 8).",
     ]
