@@ -30,6 +30,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"name": "wrong", "overrides": WRONG},
         {"name": "long", "overrides": LONG},
         {"name": "longer", "overrides": LONG},
+        {"name": "ddp", "overrides": {"trainer": {"accelerator": "cpu", "strategy": "ddp", "devices": 2, "limit_test_batches": 1}}},
     ]
     content = {"name": "tiny", "settings": TINY, "initial_weights": "random", "experiments": experiments}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -108,6 +109,32 @@ def test_a_run_that_is_killed_does_not_disturb_the_others(pool, out):
     assert alive(other)
     os.kill(other, signal.SIGTERM)  # the server ignores it, a run does not
     assert wait_for(pool.collect)[0][0] == longer
+
+
+def test_a_fork_trains_with_ddp(pool, out):
+    job = Job(out, "ddp", 0, 1)
+    pool.start(job)
+    assert wait_for(pool.collect) == [(job, 0)]
+    assert (job.folder / "result.json").is_file()
+    assert "2 processes" in (job.folder / "log.txt").read_text()
+
+
+def test_a_run_is_a_new_process_if_forks_cannot_use_the_gpu(out, tmp_path, monkeypatch):
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, sys\n"
+        "def after(): sys.modules['torch'].cuda._is_in_bad_fork = lambda: True\n"  # as after a use of CUDA
+        "os.register_at_fork(after_in_child=lambda: 'torch' in sys.modules and after())\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *filter(None, [os.getenv("PYTHONPATH")])]))
+    pool = Forks(None)
+    pool.prepare(1)
+    try:
+        (run,) = train(pool, Job(out, "long", 3, 1))
+        command = Path(f"/proc/{run}/cmdline").read_bytes().split(b"\0")
+        assert command[-4:-1] == [str(out).encode(), b"long", b"3"]
+        assert b"long" not in Path(f"/proc/{server(pool)}/cmdline").read_bytes()
+    finally:
+        pool.close()
 
 
 def test_when_the_server_is_killed_its_runs_exit_and_are_reported(out):
