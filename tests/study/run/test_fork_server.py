@@ -18,6 +18,7 @@ from tests.study.conftest import TINY, callbacks
 
 pytestmark = pytest.mark.skipif(not CAN_FORK, reason="runs are forks only on Linux")
 LONG = {"trainer": {"max_epochs": 5000}}
+TWO = {"strategy": "ddp", "devices": 2, "limit_test_batches": 1}
 WRONG = callbacks(("GlobalL1Pruning", {"amount": 0.9, "max_layer_sparsity": 0.1}))
 
 
@@ -30,7 +31,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"name": "wrong", "overrides": WRONG},
         {"name": "long", "overrides": LONG},
         {"name": "longer", "overrides": LONG},
-        {"name": "ddp", "overrides": {"trainer": {"accelerator": "cpu", "strategy": "ddp", "devices": 2, "limit_test_batches": 1}}},
+        {"name": "ddp", "overrides": {"trainer": TWO}},
     ]
     content = {"name": "tiny", "settings": TINY, "initial_weights": "random", "experiments": experiments}
     (folder / "tiny.yaml").write_text(yaml.safe_dump(content), encoding="utf-8")
