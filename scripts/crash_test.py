@@ -228,7 +228,7 @@ _COMPARED = {
 
 
 def _states(callbacks: dict[str, Any]) -> dict[str, Any]:
-    """Return the states of lit-prune's callbacks: masks, frozen layers, sums of gradients."""
+    """Return the states of lit-prune's callbacks, such as masks and, with RigL, sums of gradients."""
     ours = tuple(name for callbacks in CALLBACKS.values() for name, _ in callbacks)
     return {key: state for key, state in callbacks.items() if key.startswith(ours)}
 

@@ -118,7 +118,7 @@ def wait_for_runs(port: int, logdir: Path, patience: float = 60) -> list[str]:
         finally:
             connection.close()
     if not runs:
-        sys.exit(f"TensorBoard found no event files in `{logdir}`. Give the folder of a study.")
+        sys.exit(f"TensorBoard listed no runs in `{logdir}`. Check that this is the folder of a study.")
     return runs
 
 

@@ -19,8 +19,7 @@ def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: 
 
     Only kernels of `Conv2d` layers (not of subclasses) that pad with zeros become smaller. A kernel stays whole if a
     smaller one would need different padding on opposite sides, if it is shared with another layer, or if its layer is
-    not called. A layer that is called with inputs of several sizes keeps every tap that is not dead for at least one of
-    these sizes.
+    not called. If a layer is called with inputs of several sizes, a tap is removed only if it is dead at all of them.
 
     Args:
         model: Any module that takes images `(N, channels, H, W)`. It is not changed.

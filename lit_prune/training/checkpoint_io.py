@@ -1,4 +1,4 @@
-"""A Trainer plugin that never leaves an incomplete checkpoint, and never runs code stored in one."""
+"""A Trainer plugin that writes checkpoint files atomically, and never runs code stored in a checkpoint."""
 
 import os
 from pathlib import Path

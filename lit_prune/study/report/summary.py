@@ -40,7 +40,7 @@ def _best(results: Results, measure: str) -> str:
         text += f" {within} other experiment{' lies' if within == 1 else 's lie'} within its interval."
     tested = estimate(results.values(best, measure).values())
     if measure == "final_test_acc" and tested is not None:
-        text += f" Its test accuracy is {format_estimate(MEASURES[measure], tested)}%."
+        text += f" The test accuracy of **{best}** is {format_estimate(MEASURES[measure], tested)}%."
     return text
 
 

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from lit_prune.study.measures import format_duration
 from lit_prune.study.run.pool import Job
 
-_PAUSE = 120.0  # seconds without a line, after which a study that is not on a terminal prints one
+_PAUSE = 120.0  # without a terminal, progress is printed if nothing was printed for this many seconds
 
 
 class Progress:

@@ -23,6 +23,7 @@ from lit_prune.trained.sensitivity.result import Sensitivity
 from lit_prune.trained.sensitivity.text import format_csv, format_json, format_table
 
 _AMOUNTS = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95]
+_SIGNALS = {130: "Ctrl-C", 143: "SIGTERM"}  # exit status -> what has stopped the command
 _FORMATS = {"table": format_table, "json": format_json, "csv": format_csv}
 
 
@@ -52,10 +53,13 @@ def _sensitivity(argv: Sequence[str]) -> None:
         conditions["training data"] = json.dumps(data, sort_keys=True)
     known = Measurements(picture.with_suffix(".jsonl"), conditions)
     amounts = sorted(set(options.amounts))
-    total = 1 + len(weights) * len(amounts)
-    done = sum(known.get(ref.name, amount) is not None for ref in weights for amount in amounts)
-    done += known.get(None, 0.0) is not None
-    if done:
+    wanted = [(None, 0.0), *((ref.name, amount) for ref in weights for amount in amounts)]
+
+    def count_known() -> int:
+        return sum(known.get(*measurement) is not None for measurement in wanted)
+
+    total = len(wanted)
+    if done := count_known():
         print(f"{done} of {total} measurements are already in {known.path}.", file=sys.stderr)
     with tqdm(total=total, initial=done, unit="measurement", dynamic_ncols=True, disable=None) as bar:
 
@@ -69,10 +73,13 @@ def _sensitivity(argv: Sequence[str]) -> None:
                 model, weights, amounts, lambda: score(model, images), known, show_progress, scorer, pruner.structure
             )
         except UnfinishedError as error:
+            if error.status not in _SIGNALS:
+                raise
             bar.close()
-            signal = {130: "Ctrl-C", 143: "SIGTERM"}.get(error.status, "a signal")
-            message = f"Stopped by {signal} after {len(known)} of {total} measurements, all saved in `{known.path}`."
-            raise UnfinishedError(f"{message} Run the same command again to continue.", error.status) from error
+            done = count_known()
+            message = f"Stopped by {_SIGNALS[error.status]} after {done} of {total} measurements"
+            saved = f", all saved in `{known.path}`" if done else ""
+            raise UnfinishedError(f"{message}{saved}. Run the same command again to continue.", error.status) from error
     sizes = {ref.name: ref.tensor.numel() for ref in weights}
     parts = [options.criterion, *([] if pruner.structure is None else [options.structure])]
     result = Sensitivity(options.checkpoint, options.split, base, sizes, amounts, scores, ", ".join(parts))

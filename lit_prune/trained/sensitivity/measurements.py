@@ -63,9 +63,6 @@ class Measurements:
             except (KeyError, TypeError, ValueError) as error:
                 raise _not_scores(path, f"the line {shorten(json.dumps(line))}") from error
 
-    def __len__(self) -> int:
-        return len(self._scores)
-
     def get(self, layer: str | None, amount: float) -> Score | None:
         """Return the score with `layer` (None: no layer) pruned to `amount`, or None if it was not measured."""
         return self._scores.get((layer, amount))

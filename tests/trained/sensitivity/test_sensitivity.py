@@ -136,6 +136,18 @@ def test_a_signal_keeps_measured_scores(run, foreign, count, monkeypatch, number
         assert len(count) == 4 + 4
 
 
+def test_a_signal_reports_only_measurements_of_this_command(run, foreign, count, monkeypatch):
+    assert run("sensitivity", str(foreign), SMALL, *AMOUNTS).status == 0
+
+    def interrupted(*args: Any) -> Score:
+        os.kill(os.getpid(), signal.SIGINT)
+        return score(*args)
+
+    monkeypatch.setattr("lit_prune.trained.sensitivity.command.score", interrupted)
+    answer = run("sensitivity", str(foreign), SMALL, "--amounts", "0.5", "0.7", "--exclude=first")
+    assert "Stopped by Ctrl-C after 3 of 5 measurements, all saved in `sensitivity.jsonl`." in answer.err
+
+
 def test_scores_under_other_conditions_are_refused(run, foreign, tmp_path):
     assert run("sensitivity", str(foreign), SMALL, *AMOUNTS).status == 0
     before = Path("sensitivity.jsonl").read_bytes()
@@ -189,7 +201,7 @@ def test_nothing_is_written_before_the_first_score(tmp_path):
     assert len(known.path.read_text().splitlines()) == 2
     assert Measurements(known.path, ABOUT).get(None, 0.0) == Score(1, 2)
     known.path.write_bytes(b"")
-    assert len(Measurements(known.path, ABOUT)) == 0
+    assert Measurements(known.path, ABOUT).get(None, 0.0) is None
 
 
 def test_fingerprints_tell_tensors_apart():
