@@ -9,7 +9,7 @@ from jsonargparse import Namespace
 
 from lit_prune.cli.failures import print_error
 from lit_prune.cli.parser import CommandParser, check_path, one_sentence_errors
-from lit_prune.errors import UnfinishedError, expected
+from lit_prune.errors import UnfinishedError, expected, one_line
 from lit_prune.files.atomic import write_text
 from lit_prune.study.report.document import report_text
 from lit_prune.study.report.overview import count_not_started, count_runs
@@ -55,7 +55,8 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
     """Write the report of a study, and print a short summary.
 
     Args:
-        folder: Folder of the study, to which `results.csv` is written.
+        folder: Folder of the study, to which `results.csv` is written. If it has a file `notes.md`, the report has the
+            text of this file.
         output: File of the report; figures are written to `figures/` in the same folder. None means `report.md` in the
             study's folder; then the report is also written as `report.html`, and for TensorBoard, to `report/`.
         figures: Whether to draw figures.
@@ -64,15 +65,15 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         The path of the report.
 
     Raises:
-        InputError: If `folder` is not the folder of a study, if a folder is where a file is to be written, or if a file
-            is where a folder is needed.
+        InputError: If `folder` is not the folder of a study, if its `notes.md` is not a text in UTF-8, if a folder is
+            where a file is to be written, or if a file is where a folder is needed.
         OSError: If a file cannot be written. Each existing file is either unchanged or completely replaced.
     """
     folder = Path(folder)
     path = folder / "report.md" if output is None else Path(output)
     if path.is_dir():
         raise expected("`--output` to be a file", f"the folder `{path}`", f"for example `{path / 'results.md'}`")
-    results = read_results(folder)
+    results, notes = read_results(folder), _read_notes(folder / "notes.md")
     _check_places(folder, path, figures=figures, board=output is None)
     started = results.started()
     judgements = [judge(claim, started) for claim in started.plan.claims]
@@ -83,7 +84,7 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         from lit_prune.study.report.figures import draw
 
         drawn = draw(started, path.parent / "figures")
-    text = report_text(results, judgements, drawn)
+    text = report_text(results, judgements, drawn, notes)
     write_text(path, text)
     if output is None:
         from lit_prune.study.report.html import html_page
@@ -98,6 +99,17 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         print(f"Claims by verdict: {', '.join(counts)}.")
     print(f"Report: {path}" + (f" and {path.with_suffix('.html').name}" if output is None else ""))
     return path
+
+
+def _read_notes(path: Path) -> str:
+    """Return the text that the author of a study has written about its results; "" if there is none."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return ""
+    except (OSError, UnicodeDecodeError) as error:
+        hint = "save it as UTF-8, or move it away"
+        raise expected(f"`{path}` to be a text in UTF-8", one_line(error), hint) from error
 
 
 def _check_places(folder: Path, path: Path, *, figures: bool, board: bool) -> None:

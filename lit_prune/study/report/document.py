@@ -36,13 +36,14 @@ _PLATEAU = (
 )
 
 
-def report_text(whole: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"]) -> str:
+def report_text(whole: Results, judgements: Sequence[Judgement], figures: Sequence["Figure"], notes: str = "") -> str:
     """Return a report in Markdown that embeds the given figures, from the folder `figures` next to the report.
 
     Args:
         whole: Results of the study; only experiments that have started get a section.
         judgements: Judgements of the claims about the started experiments.
         figures: Figures of the started experiments.
+        notes: Markdown that follows the summary, from the author of the study.
     """
     results = whole.started()
     plan = results.plan
@@ -54,6 +55,8 @@ def report_text(whole: Results, judgements: Sequence[Judgement], figures: Sequen
         parts.append(_ONE_SEED if len(plan.seeds) == 1 else _INTERVAL)
         if top := summary(results, judgements, advices):
             parts += ["## Summary", *top]
+    if notes.strip():
+        parts += ["## Notes", notes.strip()]
     groups = results.groups()
     for name, experiments in groups.items():
         parts.append(f"## {plan.groups.get(name, name)}")

@@ -80,6 +80,21 @@ def test_the_same_folder_gives_the_same_report(tmp_path):
     assert (text_of(tmp_path), (tmp_path / "results.csv").read_bytes()) == first
 
 
+def test_notes_of_the_author_follow_the_summary(tmp_path):
+    make_study(tmp_path)
+    before = text_of(tmp_path)
+    notes = tmp_path / "notes.md"
+    notes.write_text("\nWhy *this* is so: 7 \u00b1 1.\n", encoding="utf-8")
+    text = text_of(tmp_path)
+    assert text.replace("## Notes\n\nWhy *this* is so: 7 ± 1.\n\n", "", 1) == before
+    assert text.index("## Summary") < text.index("## Notes") < text.index("\n## ", text.index("## Notes"))
+    assert "Why <em>this</em> is so: 7 ± 1." in (tmp_path / "report.html").read_text(encoding="utf-8")
+    notes.write_bytes(b"\xff\xfe")
+    with pytest.raises(InputError, match=r"notes\.md` to be a text in UTF-8"):
+        main(["report", str(tmp_path), *OPTIONS])
+    assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
+
+
 def test_a_report_changes_nothing_of_the_runs(tmp_path):
     make_study(tmp_path, unfinished={("task1/logits", 0)})
     before = files(tmp_path)
