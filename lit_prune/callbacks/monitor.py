@@ -142,9 +142,9 @@ class SparsityMonitor(Callback):
         if (trainer.current_epoch + 1) % self.every_n_epochs:
             return
         report = sparsity_report(self._weights)
-        # all processes have the same values; unlike a mean, the maximum reproduces them without rounding
         changed = self._find_changes()
         metrics = self._metrics(report) | {"mask/changed": self._sum(changed) / report.weights}
+        # all processes have the same values; unlike a mean, the maximum reproduces them without rounding
         pl_module.log_dict(metrics, reduce_fx="max", sync_dist=True)
         loggers: list[Any] = trainer.loggers
         for logger in loggers:

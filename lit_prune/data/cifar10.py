@@ -86,7 +86,7 @@ def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
             raise expected(
                 f"{_wanted(path)}, or the CIFAR-10 archive to create it from ({archive})",
                 f"{fault}, and CIFAR-10 could not be downloaded: {error}",
-                "give the folder of CIFAR-10 with `--data.data_dir`, copy the archive to the path above yourself, "
+                "give the folder of CIFAR-10 with `--data.data_dir`, copy the archive to the path named for it, "
                 "or use `--data.source synthetic`",
             ) from error
         for path, _ in faults:

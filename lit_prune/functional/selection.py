@@ -224,7 +224,7 @@ def _inside(model: nn.Module, pattern: str) -> set[nn.Module]:
 
 
 def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> list[list[WeightRef]]:
-    """Group weights by parameter; drop those that are shared with a norm or an embedding."""
+    """Group weights by parameter; without `parameters`, drop those that are shared with a norm or an embedding."""
     groups: dict[int, list[WeightRef]] = {}
     dropped = set[int]()
     patterns = None if parameters is None else as_patterns("parameters", parameters)

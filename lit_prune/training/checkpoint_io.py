@@ -30,7 +30,7 @@ class AtomicCheckpointIO:
     def load_checkpoint(
         self, path: str | Path, map_location: Any = lambda storage, loc: storage, weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Read and check a checkpoint, always with `weights_only=True`, so that no code stored in the file runs."""
+        """Read a checkpoint with `weights_only=True`, so that no code in it runs; check it if it is a local file."""
         if "://" in str(path):
             loaded: dict[str, Any] = super().load_checkpoint(path, map_location, weights_only=True)  # type: ignore[misc]
             return loaded

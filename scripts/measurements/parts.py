@@ -44,7 +44,7 @@ def run_parts(parts: Mapping[str, tuple[float, Part]], folder: Path, seconds: fl
 
 
 def read_result(path: Path) -> dict[str, Any] | None:
-    """Read the result of a part; None if there is none."""
+    """Read the result of a part; None if there is no readable one."""
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
