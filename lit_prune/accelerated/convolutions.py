@@ -11,7 +11,7 @@ from lit_prune.accelerated.linear import SparseLinear, dense_linear
 from lit_prune.errors import expected
 from lit_prune.functional.live_taps import count_outputs
 
-GEOMETRY = ("kernel_size", "stride", "padding", "dilation")  # settings of a convolution, as `count_outputs` takes them
+GEOMETRY = ("kernel_size", "stride", "padding", "dilation")  # in the order of the arguments of `count_outputs`
 _POINTWISE = [(1, 1), (1, 1), (0, 0), (1, 1)]
 
 

@@ -197,9 +197,8 @@ def _copy(what: str, value: Any, shared: dict[int, Any]) -> Any:
     try:
         return deepcopy(value, shared)
     except Exception as error:
-        raise InputError(
-            f"The {what} cannot be copied for `recalibrate`, or a criterion that needs data: {one_line(error)}."
-        ) from error
+        users = "`recalibrate` and criteria that need data work on a copy"
+        raise InputError(f"The {what} cannot be copied, but {users}: {one_line(error)}.") from error
 
 
 def _of_first_process(values: Tensor) -> Tensor:

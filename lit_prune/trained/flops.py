@@ -122,8 +122,8 @@ def input_shape(model: nn.Module, input_size: int | Sequence[int]) -> tuple[int,
             takes; or the whole shape of one input, such as (3, 32, 32).
 
     Raises:
-        InputError: If a size is not a positive integer, if the number of channels is unknown because the first
-            convolution is not two-dimensional, or if parameters have no values yet (lazy modules).
+        InputError: If a size is not a positive integer, if only height and width are given and the first
+            convolution is missing or not two-dimensional, or if parameters have no values yet (lazy modules).
     """
     if any(is_lazy(parameter) for parameter in model.parameters()):
         raise expected("a model whose weights have values", "a lazy one", "run one batch through the model first")

@@ -43,7 +43,8 @@ def _shrink(argv: Sequence[str]) -> None:
     parser.add_argument(
         "--ratio",
         type=float,
-        help="Fraction of the channels to remove, in (0, 1). Without it, only channels that are entirely zero are removed.",
+        help="Fraction of the channels to remove, in (0, 1). Without it, only channels that are entirely zero are "
+        "removed.",
     )
     parser.add_argument("--output", type=str, required=True, help="Checkpoint to write.")
     parser.add_argument("--input_size", type=int, default=32, help="Height and width of the images, in pixels.")

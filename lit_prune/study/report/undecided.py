@@ -30,7 +30,7 @@ class Advice:
     Attributes:
         claim: The claim.
         need: What is needed, in a phrase such as "about 36 seeds, about 4 h 12 min".
-        command: A command that runs this; "" if there is none.
+        command: Command that starts the runs that are needed; "" if there is none.
     """
 
     claim: str

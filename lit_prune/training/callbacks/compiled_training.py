@@ -12,7 +12,7 @@ from lit_prune.callbacks._base import Callback
 
 
 class CompiledTraining(Callback):
-    """Compiles a network in place while it trains; names of parameters, checkpoints and copies stay as they are.
+    """Compiles a network in place while it trains; parameter names do not change, nor do checkpoints or copies.
 
     Whatever the training step calls is compiled: the module itself, or the networks that it consists of. Validation
     runs the network as it is, because few batches do not repay the minutes that a compiler takes, and because the

@@ -21,7 +21,8 @@ def curve_figures(results: Results) -> Iterator[Drawing]:
     """Draw a figure for each group with experiments that train; a large group gets several figures.
 
     Yields:
-        Figures with a panel for loss and one for accuracy per experiment, if it has them. All experiments of a figure have the same axes.
+        Figures with a panel for loss and one for accuracy per experiment, as far as they were logged. All experiments
+        of a figure have the same axes.
     """
     for group, experiments in results.groups().items():
         shown = [e.name for e in experiments if e.train and any(_has_curves(run) for run in results.of(e.name))]
