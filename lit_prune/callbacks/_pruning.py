@@ -58,8 +58,8 @@ class Pruning(Callback):
             Layers that do not consist of whole groups are left dense. "channel" prunes a channel in all layers that
             compute it, with their biases and batch norms, so that `lit-prune shrink` can remove it; layers whose
             channels cannot be removed, which `couple_channels` lists, are left dense. It follows `example_input_array`
-            or, without one, the first batch through the model. `amount` is then a fraction of the weights of the layers that are pruned or, with
-            "uniform", of the channels of each; every layer keeps a channel.
+            or, without one, the first batch through the model. `amount` is then a fraction of the weights of the layers
+            that are pruned or, with "uniform", of the channels of each; every layer keeps a channel.
         allocation: How much of each layer: "global" compares the scores of all layers, "uniform" prunes `amount` of
             each layer, "erk" prunes large layers more (Evci et al., "Rigging the lottery", 2020). A mapping gives the
             fraction of layers by glob, and `amount` to all others. A function returns the fraction of each layer. In a
