@@ -62,7 +62,7 @@ def train(first: int, last: int, file: Path) -> None:
 
 
 def main() -> None:
-    """Train, and resume the training as in a new process."""
+    """Train, then resume from the checkpoint as a new process would."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "loop.ckpt"
         train(0, EPOCHS // 2, file)

@@ -25,7 +25,7 @@ class MoonsClassifier(LightningModule):
         )
 
     def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a batch of points and labels; log loss and accuracy."""
+        """Return the loss of a batch of points and labels; log the loss and the accuracy."""
         return self._evaluate("train", batch)
 
     def validation_step(self, batch: list[Tensor], batch_idx: int) -> None:

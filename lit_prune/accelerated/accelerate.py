@@ -1,4 +1,4 @@
-"""Convert the layers of a network whose zeros save time, and only those."""
+"""Replace layers of a network by faster ones with the same outputs, and only where these save time."""
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy

@@ -17,8 +17,8 @@ class LayerTimes:
     Attributes:
         name: Qualified name of the layer.
         sparsity: Fraction of its weights that are zero.
-        seconds: Seconds in a forward pass of the network, by kind ("dense", "cropped", "sparse", "2:4"): one for each
-            round. Empty if the layer has to stay dense.
+        seconds: Seconds that the layer takes in a forward pass of the network, by kind ("dense", "cropped", "sparse",
+            "2:4"), one value for each round. Empty if the layer has to stay dense.
         runs_as: Kind that the accelerated network uses.
         reason: Why the layer stays dense; "" if it was converted.
     """

@@ -260,7 +260,7 @@ def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
 
 
 def _check_results(own: Mapping[str, Any], path: str | Path) -> None:
-    """Check the types of the results that a run resumes with."""
+    """Check the types of the results, logs, limits and callback names that a run resumes with."""
     logs = own.get("logs", {})
     events = logs.get("events", {}) if isinstance(logs, Mapping) else None
     if not _holds(events, int) or not isinstance(logs.get("rows", 0), int):

@@ -157,7 +157,7 @@ def modules_still_frozen(
 
 
 def _before_the_first_that_trains(model: nn.Module, frozen: set[nn.Module]) -> list[tuple[str, nn.Module]]:
-    """List the modules registered before the first layer that trains.
+    """List the modules before the first layer that trains, without activations, poolings and containers of torch.
 
     A module that contains this layer is listed only if it has parameters of its own: PyTorch lists these before those
     of its submodules, so a transformer's class token is frozen with the first layers.

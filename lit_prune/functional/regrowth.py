@@ -26,10 +26,10 @@ def regrow_masks(
     """Compute masks that replace the smallest weights of each layer by pruned ones; the sparsity of no layer changes.
 
     Of each layer with n weights that are not pruned, the `round(fraction * n)` of smallest magnitude are dropped, but
-    no more than are pruned, so a dense layer keeps all its weights. As many pruned weights with the highest `grow`
-    scores are kept instead; a weight that was just dropped may return (Mocanu et al., "Scalable training of artificial
-    neural networks with adaptive sparse connectivity", 2018; Evci et al., "Rigging the lottery", 2020). Ties are broken
-    by the order of the elements.
+    no more than are pruned, so a dense layer keeps all its weights. As many pruned weights grow instead, those with the
+    highest `grow` scores; a weight that was just dropped may grow again (Mocanu et al., "Scalable training of
+    artificial neural networks with adaptive sparse connectivity", 2018; Evci et al., "Rigging the lottery", 2020). Ties
+    are broken by the order of the elements.
 
     Args:
         weights: Masked weights.

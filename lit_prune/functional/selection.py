@@ -29,8 +29,8 @@ class WeightRef(NamedTuple):
     """One weight of a model.
 
     Attributes:
-        name: Qualified name of the layer, for example "layer4.0.conv1", if its only weight is called "weight";
-            otherwise of the parameter, for example "lstm.weight_ih_l0". "" if the model itself is the layer.
+        name: Qualified name of the layer, for example "layer4.0.conv1" ("" if it is the model itself), if its only
+            weight is called "weight"; otherwise of the parameter, for example "lstm.weight_ih_l0".
         module: Module that holds the weight.
         parameter: Name of the weight in the module, for example "weight".
     """
@@ -268,7 +268,7 @@ def _matching_names(prefix: str, module: nn.Module, patterns: Iterable[str]) -> 
 
 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of a module without its submodules, by their names in an unmasked module."""
+    """Return the parameters of a module without its submodules, by name, without the `_orig` of masks of torch."""
     own = list(module.named_parameters(recurse=False, remove_duplicate=False))
     masked = {
         f"{name}_orig": name for key, _ in own if torch_mask(module, name := key.removesuffix("_orig")) is not None

@@ -80,7 +80,7 @@ def needs_data(pruner: Pruning) -> bool:
 
 
 def choose_weights(model: nn.Module, options: Namespace, pruner: Pruning) -> list[WeightRef]:
-    """Choose weights of a model as the options say; print what is left out unless the options name it."""
+    """Choose weights by the options; print which do not consist of whole groups, and which are left out by default."""
     weights = pruner.choose(model)
     left = describe_passed_over(model) if options.layers is None and options.parameters is None else None
     if left is not None:

@@ -148,7 +148,7 @@ def make_loggers(folder: Path, package: str = LIGHTNING) -> list[Any]:
     return [
         # `RunSummary` logs the metrics of the HParams tab; Lightning would add `hp_metric` = -1
         tensorboard(root, name=name, version=version, default_hp_metric=False),
-        # write the metrics of each epoch at once; Lightning would wait for a hundred rows
+        # write each row at once, also when metrics are logged without the Trainer, which calls `save` after each row
         csv(root, name=name, version=version, flush_logs_every_n_steps=1),
     ]
 
@@ -173,7 +173,7 @@ def add_log_folder(argv: Sequence[str]) -> list[str]:
 
 
 def merge_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
-    """From now on, write one row per epoch to `metrics.csv`; begin with the unwritten row of a checkpoint, if any."""
+    """Merge the metrics of an epoch into one row of `metrics.csv`; begin with a checkpoint's unwritten row, if any."""
     for logger in loggers:
         if isinstance(logger, _CSV) and is_rank_zero():
             logger.experiment.merges = True

@@ -86,7 +86,7 @@ class Watch(Callback):
 
 
 def rows() -> DataLoader[Any]:
-    """Return the data: rows (N, 16) and their classes."""
+    """Make a loader of random rows, in batches (16, 16), with their classes."""
     generator = torch.Generator().manual_seed(0)
     data = torch.randn(16 * STEPS, 16, generator=generator)
     return DataLoader(TensorDataset(data, data[:, :4].argmax(1)), batch_size=16)
