@@ -66,7 +66,7 @@ class SparseLinear(nn.Module):
         return torch.sparse_csr_tensor(*parts, size, check_invariants=False)
 
     def is_valid(self) -> bool:
-        """Return whether all indices are in range; otherwise, products would read memory out of bounds."""
+        """Return whether the indices are those of a CSR matrix; others could make products read out of bounds."""
         parts = (self.crow_indices, self.col_indices, self.values)
         try:
             torch.sparse_csr_tensor(*parts, (self.out_features, self.in_features), check_invariants=True)

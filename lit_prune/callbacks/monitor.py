@@ -191,7 +191,7 @@ class SparsityMonitor(Callback):
         self._ended = state_dict.get("ended", -1)
 
     def _find_changes(self) -> dict[str, Tensor]:
-        """Remember the masks; return by layer where they differ from those of the previous log, in this process."""
+        """Store the masks; return by weight which elements of this process's part changed since the last log."""
         before = self._seen
         self._seen = {ref.name: mask for ref in self._weights if (mask := current_mask(ref)) is not None}
         changes = {}

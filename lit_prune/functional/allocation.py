@@ -1,6 +1,5 @@
 """Allocations: which fraction of each layer to prune."""
 
-import math
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
 from functools import partial
@@ -76,7 +75,8 @@ def allocate(allocation: Allocation, shapes: Mapping[str, tuple[int, ...]], amou
     """
     fractions = allocation(shapes, amount)
     for name in shapes:
-        if not 0 <= (found := fractions.get(name, math.nan)) < 1:
+        if name not in fractions or not 0 <= fractions[name] < 1:
+            found = fractions.get(name, "none")
             hint = "return a fraction of each layer, by name"
             raise expected(f"a fraction in [0, 1) for `{name}` from `allocation`", found, hint)
     return [fractions[name] for name in shapes]

@@ -142,8 +142,8 @@ class GraSP(_Measured):
 
     The lowest scores belong to the weights whose removal increases the norm of the gradient most, or reduces it least
     (Wang et al., "Picking winning tickets before training by preserving gradient flow", 2020). Gradient and Hessian are
-    those of the mean loss with respect to the chosen weights. The loss is the one of the training; the paper divides
-    logits by 200 first.
+    those of the mean loss with respect to the chosen weights. The loss is the training loss; the paper first
+    divides the logits by 200.
 
     Args:
         batches: Number of training batches to take; each is used twice.
@@ -274,7 +274,7 @@ class _Control:
 
 
 class Shuffled(_Control):
-    """Shuffle the scores of a criterion within each layer, so that only the number of weights of each layer is left.
+    """Shuffle the scores of a criterion within each layer: it then decides only how many weights each layer keeps.
 
     If shuffled scores do as well, the criterion chooses layers, not weights (Frankle et al., "Pruning neural
     networks at initialization: Why are we missing the mark?", 2021). Weights that are zero keep their scores.

@@ -102,7 +102,7 @@ def adopt_masks(model: nn.Module) -> None:
 
 
 def copy_masks(model: nn.Module, target: nn.Module) -> None:
-    """Mask a copy of a model, such as an average of its weights, like the model; other masks of the copy are removed.
+    """Replace the masks of a copy of a model, such as an average of its weights, by the masks of the model.
 
     Args:
         model: Model with the masks. An `AveragedModel` inside it is ignored.

@@ -33,7 +33,7 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
     because they do not move a weight whose gradient is zero. The state of LBFGS, which mixes all weights, is cleared.
 
     Args:
-        optimizer: Any optimizer. Its state for weights that are not pruned is not changed.
+        optimizer: Any optimizer. Except for LBFGS, its state for weights that are not pruned is not changed.
         model: Model with the masks.
     """
     if isinstance(optimizer, optim.LBFGS):

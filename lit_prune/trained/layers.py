@@ -214,7 +214,7 @@ def _frozen_modules(network: Network) -> set[str] | None:
         return {name for name in frozen if isinstance(name, str)}
     settings = network.content.get(KEY)
     callbacks = settings.get("callbacks") if isinstance(settings, Mapping) else None
-    # `lit-prune fit` stores the names of all callbacks; if LayerFreezing is not among them, no layer was frozen
+    # `lit-prune fit` stores the names of all callbacks; without LayerFreezing among them, lit-prune froze no layer
     return set() if isinstance(callbacks, list) and "LayerFreezing" not in callbacks else None
 
 

@@ -254,7 +254,7 @@ class Run:
     def _training_callbacks(self, config: Namespace, given: list[Callback], model: LightningModule) -> list[Callback]:
         settings = collect_settings(config)
         custom = "class_path" in settings["model"]
-        # store again which initial weights the run started from; when it resumes, its options no longer say so
+        # keep the stored origin of the initial weights, which the options of a resumed run do not contain
         stored = self.stored.get("model", {})
         settings["model"] |= {name: stored[name] for name in ("weights", "init_from") if name in stored}
         if not custom:  # a model with initial weights from `lit-prune shrink` has fewer channels than the options say

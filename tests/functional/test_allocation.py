@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lit_prune.errors import InputError
-from lit_prune.functional.allocation import erk, make_allocation, uniform
+from lit_prune.functional.allocation import allocate, erk, make_allocation, uniform
 
 RESNET = {
     "conv1": (64, 3, 7, 7),
@@ -94,3 +94,9 @@ def test_allocations_by_name() -> None:
 def test_bad_allocations_are_refused(allocation: Any, amount: float, limit: Any, message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         make_allocation(allocation, amount, limit)
+
+
+@pytest.mark.parametrize(("fractions", "found"), [({"a": 0.5}, "none"), ({"a": 0.5, "b": 1.0}, "1.0")])
+def test_a_function_has_to_return_a_fraction_of_each_layer(fractions: dict[str, float], found: str) -> None:
+    with pytest.raises(InputError, match=f"for `b` from `allocation`, but got {found}"):
+        allocate(lambda shapes, amount: fractions, {"a": (2, 2), "b": (3,)}, 0.5)
