@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lit_prune.accelerated.timing import speedup
 
-# a layer is converted if it takes at most 1 / 1.1 of the time: differences below 10% may be noise
+# a layer is converted only if that makes it at least 1.1 times as fast: smaller differences may be noise
 MARGIN = 1.1
 
 

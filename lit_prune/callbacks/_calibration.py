@@ -147,7 +147,7 @@ def isolated(device: torch.device) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class _Batches:
-    """The first batches of a new epoch of training data; each iteration gives the same ones."""
+    """The first batches of new epochs of training data; each iteration gives the same ones."""
 
     trainer: Trainer
     module: LightningModule

@@ -25,9 +25,9 @@ class Distillation(Callback):
 
     The loss grows by `weight` x T^2 x KL(teacher || student), where both probabilities are softmax(logits / T) (Hinton
     et al., "Distilling the knowledge in a neural network", 2015). Classes are in dimension 1 of the logits, as in
-    `torch.nn.functional.cross_entropy`; the divergence is averaged over all other dimensions. Logits are what the
-    LightningModule returns when `training_step` calls it, `self(inputs)`, or what its submodule `module` returns; the
-    teacher gets the same inputs. If there are several calls in a step, their divergences are averaged.
+    `torch.nn.functional.cross_entropy`; the divergence is averaged over all other dimensions. Logits are what
+    `self(inputs)` returns in `training_step` or, if `module` is given, what this submodule returns. The teacher gets
+    the same inputs. If there are several calls in a step, their divergences are averaged.
 
     The teacher runs in evaluation mode and without gradients. It is part neither of the model nor of a checkpoint, and
     does not change the random state.

@@ -46,10 +46,11 @@ class LocalL1Pruning(Pruning):
 class GlobalRandomPruning(Pruning):
     """Prune random weights, as a baseline for other criteria.
 
-    The choice depends only on the random seed and the shapes of the weights; the global random state is not used.
+    The random scores depend only on the random seed and the shapes of the weights; the global random state is not
+    used.
 
     Args:
-        amount: Fraction of the chosen weights to prune, in [0, 1): exactly `round(amount * N)` of N weights.
+        amount: Fraction of the weights of the chosen layers to prune, in [0, 1), rounded as in `Pruning`.
         seed: Random seed, an integer in [0, 2**32).
         options: Arguments of `Pruning`, except `criterion` and `allocation`.
 

@@ -94,7 +94,7 @@ class SET(Pruning):
         return RandomScore(self.seed + self._changes)(weights)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Find out at which step the masks have changed for the last time."""
+        """Determine the optimizer step from which the masks no longer change."""
         super().on_train_start(trainer, pl_module)
         self._end = _END * _steps(trainer, pl_module) if self.end_step is None else self.end_step
         if not 0 <= self._end < inf:

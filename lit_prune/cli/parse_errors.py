@@ -207,7 +207,8 @@ def _bad_value(key: str, details: str, argv: Sequence[str]) -> InputError:
         return _bad_module(key, f"`{shorten(why[1])}` ({shorten(why[2].strip())})" if why else f"`{shorten(found)}`")
     if match := re.search(r"Unable to load config '(.*?)'", details):
         hint = f"give options one by one, as `--{key}.NAME VALUE`"
-        return expected(f"`--{key}` to name a YAML file of its options", f"`{shorten(match[1])}`", hint)
+        what = f"`--{key}` to be the path of a YAML file with the options of `{key}`"
+        return expected(what, f"`{shorten(match[1])}`", hint)
     if kinds:
         return expected(f"`--{key}` to be {' or '.join(kinds)}", f"`{shorten(found)}`", "check the value")
     return expected(f"a valid value for `--{key}`", _one_line(details), _HELP)

@@ -171,7 +171,7 @@ def parse_checkpoint_command(parser: CommandParser, argv: Sequence[str]) -> Name
 def check_path(what: str, path: str) -> None:
     """Raise an `InputError` if a path is empty, or a file or folder name in it is too long; `what` names the option."""
     if not path:
-        raise expected(f"{what} to be a path", "an empty value", "give a path, or leave the option out")
+        raise expected(f"{what} to be a path", "an empty value", "give the path of a file or folder")
     if any(len(part.encode(errors="replace")) > _LONGEST_NAME for part in Path(path).parts):
         limit = f"{what} to be a path whose file and folder names have at most {_LONGEST_NAME} bytes"
         raise expected(limit, f"`{shorten(path)}`", "choose a shorter name")

@@ -242,7 +242,7 @@ def _is_alone(cli: TrainingCLI) -> bool:
 
 
 def _test(cli: TrainingCLI, config: dict[str, Any], stored: dict[str, Any]) -> dict[str, float]:
-    """Test the weights of a checkpoint as `lit-prune test` would, but without reading options and the checkpoint."""
+    """Test a checkpoint's weights as `lit-prune test` would, without parsing options or reading the file again."""
     # new objects, because callbacks of the training may have changed those in memory
     model, data = (_build_again(module) for module in (cli.model, cli.datamodule))
     model.load_state_dict(stored["state_dict"])

@@ -139,7 +139,7 @@ def _write(export: Export, path: Path) -> tuple[str, Run | None]:
 
 
 def _check(export: Export, run: Run | None) -> list[Check]:
-    """Compare the file with the network on random images and, if requested, on test images."""
+    """Compare the file with the network on random inputs and, if requested, on test images."""
     options, inputs = export.options, export.inputs
     if run is None or inputs is None:
         return []  # the weights were compared, bit for bit

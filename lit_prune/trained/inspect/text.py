@@ -57,7 +57,7 @@ def format_json(inspection: Inspection) -> str:
 
 
 def format_csv(inspection: Inspection) -> str:
-    """Make CSV, with one line for each layer; unknown values are empty, shapes have the form 64x3x7x7."""
+    """Make CSV with a line for each layer; unknown values are empty, and shapes are written as 64x3x7x7."""
     return csv_text([_record(layer) | {"shape": _format_shape(layer.shape)} for layer in inspection.layers])
 
 

@@ -46,7 +46,7 @@ class CheckpointOnSignal(Callback):
             raise self._error(trainer, f"in epoch {trainer.current_epoch}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """After a signal, save a checkpoint; the run's `ModelCheckpoint` callbacks need not save one each epoch."""
+        """After a signal, save a checkpoint, because no `ModelCheckpoint` may be due to save one in this epoch."""
         if self._is_stopped(trainer):
             self._save(trainer)
 
