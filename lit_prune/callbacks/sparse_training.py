@@ -90,7 +90,7 @@ class SET(Pruning):
         self._end = inf
 
     def grow(self, weights: Sequence[Tensor]) -> Iterable[Tensor]:
-        """Score weights to grow; those with the highest scores grow. A subclass may override this."""
+        """Score weights; in each layer, the pruned ones with the highest scores grow. A subclass may override this."""
         return RandomScore(self.seed + self._changes)(weights)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -23,7 +23,7 @@ from lit_prune.errors import expected
 
 
 class Request(NamedTuple):
-    """The images of a batch, before they are loaded.
+    """Which images a batch has, and how they are augmented; `Images` loads them.
 
     Attributes:
         rows: Indices into the data set, that is, into `Images.subset`, `(B,) int64`.

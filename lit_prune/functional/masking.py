@@ -76,7 +76,7 @@ def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -
         weights: Weights to unmask. None unmasks every parameter of the model.
 
     Returns:
-        Qualified names of the parameters that were masked, for example "conv1.weight".
+        Qualified names of the parameters whose masks were removed, for example "conv1.weight".
     """
     reshard(model)
     chosen = None if weights is None else {id(ref.tensor) for ref in weights}

@@ -105,7 +105,7 @@ class TrainingCLI(LightningCLI):
             )
 
     def setup_parser(self, *args: Any) -> None:
-        """Build the parser, or take that of an earlier command on the same base classes."""
+        """Build the parser, or reuse that of an earlier run of the same command with the same classes."""
         key = (self._argv[0], self._model_class, self._datamodule_class, self._custom_model, self.subclass_mode_data)
         if key not in self._parsers:
             super().setup_parser(*args)

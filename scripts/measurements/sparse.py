@@ -51,7 +51,7 @@ def make_encoder(sparsity: float, layers: int = 12, width: int = 768) -> nn.Modu
 
 
 def make_resnet(sparsity: float) -> nn.Module:
-    """Make a ResNet-18 for 10 classes, whose random weights, but those of the last layer, are pruned globally."""
+    """Make a ResNet-18 for 10 classes with random weights, pruned globally except in the last layer."""
     torch.manual_seed(0)
     return _prune(resnet18(num_classes=10), sparsity, exclude=["fc"])
 

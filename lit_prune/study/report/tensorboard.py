@@ -81,7 +81,7 @@ def _write(path: Path, events: Sequence[Event]) -> None:
 
 
 def _runs(results: Results, figures: Sequence["Figure"], report_text: str) -> Iterator[tuple[str, list[Event]]]:
-    """Yield the folder of each run, below `report`, with its events."""
+    """Yield each run of TensorBoard, such as the means of an experiment: its folder below `report`, and its events."""
     series = tradeoff(results)
     kind = accuracy_measure(results).removeprefix("final_")
     yield ".", list(_report_events(results, figures, report_text, f"{_TRADEOFF}/{kind}" if series else ""))

@@ -145,7 +145,7 @@ def read_results(folder: str | Path) -> Results:
 
 
 def format_seeds(seeds: Iterable[int]) -> str:
-    """Join seeds to a phrase, such as "seed 1" or "seeds 0, 2"."""
+    """Join seeds into a phrase, such as "seed 1" or "seeds 0, 2"."""
     names = [str(seed) for seed in seeds]
     return f"seed{'s' if len(names) > 1 else ''} {', '.join(names)}"
 

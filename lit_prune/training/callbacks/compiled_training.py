@@ -66,7 +66,7 @@ class CompiledTraining(Callback):
 
     @staticmethod
     def _use(calls: dict[nn.Module, Any]) -> None:
-        # as `nn.Module.compile` does, which cannot be undone
+        # `nn.Module.compile` sets this attribute too, but has no way to reset it; None means not compiled
         for module, call in calls.items():
             module._compiled_call_impl = call
 
