@@ -247,7 +247,7 @@ def test_what_cannot_be_copied_is_refused() -> None:
         (Keeps(conv_net()), Batches(), "model"),
         (Classifier(conv_net()), Locked(), "training data"),
     ):
-        with pytest.raises(InputError, match=f"The {what} cannot be copied"):
+        with pytest.raises(InputError, match=f"The {what} cannot be copied, but `recalibrate`"):
             quiet_trainer(callbacks=At(1, lambda trainer, it: measure(trainer, it, Taylor(1), [], 0))).fit(model, data)
 
 

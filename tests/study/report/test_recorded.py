@@ -58,7 +58,7 @@ def test_the_report_reproduces_the_document(again, study, document, runs):
     figures = Path(document).parent / "figures"
     drawn = {path.name for path in (again / figures).iterdir()}
     assert drawn == {path.name for path in (ROOT / figures).iterdir()}
-    assert drawn
+    assert len(drawn) >= {"reduced": 10, "sparse-training": 6}[Path(study).name]
 
 
 @every_study
