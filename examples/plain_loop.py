@@ -2,8 +2,8 @@
 
     cd examples && python plain_loop.py    # takes a few seconds
 
-Three calls are all that pruning adds to the loop: `hold_masks` once, `apply_masks` before an epoch, and, only because
-the loop clips gradients, `mask_gradients`.
+Three calls are all that pruning adds to the loop: `hold_masks` once, `apply_masks` before each epoch, and, only
+because the loop clips gradients, `mask_gradients`.
 """
 
 import torch

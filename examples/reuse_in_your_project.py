@@ -2,9 +2,9 @@
 
     python reuse_in_your_project.py    # takes a few seconds
 
-Model and data are ordinary Lightning classes. The script trains a dense model, continues to train a copy while pruning
-it gradually, repeats the end of this second training from an early checkpoint, compares the weights, and saves weights
-that load without lit-prune.
+Model and data are ordinary Lightning classes. The script trains a dense model, trains one copy of it further as a
+baseline and another one while pruning it gradually, repeats the end of the pruned training from an early checkpoint,
+compares the weights, and saves weights that load without lit-prune.
 """
 
 import logging
@@ -121,12 +121,12 @@ def train(
         enable_model_summary=False,
     )
     trainer.fit(model, Bars(), ckpt_path=resume)
-    print(f"  accuracy {float(trainer.callback_metrics['accuracy']):.1%} after epoch {trainer.current_epoch}")
+    print(f"  accuracy {float(trainer.callback_metrics['accuracy']):.1%} after {trainer.current_epoch} epochs")
     return model
 
 
 def callbacks() -> list[Callback]:
-    """Create the callbacks of the second training, which prunes."""
+    """Create the callbacks of the training that prunes."""
     return [
         LayerFreezing(layers=["stem*"], unfreeze_epoch=1),  # freezes the first layer for one epoch
         GlobalL1Pruning(amount=0.8, start_epoch=0, end_epoch=3),  # after three epochs, 80% of all weights are zero

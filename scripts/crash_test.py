@@ -77,7 +77,7 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=25, help="number of kills (default: 25)")
     parser.add_argument("--seed", type=int, default=0, help="random seed used to choose when to kill (default: 0)")
     parser.add_argument("--narrow", action="store_true", help="train a network with an eighth of the channels")
-    parser.add_argument("--callbacks", choices=CALLBACKS, default="pruning", help="what to train (default: pruning)")
+    parser.add_argument("--callbacks", choices=CALLBACKS, default="pruning", help="callbacks to use (default: pruning)")
     options = parser.parse_args()
     callbacks = CALLBACKS[options.callbacks]
     if options.callbacks == "rigl":

@@ -3,7 +3,7 @@
     python scripts/load_test.py --runs 60 --jobs 4 --epochs 1000
 
 Every run of the study must finish and log each epoch once. In the long training, memory and the times of an epoch and
-a checkpoint may grow only a little, and an epoch may add only a few KiB to the log files. The exit status is 1 if a
+a checkpoint may grow only a little, and an epoch may add at most 19 KiB to the log files. The exit status is 1 if a
 result is missing or a bound is exceeded.
 """
 

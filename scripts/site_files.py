@@ -1,4 +1,4 @@
-"""Add the files outside docs/ to which pages link to the site that `mkdocs.yml` describes."""
+"""Add files outside docs/ to the site that `mkdocs.yml` describes, if a page of the site links to them."""
 
 import posixpath
 import re

@@ -2,9 +2,10 @@
 
     python scripts/sparse_table.py --json sparse.json --write docs/benchmarks.md
 
-Compares linear layers that multiply non-zero weights only to dense ones, and networks that `lit_prune.accelerate`
-converted to the originals, in turn and in one process. Measurements are stored in the JSON file one by one: the same
-command resumes an interrupted run, and only writes the tables when all is measured.
+Compares sparse linear layers, which multiply only non-zero weights, with dense ones, and networks that were converted
+by `lit_prune.accelerate` with their originals. The two sides of a comparison take turns in one process. Measurements
+are stored in the JSON file one by one: the same command resumes an interrupted run, and only writes the tables when all
+is measured.
 """
 
 import argparse

@@ -35,7 +35,7 @@ def load_config(path: str) -> Any:
     """Load the YAML file of a configuration as plain values.
 
     Raises:
-        InputError: If the file cannot be read, is not YAML, or is dangerous to load.
+        InputError: If the file cannot be read, is not YAML, or exceeds the limits of `load_yaml`.
     """
     try:
         return load_yaml(path)

@@ -15,7 +15,7 @@ class Page(NamedTuple):
     Attributes:
         usage: Arguments of the command, as in its usage line; optional ones are in brackets.
         options: Descriptions of options, by option and placeholder of its value.
-        examples: Two commands, which run if `lit-prune fit --config quick` has run before.
+        examples: Two commands. Those that read a checkpoint expect that of the first `lit-prune fit --config quick`.
     """
 
     usage: str
@@ -118,7 +118,7 @@ PAGES = {
         {
             "--amount FRACTION": "fraction of all weights to prune, for example 0.3",
             "--output FILE": "checkpoint to write",
-            "--allocation NAME": "fraction of each layer: global (compare all layers), uniform, erk, or a mapping",
+            "--allocation NAME": "how much of each layer: global (by score), uniform, erk (by size), or a mapping",
             **_PARTS,
             "--max_layer_sparsity F": "largest fraction of any single layer to prune",
             **_WEIGHTS,
@@ -200,11 +200,11 @@ PAGES = {
     "study": Page(
         "(--preset NAME | PLAN.yaml) [options]",
         {
-            "--preset NAME": "quick (minutes), reduced, sparse-training (an hour), criteria, medium, original, full",
+            "--preset NAME": "quick (minutes), sparse-training, reduced, criteria (an hour), medium, original, full",
             "--dry_run": "only print the experiments and an estimate of the time",
             "--only GLOB ...": "run only experiments with these names, and the experiments they start from",
             "--seeds N ...": "random seeds; every experiment runs once with each seed",
-            "--max_epochs N": "number of epochs of every run",
+            "--max_epochs N": "number of epochs of every experiment that does not set its own",
             "--weights NAME": "initial weights: IMAGENET1K_V1, a file, or random",
             "--out FOLDER": "folder of the study (default: lightning_logs/NAME)",
             "--jobs N": "number of runs at the same time",

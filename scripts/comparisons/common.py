@@ -67,7 +67,7 @@ class Small(LightningModule):
 
 
 class Watch(Callback):
-    """Calls functions of the model: `step` after each batch, `scored` after each validation; keeps what they return."""
+    """Passes the model to functions, `step` after each batch and `scored` after each validation; keeps the results."""
 
     def __init__(self, step: Callable[[Any], Any] | None = None, scored: Callable[[Any], Any] | None = None) -> None:
         self.functions = step, scored

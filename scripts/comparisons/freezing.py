@@ -42,7 +42,7 @@ def norms(library: Freezing) -> Result:
 
 
 def _alone(model: Any) -> bool:
-    """Return whether the backbone maps rows to the same outputs in batches of different sizes, in training mode."""
+    """Return whether the backbone maps rows to the same outputs in batches of different sizes, in its current mode."""
     data = torch.randn(8, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         whole, part = (deepcopy(model.backbone)(rows)[:4] for rows in (data, data[:4]))

@@ -114,7 +114,11 @@ def finetuning_scheduler() -> Promises:
 
 
 def _schedule(thawing: Mapping[str, int]) -> dict[int, Any]:
-    """Return a schedule; `thawing` maps the start of parameter names to the last epoch of the phase that thaws them."""
+    """Return a schedule with one phase for each item of `thawing`, in this order.
+
+    The key is the start of the names of the parameters that thaw when the phase begins; the value is the epoch in which
+    the next phase begins.
+    """
     names = [name for name, _ in Small().named_parameters()]
     schedule: dict[int, Any] = {}
     for phase, (start, epoch) in enumerate(thawing.items()):

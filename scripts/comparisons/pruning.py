@@ -97,7 +97,7 @@ def scored(library: Pruning) -> Result:
 
 
 def _weights(model: nn.Module) -> dict[str, Tensor]:
-    """Return copies of the weights with which the layers of the backbone compute."""
+    """Return copies of the weights with which the linear layers compute."""
     layers = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
     return {f"{name}.weight": layer.weight.detach().clone() for name, layer in layers}
 

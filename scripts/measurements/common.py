@@ -82,10 +82,10 @@ class BareStep:
     """Training steps on one batch in memory, without Lightning.
 
     Args:
-        model: Network to train; its masks, if it has any, are held.
+        model: Network to train; weights that it masks stay zero.
         clip: Whether to clip gradients by their norm.
         device: "cpu" or "cuda".
-        batch_size: Images in the batch; None for those of the original study.
+        batch_size: Number of images in the batch; None for 128, as in the original study.
         dtype: Type in which the forward pass computes what autocast allows; None for float32.
     """
 

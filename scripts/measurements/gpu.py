@@ -33,13 +33,13 @@ from measurements.common import BareStep, Measurement, Settings, summary, take_t
 from measurements.training import FixedLoop, PlainLoop
 
 ROOT = Path(__file__).parents[2]
-EPOCH = 352  # batches of 128 in an epoch of the original study: 45,000 training images
+EPOCH = 352  # batches of 128 in an epoch of `--config original`: 45,000 training images
 Result = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Setup:
-    """Sizes of the measurements.
+    """Device, images, sizes and time of one part.
 
     Attributes:
         device: "cuda", or "cpu" for a rehearsal.
@@ -61,7 +61,7 @@ class Setup:
 
     @property
     def channels(self) -> dict[str, int] | None:
-        """Number of channels of each layer: few in a rehearsal."""
+        """Number of channels of each layer: few in a rehearsal, otherwise None for the default."""
         return dict.fromkeys(FULL_CHANNELS, 8) if self.rehearses else None
 
     def network(self, **arguments: Any) -> LitResNet18:
@@ -132,7 +132,11 @@ def measure_steps(setup: Setup) -> Result:
 
 
 def measure_epochs(setup: Setup) -> Result:
-    """Compare the epochs of `lit-prune fit --config original` with those of the original study's loop."""
+    """Compare the epochs of `lit-prune fit --config original` with those of the original study's loop.
+
+    Epochs of `lit-prune fit` include their validation. Those of the loop, which does not validate, are extrapolated
+    from a few steps.
+    """
     settings, found = setup.settings(1, 60), dict[str, Result]()
     loop = PlainLoop(settings, setup.device)
     loop.run(min(5, settings.steps))
@@ -148,7 +152,7 @@ def measure_epochs(setup: Setup) -> Result:
     for name, added in options.items():
         with tempfile.TemporaryDirectory() as folder:
             seconds = _fit(setup, Path(folder), 2 if setup.rehearses else 6, *([] if setup.rehearses else added))
-        # the first epochs compile
+        # the first epochs include compilation, so only the last three count
         found[name] = {"seconds": seconds[-3:], "first": seconds[0]}
     for name in options:
         ratios = [found["original loop"]["seconds"][0] / one for one in found[name]["seconds"]]

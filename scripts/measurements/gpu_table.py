@@ -10,7 +10,7 @@ TARGETS = (0.94, 0.95, 0.96)
 
 
 def describe(results: Results) -> str:
-    """Return Markdown with a table for each part that has results, and a sentence for each that has none."""
+    """Return Markdown with a table for each part that was measured, and the error of each part that failed."""
     machine = results.get("machine", {})
     card = machine.get("card")
     where = f"one {card} ({machine['memory_gb']} GB), CUDA {machine['cuda']}" if card else "no GPU: a rehearsal"

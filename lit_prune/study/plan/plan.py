@@ -57,7 +57,8 @@ class Plan:
         initial_weights: Weights of experiments without a parent: "IMAGENET1K_V1", "random", or the path of a file.
             None leaves the initialization to the model class.
         metrics: Mapping from keys of `ROLES` to the names under which the model logs these metrics.
-        groups: Titles of the report's sections. A key is the start of experiments' names: "task4" for "task4/l1-10".
+        groups: Titles of the report's sections. A key is the part of experiments' names before the first slash: "task4"
+            for "task4/l1-10".
         claims: Claims that the report tests.
     """
 

@@ -65,8 +65,8 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         The path of the report.
 
     Raises:
-        InputError: If `folder` is not the folder of a study, if its `notes.md` is not a text in UTF-8, if a folder is
-            where a file is to be written, or if a file is where a folder is needed.
+        InputError: If `folder` is not the folder of a study, if its `notes.md` is not UTF-8 text, if a folder is where
+            a file is to be written, or if a file is where a folder is needed.
         OSError: If a file cannot be written. Each existing file is either unchanged or completely replaced.
     """
     folder = Path(folder)
@@ -109,7 +109,7 @@ def _read_notes(path: Path) -> str:
         return ""
     except (OSError, UnicodeDecodeError) as error:
         hint = "save it as UTF-8, or move it away"
-        raise expected(f"`{path}` to be a text in UTF-8", one_line(error), hint) from error
+        raise expected(f"`{path}` to be UTF-8 text", one_line(error), hint) from error
 
 
 def _check_places(folder: Path, path: Path, *, figures: bool, board: bool) -> None:

@@ -27,7 +27,7 @@ def summary(results: Results, judgements: Sequence[Judgement], advices: Sequence
 
 
 def _best(results: Results, measure: str) -> str:
-    """Name the experiment with the highest validation accuracy: chosen by test accuracy, it would look too good."""
+    """Describe the experiment with the best validation accuracy; the best test accuracy would be biased upwards."""
     means = {e.name: estimate(results.values(e.name, "final_val_acc").values()) for e in results.plan.experiments}
     known = {name: mean for name, mean in means.items() if mean is not None}
     if not known:

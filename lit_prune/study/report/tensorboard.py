@@ -42,7 +42,7 @@ def write_board(results: Results, figures: Sequence["Figure"], report_text: str)
 
     - `report/<experiment>`, for example `report/task1-logits`, for each experiment that trains: means over seeds, under
       the tags of the runs themselves (by default `train/loss`, `train/acc`, `val/loss`, `val/acc`), and
-      `sparsity/global` if the experiment prunes. Steps are epochs, counted from 0, also as in the runs.
+      `sparsity/global` if the experiment prunes. Steps are epochs, counted from 0, as in the runs.
     - `report/vs-sparsity/<series>`: mean accuracy as a fraction, under the tag
       `vs-sparsity/test_acc` (`val_acc` if there are no tests), and under tags that end in `/lower` and
       `/upper` the ends of its 95% interval. Steps are sparsities in per cent.

@@ -54,9 +54,10 @@ def _measure_sparsity(logged: Logged, train: bool) -> dict[str, float]:
     if "sparsity" not in values:
         return found
     sparsity = values["sparsity"]
-    # Sparsity is logged at the end of each epoch, which is too late if masks were removed right after pruning (then the
-    # fraction of weights that were ever pruned is used) or have changed (then the masked fraction, which stays the
-    # same). A run that prunes nothing may start with the zeros of its parent.
+    # Sparsity is logged only at the end of each epoch, when it may differ from that before training. So the masked
+    # fraction of the first epoch is used, which changes of the masks keep; if no weight is masked, because the masks
+    # were removed right after pruning, the fraction of weights that were ever pruned; if both are 0, the first logged
+    # sparsity, because a run that prunes nothing may start with the zeros of its parent.
     first = (values[name][0] for name in ("masked", "ever_pruned") if name in values)
     found["sparsity_start"] = next((value for value in first if value > 0), sparsity[0])
     found["sparsity_end"] = sparsity[-1]

@@ -41,7 +41,7 @@ class Run:
         initial_weights: "random", the name or path of pre-trained weights, or "parent" (another experiment's weights).
             None if unknown.
         environment: Versions of packages, device and number of threads. Empty for a run without a `result.json`.
-        seconds: Duration of the run, with its tests; NaN if unknown.
+        seconds: Duration of the run, with its tests; for a resumed run, only since it was resumed. NaN if unknown.
     """
 
     experiment: str

@@ -55,7 +55,7 @@ class RunResult:
         tests: Test metrics by logged name, for the "last" checkpoint and, if it was tested too, for the "best".
         initial_weights: See `Run`.
         environment: Versions of packages, device and number of threads.
-        seconds: Duration of the run, with its tests; NaN if unknown.
+        seconds: See `Run`.
     """
 
     epochs: int

@@ -12,7 +12,7 @@ _MEASURES = ("final_test_acc", "final_val_acc")
 # a network counts as pruned if at least this fraction of its weights is zero; far fewer weights are zero by chance
 _DENSE = 1e-3
 _REMOVAL = "PruningRemoval"
-_PARTS = ("criterion", "structure", "allocation")  # arguments of `Pruning` that make another method
+_PARTS = ("criterion", "structure", "allocation")  # arguments of `Pruning` that define the pruning method
 _SHORT = {
     "GlobalL1Pruning": ("l1", "L1 pruning"),
     "GlobalRandomPruning": ("random", "random pruning"),
@@ -91,8 +91,9 @@ def compared(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
     An experiment that trains is compared with one that starts from the same weights, trains with the study's settings
-    without changes, and prunes nothing; None if the plan has no such experiment. An experiment that does not train is
-    compared with its parent; None if it has no parent.
+    without overrides, and prunes nothing; None if the plan has no such experiment. If the experiment overrides
+    `max_epochs`, the two train for different times. An experiment that does not train is compared with its parent; None
+    if it has no parent.
     """
     if experiment.train:
         for other in results.plan.experiments:
@@ -129,7 +130,7 @@ def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
 
 
 def _method(name: str, arguments: dict[str, Any]) -> tuple[str, str]:
-    """Return the slug and label of a callback: its class, and what it prunes if that is chosen by arguments."""
+    """Return the slug and label of a callback: its class, with its criterion, structure and allocation if given."""
     parts = [str(arguments[part]) for part in _PARTS if isinstance(arguments.get(part), str)]
     slug, label = _SHORT.get(name, (name, name))
     return "-".join((slug, *parts)), f"{label} ({', '.join(parts)})" if parts else label

@@ -1,4 +1,4 @@
-"""Decide whether the claims of a study hold; `judge` states the rules."""
+"""Decide whether the claims of a study hold; the docstring of `judge` states the rules."""
 
 import math
 from collections.abc import Mapping
@@ -56,9 +56,10 @@ def judge(claim: Claim, results: Results) -> Judgement:
     pre-trained weights is always inconclusive if a run started from random weights.
 
     A contrast holds if the 95% confidence interval of its mean lies within the limits, fails if the interval and the
-    limits do not overlap, and is inconclusive otherwise. An exact contrast holds if the values of all seeds lie within
-    the limits, and fails if any value lies outside. A contrast with a diverged run is inconclusive. So is a contrast
-    with an incomplete run, unless it is exact and the value of a complete run lies outside.
+    limits do not overlap, and is inconclusive otherwise; a single seed gives no interval. An exact contrast holds if
+    the values of all seeds lie within the limits, and fails if any value lies outside. A contrast with a diverged run
+    is inconclusive. So is a contrast with an incomplete run, unless it is exact and the value of a complete run lies
+    outside.
     """
     findings = tuple(_find(contrast, results) for contrast in claim.contrasts)
     if claim.pretrained and any(run.initial_weights == "random" for run in results.runs):

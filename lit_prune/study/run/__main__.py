@@ -1,7 +1,7 @@
-"""The process of one run of a study: `python -m lit_prune.study.run OUT EXPERIMENT SEED`; or a server of forks.
+"""The process of one run of a study: `python -m lit_prune.study.run OUT EXPERIMENT SEED`; or the fork server.
 
 It exits when its standard input is closed, which means that the process that started it has died.
-Without arguments, it is the server of `fork_server`: its forks execute the runs.
+Without arguments, it is the server that `fork_server` describes: its forks execute the runs.
 """
 
 import atexit
@@ -42,7 +42,7 @@ if __name__ == "__main__":
     with importing():
         from lit_prune.study.run.worker import main, prepare
 
-        gc.freeze()  # modules stay, so that no later collection needs to look at them
+        gc.freeze()  # modules are never garbage, so the collector need not look at them again
     if not sys.argv[1:]:
         sys.argv += fork_runs(prepare)  # from here on, this process is a fork
         _exit_with_parent()

@@ -10,8 +10,9 @@ Importing Lightning takes several seconds of CPU time, and a fork of the server 
       |  number, exit status                      |<---------------------------------------|
       |<------------------------------------------|
 
-The server only imports: it runs no torch operation, so that there are no threads or CUDA contexts, which a fork would
-lack. So a run computes the same bits as in a process of its own, and no run sees what another one has changed.
+The server imports modules and prepares what all runs need, such as synthetic images, but runs no torch operation. So it
+has no threads or CUDA contexts, which a fork would lack; a run computes the same bits as in a process of its own, and
+no run sees what another one has changed.
 If the study dies, the server kills its runs; if the server dies, its runs exit.
 """
 
@@ -113,7 +114,7 @@ def fork_runs(prepare: Callable[[list[str]], None]) -> list[str]:
         connection.
     """
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    alive, held = os.pipe()  # only the server holds the second end, so that the first one ends when the server dies
+    alive, held = os.pipe()  # only the server holds the write end: reading ends when it dies
     running: dict[int, int] = {}  # process -> number of its job
     with suppress(ConnectionError), socket.socket(fileno=os.dup(0)) as study:
         study.settimeout(_POLL)

@@ -38,7 +38,7 @@ def parse(argv: Sequence[str]) -> Namespace:
         "continues it: finished runs are kept, and interrupted runs are resumed.",
         epilog="Options of `lit-prune fit` that begin with --data, --model or --trainer are also accepted. They apply "
         "to every experiment, for example --data.limit_train 10000, --trainer.precision bf16-mixed, or "
-        "--model.optimizer.lr 0.01. Their values are YAML.",
+        "--model.optimizer.lr 0.01, except where an experiment's own `overrides` set the same. Their values are YAML.",
     )
     parser.add_argument("plan", metavar="PLAN", nargs="?", help="YAML file with your own plan.")
     parser.add_argument("--preset", metavar="NAME", help=f"Name of a plan that ships with lit-prune: {presets}.")
@@ -55,23 +55,27 @@ def parse(argv: Sequence[str]) -> Namespace:
         help="Run only the experiments whose names match one of these globs, such as 'task5/*', and the experiments "
         "from whose weights they start (their parents).",
     )
-    parser.add_argument("--max_epochs", metavar="N", type=int, help="Number of epochs of every run.")
+    parser.add_argument(
+        "--max_epochs", metavar="N", type=int, help="Number of epochs of every experiment that does not set its own."
+    )
     parser.add_argument("--weights", help="Initial weights of the model: IMAGENET1K_V1, a file, or random.")
     parser.add_argument(
         "--jobs",
         metavar="N",
         type=int,
-        help="Number of parallel runs (default: 1 on a GPU, else cores / threads).",
+        help="Number of parallel runs (default: 1 on a GPU, else cores / threads; with --ray, as many as fit).",
     )
     parser.add_argument("--threads", metavar="N", type=int, help="Number of CPU threads of each run.")
     parser.add_argument(
-        "--compile", action="store_true", help="Compile the network of every run for training, as lit-prune fit does."
+        "--compile", action="store_true", help="Compile the network of every run, as `lit-prune fit --compile` does."
     )
     parser.add_argument(
         "--ray", metavar="ADDRESS", help="Ray cluster to run on: auto (find one), local (start one), or HOST:PORT."
     )
     parser.add_argument(
-        "--dry_run", action="store_true", help="Only print the experiments and an estimate of the duration."
+        "--dry_run",
+        action="store_true",
+        help="Only print the experiments and, if no GPU is available, an estimate of the duration.",
     )
     parser.add_argument(_SETTING, dest="settings", action="append", default=[], help=argparse.SUPPRESS)
     with one_sentence_errors(argv):

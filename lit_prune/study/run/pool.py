@@ -13,10 +13,10 @@ from lit_prune.errors import InputError, expected
 from lit_prune.study.plan.run_settings import run_folder
 from lit_prune.training.run_folder import ERROR, LOG
 
-# glibc returns no memory of a step to the system, which would have to clear its pages for the next step
+# make glibc keep the memory that a step frees; the system would have to clear its pages again for the next step
 _ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 30), "MALLOC_TRIM_THRESHOLD_": str(1 << 30)}
 
-_LOSSES = 3  # how often a run may lose its machine before it counts as failed
+_LOSSES = 3  # a run that has lost its machine this many times counts as failed
 
 
 class Job(NamedTuple):
@@ -111,8 +111,8 @@ class Processes(Pool):
 class RayTasks(Pool):
     """Executes each job as a task on a Ray cluster. All machines of the cluster must share the study's folder.
 
-    A job whose machine is lost is started again on another one, where it resumes from its last checkpoint. Jobs that
-    fail in any other way, for example for lack of memory, are not repeated.
+    A job whose machine is lost is started again on another one, where it resumes from its last checkpoint; at the third
+    loss, it fails. Jobs that fail in any other way, for example for lack of memory, are not repeated.
 
     Args:
         address: Address of the cluster; "auto" to find a running cluster, "local" to start one on this machine.
@@ -142,13 +142,13 @@ class RayTasks(Pool):
         except (ConnectionError, ValueError) as error:
             found = " ".join(str(error).split())
             raise expected(f"a Ray cluster at `{address}`", found, "`local` starts one on this machine") from error
-        # Ray hides all GPUs from a task with `num_gpus=0`
+        # each task asks for a GPU or a part of one, because Ray hides all GPUs from a task with `num_gpus=0`
         gpus: float = self._ray.cluster_resources().get("GPU", 0) if gpu else 0
         self._gpus = min(1, gpus / jobs) if jobs else min(1, gpus)
 
     def start(self, job: Job) -> None:
         """Submit a task, which the cluster starts as soon as enough CPUs and GPUs are free."""
-        # Ray would also repeat, without limit, tasks that need more memory than their machine has
+        # `max_retries=0`: Ray's own retries would also repeat, without limit, tasks that run out of memory
         task = self._ray.remote(num_cpus=job.threads, num_gpus=self._gpus, max_retries=0)(_run)
         self._running[task.remote(job._replace(out=job.out.absolute()), os.getcwd())] = job
 
@@ -206,7 +206,7 @@ def open_log(job: Job) -> BinaryIO:
 
 
 def launch(argv: list[str], threads: int, stdin: Any, log: BinaryIO) -> subprocess.Popen[bytes]:
-    """Start a process that exits when its standard input is closed: a run or, without arguments, a server of forks."""
+    """Start a process that exits when its standard input is closed: a run or, without arguments, the fork server."""
     # environment variables of `lit-prune fit` must not override the settings of the plan
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LIT_PRUNE_FIT__")}
     return subprocess.Popen(  # noqa: S603 - our own program

@@ -199,7 +199,7 @@ def log_hyperparameters(
     curves = [plan.metrics[role] for role in ("val_acc", "train_acc", "val_loss") if role in plan.metrics]
     test = plan.metrics.get("test_acc", "test/acc")
     single = {test: "final_test_acc", f"{test}_of_best": "test_acc_at_best", "val/best_acc": "best_val_acc"}
-    # all runs name the same metrics, because TensorBoard shows those that one of the runs names
+    # every run lists the same metrics, also those it lacks, because TensorBoard takes the list from one of the runs
     described, *session = hparams(hyperparameters, dict.fromkeys([*single, *curves, "sparsity/global"]))  # type: ignore[no-untyped-call]
     content = described.value[0].metadata.plugin_data
     data = HParamsPluginData.FromString(content.content)
@@ -232,10 +232,10 @@ def _read_weights(path: Path) -> dict[str, Any]:
 
 
 def _is_alone(cli: TrainingCLI) -> bool:
-    """Return whether a run has our model and our data, in one process.
+    """Return whether a run uses this project's model and data module, in one process.
 
-    Their results depend on nothing but arguments and weights. Those of other classes may also depend, for example, on
-    the state of random number generators.
+    Test results of these two classes depend on nothing but their arguments and weights. Those of other classes may also
+    depend, for example, on the state of random number generators.
     """
     kinds = (type(cli.model), type(cli.datamodule), type(cli.trainer.strategy))
     return kinds == (LitResNet18, CIFAR10DataModule, SingleDeviceStrategy)

@@ -90,7 +90,7 @@ def test_notes_of_the_author_follow_the_summary(tmp_path):
     assert text.index("## Summary") < text.index("## Notes") < text.index("\n## ", text.index("## Notes"))
     assert "Why <em>this</em> is so: 7 ± 1." in (tmp_path / "report.html").read_text(encoding="utf-8")
     notes.write_bytes(b"\xff\xfe")
-    with pytest.raises(InputError, match=r"notes\.md` to be a text in UTF-8"):
+    with pytest.raises(InputError, match=r"notes\.md` to be UTF-8 text"):
         main(["report", str(tmp_path), *OPTIONS])
     assert (tmp_path / "report.md").read_text(encoding="utf-8") == text
 

@@ -102,7 +102,10 @@ def _handles(runs: Sequence[Run]) -> list[Line2D]:
 
 
 def _limits(runs: Sequence[Run], kind: str) -> dict[str, Any]:
-    """Choose y limits for the values of all runs, and a log scale if the largest loss is over 20 times the median."""
+    """Choose y limits for the values of all runs, and a log scale if the largest loss is over 20 times the median.
+
+    Diverged runs are left out, unless all runs diverged.
+    """
     finished = [run for run in runs if run.status != "diverged"] or runs
     curves = [curve for run in finished for half in _HALVES if (curve := run.finite_curve(f"{half}_{kind}"))]
     values = sorted(value for curve in curves for value in curve.values())

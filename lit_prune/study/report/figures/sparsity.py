@@ -64,7 +64,7 @@ def sparsity_figure(results: Results) -> Drawing | None:
 
 
 def _mean(results: Results, name: str) -> tuple[list[int], list[float]]:
-    """Return the mean sparsity in per cent over epochs, from before the training."""
+    """Return the mean sparsity in per cent over epochs, starting with the value before training if it is known."""
     start = estimate(results.values(name, "sparsity_start").values())
     known = all(_start(run) is not None for run in results.with_status(name, "complete"))
     return from_start(results.mean_curve(name, "sparsity"), start.mean if start is not None and known else None)
