@@ -1,6 +1,7 @@
 """Read and write `plan.yaml`, the plan of all runs in a study's folder."""
 
 import os
+import re
 from pathlib import Path
 
 import yaml
@@ -49,7 +50,8 @@ def check_folder(plan: Plan, out: Path) -> Plan | None:
     """Check that a plan can run in a folder, and return the plan stored there; None if no plan is stored yet.
 
     Raises:
-        InputError: If `out` is a file, or holds other files, other settings, or a symbolic link that leads out of it.
+        InputError: If `out` is a file, or holds other files than runs of `lit-prune fit`, other settings, or a symbolic
+            link that leads out of it.
     """
     if (file := next((path for path in (out, *out.parents) if path.is_file()), None)) is not None:
         raise expected("`--out` to be a folder", f"the file `{file}`", "give another path")
@@ -58,7 +60,8 @@ def check_folder(plan: Plan, out: Path) -> Plan | None:
         known = stored_plan(out)
         _compare(known, plan, out)
         return known
-    if out.is_dir() and any(not item.name.startswith(".") for item in out.iterdir()):
+    # `lit-prune fit --config quick` writes to lightning_logs/quick/version_0, where `study --preset quick` writes, too
+    if out.is_dir() and any(not re.fullmatch(r"\..*|version_\d+", item.name) for item in out.iterdir()):
         what = f"`{out}` to be new, empty or this study's folder"
         raise expected(what, "a folder with other files", "give another `--out`")
     return None

@@ -12,8 +12,8 @@ _TEXT = (
     "For each experiment, the table has what the original study reported and what this study measured. The original "
     "study trained for 55 to 350 epochs on all training images, from ImageNet weights (*initial*) or from its own "
     "trained network (*finetuned*); its batch norms always used the running statistics of the initial weights, as in "
-    "`control/frozen-batch-norm`. It measured accuracy on the test images, and chose the best epoch by it; here, "
-    "the best epoch is chosen on validation images. Accuracies are percentages; a dash means that there is no value."
+    "`control/frozen-batch-norm`. It also chose the best epoch by the accuracy on the test images; here, the "
+    "best epoch is chosen on validation images. Accuracies are percentages; a dash means that there is no value."
 )
 _SPARSITY = (
     "Sparsity in per cent at the end of epochs (counted from 0), in the original study and here. A dash means that the "

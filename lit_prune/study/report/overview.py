@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from lit_prune.study.measures import count
 from lit_prune.study.plan.plan import Plan
 from lit_prune.study.results.results import Results, Run, format_seeds
 
@@ -22,8 +23,8 @@ def overview(results: Results, started: Results) -> str:
     seeds = len(plan.seeds)
     complete = sum(run.status == "complete" for run in results.runs)
     parts = [
-        f"The study `{plan.name}` has {_count(len(plan.experiments), 'experiment')}, "
-        f"each with {_count(seeds, 'seed')} ({', '.join(map(str, sorted(plan.seeds)))}).",
+        f"The study `{plan.name}` has {count(len(plan.experiments), 'experiment')}, "
+        f"each with {count(seeds, 'seed')} ({', '.join(map(str, sorted(plan.seeds)))}).",
         _weights(results),
         _data(plan),
         _epochs(results),
@@ -37,14 +38,14 @@ def overview(results: Results, started: Results) -> str:
 def count_runs(started: Results) -> str:
     """Return how many runs of the started experiments are complete, such as "3 of 6 runs are complete"."""
     complete = sum(run.status == "complete" for run in started.runs)
-    return f"{complete} of {_count(len(started.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
+    return f"{complete} of {count(len(started.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
 
 
 def count_not_started(results: Results, started: Results) -> str:
     """Return a sentence about the experiments that have not been started; "" if all have."""
-    count = len(results.plan.experiments) - len(started.plan.experiments)
-    have = "has" if count == 1 else "have"
-    return f"{_count(count, 'other experiment')} of the plan {have} not been started." if count else ""
+    left = len(results.plan.experiments) - len(started.plan.experiments)
+    have = "has" if left == 1 else "have"
+    return f"{count(left, 'other experiment')} of the plan {have} not been started." if left else ""
 
 
 def runs_left(results: Results) -> str:
@@ -104,7 +105,7 @@ def _epochs(results: Results) -> str:
     if not counts:
         return ""
     low, high = min(counts), max(counts)
-    return f"Each training took {_count(low, 'epoch') if low == high else f'{low} to {high} epochs'}."
+    return f"Each training took {count(low, 'epoch') if low == high else f'{low} to {high} epochs'}."
 
 
 def _machine(results: Results) -> str:
@@ -120,7 +121,3 @@ def _machine(results: Results) -> str:
 
 def _number(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) else str(value)
-
-
-def _count(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

@@ -5,6 +5,7 @@ from typing import Any
 
 from lit_prune.files.nested import merge
 from lit_prune.study.plan.plan import Experiment, Plan
+from lit_prune.study.plan.run_settings import count_epochs
 from lit_prune.study.results.results import Results
 from lit_prune.study.statistics import Estimate, estimate
 
@@ -90,14 +91,14 @@ def accuracy_measure(results: Results) -> str:
 def compared(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
-    An experiment that trains is compared with one that starts from the same weights, trains with the study's settings
-    without overrides, and prunes nothing; None if the plan has no such experiment. If the experiment overrides
-    `max_epochs`, the two train for different times. An experiment that does not train is compared with its parent; None
-    if it has no parent.
+    An experiment that trains is compared with one that starts from the same weights, trains as many epochs with the
+    study's settings without overrides, and prunes nothing; None if the plan has no such experiment. An experiment that
+    does not train is compared with its parent; None if it has no parent.
     """
     if experiment.train:
         for other in results.plan.experiments:
             alike = (other.parent, other.checkpoint, other.train) == (experiment.parent, experiment.checkpoint, True)
+            alike &= count_epochs(results.plan, other) == count_epochs(results.plan, experiment)
             if alike and other.name != experiment.name and not other.overrides and not prunes(results, other.name):
                 return other.name
         return None

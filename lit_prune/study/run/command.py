@@ -16,7 +16,7 @@ from lit_prune.cli.failures import print_error
 from lit_prune.cli.imports import importing
 from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.files.nested import merge
-from lit_prune.study.measures import format_duration
+from lit_prune.study.measures import count, format_duration
 from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.plan.plan import Experiment, Plan, select
 from lit_prune.study.plan.run_settings import count_epochs
@@ -135,7 +135,8 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 
 def _count_all_epochs(plan: Plan, jobs: Iterable[Job]) -> int:
-    return sum(count_epochs(plan, plan[job.experiment]) for job in jobs)
+    trained = (experiment for job in jobs if (experiment := plan[job.experiment]).train)
+    return sum(count_epochs(plan, experiment) for experiment in trained)
 
 
 def _show(progress: Progress, out: Path, done: int, finished: int, running: Sequence[Job], sentence: str) -> None:
@@ -150,7 +151,7 @@ def _check_plan_exists(out: Path) -> None:
 
 
 def _headline(plan: Plan, chosen: Sequence[Experiment], out: Path) -> str:
-    return f"{plan.name}: {len(chosen)} experiments, seeds {', '.join(map(str, plan.seeds))}, in {out}"
+    return f"{plan.name}: {count(len(chosen), 'experiment')}, seeds {', '.join(map(str, plan.seeds))}, in {out}"
 
 
 def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str:
@@ -169,5 +170,6 @@ def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str
     duration = ""
     if seconds is not None:
         time = format_duration(max(seconds * sum(count_work(plan, job) for job in todo) / jobs, 60))
-        duration = f", {time} on this machine with {jobs} runs at a time"
-    return "\n".join([_headline(plan, chosen, out), *rows, f"{len(todo)} runs to do, {epochs} epochs{duration}."])
+        duration = f", {time} on this machine with {count(jobs, 'run')} at a time"
+    total = f"{count(len(todo), 'run')} to do, {count(epochs, 'epoch')}{duration}."
+    return "\n".join([_headline(plan, chosen, out), *rows, total])

@@ -300,13 +300,15 @@ def test_published_curves_are_drawn_only_for_cifar10(tmp_path, pictures):
 
 def test_the_dense_experiment_is_found_in_custom_studies(tmp_path):
     mine = {"name": "mine", "parent": "task1/softmax"}
-    results = study(tmp_path, with_experiments(mine, mine | {"name": "tested", "train": False}))
+    longer = {"name": "longer", "overrides": {"trainer": {"max_epochs": 99}}}
+    results = study(tmp_path, with_experiments(mine, mine | {"name": "tested", "train": False}, longer))
     plan = results.plan
     assert compared(results, plan["task4/finetuned-10"]) is None  # its parent trained for fewer epochs
     assert compared(results, plan["task1/softmax"]) == "task1/logits"  # same weights, the study's own settings
     assert compared(results, plan["task1/logits"]) is None  # no other experiment starts the same way
     assert compared(results, plan["mine"]) is None
     assert compared(results, plan["tested"]) == "task1/softmax"
+    assert compared(results, plan["longer"]) is None  # no dense experiment trains as long
 
 
 def test_custom_callbacks_get_their_own_series(tmp_path):

@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 import yaml
 
+from lit_prune.errors import InputError
+from lit_prune.study.plan.loading import load_plan
+from lit_prune.study.plan.stored import check_folder, store_plan
 from tests.training.conftest import run as run  # the fixture
 
 SETTINGS = {"data": {"source": "synthetic", "limit_train": 64, "val_size": 20, "batch_size": 16}}
@@ -63,9 +66,6 @@ def test_a_mistake_is_refused_in_one_sentence_and_leaves_no_file(run, write, arg
 
 
 def test_a_folder_of_another_plan_is_refused_with_the_difference(run, write):
-    from lit_prune.study.plan.loading import load_plan
-    from lit_prune.study.plan.stored import store_plan
-
     store_plan(load_plan("tiny.yaml"), Path("out"))
     answer = run("study", "tiny.yaml", "--out", "out", "--max_epochs", "7")
     assert answer.status == 2
@@ -102,8 +102,8 @@ def test_a_dry_run_prints_the_runs_and_does_nothing(run, write):
         "  a/child    no epochs  from a/base",
         "  b           5 epochs  from random weights",
     ]
-    # two seeds of five epochs, one and five
-    assert re.fullmatch(r"6 runs to do, 22 epochs, about \d+ min on this machine with 2 runs at a time\.", lines[4])
+    # two seeds of five epochs, none and five
+    assert re.fullmatch(r"6 runs to do, 20 epochs, about \d+ min on this machine with 2 runs at a time\.", lines[4])
     assert len(lines) == 5
     assert tree() == before
 
@@ -114,7 +114,16 @@ def test_a_dry_run_counts_selected_runs_that_are_not_complete(run, write):
     (folder / "result.json").write_text("{}")
     answer = run("study", "tiny.yaml", "--out", "out", "--only", "a/child", "--max_epochs", "5", "--dry_run")
     assert answer.out.splitlines()[0] == "tiny: 2 experiments, seeds 0, in out"
-    assert answer.out.splitlines()[-1].startswith("1 runs to do, 1 epochs, about ")
+    assert answer.out.splitlines()[-1].startswith("1 run to do, 0 epochs, about ")
+
+
+def test_a_study_may_share_the_folder_of_runs_with_its_name(run, write):
+    Path("lightning_logs/tiny/version_0").mkdir(parents=True)  # as `lit-prune fit --name tiny` does
+    folder = Path("lightning_logs/tiny")
+    assert check_folder(load_plan("tiny.yaml"), folder) is None
+    (folder / "version_zero").mkdir()
+    with pytest.raises(InputError, match="but got a folder with other files"):
+        check_folder(load_plan("tiny.yaml"), folder)
 
 
 def test_a_dry_run_of_a_custom_model_has_no_estimate(run, write):
@@ -126,7 +135,7 @@ def test_a_dry_run_of_a_custom_model_has_no_estimate(run, write):
         "  a/base      2 epochs  from weights that the model class creates",
         "  a/child    no epochs  from a/base",
         "  b           2 epochs  from weights that the model class creates",
-        "3 runs to do, 5 epochs.",
+        "3 runs to do, 4 epochs.",
     ]
 
 
@@ -137,7 +146,7 @@ def test_a_dry_run_with_custom_data_has_no_estimate(run, write):
     write("theirs.yaml", settings={"data": "their_data.TheirData"})
     answer = run("study", "theirs.yaml", "--dry_run", "--max_epochs", "2")
     assert answer.status == 0, answer.err
-    assert answer.out.splitlines()[-1] == "3 runs to do, 5 epochs."
+    assert answer.out.splitlines()[-1] == "3 runs to do, 4 epochs."
 
 
 def test_help_and_a_wrong_plan_need_no_torch():
