@@ -167,7 +167,7 @@ PAGES = {
     "export": Page(
         "FILE --format NAME --output FILE [options]",
         {
-            "--format NAME": "onnx, torchexport, safetensors or state_dict",
+            "--format NAME": "onnx, torchexport, accelerated, safetensors or state_dict",
             "--output FILE": "file to write",
             "--crop": "remove kernel positions that only see padding: a smaller file, for one image size",
             "--compress": "store only nonzero weights (safetensors, state_dict)",

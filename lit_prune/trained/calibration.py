@@ -1,9 +1,10 @@
-"""Measure criteria that need data, on the training data of a trained network."""
+"""Score the weights of a trained network by criteria that need training data."""
 
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
+import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
@@ -20,14 +21,14 @@ from lit_prune.trained.scoring import load_training_batches
 
 
 def make_scorer(network: Network, pruner: Pruning, options: Namespace) -> Callable[[Sequence[WeightRef]], Score]:
-    """Return a function from weights of the network to a criterion that scores them and needs no more data.
+    """Return a function that takes weights of the network, and returns a criterion that scores them without more data.
 
     The loss is what the `training_step` of the network returns in training mode; what it logs is dropped. Training
     batches are loaded once, so that all calls use the same ones. The network does not change.
 
     Raises:
-        InputError: If the criterion needs data that cannot be loaded; in the returned function, if the `training_step`
-            fails, or returns no loss.
+        InputError: If the criterion needs data that cannot be loaded; in the returned function, if the network uses
+            manual optimization, or its `training_step` fails or returns no loss.
     """
     criterion: Any = pruner.criterion
     if not needs_data(pruner):
@@ -37,6 +38,7 @@ def make_scorer(network: Network, pruner: Pruning, options: Namespace) -> Callab
     batches = load_training_batches(network, options, criterion.batches, seed)
     model = network.require_model()
 
+    @torch.enable_grad()  # weights are pruned without gradients
     def measure(weights: Sequence[WeightRef]) -> Score:
         copied: Any = deepcopy(model).train().requires_grad_()
         if not copied.automatic_optimization:
@@ -58,7 +60,7 @@ def make_scorer(network: Network, pruner: Pruning, options: Namespace) -> Callab
 
 
 class _Seeded:
-    """Batches before which all random states are set, so that dropout is the same in each iteration."""
+    """Batches that seed all random states whenever an iteration starts, so that each iteration has the same dropout."""
 
     def __init__(self, batches: Sequence[Any], seed: int) -> None:
         self.batches, self.seed = batches, seed

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 
 from jsonargparse import Namespace
 from torch import nn
@@ -10,6 +11,7 @@ from lit_prune.callbacks import Pruning
 from lit_prune.cli.parser import CommandParser
 from lit_prune.errors import expected
 from lit_prune.functional.criteria import CRITERIA, RandomScore
+from lit_prune.functional.masking import apply_masks
 from lit_prune.functional.selection import WeightRef, describe_passed_over, weight_layers
 
 
@@ -53,7 +55,7 @@ def make_pruner(options: Namespace, amount: float) -> Pruning:
     """Return the callback with these options, whose methods choose and prune weights.
 
     Raises:
-        InputError: If an option cannot be used, or the criterion follows a training, which there is none of.
+        InputError: If an option cannot be used, or if the criterion observes training and cannot score without it.
     """
     if "." in options.criterion and os.getcwd() not in sys.path:  # a criterion may be in the current folder
         sys.path.insert(0, os.getcwd())
@@ -64,7 +66,7 @@ def make_pruner(options: Namespace, amount: float) -> Pruning:
         callback = f"+=Pruning --trainer.callbacks.amount {amount} --trainer.callbacks.criterion {options.criterion}"
         raise expected(
             "a criterion that can score a trained network",
-            f"`{options.criterion}`, which follows the training",
+            f"`{options.criterion}`, which observes gradients during training",
             f"prune while you train, with `lit-prune fit --trainer.callbacks{callback}`",
         )
     if options.seed is not None and not (isinstance(pruner.criterion, RandomScore) or needs_data(pruner)):
@@ -80,7 +82,7 @@ def needs_data(pruner: Pruning) -> bool:
 
 
 def choose_weights(model: nn.Module, options: Namespace, pruner: Pruning) -> list[WeightRef]:
-    """Choose weights by the options; print which do not consist of whole groups, and which are left out by default."""
+    """Choose weights by the options; print which layers do not divide into groups, and what is left out by default."""
     weights = pruner.choose(model)
     left = describe_passed_over(model) if options.layers is None and options.parameters is None else None
     if left is not None:
@@ -89,6 +91,12 @@ def choose_weights(model: nn.Module, options: Namespace, pruner: Pruning) -> lis
     chosen = {ref.name for ref in weights}
     every = weight_layers(model, options.layers, options.exclude, options.parameters)
     if odd := [ref.name for ref in every if ref.name not in chosen]:
-        text = f"leaving out layers without whole groups of {options.structure}: {', '.join(odd)}."
+        text = f"leaving out layers that do not divide into whole groups of {options.structure}: {', '.join(odd)}."
         print(f"lit-prune: {text}", file=sys.stderr)
     return weights
+
+
+def mask_zeros(model: nn.Module, weights: Sequence[WeightRef]) -> None:
+    """Mask all weights that are zero, so that pruning counts them as pruned and keeps them zero."""
+    kept = {ref.name: ref.tensor != 0 for ref in weights}
+    apply_masks(model, {name: mask for name, mask in kept.items() if not mask.all()})

@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from torch import nn
+from torch import Tensor
 
 from lit_prune.callbacks import Pruning
 from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
@@ -17,11 +17,10 @@ from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
 from lit_prune.errors import expected
 from lit_prune.files.checkpoint import KEY
-from lit_prune.functional.masking import apply_masks, remove_masks
-from lit_prune.functional.selection import WeightRef
+from lit_prune.functional.masking import remove_masks
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 from lit_prune.trained.calibration import make_scorer
-from lit_prune.trained.choice import add_choice, choose_weights, make_pruner, needs_data
+from lit_prune.trained.choice import add_choice, choose_weights, make_pruner, mask_zeros, needs_data
 from lit_prune.trained.network import Network, fit_options, load_network, save_network
 from lit_prune.trained.scoring import find_data_class, load_batches, names_data, score, wants_data
 
@@ -38,13 +37,15 @@ def _prune(argv: Sequence[str]) -> None:
     model = network.require_model()
     weights = choose_weights(model, options, pruner)
     split: Literal["val", "test"] = options.split or "test"
-    # `--data` alone may only say which data a criterion needs
+    # if the criterion needs data, `--data` may be given only for the criterion, so it does not ask for scores
     scored = options.split is not None or options.limit is not None or (wants_data(options) and not needs_data(pruner))
     images = load_batches(network, options, split) if scored else []
 
     scores = [score(model, images)] if scored else []
     mask_zeros(model, weights)
-    pruner.criterion = make_scorer(network, pruner, options)(weights)
+    scorer = make_scorer(network, pruner, options)
+    if needs_data(pruner):  # layers are scored together, but only those that `pruner` finds prunable
+        pruner.criterion = lambda tensors: scorer([ref for ref in weights if _is_in(ref.tensor, tensors)])(tensors)
     before = sparsity_report(weights)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -77,7 +78,8 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Pruning]:
     parser = make_checkpoint_parser(
         "prune",
         "Set the least important weights to zero, without training. With --limit, --split or any --data option, also "
-        "measure the network's accuracy before and after pruning; a criterion that needs data takes it from --data.",
+        "measure the network's accuracy before and after pruning. For a criterion that needs data, --data chooses this "
+        "data; to also measure accuracy, add --limit or --split.",
         data="any",
         data_class=find_data_class(argv),
     )
@@ -88,8 +90,8 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Pruning]:
         "--allocation",
         type=dict[str, float] | str,
         default="global",
-        help="How much of each layer: global compares the scores of all layers, uniform prunes the fraction --amount "
-        "of each, erk prunes large layers more. A mapping such as '{\"head\": 0}' gives fractions of layers by glob.",
+        help="How much of each layer to prune: global compares the scores of all layers, uniform prunes the fraction "
+        "--amount of each, erk prunes large layers more. A mapping such as '{\"head\": 0}' gives fractions by glob.",
     )
     parser.add_argument(
         "--max_layer_sparsity", type=float | None, default=None, help="Prune at most this fraction of any layer."
@@ -104,10 +106,8 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Pruning]:
     return options, make_pruner(options, options.amount)
 
 
-def mask_zeros(model: nn.Module, weights: Sequence[WeightRef]) -> None:
-    """Mask all weights that are zero, so that pruning counts them as pruned and keeps them zero."""
-    kept = {ref.name: ref.tensor != 0 for ref in weights}
-    apply_masks(model, {name: mask for name, mask in kept.items() if not mask.all()})
+def _is_in(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
+    return any(tensor is other for other in tensors)
 
 
 def _format_layers(before: SparsityReport, after: SparsityReport) -> str:

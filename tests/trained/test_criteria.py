@@ -143,7 +143,7 @@ def test_structures_and_allocations(run, foreign, argv, expected):
     elif argv == ["--structure=2:4"]:
         assert {**found, "first": 0} == expected
         assert found["first"] == 0
-        assert "leaving out layers without whole groups of 2:4: first." in answer.err
+        assert "leaving out layers that do not divide into whole groups of 2:4: first." in answer.err
         assert ((state("out.ckpt")["second.weight"].movedim(1, -1).reshape(-1, 4) != 0).sum(1) == 2).all()
     elif expected is not None:
         assert found == expected
@@ -158,6 +158,45 @@ def test_channels_need_an_example_of_the_input(run, foreign):
     assert answer.status == 2
     assert "example_input_array" in answer.complaint
     assert not Path("out.ckpt").exists()
+
+
+class Pixelated(SmallNet):
+    """A network with an example of its input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.example_input_array = torch.zeros(2, 3, 32, 32)
+
+
+@pytest.mark.parametrize("criterion", BY_DATA)
+def test_channels_are_pruned_by_data(run, foreign, criterion):
+    own = f"--model={__name__}.Pixelated"
+    argv = ["--structure=channel", "--amount=0.4", f"--criterion={criterion}", "--output=out.ckpt"]
+    answer = run("prune", str(foreign), own, *argv)
+    assert answer.status == 0, answer.err
+    before, after = state(foreign), state("out.ckpt")
+    gone = {name: (after[f"{name}.weight"].flatten(1) == 0).all(1) for name in ("first", "second")}
+    assert sum(int(empty.sum()) for empty in gone.values()) > 0
+    for name, empty in gone.items():
+        assert not empty.all()
+        for part in ("weight", "bias"):
+            now, old = after[f"{name}.{part}"], before[f"{name}.{part}"]
+            assert torch.equal(now, torch.where(empty.view(-1, *[1] * (now.dim() - 1)), 0, old))
+    # channels of the last layer are outputs
+    assert torch.equal(after["head.weight"], before["head.weight"])
+
+
+def test_sensitivity_counts_zeros_like_prune(run, foreign):
+    images = ["--data.source=synthetic", "--data.val_size=100"]
+    draw = ["--criterion=random", "--layers", "second"]
+    assert run("prune", str(foreign), SMALL, "--amount=0.5", "--layers", "second", "--output=half.ckpt").status == 0
+    answer = run("sensitivity", "half.ckpt", SMALL, "--amounts", "0.8", *draw, *images, "--format=csv")
+    assert answer.status == 0, answer.err
+    (row,) = csv.DictReader(io.StringIO(answer.out))
+    argv = ["--amount=0.8", "--output=out.ckpt", "--split=val"]
+    printed = run("prune", "half.ckpt", SMALL, *draw, *argv, *images).out
+    assert f", {float(row['accuracy']):.2%} after" in printed
+    assert zeros("out.ckpt")["second"] == round(0.8 * state("out.ckpt")["second.weight"].numel())
 
 
 def test_a_criterion_of_ones_own(run, foreign):

@@ -482,7 +482,7 @@ def test_weights_are_written_if_the_inputs_are_not_known(run, checkpoint, kind, 
     assert re.search(r"^metadata .*\binputs?\b", answer.out, re.MULTILINE) is None
     assert f"{round(0.25 * COUNT):,} of them zero (25.00%)" in answer.out
     limited = run(*argv[:-1], "--output=other.out", "--limit=2")
-    assert limited.complaint.startswith("Expected a network that computes logits of images of 3x32x32, but got ")
+    assert limited.complaint.startswith("Expected a network that computes logits for images of 3x32x32, but got ")
 
 
 def test_weights_are_checked_with_the_inputs_of_the_example(run, checkpoint):

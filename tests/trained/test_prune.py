@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.functional import global_l1_masks, global_random_masks, weight_layers
+from lit_prune.trained.choice import mask_zeros
 from lit_prune.trained.network import load_network
-from lit_prune.trained.prune import mask_zeros
 from tests.training.conftest import TINY
 from tests.training.small import SmallNet
 

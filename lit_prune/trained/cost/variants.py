@@ -50,8 +50,9 @@ class Variant:
         parameters: Number of values in weights, biases and norms.
         nonzero: Number of these values that are not zero.
         flops: FLOPs for one input.
-        bytes: Size in bytes of the ONNX file, or of the state dict written by `torch.save`.
-        compressed: Size in bytes of the state dict as `export --compress` stores it; None for ONNX files.
+        bytes: Size in bytes of the ONNX or accelerated file, or of the state dict written by `torch.save`.
+        compressed: Size in bytes of the state dict as `export --compress` stores it, without the header; None for ONNX
+            and accelerated files, and for "int8".
     """
 
     network: str
@@ -116,7 +117,9 @@ def make_variants(
         yield Variant(network, "accelerated", run, torch.contiguous_format, **(counts | size))
     quantized = _quantize(base)
     if quantized is not None:
-        yield Variant(network, "int8", quantized, layout, **(counts | {"bytes": _state_bytes(quantized)}))
+        yield Variant(
+            network, "int8", quantized, layout, **(counts | {"bytes": _state_bytes(quantized), "compressed": None})
+        )
     if folder is None:
         return
     for kind, (module, known) in exported.items():
@@ -162,7 +165,7 @@ def _quantize(module: nn.Module) -> nn.Module | None:
     if not any(type(layer) in layers for layer in module.modules()):
         return None
     try:
-        with silence_libraries():  # torch announces that another package will take its place
+        with silence_libraries():  # torch warns that another package will replace `torch.ao.quantization`
             quantized: nn.Module = torch.ao.quantization.quantize_dynamic(plain_copy(module), layers)  # type: ignore[no-untyped-call]
     except (AttributeError, RuntimeError):
         return None

@@ -13,7 +13,7 @@ from lit_prune.cli.parser import check_picture, make_checkpoint_parser, parse_ch
 from lit_prune.cli.run_command import run_command
 from lit_prune.errors import UnfinishedError, expected
 from lit_prune.trained.calibration import make_scorer
-from lit_prune.trained.choice import add_choice, choose_weights, make_pruner, needs_data
+from lit_prune.trained.choice import add_choice, choose_weights, make_pruner, mask_zeros, needs_data
 from lit_prune.trained.network import load_network
 from lit_prune.trained.own_data import OwnBatches
 from lit_prune.trained.scoring import find_data_class, load_batches, score
@@ -51,6 +51,7 @@ def _sensitivity(argv: Sequence[str]) -> None:
     if needs_data(pruner):
         data = {n: v for n, v in options.data.as_dict().items() if n != "data_dir"}
         conditions["training data"] = json.dumps(data, sort_keys=True)
+    mask_zeros(model, weights)  # as `prune` does: weights that are already zero count towards the amounts
     known = Measurements(picture.with_suffix(".jsonl"), conditions)
     amounts = sorted(set(options.amounts))
     wanted = [(None, 0.0), *((ref.name, amount) for ref in weights for amount in amounts)]

@@ -22,7 +22,7 @@ def prune_temporarily(
 ) -> Iterator[bool]:
     """Prune one layer inside a `with` block, and restore its weights afterwards.
 
-    Weights that are already zero count towards `amount`.
+    Masked weights count towards `amount`.
 
     Yields:
         Whether any weight changed.
@@ -53,7 +53,7 @@ def measure(
 
     Afterwards the weights are as before. Scores in `known` are not measured again, and new scores are added to `known`.
     After each new score, `on_score` is called with the name of the pruned layer, or of the model's class if no layer
-    is pruned. `scorer` returns the criterion by which a layer is pruned, and is called once for each layer.
+    is pruned. `scorer` returns the criterion by which a layer is pruned; it is called at most once for each layer.
 
     Returns:
         The score of the unchanged network, and for each layer, by name, a list with one score for each amount.
