@@ -24,7 +24,7 @@ COMMANDS = {
     "shrink": ("trained.shrink", "remove whole channels of a trained network, which makes it smaller and faster"),
     "export": (
         "trained.export.command",
-        "convert a network to ONNX, torch.export, safetensors or a state dict, and verify the file",
+        "convert a network to ONNX, torch.export, safetensors or another format, and verify the file",
     ),
     "cost": ("trained.cost.command", "measure the FLOPs, file size and latency of networks"),
     "study": ("study.run.command", "run the experiments of a plan (a YAML file), and write a report"),

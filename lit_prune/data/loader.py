@@ -84,7 +84,7 @@ class Images(Dataset[Batch]):
             images, labels, _ = self[Request(np.arange(len(self)))]
             self._resident[device] = Batch(images.to(device), None if labels is None else labels.to(device), None)
         images, labels, _ = self._resident[device]
-        # all at once, because a step of a GPU is shorter than a copy
+        # copy the indices of all batches at once: a copy for each batch would take longer than a training step on a GPU
         rows = send(np.concatenate([request.rows for request in requests]), device)
         parts = torch.split(rows, [len(request.rows) for request in requests])
         for request, part in zip(requests, parts, strict=True):
@@ -104,7 +104,7 @@ class Loader:
         rank: Index of this process.
         num_workers: Number of worker processes that load batches in advance; 0 loads them in this process.
         device: GPU that will use the batches; None if there is none. Without workers, all images are copied to it, and
-            batches are gathered there. Workers put batches into page-locked memory, for faster copies.
+            batches are gathered there. With workers, batches are put into page-locked memory, for faster copies.
     """
 
     images: Images

@@ -31,7 +31,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     try:
         yield part
         sync(part)
-        # `mkstemp` lets only the owner read the file, so set the usual permissions; reading the umask means setting it
+        # `mkstemp` lets only the owner read the file, so set the usual permissions. They depend on the umask, which can
+        # be read only by setting it.
         mask = os.umask(0)
         os.umask(mask)
         part.chmod(0o666 & ~mask)

@@ -161,7 +161,8 @@ def stored_settings(checkpoint: Mapping[str, Any], classes: Mapping[str, type]) 
 
     Args:
         checkpoint: Checkpoint as returned by `read_checkpoint`, written by the command line or a Trainer in a script.
-        classes: Classes of the model and the data module, by group; only their arguments count as settings.
+        classes: Classes of the model and the data module, by group. For a checkpoint of a script, the settings are the
+            stored hyper-parameters that these classes take as arguments.
 
     Returns:
         The settings by group; settings that the checkpoint lacks are left out.

@@ -52,8 +52,8 @@ def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], p
     """Check the settings in a checkpoint before anything is built from them.
 
     Two kinds of text are always allowed: names of optimizers and schedulers of `torch.optim`, and texts that the user
-    gives in the same command. In an argument that could take a class, every other text must be a single word (`_WORD`),
-    unless the class that the user named declares the argument as `str`.
+    gives in the same command. In an argument that could take a class, every other text must be a single word (`_WORD`)
+    that is not the path of an existing file, unless the class that the user named declares the argument as `str`.
 
     Args:
         stored: Settings in the checkpoint, by group.

@@ -2,7 +2,7 @@
 
 `yaml.safe_load` builds only plain values. But with aliases, a few lines can expand to billions of values, and a value
 can contain itself; and values can be nested too deep for Python. So the parser's events are counted before any value is
-built. An alias is a single event, so the size of the file limits their number.
+built. An alias is a single event, so the size of the file limits the number of events.
 """
 
 from pathlib import Path

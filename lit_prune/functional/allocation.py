@@ -43,7 +43,7 @@ def erk(
         return {name: min(1.0, max(least, factor * value)) for name, value in raw.items()}
 
     low, high = 0.0, 1 / min(raw.values())  # at `high`, all layers are dense
-    for _ in range(100):  # more than the bits of a float
+    for _ in range(100):  # more halvings than a float has bits
         middle = (low + high) / 2
         found = sum(density * prod(shapes[name]) for name, density in densities(middle).items())
         low, high = (middle, high) if found < kept else (low, middle)
@@ -51,7 +51,7 @@ def erk(
 
 
 def by_glob(fractions: Mapping[str, float], shapes: Mapping[str, tuple[int, ...]], amount: float) -> dict[str, float]:
-    """Prune the fraction that the first matching glob gives, of a layer or a container; `amount` of all other layers.
+    """Prune of each layer the fraction of the first glob that matches it or a container of it; otherwise `amount`.
 
     Raises:
         InputError: If a glob matches no layer.
@@ -68,7 +68,7 @@ def _matches(name: str, glob: str) -> bool:
 
 
 def allocate(allocation: Allocation, shapes: Mapping[str, tuple[int, ...]], amount: float) -> list[float]:
-    """Return the fraction of each layer to prune, in order.
+    """Return the fraction of each layer to prune, in the order of `shapes`.
 
     Raises:
         InputError: If the allocation leaves out a layer, or gives a fraction outside [0, 1).
@@ -77,7 +77,7 @@ def allocate(allocation: Allocation, shapes: Mapping[str, tuple[int, ...]], amou
     for name in shapes:
         if name not in fractions or not 0 <= fractions[name] < 1:
             found = fractions.get(name, "none")
-            hint = "return a fraction of each layer, by name"
+            hint = "return the fraction of each layer to prune, by the name of the layer"
             raise expected(f"a fraction in [0, 1) for `{name}` from `allocation`", found, hint)
     return [fractions[name] for name in shapes]
 
@@ -97,7 +97,7 @@ def make_allocation(allocation: Any, amount: float, max_layer_sparsity: float | 
             if not isinstance(fraction, int | float) or not 0 <= fraction < 1:
                 raise expected(f"a fraction in [0, 1) for `{glob}` in `allocation`", fraction, "0 leaves it dense")
         if amount == 0:
-            hint = "it is the fraction of all layers that no pattern matches; to leave them dense, use `layers`"
+            hint = "it is the fraction to prune in layers that no pattern matches; to leave them dense, use `exclude`"
             raise expected("`amount` above 0 if `allocation` is a mapping", amount, hint)
         return partial(by_glob, dict(allocation))
     if callable(allocation):

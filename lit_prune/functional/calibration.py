@@ -34,7 +34,7 @@ class Calibration:
                 yield loss
 
     def first_inputs(self, weights: Sequence[Tensor]) -> tuple[nn.Module, tuple[Any, ...], dict[str, Any]]:
-        """Return the outermost module called in the first loss that holds all these weights, and its arguments.
+        """Return the outermost module that holds all these weights and is called for the first loss, and its arguments.
 
         Raises:
             InputError: If no such module is called.
@@ -51,5 +51,6 @@ class Calibration:
             handle.remove()
         if not calls:
             what = "`training_step` to call one module that contains all weights to prune"
-            raise expected(what, "no such call", "call the LightningModule itself, `self(inputs)`, or choose `layers`")
+            hint = "call the LightningModule itself, `self(inputs)`, or choose `layers` inside one module"
+            raise expected(what, "no such call", hint)
         return calls[0]

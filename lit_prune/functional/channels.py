@@ -19,7 +19,7 @@ _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 @dataclass(frozen=True)
 class CoupledChannels:
-    """Channels of a network that can be removed without any other change, each with all parameters that compute it.
+    """Channels of a network that, once they are zero, can be removed without changing its outputs.
 
     Attributes:
         rows: For each weight, bias and norm parameter, by the name that `apply_masks` takes: the number of the channel
@@ -37,14 +37,14 @@ class CoupledChannels:
     def mark_lowest(
         self, names: Sequence[str], scores: Iterable[Tensor], total: int, limits: Sequence[float], shared: bool
     ) -> Iterator[Tensor]:
-        """Mark the channels of lowest mean score over all weights that compute them; each group keeps a channel.
+        """Mark the channels of lowest mean score over all weights that compute them; each group keeps at least one.
 
         Args:
             names: Names of the weights.
             scores: Flat scores of each weight, infinite where it is pruned already.
             total: Largest number of weights to mark; used if `shared`.
-            limits: Largest fraction of each layer; a group gets the mean of its layers. Rounded to the next number of
-                channels, or down if `shared`.
+            limits: Largest fraction of each layer; a group gets the mean of its layers. Rounded to the nearest number
+                of channels, or down if `shared`.
             shared: Whether channels of all groups are compared. If not, each group is pruned up to its limit.
 
         Yields:
@@ -53,7 +53,7 @@ class CoupledChannels:
         scores = [*scores]
         groups = self.groups.to(scores[0].device)
         count = len(groups)
-        rows = [self.rows[name].to(groups.device) % (count + 1) for name in names]  # rows that are kept come last
+        rows = [self.rows[name].to(groups.device) % (count + 1) for name in names]  # -1 becomes `count`
         sums, left, limit, size = scores[0].new_zeros(4, count + 1)
         for row, values, most in zip(rows, scores, limits, strict=True):
             table = values.view(len(row), -1)
@@ -76,7 +76,7 @@ class CoupledChannels:
             yield marked[row][:, None].expand(-1, len(values) // len(row)).flatten()
 
     def dependent_masks(self, masks: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Return masks of biases and norms that prune the channels whose rows are pruned in masks of weights."""
+        """Return masks of biases and norms that prune the channels whose rows are pruned in the given masks."""
         kept = torch.ones(len(self.groups) + 1, dtype=torch.bool)
         for name, mask in masks.items():
             kept[self.rows[name][~mask.flatten(1).any(1).cpu()]] = False
@@ -84,7 +84,7 @@ class CoupledChannels:
         return {name: kept[row] for name, row in self.rows.items() if name not in self.weights}
 
     def zero_channels(self, model: nn.Module) -> list[tuple[str, list[int]]]:
-        """Return, for each group, its root and the rows there of channels that are zero in all parameters."""
+        """Return, for each group, its root and the root's rows whose channels are zero in all their parameters."""
         named = dict(model.named_parameters(remove_duplicate=False))
         alive = torch.zeros(len(self.groups) + 1, dtype=torch.bool)
         for name, row in self.rows.items():
@@ -102,9 +102,10 @@ def couple_channels(model: nn.Module, example: Any, names: Iterable[str] | None 
 
     Layers whose outputs are added or multiplied, and depthwise convolutions and norms that follow them, share channels.
     The library torch-pruning finds them with a dependency graph (Fang et al. 2023, https://arxiv.org/abs/2301.12900).
-    A group of layers is left out if its channels are outputs of the network, if a layer in it is not named, if it
-    contains other layers than convolutions, linear layers, batch norms and functions, such as layer norms, whose other
-    outputs would change, or if a channel of zeros does not arrive as zeros at the next layer, as after a sigmoid.
+    A group of layers is left out if its channels are outputs of the network, if `names` lacks one of its layers, if a
+    channel of zeros does not arrive as zeros at the next layer, as after a sigmoid, or if it contains anything other
+    than linear layers, affine batch norms, convolutions that are depthwise or have one group, and functions without
+    parameters, such as additions. In a layer norm, for example, removing a channel changes the outputs of the others.
 
     Args:
         model: Model that calls convolutions, batch norms and linear layers as modules. It is not changed.
@@ -112,7 +113,7 @@ def couple_channels(model: nn.Module, example: Any, names: Iterable[str] | None 
         names: Names of the layers that may be pruned. None allows all.
 
     Returns:
-        The channels. All masks are whole rows.
+        The channels. Pruning a channel prunes whole rows of every weight that computes it.
 
     Raises:
         InputError: If torch-pruning is not installed or cannot follow the network, if no group is left, or if outputs
@@ -187,7 +188,7 @@ def _is_output(item: Any, graph: Any) -> bool:
 
 
 def _is_removable(group: Any, graph: Any, labels: Mapping[nn.Module, str], allowed: set[str]) -> bool:
-    """Return whether channels can be removed from all layers of a group, and whether all these layers are allowed."""
+    """Return whether channels can be removed from every layer of a group, and every layer is allowed."""
     origins: dict[tuple[Any, bool, int], int] = {}
     for item in group:
         module, computes = item.dep.target.module, _is_output(item, graph)
@@ -244,8 +245,8 @@ def _passing_zeros(groups: list[Any], graph: Any, model: nn.Module, example: Any
 def _check_removal(groups: list[Any], graph: Any, model: nn.Module, example: Any) -> None:
     """Zero the first channel of every group and remove it, and raise an `InputError` if outputs change.
 
-    torch-pruning mistakes the positions of channels in some networks, such as a concatenation of a sum and of a layer
-    that reads this sum.
+    torch-pruning gets the positions of channels wrong in some networks, for example if a sum is concatenated with the
+    output of a layer that reads this sum.
     """
     groups = [group for group in groups if len(group[0].idxs) > 1]
     for group in groups:
@@ -268,5 +269,5 @@ def _check_removal(groups: list[Any], graph: Any, model: nn.Module, example: Any
     except (RuntimeError, ValueError, IndexError) as error:
         equal, change = False, one_line(error)
     if not equal:
-        hint = "leave the layers at sums and concatenations out with `exclude`, or prune other structures"
+        hint = "leave out layers whose outputs are added or concatenated, with `exclude`, or prune other structures"
         raise expected("a network from which torch-pruning removes channels exactly", change, hint)

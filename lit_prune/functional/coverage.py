@@ -40,7 +40,7 @@ class GradientCoverage:
         self._touched = [torch.zeros_like(ref.tensor, dtype=torch.bool, requires_grad=False) for ref in weights]
 
     def update(self, optimizers: Iterable[Optimizer] = ()) -> None:
-        """After a backward pass, record its gradients, and past ones that show in averages or sums of `optimizers`."""
+        """Record the gradients of a backward pass, and past ones that averages or sums of `optimizers` still show."""
         memories = [remembered_gradients(optimizer) for optimizer in optimizers]
         for ref, touched in zip(self._weights, self._touched, strict=True):
             for gradient in [ref.tensor.grad, *(memory.get(ref.tensor) for memory in memories)]:
@@ -56,7 +56,7 @@ class GradientCoverage:
         return 1 - sum(counts) / total
 
     def touched(self) -> dict[str, Tensor]:
-        """Return a bool tensor for each layer, by name: true for weights that have received a gradient."""
+        """Return a bool tensor for each layer, by name: true for weights that have received a non-zero gradient."""
         return {ref.name: touched for ref, touched in zip(self._weights, self._touched, strict=True)}
 
     def restore(self, touched: Mapping[str, Tensor]) -> None:

@@ -24,13 +24,14 @@ It receives the parameters themselves, so that it can read `weight.grad`, and is
 weights that are masked already are ignored. To save memory it may `yield` the scores one by one. For weights that are
 split between processes (DTensor), scores may be split likewise, or whole and the same in every process.
 
-An object may have more methods, which the pruning callbacks call:
+An object may have more attributes and methods, which the pruning callbacks use:
 
-- A criterion that needs data has the number of `batches` that it takes, and `measure(weights, calibration)`, which is
-  called right before it scores. There, the weights are parameters of `calibration.model`, a copy that it may change.
+- A criterion that needs data has `batches`, the number of training batches that it takes, and a method
+  `measure(weights, calibration)`, which is called right before it scores. The weights that `measure` receives are
+  parameters of `calibration.model`, a copy of the model that it may change.
 - A criterion that follows the training has `observe(names, weights)`, which is called before each optimizer step, when
-  `weight.grad` is not masked yet, and `state_dict()` and `load_state_dict(state)`, since it is saved in checkpoints; an
-  empty state starts a new training.
+  `weight.grad` is not masked yet, and `state_dict()` and `load_state_dict(state)`, since it is saved in checkpoints;
+  `load_state_dict({})` must reset it for a new training run.
 """
 
 
@@ -47,8 +48,8 @@ def l2(weights: Sequence[Tensor]) -> Iterator[Tensor]:
 def lamp(weights: Sequence[Tensor]) -> Iterator[Tensor]:
     """Score weights by their square, divided by the sum of the squares of the layer that are at least as large.
 
-    Equal weights count in their order. This is layer-adaptive magnitude pruning (Lee et al., "Layer-adaptive sparsity
-    for the magnitude-based pruning", 2021); the largest weight of each layer scores 1.
+    Of equal weights, a later one counts as larger. This is layer-adaptive magnitude pruning (Lee et al.,
+    "Layer-adaptive sparsity for the magnitude-based pruning", 2021); the largest weight of each layer scores 1.
     """
     for weight in weights:
         squares, order = _wide(whole(weight)).square().flatten().sort(stable=True)
@@ -107,9 +108,9 @@ class Taylor(_Measured):
 class Fisher(_Measured):
     """Score weights by their square times the square of their gradient, averaged over batches.
 
-    The averaged squares are the diagonal of the empirical Fisher information, with one gradient a batch, so that this
-    estimates to second order how much the loss rises when a weight becomes zero (Theis et al., "Faster gaze prediction
-    with dense networks and Fisher pruning", 2018).
+    The averaged squares approximate the diagonal of the empirical Fisher information, with one gradient per batch
+    instead of one per example. The score estimates to second order how much the loss rises when a weight becomes zero
+    (Theis et al., "Faster gaze prediction with dense networks and Fisher pruning", 2018).
 
     Args:
         batches: Number of training batches to take.
@@ -164,14 +165,16 @@ class SynFlow(_Measured):
     In each round, the remaining weights score |weight x gradient of the summed outputs|, where the inputs are ones, all
     parameters are replaced by their absolute values, and the model is in evaluation mode; the lowest are removed
     (Tanaka et al., "Pruning neural networks without any data by iteratively conserving synaptic flow", 2020). Every
-    round removes the same fraction, down to a density of 0.1%, so that one measurement serves every amount: with the
-    default, pruning 99% takes the 100 rounds of the paper. No label is used; one batch gives the shape of the inputs.
+    round removes the same fraction of the remaining weights, down to a density of 0.1%. One measurement serves every
+    amount; with the default, pruning 99% uses the first 100 rounds, as many as in the paper. No label is used; one
+    batch gives the shape of the inputs.
 
     Args:
         rounds: Number of rounds.
 
     Raises:
-        InputError: In `measure`, if an input of the model is not a tensor of floating-point numbers.
+        InputError: In `measure`, if the model takes a tensor that is not floating-point, if the synaptic flow is not
+            finite, or if no single module contains all weights to prune.
     """
 
     def __init__(self, rounds: int = 150) -> None:
@@ -221,7 +224,7 @@ class Movement:
     """Score weights by how far the training moves them away from zero: minus the sum of weight x gradient over steps.
 
     Weights that gradients push towards zero score lowest (Sanh et al., "Movement pruning: Adaptive sparsity by
-    fine-tuning", 2020). Before the first optimizer step, weights score their magnitude.
+    fine-tuning", 2020). Before the first optimizer step, weights are scored by magnitude.
     """
 
     def __init__(self) -> None:
@@ -231,8 +234,8 @@ class Movement:
         """Add up weight x gradient before an optimizer step."""
         for name, weight in zip(names, weights, strict=True):
             past = self._sums.get(name, torch.zeros_like(_wide(weight)))
-            past = like(part_like(past.to(weight.device), weight), weight)  # those of a checkpoint are whole
-            # gradients that overflow in half precision are infinite; such a step is skipped
+            past = like(part_like(past.to(weight.device), weight), weight)  # sums from a checkpoint are whole
+            # infinite if half precision overflowed; the gradient scaler then skips the step
             grad = torch.zeros_like(past) if weight.grad is None else _wide(weight.grad).nan_to_num(0.0, 0.0, 0.0)
             self._sums[name] = torch.addcmul(past, _wide(weight), grad, value=-1)
 
@@ -276,8 +279,9 @@ class _Control:
 class Shuffled(_Control):
     """Shuffle the scores of a criterion within each layer: it then decides only how many weights each layer keeps.
 
-    If shuffled scores do as well, the criterion chooses layers, not weights (Frankle et al., "Pruning neural
-    networks at initialization: Why are we missing the mark?", 2021). Weights that are zero keep their scores.
+    If accuracy does not drop, the criterion's choice matters between layers, but not within them (Frankle et al.,
+    "Pruning neural networks at initialization: Why are we missing the mark?", 2021). Weights that are zero keep their
+    scores.
 
     Args:
         criterion: Criterion whose scores are shuffled: a name or an object, as in `make_criterion`.
@@ -297,7 +301,7 @@ class Shuffled(_Control):
 class Reinitialised(_Control):
     """Prune by a criterion at initialisation, and draw the weights again afterwards; the masks are kept.
 
-    A criterion that loses nothing by this depends on the structure of the network and not on the values of its weights
+    If accuracy does not drop, the masks fit the structure of the network, not the initial values of its weights
     (Frankle et al., 2021, as in `Shuffled`). The new values are those of the same layer in a random order, which follow
     the distribution of the initial values, whatever it is.
 
@@ -308,7 +312,7 @@ class Reinitialised(_Control):
 
     @torch.no_grad()
     def redraw(self, weights: Sequence[Tensor]) -> None:
-        """Draw new values for weights that are not masked yet, in place."""
+        """Shuffle the values of each weight in place; call this before its mask is applied, or zeros move too."""
         for weight, order in zip(weights, self._orders(weight.numel() for weight in weights), strict=True):
             values = whole(weight).detach()
             values = values.flatten()[order.to(values.device)].view(weight.shape)
@@ -327,7 +331,7 @@ CRITERIA: dict[str, Callable[[], Score]] = {
     "grasp": GraSP,
     "synflow": SynFlow,
 }
-"""Functions that create the criteria that have a name."""
+"""Functions that create a criterion, by the name of the criterion."""
 
 
 def make_criterion(criterion: str | Score, seed: int = 0) -> Score:

@@ -17,14 +17,15 @@ def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: 
     ResNet-18 at 32x32 pixels, 61.9% of the weights are at dead taps, because the last stages work on 2x2 feature maps
     and on single pixels.
 
-    Only kernels of `Conv2d` layers (not of subclasses) that pad with zeros become smaller. A kernel stays whole if a
-    smaller one would need different padding on opposite sides, if it is shared with another layer, or if its layer is
-    not called. If a layer is called with inputs of several sizes, a tap is removed only if it is dead at all of them.
+    Only kernels of `Conv2d` layers (not of subclasses) whose zero padding is given in numbers become smaller. A dead
+    tap stays if the kernel without it would need different padding on opposite sides. A kernel stays whole if it is
+    shared with another layer, or if its layer is not called. If a layer is called with inputs of several sizes, a tap
+    is removed only if it is dead at all of them.
 
     Args:
         model: Any module that takes images `(N, channels, H, W)`. It is not changed.
-        input_size: Height and width in pixels, or one number for both. At other sizes, the outputs of the copy differ
-            from the model's.
+        input_size: Height and width in pixels, or one number for both. At other sizes, the outputs of the copy can
+            differ from the model's.
         channels: Number of image channels.
 
     Returns:

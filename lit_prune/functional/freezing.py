@@ -94,12 +94,12 @@ def modules_to_freeze(
             `...Norm`, `...Norm2d`, `Drop...`, `StochasticDepth`.
 
     Returns:
-        Pairs of name and module, in the order of registration. With `fraction`, modules that have no state and that
+        Pairs of name and module, in the order of registration. With `fraction`, modules of torch that have no state and
         compute the same in training and in evaluation mode, such as `torch.nn.ReLU`, are left out.
 
     Raises:
-        InputError: If an argument is invalid, a pattern matches nothing, or the matching modules cannot be frozen:
-            lazy modules without values and `torch.jit.ScriptModule`.
+        InputError: If an argument is invalid, a pattern matches nothing, the matching modules contain nothing to
+            freeze, or one of them cannot be frozen (a lazy module without values, or a `torch.jit.ScriptModule`).
     """
     check_selection(fraction, layers, by)
     if fraction is not None:
@@ -221,8 +221,9 @@ class Frozen:
     evaluation mode: normalization layers use their running statistics and do not update them, dropout does nothing,
     spectral norm makes no power iterations. Whatever a forward pass writes into their buffers, such as the ranges of a
     fake quantizer, is discarded. Calls of `train()` or `eval()` do not undo this. A module in several `Frozen` objects
-    stays frozen until the last of them is thawed. A module that also contains trained parameters is not put into
-    evaluation mode.
+    computes as in evaluation mode until the last of them is thawed; its parameters stay frozen until then only if
+    `drop_gradients` of the remaining objects is called before every optimizer step. A module that also contains trained
+    parameters is not put into evaluation mode.
 
     Args:
         modules: Modules to freeze; modules inside them are not included.
@@ -256,7 +257,7 @@ class Frozen:
             parameter.grad = None
 
     def thaw(self) -> None:
-        """Undo the freeze: gradients are computed as before, and modules follow `training` again."""
+        """Undo the freeze: gradients are computed as before, and modules obey their `training` flag again."""
         self.drop_gradients()
         for parameter in self._taken:
             parameter.requires_grad_(True)

@@ -30,8 +30,8 @@ _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
     """Mask weights in place; masked weights become exactly zero.
 
-    A new mask replaces an old one, also one of `torch.nn.utils.prune`. Other modules that share the parameter are
-    masked too.
+    A new mask replaces the old one, even if that is one of `torch.nn.utils.prune`. Other modules that share the
+    parameter are masked too.
 
     Args:
         model: Module that contains the weights named in `masks`.
@@ -66,7 +66,7 @@ def apply_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
 
 
 def remove_masks(model: nn.Module, weights: Sequence[WeightRef] | None = None) -> list[str]:
-    """Remove masks in place: pruned weights stay zero and can train again.
+    """Remove masks in place: pruned weights start at zero and can train again.
 
     This does what `torch.nn.utils.prune.remove` does, for masks of lit-prune and of torch, and keeps the order of
     parameters.
@@ -194,9 +194,9 @@ def mask_weights(model: nn.Module, optimizer: Optimizer | None = None) -> None:
 
 
 def clear(pairs: Iterable[tuple[Tensor, "Mask"]]) -> None:
-    """Set the masked elements of tensors to zero, in place; each tensor is a parameter, its gradient, or state of it.
+    """Set the masked elements of tensors to zero, in place; each is a parameter, its gradient, or its optimizer state.
 
-    On a GPU, one kernel clears all tensors of a kind.
+    On a GPU, one kernel clears many tensors at once.
     """
     values, kept = [], []
     for tensor, mask in pairs:
@@ -280,7 +280,7 @@ class Mask(prune.PruningContainer):
         """Do nothing before a forward pass."""
 
     def remove(self, module: nn.Module) -> None:
-        """Zero the masked weights a last time; called by `torch.nn.utils.prune.remove`."""
+        """Zero the masked weights one last time; called by `torch.nn.utils.prune.remove`."""
         clear([(module.get_parameter(self._tensor_name), self)])
 
     def add_pruning_method(self, method: Any) -> None:

@@ -9,9 +9,9 @@ from lit_prune.functional.masking import clear, masks_of
 from lit_prune.functional.sharding import local
 from lit_prune.functional.step_hooks import with_inner
 
-# For each optimizer, the state key of its average or sum of past gradients, which stays non-zero for many steps after a
-# non-zero gradient. With these optimizers and Rprop, a weight stays zero if the weight, its gradient and its state are
-# zero, even with weight decay.
+# For each optimizer, the state key of its average or sum of past gradients or their squares, which stays non-zero for
+# many steps after a non-zero gradient. With these optimizers and Rprop, a weight stays zero if the weight, its gradient
+# and its state are zero, even with weight decay.
 _MEMORIES = {
     optim.SGD: "momentum_buffer",
     optim.Adam: "exp_avg",
@@ -48,8 +48,9 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
 def clear_state(optimizer: Optimizer) -> None:
     """Clear gradients and all state, as if the optimizer were new; learning rates and other settings stay.
 
-    For torch's elementwise optimizers and LBFGS, the state is exactly that of a new one, step counts included. In other
-    optimizers, tensors of the parameter's shape become zero, and other state is kept, because its meaning is unknown.
+    For LBFGS and torch's elementwise optimizers except ASGD and SparseAdam, the state is exactly that of a new one,
+    step counts included. In other optimizers, including subclasses of these, floating-point tensors of the parameter's
+    shape become zero, and other state is kept, because its meaning is unknown.
     """
     optimizer.zero_grad(set_to_none=False)  # None would make the next step skip parameters
     for inner in with_inner(optimizer):
@@ -82,7 +83,7 @@ def keeps_zeros(optimizer: Optimizer) -> bool:
 
 
 def remembered_gradients(optimizer: Optimizer) -> dict[nn.Parameter, Tensor]:
-    """Return, for each parameter, the running average or sum of past gradients that the optimizer keeps.
+    """Return, for each parameter, the running average or sum of past gradients, or of their squares, in the state.
 
     Parameters without such a state, or with weight decay that is added to the gradient (as in Adam, but not in AdamW),
     are left out.

@@ -76,10 +76,11 @@ def compute_masks(
         fractions: Fraction of each layer to prune, instead of `amount`: exactly `round(fraction * n)` of n weights.
             None compares the scores of all layers.
         structure: Which weights are pruned together. None prunes single weights. With `CoupledChannels`, masks of
-            biases and norms are returned too, `amount` is an upper limit, since every group keeps a channel, and a
-            fraction is one of the channels of a group.
+            biases and norms are returned too; `amount` is an upper limit, since every group keeps at least one channel;
+            and `fractions`, averaged over the layers of a group, are fractions of its channels.
         max_layer_sparsity: Largest fraction of a single layer to prune, in (0, 1], rounded down to a number of weights;
-            more weights of other layers are pruned instead. None sets no limit. Not used with `fractions`.
+            more weights of other layers are pruned instead. None sets no limit. With `fractions`, it only caps each
+            fraction, and has no effect with `CoupledChannels`.
 
     Returns:
         For each layer, by name, a bool tensor of the shape of its weight, true where the weight is kept.
@@ -155,7 +156,7 @@ def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: 
 
 def _no_room(amount: float, max_layer_sparsity: float | None, structure: Structure | None = None) -> InputError:
     if isinstance(structure, NM):
-        what = f"each layer to have room for its fraction, at most {1 - structure.n / structure.m:.4g}"
+        what = f"no layer with more than {1 - structure.n / structure.m:.4g} of its weights to prune"
         return expected(what, f"an `amount` of {amount}", 'prune less, or use the allocation "global" or "uniform"')
     what = f"`max_layer_sparsity` to leave room for an `amount` of {amount}"
     return expected(what, max_layer_sparsity, "increase `max_layer_sparsity`, or prune less")
@@ -224,7 +225,7 @@ class Candidates:
         }
 
     def masks_without(self, marks: Iterable[Tensor], hint: str) -> dict[str, Tensor]:
-        """Return the current masks without the marked weights."""
+        """Return the current masks, with the marked weights pruned as well."""
         masks, left = {}, []
         for ref, mask, marked in zip(self.weights, self.kept, marks, strict=True):
             keep = ~marked.view(local(ref.tensor).shape)

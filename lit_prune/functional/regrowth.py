@@ -33,7 +33,7 @@ def regrow_masks(
 
     Args:
         weights: Masked weights.
-        fraction: Fraction of the weights to drop, in [0, 1).
+        fraction: Fraction of the unpruned weights of each layer to drop, in [0, 1).
         grow: Function that scores weights; pruned weights with the highest scores are grown.
 
     Returns:

@@ -8,7 +8,7 @@ from lit_prune.errors import check_choice, expected
 Schedule = Callable[[float], float]
 """Function that returns which fraction of `amount` is pruned, for a progress between 0 and 1."""
 
-# sparsity for a progress and the sparsity to reach
+# functions of the progress of the ramp, from 0 to 1, and of the sparsity to reach; they return a sparsity
 SCHEDULES: dict[str, Callable[[float, float], float]] = {
     "once": lambda progress, amount: amount,
     "constant": lambda progress, amount: amount,

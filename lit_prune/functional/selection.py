@@ -268,7 +268,7 @@ def _matching_names(prefix: str, module: nn.Module, patterns: Iterable[str]) -> 
 
 
 def _own_parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-    """Return the parameters of a module without its submodules, by name, without the `_orig` of masks of torch."""
+    """Return a module's own parameters by name; the suffix `_orig`, which `torch.nn.utils.prune` adds, is removed."""
     own = list(module.named_parameters(recurse=False, remove_duplicate=False))
     masked = {
         f"{name}_orig": name for key, _ in own if torch_mask(module, name := key.removesuffix("_orig")) is not None

@@ -1,7 +1,7 @@
 """Weights that are split between processes: find the part of this process and its position, and add up counts.
 
-A split weight is a `DTensor`, made by `fully_shard` (FSDP2) or tensor parallelism. `gather` communicates, and so
-does `Split` if one of its weights is split: all processes must call them in the same order.
+A split weight is a `DTensor`, made by `fully_shard` (FSDP2) or tensor parallelism. `gather` communicates, and so do
+`whole` and `part_like` for split tensors and `Split` for split weights: all processes must call them in the same order.
 """
 
 from collections.abc import Sequence
@@ -82,7 +82,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def reshard(model: nn.Module) -> None:
-    """Split the parameters again that FSDP2 left whole after a forward pass without a backward pass."""
+    """Split again the parameters that FSDP2 left whole after a forward pass without a backward pass."""
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     for module in model.modules():

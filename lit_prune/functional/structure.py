@@ -16,7 +16,7 @@ class Structure(Protocol):
     """Groups of weights that are pruned together, by the mean of their scores."""
 
     def fold(self, weight: Tensor) -> Tensor:
-        """Rearrange the elements of a weight into a tensor of shape (groups, members); called for other tensors too."""
+        """Rearrange a weight, or another tensor of its shape, such as its scores, into shape (groups, members)."""
         ...
 
     def fits(self, shape: Size) -> bool:
@@ -54,7 +54,7 @@ class Block:
         return blocks.permute(0, 2, 4, 1, 3).reshape(-1, self.rows * self.columns)
 
     def fits(self, shape: Size) -> bool:
-        """Return whether blocks divide the channels."""
+        """Return whether the channels can be divided into whole blocks."""
         return len(shape) > 1 and shape[0] % self.rows == 0 and shape[1] % self.columns == 0
 
 
@@ -78,11 +78,11 @@ class NM:
         return weight.movedim(1, -1).reshape(-1, self.m)
 
     def fits(self, shape: Size) -> bool:
-        """Return whether groups divide the input channels."""
+        """Return whether the input channels can be divided into whole groups."""
         return len(shape) > 1 and shape[1] % self.m == 0
 
     def prunable(self, scores: Tensor) -> Tensor:
-        """Return a bool tensor, true for the `m - n` lowest scores of each group, and for the first of equal ones."""
+        """Return a bool tensor, true for the `m - n` lowest scores of each group; the first of equal scores count."""
         folded = self.fold(scores)
         ranks = folded.sort(dim=1, stable=True).indices.argsort(dim=1)
         return unfold(self, ranks < self.m - self.n, scores)

@@ -10,12 +10,13 @@ _CHANNELS = (0, 2, 3, 1)  # order of dimensions in which a `channels_last` tenso
 
 
 def ready_fused_adam(optimizer: Optimizer) -> None:
-    """Change how a fused Adam or AdamW reads its tensors; updates and state dict keep their bits.
+    """Change how a fused Adam or AdamW reads its tensors; updates and the state dict stay the same, bit by bit.
 
     On CPU, the fused step of torch 2.14 copies a tensor for each parameter that is not contiguous, which takes longer
-    than the update itself. It gets views of `channels_last` parameters, gradients and averages here, which are
-    contiguous. It also takes for granted that averages lie in memory like their parameter. A state that was saved from
-    parameters of another layout would give wrong updates, so loading one gives it the layout of the parameters.
+    than the update itself. Here, it receives contiguous views of `channels_last` parameters, gradients and averages
+    instead. The fused step also assumes that averages have the memory layout of their parameter. With a state that was
+    saved from parameters of another layout, it would compute wrong updates, so a loaded state is converted to the
+    layout of the parameters.
 
     Args:
         optimizer: Any optimizer; one that is neither Adam nor AdamW keeps its step. A copy of it (pickle, `deepcopy`)

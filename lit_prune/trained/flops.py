@@ -41,12 +41,12 @@ class LayerFlops:
 
 
 def count_flops(model: nn.Module, input_size: int | Sequence[int], example: Any = None) -> dict[str, LayerFlops]:
-    """Count the FLOPs of each layer with a weight for one input.
+    """Count, for one input, the FLOPs of each layer that has a single weight, called `weight`.
 
     `torch.utils.flop_counter.FlopCounterMode` counts a forward pass of a `plain_copy` in evaluation mode: 2 FLOPs for
     each multiply-add of a weight and its input, multiplications by padding included. A layer that is called twice
-    counts twice. Biases, norms, activations, pooling and residual sums do not count, nor do products that are computed
-    without calling a convolution or linear layer, for example in `nn.MultiheadAttention`.
+    counts twice. Biases, norms, activations, pooling and residual sums do not count, nor do LSTMs, nor products that
+    are computed without calling such a layer, for example in `nn.MultiheadAttention`.
 
     Args:
         model: Any module, masked or not. It is not changed.

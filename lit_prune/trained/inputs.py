@@ -53,13 +53,13 @@ class Inputs:
 
     @property
     def image_size(self) -> tuple[int, int, int] | None:
-        """Channels, height and width if the only input is images, else None."""
+        """Channels, height and width if the network takes only images, else None."""
         (first, *others) = self.tensors.values()
         return None if others or first.dim() != 4 else (first.shape[1], first.shape[2], first.shape[3])
 
     @property
     def have_rows(self) -> bool:
-        """Whether all inputs have the same number of rows, one for each example; nodes and edges of a graph do not."""
+        """Whether all inputs have one row for each example; the nodes and edges of a graph, for instance, do not."""
         lengths = {tuple(tensor.shape[:1]) for tensor in self.tensors.values()}
         return len(lengths) == 1 and not lengths & {(), (0,)}
 
@@ -86,13 +86,13 @@ class Inputs:
         return isinstance(output, Tensor) and output.dim() > 0
 
     def rows(self, count: int) -> tuple[Tensor, ...]:
-        """Return a batch of `count` rows for tracing, or the examples themselves if they have no rows."""
+        """Return a batch of `count` rows for tracing, or the examples themselves if `have_rows` is false."""
         if not self.have_rows:
             return tuple(self.tensors.values())
         return tuple(tensor[torch.arange(count) % len(tensor)] for tensor in self.tensors.values())
 
     def one(self) -> tuple[Tensor, ...] | dict[str, Tensor]:
-        """Return the arguments of a forward pass with a single row, or with the examples if they have no rows."""
+        """Return the arguments of a forward pass with a single row, or with the examples if `have_rows` is false."""
         tensors = self.rows(1)
         return dict(zip(self.tensors, tensors, strict=True)) if self.by_name else tensors
 

@@ -30,11 +30,11 @@ class Layer:
         weights: Number of weights.
         zeros: Number of weights that are exactly zero.
         masked: Number of weights that a mask held at zero when the file was written.
-        frozen: Whether the layer was frozen at the end of training.
+        frozen: Whether `LayerFreezing` had frozen the layer when the file was written.
         smallest: Smallest magnitude of the finite non-zero weights; None if there is no such weight.
         largest: Largest magnitude of the finite weights; None if there is no such weight.
         infinite: Number of weights that are NaN or infinite.
-        untouched: Number of weights that have never received a gradient.
+        untouched: Number of weights that had received no gradient since training started.
         flops: FLOPs for one input.
 
     Raises:
@@ -119,10 +119,11 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
 
     FLOPs are counted for one input of `input_size`: the height and width of an image in pixels, or a shape without the
     batch dimension. By default, they are counted for one row of the model's `example_input_array`, or for an image of
-    32 pixels if the model has none; if the model cannot process the default, FLOPs are None.
+    32x32 pixels if the model has none; if the model cannot process the default, FLOPs are None.
 
     Raises:
-        InputError: If there is no layer, or the forward pass fails for `input_size`.
+        InputError: If there is no layer; or, if `input_size` is given, if the architecture is not known or the forward
+            pass fails.
     """
     weights = layer_weights(network)
     if not weights:
@@ -178,7 +179,7 @@ def layer_weights(network: Network) -> dict[str, Tensor]:
     if network.model is not None:
         try:
             return {ref.name: state[ref.parameter_name] for ref in weight_layers(network.model)}
-        except (InputError, KeyError):  # a weight is computed, or there is none
+        except (InputError, KeyError):  # a weight is computed from other parameters, or no weight is found
             pass
     return {
         name.removesuffix(".weight"): tensor

@@ -78,7 +78,7 @@ def load_network(path: str, model: str | None = None) -> Network:
     model_class = None if model is None else import_class("model", model)
     content = read_weights(path)
     settings = stored_settings(content, {"model": LitResNet18, "data": CIFAR10DataModule})
-    # arguments of a custom class are ignored here, and no optimizer is built: `build_class` and `fit` check these
+    # skip arguments of a custom class, which `build_class` checks, and optimizers, which only `fit` builds and checks
     used = {
         group: {n: v for n, v in s.items() if n not in BUILT} for group, s in settings.items() if "class_path" not in s
     }

@@ -34,7 +34,7 @@ class OwnBatches:
     Attributes:
         parts: Batches of each data loader.
         samples: Number of samples in all batches: for each batch, the length of its first tensor.
-        split: Split of the data, "val" or "test".
+        split: Split of the data; `measure` works for "val" and "test" only.
         metric: Name of the metric to read; None for the first one whose name contains "acc".
     """
 
@@ -79,8 +79,8 @@ def load_own_batches(network: Network, options: Namespace, split: Split, count: 
     """Load the batches of the data module that `--data` names.
 
     Its arguments are read from the checkpoint, but options `--data.NAME` replace them. At most `count` batches are
-    loaded; without it and with `--limit`, whole batches until they have at least that many samples. If a split has
-    several data loaders, their batches follow each other, except in training, where a batch has those of all loaders.
+    loaded. If `count` is None, `--limit` limits the samples: the batch that reaches the limit is the last, and whole.
+    Several loaders are read one after the other or, in training, at the same time: a batch then has one of each loader.
 
     Raises:
         InputError: If the network cannot be evaluated on this split, or if the data module fails or has no batches.

@@ -99,7 +99,10 @@ def load_batches(network: Network, options: Namespace, split: Split) -> "OwnBatc
 
 
 def load_training_batches(network: Network, options: Namespace, count: int, seed: int) -> list[Any]:
-    """Load the first batches of the training split, in an order that `seed` decides; fewer if it has fewer."""
+    """Load the first `count` batches of the training split, or all if it has fewer.
+
+    `seed` sets the order of CIFAR-10 and synthetic images; a custom data module uses the global random state.
+    """
     if names_data(options):
         return load_own_batches(network, options, "train", count).parts[0]
     data = make_data(network, options)
@@ -108,10 +111,12 @@ def load_training_batches(network: Network, options: Namespace, count: int, seed
 
 
 def image_batches(data: CIFAR10DataModule, split: Split, limit: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
-    """Iterate over the first `limit` images of a split, or over all; always in the same order, except for training.
+    """Iterate over the first `limit` images of a split, or over all.
+
+    Validation and test images are in the order of the data set; the seed of `data` sets the order of training images.
 
     Yields:
-        `images (N, 3, 32, 32) float32`, normalised, and `labels (N,) int64`.
+        `images (N, 3, 32, 32) float32`, normalised (training images also augmented), and `labels (N,) int64`.
     """
     data.prepare_data()
     data.setup(STAGES[split])

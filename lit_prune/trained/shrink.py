@@ -68,7 +68,7 @@ def _shrink(argv: Sequence[str]) -> None:
 def shrink_network(
     network: Network, ratio: float | None = None, input_size: int = 32, round_to: int = 1
 ) -> LitResNet18:
-    """Copy a `LitResNet18` without its channels of smallest magnitude or zero; see `remove_channels`.
+    """Copy a `LitResNet18` without some of its channels; arguments are those of `remove_channels`.
 
     Returns:
         The smaller network, in evaluation mode. Weights of the remaining channels are unchanged, zeros included.
@@ -101,8 +101,8 @@ def remove_channels(
     that computes the channel and the layers that take the channel as input. Dead taps, kernel positions that only ever
     see padding at `input_size`, are not counted, because training never changes them.
 
-    Each group of layers whose channels are removed together loses the same fraction of its channels. A single ranking
-    of all channels could empty narrow layers, because their norms sum fewer weights.
+    With a `ratio`, each group of layers whose channels are removed together loses this fraction of its channels. A
+    single ranking of all channels could empty narrow layers, because the norms of their channels sum fewer weights.
 
     Args:
         model: Model of convolutions, batch norms and linear layers, connected by torch functions; not changed.
@@ -150,7 +150,7 @@ def _check_removal(ratio: float | None, round_to: int, input_size: int) -> Any:
 
 
 def _zero_channels(model: nn.Module, images: Tensor, keep: Sequence[str], round_to: int) -> list[tuple[str, list[int]]]:
-    """Return the same for the channels that are zero; some of them stay to reach a multiple of `round_to`."""
+    """Return what `_rank_channels` returns, for the channels that are zero; some stay for a multiple of `round_to`."""
     plain = plain_copy(model)
     coupled = couple_channels(plain, images, [name for name, _ in plain.named_modules() if name not in keep])
     chosen = []

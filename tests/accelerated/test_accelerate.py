@@ -252,7 +252,7 @@ def test_attentions_that_add_keys_stay_as_they_are(set_speeds, option):
     fast: Any = accelerate(model, examples)
     assert not kinds_of(fast)
     assert {layer.reason for layer in fast.acceleration.layers if layer.name in ("own", "cross")} == {
-        "it adds keys and values"
+        "it uses `add_bias_kv` or `add_zero_attn`"
     }
 
 

@@ -28,9 +28,9 @@ def main(argv: Sequence[str]) -> int:
 def _cost(argv: Sequence[str]) -> None:
     parser = make_checkpoint_parser(
         "cost",
-        "Measure FLOPs, file size and latency of a network, run in several ways: unchanged, with masks, without kernel "
-        "positions that only ever see padding, accelerated, in 8 bits, and in ONNX Runtime. With --limit or any --data "
-        "option, also measure its accuracy on test images.",
+        "Measure FLOPs, file size and latency of a network, run in several ways: with its zeros, with random values "
+        "instead of zeros, without kernel positions that only ever see padding, accelerated, in 8 bits, and in ONNX "
+        "Runtime. With --limit or any --data option, also measure its accuracy on test images.",
         data="any",
         data_class=find_data_class(argv),
     )
@@ -72,7 +72,7 @@ def _cost(argv: Sequence[str]) -> None:
 
 
 def _shortest_names(paths: Sequence[str]) -> dict[str, str]:
-    """Name each checkpoint by the end of its path, with as few folders as tell the checkpoints apart.
+    """Name each checkpoint by the end of its path, with just enough folders to tell the checkpoints apart.
 
     Raises:
         InputError: If a checkpoint is given twice.

@@ -13,11 +13,11 @@ from lit_prune.trained.inputs import Inputs
 def write_accelerated(
     module: nn.Module, path: Path, inputs: Inputs, batch: int, metadata: Mapping[str, str]
 ) -> nn.Module:
-    """Accelerate a network for batches of a size, save it, and return the network that the file holds.
+    """Accelerate a network for batches of size `batch`, save it, and return the network that the file holds.
 
     Raises:
         InputError: If the network cannot be run or saved.
-        UnfinishedError: If the accelerated network computes other outputs.
+        UnfinishedError: If the outputs of the accelerated network differ from those of `module`.
         OSError: If the file cannot be written.
     """
     example = next(inputs.random(batch))[0]

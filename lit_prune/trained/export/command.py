@@ -33,7 +33,7 @@ _FORMATS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Run `lit-prune export` and return its exit status. If the export fails, no file is left."""
+    """Run `lit-prune export` and return its exit status. If the export fails, `--output` is not written."""
     return run_command(_export, argv)
 
 
@@ -77,7 +77,7 @@ def _parse(argv: Sequence[str]) -> Namespace:
         type=int | list[int] | None,
         default=None,
         help="Height and width of the images, in pixels, or the shape of one input, such as [784] (default: inputs "
-        "like the model's `example_input_array`, or images of 32 pixels if it has none).",
+        "like the model's `example_input_array`, or images of 32x32 pixels if it has none).",
     )
     parser.add_argument(
         "--crop",

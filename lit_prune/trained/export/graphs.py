@@ -38,8 +38,8 @@ def write_onnx(
     """Write a network as one ONNX file, with the names of `inputs` and the output `logits`.
 
     The module must be in evaluation mode and return one tensor. In the file, batch norms are folded into the preceding
-    convolutions; zero weights stay zero. If `batch` is None, the file accepts batches of any size, unless the inputs
-    have no rows: then it accepts their shapes only.
+    convolutions; zero weights stay zero. If `batch` is None, the file accepts batches of any size. If
+    `inputs.have_rows` is false, it accepts only inputs of the shapes of `inputs.tensors`.
 
     Returns:
         The opset of the file. If `opset` is None, torch chooses it.
@@ -141,7 +141,7 @@ def run_torchexport(path: str | Path) -> nn.Module:
 def _trace_arguments(
     module: nn.Module, inputs: Inputs, batch: int | None
 ) -> tuple[tuple[Tensor, ...], dict[str, Tensor], Any]:
-    """Return arguments and `dynamic_shapes` for tracing, after checking that the output has one row for each row."""
+    """Return arguments and `dynamic_shapes` for tracing, after checking that the output has one row per input row."""
     # from a single row, torch would infer a fixed batch size of 1
     tensors = inputs.rows(batch or 2)
     with torch.no_grad():

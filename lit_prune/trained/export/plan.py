@@ -105,7 +105,7 @@ def prepare(network: Network, options: Namespace) -> Export:
 
 
 def _find_inputs(model: nn.Module, options: Namespace) -> Inputs | None:
-    """Return the inputs of a network, or None if they are not known, and only its weights are written."""
+    """Return the inputs of a network; None if they are not known and not needed, because only weights are written."""
     if not defines_forward(model) and options.format in NETWORKS:
         what = f"a network with a `forward` for `--format {options.format}`"
         hint = "define `forward` in the class, or write only the weights with `--format safetensors`"
@@ -116,7 +116,7 @@ def _find_inputs(model: nn.Module, options: Namespace) -> Inputs | None:
         return inputs
     if wants_scores(options):
         hint = "leave out `--limit` and all `--data` options to write only the weights"
-        raise expected(f"a network that computes logits of {inputs}", f"{type(model).__name__}, which does not", hint)
+        raise expected(f"a network that computes logits for {inputs}", f"{type(model).__name__}, which does not", hint)
     return None
 
 

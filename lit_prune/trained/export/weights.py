@@ -25,7 +25,7 @@ def write_weights(
         UnfinishedError: If the weights read back differ from `state` in any bit.
         OSError: If the file cannot be written.
     """
-    # views that are negated or conjugated store other values than they have
+    # torch negates and conjugates lazily: until it is resolved, such a view stores the original values
     state = {name: tensor.detach().cpu().resolve_conj().resolve_neg() for name, tensor in state.items()}
     if compress:
         write_compressed(state, path, metadata)

@@ -157,8 +157,8 @@ def thresholds(
     Returns:
         Threshold by sparsity in %. If the network has zeros, the first entry belongs to its current sparsity, and is
         the threshold of the last pruning: the smallest magnitude of the `untouched` weights, which training has not
-        changed since then, or of all if there are none. After masks were removed, weights can have
-        grown from zero and still be small, so this threshold can exceed the next one.
+        changed since then, or of all nonzero weights if none is untouched. After masks were removed, weights can have
+        grown from zero and still be small, so this threshold can exceed that of the next entry.
     """
     zeros = weights - len(kept)
     unchanged = kept[untouched] if untouched is not None and untouched.any() else kept
