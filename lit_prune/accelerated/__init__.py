@@ -1,1 +1,1 @@
-"""Make zeros pay: convert layers to sparse or smaller products, each only where it is measurably faster."""
+"""Speed up inference of pruned networks: convert layers to sparse or smaller products where these are faster."""

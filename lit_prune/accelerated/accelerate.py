@@ -27,20 +27,22 @@ def accelerate(model: nn.Module, example_input: Any, *, rounds: int = 7, toleran
     Each linear layer, attention projection and convolution is measured inside the network, as it is and with what
     could replace it: a product with its non-zero weights only ("sparse"); for convolutions of feature maps of at most
     four pixels, a product without kernel positions that only ever see padding ("cropped"); on a GPU, a product with 2:4
-    sparsity ("2:4"). A layer is converted if that makes it at least 1.1 times as fast. The converted network must
-    compute the same outputs and be faster as a whole, else layers are given back.
+    sparsity ("2:4"). A layer is converted if that makes it at least 1.1 times as fast. If the converted network is
+    slower as a whole, only the layers with larger gains are converted, or none. If its outputs differ from those of the
+    model by more than `tolerance`, an error is raised.
 
-    The copy gives the outputs of the model for batches of any size, but is fast for batches like the example, on this
-    machine, with the current number of threads. If images of another size would need other kernels, it raises an
-    error. It computes no gradients and refuses training mode. Layers stay dense if their weights are not float32 (on
-    the CPU), are shared between layers, computed (parametrizations, hooks) or also used outside the layer.
+    The copy gives the outputs of the model for batches of any size, but was measured to be faster only for batches like
+    the example, on this machine, with the current number of threads. If a convolution was converted for feature maps of
+    one size, images that lead to another size raise an error. The copy computes no gradients and refuses training mode.
+    Layers stay dense if their weights are not float32 (on the CPU), are shared between layers, computed
+    (parametrizations, hooks) or also used outside the layer.
 
     Args:
         model: Any module, masked or not. It is not changed.
         example_input: Argument of the model, a tuple of several, or a dictionary of arguments by name.
         rounds: Number of times to measure each layer and the network; medians decide.
-        tolerance: Largest allowed difference of an output, relative to the largest one or to 1 (default: 1e-4, or 1e-2
-            for half precision).
+        tolerance: Largest allowed difference of an output, as a multiple of the largest absolute output or of 1,
+            whichever is larger (default: 1e-4, or 1e-2 for half precision).
 
     Returns:
         A `plain_copy` of the model, in evaluation mode, whose attribute `acceleration` is the `Acceleration` with all
@@ -49,7 +51,8 @@ def accelerate(model: nn.Module, example_input: Any, *, rounds: int = 7, toleran
 
     Raises:
         InputError: If an argument is invalid, or the model cannot process the example or returns no tensors.
-        UnfinishedError: If the outputs of the converted network differ by more than `tolerance`.
+        UnfinishedError: If the outputs of the converted network differ by more than `tolerance`, or if the model gives
+            different outputs when it is called twice.
     """
     check_integer("rounds", rounds, 1, hint="7 rounds give a stable median on most machines")
     if tolerance is not None and not tolerance >= 0:
@@ -61,7 +64,7 @@ def accelerate(model: nn.Module, example_input: Any, *, rounds: int = 7, toleran
     layers, choices = _measure_layers(convert(deepcopy(base), attentions, {}), run, rounds)
     for margin in (*_MARGINS, inf):
         winners = {layer.name: kind for layer in layers if (kind := layer.fastest(margin)) != "dense"}
-        # an attention stays closed if nothing next to it was converted, for torch's fused encoder layers
+        # without a converted layer next to it, an attention is not opened, so that torch's fused encoder layer can run
         opened = {name: packed for name, packed in attentions.items() if _is_near(name, winners)}
         chosen = {name: choices[name][kind] for name, kind in winners.items()}
         network = convert(deepcopy(base), opened, chosen)
@@ -129,7 +132,7 @@ def _compare_outputs(
     if shapes[0] == shapes[1]:
         pairs = zip(wanted, found, strict=True)
         gaps = [torch.where(torch.isclose(a, b, 0, 0, equal_nan=True), 0, (a - b).abs()) for a, b in pairs]
-        difference = max(float(gap.nan_to_num(inf).max()) for gap in gaps if gap.numel())
+        difference = max((float(gap.nan_to_num(inf).max()) for gap in gaps if gap.numel()), default=0.0)
     if difference > allowed:
         raise UnfinishedError(
             f"{who} gives outputs that differ by {difference:.2g}; at most {allowed:.2g} is allowed. Nothing was "
@@ -139,7 +142,7 @@ def _compare_outputs(
 
 
 def _find_attentions(network: nn.Module, run: Run) -> dict[str, bool]:
-    """Return the names of the attentions that can be opened, and whether each projects its inputs in one product."""
+    """Return the attentions that `OpenAttention` can replace, and whether each projects its inputs in one product."""
     seen = watch(network, run)
     reasons = why_dense(network, seen)
     found = {}
@@ -170,7 +173,7 @@ def _measure_layers(
 
 
 def _is_near(attention: str, layers: Mapping[str, str]) -> bool:
-    """Return whether a layer belongs to the module of which an attention is a part."""
+    """Return whether any of the layers is inside the module that contains an attention."""
     parent = attention.rpartition(".")[0]
     return any(name.startswith(f"{parent}." if parent else "") for name in layers)
 

@@ -49,9 +49,9 @@ class OpenAttention(nn.Module):
         average_attn_weights: bool = True,
         is_causal: bool = False,
     ) -> tuple[Tensor, Tensor | None]:
-        """Attend as `torch.nn.MultiheadAttention` does; `is_causal` is a hint that the mask makes superfluous."""
+        """Attend as `torch.nn.MultiheadAttention` does; `is_causal` only describes `attn_mask`."""
         if is_causal and attn_mask is None:
-            raise expected("an `attn_mask` with `is_causal=True`", "None", "`is_causal` only says what the mask is")
+            raise expected("an `attn_mask` with `is_causal=True`", "None", "pass the causal mask as `attn_mask`, too")
         batched = query.dim() == 3
         projected = self._project(query, key, value)
         queries, keys, values = (self._split_heads(tensor, batched) for tensor in projected)
@@ -79,7 +79,7 @@ class OpenAttention(nn.Module):
         return [layer(tensor).chunk(3, -1)[part] for part, tensor in enumerate((query, key, value))]
 
     def _split_heads(self, tensor: Tensor, batched: bool) -> Tensor:
-        """Return queries, keys or values as (batch, heads, length, numbers)."""
+        """Return queries, keys or values as (batch, heads, length, head dimension)."""
         if not batched:
             tensor = tensor[None]
         elif not self.batch_first:

@@ -16,7 +16,7 @@ from lit_prune.functional.sparsity import count_zeros
 
 # below this sparsity, values with their indices take more memory than dense weights
 _LEAST_SPARSITY = 0.5
-# feature maps of at most so many pixels make a convolution one matrix, without repeating its weights too often
+# a convolution of feature maps of at most this many pixels may become one matrix, which repeats each weight few times
 _MOST_PIXELS = 4
 _LAYERS = (nn.Linear, nn.Conv2d, nn.MultiheadAttention)
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -99,7 +99,7 @@ def why_dense(network: nn.Module, seen: Mapping[str, Seen]) -> dict[str, str]:
         if not seen[name].shapes:
             return "it was not called"
         if isinstance(layer, nn.MultiheadAttention) and (layer.bias_k is not None or layer.add_zero_attn):
-            return "it adds keys and values"
+            return "it uses `add_bias_kv` or `add_zero_attn`"
         return ""
 
     return {name: explain(name) for name in seen}

@@ -14,8 +14,10 @@ def convert(network: nn.Module, attentions: Mapping[str, bool], layers: Mapping[
 
     Args:
         network: Network of ordinary layers, in evaluation mode.
-        attentions: Names of attentions to open, and whether each projects its inputs in one product.
-        layers: What replaces which layer, by name; projections have the names that they have in open attentions.
+        attentions: Names of attentions to replace by an `OpenAttention`, and whether each projects its inputs in one
+            product.
+        layers: For each layer to replace, by name, the new layer. A projection of an attention has the name that it has
+            in the `OpenAttention`.
 
     Returns:
         The network, or the layer that replaces the network itself if that is a single layer.

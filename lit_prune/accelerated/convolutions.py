@@ -1,4 +1,4 @@
-"""Convolutions as products of matrices: of small feature maps, and with sparse kernels."""
+"""Convolutions computed as matrix products: convolutions of small feature maps, and those with sparse kernels."""
 
 from typing import Any
 
@@ -42,7 +42,7 @@ class ConvolutionMatrix(nn.Module):
     def of(cls, layer: nn.Conv2d, size: tuple[int, int], sparse: bool) -> "ConvolutionMatrix":
         """Make the matrix, dense or sparse, of a convolution without groups for inputs of one height and width."""
         weight = layer.weight.detach()
-        # which weight meets which pixel: the outputs of kernels that hold a single 1, for images that do
+        # which pixel each tap reads for each output: convolve one-pixel images (a single 1) with one-tap kernels
         pixels = torch.eye(size[0] * size[1], dtype=weight.dtype).view(-1, 1, *size)
         taps = torch.eye(weight[0, 0].numel(), dtype=weight.dtype).view(-1, 1, *weight.shape[2:])
         meets = layer._conv_forward(pixels, taps, None)  # (pixels, taps, rows and columns of the output)
@@ -90,7 +90,7 @@ class SparseConv2d(nn.Module):
 
     @classmethod
     def of(cls, layer: nn.Conv2d) -> "SparseConv2d":
-        """Make the layer from a dense one, whose padding has to be zeros of a given number."""
+        """Make the layer from a dense one, with padding mode "zeros" and a padding given in pixels, not as "same"."""
         geometry: Any = {name: getattr(layer, name) for name in GEOMETRY}
         product = SparseLinear.of(layer.weight.flatten(1), layer.bias)
         made = cls(layer.in_channels, layer.out_channels, len(product.values), layer.bias is not None, geometry)

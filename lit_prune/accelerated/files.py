@@ -1,4 +1,4 @@
-"""Save and load accelerated networks: a safetensors file with tensors and JSON, which executes nothing."""
+"""Save accelerated networks as safetensors files with tensors and JSON, and load them without executing any code."""
 
 import json
 from collections.abc import Mapping

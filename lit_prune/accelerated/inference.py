@@ -1,4 +1,4 @@
-"""The one condition of accelerated layers: they are for inference."""
+"""Refuse gradients and training mode in accelerated layers, which are only for inference."""
 
 import torch
 from torch import Tensor

@@ -40,7 +40,7 @@ class SparseLinear(nn.Module):
     def __init__(self, in_features: int, out_features: int, nonzero: int, bias: bool = True) -> None:
         super().__init__()
         self.in_features, self.out_features = in_features, out_features
-        # compressed sparse rows; torch's kernels convert indices of 64 bits at each call
+        # compressed sparse rows; with 64-bit indices, torch's kernels would convert them at each call
         self.register_buffer("crow_indices", torch.zeros(out_features + 1, dtype=torch.int32))
         self.register_buffer("col_indices", torch.zeros(nonzero, dtype=torch.int32))
         self.register_buffer("values", torch.zeros(nonzero))
@@ -134,13 +134,13 @@ class SparseLinear(nn.Module):
 
 
 def _block_size(count: int) -> int:
-    """Divide a number of rows into equal blocks of at most `_BLOCK` rows, with full vectors of 8 numbers."""
+    """Return the size of the fewest equal blocks of at most `_BLOCK` rows, rounded up to a multiple of 8."""
     blocks = -(-count // _BLOCK)
     return -(-count // (8 * blocks)) * 8
 
 
 def dense_linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    """Make a `torch.nn.Linear` from a weight and a bias, without initialising others first."""
+    """Make a `torch.nn.Linear` from a weight and a bias, without first drawing random ones."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
     layer.weight = nn.Parameter(weight.detach(), requires_grad=False)
     if bias is not None:

@@ -95,7 +95,10 @@ class Acceleration:
         """One or two sentences about the whole network."""
         threads = f"{self.threads} CPU thread{'' if self.threads == 1 else 's'}"
         if not self.converted:
-            return f"No layer was converted: none makes the network faster for inputs of {self.inputs} with {threads}."
+            return (
+                f"No layer was converted: no conversion makes the network faster for inputs of {self.inputs} with "
+                f"{threads}."
+            )
         spread = sorted(one / other for one, other in zip(self.before, self.after, strict=True))
         return (
             f"{len(self.converted)} of {len(self.layers)} layers were converted. For inputs of {self.inputs} with "

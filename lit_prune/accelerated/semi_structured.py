@@ -1,4 +1,4 @@
-"""Linear layers with 2:4 sparsity, which NVIDIA's tensor cores multiply faster."""
+"""Linear layers with 2:4 sparsity, which NVIDIA's tensor cores multiply faster than dense ones."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ class SemiStructuredLinear(nn.Module):
         super().__init__()
         self.register_buffer("weight", weight.detach())
         self.register_buffer("bias", None if bias is None else bias.detach())
-        self._packed: Any = None  # the weight as the kernels want it, and the tensor and version that it was made of
+        self._packed: Any = None  # the weight in the layout of the kernels, and the address and version of its source
 
     def train(self, mode: bool = True) -> "SemiStructuredLinear":
         """Refuse training mode."""

@@ -12,7 +12,7 @@ from torch import nn
 from lit_prune.accelerated.conversion import using
 
 Clock = Callable[[], float]
-# time of a turn, in seconds, if one forward pass is shorter
+# seconds for which forward passes are repeated in each turn; at least one pass runs
 _TURN = 0.05
 
 
@@ -25,9 +25,9 @@ def time_layers(
 ) -> dict[str, dict[str, list[float]]]:
     """Measure layers inside their network, as they are ("dense") and with each alternative.
 
-    A layer alone, called again and again, would find its weights in the caches of the processor, where a network has
-    filled them with those of other layers. So the whole network runs, once with all dense layers, once with all
-    alternatives of each kind, in turn; each turn begins with an unmeasured pass.
+    A layer called repeatedly on its own would find its weights in the caches of the processor; inside a network, the
+    weights of other layers have replaced them there. So the whole network runs, in turn with all layers dense and with
+    all alternatives of each kind; each turn begins with an unmeasured pass.
 
     Args:
         network: Network in evaluation mode.

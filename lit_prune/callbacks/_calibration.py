@@ -25,16 +25,17 @@ from lit_prune.functional.selection import WeightRef, find_weight
 
 
 def check_batches(trainer: Trainer, pl_module: LightningModule, purpose: str, copies: bool = True) -> None:
-    """Raise an `InputError` if losses of the training cannot be used.
+    """Raise an `InputError` if the loss that `training_step` returns cannot be used.
 
     Args:
         trainer: Trainer of the model.
         pl_module: The model.
-        purpose: What uses them, for the message: "`recalibrate`".
-        copies: Whether they are computed on a copy of the model.
+        purpose: What needs the loss, for the message, for example "`recalibrate`".
+        copies: Whether the loss is computed on a copy of the model.
     """
     if not pl_module.automatic_optimization:
-        raise expected(f"automatic optimization with {purpose}", "manual optimization", "prune by another criterion")
+        hint = f"use automatic optimization, or train without {purpose}"
+        raise expected(f"automatic optimization with {purpose}", "manual optimization", hint)
     if copies and is_model_parallel(trainer):
         hint = 'no process has the whole model to copy; use `strategy="ddp"`'
         raise expected(f"a strategy that supports {purpose}", "ModelParallelStrategy", hint)
@@ -99,8 +100,8 @@ def seed_all(seed: int) -> None:
 def measure(
     trainer: Trainer, pl_module: LightningModule, criterion: Any, weights: Sequence[WeightRef], seed: int
 ) -> Score:
-    """Measure the scores of a criterion, and return a function that gives those of the first process in all of them."""
-    criterion = deepcopy(criterion)  # whose scores are freed with it
+    """Measure the scores of a criterion, and return a function that gives every process those of the first process."""
+    criterion = deepcopy(criterion)  # a copy, so that the scores are not kept after pruning
     with calibrate(trainer, pl_module, criterion.batches, seed) as calibration:
         copies = [find_weight(calibration.model, ref.name) for ref in weights]
         criterion.measure([ref.tensor for ref in copies if ref is not None], calibration)
@@ -183,7 +184,7 @@ class _Batches:
 
 
 def _fresh(combined: Any) -> Any:
-    """Copy the Trainer's loader without its running iterators; data sets that are not iterators are shared."""
+    """Copy the Trainer's loader without its running iterators; map-style data sets are shared, not copied."""
     shared: dict[int, Any] = {id(combined._iterator): None}
     for loader in combined.flattened:
         if isinstance(loader, DataLoader):

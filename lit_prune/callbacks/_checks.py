@@ -74,7 +74,7 @@ class Times:
 
 
 def imported(value: Any) -> Any:
-    """Return what a text like "package.module.name" names, and an object of it if it is a class; other values as is."""
+    """Import what a string like "package.module.name" names, and instantiate a class; return other values unchanged."""
     module, _, name = value.rpartition(".") if isinstance(value, str) else ("", "", "")
     if not module:
         return value
@@ -87,7 +87,7 @@ def imported(value: Any) -> Any:
 
 
 def check_names(argument: str, value: Any) -> None:
-    """Raise an `InputError` for an empty pattern; it would match the model itself, whose name is empty."""
+    """Raise an `InputError` for an empty pattern; the empty name is that of the model itself, not of a layer."""
     if "" in ([value] if isinstance(value, str) else value or []):
         raise expected(f"`{argument}` to name layers", "an empty name", 'give globs like "backbone.layer1"')
 

@@ -1,4 +1,4 @@
-"""Figures and histograms that `SparsityMonitor` writes to TensorBoard; a writer is a `SummaryWriter`."""
+"""Figures and histograms that `SparsityMonitor` writes to TensorBoard, through a `SummaryWriter`."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -48,7 +48,7 @@ def draw_masks(
     """Draw the mask of each layer as a tile, and write all of them as one image.
 
     Rows of a tile are output channels, columns are input channels and positions in the kernel. A pixel of a large layer
-    stands for many weights: it is the darker, the more of them are kept, and the more orange, the more have changed.
+    stands for many weights: the more of them are kept, the darker it is; the more have changed, the more orange it is.
 
     Args:
         writer: The writer.

@@ -19,7 +19,7 @@ from lit_prune.functional.step_hooks import before_step, hookable
 
 
 class MaskHolder(Callback):
-    """Keeps masked weights at zero during `fit`; all callbacks of `lit_prune.callbacks` add it to their trainer.
+    """Keeps masked weights at zero during `fit`; callbacks that freeze, prune or monitor add it to their trainer.
 
     This is a separate callback, so that a subclass of `Pruning` may override any hook. The gradients of masked weights
     are set to zero before clipping. The weights are set to zero after each step, if the optimizer may have moved them.
@@ -87,7 +87,7 @@ class MaskHolder(Callback):
         mask_weights(pl_module)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Set masked weights to zero, in case a callback wrote to them at the end, and leave the trainer."""
+        """Set masked weights to zero, in case a callback wrote to them at the end; remove this callback."""
         if self._undo:  # `fit` has started
             _mask_all(trainer, pl_module)
         self._release()

@@ -14,7 +14,7 @@ from lit_prune.functional.sparsity import count_zeros
 
 
 def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) -> None:
-    """Print which parameters, except vectors, a callback leaves out; warn if it prunes untrained copies of modules.
+    """Print which parameters of two or more dimensions a callback leaves out; warn if it prunes untrained copies.
 
     Args:
         owner: Name of the callback, for the messages.

@@ -42,37 +42,40 @@ from lit_prune.functional.structure import Channel, Structure, make_structure
 class Pruning(Callback):
     """Prune weights, once or gradually: a combination of a criterion, a structure, an allocation and a schedule.
 
-    Pruning happens before a training batch. Pruned weights are exactly zero from then on and stay pruned, whatever the
-    optimizer does, unless a `PruningRemoval` removes the masks. `docs/guarantees.md` lists all guarantees. They hold
-    for every criterion that depends only on weights, on its own arguments, and on values that it saves. Nothing is
-    logged; `SparsityMonitor` logs sparsity.
+    Weights are pruned right before a training batch; with times in epochs, before the first batch of an epoch. Pruned
+    weights are exactly zero from then on and stay pruned, whatever the optimizer does, unless a `PruningRemoval`
+    removes the masks. `docs/guarantees.md` lists all guarantees. They hold for every custom criterion whose scores
+    depend only on weights, its own arguments, and state that it saves in checkpoints. Nothing is logged;
+    `SparsityMonitor` logs sparsity.
 
     Args:
         amount: Fraction of the chosen weights to prune, in [0, 1): exactly `round(amount * N)` of N weights, or as many
             whole groups of the structure as fit into that number.
         criterion: Which weights are least important: "magnitude", "l2" (squared weight), "random", or another name in
-            `lit_prune.functional.criteria.CRITERIA`; or a function that returns scores for a list of weights, of which
-            the lowest are pruned first.
+            `lit_prune.functional.criteria.CRITERIA`; or a function that takes a list of weights and returns their
+            scores. The weights with the lowest scores are pruned first.
         structure: Which weights are pruned together, by the mean of their scores: "weight", "kernel", "channel",
-            "block:RxC", or a `Structure`. "N:M", for example "2:4", keeps at least N of M adjacent input channels.
-            Layers that do not consist of whole groups are left dense. "channel" prunes a channel in all layers that
-            compute it, with their biases and batch norms, so that `lit-prune shrink` can remove it; layers whose
-            channels cannot be removed, which `couple_channels` lists, are left dense. It follows `example_input_array`
-            or, without one, the first batch through the model. `amount` is then a fraction of the weights of the layers
-            that are pruned or, with "uniform", of the channels of each; every layer keeps a channel.
-        allocation: How much of each layer: "global" compares the scores of all layers, "uniform" prunes `amount` of
-            each layer, "erk" prunes large layers more (Evci et al., "Rigging the lottery", 2020). A mapping gives the
-            fraction of layers by glob, and `amount` to all others. A function returns the fraction of each layer. In a
-            gradual schedule, the fractions of all layers grow in proportion.
+            "block:RxC", or a `Structure`. "N:M", for example "2:4", prunes single weights, and keeps at least N weights
+            in each group of M adjacent input channels. Layers that do not consist of whole groups are left dense.
+            "channel" prunes a channel in all layers that compute it, with their biases and batch norms, so that
+            `lit-prune shrink` can remove it; layers whose channels cannot be removed, which `couple_channels` lists,
+            are left dense. To find shared channels, `Pruning` traces the model with `example_input_array` or, without
+            one, with the first batch. With "channel", `amount` is a fraction of the weights of the layers that are
+            pruned or, with the allocation "uniform", of the channels of each of them; every layer keeps a channel.
+        allocation: How much of each layer to prune: "global" compares the scores of all layers, "uniform" prunes
+            `amount` of each layer, "erk" prunes large layers more (Evci et al., "Rigging the lottery", 2020). A mapping
+            from globs to fractions sets the fractions of the matching layers; `amount` applies to all others. A
+            function returns the fraction of each layer. In a gradual schedule, the fractions of all layers grow in
+            proportion.
         schedule: Sparsity as a function of time between start and end: "cubic" (Zhu & Gupta 2017), "linear", "cosine",
             "geometric", which prunes the same fraction of the remaining weights at every step (Frankle & Carbin 2019),
             "once" or "constant"; or a function of the progress in [0, 1] that returns a fraction of `amount`. Ignored
-            without an end.
+            without `end_epoch` and `end_step`.
         start_epoch: Epoch, counted from 0, at whose start `amount` is pruned. With `end_epoch`: epoch at which the ramp
             of the sparsity starts from 0.
         end_epoch: Epoch at whose start gradual pruning reaches `amount`. None prunes all at once, at `start_epoch`.
-        start_step: The same in optimizer steps, as `trainer.global_step` counts them, instead of epochs.
-        end_step: The same in optimizer steps.
+        start_step: Like `start_epoch`, but in optimizer steps, as `trainer.global_step` counts them.
+        end_step: Like `end_epoch`, but in optimizer steps.
         every_n_steps: Optimizer steps between two steps of gradual pruning; None means 1.
         layers: Globs on qualified names of layers to prune, for example "backbone.layer4". None prunes all weights
             that `weight_layers` chooses, whatever library their layers come from.
@@ -203,11 +206,11 @@ class Pruning(Callback):
         return self._ever_pruned
 
     def report(self) -> SparsityReport:
-        """Return how many weights of each layer are zero and masked, the result of criterion and allocation."""
+        """Return how many weights of each chosen layer are zero, and how many of them are masked."""
         return sparsity_report(self._weights)
 
     def choose(self, model: nn.Module) -> list[WeightRef]:
-        """Return the weights that this callback prunes in a model: those that consist of whole groups."""
+        """Return the weights that this callback prunes in a model, without those that `structure` leaves dense."""
         weights = weight_layers(model, self.layers, self.exclude, self.parameters)
         if self._coupled is not None:
             return [ref for ref in weights if ref.name in self._coupled.weights]
@@ -215,7 +218,7 @@ class Pruning(Callback):
         if not fitting:
             shape = tuple(weights[0].tensor.shape)
             raise expected(
-                "a layer that the groups of `structure` divide", f"weights such as {shape}", "use smaller groups"
+                "a layer that consists of whole groups of `structure`", f"weights such as {shape}", "use smaller groups"
             )
         return fitting
 
@@ -272,7 +275,7 @@ class Pruning(Callback):
         self.catch_up(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Prune if a resumed run has skipped the start of its epoch."""
+        """Prune if pruning is due: with times in steps, or if a resumed run has skipped the start of its epoch."""
         self._rewinding.remember(pl_module, trainer.current_epoch, batch_idx == 0, self.amount, type(self).__name__)
         if self._waits:
             self._couple(pl_module, batch[0] if isinstance(batch, list | tuple) else batch)
@@ -388,7 +391,7 @@ class Pruning(Callback):
     def _reset(self) -> None:
         """Forget everything about the model that was trained before."""
         self._reached = 0.0  # the sparsity that the schedule asked for at the last pruning
-        self._pruned = 0  # the number of pruned weights since then
+        self._pruned = 0  # the number of pruned weights right after that pruning
         self._ever_pruned = {}
         self._rewinding.reset()
         if hasattr(self.criterion, "observe"):

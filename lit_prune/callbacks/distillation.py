@@ -39,9 +39,9 @@ class Distillation(Callback):
         teacher: Path of a checkpoint or state dict of the same model, which is read when `fit` starts; or a module that
             returns logits for the same inputs, which is moved to the device and set to evaluation mode.
         weight: Factor of the added loss, above 0.
-        temperature: Temperature T, above 0. The higher it is, the more do small probabilities count.
-        module: Name of the submodule whose outputs are the logits, for example "net". None takes the LightningModule. A
-            teacher that is a module then stands for the submodule.
+        temperature: Temperature T, above 0. The higher it is, the more small probabilities count.
+        module: Name of the submodule whose outputs are the logits, for example "net". None takes the LightningModule.
+            If `teacher` is a module, it is called with the inputs of this submodule.
 
     Raises:
         InputError: At construction, if an argument is out of range; when `fit` starts, if the teacher cannot be read,
@@ -64,7 +64,7 @@ class Distillation(Callback):
             number = isinstance(value, int | float) and not isinstance(value, bool)
             if not (number and 0 < value < math.inf):
                 raise expected(f"a finite `{name}` above 0", value, "leave it out for the default")
-        # callbacks that hold an `AveragedModel` are taken for callbacks that average the model
+        # `MaskHolder` would mistake a callback that holds an `AveragedModel` for one that averages the model
         self.teacher = teacher.module if isinstance(teacher, AveragedModel) else teacher
         self.weight = weight
         self.temperature = temperature
@@ -77,7 +77,7 @@ class Distillation(Callback):
         """Read the teacher, and start to add to the loss."""
         refuse_sharded_parameters(trainer, self)
         if not pl_module.automatic_optimization:
-            hint = "its `training_step` uses its loss before a callback can add to it; remove Distillation"
+            hint = "`training_step` uses the loss before a callback can add to it; remove Distillation"
             raise expected("automatic optimization with Distillation", "manual optimization", hint)
         student = self._submodule(pl_module)
         teacher = self.teacher if isinstance(self.teacher, nn.Module) else self._read(self.teacher, pl_module)
@@ -91,7 +91,7 @@ class Distillation(Callback):
         ]
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leave the model and the trainer, and free a teacher that was read."""
+        """Remove the hooks from the model and the strategy, and free a teacher that was read from a file."""
         for handle in self._undo:
             handle.remove()
         self._undo = []
@@ -109,7 +109,7 @@ class Distillation(Callback):
         return modules[self.module or ""]
 
     def _read(self, path: str, pl_module: LightningModule) -> nn.Module:
-        from lit_prune.files.checkpoint import check_fit, read_state_dict  # the other callbacks need no files
+        from lit_prune.files.checkpoint import check_fit, read_state_dict  # late: other callbacks read no files
 
         weights = read_state_dict(path)
         copied = deepcopy(pl_module)
@@ -128,7 +128,7 @@ class Distillation(Callback):
             return None
         if not calls:
             what = "the LightningModule, `self(inputs)`" if self.module is None else f"`{self.module}`"
-            raise InputError(f"`training_step` does not call {what}: name the submodule that it calls with `module`.")
+            raise InputError(f"`training_step` does not call {what}. Set `module` to the submodule that it calls.")
         distance = torch.stack([self._distance(trainer, *call) for call in calls]).mean()
         name = "distillation" if self.module is None else f"distillation/{self.module}"
         size = len(_logits(calls[0][2]))
@@ -183,6 +183,6 @@ def _logits(output: Any) -> Tensor:
     logits = getattr(output, "logits", output)  # transformers
     if not isinstance(logits, Tensor) or logits.dim() < 2:
         found = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
-        hint = "name a submodule that returns logits with `module`"
+        hint = "set `module` to the name of a submodule that returns logits"
         raise expected("logits (examples, classes, ...) for Distillation", found, hint)
     return logits

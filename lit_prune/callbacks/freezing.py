@@ -48,9 +48,9 @@ class Phase(TypedDict, total=False):
             phase thaws everything.
         lr_factor: Factor that multiplies the learning rate of the parameters that this phase thaws, until `fit`
             finishes. 1 by default.
-        patience: Number of validations in a row without an improvement of `monitor` after which the phase starts, even
-            before `epoch`. A validation improves `monitor` if its value is better than all others since the previous
-            phase started. With `patience`, `epoch` may be left out.
+        patience: Number of validations (or of epochs, if there is no validation) in a row without an improvement of
+            `monitor` after which the phase starts, even before `epoch`. A validation improves `monitor` if its value is
+            better than all others since the previous phase started. With `patience`, `epoch` may be left out.
     """
 
     epoch: int
@@ -293,7 +293,7 @@ class LayerFreezing(Callback):
             self._enter(trainer, started)
 
     def _enter(self, trainer: Trainer, stage: int) -> None:
-        """Freeze the modules that `stage` phases leave frozen, and scale the updates of parameters that they thawed."""
+        """Freeze what the first `stage` phases leave frozen, and scale the updates of parameters that they thawed."""
         self._thaw()
         self._stage = stage
         last = {module for _, module in self._stages[-1]}

@@ -41,13 +41,13 @@ class SparsityMonitor(Callback):
     - `gradient/untouched`: weights that have not received a non-zero gradient since training started. Gradients are
       read after steps 0, 1, 2, 4, 8, ..., after every 64th step, and after each epoch; gradients of other steps show in
       the momentum and running averages that an optimizer keeps. So the value is exact for torch's optimizers with such
-      averages. It is an upper bound for SGD without momentum, and with weight decay that is added to the gradient.
-      Gradients of layers that `LayerFreezing` freezes do not count.
+      averages. It is an upper bound for other optimizers, such as SGD without momentum, and for all optimizers that add
+      weight decay to the gradient. Gradients of layers that `LayerFreezing` freezes do not count.
     - `gradient/untouched_pruned`: weights that have been pruned at any time and have not received a non-zero gradient.
       They are still zero, so sparsity is at least this fraction.
 
-    A `TensorBoardLogger` also receives a figure, `sparsity/layers`, the masks and the histograms, with the epoch as
-    step. A resumed run continues with the counts and masks in its checkpoint.
+    A `TensorBoardLogger` also receives the figure `sparsity/layers` and, if chosen, masks and histograms, with the
+    epoch as step. A resumed run continues with the counts and masks in its checkpoint.
 
     Args:
         every_n_epochs: Epochs between two logs.
@@ -55,7 +55,7 @@ class SparsityMonitor(Callback):
         histograms: Whether to draw histograms of each layer's weights, `weights/<name>`, and of its non-zero weights,
             `weights_nonzero/<name>`.
         gradient_coverage: Whether to log the `gradient/` metrics, which needs one byte of memory for each weight.
-        masks: Whether to draw the masks of all layers, `masks/layers`: TensorBoard shows the images as a film.
+        masks: Whether to draw the masks of all layers, `masks/layers`, with a slider for the epoch in TensorBoard.
 
     Raises:
         InputError: At construction, if `every_n_epochs` is not a positive integer; in `setup`, under strategies that
@@ -115,7 +115,7 @@ class SparsityMonitor(Callback):
         self._module, self._coverage = pl_module, None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Choose the weights, and start to watch their gradients. Other callbacks may have replaced layers before."""
+        """Choose the weights, after other callbacks may have replaced layers, and start to watch their gradients."""
         self._choose(trainer, pl_module)
         # a run that is resumed from the last batch of an epoch skips the end of the epoch
         if trainer.current_epoch > self._ended + 1 and trainer.current_epoch % self.every_n_epochs == 0:

@@ -26,18 +26,19 @@ _END = 0.75  # part of the training after which masks stay as they are (Evci et 
 
 
 class SET(Pruning):
-    """Sparse evolutionary training: prune at random at the start, then replace the smallest weights by random ones.
+    """Sparse evolutionary training: prune at random, then repeatedly prune small weights and grow others at random.
 
     Sparse evolutionary training is by Mocanu et al., "Scalable training of artificial neural networks with adaptive
     sparse connectivity", 2018. Every `every_n_steps` optimizer steps, a fraction of the weights of each layer that are
     not pruned is pruned by magnitude, and as many pruned weights grow. The sparsity of each layer never changes. Grown
-    weights and their optimizer state start at zero. Masks change until three quarters of the training, and a falling
-    number of weights is replaced. Frozen and dense layers stay as they are. Nothing is logged.
+    weights and their optimizer state start at zero. Masks change during the first three quarters of the training; each
+    change replaces a smaller fraction than the one before. Frozen and dense layers stay as they are. Nothing is logged.
 
     Args:
         amount: Fraction of the chosen weights to prune, in [0, 1).
         every_n_steps: Optimizer steps, as `trainer.global_step` counts them, between two changes of the masks.
-        drop_fraction: Fraction of the weights to replace at the first change, in (0, 1); it falls to 0 along a cosine.
+        drop_fraction: Fraction of each layer's kept weights to replace, in (0, 1), at the start of training. It falls
+            along a cosine to 0 at `end_step`.
         end_step: Optimizer step from which the masks stay as they are. None: three quarters of the training.
         allocation: How much of each layer to prune, as in `Pruning`.
         layers: Globs on qualified names of layers to prune; None prunes all that `weight_layers` chooses.
@@ -99,7 +100,7 @@ class SET(Pruning):
         self._end = _END * _steps(trainer, pl_module) if self.end_step is None else self.end_step
         if not 0 <= self._end < inf:
             what = f"`end_step` for {type(self).__name__}"
-            hint = "give the optimizer step, as `trainer.global_step` counts them, from which masks stay as they are"
+            hint = "give the optimizer step, as counted by `trainer.global_step`, from which masks stay as they are"
             raise expected(what, "None and a training of unknown length", hint)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
@@ -142,12 +143,12 @@ class RigL(SET):
     """Train a sparse network, and replace its smallest weights by those with the largest gradients.
 
     RigL is by Evci et al., "Rigging the lottery: Making all tickets winners", 2020. Everything is as in `SET`, except
-    for the weights that grow: the gradients of all weights, also of pruned ones, are summed over the optimizer steps
-    since the last change of the masks, before they are clipped, and the pruned weights with the largest absolute sums
-    grow. The sums need as much memory as the weights, and are saved in checkpoints until the masks change for the last
-    time.
+    for the choice of the weights that grow: RigL sums the gradients of all weights, including pruned ones, before
+    clipping, over the optimizer steps since the last change of the masks. The pruned weights with the largest absolute
+    sums grow. The sums need as much memory as the weights, and are saved in checkpoints until the masks change for the
+    last time.
 
-    Arguments and errors are those of `SET`. In manual optimization, use `SET`: the callback refuses to start.
+    Arguments and errors are those of `SET`. Models with manual optimization are refused; use `SET` for them.
 
     Examples:
         >>> from lightning.pytorch import Trainer
@@ -229,8 +230,8 @@ class ACDC(Pruning):
         start_epoch: Epoch, counted from 0, at which the first sparse phase starts, after dense training.
         phase_epochs: Epochs of a phase.
         criterion: As in `Pruning`.
-        structure: As in `Pruning`. A channel that is zero in all its layers receives no gradient behind a ReLU, so with
-            "channel" the same channels are pruned in every sparse phase.
+        structure: As in `Pruning`. With "channel", the same channels are pruned in every sparse phase if a ReLU follows
+            them: a channel that is zero in all its layers then receives no gradient.
         allocation: As in `Pruning`.
         layers: As in `Pruning`.
         exclude: As in `Pruning`.

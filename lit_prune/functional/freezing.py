@@ -6,7 +6,8 @@ from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from math import ceil
 from numbers import Real
-from typing import Any
+from typing import Any, ClassVar
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -221,9 +222,8 @@ class Frozen:
     evaluation mode: normalization layers use their running statistics and do not update them, dropout does nothing,
     spectral norm makes no power iterations. Whatever a forward pass writes into their buffers, such as the ranges of a
     fake quantizer, is discarded. Calls of `train()` or `eval()` do not undo this. A module in several `Frozen` objects
-    computes as in evaluation mode until the last of them is thawed; its parameters stay frozen until then only if
-    `drop_gradients` of the remaining objects is called before every optimizer step. A module that also contains trained
-    parameters is not put into evaluation mode.
+    stays frozen until the last of them is thawed. A module that also contains trained parameters is not put into
+    evaluation mode.
 
     Args:
         modules: Modules to freeze; modules inside them are not included.
@@ -235,6 +235,8 @@ class Frozen:
         parameters: Frozen parameters.
     """
 
+    _not_thawed: ClassVar["WeakSet[Frozen]"] = WeakSet()
+
     def __init__(self, modules: Iterable[nn.Module], keep_backward: bool | Collection[nn.Module] = False) -> None:
         modules = list(modules)
         kept = (modules if keep_backward else ()) if isinstance(keep_backward, bool) else keep_backward
@@ -242,12 +244,13 @@ class Frozen:
         frozen = set(map(id, self.parameters))
         whole = [module for module in modules if all(id(p) in frozen for p in module.parameters())]
         self._holds = [_EvalHold(module) for module in whole]
+        held = [p for module in modules if module not in kept for p in module.parameters(recurse=False)]
+        self._held = set(map(id, held))
         # parameters that the user has frozen must stay frozen after `thaw`
-        self._taken = [
-            p for module in modules if module not in kept for p in module.parameters(recurse=False) if p.requires_grad
-        ]
+        self._taken = [parameter for parameter in held if parameter.requires_grad]
         for parameter in self._taken:
             parameter.requires_grad_(False)
+        self._not_thawed.add(self)
         self.drop_gradients()
         _recompile()
 
@@ -259,8 +262,13 @@ class Frozen:
     def thaw(self) -> None:
         """Undo the freeze: gradients are computed as before, and modules obey their `training` flag again."""
         self.drop_gradients()
+        self._not_thawed.discard(self)
         for parameter in self._taken:
-            parameter.requires_grad_(True)
+            heir = next((other for other in self._not_thawed if id(parameter) in other._held), None)
+            if heir is None:
+                parameter.requires_grad_(True)
+            else:  # which makes it trainable again when it is thawed
+                heir._taken.append(parameter)
         for hold in self._holds:
             hold.remove()
         self._taken, self._holds = [], []

@@ -155,7 +155,7 @@ def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: 
 
 
 def _no_room(amount: float, max_layer_sparsity: float | None, structure: Structure | None = None) -> InputError:
-    if isinstance(structure, NM):
+    if isinstance(structure, NM) and (max_layer_sparsity is None or max_layer_sparsity > 1 - structure.n / structure.m):
         what = f"no layer with more than {1 - structure.n / structure.m:.4g} of its weights to prune"
         return expected(what, f"an `amount` of {amount}", 'prune less, or use the allocation "global" or "uniform"')
     what = f"`max_layer_sparsity` to leave room for an `amount` of {amount}"

@@ -62,8 +62,8 @@ class TrainingCLI(LightningCLI):
             on the validation images, and `checkpoints/last.ckpt` is written.
         stopping: Handler of SIGTERM and SIGINT; if None, the run does not handle these signals.
         logs_hyperparameters: Whether `fit` logs the hyper-parameters for TensorBoard's HParams tab when it ends.
-        parsers: Parsers of earlier commands to use again, because building one is slow; a new one is added. Give them
-            only while no command fails: a failed command leaves its parser in an undefined state.
+        parsers: Parsers of earlier commands, to reuse because building one is slow; a new one is added. Do not reuse
+            them after a command has failed: it leaves its parser in an undefined state.
 
     Raises:
         InputError: If an option, a configuration or a file cannot be used.

@@ -49,16 +49,20 @@ def choose_hyperparameters(settings: Settings, trainer: Any) -> dict[str, bool |
 
 
 def _describe_callbacks(callbacks: list[Namespace], max_epochs: int) -> dict[str, int | float | str]:
-    """Return the arguments of the first pruning callback, of PruningRemoval and of LayerFreezing; -1 means never."""
-    arguments = {_class_name(one): one.init_args.as_dict() for one in reversed(callbacks) if "init_args" in one}
-    pruning: dict[str, Any] = next((one for one in reversed(arguments.values()) if "amount" in one), {})
-    freezing = arguments.get("LayerFreezing", {})
-    start, end = pruning.get("start_epoch", -1), pruning.get("end_epoch")
-    removed = arguments.get("PruningRemoval", {}).get("epoch", -1)
+    """Return the main arguments of the first callback of each kind; an epoch or step of -1 means never."""
+    arguments = [(_class_name(one), one.init_args.as_dict()) for one in callbacks if "init_args" in one]
+    pruning: dict[str, Any] = next((one for _, one in arguments if "amount" in one), {})
+    freezing: dict[str, Any] = next((one for name, one in arguments if name == "LayerFreezing"), {})
+    removed = next((one["epoch"] for name, one in arguments if name == "PruningRemoval"), -1)
+    unit = "step" if pruning.get("start_step") is not None or pruning.get("end_step") is not None else "epoch"
+    start = pruning.get(f"start_{unit}") or 0
+    end = pruning.get(f"end_{unit}")
+    times = {"start_epoch": -1, "end_epoch": -1, "start_step": -1, "end_step": -1}
+    if pruning:
+        times |= {f"start_{unit}": start, f"end_{unit}": start if end is None else end}
     return {
         "amount": float(pruning.get("amount", 0.0)),
-        "start_epoch": start,
-        "end_epoch": start if end is None else end,
+        **times,
         "schedule": pruning.get("schedule", "none") if end is not None else "at once" if pruning else "none",
         "rewind_to": _or_never(pruning.get("rewind_to")),
         "removal_epoch": max_epochs if removed == "end" else removed,

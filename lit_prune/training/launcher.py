@@ -13,7 +13,7 @@ _POLL = 1.0  # seconds
 
 
 def check_strategy(strategy: Any) -> None:
-    """Raise an `InputError` for a strategy that spawns or forks processes, instead of running the command in each.
+    """Raise an `InputError` for a strategy that spawns or forks processes: they would not run the command.
 
     Such processes would get copies of the loggers and callbacks, and whatever the copies record would be lost.
 

@@ -69,7 +69,7 @@ class _Rows(ExperimentWriter):
 
     Attributes:
         merges: Whether metrics that are logged for the same epoch, first of validation and then of training, become one
-            row. Then the last row stays in memory, in `metrics`, until it has `EPOCH_TIME`, or the next row is logged.
+            row. If so, the last row stays in memory, in `metrics`, until it has `EPOCH_TIME` or the next row is logged.
         count: Number of rows on disk, stored here because counting rows at each checkpoint would slow down long runs.
     """
 
@@ -173,7 +173,7 @@ def add_log_folder(argv: Sequence[str]) -> list[str]:
 
 
 def merge_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
-    """Merge the metrics of an epoch into one row of `metrics.csv`; begin with a checkpoint's unwritten row, if any."""
+    """From now on, merge the metrics of each epoch into one row of `metrics.csv`; restore an unwritten row, if any."""
     for logger in loggers:
         if isinstance(logger, _CSV) and is_rank_zero():
             logger.experiment.merges = True

@@ -59,23 +59,23 @@ def save(model: nn.Module, path: Path) -> str:
 def test_loss_and_gradients(tmp_path: Path, given: str) -> None:
     """By hand: probabilities at temperature T, and their divergence, from the definitions."""
     weight, temperature = random.uniform(0.1, 2), random.uniform(1, 6)  # noqa: S311
-    teacher, model, by_hand = student(0), student(), student()
+    teacher, model, by_hand = student(0).double(), student(), student().double()
     seen = Losses()
     distillation = Distillation(save(teacher, tmp_path / "t.pt") if given == "path" else teacher, weight, temperature)
-    trainer = fit(model, distillation, seen, max_steps=1)
+    trainer = fit(model, distillation, seen, max_steps=1, precision="64-true")
 
     images, labels = next(iter(Batches()))
-    logits, wanted = by_hand(images), teacher(images).detach()
-    p, q = ((each.double() / temperature).exp() for each in (wanted, logits))
+    logits, wanted = by_hand(images.double()), teacher(images.double()).detach()
+    p, q = ((each / temperature).exp() for each in (wanted, logits))
     p, q = p / p.sum(1, keepdim=True), q / q.sum(1, keepdim=True)
     distance = temperature**2 * sum(p[i, c] * (p[i, c] / q[i, c]).log() for i in range(4) for c in range(CLASSES)) / 4
     loss = F.cross_entropy(logits, labels) + weight * distance
     loss.backward()
     assert float(distance.detach()) > 1e-3
-    assert seen.losses == [pytest.approx(float(loss.detach()), rel=1e-5)]
-    assert float(trainer.callback_metrics["distillation"]) == pytest.approx(float(distance.detach()), rel=1e-5)
+    assert seen.losses == [pytest.approx(float(loss.detach()), rel=1e-9)]
+    assert float(trainer.callback_metrics["distillation"]) == pytest.approx(float(distance.detach()), rel=1e-6)
     for name, value in by_hand.named_parameters():
-        torch.testing.assert_close(seen.gradients[name], value.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(seen.gradients[name], value.grad, rtol=1e-9, atol=1e-12)
 
 
 def test_a_student_that_equals_its_teacher_trains_as_without() -> None:

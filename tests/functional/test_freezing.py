@@ -199,6 +199,8 @@ def test_a_module_is_frozen_until_its_last_freeze_is_thawed(first):
     freezes.pop(first).thaw()
     model(torch.randn(8, 4))
     assert model[1].num_batches_tracked == 0
+    assert not any(p.requires_grad for p in model[1].parameters())
+    assert all(p.requires_grad for p in model[0].parameters()) == (first == 0)
     freezes.pop().thaw()
     model(torch.randn(8, 4))
     assert model[1].num_batches_tracked == 1

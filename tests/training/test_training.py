@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from lit_prune.cli.configs import shipped_configs
+from lit_prune.training.hyperparameters import _describe_callbacks
 from tests.training.conftest import NARROW, TINY, Run
 
 LOGS = Path("lightning_logs")
@@ -137,6 +139,17 @@ def test_the_hparams_tab_has_the_arguments_of_callbacks_as_numbers(run):
     assert [changed[name] for name in columns] == [0.3, 1, 3, "cubic", 5, 0.2, 1]
     assert (plain["weights"], changed["weights"]) == ("random", "parent")
     assert changed["parent"] == "lightning_logs/plain/version_0/checkpoints/last.ckpt"
+
+
+def test_hyperparameters_are_those_of_the_first_pruning_callback():
+    def callback(name: str, **arguments: Any) -> Namespace:
+        return Namespace(class_path=f"lit_prune.callbacks.{name}", init_args=Namespace(arguments))
+
+    first = callback("LocalL1Pruning", amount=0.2, start_epoch=0, start_step=None, end_step=40, schedule="linear")
+    others = callback("GlobalL1Pruning", amount=0.5, start_epoch=1), callback("LocalL1Pruning", amount=0.7)
+    found = _describe_callbacks([callback("SparsityMonitor"), first, *others], max_epochs=3)
+    assert (found["amount"], found["schedule"]) == (0.2, "linear")
+    assert [found[name] for name in ("start_epoch", "end_epoch", "start_step", "end_step")] == [-1, -1, 0, 40]
 
 
 def test_the_learning_rate_finder_sets_the_rate_of_optimizer_and_scheduler(run):

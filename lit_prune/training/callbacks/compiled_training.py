@@ -12,11 +12,11 @@ from lit_prune.callbacks._base import Callback
 
 
 class CompiledTraining(Callback):
-    """Compiles a network in place while it trains; parameter names do not change, nor do checkpoints or copies.
+    """Compiles a network in place while it trains; names and checkpoints do not change, and copies are not compiled.
 
     Whatever the training step calls is compiled: the module itself, or the networks that it consists of. Validation
-    runs the network as it is, because few batches do not repay the minutes that a compiler takes, and because the
-    gradients of the last step, which are in the memory of a CUDA graph, would be overwritten.
+    runs the network without compiling it: that would take minutes, too long for a few batches, and it would overwrite
+    the gradients of the last step, which are in the memory of a CUDA graph.
 
     Args:
         mode: Mode of `torch.compile`. None chooses "reduce-overhead", which records CUDA graphs, for one process on a
@@ -30,12 +30,12 @@ class CompiledTraining(Callback):
         self._compiled: dict[nn.Module, _Call] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepare to compile; torch compiles a module when it is called first."""
+        """Prepare to compile; torch compiles a module when it is first called."""
         options: Any = {"backend": self._backend} | (
             {"mode": mode} if (mode := self._choose_mode(trainer, pl_module)) else {}
         )
         networks = [*_networks(pl_module)]
-        if trainer.strategy.model is pl_module:  # DDP calls the module for a whole training step
+        if trainer.strategy.model is pl_module:  # not with DDP, where a call of the module is a whole training step
             networks.append(pl_module)  # its compiled code includes that of the networks that it calls
         self._compiled = {module: _Call(torch.compile(module._call_impl, **options)) for module in networks}
         self._use(self._compiled)
@@ -72,7 +72,7 @@ class CompiledTraining(Callback):
 
 
 class _Call:
-    """A compiled call of one module, which copies of the module must not have; Lightning's modules would copy it."""
+    """Compiled call of a module; copies of the module must not have it, but a copied LightningModule would keep it."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self._call = call

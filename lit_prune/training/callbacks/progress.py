@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 # starts of the names of the metrics in an epoch's line, in the order of the line
 _SHOWN = ("train", "val", "sparsity/global")
-# shortest time between two changes of the bar; showing a loss waits for the GPU, which would be idle after each step
+# shortest time between two changes of the bar; showing a loss waits for the GPU, which would slow down every step
 _SECONDS = 0.1
 
 

@@ -26,7 +26,7 @@ class RunSummary(Callback):
     Logged each epoch: `time/epoch`, the wall-clock time of the epoch in seconds, including validation.
     Logged when `fit` ends: `val/best_acc`, a fraction, and `val/best_loss`, from the epoch with the highest `val/acc`.
     TensorBoard shows them at the last epoch. Hyper-parameters are logged to TensorBoard when `fit` ends, and to other
-    loggers when it starts.
+    loggers, except our CSV logger, when it starts.
 
     `lit_prune.training.resuming` lists the entries that this callback adds to checkpoints.
 
@@ -34,7 +34,8 @@ class RunSummary(Callback):
         settings: Settings to store in checkpoints, as `collect_settings` returns them.
         hyperparameters: Hyper-parameters to log, by name.
         limits: Options that end the training, to store in checkpoints, as `training_limits` returns them.
-        test: Path of the last checkpoint, and the command that tests a checkpoint, or None, to print after training.
+        test: Path of the last checkpoint, and the command that tests a checkpoint, without `--ckpt_path`, to print
+            after training. The command is None if there is none to print.
         continues: Whether the run resumes in the folder of its checkpoint, rather than in a new folder.
 
     Attributes:
