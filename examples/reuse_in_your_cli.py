@@ -2,8 +2,8 @@
 
     cd examples && python reuse_in_your_cli.py fit --config reuse_in_your_cli.yaml
 
-The program needs no import of lit-prune. You can also add callbacks on the command line, for example with
-`--trainer.callbacks+=lit_prune.GlobalL1Pruning --trainer.callbacks.amount=0.5`.
+The program needs no import of lit-prune. Callbacks that the file does not list can be added on the command line,
+for example with `--trainer.callbacks+=lit_prune.LayerFreezing --trainer.callbacks.fraction=0.3`.
 """
 
 from lightning.pytorch.cli import LightningCLI

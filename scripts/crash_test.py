@@ -156,7 +156,7 @@ def _start(folder: Path, callbacks: Callbacks, moment: str | None = None) -> "su
 
 
 def _child(argv: list[str]) -> int:
-    """Run `lit-prune`, and kill this process at the moment in the environment variable CRASH_AT."""
+    """Run `lit-prune`; kill this process at the moment that the environment variable CRASH_AT gives, if it is set."""
     from lit_prune.main import main as lit_prune
 
     if "CRASH_AT" in os.environ:

@@ -21,6 +21,7 @@ RATIOS = {
 }
 
 
+@pytest.mark.slow
 def test_all_measurements_are_printed_and_written(tmp_path, monkeypatch, capsys):
     for module in (common, training):
         monkeypatch.setattr(module, "BATCH_SIZE", 8)

@@ -58,10 +58,11 @@ class Pruning(Callback):
             "block:RxC", or a `Structure`. "N:M", for example "2:4", prunes single weights, and keeps at least N weights
             in each group of M adjacent input channels. Layers that do not consist of whole groups are left dense.
             "channel" prunes a channel in all layers that compute it, with their biases and batch norms, so that
-            `lit-prune shrink` can remove it; layers whose channels cannot be removed, which `couple_channels` lists,
-            are left dense. To find shared channels, `Pruning` traces the model with `example_input_array` or, without
-            one, with the first batch. With "channel", `amount` is a fraction of the weights of the layers that are
-            pruned or, with the allocation "uniform", of the channels of each of them; every layer keeps a channel.
+            `lit-prune shrink` (for a `LitResNet18`) or `lit_prune.trained.shrink.remove_channels` can remove it. Layers
+            whose channels cannot be removed are left dense; the docstring of `couple_channels` says which these are. To
+            find shared channels, `Pruning` traces the model with `example_input_array` or, without one, with the first
+            batch. With "channel", `amount` is a fraction of the weights of the layers that are pruned or, with the
+            allocation "uniform", of the channels of each of them; every layer keeps a channel.
         allocation: How much of each layer to prune: "global" compares the scores of all layers, "uniform" prunes
             `amount` of each layer, "erk" prunes large layers more (Evci et al., "Rigging the lottery", 2020). A mapping
             from globs to fractions sets the fractions of the matching layers; `amount` applies to all others. A
@@ -202,7 +203,7 @@ class Pruning(Callback):
 
     @property
     def ever_pruned(self) -> dict[str, Tensor]:
-        """For each layer, by name, a bool tensor: true for weights that have been pruned at any time."""
+        """For each weight, by its name in `weights`, a bool tensor that is true where it was pruned at any time."""
         return self._ever_pruned
 
     def report(self) -> SparsityReport:
@@ -303,7 +304,7 @@ class Pruning(Callback):
         warn_of_lost_zeros(type(self).__name__, self._weights)
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prune to the sparsity that the schedule sets for the current epoch, if it has not been reached yet.
+        """Prune to the sparsity that the schedule sets for the current epoch or step, unless it is reached already.
 
         All pruning callbacks of the trainer prune here, so that each of them scores the trained weights before the
         model is rewound.

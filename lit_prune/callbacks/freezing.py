@@ -73,8 +73,9 @@ class LayerFreezing(Callback):
 
     Args:
         fraction: Fraction of the model to freeze, in (0, 1]: the first `ceil(fraction * L)` of the L layers with
-            weights, in the order of registration, and everything else that is registered before the first layer that
-            trains. Give either `fraction` or `layers`.
+            weights, in the order of registration; all other modules that are registered before the first layer that
+            trains; and the own parameters of all modules that contain this layer, such as a class token. Give either
+            `fraction` or `layers`.
         layers: Globs that match the qualified names of modules to freeze, for example "backbone.layer1". Everything
             inside these modules is frozen, too.
         by: Meaning of `fraction`: "layers" counts layers, as above; "parameters" freezes the fewest first layers that

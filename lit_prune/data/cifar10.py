@@ -64,7 +64,7 @@ def open_split(data_dir: Path, split: SplitName) -> Split:
 def prepare(data_dir: Path, splits: Iterable[SplitName]) -> None:
     """Write the cached files that are missing or damaged; nothing is written to a complete cache.
 
-    Several processes may call this at the same time: each works in its own temporary folder and renames finished
+    Several processes may call this at the same time: each unpacks into its own temporary folder, and renames finished
     files into place. Temporary files left behind by killed processes are removed.
 
     Raises:

@@ -86,9 +86,9 @@ def modules_to_freeze(
 
     Args:
         model: Any module.
-        fraction: Fraction of the model to freeze: its `first_layers` and everything else that is registered before the
-            first layer that trains, for example embeddings, normalization layers, and the class token of a transformer.
-            Give either `fraction` or `layers`.
+        fraction: Fraction of the model to freeze: its `first_layers`; all other modules that are registered before the
+            first layer that trains, such as embeddings and normalization layers; and the own parameters of all modules
+            that contain this layer, such as the class token of a transformer. Give either `fraction` or `layers`.
         layers: Globs on qualified module names; everything inside a matching module is chosen too.
         by: Meaning of `fraction`: "layers" or "parameters".
         freeze_norm: Whether to freeze normalization layers and dropouts of any library, recognised by class names:

@@ -248,18 +248,17 @@ def _by_parameter(model: nn.Module, parameters: Sequence[str] | str | None) -> l
 
 
 def weight_names(module: nn.Module) -> list[str]:
-    """List the names of the weights of a module without its submodules, masked or not, computed weights included."""
+    """List a module's own weights, without those of submodules, by name; masked and computed ones are included."""
     if _is_norm_or_embedding(module):
         return []
+    if _is_packed(module):
+        return ["weight"]
     own = _own_parameters(module)
     computed = [name for name in getattr(module, "parametrizations", ()) if SAYS_WEIGHT.search(name)]
     if not computed and "weight" not in own and ("weight_v" in own or isinstance(module, WEIGHT_LAYERS)):
-        computed = ["weight"] if isinstance(getattr(module, "weight", None), Tensor) else []
-    if _is_packed(module):
-        computed = ["weight"]
-    if computed:
-        return computed
-    return [name for name, value in own.items() if SAYS_WEIGHT.search(name) and (is_lazy(value) or value.dim() > 1)]
+        return ["weight"] if isinstance(getattr(module, "weight", None), Tensor) else []
+    plain = [name for name, value in own.items() if SAYS_WEIGHT.search(name) and (is_lazy(value) or value.dim() > 1)]
+    return computed + plain
 
 
 def _matching_names(prefix: str, module: nn.Module, patterns: Iterable[str]) -> list[str]:

@@ -75,8 +75,8 @@ class Inspection:
         network: Name of the model's class; None if the architecture is not known.
         epoch: Epoch in which the checkpoint was written, counted from 0; None for a state dict.
         step: Optimizer step after which the checkpoint was written; None for a state dict.
-        input_shape: Shape of the input for which FLOPs are counted; None if no FLOPs are counted, or if they are
-            counted for several inputs or for integers.
+        input_shape: Shape of the input for which FLOPs are counted, without the batch dimension; None if no FLOPs are
+            counted, or if the network takes several inputs or integers.
         layers: Layers in the model's order, or in the file's order if the architecture is not known.
         other_tensors: Number of tensors that are not weights of `layers`: biases, norms, embeddings, buffers.
         other_values: Number of values in those tensors.

@@ -20,8 +20,8 @@ def run_parts(parts: Mapping[str, tuple[float, Part]], folder: Path, seconds: fl
     """Run the parts that are not finished, in order, and return the results of all of them.
 
     Args:
-        parts: By name, the seconds that a part may take, and the function that measures it, which is given the seconds
-            that it has.
+        parts: By name, the most seconds that a part may take, and the function that measures it; its argument is the
+            number of seconds that are left for it.
         folder: Folder of the results, one JSON file for each part. A part whose file has no error is finished.
         seconds: Time for all parts together.
     """

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 from lit_prune.errors import InputError
-from lit_prune.functional.selection import find_weight, passed_over, weight_layers
+from lit_prune.functional.selection import find_weight, passed_over, weight_layers, weight_names
 
 
 def names(model: nn.Module, **arguments) -> list[str]:
@@ -269,3 +269,9 @@ def test_parametrised_layers_are_refused_by_name(parametrise):
     with pytest.raises(InputError, match="layer `0` to store its weight, but got one that is computed from other"):
         weight_layers(model)
     assert names(model, exclude="0") == ["1"]
+
+
+def test_a_layer_with_a_computed_weight_keeps_its_others():
+    lstm = nn.LSTM(3, 4)
+    parametrizations.spectral_norm(lstm, "weight_hh_l0")
+    assert sorted(weight_names(lstm)) == ["weight_hh_l0", "weight_ih_l0"]

@@ -87,7 +87,7 @@ def check_links(out: Path) -> None:
 
 
 def _compare(known: Plan, new: Plan, out: Path) -> None:
-    """Raise an `InputError` if two plans differ in a setting that affects results; the message names the first one."""
+    """Raise an `InputError` if two plans differ in a setting that affects results, and name the first such setting."""
     old, now = flatten(known.identity()), flatten(new.identity())
     for name in sorted(old.keys() | now.keys()):
         if old.get(name) != now.get(name):

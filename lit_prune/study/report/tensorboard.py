@@ -125,7 +125,7 @@ def _layout(results: Results, tradeoff_tag: str) -> Layout:
     if tradeoff_tag:
         value, lower, upper = (tradeoff_tag + end for end in _ENDS)
         margin = MarginChartContent(series=[MarginChartContent.Series(value=value, lower=lower, upper=upper)])
-        title = "Accuracy against sparsity: select the runs report/vs-sparsity"
+        title = "Accuracy against sparsity: select the runs report/vs-sparsity/..."
         categories.append(Category(title=title, chart=[Chart(title="accuracy (step: sparsity in %)", margin=margin)]))
     metrics = results.plan.metrics
     tags = {

@@ -273,6 +273,7 @@ def test_a_signal_stops_a_study_and_a_folder_is_for_one_study_at_a_time(run, tmp
     assert "optimizer_states" in stopped
 
 
+@pytest.mark.slow
 def test_a_worker_of_a_ray_cluster_gives_the_same_bits(whole, run, tmp_path):
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     out = with_base(whole, tmp_path)
