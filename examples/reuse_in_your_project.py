@@ -148,12 +148,12 @@ def main() -> None:
         print("dense, trained further:")  # the baseline for pruning
         train(folder / "control", 5, start=dense)
 
-        print("pruned to 80% while it is trained further:")
+        print("pruned to 80% sparsity while it is trained further:")
         sparse = train(folder / "sparse", 5, *callbacks(), start=dense)
         report = sparsity_report(weight_layers(sparse))
         print(f"  {report.zeros} of {report.weights} weights are zero")
 
-        print("pruned to 80%, resumed from the checkpoint of an early epoch:")
+        print("pruned to 80% sparsity, resumed from the checkpoint of an early epoch:")
         resumed = train(folder / "resumed", 5, *callbacks(), resume=folder / "sparse" / "epoch=1.ckpt")
         same = all(torch.equal(a, b) for a, b in zip(sparse.parameters(), resumed.parameters(), strict=True))
         print(f"  the weights are {'the same as' if same else 'different from'} those of the uninterrupted training")

@@ -1,4 +1,4 @@
-"""Run lit-prune or another library, and print whether it keeps a promise: the cells of docs/comparison.md.
+"""Run lit-prune or another library, and print whether it keeps the promises that docs/comparison.md lists.
 
     python scripts/compare.py ModelPruning resume
 

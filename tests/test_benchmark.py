@@ -21,7 +21,7 @@ RATIOS = {
 }
 
 
-@pytest.mark.slow
+@pytest.mark.gate
 def test_all_measurements_are_printed_and_written(tmp_path, monkeypatch, capsys):
     for module in (common, training):
         monkeypatch.setattr(module, "BATCH_SIZE", 8)
@@ -45,6 +45,7 @@ def test_all_measurements_are_printed_and_written(tmp_path, monkeypatch, capsys)
     assert content["measurements"]["training"]["ratios"]["epoch: plain loop / ours"]["rounds"] == wanted
 
 
+@pytest.mark.gate
 def test_the_script_refuses_numbers_that_measure_nothing():
     argv = [sys.executable, str(SCRIPT), "--rounds", "0"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False)

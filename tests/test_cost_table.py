@@ -28,6 +28,7 @@ def networks(tmp_path, monkeypatch):
     return ["dense=dense.pt", "90%=sparse.pt", "fewer channels=small.pt"]
 
 
+@pytest.mark.gate
 def test_the_table_is_written_between_the_marks(networks, capsys):
     path = Path("page.md")
     path.write_text(DOCUMENT, encoding="utf-8")

@@ -36,6 +36,7 @@ def check(printed: str, kills: int) -> None:
     assert match[1] == match[2] != "0"
 
 
+@pytest.mark.gate
 def test_a_kill_changes_no_bit():
     check(crash(1, "--narrow"), 1)
 

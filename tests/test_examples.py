@@ -151,6 +151,7 @@ def check_notebook(printed: list[str], epochs: int) -> None:
     assert 0.1 < untouched <= end < 0.3
 
 
+@pytest.mark.gate
 @pytest.mark.filterwarnings("ignore:.*")  # from the kernel's start and end
 def test_the_notebook_runs(folder):
     check_notebook(execute(folder, SHORT), epochs=2)

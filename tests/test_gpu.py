@@ -112,6 +112,7 @@ def test_callbacks_freeze_prune_remove_and_measure(device: str, precision: Any) 
     assert not torch.equal(after["head.2.weight"], start["head.2.weight"])
 
 
+@pytest.mark.gate
 def test_everything_is_rehearsed_on_the_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

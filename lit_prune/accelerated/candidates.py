@@ -60,7 +60,7 @@ def watch(network: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Seen
     class Uses(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
-            if isinstance(result, Tensor):  # not a size, a type or a device
+            if isinstance(result, Tensor):  # reading the shape, dtype or device of a weight is not a use
                 for value in (*args, *(kwargs or {}).values()):
                     name = owners.get(id(value)) if isinstance(value, Tensor) else None
                     if name is not None and name not in running:

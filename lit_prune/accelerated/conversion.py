@@ -1,4 +1,4 @@
-"""Put other layers into a network."""
+"""Replace layers of a network by others."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager

@@ -137,7 +137,7 @@ class CIFAR10DataModule(LightningDataModule):
         """Cache in `data_dir` the CIFAR-10 files that the Trainer's task needs.
 
         Raises:
-            InputError: If files are missing and CIFAR-10 can neither be found in `data_dir` nor downloaded.
+            InputError: If files are missing or damaged, and CIFAR-10 can neither be found in `data_dir` nor downloaded.
         """
         if self.source != "cifar10":
             return

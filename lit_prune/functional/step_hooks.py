@@ -12,7 +12,7 @@ from lit_prune.errors import expected
 def before_step(
     optimizer: Optimizer, gradients: Callable[[], None], weights: Callable[[], None] | None = None
 ) -> RemovableHandle:
-    """Call functions before each step of an optimizer, and in each evaluation of the closure that the step receives.
+    """Call functions before each step of an optimizer, and before and after each call of the closure that it receives.
 
     Args:
         optimizer: Any optimizer.

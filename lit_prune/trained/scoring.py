@@ -60,12 +60,12 @@ def find_data_class(argv: Sequence[str]) -> type | None:
 
 
 def wants_data(options: Namespace) -> bool:
-    """Return whether any option `--data.NAME` was given."""
+    """Return whether `--data` or any option `--data.NAME` was given."""
     return len(options.data.as_dict()) > 0
 
 
 def wants_scores(options: Namespace) -> bool:
-    """Return whether to measure accuracy: if `--limit` or any option `--data.NAME` was given."""
+    """Return whether to measure accuracy: if `--limit`, `--data` or any option `--data.NAME` was given."""
     return wants_data(options) or options.limit is not None
 
 

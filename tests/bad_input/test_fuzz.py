@@ -128,6 +128,7 @@ WORD = st.one_of(st.tuples(NAME, VALUE).map("=".join), NAME, VALUE)
 NEVER = "--never-an-option=1"
 
 
+@pytest.mark.gate
 @bounded(60)
 @given(
     command=st.sampled_from(["fit", "validate", "test", "predict"]),
@@ -217,6 +218,7 @@ def plans(draw: st.DrawFn) -> bytes:
     return written(content | draw(st.just({}) | MAPPINGS))
 
 
+@pytest.mark.gate
 @bounded(60)
 @given(content=plans() | DOCUMENTS)
 def test_a_random_plan_is_answered(run, content):
@@ -335,6 +337,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.gate
 @bounded(500)
 @given(data=st.data(), name=st.sampled_from(["metrics.csv", "result.json", "plan.yaml"]))
 def test_a_damaged_study_is_read_or_refused(study, monkeypatch, data, name):

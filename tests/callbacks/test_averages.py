@@ -220,6 +220,7 @@ def test_resuming_with_the_same_model_and_callbacks_after_a_crash(tmp_path: Path
         assert_same(outcome(fit(model, used, tmp_path / f"{file}.ckpt"), model), expected)
 
 
+@pytest.mark.gate
 def test_a_new_process_resumes_bit_identically(tmp_path: Path) -> None:
     def callbacks() -> list[Any]:
         return [EMAWeightAveraging(decay=0.9), GlobalL1Pruning(0.7, end_epoch=4)]

@@ -85,7 +85,7 @@ END = """
 """
 
 
-@pytest.mark.slow
+@pytest.mark.gate
 def test_both_command_lines_take_the_callbacks_in_each_order_of_imports(tmp_path: Path) -> None:
     for order in (OURS_FIRST, THEIRS_FIRST):
         code = START + "".join(map(textwrap.dedent, (TRAIN, order, END)))

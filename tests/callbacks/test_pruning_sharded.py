@@ -162,6 +162,7 @@ def train(rank: int, folder: Path) -> None:
         fit(folder / "taylor", True, TaylorPruning(0.5, start_epoch=REMOVAL), amount=0.3)
 
 
+@pytest.mark.gate
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used to create the checkpoint")
 def test_masks_are_those_of_one_process_and_runs_resume(tmp_path: Path) -> None:
     run_ddp(train, tmp_path)

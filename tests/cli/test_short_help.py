@@ -40,6 +40,7 @@ def test_every_command_has_short_help():
     assert PAGES.keys() == COMMANDS.keys()
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("command", COMMANDS)
 def test_the_examples_run(tmp_path_factory, command):
     session = Session("", tmp_path_factory.mktemp("examples"), tmp_path_factory.getbasetemp() / "runs")

@@ -306,6 +306,7 @@ for number in range(3):
 """
 
 
+@pytest.mark.gate
 def test_a_narrow_network_trains_in_a_process_of_its_own():
     """oneDNN 3.12 corrupted memory here without AVX-512: the process aborted, or its losses differed."""
     command = [sys.executable, "-W", "ignore", "-c", _NARROW]

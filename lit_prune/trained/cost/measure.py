@@ -36,7 +36,7 @@ class Cost:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Costs of several networks and their variants, all measured in one process.
+    """Costs of one or more networks and their variants, all measured in one process.
 
     Attributes:
         costs: Cost of each variant. All speeds are relative to the first variant.

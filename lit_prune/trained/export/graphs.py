@@ -190,7 +190,7 @@ def _one_sentence_failures(exporter: str) -> Iterator[None]:
 
 
 def _raise_if_unrelated(error: BaseException) -> BaseException:
-    """Return the original cause of an error; if a cause is unrelated to the network, such as a full disk, raise it."""
+    """Return the original cause of an error; raise causes that are reported as they are, such as a full disk."""
     while True:
         if isinstance(error, InputError | UnfinishedError | OSError | MemoryError):
             raise error

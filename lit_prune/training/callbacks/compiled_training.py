@@ -41,7 +41,7 @@ class CompiledTraining(Callback):
         self._use(self._compiled)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Run the network without compiling it."""
+        """Use the uncompiled network during validation."""
         self._use(dict.fromkeys(self._compiled))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

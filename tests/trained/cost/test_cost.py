@@ -113,7 +113,7 @@ def test_networks_are_not_changed():
     assert prune.is_pruned(model)
 
 
-@pytest.mark.slow
+@pytest.mark.gate
 def test_a_small_network_is_faster_than_a_large_one():
     torch.manual_seed(0)
     large = pruned(LitResNet18(channels={name: number // 2 for name, number in FULL_CHANNELS.items()}))

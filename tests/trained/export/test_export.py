@@ -90,6 +90,7 @@ def logits(checkpoint, images, model=None):
         return load_network(str(checkpoint), model).require_model()(images)
 
 
+@pytest.mark.gate
 def test_onnx_gives_the_same_logits_and_accuracy_and_describes_its_input(run, checkpoint, tmp_path):
     said = exported(run, checkpoint, "onnx", "net.onnx", "--crop", "--limit=60")
     assert re.search(r"differ from the checkpoint's by at most \S+ on 10 random images \(allowed: \S+\)", said)
@@ -124,6 +125,7 @@ def test_onnx_gives_the_same_logits_and_accuracy_and_describes_its_input(run, ch
     assert not re.search(rb"lit_prune[./]", content)
 
 
+@pytest.mark.gate
 def test_files_open_where_lit_prune_is_not_installed(run, checkpoint, tmp_path):
     images = random_images(3)
     torch.save((images, logits(checkpoint, images)), "wanted.pt")
