@@ -96,8 +96,8 @@ class Pruning(Callback):
     Raises:
         InputError: At construction, if an argument cannot be used. When `fit` starts: if a pattern matches nothing,
             if two pruning callbacks choose the same weight or rewind to different epochs, and under strategies that
-            shard parameters, except `ModelParallelStrategy` without `rewind_to`. Before the first batch: if the checkpoint
-            of a resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
+            shard parameters, except `ModelParallelStrategy` without `rewind_to`. Before the first batch: if the
+            checkpoint of a resumed run lacks the values to rewind to. When pruning: if a weight is NaN or infinite.
 
     Examples:
         >>> pruning = Pruning(0.9, criterion="lamp", schedule="cosine", end_epoch=8)

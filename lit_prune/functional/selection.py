@@ -154,8 +154,8 @@ def describe_passed_over(model: nn.Module) -> str | None:
 def layers_with_weights(model: nn.Module) -> list[list[WeightRef]]:
     """Group the weights of a model by module, in the order of registration.
 
-    Weights that `weight_layers` leaves out by default, such as those of norms and embeddings, are not included. Lazy and
-    integer weights, for which `weight_layers` raises an `InputError`, are included.
+    Weights that `weight_layers` leaves out by default, such as those of norms and embeddings, are not included. Lazy
+    and integer weights, for which `weight_layers` raises an `InputError`, are included.
     """
     layers: dict[nn.Module, list[WeightRef]] = {}
     for refs in _by_parameter(model, None):

@@ -71,7 +71,8 @@ def shrink_network(
     """Copy a `LitResNet18` without some of its channels; arguments are those of `remove_channels`.
 
     Returns:
-        The smaller network, in evaluation mode and with `requires_grad` False for all parameters. Weights of the remaining channels are unchanged, zeros included.
+        The smaller network, in evaluation mode and with `requires_grad` False for all parameters. Weights of the
+        remaining channels are unchanged, zeros included.
 
     Raises:
         InputError: If the network is not a `LitResNet18`, or an argument is invalid.
