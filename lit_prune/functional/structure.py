@@ -82,7 +82,7 @@ class NM:
         return len(shape) > 1 and shape[1] % self.m == 0
 
     def prunable(self, scores: Tensor) -> Tensor:
-        """Return a bool tensor, true for the `m - n` lowest scores of each group; the first of equal scores count."""
+        """Return a bool tensor, true for the `m - n` lowest scores of each group; of equal ones, the first."""
         folded = self.fold(scores)
         ranks = folded.sort(dim=1, stable=True).indices.argsort(dim=1)
         return unfold(self, ranks < self.m - self.n, scores)

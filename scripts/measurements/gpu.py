@@ -225,13 +225,13 @@ def measure_monitors(setup: Setup) -> Result:
 
 # name: (outputs, inputs, rows of the other factor): the layers of a transformer, and convolutions as matrix products
 LAYERS = {
-    "transformer 768: attention, 128 tokens": (2304, 768, 128),
-    "transformer 768: projection, 1,024 tokens": (768, 768, 1024),
-    "transformer 768: first MLP layer, 1,024 tokens": (3072, 768, 1024),
-    "transformer 768: second MLP layer, 1,024 tokens": (768, 3072, 1024),
-    "transformer 768: first MLP layer, 8,192 tokens": (3072, 768, 8192),
-    "transformer 4,096: attention, 4,096 tokens": (4096, 4096, 4096),
-    "transformer 4,096: first MLP layer, 4,096 tokens": (11008, 4096, 4096),
+    "transformer of width 768: attention, 128 tokens": (2304, 768, 128),
+    "transformer of width 768: projection, 1,024 tokens": (768, 768, 1024),
+    "transformer of width 768: first MLP layer, 1,024 tokens": (3072, 768, 1024),
+    "transformer of width 768: second MLP layer, 1,024 tokens": (768, 3072, 1024),
+    "transformer of width 768: first MLP layer, 8,192 tokens": (3072, 768, 8192),
+    "transformer of width 4,096: attention, 4,096 tokens": (4096, 4096, 4096),
+    "transformer of width 4,096: first MLP layer, 4,096 tokens": (11008, 4096, 4096),
     "ResNet: 3x3, 64 channels, 128 images of 32x32": (64, 576, 131072),
     "ResNet: 3x3, 256 channels, 128 images of 8x8": (256, 2304, 8192),
     "ResNet: 3x3, 512 channels, 128 images of 4x4": (512, 4608, 2048),

@@ -77,7 +77,7 @@ def group_tables(results: Results, experiments: Sequence[Experiment]) -> list[st
 
 
 def unfrozen(plan: Plan) -> list[Experiment]:
-    """Return the experiments that continue to train after their masks were removed."""
+    """Return the experiments that train and remove their masks."""
     return [experiment for experiment in plan.experiments if experiment.train and has_removal(plan, experiment)]
 
 

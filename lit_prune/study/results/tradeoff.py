@@ -1,5 +1,6 @@
 """Group pruned experiments into series, and find the dense (unpruned) experiment to compare each of them with."""
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,9 +133,19 @@ def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
 
 def _method(name: str, arguments: dict[str, Any]) -> tuple[str, str]:
     """Return the slug and label of a callback: its class, with its criterion, structure and allocation if given."""
-    parts = [str(arguments[part]) for part in _PARTS if isinstance(arguments.get(part), str)]
+    parts = [_describe(arguments[part]) for part in _PARTS if arguments.get(part)]
     slug, label = _SHORT.get(name, (name, name))
-    return "-".join((slug, *parts)), f"{label} ({', '.join(parts)})" if parts else label
+    slugs = (re.sub(r"[^\w.:+-]+", "-", part).strip("-") for part in parts)  # a slug can be the name of a folder
+    return "-".join((slug, *slugs)), f"{label} ({', '.join(parts)})" if parts else label
+
+
+def _describe(part: Any) -> str:
+    """Return a criterion, structure or allocation as text; of an object, its class and arguments."""
+    if not isinstance(part, dict):
+        return str(part)
+    arguments = part.get("init_args") or {} if "class_path" in part else part
+    text = ", ".join(f"{name} {value}" for name, value in arguments.items())
+    return " ".join(filter(None, (str(part.get("class_path", "")).rsplit(".", 1)[-1], text)))
 
 
 def _callbacks(settings: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:

@@ -319,6 +319,19 @@ def test_custom_callbacks_get_their_own_series(tmp_path):
     series = {one.label: one for one in tradeoff(study(tmp_path, content))}
     assert [point.experiment for point in series["MyPruning, fine-tuned"].points] == ["x/mine"]
     assert [point.experiment for point in series["L1 pruning, fine-tuned"].points] == ["task4/finetuned-10"]
+    # and so does each criterion and allocation
+    made = {"class_path": "my.code.Score", "init_args": {"batches": 4}}
+    parts = {"criterion": made}, {"criterion": made | {"init_args": {"batches": 8}}}, {"allocation": {"*.a/b": 0.5}}
+    callbacks = [{"class_path": "Pruning", "init_args": {"amount": 0.4, **part}} for part in parts]
+    content = with_experiments(
+        *({"name": f"x/{n}", "overrides": {"trainer": {"callbacks+": [one]}}} for n, one in enumerate(callbacks))
+    )
+    found = {one.slug: one.label for one in tradeoff(study(tmp_path / "parts", content)) if "Pruning-" in one.slug}
+    assert found == {
+        "Pruning-Score-batches-4-from-initial": "Pruning (Score batches 4), from initial weights",
+        "Pruning-Score-batches-8-from-initial": "Pruning (Score batches 8), from initial weights",
+        "Pruning-.a-b-0.5-from-initial": "Pruning (*.a/b 0.5), from initial weights",
+    }
     # experiments that remove their masks are in no series
     assert "task5/finetuned-10" not in {p.experiment for one in series.values() for p in one.points}
 
