@@ -346,12 +346,16 @@ class Pruning(Callback):
             InputError: If `layers`, `exclude` or `parameters` match nothing, if `max_layer_sparsity` leaves too few
                 weights to prune, if a weight is NaN or infinite, or if the criterion needs data.
         """
-        self._coupled = None
-        self._weights = self.choose(model)
-        self._couple(model, getattr(model, "example_input_array", None))
+        self.select(model)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
         self._ever_pruned = {}
         self._prune(model, self.amount)
+
+    def select(self, model: nn.Module) -> None:
+        """Set `weights` to those that `prune` prunes in a model; for channels, it needs an `example_input_array`."""
+        self._coupled = None
+        self._weights = self.choose(model)
+        self._couple(model, getattr(model, "example_input_array", None))
 
     def expect_removal(self) -> None:
         """Make a later `fit` prune again, because a `PruningRemoval` is about to remove the masks."""

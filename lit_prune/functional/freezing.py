@@ -6,14 +6,14 @@ from collections.abc import Collection, Iterable, Sequence
 from fractions import Fraction
 from math import ceil
 from numbers import Real
-from typing import Any, ClassVar
-from weakref import WeakSet
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from lit_prune.errors import check_choice, expected
 from lit_prune.functional.selection import WeightRef, as_patterns, is_norm, layers_with_weights, modules_matching
@@ -21,6 +21,8 @@ from lit_prune.functional.step_hooks import hookable
 
 # class names of dropouts in any library: "Dropout", "DropPath", "DropBlock2d"; `RReLU` draws random slopes in training
 _DROPOUT = re.compile("Drop|StochasticDepth|RReLU")
+# frozen parameters, and how many `Frozen` objects keep each of them frozen
+_FREEZES = WeakTensorKeyDictionary()
 
 
 def check_selection(fraction: Any = None, layers: Any = None, by: Any = "layers") -> None:
@@ -235,8 +237,6 @@ class Frozen:
         parameters: Frozen parameters.
     """
 
-    _not_thawed: ClassVar["WeakSet[Frozen]"] = WeakSet()
-
     def __init__(self, modules: Iterable[nn.Module], keep_backward: bool | Collection[nn.Module] = False) -> None:
         modules = list(modules)
         kept = (modules if keep_backward else ()) if isinstance(keep_backward, bool) else keep_backward
@@ -244,13 +244,12 @@ class Frozen:
         frozen = set(map(id, self.parameters))
         whole = [module for module in modules if all(id(p) in frozen for p in module.parameters())]
         self._holds = [_EvalHold(module) for module in whole]
-        held = [p for module in modules if module not in kept for p in module.parameters(recurse=False)]
-        self._held = set(map(id, held))
+        taken = (p for module in modules if module not in kept for p in module.parameters(recurse=False))
         # parameters that the user has frozen must stay frozen after `thaw`
-        self._taken = [parameter for parameter in held if parameter.requires_grad]
+        self._taken = [parameter for parameter in taken if parameter.requires_grad or parameter in _FREEZES]
         for parameter in self._taken:
+            _FREEZES[parameter] = _FREEZES.get(parameter, 0) + 1
             parameter.requires_grad_(False)
-        self._not_thawed.add(self)
         self.drop_gradients()
         _recompile()
 
@@ -262,13 +261,11 @@ class Frozen:
     def thaw(self) -> None:
         """Undo the freeze: gradients are computed as before, and modules obey their `training` flag again."""
         self.drop_gradients()
-        self._not_thawed.discard(self)
         for parameter in self._taken:
-            heir = next((other for other in self._not_thawed if id(parameter) in other._held), None)
-            if heir is None:
+            _FREEZES[parameter] = _FREEZES.get(parameter, 1) - 1
+            if not _FREEZES[parameter]:
+                del _FREEZES[parameter]
                 parameter.requires_grad_(True)
-            else:  # which makes it trainable again when it is thawed
-                heir._taken.append(parameter)
         for hold in self._holds:
             hold.remove()
         self._taken, self._holds = [], []

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from typing import Any
 
-import torch
 from jsonargparse import Namespace
 from torch import Tensor
 
@@ -38,7 +37,6 @@ def make_scorer(network: Network, pruner: Pruning, options: Namespace) -> Callab
     batches = load_training_batches(network, options, criterion.batches, seed)
     model = network.require_model()
 
-    @torch.enable_grad()  # weights are pruned without gradients
     def measure(weights: Sequence[WeightRef]) -> Score:
         copied: Any = deepcopy(model).train().requires_grad_()
         if not copied.automatic_optimization:

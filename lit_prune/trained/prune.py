@@ -9,7 +9,6 @@ from inspect import signature
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from torch import Tensor
 
 from lit_prune.callbacks import Pruning
 from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
@@ -43,9 +42,8 @@ def _prune(argv: Sequence[str]) -> None:
 
     scores = [score(model, images)] if scored else []
     mask_zeros(model, weights)
-    scorer = make_scorer(network, pruner, options)
-    if needs_data(pruner):  # layers are scored together, but only those that `pruner` finds prunable
-        pruner.criterion = lambda tensors: scorer([ref for ref in weights if _is_in(ref.tensor, tensors)])(tensors)
+    pruner.select(model)  # without layers whose channels cannot be removed, which are not scored either
+    pruner.criterion = make_scorer(network, pruner, options)(pruner.weights)
     before = sparsity_report(weights)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -104,10 +102,6 @@ def _parse(argv: Sequence[str]) -> tuple[Namespace, Pruning]:
     )
     options = parse_checkpoint_command(parser, argv)
     return options, make_pruner(options, options.amount)
-
-
-def _is_in(tensor: Tensor, tensors: Sequence[Tensor]) -> bool:
-    return any(tensor is other for other in tensors)
 
 
 def _format_layers(before: SparsityReport, after: SparsityReport) -> str:

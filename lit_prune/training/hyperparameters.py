@@ -53,10 +53,12 @@ def _describe_callbacks(callbacks: list[Namespace], max_epochs: int) -> dict[str
     arguments = [(_class_name(one), one.init_args.as_dict()) for one in callbacks if "init_args" in one]
     pruning: dict[str, Any] = next((one for _, one in arguments if "amount" in one), {})
     freezing: dict[str, Any] = next((one for name, one in arguments if name == "LayerFreezing"), {})
-    removed = next((one["epoch"] for name, one in arguments if name == "PruningRemoval"), -1)
-    unit = "step" if pruning.get("start_step") is not None or pruning.get("end_step") is not None else "epoch"
+    removal: dict[str, Any] = next((one for name, one in arguments if name == "PruningRemoval"), {})
+    ramps = "schedule" in pruning  # the `end_step` of `SET` and `RigL` ends changes of the masks
+    steps = [pruning.get(name) for name in ("start_step", "end_step")]
+    unit = "step" if ramps and steps != [None, None] else "epoch"
     start = pruning.get(f"start_{unit}") or 0
-    end = pruning.get(f"end_{unit}")
+    end = pruning.get(f"end_{unit}") if ramps else None
     times = {"start_epoch": -1, "end_epoch": -1, "start_step": -1, "end_step": -1}
     if pruning:
         times |= {f"start_{unit}": start, f"end_{unit}": start if end is None else end}
@@ -65,7 +67,7 @@ def _describe_callbacks(callbacks: list[Namespace], max_epochs: int) -> dict[str
         **times,
         "schedule": pruning.get("schedule", "none") if end is not None else "at once" if pruning else "none",
         "rewind_to": _or_never(pruning.get("rewind_to")),
-        "removal_epoch": max_epochs if removed == "end" else removed,
+        "removal_epoch": max_epochs if removal.get("epoch") == "end" else removal.get("epoch", -1),
         "fraction": float(freezing.get("fraction") or 0.0),
         "unfreeze_epoch": _or_never(freezing.get("unfreeze_epoch")),
     }

@@ -201,6 +201,9 @@ def test_a_module_is_frozen_until_its_last_freeze_is_thawed(first):
     assert model[1].num_batches_tracked == 0
     assert not any(p.requires_grad for p in model[1].parameters())
     assert all(p.requires_grad for p in model[0].parameters()) == (first == 0)
+    freezes.append(freeze(model, layers="1"))
+    freezes.pop().thaw()
+    assert not any(p.requires_grad for p in model[1].parameters())
     freezes.pop().thaw()
     model(torch.randn(8, 4))
     assert model[1].num_batches_tracked == 1

@@ -150,6 +150,8 @@ def test_hyperparameters_are_those_of_the_first_pruning_callback():
     found = _describe_callbacks([callback("SparsityMonitor"), first, *others], max_epochs=3)
     assert (found["amount"], found["schedule"]) == (0.2, "linear")
     assert [found[name] for name in ("start_epoch", "end_epoch", "start_step", "end_step")] == [-1, -1, 0, 40]
+    found = _describe_callbacks([callback("RigL", amount=0.9, end_step=500)], max_epochs=3)
+    assert (found["start_epoch"], found["end_epoch"], found["end_step"], found["schedule"]) == (0, 0, -1, "at once")
 
 
 def test_the_learning_rate_finder_sets_the_rate_of_optimizer_and_scheduler(run):

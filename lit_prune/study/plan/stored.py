@@ -61,7 +61,7 @@ def check_folder(plan: Plan, out: Path) -> Plan | None:
         _compare(known, plan, out)
         return known
     # `lit-prune fit --config quick` writes to lightning_logs/quick/version_0, where `study --preset quick` writes, too
-    if out.is_dir() and any(not re.fullmatch(r"\..*|version_\d+", item.name) for item in out.iterdir()):
+    if out.is_dir() and not all(re.fullmatch(r"\..*|version_\d+", item.name) for item in out.iterdir()):
         what = f"`{out}` to be new, empty or this study's folder"
         raise expected(what, "a folder with other files", "give another `--out`")
     return None

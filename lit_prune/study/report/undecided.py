@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from lit_prune.study.measures import format_duration
 from lit_prune.study.plan.plan import select
-from lit_prune.study.plan.run_settings import count_epochs
 from lit_prune.study.plan.stored import PLAN
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.verdicts import INCONCLUSIVE, Finding, Judgement
@@ -75,7 +74,7 @@ def _advise(results: Results, judgement: Judgement, number: int) -> Advice:
         need = f"more than {_MANY:,} seeds; longer training may need fewer"
         epochs = (plan.settings.get("trainer") or {}).get("max_epochs")
         # an experiment that sets its own `max_epochs` ignores the option
-        if not isinstance(epochs, int) or any(count_epochs(plan, plan[n]) != epochs for n in names if plan[n].train):
+        if not isinstance(epochs, int) or any("max_epochs" in (plan[n].overrides.get("trainer") or {}) for n in names):
             return Advice(said, need, "")
         need += f": try {_LONGER} times the epochs{_hours(results, names, len(plan.seeds) * _LONGER)}"
         return Advice(said, need, f"{start} {only} --max_epochs {_LONGER * epochs} --seeds {same} {out}")

@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 from typing import Any
+from zlib import crc32
 
 from lit_prune.files.nested import merge
 from lit_prune.study.plan.plan import Experiment, Plan
-from lit_prune.study.plan.run_settings import count_epochs
 from lit_prune.study.results.results import Results
 from lit_prune.study.statistics import Estimate, estimate
 
@@ -92,18 +92,24 @@ def accuracy_measure(results: Results) -> str:
 def compared(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
-    An experiment that trains is compared with one that starts from the same weights, trains as many epochs with the
-    study's settings without overrides, and prunes nothing; None if the plan has no such experiment. An experiment that
+    An experiment that trains is compared with one that starts from the same weights, trains as long with the study's
+    settings without overrides, and prunes nothing; None if the plan has no such experiment. An experiment that
     does not train is compared with its parent; None if it has no parent.
     """
     if experiment.train:
         for other in results.plan.experiments:
             alike = (other.parent, other.checkpoint, other.train) == (experiment.parent, experiment.checkpoint, True)
-            alike &= count_epochs(results.plan, other) == count_epochs(results.plan, experiment)
+            alike &= _length(results.plan, other) == _length(results.plan, experiment)
             if alike and other.name != experiment.name and not other.overrides and not prunes(results, other.name):
                 return other.name
         return None
     return experiment.parent
+
+
+def _length(plan: Plan, experiment: Experiment) -> list[Any]:
+    """Return the settings that limit the training of an experiment."""
+    trainer = merge(plan.settings, experiment.overrides).get("trainer") or {}
+    return [trainer.get(name) for name in ("max_epochs", "max_steps", "max_time", "limit_train_batches")]
 
 
 def prunes(results: Results, experiment: str) -> bool:
@@ -135,8 +141,13 @@ def _method(name: str, arguments: dict[str, Any]) -> tuple[str, str]:
     """Return the slug and label of a callback: its class, with its criterion, structure and allocation if given."""
     parts = [_describe(arguments[part]) for part in _PARTS if arguments.get(part)]
     slug, label = _SHORT.get(name, (name, name))
-    slugs = (re.sub(r"[^\w.:+-]+", "-", part).strip("-") for part in parts)  # a slug can be the name of a folder
-    return "-".join((slug, *slugs)), f"{label} ({', '.join(parts)})" if parts else label
+    return "-".join((slug, *map(_make_slug, parts))), f"{label} ({', '.join(parts)})" if parts else label
+
+
+def _make_slug(part: str) -> str:
+    """Return a text that can be a part of a folder's name, and differs for different texts."""
+    short = re.sub(r"[^\w.:+-]+", "-", part).strip("-")[:40]
+    return short if short == part else f"{short}-{crc32(part.encode()):08x}"
 
 
 def _describe(part: Any) -> str:

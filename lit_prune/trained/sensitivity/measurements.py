@@ -13,7 +13,7 @@ from lit_prune.errors import InputError, expected, shorten
 from lit_prune.files.atomic import append, write_text
 from lit_prune.trained.scoring import Score
 
-_FORMAT = 1
+_FORMAT = 2
 _MAX_BYTES = 64 * 2**20  # over 800,000 measurements, of about 80 bytes each
 _HINT = "give another `--output`, or remove that file"
 
