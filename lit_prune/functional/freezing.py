@@ -2,7 +2,7 @@
 
 import re
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, MutableMapping, Sequence
 from fractions import Fraction
 from math import ceil
 from numbers import Real
@@ -22,7 +22,7 @@ from lit_prune.functional.step_hooks import hookable
 # class names of dropouts in any library: "Dropout", "DropPath", "DropBlock2d"; `RReLU` draws random slopes in training
 _DROPOUT = re.compile("Drop|StochasticDepth|RReLU")
 # frozen parameters, and how many `Frozen` objects keep each of them frozen
-_FREEZES = WeakTensorKeyDictionary()
+_FREEZES: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
 
 def check_selection(fraction: Any = None, layers: Any = None, by: Any = "layers") -> None:
