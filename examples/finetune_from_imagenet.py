@@ -2,8 +2,9 @@
 
     cd examples && lit-prune fit --config finetune_from_imagenet.yaml
 
-`DiscriminativeResNet18` is a `LitResNet18` with another optimizer: early layers, which already detect edges and
-colours, have lower learning rates than late layers (discriminative fine-tuning, Howard & Ruder 2018, arXiv:1801.06146).
+`DiscriminativeResNet18` is a `LitResNet18` with a learning rate for each part: early layers, which already detect edges
+and colours, have lower learning rates than late layers (discriminative fine-tuning, Howard & Ruder 2018,
+arXiv:1801.06146).
 """
 
 from collections.abc import Iterator

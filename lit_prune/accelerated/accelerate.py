@@ -95,7 +95,7 @@ def _make_runner(example: Any) -> Run:
 
 
 def _first_outputs(network: nn.Module, run: Run) -> list[Tensor]:
-    """Run a network twice, and return its outputs if they are the same."""
+    """Run a network twice, and return its outputs; raise an `UnfinishedError` if the second ones differ."""
     name = type(network).__name__
     try:
         outputs = _flatten(run(network))

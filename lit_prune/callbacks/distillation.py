@@ -82,7 +82,7 @@ class Distillation(Callback):
         student = self._submodule(pl_module)
         teacher = self.teacher if isinstance(self.teacher, nn.Module) else self._read(self.teacher, pl_module)
         if {*map(id, teacher.parameters())} & {*map(id, pl_module.parameters())}:
-            hint = "give a copy from before the training, or the path of a checkpoint"
+            hint = "give a `deepcopy` of the model, made before `fit`, or the path of a checkpoint"
             raise expected("a `teacher` with parameters of its own", "one that shares some with the model", hint)
         self._teacher = teacher.to(pl_module.device).eval()
         self._undo = [

@@ -189,7 +189,7 @@ class LayerFreezing(Callback):
         self._reconcile(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Enter phases that are due: `monitor` did not improve, or a run was resumed in the middle of their epoch."""
+        """Enter a phase that `patience` starts early, after a validation within the epoch."""
         self._reconcile(trainer)
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from lit_prune.functional.sharding import Split
 
 _STRIDE = 97  # distance between the elements of a sample
-_BITS = 12  # a histogram has at most 2**12 bins, plus one
+_BITS = 12  # a histogram has at most 2**12 + 1 bins
 _CHUNK = 1 << 20  # number of keys in memory at a time
 _INFINITY = {4: 0x7F80_0000, 8: 0x7FF0_0000_0000_0000}  # key of infinity, by the size of a float in bytes
 

@@ -37,7 +37,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
     # False, because `RunSummary` logs the hyper-parameters once, together with the final metrics
     "enable_autolog_hparams": False,
-    # 1, so that all metrics that custom callbacks log at a step are written, also in epochs of few batches
+    # write the metrics that custom models and callbacks log in a step; with the default of 50, short epochs write none
     "log_every_n_steps": 1,
 }
 

@@ -63,7 +63,7 @@ def _accuracy(content: Results) -> str:
     for target in TARGETS:
         fast = min((run["seconds"] for run in content["runs"] if run["test_accuracy"] >= target), default=None)
         reached.append(f"{target:.0%}: " + ("not reached" if fast is None else f"{fast:.1f} s"))
-    warm = f"Before the first run, {content['warm_up_seconds']:.0f} s were spent on compiling and starting."
+    warm = f"Not included: {content['warm_up_seconds']:.0f} s for three steps before the first run, which compile."
     return f"{shown}\n\nTime to {'; '.join(reached)}. {warm}"
 
 

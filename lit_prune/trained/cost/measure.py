@@ -131,7 +131,7 @@ def compare(
                 calls = {str(n): partial(v.forward, inputs[n]) for n, v in enumerate(variants)}
                 latencies.append(list(measure(calls, rounds, turn).values()))
             logits = [variant.forward(x) for variant, x in zip(variants, inputs, strict=True)]
-    # logits of each network's own weights: if there are zeros, "zeros" comes after "dense" and replaces it in this dict
+    # logits of each network's own weights: "dense" has others if there are zeros, but "zeros" then replaces it
     references = {v.network: y for v, y in zip(variants, logits, strict=True) if v.kind in ("dense", "zeros")}
     costs = []
     for variant, latency, found in zip(variants, zip(*latencies, strict=True), logits, strict=True):

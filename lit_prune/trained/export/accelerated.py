@@ -17,7 +17,7 @@ def write_accelerated(
 
     Raises:
         InputError: If the network cannot be run or saved.
-        UnfinishedError: If the outputs of the accelerated network differ from those of `module`.
+        UnfinishedError: As `lit_prune.accelerate` does, if outputs differ too much.
         OSError: If the file cannot be written.
     """
     example = next(inputs.random(batch))[0]

@@ -15,8 +15,8 @@ class CompiledTraining(Callback):
     """Compiles a network in place while it trains; names and checkpoints do not change, and copies are not compiled.
 
     Whatever the training step calls is compiled: the module itself, or the networks that it consists of. Validation
-    runs the network without compiling it: that would take minutes, too long for a few batches, and it would overwrite
-    the gradients of the last step, which are in the memory of a CUDA graph.
+    uses the uncompiled network: compiling it for validation too would take minutes, too long for a few batches. With
+    CUDA graphs, compiled code in validation would also overwrite the gradients of the last training step.
 
     Args:
         mode: Mode of `torch.compile`. None chooses "reduce-overhead", which records CUDA graphs, for one process on a
