@@ -179,7 +179,7 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
 
 
 def layers_figure(results: Results) -> Drawing | None:
-    """Draw the final sparsity of each layer for one series: the one with most experiments, if all train."""
+    """Draw the final sparsity of each layer for the largest series of experiments that all train."""
     series = [
         one
         for one in tradeoff(results)
