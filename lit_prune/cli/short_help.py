@@ -70,7 +70,7 @@ PAGES = {
         "[--config NAME] [options]",
         {
             "--config NAME": "quick, original, or a YAML file with options, such as the config.yaml of a run",
-            "--name NAME": "folder of the run, below lightning_logs (default: name of the configuration, or resnet18)",
+            "--name NAME": "folder of the run, below lightning_logs (default: that of --config, or resnet18)",
             "--resume [FOLDER]": "resume the run in FOLDER, or the newest run of --name; start one if there is none",
             "--model.weights NAME": "initial weights: IMAGENET1K_V1, a file, or null for random ones",
             "--model.init_from FILE": "start from the weights in a checkpoint",

@@ -58,7 +58,7 @@ def test_an_invalid_plan_is_a_one_line_error(refused, case):
     "command",
     [
         "fot",
-        "fit --threads=100000",
+        pytest.param("fit --threads=100000", marks=pytest.mark.gate),
         pytest.param("inspect", marks=pytest.mark.slow),
         "study nowhere.yaml",
         "report planless",

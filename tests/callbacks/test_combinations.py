@@ -209,6 +209,7 @@ def train(rank: int, folder: Path, combination: dict[str, Any], number: int) -> 
     trainer.fit(OwnData(conv_net()), Batches(BATCHES))
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize(
     "number", [pytest.param(number, marks=() if number < 2 else pytest.mark.slow) for number in range(8)]
 )

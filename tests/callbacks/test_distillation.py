@@ -260,6 +260,7 @@ def train(rank: int, folder: Path, static: bool) -> None:
     torch.save({"weights": snapshot(model), "losses": seen.losses}, folder / f"{rank}.pt")
 
 
+@pytest.mark.gate
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("static", [False, True])
 def test_ddp(tmp_path: Path, static: bool) -> None:

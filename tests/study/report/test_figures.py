@@ -56,6 +56,7 @@ def pictures(full) -> dict[str, Drawing]:
     return built(full)
 
 
+@pytest.mark.gate
 def test_the_full_study_draws_every_figure(full, tmp_path):
     figures = draw(full, tmp_path / "new" / "figures")
     assert [figure.path.stem for figure in figures] == [
@@ -120,6 +121,7 @@ def pruned_by(*amounts: float) -> dict[str, Any]:
     return SMALL | {"experiments": experiments, "claims": []}
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize(
     ("content", "count"),
     [

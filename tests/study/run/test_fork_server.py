@@ -16,7 +16,7 @@ from lit_prune.study.run.fork_server import CAN_FORK, Forks
 from lit_prune.study.run.pool import Job
 from tests.study.conftest import TINY, callbacks
 
-pytestmark = pytest.mark.skipif(not CAN_FORK, reason="runs are forks only on Linux")
+pytestmark = [pytest.mark.gate, pytest.mark.skipif(not CAN_FORK, reason="runs are forks only on Linux")]
 LONG = {"trainer": {"max_epochs": 5000}}
 TWO = {"strategy": "ddp", "devices": 2, "limit_test_batches": 1}
 WRONG = callbacks(("GlobalL1Pruning", {"amount": 0.9, "max_layer_sparsity": 0.1}))
@@ -112,7 +112,6 @@ def test_a_run_that_is_killed_does_not_disturb_the_others(pool, out):
     assert wait_for(pool.collect)[0][0] == longer
 
 
-@pytest.mark.gate
 def test_a_fork_trains_with_ddp(pool, out):
     job = Job(out, "ddp", 0, 1)
     pool.start(job)
@@ -121,7 +120,6 @@ def test_a_fork_trains_with_ddp(pool, out):
     assert "2 processes" in (job.folder / "log.txt").read_text()
 
 
-@pytest.mark.gate
 def test_a_run_is_a_new_process_if_forks_cannot_use_the_gpu(out, tmp_path, monkeypatch):
     (tmp_path / "sitecustomize.py").write_text(
         "import os, sys\n"
@@ -140,7 +138,6 @@ def test_a_run_is_a_new_process_if_forks_cannot_use_the_gpu(out, tmp_path, monke
         pool.close()
 
 
-@pytest.mark.gate
 def test_when_the_server_is_killed_its_runs_exit_and_are_reported(out):
     pool, jobs = Forks(None), [Job(out, "long", 1, 1), Job(out, "longer", 1, 1)]
     pool.prepare(1)

@@ -28,6 +28,8 @@ from lit_prune.study.run.worker import run as train
 from tests.study.conftest import FREED, PRUNED, TINY, ThisProcess, callbacks, start
 from tests.training.conftest import run as run  # the fixture
 
+pytestmark = pytest.mark.gate  # all of them need a study of three runs, or start programs
+
 EXPERIMENTS: list[dict[str, Any]] = [
     {"name": "base/dense"},
     {"name": "child/freed", "parent": "base/dense", "overrides": FREED},
@@ -215,7 +217,6 @@ def assert_every_epoch_was_logged_once(out: Path) -> None:
         assert epochs == sorted(set(epochs)), path
 
 
-@pytest.mark.gate
 @pytest.mark.usefixtures("no_processes")
 def test_a_study_that_is_killed_while_a_child_trains_ends_with_the_same_bits(whole, run, tmp_path):
     out = with_base(whole, tmp_path)
@@ -254,7 +255,6 @@ def test_a_study_that_is_killed_at_three_random_moments_ends_with_the_same_bits(
     assert_every_epoch_was_logged_once(out)
 
 
-@pytest.mark.gate
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_stops_a_study_and_a_folder_is_for_one_study_at_a_time(run, tmp_path, number):
     write(tmp_path, {"name": "dense"})
@@ -275,7 +275,6 @@ def test_a_signal_stops_a_study_and_a_folder_is_for_one_study_at_a_time(run, tmp
     assert "optimizer_states" in stopped
 
 
-@pytest.mark.gate
 def test_a_worker_of_a_ray_cluster_gives_the_same_bits(whole, run, tmp_path):
     pytest.importorskip("ray", reason="the extra `ray` is not installed")
     out = with_base(whole, tmp_path)
@@ -384,7 +383,6 @@ def test_a_run_that_is_killed_alone_is_reported_and_run_again(tmp_path):
     assert process.returncode == 0, printed
 
 
-@pytest.mark.gate
 def test_a_study_of_a_custom_module_and_custom_data(run, monkeypatch):
     shutil.copy(EXAMPLES / "moons.py", ".")
     argv = ("study", str(EXAMPLES / "moons.yaml"), "--out", "moons", "--seeds", "5", "--max_epochs", "4")

@@ -21,6 +21,7 @@ from lit_prune.trained.flops import LayerFlops
 from lit_prune.trained.scoring import Score
 from tests.training.small import SmallNet
 
+pytestmark = pytest.mark.gate  # latencies take seconds
 NARROW = {name: max(4, number // 8) for name, number in FULL_CHANNELS.items()}
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -113,7 +114,6 @@ def test_networks_are_not_changed():
     assert prune.is_pruned(model)
 
 
-@pytest.mark.gate
 def test_a_small_network_is_faster_than_a_large_one():
     torch.manual_seed(0)
     large = pruned(LitResNet18(channels={name: number // 2 for name, number in FULL_CHANNELS.items()}))
