@@ -98,6 +98,7 @@ def test_the_documentation_shows_the_callback_for_transformers():
     assert sum(callback in document.read_text(encoding="utf-8") for document in DOCUMENTS) == 1
 
 
+@pytest.mark.gate
 def test_a_network_is_fine_tuned_from_imagenet_weights(folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     # tests have no internet access: a file like the one that would be downloaded

@@ -33,6 +33,7 @@ def test_the_version_is_that_of_the_installed_package():
     assert version("lit-prune") == lit_prune.__version__
 
 
+@pytest.mark.gate
 def test_callbacks_import_only_lower_floors_and_only_lightning():
     code = (
         "import sys; from lit_prune import GlobalL1Pruning, LayerFreezing; "

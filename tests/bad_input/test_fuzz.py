@@ -36,6 +36,8 @@ from tests.data.conftest import archive as archive  # fixtures
 from tests.data.conftest import fake_cifar10 as fake_cifar10
 from tests.study.folders import make_study
 
+pytestmark = pytest.mark.gate
+
 TIMES = int(os.environ.get("LIT_PRUNE_FUZZ", "1"))
 SECONDS = 20  # limit for a single example, also on a busy machine
 
@@ -128,7 +130,6 @@ WORD = st.one_of(st.tuples(NAME, VALUE).map("=".join), NAME, VALUE)
 NEVER = "--never-an-option=1"
 
 
-@pytest.mark.gate
 @bounded(60)
 @given(
     command=st.sampled_from(["fit", "validate", "test", "predict"]),
@@ -218,7 +219,6 @@ def plans(draw: st.DrawFn) -> bytes:
     return written(content | draw(st.just({}) | MAPPINGS))
 
 
-@pytest.mark.gate
 @bounded(60)
 @given(content=plans() | DOCUMENTS)
 def test_a_random_plan_is_answered(run, content):
@@ -337,7 +337,6 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.gate
 @bounded(500)
 @given(data=st.data(), name=st.sampled_from(["metrics.csv", "result.json", "plan.yaml"]))
 def test_a_damaged_study_is_read_or_refused(study, monkeypatch, data, name):

@@ -305,6 +305,7 @@ def train(rank: int, seed: int, folder: Path) -> None:
     handle.remove()
 
 
+@pytest.mark.gate
 def test_masks_of_several_processes_are_those_of_one(tmp_path: Path) -> None:
     seed = torch.seed() % 2**31
     run_group(compare, 2, tmp_path, seed)

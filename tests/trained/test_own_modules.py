@@ -375,6 +375,7 @@ def test_a_model_that_refuses_the_default_size_is_inspected_without_flops(run):
     assert "0.05" in run("inspect", "picky.pt", f"--model={__name__}.Picky", "--input_size=64").out
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("batch", ["dynamic", "3"])
 @pytest.mark.parametrize("kind", ["Named", "Ordered", "Explicit"])
 def test_onnx_takes_the_inputs_of_the_example(run, checkpoint, kind, batch):

@@ -213,6 +213,7 @@ def test_a_custom_network_is_shrunk_in_python_only(run, foreign):
     assert (found.first.out_channels, found.second.out_channels, found.head.in_features) == (4, 8, 8)
 
 
+@pytest.mark.gate
 def test_it_loads_where_lit_prune_is_not_installed(tmp_path, small):
     text = (Path(__file__).parents[2] / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")
     (block,) = [code for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "small.ckpt" in code]
