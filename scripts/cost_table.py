@@ -15,11 +15,12 @@ from jsonargparse import Namespace
 from measurements.document import split_document, table
 
 from lit_prune.cli.quiet import quiet
+from lit_prune.cli.tables import pluralize
 from lit_prune.errors import InputError, expected
 from lit_prune.files.atomic import write_text
 from lit_prune.functional import sparsity_report, weight_layers
 from lit_prune.trained.cost.measure import Comparison, Cost, check_measuring, compare
-from lit_prune.trained.cost.text import count, format_ratios
+from lit_prune.trained.cost.text import format_ratios
 from lit_prune.trained.cost.variants import Kind
 from lit_prune.trained.network import load_network
 from lit_prune.trained.scoring import Score, score_split
@@ -129,7 +130,7 @@ def _conclusions(comparison: Comparison, scores: dict[str, Score]) -> str:
     images = " or ".join(f"{number:,}" for number in sorted({score.images for score in scores.values()}))
     differences = [c.difference for c in comparison.costs if c.difference is not None and c.variant.kind != "int8"]
     measured = (
-        f"Measured in {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
+        f"Measured in {pluralize(comparison.rounds, 'round')} with {pluralize(comparison.threads, 'thread')} on "
         f"{machine['processor']} ({machine['instructions']}), Python {machine['python']}, torch {machine['torch']}; "
         f"accuracy on {images} test images. The logits of a network differ by at most {max(differences):.0e} "
         "between the ways to run it, except in 8 bits."

@@ -20,7 +20,7 @@ from lit_prune.accelerated.report import Acceleration, LayerTimes
 from lit_prune.accelerated.semi_structured import SemiStructuredLinear
 from lit_prune.errors import InputError, expected
 from lit_prune.files.atomic import replacing
-from lit_prune.files.checkpoint import check_fit
+from lit_prune.files.checkpoint import check_state_dict
 from lit_prune.functional.plain import plain_copy
 
 # key and version of the JSON; increase the version with each change that older versions of lit-prune cannot read
@@ -95,7 +95,7 @@ def load_accelerated(path: str | Path, model: nn.Module) -> nn.Module:
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         hint = "give a model of the class and size that was accelerated"
         raise expected(f"`model` to be like the network in `{path}`", type(model).__name__, hint) from error
-    check_fit(network, tensors, path)
+    check_state_dict(network, tensors, path)
     network.load_state_dict(tensors)
     for name, module in network.named_modules():
         if isinstance(module, SparseLinear) and not module.is_valid():

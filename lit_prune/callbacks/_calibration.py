@@ -24,7 +24,7 @@ from lit_prune.functional.criteria import Score
 from lit_prune.functional.selection import WeightRef, find_weight
 
 
-def check_batches(trainer: Trainer, pl_module: LightningModule, purpose: str, copies: bool = True) -> None:
+def check_loss(trainer: Trainer, pl_module: LightningModule, purpose: str, copies: bool = True) -> None:
     """Raise an `InputError` if the loss that `training_step` returns cannot be used.
 
     Args:
@@ -60,7 +60,7 @@ def calibrate(trainer: Trainer, pl_module: LightningModule, count: int, seed: in
     """
     module = _copy("model", pl_module, {id(trainer): trainer})
     module.trainer = trainer
-    compute = loss_of(module)
+    compute = make_loss_function(module)
     precision = trainer.precision_plugin
     # in float16, gradients underflow unless the loss is scaled
     context = precision.train_step_context if getattr(precision, "scaler", None) is None else nullcontext
@@ -74,7 +74,7 @@ def calibrate(trainer: Trainer, pl_module: LightningModule, count: int, seed: in
         yield Calibration(module, _Batches(trainer, module, count, seed), loss)
 
 
-def loss_of(module: Any) -> Callable[[Any, int], Tensor | None]:
+def make_loss_function(module: Any) -> Callable[[Any, int], Tensor | None]:
     """Return a function of a batch and its index that returns the loss of `training_step`, if there is one.
 
     From now on, the module drops what it logs with `self.log` and `self.log_dict`.

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_prune.errors import check_integer, expected
-from lit_prune.functional.schedule import Schedule, first_pruned, sparsity_at
+from lit_prune.functional.schedule import Schedule, first_pruning_time, sparsity_at
 
 _SHARDING = {"FSDPStrategy", "DeepSpeedStrategy"}
 
@@ -68,7 +68,7 @@ class Times:
             raise expected(
                 "no `rewind_to` if times are given in steps", rewind_to, "give `start_epoch` and `end_epoch`"
             )
-        if rewind_to >= (first := first_pruned(self.start, self.end, schedule, self.every)):
+        if rewind_to >= (first := first_pruning_time(self.start, self.end, schedule, self.every)):
             what = f"`rewind_to` to be less than {first}, the first epoch in which weights are pruned"
             raise expected(what, rewind_to, "give a later `start_epoch`, so that training starts before pruning")
 

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names, callbacks_of, overrides
 from lit_prune.callbacks._wrapping import Wrapped
-from lit_prune.functional.averages import averaged_copies
+from lit_prune.functional.averages import find_averages
 from lit_prune.functional.masking import copy_masks, mask_gradients, mask_weights
 from lit_prune.functional.optimizer_state import keeps_zeros
 from lit_prune.functional.step_hooks import before_step, hookable
@@ -112,14 +112,14 @@ class MaskHolder(Callback):
 
 def mask_averages(trainer: Trainer, pl_module: LightningModule) -> None:
     """Apply the model's masks to its averages, which other callbacks or the model itself may hold."""
-    for average, source in averaged_copies(pl_module, [average for average, _ in _averages_of(trainer)]):
+    for average, source in find_averages(pl_module, [average for average, _ in _averages_of(trainer)]):
         copy_masks(source, average)
 
 
 def restart_averages(trainer: Trainer, pl_module: LightningModule) -> None:
     """Reset the averages kept by other callbacks to the rewound model; averages inside it were rewound with it."""
     counts = dict(_averages_of(trainer))
-    for average, source in averaged_copies(pl_module, list(counts)):
+    for average, source in find_averages(pl_module, list(counts)):
         if average in counts:
             average.load_state_dict(source.state_dict())
             if (count := counts[average]) is not None:

@@ -6,14 +6,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
-from lit_prune.functional.averages import frozen_copies
+from lit_prune.functional.averages import find_untrained_copies
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef, describe_passed_over
 from lit_prune.functional.sharding import Split, local
 from lit_prune.functional.sparsity import count_zeros
 
 
-def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) -> None:
+def print_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) -> None:
     """Print which parameters of two or more dimensions a callback leaves out; warn if it prunes untrained copies.
 
     Args:
@@ -24,7 +24,7 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
     if (left := describe_passed_over(model)) is not None:
         rank_zero_info(f"{owner} leaves out {left}. Choose parameters by name with `parameters`.")
     chosen = {ref.module for ref in weights}
-    for copy, source in frozen_copies(model):
+    for copy, source in find_untrained_copies(model):
         if any(module in chosen for module in model.get_submodule(copy).modules()):
             rank_zero_warn(
                 f"`{copy}` is not trained and seems to be a copy of `{source}`. Its weights are pruned too, and count "
@@ -32,7 +32,7 @@ def describe_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) 
             )
 
 
-def describe_unreached(owner: str, last: int, unit: str, end: float) -> None:
+def print_unreached(owner: str, last: int, unit: str, end: float) -> None:
     """Print a message if training ends before a callback reaches its `amount`.
 
     Args:

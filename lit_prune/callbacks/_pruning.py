@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lit_prune.callbacks._base import Callback
-from lit_prune.callbacks._calibration import check_batches, measure, recalibrate
+from lit_prune.callbacks._calibration import check_loss, measure, recalibrate
 from lit_prune.callbacks._checks import (
     Times,
     callbacks_of,
@@ -21,7 +21,7 @@ from lit_prune.callbacks._checks import (
     refuse_sharded_parameters,
 )
 from lit_prune.callbacks._holding import MaskHolder, mask_averages, restart_averages
-from lit_prune.callbacks._messages import describe_choice, describe_unreached, warn_of_lost_zeros
+from lit_prune.callbacks._messages import print_choice, print_unreached, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, check_integer, expected
 from lit_prune.functional.allocation import Allocation, allocate, make_allocation
@@ -233,9 +233,9 @@ class Pruning(Callback):
             raise expected("no `rewind_to` under ModelParallelStrategy", self.rewind_to, hint)
         needs_data, observes = (hasattr(self.criterion, name) for name in ("measure", "observe"))
         if needs_data or observes:
-            check_batches(trainer, pl_module, f"the criterion {type(self.criterion).__name__}", copies=needs_data)
+            check_loss(trainer, pl_module, f"the criterion {type(self.criterion).__name__}", copies=needs_data)
         if self.recalibrate:
-            check_batches(trainer, pl_module, "`recalibrate`")
+            check_loss(trainer, pl_module, "`recalibrate`")
         MaskHolder.add_to(trainer)
         self._coupled, self._dependents = None, []
         if not continues(trainer, pl_module, self._module):
@@ -259,7 +259,7 @@ class Pruning(Callback):
         self._allocate()  # raises its errors before training starts
         self._update_masks(trainer, pl_module)
         if self.layers is None and self.parameters is None:
-            describe_choice(type(self).__name__, pl_module, self._weights)
+            print_choice(type(self).__name__, pl_module, self._weights)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply masks of a checkpoint that another callback restored, as `LearningRateFinder` does."""
@@ -268,7 +268,7 @@ class Pruning(Callback):
         if self.amount:
             end = trainer.estimated_stepping_batches if self.times.unit == "step" else trainer.max_epochs
             last = self.times.start if self.times.end is None else self.times.end
-            describe_unreached(type(self).__name__, last, self.times.unit, inf if end in (None, -1) else end)
+            print_unreached(type(self).__name__, last, self.times.unit, inf if end in (None, -1) else end)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if the schedule sets a higher sparsity for this epoch than has been reached."""

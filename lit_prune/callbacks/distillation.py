@@ -109,11 +109,11 @@ class Distillation(Callback):
         return modules[self.module or ""]
 
     def _read(self, path: str, pl_module: LightningModule) -> nn.Module:
-        from lit_prune.files.checkpoint import check_fit, read_state_dict  # late: other callbacks read no files
+        from lit_prune.files.checkpoint import check_state_dict, read_state_dict  # late: other callbacks read no files
 
         weights = read_state_dict(path)
         copied = deepcopy(pl_module)
-        check_fit(copied, weights, path)
+        check_state_dict(copied, weights, path)
         copied.load_state_dict(weights)
         copied.trainer = pl_module.trainer  # which a copy does not have
         return self._submodule(copied)

@@ -23,7 +23,7 @@ from lit_prune.callbacks._checks import (
 )
 from lit_prune.callbacks._holding import MaskHolder
 from lit_prune.errors import check_choice, check_integer, closest_hint, expected
-from lit_prune.functional.averages import frozen_copies
+from lit_prune.functional.averages import find_untrained_copies
 from lit_prune.functional.freezing import (
     Frozen,
     ScaledUpdates,
@@ -31,7 +31,7 @@ from lit_prune.functional.freezing import (
     modules_still_frozen,
     modules_to_freeze,
 )
-from lit_prune.functional.selection import layers_with_weights
+from lit_prune.functional.selection import group_weights_by_layer
 from lit_prune.functional.step_hooks import before_step
 
 # key in checkpoints under which the frozen modules are listed
@@ -204,12 +204,12 @@ class LayerFreezing(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count validations in which `monitor` did not improve."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._count(trainer, pl_module)
+            self._start_phase_early(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Count epochs in which `monitor` did not improve, if there is no validation."""
         if not trainer.enable_validation:
-            self._count(trainer, pl_module)
+            self._start_phase_early(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Save the names of the modules that are frozen, or were frozen when training finished."""
@@ -267,7 +267,7 @@ class LayerFreezing(Callback):
         early: int = self._progress["early"]
         return max(early, *due, 0)
 
-    def _count(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _start_phase_early(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the next phase early if `monitor` has not improved in that phase's `patience` validations."""
         started, progress = self._started(trainer), self._progress
         if self.monitor is None or started == len(self._phases) or "patience" not in self._phases[started]:
@@ -330,8 +330,8 @@ class LayerFreezing(Callback):
 
 
 def _warn_of_copies(model: nn.Module) -> None:
-    counted = {refs[0].module for refs in layers_with_weights(model)}
-    for copy, source in frozen_copies(model):
+    counted = {refs[0].module for refs in group_weights_by_layer(model)}
+    for copy, source in find_untrained_copies(model):
         if any(module in counted for module in model.get_submodule(copy).modules()):
             warnings.warn(
                 f"`{copy}` is not trained and seems to be a copy of `{source}`. Its layers count towards `fraction`. "

@@ -1,4 +1,4 @@
-"""Format tables as aligned text and as CSV."""
+"""Format tables as aligned text and as CSV, and numbers with nouns."""
 
 import csv
 import io
@@ -27,3 +27,8 @@ def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(records)
     return text.getvalue().removesuffix("\n")
+
+
+def pluralize(number: int, noun: str) -> str:
+    """Return a number with a noun, in the plural unless the number is 1."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from lit_prune.errors import InputError, expected, shorten
-from lit_prune.files.trust import check_callback_states, check_shape, malformed
+from lit_prune.files.trust import check_callback_states, check_settings_structure, malformed
 
 # the key of a checkpoint under which the command line stores the settings and results of the run
 KEY = "lit_prune"
@@ -98,7 +98,7 @@ def read_weights(path: str | Path) -> dict[str, Any]:
     return _checked(content, path)
 
 
-def check_fit(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+def check_state_dict(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
     """Check that a state dict has exactly the names and shapes of a module's state dict.
 
     Args:
@@ -251,7 +251,7 @@ def _checked(content: dict[str, Any], path: str | Path) -> dict[str, Any]:
     if not isinstance(found, int) or found not in range(FORMAT + 1):
         hint = "if a newer lit-prune wrote the file, run `pip install --upgrade lit-prune`"
         raise expected(f"a checkpoint in format {FORMAT} or older", f"`{path}` in format {found!r}", hint)
-    check_shape(own.get("settings"), path)
+    check_settings_structure(own.get("settings"), path)
     _check_results(own, path)
     for key in (*_GROUPS.values(), "callbacks"):
         if not isinstance(content.get(key, {}), Mapping):

@@ -63,7 +63,7 @@ def check_stored_settings(stored: Mapping[str, Any], given: Mapping[str, Any], p
     Raises:
         InputError: If the settings are malformed, or a text could name a file, or a class that is not allowed.
     """
-    check_shape(stored, path)
+    check_settings_structure(stored, path)
     known = {text for text in _texts(given) if text}
     for group in ("model", "data"):
         settings, own = stored.get(group, {}), given.get(group) or {}
@@ -93,7 +93,7 @@ def malformed(path: str | Path, where: Any) -> InputError:
     )
 
 
-def check_shape(stored: Any, path: str | Path) -> None:
+def check_settings_structure(stored: Any, path: str | Path) -> None:
     """Check that settings have only the groups "model", "data" and "run", valid names, and limited size and depth.
 
     Raises:

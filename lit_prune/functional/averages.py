@@ -11,7 +11,7 @@ from lit_prune.functional.selection import averaged_modules, parameters_outside_
 _DIGITS = re.compile(r"\d+")
 
 
-def averaged_copies(model: nn.Module, others: Sequence[nn.Module] = ()) -> Iterator[tuple[nn.Module, nn.Module]]:
+def find_averages(model: nn.Module, others: Sequence[nn.Module] = ()) -> Iterator[tuple[nn.Module, nn.Module]]:
     """Find averages of a model or of parts of it, and the module that each of them averages.
 
     Args:
@@ -29,10 +29,10 @@ def averaged_copies(model: nn.Module, others: Sequence[nn.Module] = ()) -> Itera
         if sources:
             yield average, min(sources, key=lambda source: _distance(average, source))
     for average in others:
-        yield from averaged_copies(average)
+        yield from find_averages(average)
 
 
-def frozen_copies(model: nn.Module) -> Iterator[tuple[str, str]]:
+def find_untrained_copies(model: nn.Module) -> Iterator[tuple[str, str]]:
     """Yield pairs of names: a module that is not trained, and the trained module that it seems to be a copy of.
 
     Modules whose names differ only in numbers, such as `layer1.0` and `layer1.1`, are repeated blocks, not copies.

@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from lit_prune.errors import check_choice, expected
-from lit_prune.functional.selection import WeightRef, as_patterns, is_norm, layers_with_weights, modules_matching
+from lit_prune.functional.selection import WeightRef, as_patterns, group_weights_by_layer, is_norm, modules_matching
 from lit_prune.functional.step_hooks import hookable
 
 # class names of dropouts in any library: "Dropout", "DropPath", "DropBlock2d"; `RReLU` draws random slopes in training
@@ -63,7 +63,7 @@ def first_layers(model: nn.Module, fraction: float, by: str = "layers") -> list[
             weight has no values yet (lazy modules).
     """
     check_selection(fraction=fraction, by=by)
-    layers = layers_with_weights(model)
+    layers = group_weights_by_layer(model)
     if not layers:
         raise expected(
             f"layers with weights in {type(model).__name__}", "none", "freeze modules by name, with `layers`"
@@ -165,7 +165,7 @@ def _before_the_first_that_trains(model: nn.Module, frozen: set[nn.Module]) -> l
     A module that contains this layer is listed only if it has parameters of its own: PyTorch lists these before those
     of its submodules, so a transformer's class token is frozen with the first layers.
     """
-    trains = next((refs[0].module for refs in layers_with_weights(model) if refs[0].module not in frozen), None)
+    trains = next((refs[0].module for refs in group_weights_by_layer(model) if refs[0].module not in frozen), None)
     chosen = []
     for name, module in model.named_modules():
         if module is trains:
@@ -251,7 +251,7 @@ class Frozen:
             _FREEZES[parameter] = _FREEZES.get(parameter, 0) + 1
             parameter.requires_grad_(False)
         self.drop_gradients()
-        _recompile()
+        _reset_compiler()
 
     def drop_gradients(self) -> None:
         """Set the gradients of frozen parameters to None: zeros would let weight decay and momentum move them."""
@@ -269,7 +269,7 @@ class Frozen:
         for hold in self._holds:
             hold.remove()
         self._taken, self._holds = [], []
-        _recompile()
+        _reset_compiler()
 
 
 def freeze(
@@ -295,7 +295,7 @@ def freeze(
     return Frozen(module for _, module in modules_to_freeze(model, fraction, layers, by, freeze_norm))
 
 
-def _recompile() -> None:
+def _reset_compiler() -> None:
     # code from `torch.compile` does not notice new or removed hooks (`torch._dynamo.config.skip_nnmodule_hook_guards`)
     if "torch._dynamo" in sys.modules:
         torch.compiler.reset()

@@ -66,7 +66,7 @@ def sparsity_at(
     return amount * fraction
 
 
-def first_pruned(start: int, end: int | None, schedule: Schedule | str = "cubic", every: int = 1) -> int:
+def first_pruning_time(start: int, end: int | None, schedule: Schedule | str = "cubic", every: int = 1) -> int:
     """Return the first time at which weights can be pruned; the arguments are those of `sparsity_at`."""
     at_once = end is None or sparsity_at(start, 0.5, start, end, schedule, every) > 0
     return start if at_once or end is None else min(start + every, end)

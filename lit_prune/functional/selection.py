@@ -151,7 +151,7 @@ def describe_passed_over(model: nn.Module) -> str | None:
     return f"{share:.1%} of the parameters, since they are in norms or embeddings or not called weight: {names}"
 
 
-def layers_with_weights(model: nn.Module) -> list[list[WeightRef]]:
+def group_weights_by_layer(model: nn.Module) -> list[list[WeightRef]]:
     """Group the weights of a model by module, in the order of registration.
 
     Weights that `weight_layers` leaves out by default, such as those of norms and embeddings, are not included. Lazy

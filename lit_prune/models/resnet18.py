@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from torchvision.models import ResNet18_Weights, resnet18
 
 from lit_prune.errors import InputError, check_choice, expected, one_line
-from lit_prune.files.checkpoint import check_fit, read_state_dict
+from lit_prune.files.checkpoint import check_state_dict, read_state_dict
 from lit_prune.models.cropped_conv import crop_convolutions
 from lit_prune.models.fused_adam import ready_fused_adam
 from lit_prune.models.resnet18_channels import channels_of, check_channels, set_channels
@@ -254,7 +254,7 @@ class LitResNet18(LightningModule):
         if not whole and not any(name.startswith("backbone.") for name in state):
             # the model has a head in place of torchvision's last layer
             module, state = self.backbone, {name: state[name] for name in state if name not in ("fc.weight", "fc.bias")}
-        check_fit(module, state, origin)
+        check_state_dict(module, state, origin)
         module.load_state_dict(state)
 
 

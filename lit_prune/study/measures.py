@@ -69,11 +69,6 @@ def format_estimate(measure: Measure, estimate: Estimate, digits: int | None = N
     return mean if half is None else f"{mean} ± {measure.format(half, digits)}"
 
 
-def count(number: int, noun: str) -> str:
-    """Return a number with a noun, in the plural unless the number is 1."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
-
-
 def format_duration(seconds: float) -> str:
     """Format a duration in words: "less than a minute", "about 12 min" or "about 3 h 5 min"."""
     minutes = round(seconds / 60)

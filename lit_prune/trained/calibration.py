@@ -8,7 +8,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from lit_prune.callbacks import Pruning
-from lit_prune.callbacks._calibration import loss_of, seed_all
+from lit_prune.callbacks._calibration import make_loss_function, seed_all
 from lit_prune.errors import expected
 from lit_prune.functional.calibration import Calibration
 from lit_prune.functional.criteria import Score
@@ -43,7 +43,7 @@ def make_scorer(network: Network, pruner: Pruning, options: Namespace) -> Callab
             what = f"automatic optimization with the criterion `{options.criterion}`"
             raise expected(what, "manual optimization", "prune by another criterion")
         copied.trainer = make_trainer(copied)
-        compute = loss_of(copied)
+        compute = make_loss_function(copied)
         chosen = [ref.tensor for weight in weights if (ref := find_weight(copied, weight.name)) is not None]
 
         def loss(batch: Any, index: int) -> Tensor | None:

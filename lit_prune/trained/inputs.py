@@ -74,7 +74,7 @@ class Inputs:
             return module
         return lambda *inputs: module(**dict(zip(self.tensors, inputs, strict=True)))
 
-    def suit(self, model: nn.Module) -> bool:
+    def are_accepted_by(self, model: nn.Module) -> bool:
         """Return whether a model returns one tensor for these inputs."""
         try:
             with torch.inference_mode():

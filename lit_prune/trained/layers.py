@@ -125,7 +125,7 @@ def inspect(network: Network, input_size: int | Sequence[int] | None = None) -> 
         InputError: If there is no layer; or, if `input_size` is given, if the architecture is not known or the forward
             pass fails.
     """
-    weights = layer_weights(network)
+    weights = weight_tensors(network)
     if not weights:
         what = "a weight of two or more dimensions"
         raise expected(what, f"none in `{network.path}`", "biases and norms are not listed")
@@ -173,7 +173,7 @@ def printable_name(name: str) -> str:
     return shorten(text, _MAX_NAME) or "(the model)"
 
 
-def layer_weights(network: Network) -> dict[str, Tensor]:
+def weight_tensors(network: Network) -> dict[str, Tensor]:
     """Map each layer's name to its weight, with masks applied."""
     state = network.state_dict
     if network.model is not None:

@@ -17,7 +17,7 @@ from lit_prune.cli.parser import CommandParser, one_sentence_errors
 from lit_prune.data import CIFAR10DataModule
 from lit_prune.errors import InputError, expected, one_line, root_cause
 from lit_prune.files.atomic import replacing
-from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_fit, read_weights, save, stored_settings
+from lit_prune.files.checkpoint import FORMAT, KEY, Settings, check_state_dict, read_weights, save, stored_settings
 from lit_prune.files.trust import BUILT, check_stored_settings, malformed
 from lit_prune.functional.packing import unpack_masks
 from lit_prune.functional.selection import SAYS_WEIGHT
@@ -91,7 +91,7 @@ def load_network(path: str, model: str | None = None) -> Network:
     else:
         built = _build_resnet(state, settings.get("model", {}))
     if built is not None:
-        check_fit(built, state, path)
+        check_state_dict(built, state, path)
         built.load_state_dict(state, strict=False)  # files of PyTorch before 0.4.1 lack `num_batches_tracked`
         built.eval().requires_grad_(False)
     masks |= _unpack_callback_states(content, "masks", state)

@@ -29,9 +29,9 @@ from lit_prune.training.launcher import exit_with_launcher
 from lit_prune.training.loggers import add_log_folder, name_loggers
 from lit_prune.training.options import add_fit_options, add_options, make_parser
 from lit_prune.training.packages import adapt_data, find_package, import_from, package_of
-from lit_prune.training.precedence import apply_stored_settings, collect_settings
+from lit_prune.training.precedence import collect_settings, select_stored_settings
 from lit_prune.training.resuming import Checkpoint, insert_run_config
-from lit_prune.training.run import Run, check_options, check_weights, prune_and_score
+from lit_prune.training.run import Run, check_options, check_weights_given, prune_and_score
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 30,
@@ -153,7 +153,7 @@ class TrainingCLI(LightningCLI):
             stored = self._run.stored = stored_settings(self._run.checkpoint.content, classes)
             given = collect_settings(self.parser.parse_args(self._argv, defaults=False)[command])
             check_stored_settings(stored, given, path)
-            chosen = apply_stored_settings(stored, given, command, path, config.get("resume") is not None)
+            chosen = select_stored_settings(stored, given, command, path, config.get("resume") is not None)
             with one_sentence_errors(self._argv):
                 self.config = self.parser.parse_object({command: chosen | chosen.pop("run", {})}, self.config)
         if self.config[command].name is None:
@@ -161,7 +161,7 @@ class TrainingCLI(LightningCLI):
         name_loggers(self.config[command].trainer.logger, self.config[command].name)
         check_options(self.config[command])
         if command != "fit":
-            check_weights(self.config[command])
+            check_weights_given(self.config[command])
 
     def _add_instantiators(self) -> None:
         # `save_hyperparameters` finds the options only if an instantiator of its own Lightning package built the object

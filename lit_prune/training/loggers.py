@@ -172,7 +172,7 @@ def add_log_folder(argv: Sequence[str]) -> list[str]:
     return [*argv, f"--trainer.logger.save_dir={folder}"]
 
 
-def merge_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
+def merge_next_rows(loggers: list[Any], unwritten: Mapping[str, Any] | None) -> None:
     """From now on, merge the metrics of each epoch into one row of `metrics.csv`; restore an unwritten row, if any."""
     for logger in loggers:
         if isinstance(logger, _CSV) and is_rank_zero():
@@ -216,7 +216,7 @@ def sync_logs(loggers: list[Any]) -> dict[str, Any]:
     return positions
 
 
-def rewind_logs(folder: Path, positions: Mapping[str, Any]) -> None:
+def truncate_logs(folder: Path, positions: Mapping[str, Any]) -> None:
     """Truncate the logs in a run folder to the sizes stored in a checkpoint.
 
     Args:

@@ -26,7 +26,9 @@ def collect_settings(config: Namespace) -> Settings:
     return groups | {"run": {name: config[name] for name in ("seed_everything", "name") if name in config}}
 
 
-def apply_stored_settings(stored: Settings, given: Settings, command: str, path: str, resume: bool = False) -> Settings:
+def select_stored_settings(
+    stored: Settings, given: Settings, command: str, path: str, resume: bool = False
+) -> Settings:
     """Return the settings of a checkpoint that the user's options do not override.
 
     Args:

@@ -4,7 +4,7 @@ A resumed run computes the same bits as a run that was never interrupted, and it
 checkpoint holds, in addition to what Lightning stores:
 
     key                     written by      used when the run resumes
-    lit_prune.logs          RunSummary      by rewind_logs, to cut the logs to their length at the checkpoint, and by
+    lit_prune.logs          RunSummary      by truncate_logs, to cut the logs to their length at the checkpoint, and by
                                             RunSummary, to continue the unwritten row of metrics.csv
     lit_prune.pending       RunSummary      by RunSummary, to log the last metrics of an epoch: Lightning logs them only
                                             after the checkpoint of the epoch is written
@@ -12,7 +12,7 @@ checkpoint holds, in addition to what Lightning stores:
     lit_prune.callbacks     RunSummary      by Run, to check that no callback that froze or pruned is missing
     lit_prune.max_epochs,   RunSummary      by is_finished: with another limit, a finished run resumes
      max_steps, max_time
-    lit_prune.settings      RunSummary      by apply_stored_settings, as defaults of the options
+    lit_prune.settings      RunSummary      by select_stored_settings, as defaults of the options
     running_metrics         RunningMetrics  by RunningMetrics, to continue the means of an unfinished epoch
 """
 
@@ -139,7 +139,7 @@ def is_finished(folder: Path, stored: Mapping[str, Any], limits: Mapping[str, An
 def remove_stale_files(folder: Path, stored: Mapping[str, Any] | None) -> None:
     """Remove the files that a run wrote after the checkpoint from which it resumes, except the logs.
 
-    `rewind_logs` truncates the logs. Files that no run writes are kept: the user may have put them into the folder.
+    `truncate_logs` truncates the logs. Files that no run writes are kept: the user may have put them into the folder.
 
     Args:
         folder: Run folder.

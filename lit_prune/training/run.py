@@ -17,7 +17,7 @@ from lit_prune.callbacks._checks import base_names
 from lit_prune.cli.failures import describe_failure
 from lit_prune.cli.signals import StopSignals
 from lit_prune.errors import UnfinishedError, expected
-from lit_prune.files.checkpoint import KEY, Settings, check_fit, read_state_dict
+from lit_prune.files.checkpoint import KEY, Settings, check_state_dict, read_state_dict
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.training.callbacks import (
     CheckpointOnSignal,
@@ -33,7 +33,7 @@ from lit_prune.training.checkpoint_io import AtomicCheckpointIO
 from lit_prune.training.custom_classes import split_options
 from lit_prune.training.hyperparameters import choose_hyperparameters
 from lit_prune.training.launcher import check_strategy
-from lit_prune.training.loggers import make_loggers, rewind_logs
+from lit_prune.training.loggers import make_loggers, truncate_logs
 from lit_prune.training.packages import derive, import_from
 from lit_prune.training.precedence import collect_settings
 from lit_prune.training.resuming import (
@@ -142,7 +142,7 @@ class Run:
         if self.checkpoint is None:
             if init_from is not None:
                 weights = read_state_dict(init_from)
-                check_fit(model, weights, init_from)
+                check_state_dict(model, weights, init_from)
                 model.load_state_dict(weights)
             return
         path, content = self.checkpoint
@@ -151,7 +151,7 @@ class Run:
             option = "--model.init_from" if type(model) is LitResNet18 else "--init_from"
             hint = f"to start a new run from its weights, use `{option}`"
             raise expected("a checkpoint from which training can resume", found, hint)
-        check_fit(model, content["state_dict"], path)
+        check_state_dict(model, content["state_dict"], path)
 
     def trainer_arguments(self, config: Namespace, trainer: Namespace, model: LightningModule) -> dict[str, Any]:
         """Return the loggers, plugins and callbacks to pass to the Trainer: those of every run, and those of the user.
@@ -232,7 +232,7 @@ class Run:
             content = self.checkpoint.content if self.checkpoint is not None and self.continues else None
             remove_stale_files(self.folder, content)
             if content is not None:
-                rewind_logs(self.folder, content.get(KEY, {}).get("logs", {}))
+                truncate_logs(self.folder, content.get(KEY, {}).get("logs", {}))
         return make_loggers(self.folder, self._package)
 
     def _claim_folder(self, root: Path, name: str) -> Path:
@@ -306,7 +306,7 @@ def check_options(config: Namespace) -> None:
             raise expected(f"`--trainer.{name}` above 0", value, "omit it for the default")
 
 
-def check_weights(config: Namespace) -> None:
+def check_weights_given(config: Namespace) -> None:
     """Raise an `InputError` if no option names trained weights: random weights would be evaluated."""
     init_from = "init_from" if "init_from" in config else "model.init_from"
     if config.ckpt_path is None and config[init_from] is None:

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from torchmetrics.aggregation import MeanMetric
 
 from lit_prune import CIFAR10DataModule, LayerFreezing
-from lit_prune.callbacks._calibration import calibrate, check_batches, measure, recalibrate
+from lit_prune.callbacks._calibration import calibrate, check_loss, measure, recalibrate
 from lit_prune.errors import InputError
 from lit_prune.functional import Calibration, SynFlow, Taylor, make_criterion, weight_layers
 from tests.callbacks.models import (
@@ -266,8 +266,8 @@ class At(Callback):
 def test_manual_optimization_and_split_models_are_refused() -> None:
     trainer: Any = quiet_trainer()
     with pytest.raises(InputError, match="automatic optimization with `recalibrate`"):
-        check_batches(trainer, TwoOptimizers(), "`recalibrate`")
-    check_batches(trainer, Classifier(conv_net()), "`recalibrate`")
+        check_loss(trainer, TwoOptimizers(), "`recalibrate`")
+    check_loss(trainer, Classifier(conv_net()), "`recalibrate`")
 
 
 @pytest.mark.parametrize("name", ["taylor", "fisher", "snip", "grasp", "synflow"])

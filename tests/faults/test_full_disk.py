@@ -16,7 +16,7 @@ from lit_prune.data import cifar10
 from lit_prune.errors import UnfinishedError
 from lit_prune.files.checkpoint import read_checkpoint
 from lit_prune.study.results.results import read_results
-from lit_prune.training.loggers import make_loggers, rewind_logs, sync_logs
+from lit_prune.training.loggers import make_loggers, sync_logs, truncate_logs
 from tests.data import fake
 from tests.data.conftest import archive as archive  # fixtures
 from tests.data.conftest import fake_cifar10 as fake_cifar10
@@ -135,7 +135,7 @@ def test_half_a_row_on_a_full_disk_is_removed_when_the_run_resumes(disk):
         file.writelines([b"1,1,0." + b"4" * 4096] * 2)
     assert (folder / "metrics.csv").stat().st_size == 4096
     disk.resize(64 << 20)
-    rewind_logs(folder, positions)
+    truncate_logs(folder, positions)
     assert (folder / "metrics.csv").read_bytes() == before
     later = make_loggers(folder)
     later[1].log_metrics({"train/loss": 0.25, "epoch": 1}, 1)

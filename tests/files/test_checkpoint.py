@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lit_prune.errors import InputError
-from lit_prune.files.checkpoint import check_fit, read_checkpoint, read_state_dict
+from lit_prune.files.checkpoint import check_state_dict, read_checkpoint, read_state_dict
 
 
 class Harmful:
@@ -107,13 +107,13 @@ def test_bare_weights_are_no_checkpoint(tmp_path):
 def test_weights_of_another_architecture_are_named():
     module = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
     weights = module.state_dict()
-    check_fit(module, weights, "x.pt")
+    check_state_dict(module, weights, "x.pt")
     del weights["1.num_batches_tracked"]
-    check_fit(module, weights, "x.pt")
+    check_state_dict(module, weights, "x.pt")
     weights["0.weight"] = torch.ones(3, 4)
     del weights["0.bias"]
     weights |= {f"more.{i}": torch.ones(1) for i in range(5)}
-    said = refusal(check_fit, module, weights, "x.pt")
+    said = refusal(check_state_dict, module, weights, "x.pt")
     assert "the weights of a Sequential in `x.pt`, but got weights without `0.bias` and with the additional" in said
     assert "`more.0`, `more.1`, `more.2` and 2 more and with `0.weight` of shape (3, 4) instead of (3, 2)" in said
     assert "for `LitResNet18`, check the argument `stem`" in said

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lit_prune.functional.schedule import SCHEDULES, Schedule, first_pruned, sparsity_at
+from lit_prune.functional.schedule import SCHEDULES, Schedule, first_pruning_time, sparsity_at
 
 
 @pytest.mark.parametrize(
@@ -50,6 +50,6 @@ def test_a_schedule_never_decreases_and_ends_at_the_amount(
     assert levels == sorted(levels)
     assert levels[-1] == amount
     assert all(0 <= level <= amount for level in levels)
-    first = first_pruned(start, end, schedule, step)
+    first = first_pruning_time(start, end, schedule, step)
     assert not any(levels[:first])
     assert (levels[first] > 0) == (amount > 0)

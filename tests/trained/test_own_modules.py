@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 
 from lit_prune.callbacks import GlobalL1Pruning, LayerFreezing, SparsityMonitor
 from lit_prune.functional import first_layers, weight_layers
-from lit_prune.functional.selection import layers_with_weights
+from lit_prune.functional.selection import group_weights_by_layer
 from lit_prune.trained.network import load_network
 from tests.trained import own
 from tests.trained.own import LENGTH, WEIGHTS, SentenceData, Sentences
@@ -69,7 +69,7 @@ def test_all_parts_choose_the_same_weights(run, trained, checkpoint):
     model: Any = trained.lightning_module
     assert [ref.name for ref in weight_layers(model)] == WEIGHTS
     assert [ref.name for ref in GlobalL1Pruning(0.5).choose(model)] == WEIGHTS
-    assert [ref.name for refs in layers_with_weights(model) for ref in refs] == WEIGHTS
+    assert [ref.name for refs in group_weights_by_layer(model) for ref in refs] == WEIGHTS
     assert [ref.name for ref in first_layers(model, 1.0)] == WEIGHTS
     prefix = "sparsity/layer/"
     logged = [name.removeprefix(prefix) for name in trained.callback_metrics if name.startswith(prefix)]

@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.loggers import CSVLogger
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from lit_prune.training.loggers import EPOCH_TIME, make_loggers, merge_rows, rewind_logs, sync_logs
+from lit_prune.training.loggers import EPOCH_TIME, make_loggers, merge_next_rows, sync_logs, truncate_logs
 
 # metrics of validation, then of training
 EPOCH = ({"val/acc": 0.5}, {"train/loss": 1.5})
@@ -87,7 +87,7 @@ def test_rewinding_restores_exactly_what_was_logged_at_the_checkpoint(folder):
     end(later)
     assert len(list(folder.glob("events.out.tfevents.*"))) == 2
     assert scalars(folder) != known
-    rewind_logs(folder, positions)
+    truncate_logs(folder, positions)
     assert (folder / "metrics.csv").read_bytes() == before
     assert scalars(folder) == known
     assert len(list(folder.glob("events.out.tfevents.*"))) == 1
@@ -100,7 +100,7 @@ def test_a_rewound_run_ends_with_the_same_logs_as_an_uninterrupted_one(folder, t
     positions = sync_logs(cut)
     log(cut, 1)
     end(cut)
-    rewind_logs(folder, positions)
+    truncate_logs(folder, positions)
     again = make_loggers(folder)
     log(again, 1, 2)
     for loggers in (whole, again):
@@ -133,7 +133,7 @@ def test_custom_loggers_have_no_position(tmp_path):
 
 def test_a_run_writes_one_row_an_epoch_also_if_it_resumes_within(folder):
     loggers = make_loggers(folder)
-    merge_rows(loggers, None)
+    merge_next_rows(loggers, None)
     log(loggers, 0, 1)
     merged = [first | second for first, second in zip(expected_rows(0, 1)[::2], expected_rows(0, 1)[1::2], strict=True)]
     assert rows(folder) == merged[:1]  # metrics may be added to the second
@@ -144,16 +144,16 @@ def test_a_run_writes_one_row_an_epoch_also_if_it_resumes_within(folder):
     for part in (1, 2):  # the checkpoint is written after validation, or at the end of the epoch
         (folder / "metrics.csv").unlink()
         loggers = make_loggers(folder)
-        merge_rows(loggers, None)
+        merge_next_rows(loggers, None)
         log(loggers, 0)
         for metrics in EPOCH[:part]:
             loggers[1].log_metrics({name: value + 1 for name, value in metrics.items()} | {"epoch": 1}, step=107)
         positions = sync_logs(loggers)
         end(loggers)
-        rewind_logs(folder, positions)
+        truncate_logs(folder, positions)
         assert rows(folder) == merged[:1]
         resumed = make_loggers(folder)
-        merge_rows(resumed, positions["unwritten"])
+        merge_next_rows(resumed, positions["unwritten"])
         for metrics in EPOCH[part:]:
             resumed[1].log_metrics({name: value + 1 for name, value in metrics.items()} | {"epoch": 1}, step=107)
         end(resumed)
@@ -162,7 +162,7 @@ def test_a_run_writes_one_row_an_epoch_also_if_it_resumes_within(folder):
 
 def test_the_row_of_a_finished_epoch_is_written_at_once(folder):
     loggers = make_loggers(folder)
-    merge_rows(loggers, None)
+    merge_next_rows(loggers, None)
     loggers[1].log_metrics({"val/acc": 0.5, "epoch": 0}, step=7)
     assert not (folder / "metrics.csv").exists()
     loggers[1].log_metrics({"train/loss": 1.5, EPOCH_TIME: 9.0, "epoch": 0}, step=7)
@@ -173,7 +173,7 @@ def test_the_row_of_a_finished_epoch_is_written_at_once(folder):
 
 def test_rows_of_steps_and_of_a_second_validation_stay_apart(folder):
     loggers = make_loggers(folder)
-    merge_rows(loggers, None)
+    merge_next_rows(loggers, None)
     for metrics in ({"val/acc": 0.5}, {"train/loss_step": 2.5}, {"val/acc": 0.75}, {"train/loss": 1.5}):
         loggers[1].log_metrics(metrics | {"epoch": 0}, step=7)
     end(loggers)
@@ -201,7 +201,7 @@ def test_rewinding_to_before_a_new_column_keeps_the_values(folder):
     positions = sync_logs(loggers)
     log(loggers, 1, extra=0.25)
     end(loggers)
-    rewind_logs(folder, positions)
+    truncate_logs(folder, positions)
     assert rows(folder) == expected_rows(0)
 
 
@@ -217,7 +217,7 @@ def test_half_a_row_is_removed(folder, cut):
     half = whole[: whole.index(b"\n", len(before)) - cut]
     assert half.startswith(before)
     (folder / "metrics.csv").write_bytes(half)
-    rewind_logs(folder, positions)
+    truncate_logs(folder, positions)
     assert (folder / "metrics.csv").read_bytes() == before
 
 
@@ -229,7 +229,7 @@ def test_half_an_event_is_removed(folder):
     end(loggers)
     (path,) = folder.glob("events.out.tfevents.*")
     path.write_bytes(path.read_bytes()[: positions["events"][path.name] + 11])
-    rewind_logs(folder, positions)
+    truncate_logs(folder, positions)
     assert path.stat().st_size == positions["events"][path.name]
     assert scalars(folder) == known
 
@@ -239,11 +239,11 @@ def test_rewinding_without_positions_removes_all_logs(folder):
     log(loggers, 0)
     end(loggers)
     (folder / "log.txt").touch()
-    rewind_logs(folder, {})
+    truncate_logs(folder, {})
     assert not (folder / "metrics.csv").exists()
     assert list(folder.glob("events.out.tfevents.*")) == []
     assert (folder / "log.txt").exists()
-    rewind_logs(folder, {})  # without logs it does nothing
+    truncate_logs(folder, {})  # without logs it does nothing
 
 
 def test_rewinding_to_the_end_changes_nothing(folder):
@@ -252,7 +252,7 @@ def test_rewinding_to_the_end_changes_nothing(folder):
     positions = sync_logs(loggers)
     end(loggers)
     before = {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()}
-    rewind_logs(folder, positions)
+    truncate_logs(folder, positions)
     assert {path.name: (path.stat().st_mtime_ns, path.read_bytes()) for path in folder.iterdir()} == before
 
 

@@ -12,7 +12,7 @@ from lit_prune.cli.parser import CommandParser, check_path, one_sentence_errors
 from lit_prune.errors import UnfinishedError, expected, one_line
 from lit_prune.files.atomic import write_text
 from lit_prune.study.report.document import report_text
-from lit_prune.study.report.overview import count_not_started, count_runs
+from lit_prune.study.report.overview import describe_not_started, describe_runs
 from lit_prune.study.report.tables import results_csv
 from lit_prune.study.results.results import read_results
 from lit_prune.study.results.verdicts import FAILS, HOLDS, INCONCLUSIVE, judge
@@ -93,7 +93,7 @@ def write_report(folder: str | Path, output: str | Path | None = None, *, figure
         write_text(path.with_suffix(".html"), html_page(text, drawn))
         write_board(started, drawn, text)
     verdicts = [each.verdict for each in judgements]
-    print(f"{count_runs(started)}. {count_not_started(results, started)}".rstrip())
+    print(f"{describe_runs(started)}. {describe_not_started(results, started)}".rstrip())
     if verdicts:
         counts = [f"{verdict}: {verdicts.count(verdict)}" for verdict in (HOLDS, FAILS, INCONCLUSIVE)]
         print(f"Claims by verdict: {', '.join(counts)}.")

@@ -6,9 +6,9 @@ from urllib.parse import quote
 
 from lit_prune.study.report.claims_table import claims_table
 from lit_prune.study.report.original import compare_with_original
-from lit_prune.study.report.overview import overview, runs_left
+from lit_prune.study.report.overview import list_incomplete_runs, overview
 from lit_prune.study.report.summary import summary
-from lit_prune.study.report.tables import group_tables, plateau_table, unfrozen
+from lit_prune.study.report.tables import experiments_with_removal, group_tables, plateau_table
 from lit_prune.study.report.undecided import advise, undecided_section
 from lit_prune.study.results.results import Results
 from lit_prune.study.results.verdicts import Judgement
@@ -47,7 +47,7 @@ def report_text(whole: Results, judgements: Sequence[Judgement], figures: Sequen
     """
     results = whole.started()
     plan = results.plan
-    parts = [f"# Results of the study `{plan.name}`", overview(whole, results), runs_left(whole)]
+    parts = [f"# Results of the study `{plan.name}`", overview(whole, results), list_incomplete_runs(whole)]
     advices = advise(results, judgements)
     if not any(run.status in ("complete", "diverged") for run in results.runs):
         parts.append("There are no results yet.")
@@ -66,7 +66,7 @@ def report_text(whole: Results, judgements: Sequence[Judgement], figures: Sequen
         parts += ["## Claims", _CLAIMS, claims_table(judgements), *undecided_section(advices)]
     if original := compare_with_original(results):
         parts += ["## Next to the original study", *original]
-    if unfrozen(plan):
+    if experiments_with_removal(plan):
         table = plateau_table(results) or "No run that removes its masks has finished yet."
         parts += ["## Why sparsity stops falling", _PLATEAU, table]
     if rest := [figure for figure in figures if figure.group not in groups]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from lit_prune.study.measures import count
+from lit_prune.cli.tables import pluralize
 from lit_prune.study.plan.plan import Plan
 from lit_prune.study.results.results import Results, Run, format_seeds
 
@@ -23,32 +23,32 @@ def overview(results: Results, started: Results) -> str:
     seeds = len(plan.seeds)
     complete = sum(run.status == "complete" for run in results.runs)
     parts = [
-        f"The study `{plan.name}` has {count(len(plan.experiments), 'experiment')}, "
-        f"each with {count(seeds, 'seed')} ({', '.join(map(str, sorted(plan.seeds)))}).",
+        f"The study `{plan.name}` has {pluralize(len(plan.experiments), 'experiment')}, "
+        f"each with {pluralize(seeds, 'seed')} ({', '.join(map(str, sorted(plan.seeds)))}).",
         _weights(results),
         _data(plan),
         _epochs(results),
         _machine(results),
-        count_runs(started) + ("; all numbers are from complete runs." if 0 < complete < len(started.runs) else "."),
-        count_not_started(results, started),
+        describe_runs(started) + ("; all numbers are from complete runs." if 0 < complete < len(started.runs) else "."),
+        describe_not_started(results, started),
     ]
     return " ".join(part for part in parts if part)
 
 
-def count_runs(started: Results) -> str:
+def describe_runs(started: Results) -> str:
     """Return how many runs of the started experiments are complete, such as "3 of 6 runs are complete"."""
     complete = sum(run.status == "complete" for run in started.runs)
-    return f"{complete} of {count(len(started.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
+    return f"{complete} of {pluralize(len(started.runs), 'run')} {'is' if complete == 1 else 'are'} complete"
 
 
-def count_not_started(results: Results, started: Results) -> str:
+def describe_not_started(results: Results, started: Results) -> str:
     """Return a sentence about the experiments that have not been started; "" if all have."""
     left = len(results.plan.experiments) - len(started.plan.experiments)
     have = "has" if left == 1 else "have"
-    return f"{count(left, 'other experiment')} of the plan {have} not been started." if left else ""
+    return f"{pluralize(left, 'other experiment')} of the plan {have} not been started." if left else ""
 
 
-def runs_left(results: Results) -> str:
+def list_incomplete_runs(results: Results) -> str:
     """Return a Markdown list, by reason, of the runs that are not complete or lack metrics; "" if there are none."""
     found: dict[str, dict[str, list[int]]] = {}
     for run in results.runs:
@@ -105,7 +105,7 @@ def _epochs(results: Results) -> str:
     if not counts:
         return ""
     low, high = min(counts), max(counts)
-    return f"Each training took {count(low, 'epoch') if low == high else f'{low} to {high} epochs'}."
+    return f"Each training took {pluralize(low, 'epoch') if low == high else f'{low} to {high} epochs'}."
 
 
 def _machine(results: Results) -> str:

@@ -6,7 +6,7 @@ from lit_prune.study.measures import MEASURES, format_estimate
 from lit_prune.study.report.tables import markdown_table
 from lit_prune.study.report.undecided import Advice
 from lit_prune.study.results.results import Results
-from lit_prune.study.results.tradeoff import accuracy_measure, compared
+from lit_prune.study.results.tradeoff import accuracy_measure, find_baseline
 from lit_prune.study.results.verdicts import Judgement
 from lit_prune.study.statistics import Estimate, estimate
 
@@ -46,7 +46,7 @@ def _best(results: Results, measure: str) -> str:
 
 def _contrasts(results: Results, measure: str) -> list[str]:
     plan = results.plan
-    baselines = {e.name: compared(results, e) for e in plan.experiments}
+    baselines = {e.name: find_baseline(results, e) for e in plan.experiments}
     rows, clear, several = [], 0, False
     for experiment in plan.experiments:
         name, dense = experiment.name, baselines[experiment.name]

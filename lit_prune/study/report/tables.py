@@ -76,15 +76,15 @@ def group_tables(results: Results, experiments: Sequence[Experiment]) -> list[st
     return tables
 
 
-def unfrozen(plan: Plan) -> list[Experiment]:
+def experiments_with_removal(plan: Plan) -> list[Experiment]:
     """Return the experiments that train and remove their masks."""
     return [experiment for experiment in plan.experiments if experiment.train and has_removal(plan, experiment)]
 
 
 def plateau_table(results: Results) -> str:
-    """Return the table of "Why sparsity stops falling", with a row per experiment of `unfrozen`; "" without rows."""
+    """Return the table of "Why sparsity stops falling", with the `experiments_with_removal`; "" if there are none."""
     rows = []
-    for experiment in unfrozen(results.plan):
+    for experiment in experiments_with_removal(results.plan):
         name = experiment.name
         ends, dead = results.values(name, "sparsity_end"), results.values(name, "untouched_pruned")
         gaps = [ends[seed] - dead[seed] for seed in ends if seed in dead]

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lit_prune.study.measures import count
+from lit_prune.cli.tables import pluralize
 from lit_prune.study.plan.plan import Experiment, Plan
 from lit_prune.study.plan.stored import stored_plan
 from lit_prune.study.results.compute_measures import compute_measures
@@ -177,7 +177,7 @@ def _without_result(run: Run, plan: Plan, experiment: Experiment) -> Run:
     if (error := run.folder / ERROR).exists():
         return replace(run, status="failed", note=read_error(error))
     epochs = logged.epochs[-1] + 1 if logged.epochs else 0
-    return replace(run, status="unfinished", note=f"unfinished after {count(epochs, 'epoch')}")
+    return replace(run, status="unfinished", note=f"unfinished after {pluralize(epochs, 'epoch')}")
 
 
 def _with_result(run: Run, plan: Plan, experiment: Experiment, logged: Logged, result: RunResult) -> Run:

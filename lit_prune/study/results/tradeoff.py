@@ -73,7 +73,7 @@ def tradeoff(results: Results) -> tuple[Series, ...]:
         accuracy = estimate(values.values())
         if sparsity is None or accuracy is None:
             continue
-        dense = compared(results, experiment)
+        dense = find_baseline(results, experiment)
         others = results.values(dense, measure) if dense is not None else {}
         pairs = [value - others[seed] for seed, value in values.items() if seed in others]
         point = Point(experiment.name, sparsity.mean, accuracy, dense, estimate(pairs))
@@ -89,7 +89,7 @@ def accuracy_measure(results: Results) -> str:
     return next((name for name in _MEASURES if any(name in run.measures for run in results.runs)), "")
 
 
-def compared(results: Results, experiment: Experiment) -> str | None:
+def find_baseline(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
     An experiment that trains is compared with one that starts from the same weights, trains as long with the study's

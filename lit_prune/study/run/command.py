@@ -14,9 +14,10 @@ from jsonargparse import Namespace
 
 from lit_prune.cli.failures import print_error
 from lit_prune.cli.imports import importing
+from lit_prune.cli.tables import pluralize
 from lit_prune.errors import InputError, UnfinishedError
 from lit_prune.files.nested import merge
-from lit_prune.study.measures import count, format_duration
+from lit_prune.study.measures import format_duration
 from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.plan.plan import Experiment, Plan, select
 from lit_prune.study.plan.run_settings import count_epochs
@@ -79,10 +80,10 @@ def _check(plan: Plan, chosen: Sequence[Experiment], todo: Sequence[Job], out: P
     """Check that all runs can start, and return how many of them run at a time."""
     # imported here, after errors in the plan were reported
     with importing():
-        from lit_prune.study.run.preflight import check_settings, default_jobs, load_weights
+        from lit_prune.study.run.preflight import check_initial_weights, check_settings, default_jobs
 
     if any(plan[job.experiment].parent is None and not is_complete(job) for job in todo):
-        load_weights(plan, download=not options.dry_run)
+        check_initial_weights(plan, download=not options.dry_run)
     check_settings(plan, chosen, out)
     return options.jobs or default_jobs(plan.threads)
 
@@ -151,7 +152,7 @@ def _check_plan_exists(out: Path) -> None:
 
 
 def _headline(plan: Plan, chosen: Sequence[Experiment], out: Path) -> str:
-    return f"{plan.name}: {count(len(chosen), 'experiment')}, seeds {', '.join(map(str, plan.seeds))}, in {out}"
+    return f"{plan.name}: {pluralize(len(chosen), 'experiment')}, seeds {', '.join(map(str, plan.seeds))}, in {out}"
 
 
 def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str:
@@ -170,6 +171,6 @@ def _overview(plan: Plan, chosen: list[Experiment], out: Path, jobs: int) -> str
     duration = ""
     if seconds is not None:
         time = format_duration(max(seconds * sum(count_work(plan, job) for job in todo) / jobs, 60))
-        duration = f", {time} on this machine with {count(jobs, 'run')} at a time"
-    total = f"{count(len(todo), 'run')} to do, {count(epochs, 'epoch')}{duration}."
+        duration = f", {time} on this machine with {pluralize(jobs, 'run')} at a time"
+    total = f"{pluralize(len(todo), 'run')} to do, {pluralize(epochs, 'epoch')}{duration}."
     return "\n".join([_headline(plan, chosen, out), *rows, total])

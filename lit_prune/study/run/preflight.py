@@ -47,7 +47,7 @@ def check_settings(plan: Plan, experiments: Iterable[Experiment], out: Path) -> 
                 raise InputError(f"In `{experiment.name}`: {error}") from error
 
 
-def load_weights(plan: Plan, *, download: bool) -> None:
+def check_initial_weights(plan: Plan, *, download: bool) -> None:
     """Load the initial weights once, before the first run starts. Weights to download are only loaded if `download`.
 
     Raises:

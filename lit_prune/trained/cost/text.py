@@ -3,7 +3,7 @@
 import json
 from collections.abc import Mapping
 
-from lit_prune.cli.tables import table
+from lit_prune.cli.tables import pluralize, table
 from lit_prune.trained.cost.latency import Latency
 from lit_prune.trained.cost.measure import Comparison, Cost
 from lit_prune.trained.cost.variants import MEANINGS, Kind
@@ -47,8 +47,9 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
             *(f"{kind:12s}  {meaning}" for kind, meaning in meanings.items()),
             "",
             f"{inputs}; a multiply-add is 2 FLOPs. "
-            f"Times: medians of {count(comparison.rounds, 'round')} with {count(comparison.threads, 'thread')} on "
-            f"{machine['processor']} ({machine['instructions']}), Python {machine['python']}, torch "
+            f"Times: medians of {pluralize(comparison.rounds, 'round')} with "
+            f"{pluralize(comparison.threads, 'thread')} on {machine['processor']} ({machine['instructions']}), "
+            f"Python {machine['python']}, torch "
             f"{machine['torch']}. Speed: relative to {reference.network}, run as {reference.kind}.",
             "",
             *conclusions(comparison),
@@ -126,11 +127,6 @@ def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
 def format_ratios(ratios: Mapping[int, float]) -> str:
     """Format ratios by batch size: "1.20 (batch 1) and 1.50 (batch 128)"."""
     return " and ".join(f"{ratio:.2f} (batch {batch})" for batch, ratio in ratios.items())
-
-
-def count(number: int, noun: str) -> str:
-    """Return a number with a noun, in the plural unless the number is 1."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _milliseconds(latency: Latency) -> str:

@@ -99,7 +99,7 @@ def make_variants(
         yield Variant(network, "dense", base, layout, **counts)
     else:
         if reference:
-            dense = _fill_zeros(base)
+            dense = _replace_zeros(base)
             yield Variant(network, "dense", dense, layout, **_count(dense, input_size))
         yield Variant(network, "zeros", base, layout, **counts)
     if isinstance(model, LitResNet18):
@@ -177,7 +177,7 @@ def _channels_last(module: nn.Module) -> nn.Module:
     return module.to(memory_format=torch.channels_last)
 
 
-def _fill_zeros(module: nn.Module) -> nn.Module:
+def _replace_zeros(module: nn.Module) -> nn.Module:
     """Copy a network, and replace zeros in each layer by random values of smaller magnitude than its other weights."""
     filled = plain_copy(module)
     generator = torch.Generator().manual_seed(0)

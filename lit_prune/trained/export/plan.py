@@ -15,7 +15,7 @@ from lit_prune.functional.cropping import crop_kernels
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.inputs import SIZE, Inputs, defines_forward
-from lit_prune.trained.layers import layer_weights
+from lit_prune.trained.layers import weight_tensors
 from lit_prune.trained.network import Network
 from lit_prune.trained.scoring import make_data, wants_data, wants_scores
 
@@ -91,7 +91,7 @@ def prepare(network: Network, options: Namespace) -> Export:
             if isinstance(layer, nn.Conv2d) and layer.kernel_size != layers[name].kernel_size
         }
     # a layer is listed by its own name, or by that of a weight that is not called "weight"
-    listed = [name for layer in layer_weights(network) for name in (f"{layer}.weight".removeprefix("."), layer)]
+    listed = [name for layer in weight_tensors(network) for name in (f"{layer}.weight".removeprefix("."), layer)]
     names = [name for name in listed if name in state]
     total, weights = (sum(tensors[name].numel() for name in names) for tensors in (before, state))
     zeros = weights - sum(int(state[name].count_nonzero()) for name in names)
@@ -112,7 +112,7 @@ def _find_inputs(model: nn.Module, options: Namespace) -> Inputs | None:
         raise expected(what, f"{type(model).__name__}, which defines none", hint)
     inputs = Inputs.of(model, options.input_size)
     _check_options(inputs, options)
-    if options.format in NETWORKS or options.crop or inputs.suit(model):
+    if options.format in NETWORKS or options.crop or inputs.are_accepted_by(model):
         return inputs
     if wants_scores(options):
         hint = "leave out `--limit` and all `--data` options to write only the weights"

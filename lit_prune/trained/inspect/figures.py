@@ -16,7 +16,7 @@ from lit_prune.cli.figures import BLUE, ORANGE, new_figure, save_png, styled
 from lit_prune.cli.parser import check_picture
 from lit_prune.errors import expected
 from lit_prune.functional.threshold import kth_smallest
-from lit_prune.trained.layers import Inspection, layer_weights, printable_name
+from lit_prune.trained.layers import Inspection, printable_name, weight_tensors
 from lit_prune.trained.network import Network
 
 _WIDTH = 9.0
@@ -172,7 +172,7 @@ def thresholds(
 
 def _kept(network: Network) -> tuple[NDArray[np.floating[Any]], NDArray[np.bool_] | None]:
     """Return the magnitudes of the finite nonzero weights, and which have never received a gradient (None: unknown)."""
-    weights = layer_weights(network)
+    weights = weight_tensors(network)
     known = all(name in network.touched for name in weights)
     magnitudes, untouched = [], []
     for name, weight in weights.items():

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lit_prune.callbacks._base import Callback
 from lit_prune.cli.signals import StopSignals
 from lit_prune.errors import UnfinishedError
-from lit_prune.training.callbacks.summary import count_epochs
+from lit_prune.training.callbacks.summary import format_epochs
 
 
 class CheckpointOnSignal(Callback):
@@ -53,7 +53,7 @@ class CheckpointOnSignal(Callback):
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """After a signal, stop before the epoch starts."""
         if self._is_stopped(trainer):
-            raise self._error(trainer, f"after {count_epochs(trainer)}")
+            raise self._error(trainer, f"after {format_epochs(trainer)}")
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on, let signals stop the command at once again."""

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from lit_prune.callbacks._base import Callback
 from lit_prune.callbacks._checks import base_names
 from lit_prune.files.checkpoint import FORMAT, KEY, Settings
-from lit_prune.training.loggers import EPOCH_TIME, is_own, merge_rows, sync_logs
+from lit_prune.training.loggers import EPOCH_TIME, is_own, merge_next_rows, sync_logs
 from lit_prune.training.packages import has_test
 
 _FINAL = ("train/loss", "train/acc", "val/loss", "val/acc", "sparsity/global")
@@ -88,7 +88,7 @@ class RunSummary(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the clock, and log the metrics that had not been logged when the checkpoint was written."""
         self._start = time.monotonic()
-        merge_rows(trainer.loggers, self._unwritten if self._continues else None)
+        merge_next_rows(trainer.loggers, self._unwritten if self._continues else None)
         if self._continues and self._pending:
             for logger in trainer.loggers:
                 logger.log_metrics(self._pending, int(self._pending["epoch"]))
@@ -162,7 +162,7 @@ class RunSummary(Callback):
     def text(self, trainer: Trainer) -> str:
         """Return the summary to print after training."""
         seconds = time.monotonic() - self._start
-        lines = [f"Trained {count_epochs(trainer)} in {seconds:.0f} s."]
+        lines = [f"Trained {format_epochs(trainer)} in {seconds:.0f} s."]
         if best := self._best:
             scores = f"val/acc {best['val_acc']:.4f}, val/loss {best['val_loss']:.4f}"
             lines.append(f"  best        {scores} (epoch {best['epoch']})")
@@ -193,7 +193,7 @@ class RunSummary(Callback):
                 self._best["checkpoint"] = callback.best_model_path
 
 
-def count_epochs(trainer: Trainer) -> str:
+def format_epochs(trainer: Trainer) -> str:
     """Return how many epochs are finished, such as "2 of 3 epochs"."""
     finished, limit = trainer.current_epoch, trainer.max_epochs or -1
     return f"{finished} of {limit} epochs" if limit > 0 else f"{finished} epoch{'s' * (finished != 1)}"

@@ -17,10 +17,10 @@ from lit_prune.cli.figures import styled
 from lit_prune.study.plan.loading import load_plan
 from lit_prune.study.report.figures import Figure, draw, drawings
 from lit_prune.study.report.figures.drawing import Drawing
-from lit_prune.study.report.figures.sparsity import spread
+from lit_prune.study.report.figures.sparsity import separate_labels
 from lit_prune.study.results.published import PUBLISHED
 from lit_prune.study.results.results import Results, read_results
-from lit_prune.study.results.tradeoff import compared, tradeoff
+from lit_prune.study.results.tradeoff import find_baseline, tradeoff
 from lit_prune.study.statistics import estimate
 from tests.study.folders import SMALL, full_content, make_study
 
@@ -305,12 +305,12 @@ def test_the_dense_experiment_is_found_in_custom_studies(tmp_path):
     longer = {"name": "longer", "overrides": {"trainer": {"max_epochs": 99}}}
     results = study(tmp_path, with_experiments(mine, mine | {"name": "tested", "train": False}, longer))
     plan = results.plan
-    assert compared(results, plan["task4/finetuned-10"]) is None  # its parent trained for fewer epochs
-    assert compared(results, plan["task1/softmax"]) == "task1/logits"  # same weights, the study's own settings
-    assert compared(results, plan["task1/logits"]) is None  # no other experiment starts the same way
-    assert compared(results, plan["mine"]) is None
-    assert compared(results, plan["tested"]) == "task1/softmax"
-    assert compared(results, plan["longer"]) is None  # no dense experiment trains as long
+    assert find_baseline(results, plan["task4/finetuned-10"]) is None  # its parent trained for fewer epochs
+    assert find_baseline(results, plan["task1/softmax"]) == "task1/logits"  # same weights, the study's own settings
+    assert find_baseline(results, plan["task1/logits"]) is None  # no other experiment starts the same way
+    assert find_baseline(results, plan["mine"]) is None
+    assert find_baseline(results, plan["tested"]) == "task1/softmax"
+    assert find_baseline(results, plan["longer"]) is None  # no dense experiment trains as long
 
 
 def test_custom_callbacks_get_their_own_series(tmp_path):
@@ -442,12 +442,12 @@ def test_labels_are_moved_apart_only_as_far_as_needed():
     rng = np.random.default_rng()
     for _ in range(200):
         wanted = sorted(rng.uniform(0, 10, size=rng.integers(1, 8)))
-        places = spread(wanted, 1.0, 0.0, 10.0)
+        places = separate_labels(wanted, 1.0, 0.0, 10.0)
         assert all(b - a >= 1 - 1e-9 for a, b in pairwise(places))
         assert places[0] >= 0.5 - 1e-9
         assert places[-1] <= 9.5 + 1e-9
-    assert spread([2.0, 5.0, 5.0], 1.0, 0.0, 10.0) == [2.0, 4.5, 5.5]
-    assert spread([0.0, 9.9], 1.0, 0.0, 10.0) == [0.5, 9.5]
+    assert separate_labels([2.0, 5.0, 5.0], 1.0, 0.0, 10.0) == [2.0, 4.5, 5.5]
+    assert separate_labels([0.0, 9.9], 1.0, 0.0, 10.0) == [0.5, 9.5]
 
 
 def test_a_mean_curve_covers_the_epochs_that_all_seeds_have(tmp_path):

@@ -10,7 +10,13 @@ from lit_prune.study.measures import MEASURES, format_estimate
 from lit_prune.study.plan.claims import Contrast
 from lit_prune.study.report.claims_table import claims_table, describe_contrast, describe_limits
 from lit_prune.study.report.document import embed_image
-from lit_prune.study.report.tables import group_tables, markdown_table, plateau_table, results_csv, unfrozen
+from lit_prune.study.report.tables import (
+    experiments_with_removal,
+    group_tables,
+    markdown_table,
+    plateau_table,
+    results_csv,
+)
 from lit_prune.study.results.results import read_results
 from lit_prune.study.results.verdicts import judge
 from lit_prune.study.statistics import Estimate, estimate
@@ -162,12 +168,12 @@ def test_unfrozen_experiments_are_those_with_pruning_removal(tmp_path, name):
             "experiments": [{"name": "a", "overrides": removal}, {"name": "b"}],
         },
     )
-    assert [experiment.name for experiment in unfrozen(plan)] == ["a"]
+    assert [experiment.name for experiment in experiments_with_removal(plan)] == ["a"]
 
 
 def test_a_single_callback_in_the_settings_counts(tmp_path):
     content = {"settings": {"trainer": {"callbacks": {"class_path": "PruningRemoval"}}}, "experiments": [{"name": "a"}]}
-    assert [experiment.name for experiment in unfrozen(make_study(tmp_path, content))] == ["a"]
+    assert [experiment.name for experiment in experiments_with_removal(make_study(tmp_path, content))] == ["a"]
 
 
 def test_the_plateau_table_compares_final_sparsity_with_untouched_weights(tmp_path):

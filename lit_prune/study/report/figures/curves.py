@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from lit_prune.cli.figures import BLUE, LINES, ORANGE, legend_below, make_panels, new_figure
-from lit_prune.study.report.figures.drawing import EPOCHS, MEAN, ONE_SEED, WIDTH, Drawing, count_epochs, scale
+from lit_prune.study.report.figures.drawing import EPOCHS, MEAN, ONE_SEED, WIDTH, Drawing, scale, show_epoch_numbers
 from lit_prune.study.results.results import Results, Run
 
 _HALVES = {"train": ("training", ORANGE, LINES[1]), "val": ("validation", BLUE, LINES[0])}
@@ -44,7 +44,7 @@ def _figure(results: Results, group: str, names: Sequence[str], suffix: str) -> 
         name, kind = names[index // len(kinds)], kinds[index % len(kinds)]
         _draw(axes, results, name, kind)
         axes.set(ylabel=_KINDS[kind], **limits[kind])
-        count_epochs(axes, last)
+        show_epoch_numbers(axes, last)
         if index + across < count:
             axes.set_xticks([])  # ticks are shown only below the lowest panel of each column
         else:

@@ -47,7 +47,7 @@ def from_start(curve: Curve, start: float | None) -> tuple[list[int], list[float
     return (epochs, values) if start is None else ([0, *epochs], [100 * start, *values])
 
 
-def count_epochs(axes: Axes, last: int, first: int = 1) -> None:
+def show_epoch_numbers(axes: Axes, last: int, first: int = 1) -> None:
     """Show the numbers of trained epochs from `first` to `last` on the x axis, with ticks at integers."""
     margin = 0.03 * max(last - first, 1)
     if last <= 6:

@@ -16,8 +16,8 @@ from lit_prune.study.report.figures.drawing import (
     SPARSITY,
     WIDTH,
     Drawing,
-    count_epochs,
     from_start,
+    show_epoch_numbers,
 )
 from lit_prune.study.results.results import Results, Run
 from lit_prune.study.results.tradeoff import Point, has_removal, prunes, tradeoff
@@ -49,7 +49,7 @@ def sparsity_figure(results: Results) -> Drawing | None:
     for index, (axes, (group, found)) in enumerate(zip(panels, curves.items(), strict=True)):
         axes.set(title=group, xlabel=EPOCHS, ylabel=SPARSITY if index % columns == 0 else "")
         axes.set_ylim(-0.02 * top, 1.06 * top)
-        count_epochs(axes, last, 0)
+        show_epoch_numbers(axes, last, 0)
         for number, (name, (x, y)) in enumerate(found.items()):
             every = max(min(2, len(x)), len(x) // 6)  # lines that coincide have markers at different epochs
             style: dict[str, Any] = {"lw": 1.4, "markevery": (number % every, every)} | series_style(number)
@@ -83,7 +83,7 @@ def _several(results: Results) -> bool:
 def _label(axes: Axes, last: Mapping[str, float], height: float) -> None:
     """Write the names of the lines to the right of a panel; each name needs `height` on the y axis."""
     ends = sorted((y, name, SERIES[n % len(SERIES)]) for n, (name, y) in enumerate(last.items()))
-    places = spread([y for y, _, _ in ends], height, *axes.get_ylim())
+    places = separate_labels([y for y, _, _ in ends], height, *axes.get_ylim())
     for (y, name, colour), place in zip(ends, places, strict=True):
         axes.annotate(
             name,
@@ -97,7 +97,7 @@ def _label(axes: Axes, last: Mapping[str, float], height: float) -> None:
         )
 
 
-def spread(wanted: Sequence[float], height: float, low: float, high: float) -> list[float]:
+def separate_labels(wanted: Sequence[float], height: float, low: float, high: float) -> list[float]:
     """Move labels apart so that they do not overlap.
 
     Args:
@@ -167,7 +167,7 @@ def _plateau(axes: Axes, results: Results, name: str) -> None:
     axes.axhline(level.mean, color=BLACK, lw=1.2, ls="--")
     axes.set_ylim(0, 1.08 * max(*y, level.mean, 1e-3))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    count_epochs(axes, max(run.epochs[-1] for run in runs) + 1, 0)
+    show_epoch_numbers(axes, max(run.epochs[-1] for run in runs) + 1, 0)
     axes.set_xlabel(EPOCHS)
     start = f"{y[0]:.3f}% pruned" if x[0] == 0 else "start not recorded"
     lines = (
