@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -201,11 +202,17 @@ class Candidates:
         tensors = [ref.tensor for ref in self.weights]
         # NumPy does not support bfloat16; float32 represents half precision exactly
         dtype = torch.float64 if any(tensor.dtype == torch.float64 for tensor in tensors) else torch.float32
-        for index, (ref, scores) in enumerate(zip(self.weights, score(tensors), strict=True)):
-            if scores.shape != ref.tensor.shape:
+        found: Any = score(tensors)
+        if not isinstance(found, Iterable):
+            raise expected("a tensor of scores for each weight", found, "return a list, or yield them one by one")
+        for index, (ref, scores) in enumerate(zip_longest(self.weights, found)):
+            if ref is None:
+                raise expected(f"scores for {len(tensors)} weights", "more", "return one tensor for each weight")
+            shape = tuple(scores.shape) if isinstance(scores, Tensor) else scores
+            if shape != tuple(ref.tensor.shape):
                 raise expected(
                     f"scores of shape {tuple(ref.tensor.shape)} for layer `{ref.name}`",
-                    str(tuple(scores.shape)),
+                    str(shape),
                     "return one score for each weight",
                 )
             mask, values = self.kept[index], part_like(scores, ref.tensor).to(dtype)
@@ -214,7 +221,9 @@ class Candidates:
             values = values.flatten()
             finite = count_finite(values) if self.split.counted[index] else 0
             if self.split.sums([finite]) != [self.left[index]]:
-                raise expected("finite scores", "NaN or infinity", "check the function that computes them")
+                raise expected(
+                    f"finite scores for layer `{ref.name}`", "NaN or infinity", "check the function that computes them"
+                )
             yield values
 
     def masks(self) -> dict[str, Tensor]:

@@ -200,8 +200,9 @@ def modules_matching(
     for pattern in as_patterns(argument, patterns):
         found = _inside(model, pattern)
         if not found:
-            named = model.named_modules(remove_duplicate=False)
-            raise _no_match(argument, "a module", pattern, [name for name, _ in named])
+            names = [name for name, _ in model.named_modules(remove_duplicate=False)]
+            weights = [name for name, _ in model.named_parameters() if name == pattern]
+            raise _no_match(argument, "a module", pattern, names + weights)
         chosen |= found
     return [(name, module) for name, module in model.named_modules() if module in chosen]
 
@@ -308,6 +309,9 @@ def _check_values(ref: WeightRef) -> None:
 
 def _no_match(argument: str, kind: str, pattern: str, names: Iterable[str]) -> InputError:
     names = [name for name in names if name]  # not the model itself
+    if pattern in names:  # the name of a weight of a layer that has several, such as `lstm.weight_ih_l0`
+        hint = "choose single weights of a layer with `parameters`"
+        return expected(f"every pattern in `{argument}` to match {kind}", f"`{pattern}`, a weight of a layer", hint)
     close = get_close_matches(pattern.replace("*", "").rstrip("."), names, n=3, cutoff=0.5)
     shown = ", ".join(f"`{name}`" for name in close or names[:3])
     which = "close matches are" if close else "names in this model are, for example,"

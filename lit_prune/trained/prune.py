@@ -9,14 +9,16 @@ from inspect import signature
 from typing import Any, Literal
 
 from jsonargparse import Namespace
+from torch import nn
 
 from lit_prune.callbacks import Pruning
 from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
-from lit_prune.errors import expected
+from lit_prune.errors import InputError, expected
 from lit_prune.files.checkpoint import KEY
 from lit_prune.functional.masking import remove_masks
+from lit_prune.functional.selection import weight_layers
 from lit_prune.functional.sparsity import SparsityReport, sparsity_report
 from lit_prune.trained.calibration import make_scorer
 from lit_prune.trained.choice import add_choice, choose_weights, make_pruner, mask_zeros, needs_data
@@ -69,7 +71,7 @@ def _prune(argv: Sequence[str]) -> None:
         accuracies = f"{first.accuracy:.2%} before, {last.accuracy:.2%} after ({change})"
         print(f"\n{last.describe(split)}: {accuracies}")
     print(f"\nwritten: {output}; to fine-tune it and keep its zeros: lit-prune fit {_start_from(network, options)} \\")
-    print(f"  {_pruning_callback(options)}")
+    print(f"  {_pruning_callback(options, model)}")
 
 
 def _parse(argv: Sequence[str]) -> tuple[Namespace, Pruning]:
@@ -113,19 +115,33 @@ def _format_layers(before: SparsityReport, after: SparsityReport) -> str:
     return table(("layer", "weights", "zeros before", "zeros", "sparsity"), rows, total)
 
 
-def _pruning_callback(options: Namespace) -> str:
+def _pruning_callback(options: Namespace, model: nn.Module) -> str:
     """Return options of `fit` for a callback that keeps the zeros, because it prunes the smallest magnitudes first."""
-    parts = {name: options[name] for name in ("structure", "allocation")}
-    named = {"global": "GlobalL1Pruning", "uniform": "LocalL1Pruning"}
-    name = "Pruning"
-    if parts["structure"] == "weight" and parts["allocation"] in [*named]:
-        name, parts = named[parts["allocation"]], {}
-    parts |= {name: options[name] for name in ("layers", "exclude", "parameters") if options[name]}
-    argv = [f"--trainer.callbacks+={name}", f"--trainer.callbacks.amount={options.amount}"]
+    parts: dict[str, Any]
+    if options.structure == "channel":  # `Pruning` also keeps the biases and norms of these channels at zero
+        name, amount = "Pruning", options.amount
+        parts = {name: options[name] for name in ("structure", "allocation", "layers", "exclude", "parameters")}
+    else:
+        parts = {"parameters": options.parameters}
+        try:
+            weights = weight_layers(model, **parts)
+        except InputError:  # some weights cannot be pruned, so that the user had to leave them out
+            parts |= {"layers": options.layers, "exclude": options.exclude}
+            weights = weight_layers(model, **parts)
+        report = sparsity_report(weights)
+        name, amount = "GlobalL1Pruning", _exact_amount(report.zeros, report.weights)
+    argv = [f"--trainer.callbacks+={name}", f"--trainer.callbacks.amount={amount}"]
     for name, value in parts.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        argv.append(f"--trainer.callbacks.{name}={shlex.quote(text)}")
+        if value:
+            text = value if isinstance(value, str) else json.dumps(value)
+            argv.append(f"--trainer.callbacks.{name}={shlex.quote(text)}")
     return " ".join(argv)
+
+
+def _exact_amount(zeros: int, weights: int) -> float:
+    """Return the fraction with the fewest digits for which pruning makes exactly this number of weights zero."""
+    amounts = (round(zeros / weights, digits) for digits in range(1, 17))
+    return next(amount for amount in amounts if round(amount * weights) == zeros)
 
 
 def _start_from(network: Network, options: Namespace) -> str:

@@ -80,11 +80,14 @@ def make_data(network: Network, options: Namespace) -> CIFAR10DataModule:
     Options `--data.NAME` replace options of that run.
     """
     stored = network.settings.get("data", {})
-    if "class_path" in stored or not (stored or isinstance(network.model, LitResNet18)):
+    # other data modules may have arguments of the same names, such as `batch_size`
+    if "class_path" in stored or not ("source" in stored or isinstance(network.model, LitResNet18)):
         if not wants_data(options):
             what = f"`{network.path}` to come from a run with CIFAR10DataModule"
             hint = "name the data module with `--data module.Class`, or choose images with `--data.source`"
-            raise expected(what, "one with other data" if stored else "one whose data is not known", hint)
+            raise expected(
+                what, "one with other data" if "class_path" in stored else "one whose data is not known", hint
+            )
         stored = {}
     known = signature(CIFAR10DataModule).parameters
     kept = {name: value for name, value in stored.items() if name in known}

@@ -250,10 +250,16 @@ def test_random_masks_depend_only_on_the_seed_and_keep_the_random_state() -> Non
 @pytest.mark.parametrize("make", [global_masks, local_masks])
 def test_scores_are_checked(make: Any) -> None:
     weights = weight_layers(nn.Linear(2, 2))
-    with pytest.raises(InputError, match=r"^Expected finite scores, but got NaN or infinity."):
+    with pytest.raises(InputError, match=r"^Expected finite scores for layer ``, but got NaN or infinity."):
         make(weights, 0.5, lambda tensors: [tensor * torch.nan for tensor in tensors])
     with pytest.raises(InputError, match=r"^Expected scores of shape \(2, 2\) for layer ``, but got \(2,\)."):
         make(weights, 0.5, lambda tensors: [tensor[0] for tensor in tensors])
+    with pytest.raises(InputError, match=r"^Expected scores of shape \(2, 2\) for layer ``, but got None."):
+        make(weights, 0.5, lambda tensors: [])
+    with pytest.raises(InputError, match=r"^Expected scores for 1 weights, but got more."):
+        make(weights, 0.5, lambda tensors: [*tensors, *tensors])
+    with pytest.raises(InputError, match=r"^Expected a tensor of scores for each weight, but got None."):
+        make(weights, 0.5, lambda tensors: None)
 
 
 @pytest.mark.parametrize("make", [global_masks, local_masks])

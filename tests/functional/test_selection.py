@@ -271,6 +271,14 @@ def test_parametrised_layers_are_refused_by_name(parametrise):
     assert names(model, exclude="0") == ["1"]
 
 
+@pytest.mark.parametrize("argument", ["layers", "exclude"])
+def test_single_weights_of_a_layer_are_chosen_by_parameters(argument):
+    model = nn.ModuleDict({"lstm": nn.LSTM(3, 4), "head": nn.Linear(4, 2)})
+    with pytest.raises(InputError, match="HINT: choose single weights of a layer with `parameters`"):
+        weight_layers(model, **{argument: "lstm.weight_hh_l0"})
+    assert names(model, parameters="lstm.weight_hh_l0") == ["lstm.weight_hh_l0"]
+
+
 def test_a_layer_with_a_computed_weight_keeps_its_others():
     lstm = nn.LSTM(3, 4)
     parametrizations.spectral_norm(lstm, "weight_hh_l0")

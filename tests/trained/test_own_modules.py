@@ -511,3 +511,15 @@ def test_a_metric_needs_a_data_module(run, checkpoint):
     answer = run("prune", checkpoint, "--amount=0.5", "--output=out.ckpt", "--metric=val/acc", "--split=val")
     assert answer.status == 2
     assert answer.complaint.startswith("Expected a data module of your own with `--metric`, but got none.")
+
+
+@pytest.mark.parametrize("argv", [["prune", "--limit=8"], ["prune", "--criterion=taylor"], ["sensitivity"]])
+def test_data_that_are_not_named_are_not_those_of_cifar10(run, checkpoint, argv):
+    """Also if the data module has an argument that the one of CIFAR-10 has, here `batch_size`."""
+    command, *options = argv
+    if command == "prune":
+        options += ["--amount=0.5", "--output=out.ckpt"]
+    answer = run(command, checkpoint, OWN, *options)
+    assert answer.status == 2
+    assert "one whose data is not known. HINT: name the data module with `--data module.Class`" in answer.complaint
+    assert not Path("data").exists()

@@ -180,8 +180,14 @@ def test_nothing_is_scored_by_default(run, small):
         ["--structure=kernel", '--allocation={"head": 0, "second": 0.75}'],
     ],
 )
-def test_the_suggested_command_keeps_the_zeros_in_training(run, foreign, argv):
-    answer = run("prune", str(foreign), SMALL, "--amount=0.5", *argv, "--output=out.ckpt")
+@pytest.mark.parametrize("pruned", [False, True])
+def test_the_suggested_command_keeps_all_zeros_in_training(run, foreign, argv, pruned):
+    file = str(foreign)
+    if pruned:  # zeros outside the chosen layers have to stay, too
+        assert run("prune", file, SMALL, "--amount=0.3", "--output=first.ckpt").status == 0
+        file = "first.ckpt"
+    answer = run("prune", file, SMALL, "--amount=0.5", *argv, "--output=out.ckpt")
+    assert answer.status == 0, answer.err
     command = answer.out[answer.out.index("lit-prune fit ") :].replace("\\\n", " ")
     _, *words = shlex.split(command)
     assert words[:5] == ["fit", "--model", SMALL.removeprefix("--model="), "--init_from", "out.ckpt"]
