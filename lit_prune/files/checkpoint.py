@@ -125,7 +125,8 @@ def check_state_dict(module: nn.Module, weights: Mapping[str, Tensor], path: str
         raise expected(
             f"the weights of a {type(module).__name__} in `{path}`",
             f"weights {' and '.join(faults)}",
-            "the file belongs to another architecture; for `LitResNet18`, check the argument `stem`",
+            "the file belongs to another architecture, or its class does not call `save_hyperparameters()`; for "
+            "`LitResNet18`, check the argument `stem`",
         )
 
 

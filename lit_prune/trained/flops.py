@@ -57,7 +57,8 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int], example: Any 
 
     Returns:
         FLOPs by the qualified name of the layer, in the order of registration. A weight that several layers share
-        counts under the name of the first of them. A layer that was not called has 0.
+        counts under the name of the first of them. A layer that was not called has 0, but
+        the `out_proj` of a `torch.nn.MultiheadAttention`, which is used without being called, is left out.
 
     Raises:
         InputError: If `input_size` is invalid, or the forward pass fails for it.
@@ -110,7 +111,8 @@ def count_flops(model: nn.Module, input_size: int | Sequence[int], example: Any 
             f"{type(error).__name__} ({one_line(error)})",
             "give the height and width of images in pixels, or the shape of one input",
         ) from error
-    return counts
+    attentions = {name for name, module in plain.named_modules() if isinstance(module, nn.MultiheadAttention)}
+    return {name: count for name, count in counts.items() if name.removesuffix(".out_proj") not in attentions}
 
 
 def input_shape(model: nn.Module, input_size: int | Sequence[int]) -> tuple[int, ...]:

@@ -59,6 +59,12 @@ def test_zero_weights_are_not_counted_as_nonzero_flops():
     }
 
 
+def test_flops_of_an_attention_are_not_known():
+    model = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    found = count_flops(model, (5, 8))
+    assert found == {name: LayerFlops(5 * 2 * 8 * 16, 5 * 2 * 8 * 16) for name in ("linear1", "linear2")}
+
+
 def test_a_layer_counts_each_time_it_is_called():
     class Twice(nn.Module):
         def __init__(self):

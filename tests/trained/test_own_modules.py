@@ -451,7 +451,7 @@ def test_the_shape_of_one_input_can_be_given(run):
     torch.save(model.state_dict(), "flat.pt")
     argv = ["export", "flat.pt", f"--model={__name__}.Flat", "--format=onnx", "--output=net.onnx"]
     assert run(*argv).complaint.endswith(
-        "HINT: pass the image size used in training as `--input_size`, or set `example_input_array` in the class."
+        "HINT: set `example_input_array` in the class or, for images, pass their size in training as `--input_size`."
     )
     answer = run(*argv, "--input_size=[5]")
     assert answer.status == 0, answer.err

@@ -149,8 +149,10 @@ def _trace_arguments(
             output = inputs.feed(module)(*tensors)
         except Exception as error:  # a custom `forward` may raise anything
             _raise_if_unrelated(error)
-            hint = "pass the image size used in training as `--input_size`, or set `example_input_array` in the class"
-            raise expected(f"a network that takes {inputs}", one_line(error), hint) from error
+            hint = (
+                "set `example_input_array` in the class or, for images, pass their size in training as `--input_size`"
+            )
+            raise expected(f"a network that takes {inputs}", f"the error: {one_line(error)}", hint) from error
     count = len(tensors[0]) if inputs.have_rows else None
     if not isinstance(output, Tensor) or output.dim() == 0 or (count is not None and len(output) != count):
         found = f"the shape {tuple(output.shape)}" if isinstance(output, Tensor) else f"a {type(output).__name__}"

@@ -341,7 +341,7 @@ def test_a_signal_during_tracing_is_not_blamed_on_the_network(tmp_path):
 
 def test_a_wrong_input_size_is_reported_in_one_sentence(tmp_path):
     with pytest.raises(
-        InputError, match=r"Expected a network that takes images of 3x1x1, but got .+ HINT: pass the image size"
+        InputError, match=r"Expected a network that takes images of 3x1x1, but got .+ HINT: set `example_input_array`"
     ):
         write_onnx(nn.Conv2d(3, 1, 5), tmp_path / "x.onnx", image_inputs(3, 1, 1))
 
