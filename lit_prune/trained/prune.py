@@ -120,7 +120,7 @@ def _pruning_callback(options: Namespace, model: nn.Module) -> str:
     parts: dict[str, Any]
     if options.structure == "channel":  # `Pruning` also keeps the biases and norms of these channels at zero
         name, amount = "Pruning", options.amount
-        parts = {name: options[name] for name in ("structure", "allocation", "layers", "exclude", "parameters")}
+        parts = {one: options[one] for one in ("structure", "allocation", "layers", "exclude", "parameters")}
     else:
         parts = {"parameters": options.parameters}
         try:
@@ -131,10 +131,10 @@ def _pruning_callback(options: Namespace, model: nn.Module) -> str:
         report = sparsity_report(weights)
         name, amount = "GlobalL1Pruning", _exact_amount(report.zeros, report.weights)
     argv = [f"--trainer.callbacks+={name}", f"--trainer.callbacks.amount={amount}"]
-    for name, value in parts.items():
+    for argument, value in parts.items():
         if value:
             text = value if isinstance(value, str) else json.dumps(value)
-            argv.append(f"--trainer.callbacks.{name}={shlex.quote(text)}")
+            argv.append(f"--trainer.callbacks.{argument}={shlex.quote(text)}")
     return " ".join(argv)
 
 

@@ -63,7 +63,7 @@ def _accuracy(content: Results) -> str:
     for target in TARGETS:
         fast = min((run["seconds"] for run in content["runs"] if run["test_accuracy"] >= target), default=None)
         reached.append(f"{target:.0%}: " + ("not reached" if fast is None else f"{fast:.1f} s"))
-    warm = f"Not included: {content['warm_up_seconds']:.0f} s for three steps before the first run, which compile."
+    warm = f"Not included: {content['warm_up_seconds']:.0f} s of compiling, in three steps before the first run."
     return f"{shown}\n\nTime to {'; '.join(reached)}. {warm}"
 
 

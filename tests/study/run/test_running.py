@@ -28,7 +28,7 @@ from lit_prune.study.run.worker import run as train
 from tests.study.conftest import FREED, PRUNED, TINY, ThisProcess, callbacks, start
 from tests.training.conftest import run as run  # the fixture
 
-pytestmark = pytest.mark.gate  # all of them need a study of three runs, or start programs
+pytestmark = pytest.mark.gate  # each test runs a study, or uses the folder of one
 
 EXPERIMENTS: list[dict[str, Any]] = [
     {"name": "base/dense"},
