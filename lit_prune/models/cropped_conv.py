@@ -5,6 +5,7 @@ most taps of a 3x3 kernel multiply padding. Skipping these multiplications chang
 saves most of the time of these layers.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
@@ -16,7 +17,12 @@ from torch import Tensor, nn
 
 from lit_prune.functional.live_taps import count_outputs, find_live_taps
 
-Window = tuple[slice, slice]
+Window = tuple[slice, slice]  # along one dimension, the pixels that an output reads, and the taps that read them
+Product = tuple[int, tuple[int, slice], tuple[int, slice]]  # an output, pixels and taps of one row each
+
+# Matrix products are used if each has at least this many multiplications for every product that the layer needs.
+# With fewer, an ordinary convolution was faster (for 1 to 128 images, 64 to 512 channels, 1 and 2 threads of AVX2).
+_MULTIPLICATIONS_PER_PRODUCT = 2**16
 
 
 @dataclass(frozen=True)
@@ -26,77 +32,131 @@ class Span:
     Attributes:
         taps: Kernel positions that are needed, from `find_live_taps`.
         padding: Zeros to add on each side of the input if only these taps are used.
-        pixels: Number of input pixels up to the last one that any output reads.
-        windows: For each output, the taps that read these pixels. Empty unless every output reads all these pixels.
+        windows: The window of each output. Empty if the kernel is dilated, or if an output reads only padding.
     """
 
     taps: slice
     padding: int
-    pixels: int
-    windows: tuple[slice, ...]
+    windows: tuple[Window, ...]
 
 
 def find_span(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Span:
     """Find the parts of the kernel and of the input that a convolution uses; arguments as in `find_live_taps`."""
     taps = find_live_taps((size,), kernel, stride, padding, dilation)
     outputs = count_outputs(size, kernel, stride, padding, dilation)
-    pixels = min(size, (outputs - 1) * stride + (kernel - 1) * dilation - padding + 1)
-    starts = [padding - output * stride for output in range(outputs)]
-    whole = pixels > 0 and dilation == 1 and padding + pixels <= kernel and all(start >= 0 for start in starts)
-    windows = tuple(slice(start, start + pixels) for start in starts) if whole else ()
-    return Span(taps, padding - taps.start * dilation, pixels, windows)
+    windows = []
+    for left in range(-padding, outputs * stride - padding, stride):  # the pixel that the first tap reads
+        first, stop = max(0, left), min(size, left + kernel)
+        windows.append((slice(first, stop), slice(first - left, stop - left)))
+    whole = dilation == 1 and all(pixels.start < pixels.stop for pixels, _ in windows)
+    return Span(taps, padding - taps.start * dilation, tuple(windows) if whole else ())
 
 
 _cached_span = lru_cache(maxsize=1024)(find_span)
 
 
-def _windows(weight: Tensor, *windows: Window) -> Tensor:
-    """Stack parts of a kernel (outputs, inputs, rows, columns) as (windows, outputs, rows, columns, inputs)."""
+def _crop(weight: Tensor, rows: slice, columns: slice) -> Tensor:
     if torch.compiler.is_compiling():  # compilers optimize slices better than a custom backward pass
-        return _stack(weight, windows)
-    stacked: Tensor = _Windows.apply(weight, windows)
-    return stacked
+        return weight[:, :, rows, columns]
+    cropped: Tensor = _Crop.apply(weight, rows, columns)
+    return cropped
 
 
-def _stack(weight: Tensor, windows: tuple[Window, ...]) -> Tensor:
-    return torch.stack([weight[:, :, rows, columns].permute(0, 2, 3, 1) for rows, columns in windows])
+class _Crop(torch.autograd.Function):
+    """Slice a kernel, with a gradient in its memory layout.
 
-
-class _Windows(torch.autograd.Function):
-    """`_stack` with a gradient in the memory layout of the weight.
-
-    The gradient of ordinary slices is contiguous, and autograd would have to copy it for a channels_last weight.
+    The gradient of an ordinary slice is contiguous, and autograd would have to copy it for a channels_last weight.
     """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(weight: Tensor, windows: tuple[Window, ...]) -> Tensor:
-        return _stack(weight, windows)
+    def forward(weight: Tensor, rows: slice, columns: slice) -> Tensor:
+        return weight[:, :, rows, columns].clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, tuple[Window, ...]], output: Tensor) -> None:
-        weight, ctx.windows = inputs
+    def setup_context(ctx: Any, inputs: tuple[Tensor, slice, slice], output: Tensor) -> None:
+        weight, ctx.rows, ctx.columns = inputs
         ctx.shape, ctx.strides = weight.shape, weight.stride()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         whole = gradient.new_empty_strided(ctx.shape, ctx.strides).zero_()
-        for (rows, columns), part in zip(ctx.windows, gradient.permute(0, 1, 4, 2, 3), strict=True):
-            whole[:, :, rows, columns] += part
-        return whole, None
+        whole[:, :, ctx.rows, ctx.columns] = gradient
+        return whole, None, None
 
     @staticmethod
-    def jvp(ctx: Any, tangent: Tensor, _: None) -> Tensor:
-        return _stack(tangent, ctx.windows)
+    def jvp(ctx: Any, tangent: Tensor, _: None, __: None) -> Tensor:
+        return tangent[:, :, ctx.rows, ctx.columns].clone()
+
+
+def _list_products(rows: tuple[Window, ...], columns: tuple[Window, ...]) -> Iterator[Product]:
+    """List the matrix products that make up a convolution: one for each output and each row of pixels that it reads."""
+    for output, ((pixel_rows, tap_rows), (pixels, taps)) in enumerate(product(rows, columns)):
+        for pixel_row in range(pixel_rows.start, pixel_rows.stop):
+            yield output, (pixel_row, pixels), (tap_rows.start + pixel_row - pixel_rows.start, taps)
+
+
+def _multiply(input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
+    """Add up matrix products; returns the outputs of a convolution as (images, outputs, channels).
+
+    In the channels_last layout, a row of pixels or taps is a matrix that needs no copy.
+    """
+    outputs: list[Tensor] = []
+    for output, pixels, taps in products:
+        left, right = _matrix(input, pixels), _matrix(weight, taps).t()
+        if output == len(outputs):
+            outputs.append(left @ right)
+        else:
+            outputs[output].addmm_(left, right)
+    return torch.stack(outputs, 1)
+
+
+def _matrix(tensor: Tensor, part: tuple[int, slice]) -> Tensor:
+    """Return a part of a row of images or kernels (N, channels, rows, columns) as (N, columns * channels)."""
+    row, columns = part
+    return tensor.permute(0, 2, 3, 1)[:, row, columns].flatten(1)
+
+
+class _Multiply(torch.autograd.Function):
+    """`_multiply` with gradients that are added up in place, in the channels_last layout."""
+
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
+        ctx.save_for_backward(input, weight)
+        ctx.save_for_forward(input, weight)
+        ctx.products = products
+        return _multiply(input, weight, products)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+        input, weight = ctx.saved_tensors
+        of_input = of_weight = None
+        if ctx.needs_input_grad[0]:
+            count, channels, height, width = input.shape
+            of_input = gradient.new_zeros(count, height, width, channels).permute(0, 3, 1, 2)
+        if ctx.needs_input_grad[1]:
+            of_weight = gradient.new_empty_strided(weight.shape, weight.stride()).zero_()
+        for output, pixels, taps in ctx.products:
+            of_output = gradient[:, output]
+            if of_input is not None:
+                _matrix(of_input, pixels).addmm_(of_output, _matrix(weight, taps))
+            if of_weight is not None:
+                _matrix(of_weight, taps).addmm_(of_output.t(), _matrix(input, pixels))
+        return of_input, of_weight, None
+
+    @staticmethod
+    def jvp(ctx: Any, input_tangent: Tensor, weight_tangent: Tensor, _: None) -> Tensor:
+        input, weight = ctx.saved_tensors
+        return _multiply(input_tangent, weight, ctx.products) + _multiply(input, weight_tangent, ctx.products)
 
 
 class CroppedConv2d(nn.Conv2d):
     """A `torch.nn.Conv2d` that skips dead taps: kernel positions that, at the input's size, only see padding.
 
     Parameters, state dict, outputs and gradients are those of `torch.nn.Conv2d` at any input size; dead taps get a
-    gradient of exactly zero. If every output reads every pixel, as on the 2x2 and 1x1 feature maps of a ResNet-18 for
-    32x32 images, the convolution is computed as one matrix product. Nothing is skipped if `padding_mode` is not
+    gradient of exactly zero. On the CPU, matrix products compute layers of few outputs and many channels, such as those
+    for the 2x2 and 1x1 feature maps of a ResNet-18 for 32x32 images. Nothing is skipped if `padding_mode` is not
     "zeros", if `padding` is a string such as "same", or if the input size is unknown (tracing, export).
     """
 
@@ -106,19 +166,15 @@ class CroppedConv2d(nn.Conv2d):
         rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
         padding: Any = self.padding
         if rows is not None and columns is not None:
-            entries = self._entries(rows, columns)
-            # if the matrix repeats taps for too many outputs, the ordinary convolution is faster
-            fast = self.groups == 1 and 0 < entries <= 2 * self.kernel_size[0] * self.kernel_size[1]
-            if fast and input.dim() == 4:
-                matrices = _windows(weight, *product(rows.windows, columns.windows))
-                return self._multiply(input, matrices, bias, rows, columns)
+            if self._is_faster_by_products(input, weight, rows, columns):
+                return self._multiply(input, weight, bias, rows, columns)
             if (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start) != self.kernel_size:
-                (weight,) = _windows(weight, (rows.taps, columns.taps)).permute(0, 1, 4, 2, 3)
+                weight = _crop(weight, rows.taps, columns.taps)
                 padding = (rows.padding, columns.padding)
-        if weight.shape[2:] == (1, 1) and padding == (0, 0):
-            # Slicing the input gives the same result as a stride, just as fast, and avoids a bug: without AVX-512,
-            # oneDNN 3.12 corrupts memory in the backward pass of a 1x1 convolution with a stride above 1, in the
-            # channels_last layout, with fewer than 7 input channels
+        if weight.shape[2:] == (1, 1) and padding == (0, 0) and self.in_channels < 16:
+            # Slicing the input gives the same result as a stride, and avoids a bug: without AVX-512, oneDNN 3.12
+            # corrupts memory in the backward pass of a 1x1 convolution with a stride above 1, in the channels_last
+            # layout, with fewer than 7 input channels
             pixels = input[..., :: self.stride[0], :: self.stride[1]]
             return F.conv2d(pixels, weight, bias, groups=self.groups)
         if padding is not self.padding:
@@ -126,14 +182,29 @@ class CroppedConv2d(nn.Conv2d):
         ordinary: Tensor = super()._conv_forward(input, weight, bias)
         return ordinary
 
-    def _entries(self, rows: Span, columns: Span) -> int:
-        """Count the taps in the matrix that computes the outputs, with repetitions; 0 if no matrix can compute them."""
-        return len(rows.windows) * len(columns.windows) * rows.pixels * columns.pixels
+    def _is_faster_by_products(self, input: Tensor, weight: Tensor, rows: Span, columns: Span) -> bool:
+        """Tell whether matrix products can compute the outputs, and take less time than an ordinary convolution."""
+        products = sum(pixels.stop - pixels.start for pixels, _ in rows.windows) * len(columns.windows)
+        if not products or self.groups != 1 or input.dim() != 4 or not input.is_cpu or not input.is_floating_point():
+            return False
+        if not weight.is_contiguous(memory_format=torch.channels_last):
+            return False
+        # `torch.func.vmap` has no rule for the backward pass of `_Multiply`
+        if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+            return False
+        multiplications = len(input) * self.in_channels * self.out_channels  # in each product, for one tap
+        return bool(multiplications >= products * _MULTIPLICATIONS_PER_PRODUCT)
 
-    def _multiply(self, input: Tensor, matrices: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
-        pixels = input[:, :, : rows.pixels, : columns.pixels].permute(0, 2, 3, 1)
-        biases = None if bias is None else bias.repeat(len(matrices))
-        output = F.linear(pixels.flatten(1), matrices.flatten(2).flatten(0, 1), biases)
+    def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
+        if torch.is_autocast_enabled("cpu"):
+            dtype = torch.get_autocast_dtype("cpu")
+            input, weight = input.to(dtype), weight.to(dtype)
+        needs_gradient = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+        # compilers optimize the plain function better
+        multiply = _Multiply.apply if needs_gradient and not torch.compiler.is_compiling() else _multiply
+        output: Tensor = multiply(input, weight, list(_list_products(rows.windows, columns.windows)))
+        if bias is not None:
+            output = output + bias.to(output.dtype)
         shape = (len(input), len(rows.windows), len(columns.windows), self.out_channels)
         return output.view(shape).permute(0, 3, 1, 2)
 
