@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import seed_everything
 from measurements.callbacks import measure_freezing, measure_masks, measure_monitor, measure_rigl, measure_threshold
 from measurements.common import Measurement, Settings
-from measurements.training import measure_overhead, measure_training
+from measurements.training import measure_evaluation, measure_overhead, measure_training
 
 from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError
@@ -27,6 +27,7 @@ from lit_prune.trained.cost.measure import describe_machine
 
 MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
     "training": measure_training,
+    "evaluation": measure_evaluation,
     "overhead": measure_overhead,
     "masks": measure_masks,
     "threshold": measure_threshold,

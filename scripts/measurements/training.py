@@ -1,9 +1,10 @@
-"""Compare lit-prune to a plain PyTorch loop, and measure the time that data loading and Lightning add to a step.
+"""Compare lit-prune to plain PyTorch, and measure the time that data loading and Lightning add to a step.
 
 The plain loop and its network are those of the original study: the student project that README.md describes.
 """
 
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 
 import torch
@@ -18,7 +19,8 @@ from lit_prune import LitResNet18
 from lit_prune.data import cifar10, synthetic
 from lit_prune.data.augment import MEAN, STD
 from lit_prune.data.cifar10 import Split
-from measurements.common import BATCH_SIZE, BareStep, Measurement, Settings, time_trainer
+from lit_prune.functional.plain import plain_copy
+from measurements.common import BATCH_SIZE, BareStep, Measurement, Settings, take_turns, time_trainer
 
 
 def measure_training(settings: Settings) -> Measurement:
@@ -32,6 +34,27 @@ def measure_training(settings: Settings) -> Measurement:
     measurement.compare("epoch: plain loop / ours", "plain loop", "trainer")
     measurement.compare("step: plain step / ours", "plain step", "bare step")
     return measurement
+
+
+def measure_evaluation(settings: Settings) -> Measurement:
+    """Compare the evaluation of a `LitResNet18` to that of the same network with torch's own layers, by batch size."""
+    ours = LitResNet18().eval()
+    plain = plain_copy(ours).to(memory_format=torch.contiguous_format)
+    measurement = Measurement()
+    for count in (1, BATCH_SIZE):
+        images = torch.randn(count, 3, 32, 32)
+        names = f"ours, batch {count}", f"torch's layers, batch {count}"
+        contenders = {name: partial(evaluate, model, images) for name, model in zip(names, (ours, plain), strict=True)}
+        measurement.seconds |= take_turns(settings, contenders)
+        measurement.compare(f"batch {count}: torch's layers / ours", names[1], names[0])
+    return measurement
+
+
+@torch.inference_mode()
+def evaluate(model: nn.Module, images: Tensor, steps: int) -> None:
+    """Compute the logits of a batch a number of times."""
+    for _ in range(steps):
+        model(images)
 
 
 def measure_overhead(settings: Settings) -> Measurement:
