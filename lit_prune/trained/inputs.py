@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.cli.failures import describe_failure
-from lit_prune.errors import expected
+from lit_prune.errors import InputError, expected, one_line
 from lit_prune.trained.scoring import Run
 
 SIZE = 32  # height and width of CIFAR-10 images, in pixels
@@ -77,13 +77,26 @@ class Inputs:
     def are_accepted_by(self, model: nn.Module) -> bool:
         """Return whether a model returns one tensor for these inputs."""
         try:
+            self.check_accepted_by(model)
+        except InputError:
+            return False
+        return True
+
+    def check_accepted_by(self, model: nn.Module) -> None:
+        """Raise an `InputError` unless a model returns one tensor for these inputs."""
+        try:
             with torch.inference_mode():
                 output: Any = self.feed(model)(*self.rows(1))
+            found = f"an output of type {type(output).__name__}"
         except Exception as error:  # a custom `forward` may raise anything
             if describe_failure(error) is not None:  # not about the inputs: a signal, or out of memory
                 raise
-            return False
-        return isinstance(output, Tensor) and output.dim() > 0
+            output, found = None, f"{type(error).__name__} ({one_line(error)})"
+        if not isinstance(output, Tensor) or output.dim() == 0:
+            hint = (
+                "pass the shape of one input, such as `--input_size [784]`, or set `example_input_array` in the class"
+            )
+            raise expected(f"{type(model).__name__} to return a tensor of logits for {self}", found, hint)
 
     def rows(self, count: int) -> tuple[Tensor, ...]:
         """Return a batch of `count` rows for tracing, or the examples themselves if `have_rows` is false."""
@@ -94,6 +107,11 @@ class Inputs:
     def one(self) -> tuple[Tensor, ...] | dict[str, Tensor]:
         """Return the arguments of a forward pass with a single row, or with the examples if `have_rows` is false."""
         tensors = self.rows(1)
+        return dict(zip(self.tensors, tensors, strict=True)) if self.by_name else tensors
+
+    def arguments(self, batch: int) -> tuple[Tensor, ...] | dict[str, Tensor]:
+        """Return the arguments of a forward pass with a random batch of size `batch`, as `random` draws it."""
+        ((tensors, _),) = self.random(batch)
         return dict(zip(self.tensors, tensors, strict=True)) if self.by_name else tensors
 
     def random(self, batch: int | None) -> Iterator[tuple[tuple[Tensor, ...], None]]:

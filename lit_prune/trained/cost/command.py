@@ -42,9 +42,10 @@ def _cost(argv: Sequence[str]) -> None:
     parser.add_argument("--threads", type=int | None, default=None, help="Number of CPU threads (default: torch's).")
     parser.add_argument(
         "--input_size",
-        type=int | list[int],
-        default=32,
-        help="Height and width of the images, in pixels, or the shape of one input, such as [784].",
+        type=int | list[int] | None,
+        default=None,
+        help="Height and width of the images, in pixels, or the shape of one input, such as [784] (default: inputs "
+        "like the model's `example_input_array`, or images of 32x32 pixels if it has none).",
     )
     parser.add_argument("--onnx", type=bool, default=True, help="Whether to measure in ONNX Runtime too.")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="Format of the output.")

@@ -15,6 +15,7 @@ from lit_prune.functional import sparsity_report, weight_layers
 from lit_prune.trained.cost.latency import Latency, measure
 from lit_prune.trained.cost.variants import Kind, Variant, make_variants
 from lit_prune.trained.flops import input_shape
+from lit_prune.trained.inputs import SIZE, Inputs
 
 
 @dataclass(frozen=True)
@@ -40,14 +41,14 @@ class Comparison:
 
     Attributes:
         costs: Cost of each variant. All speeds are relative to the first variant.
-        input_size: Height and width of the images, in pixels, or the shape of one input.
+        inputs: Inputs of the networks.
         threads: Number of CPU threads of torch and of ONNX Runtime.
         machine: Processor, its instruction set, and the versions of Python and torch, by name.
         sparsity: Fraction of weights that are zero, by network.
     """
 
     costs: tuple[Cost, ...]
-    input_size: int | list[int]
+    inputs: Inputs
     threads: int
     machine: Mapping[str, str]
     sparsity: Mapping[str, float]
@@ -82,9 +83,9 @@ def describe_machine() -> dict[str, str]:
     }
 
 
-def check_measuring(input_size: int | list[int], batches: Sequence[int], rounds: int) -> None:
+def check_measuring(input_size: int | list[int] | None, batches: Sequence[int], rounds: int) -> None:
     """Raise an `InputError` if one of these arguments of `compare` is invalid."""
-    for size in input_size if isinstance(input_size, list) else [input_size]:
+    for size in input_size if isinstance(input_size, list) else [SIZE if input_size is None else input_size]:
         check_integer("input_size", size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise expected("`batches` to be different positive integers", str(list(batches)), "for example [1,128]")
@@ -93,7 +94,7 @@ def check_measuring(input_size: int | list[int], batches: Sequence[int], rounds:
 
 def compare(
     networks: Mapping[str, nn.Module],
-    input_size: int | list[int],
+    input_size: int | list[int] | None,
     batches: Sequence[int],
     rounds: int,
     onnx: bool = True,
@@ -101,14 +102,25 @@ def compare(
 ) -> Comparison:
     """Measure every variant of every network, with torch's current number of threads.
 
-    The networks must be modules without masks that compute logits from images of `input_size` pixels a side, or from
-    inputs of that shape; they are not changed. `lit_prune.trained.cost.latency.measure` explains `rounds` and `turn`.
+    The networks must be modules without masks that compute one tensor of logits from the same inputs: from images of
+    `input_size` pixels a side, from inputs of that shape or, without `input_size`, from inputs like the
+    `example_input_array` of the first network. They are not changed. `lit_prune.trained.cost.latency.measure` explains
+    `rounds` and `turn`.
 
     Raises:
         InputError: If an argument is invalid, or a network cannot process such inputs.
     """
     check_measuring(input_size, batches, rounds)
-    shape = input_shape(next(iter(networks.values())), input_size)
+    first = next(iter(networks.values()))
+    if isinstance(input_size, int) or getattr(first, "example_input_array", None) is None:
+        input_shape(first, input_size or SIZE)  # raises an error unless the first layer takes images
+    inputs = Inputs.of(first, input_size)
+    if not inputs.have_rows:
+        raise expected(
+            "inputs with the same number of rows", f"{inputs}", "give the shape of one input as `--input_size`"
+        )
+    for model in networks.values():
+        inputs.check_accepted_by(model)
     with tempfile.TemporaryDirectory() as folder:
         variants = [
             variant
@@ -116,7 +128,7 @@ def compare(
             for variant in make_variants(
                 name,
                 model,
-                input_size,
+                inputs,
                 Path(folder) if onnx else None,
                 reference=number == 0,
                 batches=batches,
@@ -126,11 +138,12 @@ def compare(
         latencies = []
         with torch.inference_mode():
             for batch in batches:
-                images = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(0))
-                inputs = [images.contiguous(memory_format=variant.layout) for variant in variants]
-                calls = {str(n): partial(v.forward, inputs[n]) for n, v in enumerate(variants)}
+                ((tensors, _),) = inputs.random(batch)
+                # only images have another layout
+                arguments = [[tensor.contiguous(memory_format=v.layout) for tensor in tensors] for v in variants]
+                calls = {str(n): partial(v.forward, *arguments[n]) for n, v in enumerate(variants)}
                 latencies.append(list(measure(calls, rounds, turn).values()))
-            logits = [variant.forward(x) for variant, x in zip(variants, inputs, strict=True)]
+            logits = [variant.forward(*own) for variant, own in zip(variants, arguments, strict=True)]
     # logits of each network's own weights: "dense" has others if there are zeros, but "zeros" then replaces it
     references = {v.network: y for v, y in zip(variants, logits, strict=True) if v.kind in ("dense", "zeros")}
     costs = []
@@ -140,4 +153,4 @@ def compare(
         difference = None if another else float((found - reference).abs().max())
         costs.append(Cost(variant, dict(zip(batches, latency, strict=True)), difference))
     sparsity = {name: sparsity_report(weight_layers(model)).sparsity for name, model in networks.items()}
-    return Comparison(tuple(costs), input_size, torch.get_num_threads(), describe_machine(), sparsity)
+    return Comparison(tuple(costs), inputs, torch.get_num_threads(), describe_machine(), sparsity)

@@ -35,8 +35,6 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
     head += ["parameters", "nonzero", "MFLOPs", "nonzero", "bytes", "compressed"]
     columns = [(f"batch {batch}: ms (lowest to highest)", "speed") for batch in comparison.batches]
     reference, machine = comparison.costs[0].variant, comparison.machine
-    size = comparison.input_size
-    inputs = f"Images of {size}x{size} pixels" if isinstance(size, int) else f"Inputs of shape {size}"
     meanings = {cost.variant.kind: MEANINGS[cost.variant.kind] for cost in comparison.costs}
     return "\n".join(
         [
@@ -46,7 +44,7 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
             "",
             *(f"{kind:12s}  {meaning}" for kind, meaning in meanings.items()),
             "",
-            f"{inputs}; a multiply-add is 2 FLOPs. "
+            f"Inputs: {comparison.inputs}. A multiply-add is 2 FLOPs. "
             f"Times: medians of {pluralize(comparison.rounds, 'round')} with "
             f"{pluralize(comparison.threads, 'thread')} on {machine['processor']} ({machine['instructions']}), "
             f"Python {machine['python']}, torch "
@@ -90,7 +88,7 @@ def conclusions(comparison: Comparison) -> list[str]:
 def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
     """Make JSON: seconds, bytes, counts, and speeds relative to the first variant; for `scores` see `format_table`."""
     content = {
-        "input_size": comparison.input_size,
+        "inputs": comparison.inputs.describe(),
         "threads": comparison.threads,
         "machine": dict(comparison.machine),
         "sparsity": dict(comparison.sparsity),

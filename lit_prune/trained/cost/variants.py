@@ -21,8 +21,9 @@ from lit_prune.functional.extras import silence_libraries
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.export.graphs import run_onnx, write_onnx
-from lit_prune.trained.flops import LayerFlops, count_flops, input_shape
-from lit_prune.trained.inputs import Inputs
+from lit_prune.trained.flops import LayerFlops, count_flops
+from lit_prune.trained.inputs import SIZE, Inputs
+from lit_prune.trained.scoring import Run
 
 Kind = Literal["dense", "zeros", "lit-prune", "cropped", "accelerated", "int8", "onnx", "cropped onnx"]
 
@@ -45,8 +46,8 @@ class Variant:
     Attributes:
         network: Name of the network.
         kind: Way to run the network; `MEANINGS` explains each.
-        forward: Function that computes logits from inputs, for example images (N, C, H, W).
-        layout: Memory format of the inputs with which `forward` is fastest.
+        forward: Function that computes logits from the inputs, for example from images (N, C, H, W).
+        layout: Memory format of images with which `forward` is fastest.
         parameters: Number of values in weights, biases and norms.
         nonzero: Number of these values that are not zero.
         flops: FLOPs for one input.
@@ -57,7 +58,7 @@ class Variant:
 
     network: str
     kind: Kind
-    forward: Callable[[Tensor], Any]
+    forward: Callable[..., Any]
     layout: torch.memory_format
     parameters: int
     nonzero: int
@@ -74,7 +75,7 @@ def has_onnx() -> bool:
 def make_variants(
     network: str,
     model: nn.Module,
-    input_size: int | list[int],
+    inputs: Inputs,
     folder: Path | None,
     reference: bool = True,
     batches: Sequence[int] = (),
@@ -91,51 +92,50 @@ def make_variants(
         LitResNet18, the "cropped" ones only if the inputs are images, "accelerated" only if there are batches, and
         "int8" only if the network has linear or LSTM layers.
     """
-    shape = input_shape(model, input_size)
-    layout = torch.channels_last if len(shape) == 3 else torch.contiguous_format
+    size = inputs.image_size
+    layout = torch.contiguous_format if size is None else torch.channels_last
     base = _channels_last(plain_copy(model))
-    counts = _count(base, input_size)
+    counts = _count(base, inputs)
     if all(ref.tensor.all() for ref in weight_layers(base)):
-        yield Variant(network, "dense", base, layout, **counts)
+        yield Variant(network, "dense", inputs.feed(base), layout, **counts)
     else:
         if reference:
             dense = _replace_zeros(base)
-            yield Variant(network, "dense", dense, layout, **_count(dense, input_size))
-        yield Variant(network, "zeros", base, layout, **counts)
+            yield Variant(network, "dense", inputs.feed(dense), layout, **_count(dense, inputs))
+        yield Variant(network, "zeros", inputs.feed(base), layout, **counts)
     if isinstance(model, LitResNet18):
         yield Variant(network, "lit-prune", model, torch.channels_last, **counts)
     exported: dict[Kind, tuple[nn.Module, dict[str, Any]]] = {"onnx": (base, counts)}
-    if len(shape) == 3:
-        cropped = _channels_last(crop_kernels(base, (shape[1], shape[2]), shape[0]))
-        cropped_counts = _count(cropped, input_size)
+    if size is not None:
+        cropped = _channels_last(crop_kernels(base, size[1:], size[0]))
+        cropped_counts = _count(cropped, inputs)
         yield Variant(network, "cropped", cropped, layout, **cropped_counts)
         exported["cropped onnx"] = (cropped, cropped_counts)
     if batches:
-        networks = {batch: accelerate(base, torch.randn(batch, *shape), rounds=rounds) for batch in batches}
-        size = {"bytes": _accelerated_bytes(networks[batches[0]]), "compressed": None}
-        run = partial(_run_batch, networks)
-        yield Variant(network, "accelerated", run, torch.contiguous_format, **(counts | size))
+        networks = {batch: accelerate(base, inputs.arguments(batch), rounds=rounds) for batch in batches}
+        file = {"bytes": _accelerated_bytes(networks[batches[0]]), "compressed": None}
+        forwards = {batch: inputs.feed(accelerated) for batch, accelerated in networks.items()}
+        yield Variant(network, "accelerated", partial(_run_batch, forwards), torch.contiguous_format, **(counts | file))
     quantized = _quantize(base)
     if quantized is not None:
-        yield Variant(
-            network, "int8", quantized, layout, **(counts | {"bytes": _state_bytes(quantized), "compressed": None})
-        )
+        file = {"bytes": _state_bytes(quantized), "compressed": None}
+        yield Variant(network, "int8", inputs.feed(quantized), layout, **(counts | file))
     if folder is None:
         return
     for kind, (module, known) in exported.items():
         path = folder / f"{len(list(folder.iterdir()))}.onnx"
-        write_onnx(module, path, Inputs.of(module, list(shape)))
-        size = {"bytes": path.stat().st_size, "compressed": None}
-        yield Variant(network, kind, run_onnx(path), torch.contiguous_format, **(known | size))
+        write_onnx(module, path, inputs)
+        file = {"bytes": path.stat().st_size, "compressed": None}
+        yield Variant(network, kind, run_onnx(path), torch.contiguous_format, **(known | file))
 
 
-def _count(module: nn.Module, input_size: int | list[int]) -> dict[str, Any]:
+def _count(module: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """Count the parameters, FLOPs and bytes of a variant."""
     parameters = list(module.parameters())
     return {
         "parameters": sum(p.numel() for p in parameters),
         "nonzero": sum(int(p.count_nonzero()) for p in parameters),
-        "flops": sum(count_flops(module, input_size).values(), LayerFlops(0, 0)),
+        "flops": sum(count_flops(module, SIZE, inputs.one()).values(), LayerFlops(0, 0)),
         "bytes": _state_bytes(module),
         "compressed": compressed_size(module.state_dict()),
     }
@@ -154,9 +154,9 @@ def _accelerated_bytes(network: nn.Module) -> int:
         return path.stat().st_size
 
 
-def _run_batch(networks: Mapping[int, nn.Module], inputs: Tensor) -> Any:
+def _run_batch(forwards: Mapping[int, Run], *inputs: Tensor) -> Any:
     """Run the network that was accelerated for batches of this size."""
-    return networks[len(inputs)](inputs)
+    return forwards[len(inputs[0])](*inputs)
 
 
 def _quantize(module: nn.Module) -> nn.Module | None:

@@ -20,7 +20,5 @@ def write_accelerated(
         UnfinishedError: As `lit_prune.accelerate` does, if outputs differ too much.
         OSError: If the file cannot be written.
     """
-    example = next(inputs.random(batch))[0]
-    arguments = dict(zip(inputs.tensors, example, strict=True)) if inputs.by_name else example
-    save_accelerated(accelerate(module, arguments), path, metadata)
+    save_accelerated(accelerate(module, inputs.arguments(batch)), path, metadata)
     return load_accelerated(path, module)

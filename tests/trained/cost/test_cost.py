@@ -18,11 +18,13 @@ from lit_prune.trained.cost.measure import Comparison, Cost, compare
 from lit_prune.trained.cost.text import conclusions, format_json, format_table
 from lit_prune.trained.cost.variants import Kind, Variant, has_onnx, make_variants
 from lit_prune.trained.flops import LayerFlops
+from lit_prune.trained.inputs import image_inputs
 from lit_prune.trained.scoring import Score
 from tests.training.small import SmallNet
 
 pytestmark = pytest.mark.gate  # latencies take seconds
 NARROW = {name: max(4, number // 8) for name, number in FULL_CHANNELS.items()}
+IMAGE = image_inputs(3, 32, 32)
 IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -36,7 +38,7 @@ def variants(tmp_path_factory):
     """Variants of one network, half of whose weights are zero, by kind."""
     folder = tmp_path_factory.mktemp("onnx")
     model = pruned(LitResNet18(channels=NARROW))
-    return {variant.kind: variant for variant in make_variants("net", model, 32, folder, batches=[3, 1], rounds=1)}
+    return {variant.kind: variant for variant in make_variants("net", model, IMAGE, folder, batches=[3, 1], rounds=1)}
 
 
 def test_all_variants_compute_the_same(variants):
@@ -100,16 +102,16 @@ def test_counts(variants):
 
 
 def test_a_network_without_zeros_has_no_variant_with_zeros(tmp_path):
-    found = [variant.kind for variant in make_variants("net", SmallNet().eval(), 32, None)]
+    found = [variant.kind for variant in make_variants("net", SmallNet().eval(), IMAGE, None)]
     assert found == ["dense", "cropped", "int8"]
-    found = [variant.kind for variant in make_variants("net", pruned(SmallNet()), 32, None, reference=False)]
+    found = [variant.kind for variant in make_variants("net", pruned(SmallNet()), IMAGE, None, reference=False)]
     assert found == ["zeros", "cropped", "int8"]
 
 
 def test_networks_are_not_changed():
     model = pruned(SmallNet())
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    list(make_variants("net", model, 32, None))
+    list(make_variants("net", model, IMAGE, None))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert prune.is_pruned(model)
 
@@ -155,7 +157,7 @@ def comparison():
         make_cost("dense", "half", 0.5, 4.0),
     )
     machine = {"processor": "abacus", "instructions": "wood", "python": "3.11", "torch": "2.9"}
-    return Comparison(costs, 32, 2, machine, {"net": 0.9, "half": 0.0})
+    return Comparison(costs, IMAGE, 2, machine, {"net": 0.9, "half": 0.0})
 
 
 def test_conclusions_follow_from_the_measurement(comparison):
@@ -190,7 +192,7 @@ def test_json(comparison):
     content = json.loads(format_json(comparison, {"net": Score(75, 100)}))
     assert content["accuracy"] == {"net": 0.75}
     assert content["sparsity"] == {"net": 0.9, "half": 0.0}
-    assert (content["threads"], content["input_size"]) == (2, 32)
+    assert (content["threads"], content["inputs"]) == (2, {"images": {"shape": [3, 32, 32], "dtype": "float32"}})
     cost = content["costs"][1]
     assert (cost["network"], cost["kind"], cost["flops"], cost["bytes"]) == ("net", "zeros", 4_000_000, 4096)
     assert cost["latency"]["8"] == {"median": 0.015, "low": 0.01, "high": 0.02, "rounds": [0.01, 0.02], "speed": 0.8}
@@ -246,5 +248,45 @@ def test_a_network_without_images_is_measured():
     differences = {cost.variant.kind: cost.difference or 0.0 for cost in found.costs}
     assert differences.pop("int8") < 0.1
     assert max(differences.values()) < 1e-5
-    assert "Inputs of shape [8]; " in format_table(found, {})
+    assert "Inputs: `inputs` [8] float32." in format_table(found, {})
     assert len(conclusions(found)) == 1
+
+
+class TokenNet(nn.Module):
+    """A network of token ids and of a mask, which it takes by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.linear = nn.Embedding(50, 16), nn.Linear(16, 3)
+        mask = torch.ones(2, 7)
+        mask[1, 5:] = 0
+        self.example_input_array = {"tokens": torch.randint(50, (2, 7)), "mask": mask}
+
+    def forward(self, mask, tokens):
+        return self.linear((self.embedding(tokens) * mask[..., None]).mean(1))
+
+
+def test_a_network_of_token_ids_is_measured_with_inputs_like_its_example():
+    found = compare({"net": pruned(TokenNet()), "other": TokenNet().eval()}, None, [1, 4], 1, has_onnx(), turn=0.001)
+    kinds = [cost.variant.kind for cost in found.costs if cost.variant.network == "net"]
+    assert kinds == ["dense", "zeros", "accelerated", "int8", *["onnx"] * has_onnx()]
+    assert found.costs[0].variant.flops.nominal == 2 * 16 * 3
+    for cost in found.costs:
+        assert cost.difference is None or cost.difference < (0.1 if cost.variant.kind == "int8" else 1e-5)
+    assert "Inputs: `tokens` [7] int64, `mask` [7] float32." in format_table(found, {})
+
+
+class Words(TokenNet):
+    def forward(self, mask, tokens):
+        return {"logits": super().forward(mask, tokens)}
+
+
+def test_a_network_must_take_the_inputs_and_return_a_tensor():
+    with pytest.raises(InputError, match=r"Words to return a tensor of logits .* an output of type dict"):
+        compare({"net": Words()}, None, [1], 1)
+    with pytest.raises(InputError, match=r"Linear to return a tensor .* for `inputs` \[9\] float32.*RuntimeError"):
+        compare({"net": nn.Linear(8, 2)}, [9], [1], 1)
+    model = TokenNet()
+    model.example_input_array = {"tokens": torch.randint(50, (2, 7)), "mask": torch.ones(7)}
+    with pytest.raises(InputError, match="the same number of rows"):
+        compare({"net": model}, None, [1], 1)
