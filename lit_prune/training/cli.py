@@ -275,4 +275,6 @@ def main(argv: Sequence[str]) -> int:
 def _default_name(command: str, config: Namespace) -> str:
     if command != "fit":
         return command
-    return "-".join(Path(str(path)).stem for path in config.get("config") or []) or "resnet18"
+    if config.get("config"):
+        return "-".join(Path(str(path)).stem for path in config.config)
+    return str(config.get("model.class_path", "resnet18")).rpartition(".")[2]  # a `LitResNet18` has no class path

@@ -35,7 +35,7 @@ def add_options(parser: LightningArgumentParser, custom_model: bool) -> None:
     """
     text = (
         "Name of the run, a folder below lightning_logs (default: for fit, the name of the configuration, or else "
-        "resnet18; for other commands, the name of the command)."
+        "resnet18 or the name of your own class; for other commands, the name of the command)."
     )
     parser.add_argument("--name", type=str | None, default=None, help=text)
     text = "Number of CPU threads (default: torch's choice). A different number may change rounding errors."
