@@ -188,6 +188,7 @@ def test_stored_arguments_of_the_data_cannot_name_files_or_classes(run, checkpoi
 class WithTest(Sentences):
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.log("error", torch.tensor(2.5))
+        self.log("test/loss", torch.tensor(0.5))
 
 
 class Silent(Sentences):
@@ -254,6 +255,12 @@ class NoLoader(LightningDataModule):
             ["--split=test", "--metric=error"],
             "Expected `error` in [0, 1], but got 2.5. HINT: log a fraction that is higher for better networks, "
             "such as an accuracy, and name it with `--metric`.",
+        ),
+        (
+            "WithTest",
+            "SentenceData",
+            ["--split=test", "--metric=test/loss"],
+            "Expected a `--metric` that is higher for better networks, but got `test/loss`. HINT: log a fraction that ",
         ),
         (
             "Faulty",
