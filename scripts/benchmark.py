@@ -19,7 +19,7 @@ import torch
 from lightning.pytorch import seed_everything
 from measurements.callbacks import measure_freezing, measure_masks, measure_monitor, measure_rigl, measure_threshold
 from measurements.common import Measurement, Settings
-from measurements.training import measure_evaluation, measure_overhead, measure_training
+from measurements.training import measure_inference, measure_overhead, measure_training
 
 from lit_prune.cli.quiet import quiet
 from lit_prune.errors import InputError
@@ -27,7 +27,7 @@ from lit_prune.trained.cost.measure import describe_machine
 
 MEASUREMENTS: dict[str, Callable[[Settings], Measurement]] = {
     "training": measure_training,
-    "evaluation": measure_evaluation,
+    "inference": measure_inference,
     "overhead": measure_overhead,
     "masks": measure_masks,
     "threshold": measure_threshold,
@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--source", choices=["synthetic", "cifar10"], default="synthetic", help="images to train on")
     parser.add_argument("--data_dir", type=Path, default=Path("data"), help="folder with the CIFAR-10 data")
     parser.add_argument("--rounds", type=int, default=5, help="number of rounds; each contender runs once per round")
-    parser.add_argument("--steps", type=int, default=20, help="training steps of each contender per round")
+    parser.add_argument("--steps", type=int, default=20, help="steps (or forward passes) of each contender per round")
     parser.add_argument("--json", type=Path, help="file to write the results to")
     parser.add_argument(
         "--only", choices=list(MEASUREMENTS), action="append", help="run only this measurement; may be repeated"

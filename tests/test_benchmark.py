@@ -12,7 +12,7 @@ from measurements import common, training
 SCRIPT = Path(__file__).parents[1] / "scripts" / "benchmark.py"
 RATIOS = {
     "training": {"epoch: plain loop / ours", "step: plain step / ours"},
-    "evaluation": {"batch 1: torch's layers / ours", "batch 8: torch's layers / ours"},
+    "inference": {"batch 1: torch / ours", "batch 8: torch / ours"},
     "overhead": {"data and Lightning / step"},
     "masks": {"masked / dense", "masked / dense, with clipping", "our masks / ModelPruning"},
     "threshold": {"torch / threshold", "torch / masks"},

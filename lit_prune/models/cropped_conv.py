@@ -5,10 +5,9 @@ most taps of a 3x3 kernel multiply padding. Skipping these multiplications chang
 saves most of the time of these layers.
 """
 
-from collections.abc import Iterator
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 from typing import Any
 
 import torch
@@ -18,11 +17,13 @@ from torch import Tensor, nn
 from lit_prune.functional.live_taps import count_outputs, find_live_taps
 
 Window = tuple[slice, slice]  # along one dimension, the pixels that an output reads, and the taps that read them
-Product = tuple[int, tuple[int, slice], tuple[int, slice]]  # an output, pixels and taps of one row each
+Part = tuple[int, slice]  # a row, and columns in it
+Product = tuple[int, Part, Part]  # number of an output, pixels that it reads, and the taps that read them
 
-# Matrix products are used if each has at least this many multiplications for every product that the layer needs.
-# With fewer, an ordinary convolution was faster (for 1 to 128 images, 64 to 512 channels, 1 and 2 threads of AVX2).
-_MULTIPLICATIONS_PER_PRODUCT = 2**16
+# A layer that needs P matrix products is computed by them if images * input channels * output channels is at least P
+# times this number. Below that, an ordinary convolution was faster (measured with 1 to 128 images, 64 to 512 channels,
+# 1 and 2 threads, AVX2 instructions).
+_WORK_PER_PRODUCT = 2**16
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Span:
     Attributes:
         taps: Kernel positions that are needed, from `find_live_taps`.
         padding: Zeros to add on each side of the input if only these taps are used.
-        windows: The window of each output. Empty if the kernel is dilated, or if an output reads only padding.
+        windows: For each output, the pixels that it reads and the taps that read them. Empty if the kernel is dilated,
+            if an output reads only padding, or if there are no outputs.
     """
 
     taps: slice
@@ -45,11 +47,11 @@ def find_span(size: int, kernel: int, stride: int, padding: int, dilation: int) 
     taps = find_live_taps((size,), kernel, stride, padding, dilation)
     outputs = count_outputs(size, kernel, stride, padding, dilation)
     windows = []
-    for left in range(-padding, outputs * stride - padding, stride):  # the pixel that the first tap reads
+    for left in range(-padding, outputs * stride - padding, stride):  # position of the first tap, in pixels
         first, stop = max(0, left), min(size, left + kernel)
         windows.append((slice(first, stop), slice(first - left, stop - left)))
-    whole = dilation == 1 and all(pixels.start < pixels.stop for pixels, _ in windows)
-    return Span(taps, padding - taps.start * dilation, tuple(windows) if whole else ())
+    usable = dilation == 1 and all(pixels.start < pixels.stop for pixels, _ in windows)
+    return Span(taps, padding - taps.start * dilation, tuple(windows) if usable else ())
 
 
 _cached_span = lru_cache(maxsize=1024)(find_span)
@@ -63,7 +65,7 @@ def _crop(weight: Tensor, rows: slice, columns: slice) -> Tensor:
 
 
 class _Crop(torch.autograd.Function):
-    """Slice a kernel, with a gradient in its memory layout.
+    """Slice a kernel; the gradient has the memory layout of the whole kernel.
 
     The gradient of an ordinary slice is contiguous, and autograd would have to copy it for a channels_last weight.
     """
@@ -90,18 +92,19 @@ class _Crop(torch.autograd.Function):
         return tangent[:, :, ctx.rows, ctx.columns].clone()
 
 
-def _list_products(rows: tuple[Window, ...], columns: tuple[Window, ...]) -> Iterator[Product]:
-    """List the matrix products that make up a convolution: one for each output and each row of pixels that it reads."""
-    for output, ((pixel_rows, tap_rows), (pixels, taps)) in enumerate(product(rows, columns)):
-        for pixel_row in range(pixel_rows.start, pixel_rows.stop):
-            yield output, (pixel_row, pixels), (tap_rows.start + pixel_row - pixel_rows.start, taps)
+def _list_products(rows: tuple[Window, ...], columns: tuple[Window, ...]) -> list[Product]:
+    """List the matrix products of a convolution: for each output, one for each row of pixels that it reads."""
+    return [
+        (output, (pixel_row, pixels), (tap_row, taps))
+        for output, ((pixel_rows, tap_rows), (pixels, taps)) in enumerate(itertools.product(rows, columns))
+        for pixel_row, tap_row in zip(
+            range(pixel_rows.start, pixel_rows.stop), range(tap_rows.start, tap_rows.stop), strict=True
+        )
+    ]
 
 
-def _multiply(input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
-    """Add up matrix products; returns the outputs of a convolution as (images, outputs, channels).
-
-    In the channels_last layout, a row of pixels or taps is a matrix that needs no copy.
-    """
+def _add_products(input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
+    """Compute the outputs of a convolution, (images, outputs, channels), as sums of matrix products."""
     outputs: list[Tensor] = []
     for output, pixels, taps in products:
         left, right = _matrix(input, pixels), _matrix(weight, taps).t()
@@ -112,52 +115,59 @@ def _multiply(input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
     return torch.stack(outputs, 1)
 
 
-def _matrix(tensor: Tensor, part: tuple[int, slice]) -> Tensor:
-    """Return a part of a row of images or kernels (N, channels, rows, columns) as (N, columns * channels)."""
+def _matrix(tensor: Tensor, part: Part) -> Tensor:
+    """Return a part of images or kernels (N, channels, rows, columns) as (N, columns * channels).
+
+    This is a view if the tensor is channels_last, and otherwise a copy.
+    """
     row, columns = part
     return tensor.permute(0, 2, 3, 1)[:, row, columns].flatten(1)
 
 
-class _Multiply(torch.autograd.Function):
-    """`_multiply` with gradients that are added up in place, in the channels_last layout."""
+class _AddProducts(torch.autograd.Function):
+    """`_add_products` with gradients that are accumulated in place, in the channels_last layout."""
 
     @staticmethod
     def forward(ctx: Any, input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
         ctx.save_for_backward(input, weight)
         ctx.save_for_forward(input, weight)
         ctx.products = products
-        return _multiply(input, weight, products)
+        return _add_products(input, weight, products)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         input, weight = ctx.saved_tensors
-        of_input = of_weight = None
+        grad_input = grad_weight = None
+        # both are channels_last, so that `_matrix` returns views of them
         if ctx.needs_input_grad[0]:
             count, channels, height, width = input.shape
-            of_input = gradient.new_zeros(count, height, width, channels).permute(0, 3, 1, 2)
+            grad_input = grad_output.new_zeros(count, height, width, channels).permute(0, 3, 1, 2)
         if ctx.needs_input_grad[1]:
-            of_weight = gradient.new_empty_strided(weight.shape, weight.stride()).zero_()
+            grad_weight = grad_output.new_empty_strided(weight.shape, weight.stride()).zero_()
         for output, pixels, taps in ctx.products:
-            of_output = gradient[:, output]
-            if of_input is not None:
-                _matrix(of_input, pixels).addmm_(of_output, _matrix(weight, taps))
-            if of_weight is not None:
-                _matrix(of_weight, taps).addmm_(of_output.t(), _matrix(input, pixels))
-        return of_input, of_weight, None
+            gradient = grad_output[:, output]
+            if grad_input is not None:
+                _matrix(grad_input, pixels).addmm_(gradient, _matrix(weight, taps))
+            if grad_weight is not None:
+                _matrix(grad_weight, taps).addmm_(gradient.t(), _matrix(input, pixels))
+        return grad_input, grad_weight, None
 
     @staticmethod
     def jvp(ctx: Any, input_tangent: Tensor, weight_tangent: Tensor, _: None) -> Tensor:
         input, weight = ctx.saved_tensors
-        return _multiply(input_tangent, weight, ctx.products) + _multiply(input, weight_tangent, ctx.products)
+        return _add_products(input_tangent, weight, ctx.products) + _add_products(input, weight_tangent, ctx.products)
 
 
 class CroppedConv2d(nn.Conv2d):
     """A `torch.nn.Conv2d` that skips dead taps: kernel positions that, at the input's size, only see padding.
 
     Parameters, state dict, outputs and gradients are those of `torch.nn.Conv2d` at any input size; dead taps get a
-    gradient of exactly zero. On the CPU, matrix products compute layers of few outputs and many channels, such as those
-    for the 2x2 and 1x1 feature maps of a ResNet-18 for 32x32 images. Nothing is skipped if `padding_mode` is not
-    "zeros", if `padding` is a string such as "same", or if the input size is unknown (tracing, export).
+    gradient of exactly zero. Nothing is skipped if `padding_mode` is not "zeros", if `padding` is a string such as
+    "same", or if the input size is unknown (tracing, export).
+
+    On the CPU, layers with few output pixels and many channels are computed as matrix products, if their weights are
+    channels_last, without groups or dilation: in a ResNet-18 for 32x32 images, those whose outputs are single pixels
+    and, in batches of at least 8 to 20 images, those whose outputs have 2x2 pixels.
     """
 
     plain_class = nn.Conv2d
@@ -166,15 +176,15 @@ class CroppedConv2d(nn.Conv2d):
         rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
         padding: Any = self.padding
         if rows is not None and columns is not None:
-            if self._is_faster_by_products(input, weight, rows, columns):
+            if self._products_are_faster(input, weight, rows, columns):
                 return self._multiply(input, weight, bias, rows, columns)
             if (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start) != self.kernel_size:
                 weight = _crop(weight, rows.taps, columns.taps)
                 padding = (rows.padding, columns.padding)
-        if weight.shape[2:] == (1, 1) and padding == (0, 0) and self.in_channels < 16:
+        if weight.shape[2:] == (1, 1) and padding == (0, 0) and weight.shape[1] < 16:
             # Slicing the input gives the same result as a stride, and avoids a bug: without AVX-512, oneDNN 3.12
             # corrupts memory in the backward pass of a 1x1 convolution with a stride above 1, in the channels_last
-            # layout, with fewer than 7 input channels
+            # layout, with fewer than 7 input channels. With many channels, a stride is faster for a single image.
             pixels = input[..., :: self.stride[0], :: self.stride[1]]
             return F.conv2d(pixels, weight, bias, groups=self.groups)
         if padding is not self.padding:
@@ -182,27 +192,27 @@ class CroppedConv2d(nn.Conv2d):
         ordinary: Tensor = super()._conv_forward(input, weight, bias)
         return ordinary
 
-    def _is_faster_by_products(self, input: Tensor, weight: Tensor, rows: Span, columns: Span) -> bool:
+    def _products_are_faster(self, input: Tensor, weight: Tensor, rows: Span, columns: Span) -> bool:
         """Tell whether matrix products can compute the outputs, and take less time than an ordinary convolution."""
-        products = sum(pixels.stop - pixels.start for pixels, _ in rows.windows) * len(columns.windows)
-        if not products or self.groups != 1 or input.dim() != 4 or not input.is_cpu or not input.is_floating_point():
+        count = sum(pixels.stop - pixels.start for pixels, _ in rows.windows) * len(columns.windows)
+        if not count or self.groups != 1 or input.dim() != 4 or not input.is_cpu or not input.is_floating_point():
             return False
         if not weight.is_contiguous(memory_format=torch.channels_last):
             return False
-        # `torch.func.vmap` has no rule for the backward pass of `_Multiply`
+        # `_AddProducts` works in no transform of `torch.func` (grad, vmap, jvp), because `addmm_` has no rule for vmap
         if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
             return False
-        multiplications = len(input) * self.in_channels * self.out_channels  # in each product, for one tap
-        return bool(multiplications >= products * _MULTIPLICATIONS_PER_PRODUCT)
+        return bool(len(input) * self.in_channels * self.out_channels >= count * _WORK_PER_PRODUCT)
 
     def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
-        if torch.is_autocast_enabled("cpu"):
+        # autocast, which leaves float64 as it is, does not apply to in-place operations such as `addmm_`
+        if torch.is_autocast_enabled("cpu") and torch.float64 not in (input.dtype, weight.dtype):
             dtype = torch.get_autocast_dtype("cpu")
             input, weight = input.to(dtype), weight.to(dtype)
         needs_gradient = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
-        # compilers optimize the plain function better
-        multiply = _Multiply.apply if needs_gradient and not torch.compiler.is_compiling() else _multiply
-        output: Tensor = multiply(input, weight, list(_list_products(rows.windows, columns.windows)))
+        # without gradients, the plain function is enough, and compilers optimize it better
+        add = _AddProducts.apply if needs_gradient and not torch.compiler.is_compiling() else _add_products
+        output: Tensor = add(input, weight, _list_products(rows.windows, columns.windows))
         if bias is not None:
             output = output + bias.to(output.dtype)
         shape = (len(input), len(rows.windows), len(columns.windows), self.out_channels)

@@ -143,6 +143,6 @@ def input_shape(model: nn.Module, input_size: int | Sequence[int]) -> tuple[int,
         raise expected(
             "`input_size` to be the whole shape of one input, as the first layer is not a convolution of images",
             input_size,
-            "give all dimensions but the batch, for example [784]",
+            "give all dimensions but the batch, for example [784], or set `example_input_array` in the class",
         )
     return (first.in_channels, input_size, input_size)

@@ -84,19 +84,18 @@ class Inputs:
 
     def check_accepted_by(self, model: nn.Module) -> None:
         """Raise an `InputError` unless a model returns one tensor for these inputs."""
+        what = f"{type(model).__name__} to return a tensor of logits for {self}"
         try:
             with torch.inference_mode():
                 output: Any = self.feed(model)(*self.rows(1))
-            found = f"an output of type {type(output).__name__}"
         except Exception as error:  # a custom `forward` may raise anything
             if describe_failure(error) is not None:  # not about the inputs: a signal, or out of memory
                 raise
-            output, found = None, f"{type(error).__name__} ({one_line(error)})"
+            hint = "give the shape of one input, as in `--input_size [784]`, or set `example_input_array` in the class"
+            raise expected(what, f"{type(error).__name__} ({one_line(error)})", hint) from error
         if not isinstance(output, Tensor) or output.dim() == 0:
-            hint = (
-                "pass the shape of one input, such as `--input_size [784]`, or set `example_input_array` in the class"
-            )
-            raise expected(f"{type(model).__name__} to return a tensor of logits for {self}", found, hint)
+            found = "a scalar" if isinstance(output, Tensor) else f"an output of type {type(output).__name__}"
+            raise expected(what, found, "return one tensor from `forward`, with a row for each input")
 
     def rows(self, count: int) -> tuple[Tensor, ...]:
         """Return a batch of `count` rows for tracing, or the examples themselves if `have_rows` is false."""
@@ -106,12 +105,13 @@ class Inputs:
 
     def one(self) -> tuple[Tensor, ...] | dict[str, Tensor]:
         """Return the arguments of a forward pass with a single row, or with the examples if `have_rows` is false."""
-        tensors = self.rows(1)
-        return dict(zip(self.tensors, tensors, strict=True)) if self.by_name else tensors
+        return self._as_arguments(self.rows(1))
 
     def arguments(self, batch: int) -> tuple[Tensor, ...] | dict[str, Tensor]:
         """Return the arguments of a forward pass with a random batch of size `batch`, as `random` draws it."""
-        ((tensors, _),) = self.random(batch)
+        return self._as_arguments(next(self.random(batch))[0])
+
+    def _as_arguments(self, tensors: tuple[Tensor, ...]) -> tuple[Tensor, ...] | dict[str, Tensor]:
         return dict(zip(self.tensors, tensors, strict=True)) if self.by_name else tensors
 
     def random(self, batch: int | None) -> Iterator[tuple[tuple[Tensor, ...], None]]:

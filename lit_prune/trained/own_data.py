@@ -51,8 +51,8 @@ class OwnBatches:
         """Return the name of the metric, and its value for a model.
 
         Raises:
-            InputError: If the step of the model fails or does not log the metric, if the metric is a loss, or if its
-                value is not in [0, 1].
+            InputError: If the step of the model fails or does not log the metric, if its name contains
+                "loss", or if its value is not in [0, 1].
         """
         parts: list[Any] = self.parts
         loaders = [DataLoader(part, batch_size=None, collate_fn=_unchanged) for part in parts]
@@ -71,8 +71,8 @@ class OwnBatches:
             raise expected(f"{step} to log an accuracy", found, hint)
         if name not in logged:
             raise expected(f"{step} to log the `--metric`", f"no `{name}`", closest_hint(name, logged, hint))
-        if "loss" in name.lower():
-            raise expected("a `--metric` that is higher for better networks", f"`{name}`", hint)
+        if "loss" in name.lower():  # it may lie in [0, 1] by chance
+            raise expected("a metric that is higher for better networks", f"`{name}`", hint)
         if not 0 <= logged[name] <= 1:
             raise expected(f"`{name}` in [0, 1]", f"{logged[name]:.4g}", hint)
         return name, logged[name]

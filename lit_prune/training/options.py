@@ -34,8 +34,8 @@ def add_options(parser: LightningArgumentParser, custom_model: bool) -> None:
     Only a custom model gets `--init_from`, since `LitResNet18` has the option `--model.init_from`.
     """
     text = (
-        "Name of the run, a folder below lightning_logs (default: for fit, the name of the configuration, or else "
-        "resnet18 or the name of your own class; for other commands, the name of the command)."
+        "Name of the run, a folder below lightning_logs (default: for fit, the name of the configuration or, without "
+        "one, of the class in --model, or resnet18 without --model; for other commands, the name of the command)."
     )
     parser.add_argument("--name", type=str | None, default=None, help=text)
     text = "Number of CPU threads (default: torch's choice). A different number may change rounding errors."

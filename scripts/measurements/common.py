@@ -33,7 +33,7 @@ class Settings:
         source: Images to train on, "synthetic" or "cifar10".
         data_dir: Folder with the CIFAR-10 data.
         rounds: Number of rounds; each contender (compared implementation) runs once per round.
-        steps: Training steps of each contender per round.
+        steps: Training steps, or forward passes, of each contender per round.
     """
 
     source: Literal["synthetic", "cifar10"]
@@ -155,7 +155,7 @@ def take_turns(settings: Settings, contenders: Mapping[str, Callable[[int], None
 
     Args:
         settings: Numbers of rounds and steps.
-        contenders: Functions that train for a given number of steps, by name.
+        contenders: Functions that run a given number of steps, by name.
 
     Returns:
         Seconds per step by contender, one entry per round, without the warm-up.

@@ -36,23 +36,23 @@ def measure_training(settings: Settings) -> Measurement:
     return measurement
 
 
-def measure_evaluation(settings: Settings) -> Measurement:
-    """Compare the evaluation of a `LitResNet18` to that of the same network with torch's own layers, by batch size."""
+def measure_inference(settings: Settings) -> Measurement:
+    """Compare forward passes of a `LitResNet18` to those of torch's own layers in torch's default memory layout."""
     ours = LitResNet18().eval()
     plain = plain_copy(ours).to(memory_format=torch.contiguous_format)
     measurement = Measurement()
     for count in (1, BATCH_SIZE):
         images = torch.randn(count, 3, 32, 32)
-        names = f"ours, batch {count}", f"torch's layers, batch {count}"
-        contenders = {name: partial(evaluate, model, images) for name, model in zip(names, (ours, plain), strict=True)}
+        mine, theirs = f"ours, batch {count}", f"torch, batch {count}"
+        contenders = {mine: partial(infer, ours, images), theirs: partial(infer, plain, images)}
         measurement.seconds |= take_turns(settings, contenders)
-        measurement.compare(f"batch {count}: torch's layers / ours", names[1], names[0])
+        measurement.compare(f"batch {count}: torch / ours", theirs, mine)
     return measurement
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, images: Tensor, steps: int) -> None:
-    """Compute the logits of a batch a number of times."""
+def infer(model: nn.Module, images: Tensor, steps: int) -> None:
+    """Run a number of forward passes on one batch."""
     for _ in range(steps):
         model(images)
 

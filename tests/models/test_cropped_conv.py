@@ -34,9 +34,9 @@ CROPPED = [
 
 @pytest.fixture(autouse=True, params=["products", "crops"])
 def way(request, monkeypatch):
-    """Compute even tiny layers by matrix products where that is possible, or none."""
+    """Run each test with matrix products wherever they are possible, and again without any."""
     work = {"products": 0, "crops": 2**60}[request.param]
-    monkeypatch.setattr(cropped_conv, "_MULTIPLICATIONS_PER_PRODUCT", work)
+    monkeypatch.setattr(cropped_conv, "_WORK_PER_PRODUCT", work)
 
 
 def pair(*args, **kwargs):
@@ -183,7 +183,7 @@ def test_masked_weights(shape):
     size, kernel, *rest = shape
     plain, cropped = pair(3, 5, kernel, *rest)
     prune.l1_unstructured(plain, "weight", 0.5)
-    prune.custom_from_mask(cropped, "weight", plain.weight_mask)  # the line above needs a contiguous weight
+    prune.custom_from_mask(cropped, "weight", plain.weight_mask)  # `l1_unstructured` fails for channels_last weights
     assert_same_training(plain, cropped, random(2, 3, size, size))
     prune.remove(plain, "weight")
     prune.remove(cropped, "weight")
@@ -222,6 +222,13 @@ def test_traces_work_at_other_sizes():
     for size in (1, 2, 9):
         images = random(2, 3, size, size)
         assert_close(traced(images), plain(images))
+
+
+def test_autocast_leaves_float64_as_it_is():
+    plain, cropped = pair(8, 8, 3, padding=1)
+    images = random(4, 8, 2, 2)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same_training(plain, cropped, images)
 
 
 @pytest.mark.parametrize("size", [1, 2])

@@ -260,7 +260,7 @@ class NoLoader(LightningDataModule):
             "WithTest",
             "SentenceData",
             ["--split=test", "--metric=test/loss"],
-            "Expected a `--metric` that is higher for better networks, but got `test/loss`. HINT: log a fraction that ",
+            "Expected a metric that is higher for better networks, but got `test/loss`. HINT: log a fraction that ",
         ),
         (
             "Faulty",

@@ -101,7 +101,7 @@ def test_a_step_that_waits_is_found(
 ) -> None:
     def transfer(*args: Any) -> Any:
         batch = original(*args)
-        _ = batch[0][batch[0] > 1e9]  # a boolean mask, whose number of pixels the CPU has to know
+        _ = batch[0][batch[0] > 1e9]  # a boolean mask: the CPU has to wait for the number of selected pixels
         return batch
 
     original = CIFAR10DataModule.on_after_batch_transfer

@@ -80,11 +80,13 @@ def test_a_run_writes_everything_into_one_folder(run):
     assert "dashboard   tensorboard --logdir lightning_logs/first" in answer.out
 
 
-@pytest.mark.parametrize("options", [["--model=tests.training.small.SmallNet"], ["--config=own.yaml"]])
-def test_a_run_is_named_after_its_configuration_or_its_network(run, options):
+@pytest.mark.parametrize(
+    ("option", "name"), [("--model=tests.training.small.SmallNet", "SmallNet"), ("--config=own.yaml", "own")]
+)
+def test_a_run_is_named_after_its_configuration_or_its_network(run, option, name):
     Path("own.yaml").write_text("model: tests.training.small.SmallNet\n", encoding="utf-8")
-    assert run("fit", *TINY, *options, "--trainer.max_epochs=1").status == 0
-    assert [path.name for path in LOGS.iterdir()] == ["own" if "own.yaml" in options[0] else "SmallNet"]
+    assert run("fit", *TINY, option, "--trainer.max_epochs=1").status == 0
+    assert [path.name for path in LOGS.iterdir()] == [name]
 
 
 def test_curves_are_logged_at_their_epoch(run):

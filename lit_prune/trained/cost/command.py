@@ -45,7 +45,7 @@ def _cost(argv: Sequence[str]) -> None:
         type=int | list[int] | None,
         default=None,
         help="Height and width of the images, in pixels, or the shape of one input, such as [784] (default: inputs "
-        "like the model's `example_input_array`, or images of 32x32 pixels if it has none).",
+        "like the `example_input_array` of the first network, or images of 32x32 pixels if it has none).",
     )
     parser.add_argument("--onnx", type=bool, default=True, help="Whether to measure in ONNX Runtime too.")
     parser.add_argument("--format", type=Literal["table", "json"], default="table", help="Format of the output.")

@@ -25,7 +25,7 @@ class Cost:
     Attributes:
         variant: Variant that was measured.
         latency: Latency of one call, by batch size.
-        difference: Largest absolute difference, on random images, between the logits of this variant and those of
+        difference: Largest absolute difference, on random inputs, between the logits of this variant and those of
             torch's own layers with the network's weights. None for a "dense" variant in which small random weights
             replace zeros.
     """
@@ -85,8 +85,9 @@ def describe_machine() -> dict[str, str]:
 
 def check_measuring(input_size: int | list[int] | None, batches: Sequence[int], rounds: int) -> None:
     """Raise an `InputError` if one of these arguments of `compare` is invalid."""
-    for size in input_size if isinstance(input_size, list) else [SIZE if input_size is None else input_size]:
-        check_integer("input_size", size, 1, hint="images of CIFAR-10 have 32 pixels a side")
+    if input_size is not None:
+        for size in input_size if isinstance(input_size, list) else [input_size]:
+            check_integer("input_size", size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     if not batches or min(batches) < 1 or len(set(batches)) < len(batches):
         raise expected("`batches` to be different positive integers", str(list(batches)), "for example [1,128]")
     check_integer("rounds", rounds, 1, hint="11 rounds give a stable median on most machines")
@@ -104,8 +105,8 @@ def compare(
 
     The networks must be modules without masks that compute one tensor of logits from the same inputs: from images of
     `input_size` pixels a side, from inputs of that shape or, without `input_size`, from inputs like the
-    `example_input_array` of the first network. They are not changed. `lit_prune.trained.cost.latency.measure` explains
-    `rounds` and `turn`.
+    `example_input_array` of the first network, or 32x32 images if it has none. They are not changed.
+    `lit_prune.trained.cost.latency.measure` explains `rounds` and `turn`.
 
     Raises:
         InputError: If an argument is invalid, or a network cannot process such inputs.
@@ -113,12 +114,11 @@ def compare(
     check_measuring(input_size, batches, rounds)
     first = next(iter(networks.values()))
     if isinstance(input_size, int) or getattr(first, "example_input_array", None) is None:
-        input_shape(first, input_size or SIZE)  # raises an error unless the first layer takes images
+        input_shape(first, input_size or SIZE)  # for its errors: lazy weights, or a network that takes no images
     inputs = Inputs.of(first, input_size)
     if not inputs.have_rows:
-        raise expected(
-            "inputs with the same number of rows", f"{inputs}", "give the shape of one input as `--input_size`"
-        )
+        what = "the tensors of `example_input_array` to have the same number of rows, at least one"
+        raise expected(what, f"{inputs}", "make the batch the first dimension of each tensor")
     for model in networks.values():
         inputs.check_accepted_by(model)
     with tempfile.TemporaryDirectory() as folder:
@@ -138,12 +138,12 @@ def compare(
         latencies = []
         with torch.inference_mode():
             for batch in batches:
-                ((tensors, _),) = inputs.random(batch)
-                # only images have another layout
+                tensors, _ = next(inputs.random(batch))
+                # `layout` is torch's default except for images
                 arguments = [[tensor.contiguous(memory_format=v.layout) for tensor in tensors] for v in variants]
                 calls = {str(n): partial(v.forward, *arguments[n]) for n, v in enumerate(variants)}
                 latencies.append(list(measure(calls, rounds, turn).values()))
-            logits = [variant.forward(*own) for variant, own in zip(variants, arguments, strict=True)]
+            logits = [variant.forward(*args) for variant, args in zip(variants, arguments, strict=True)]
     # logits of each network's own weights: "dense" has others if there are zeros, but "zeros" then replaces it
     references = {v.network: y for v, y in zip(variants, logits, strict=True) if v.kind in ("dense", "zeros")}
     costs = []

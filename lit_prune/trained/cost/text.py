@@ -44,7 +44,7 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
             "",
             *(f"{kind:12s}  {meaning}" for kind, meaning in meanings.items()),
             "",
-            f"Inputs: {comparison.inputs}. A multiply-add is 2 FLOPs. "
+            f"One input: {comparison.inputs}. A multiply-add is 2 FLOPs. "
             f"Times: medians of {pluralize(comparison.rounds, 'round')} with "
             f"{pluralize(comparison.threads, 'thread')} on {machine['processor']} ({machine['instructions']}), "
             f"Python {machine['python']}, torch "

@@ -2,7 +2,7 @@
 
 import io
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.util import find_spec
@@ -58,7 +58,7 @@ class Variant:
 
     network: str
     kind: Kind
-    forward: Callable[..., Any]
+    forward: Run
     layout: torch.memory_format
     parameters: int
     nonzero: int
@@ -92,8 +92,7 @@ def make_variants(
         LitResNet18, the "cropped" ones only if the inputs are images, "accelerated" only if there are batches, and
         "int8" only if the network has linear or LSTM layers.
     """
-    size = inputs.image_size
-    layout = torch.contiguous_format if size is None else torch.channels_last
+    layout = torch.contiguous_format if inputs.image_size is None else torch.channels_last
     base = _channels_last(plain_copy(model))
     counts = _count(base, inputs)
     if all(ref.tensor.all() for ref in weight_layers(base)):
@@ -106,27 +105,29 @@ def make_variants(
     if isinstance(model, LitResNet18):
         yield Variant(network, "lit-prune", model, torch.channels_last, **counts)
     exported: dict[Kind, tuple[nn.Module, dict[str, Any]]] = {"onnx": (base, counts)}
-    if size is not None:
-        cropped = _channels_last(crop_kernels(base, size[1:], size[0]))
+    if inputs.image_size is not None:
+        channels, height, width = inputs.image_size
+        cropped = _channels_last(crop_kernels(base, (height, width), channels))
         cropped_counts = _count(cropped, inputs)
-        yield Variant(network, "cropped", cropped, layout, **cropped_counts)
+        yield Variant(network, "cropped", inputs.feed(cropped), layout, **cropped_counts)
         exported["cropped onnx"] = (cropped, cropped_counts)
     if batches:
         networks = {batch: accelerate(base, inputs.arguments(batch), rounds=rounds) for batch in batches}
-        file = {"bytes": _accelerated_bytes(networks[batches[0]]), "compressed": None}
+        sizes = {"bytes": _accelerated_bytes(networks[batches[0]]), "compressed": None}
         forwards = {batch: inputs.feed(accelerated) for batch, accelerated in networks.items()}
-        yield Variant(network, "accelerated", partial(_run_batch, forwards), torch.contiguous_format, **(counts | file))
+        run = partial(_run_batch, forwards)
+        yield Variant(network, "accelerated", run, torch.contiguous_format, **(counts | sizes))
     quantized = _quantize(base)
     if quantized is not None:
-        file = {"bytes": _state_bytes(quantized), "compressed": None}
-        yield Variant(network, "int8", inputs.feed(quantized), layout, **(counts | file))
+        sizes = {"bytes": _state_bytes(quantized), "compressed": None}
+        yield Variant(network, "int8", inputs.feed(quantized), layout, **(counts | sizes))
     if folder is None:
         return
     for kind, (module, known) in exported.items():
         path = folder / f"{len(list(folder.iterdir()))}.onnx"
         write_onnx(module, path, inputs)
-        file = {"bytes": path.stat().st_size, "compressed": None}
-        yield Variant(network, kind, run_onnx(path), torch.contiguous_format, **(known | file))
+        sizes = {"bytes": path.stat().st_size, "compressed": None}
+        yield Variant(network, kind, run_onnx(path), torch.contiguous_format, **(known | sizes))
 
 
 def _count(module: nn.Module, inputs: Inputs) -> dict[str, Any]:
@@ -154,7 +155,7 @@ def _accelerated_bytes(network: nn.Module) -> int:
         return path.stat().st_size
 
 
-def _run_batch(forwards: Mapping[int, Run], *inputs: Tensor) -> Any:
+def _run_batch(forwards: Mapping[int, Run], *inputs: Tensor) -> Tensor:
     """Run the network that was accelerated for batches of this size."""
     return forwards[len(inputs[0])](*inputs)
 

@@ -248,12 +248,12 @@ def test_a_network_without_images_is_measured():
     differences = {cost.variant.kind: cost.difference or 0.0 for cost in found.costs}
     assert differences.pop("int8") < 0.1
     assert max(differences.values()) < 1e-5
-    assert "Inputs: `inputs` [8] float32." in format_table(found, {})
+    assert "One input: `inputs` [8] float32." in format_table(found, {})
     assert len(conclusions(found)) == 1
 
 
 class TokenNet(nn.Module):
-    """A network of token ids and of a mask, which it takes by name."""
+    """A network that takes token ids and a mask by name."""
 
     def __init__(self):
         super().__init__()
@@ -273,17 +273,17 @@ def test_a_network_of_token_ids_is_measured_with_inputs_like_its_example():
     assert found.costs[0].variant.flops.nominal == 2 * 16 * 3
     for cost in found.costs:
         assert cost.difference is None or cost.difference < (0.1 if cost.variant.kind == "int8" else 1e-5)
-    assert "Inputs: `tokens` [7] int64, `mask` [7] float32." in format_table(found, {})
+    assert "One input: `tokens` [7] int64, `mask` [7] float32." in format_table(found, {})
 
 
-class Words(TokenNet):
+class DictNet(TokenNet):
     def forward(self, mask, tokens):
         return {"logits": super().forward(mask, tokens)}
 
 
 def test_a_network_must_take_the_inputs_and_return_a_tensor():
-    with pytest.raises(InputError, match=r"Words to return a tensor of logits .* an output of type dict"):
-        compare({"net": Words()}, None, [1], 1)
+    with pytest.raises(InputError, match=r"DictNet to return a tensor of logits .* an output of type dict"):
+        compare({"net": DictNet()}, None, [1], 1)
     with pytest.raises(InputError, match=r"Linear to return a tensor .* for `inputs` \[9\] float32.*RuntimeError"):
         compare({"net": nn.Linear(8, 2)}, [9], [1], 1)
     model = TokenNet()
