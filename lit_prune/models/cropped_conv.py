@@ -111,7 +111,7 @@ def _add_products(input: Tensor, weight: Tensor, products: list[Product]) -> Ten
         if output == len(outputs):
             outputs.append(left @ right)
         else:
-            outputs[output].addmm_(left, right)
+            outputs[output] = torch.addmm(outputs[output], left, right)
     return torch.stack(outputs, 1)
 
 
@@ -120,25 +120,49 @@ def _matrix(tensor: Tensor, part: Part) -> Tensor:
 
     This is a view if the tensor is channels_last, and otherwise a copy.
     """
+    values = _part(tensor, part)
+    return values.reshape(len(values), values.shape[1] * values.shape[2])
+
+
+def _part(tensor: Tensor, part: Part) -> Tensor:
     row, columns = part
-    return tensor.permute(0, 2, 3, 1)[:, row, columns].flatten(1)
+    return tensor.permute(0, 2, 3, 1)[:, row, columns]
+
+
+def _accumulate(part: Tensor, left: Tensor, right: Tensor) -> None:
+    """Add a matrix product to a part of a gradient, in place."""
+    is_matrix = part.stride(2) == 1 and (part.shape[1] == 1 or part.stride(1) == part.shape[2])
+    is_batched = torch._C._functorch.is_legacy_batchedtensor(left)  # by `is_grads_batched` of `torch.autograd.grad`
+    # faster than the sum below, but neither differentiable nor possible for batched gradients
+    if is_matrix and not is_batched and not torch.is_grad_enabled():
+        matrix = part.flatten(1)
+        torch.addmm(matrix, left, right, out=matrix)
+    else:
+        part += (left @ right).view(part.shape)
 
 
 class _AddProducts(torch.autograd.Function):
-    """`_add_products` with gradients that are accumulated in place, in the channels_last layout."""
+    """`_add_products` with gradients that are added up in place.
+
+    The gradient of each of the ordinary slices would have the size of the whole weight.
+    """
+
+    generate_vmap_rule = True
 
     @staticmethod
-    def forward(ctx: Any, input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
+    def forward(input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
+        return _add_products(input, weight, products)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, list[Product]], output: Tensor) -> None:
+        input, weight, ctx.products = inputs
         ctx.save_for_backward(input, weight)
         ctx.save_for_forward(input, weight)
-        ctx.products = products
-        return _add_products(input, weight, products)
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         input, weight = ctx.saved_tensors
         grad_input = grad_weight = None
-        # both are channels_last, so that `_matrix` returns views of them
         if ctx.needs_input_grad[0]:
             count, channels, height, width = input.shape
             grad_input = grad_output.new_zeros(count, height, width, channels).permute(0, 3, 1, 2)
@@ -147,9 +171,9 @@ class _AddProducts(torch.autograd.Function):
         for output, pixels, taps in ctx.products:
             gradient = grad_output[:, output]
             if grad_input is not None:
-                _matrix(grad_input, pixels).addmm_(gradient, _matrix(weight, taps))
+                _accumulate(_part(grad_input, pixels), gradient, _matrix(weight, taps))
             if grad_weight is not None:
-                _matrix(grad_weight, taps).addmm_(gradient.t(), _matrix(input, pixels))
+                _accumulate(_part(grad_weight, taps), gradient.t(), _matrix(input, pixels))
         return grad_input, grad_weight, None
 
     @staticmethod
@@ -165,9 +189,10 @@ class CroppedConv2d(nn.Conv2d):
     gradient of exactly zero. Nothing is skipped if `padding_mode` is not "zeros", if `padding` is a string such as
     "same", or if the input size is unknown (tracing, export).
 
-    On the CPU, layers with few output pixels and many channels are computed as matrix products, if their weights are
-    channels_last, without groups or dilation: in a ResNet-18 for 32x32 images, those whose outputs are single pixels
-    and, in batches of at least 8 to 20 images, those whose outputs have 2x2 pixels.
+    On the CPU, layers with few output pixels and many channels are computed as matrix products: in a ResNet-18 for
+    32x32 images, those whose outputs are single pixels and, in batches of at least 8 to 20 images, those whose outputs
+    have 2x2 pixels. Weights should be channels_last then; other layouts are copied. Not with groups, dilation, half
+    precision, autocast or `torch.compile`.
     """
 
     plain_class = nn.Conv2d
@@ -195,26 +220,20 @@ class CroppedConv2d(nn.Conv2d):
     def _products_are_faster(self, input: Tensor, weight: Tensor, rows: Span, columns: Span) -> bool:
         """Tell whether matrix products can compute the outputs, and take less time than an ordinary convolution."""
         count = sum(pixels.stop - pixels.start for pixels, _ in rows.windows) * len(columns.windows)
-        if not count or self.groups != 1 or input.dim() != 4 or not input.is_cpu or not input.is_floating_point():
+        if not count or self.groups != 1 or input.dim() != 4 or not input.is_cpu:
             return False
-        if not weight.is_contiguous(memory_format=torch.channels_last):
-            return False
-        # `_AddProducts` works in no transform of `torch.func` (grad, vmap, jvp), because `addmm_` has no rule for vmap
-        if not torch.compiler.is_compiling() and torch._C._functorch.peek_interpreter_stack() is not None:
+        # convolutions in half precision are faster; compilers take long for many products
+        exact = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
+        if not exact or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
             return False
         return bool(len(input) * self.in_channels * self.out_channels >= count * _WORK_PER_PRODUCT)
 
     def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
-        # autocast, which leaves float64 as it is, does not apply to in-place operations such as `addmm_`
-        if torch.is_autocast_enabled("cpu") and torch.float64 not in (input.dtype, weight.dtype):
-            dtype = torch.get_autocast_dtype("cpu")
-            input, weight = input.to(dtype), weight.to(dtype)
         needs_gradient = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
-        # without gradients, the plain function is enough, and compilers optimize it better
-        add = _AddProducts.apply if needs_gradient and not torch.compiler.is_compiling() else _add_products
+        add = _AddProducts.apply if needs_gradient else _add_products
         output: Tensor = add(input, weight, _list_products(rows.windows, columns.windows))
         if bias is not None:
-            output = output + bias.to(output.dtype)
+            output = output + bias
         shape = (len(input), len(rows.windows), len(columns.windows), self.out_channels)
         return output.view(shape).permute(0, 3, 1, 2)
 

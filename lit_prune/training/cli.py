@@ -277,6 +277,5 @@ def _default_name(command: str, config: Namespace) -> str:
         return command
     if config.get("config"):
         return "-".join(Path(str(path)).stem for path in config.config)
-    return str(config.get("model.class_path", "resnet18")).rpartition(".")[
-        2
-    ]  # without `--model`, there is no class path
+    # without `--model`, there is no class path
+    return str(config.get("model.class_path", "resnet18")).rpartition(".")[2]

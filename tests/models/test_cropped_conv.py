@@ -5,6 +5,7 @@ import pickle
 import subprocess
 import sys
 import warnings
+from functools import partial
 
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.utils import prune
+from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from torchvision.models import resnet18
 
 from lit_prune.models import cropped_conv
@@ -278,6 +280,47 @@ def test_gradients_image_by_image_with_torch_func(size):
     wanted, found = each(plain), each(cropped)
     for name in wanted:
         assert_close(found[name], wanted[name])
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_weights_and_gradients_can_be_batched(size):
+    plain, cropped = pair(3, 5, 3, padding=1)
+    images = random(2, 3, size, size)
+
+    def ensemble(layer):
+        states = {name: torch.stack([value, 2 * value]) for name, value in layer.named_parameters()}
+        return vmap(lambda state: functional_call(layer, state, (images,)))(states)
+
+    assert_close(ensemble(cropped), ensemble(plain))
+    for strategy in ("reverse-mode", "forward-mode"):
+        jacobians = [
+            torch.autograd.functional.jacobian(
+                lambda images, layer=layer: layer(images).sum(0)[:2], images, vectorize=True, strategy=strategy
+            )
+            for layer in (plain, cropped)
+        ]
+        assert_close(jacobians[1], jacobians[0])
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_saved_weights_may_return_in_another_layout(size):
+    plain, cropped = pair(3, 5, 3, padding=1)
+    images = random(2, 3, size, size)
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: tensor.contiguous(), lambda tensor: tensor):
+        output = cropped(images)
+    output.square().sum().backward()
+    plain(images).square().sum().backward()
+    assert_close(cropped.weight.grad, plain.weight.grad)
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_selective_checkpoints_keep_products(size):
+    plain, cropped = pair(3, 5, 3, padding=1)
+    keep = partial(create_selective_checkpoint_contexts, [torch.ops.aten.mm.default, torch.ops.aten.addmm.default])
+    images = random(2, 3, size, size)
+    checkpoint(cropped, images, use_reentrant=False, context_fn=keep).square().sum().backward()
+    plain(images).square().sum().backward()
+    assert_close(cropped.weight.grad, plain.weight.grad)
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])  # noqa: S301
