@@ -20,7 +20,7 @@ def test_a_run_is_refused_where_it_cannot_write_logs(run, disk):
     disk.freeze()
     answer = run(*FIT, "--trainer.max_epochs=1", f"--trainer.default_root_dir={disk.folder}")
     assert answer.status == 2
-    assert f"`{disk.folder}/lightning_logs/resnet18` (Read-only file system)" in answer.complaint
+    assert f"`{disk.folder}/lightning_logs/Line` (Read-only file system)" in answer.complaint
     assert "`--trainer.default_root_dir`" in answer.complaint
     assert list(disk.folder.iterdir()) == []
 

@@ -24,18 +24,18 @@ def test_a_run_whose_folder_is_removed_stops_and_creates_no_other(run, tmp_path,
     answer = run(*FIT, "--trainer.max_epochs=6", f"--trainer.enable_checkpointing={checkpoints}", *removal(**arguments))
     assert answer.status == 1
     assert "No such file or directory" in answer.complaint
-    assert "lightning_logs/resnet18/version_0/" in answer.complaint
-    left = [] if arguments.get("above") else [Path("lightning_logs/resnet18")]
+    assert "lightning_logs/Line/version_0/" in answer.complaint
+    left = [] if arguments.get("above") else [Path("lightning_logs/Line")]
     assert list(Path("lightning_logs").rglob("*")) == left
     assert bystander.exists()
     # the next run starts from the beginning
     answer = run(*FIT, "--trainer.max_epochs=1")
     assert answer.status == 0, answer.err
-    assert Path("lightning_logs/resnet18/version_0/metrics.csv").is_file()
+    assert Path("lightning_logs/Line/version_0/metrics.csv").is_file()
 
 
 def test_a_run_whose_folder_is_moved_writes_to_neither_place(run, tmp_path):
-    folder, away = Path("lightning_logs/resnet18/version_0"), tmp_path / "away"
+    folder, away = Path("lightning_logs/Line/version_0"), tmp_path / "away"
 
     def move():
         while not all((folder / name).is_file() for name in ("checkpoints/last.ckpt", "metrics.csv")):
