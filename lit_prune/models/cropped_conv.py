@@ -144,7 +144,7 @@ def _accumulate(part: Tensor, left: Tensor, right: Tensor) -> None:
 class _AddProducts(torch.autograd.Function):
     """`_add_products` with gradients that are added up in place.
 
-    The gradient of each of the ordinary slices would have the size of the whole weight.
+    With ordinary slices, autograd would allocate a gradient of the size of the whole weight for each slice.
     """
 
     generate_vmap_rule = True
