@@ -7,7 +7,7 @@ saves most of the time of these layers.
 
 import itertools
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -54,11 +54,49 @@ def find_span(size: int, kernel: int, stride: int, padding: int, dilation: int) 
     return Span(taps, padding - taps.start * dilation, tuple(windows) if usable else ())
 
 
-_cached_span = lru_cache(maxsize=1024)(find_span)
+@dataclass(frozen=True)
+class Plan:
+    """How a convolution can skip dead taps at one size of its input.
+
+    Attributes:
+        rows: The parts that it uses along rows.
+        columns: The parts that it uses along columns.
+        count: Number of matrix products that can compute its outputs; 0 if a span has no windows.
+    """
+
+    rows: Span
+    columns: Span
+    count: int
+
+    @cached_property
+    def products(self) -> list[Product]:
+        """The matrix products: for each output, one for each row of pixels that it reads."""
+        return [
+            (output, (pixel_row, pixels), (tap_row, taps))
+            for output, ((pixel_rows, tap_rows), (pixels, taps)) in enumerate(
+                itertools.product(self.rows.windows, self.columns.windows)
+            )
+            for pixel_row, tap_row in zip(
+                range(pixel_rows.start, pixel_rows.stop), range(tap_rows.start, tap_rows.stop), strict=True
+            )
+        ]
+
+
+Sizes = tuple[int, ...]  # of rows and columns
+
+
+def make_plan(input: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Plan:
+    """Plan a convolution; arguments as in `find_live_taps`, for rows and columns."""
+    rows, columns = (find_span(*sizes) for sizes in zip(input, kernel, stride, padding, dilation, strict=True))
+    return Plan(rows, columns, sum(pixels.stop - pixels.start for pixels, _ in rows.windows) * len(columns.windows))
+
+
+_cached_plan = lru_cache(maxsize=1024)(make_plan)
 
 
 def _crop(weight: Tensor, rows: slice, columns: slice) -> Tensor:
-    if torch.compiler.is_compiling():  # compilers optimize slices better than a custom backward pass
+    needs_gradient = torch.is_grad_enabled() and weight.requires_grad
+    if not needs_gradient or torch.compiler.is_compiling():  # compilers optimize slices better than a custom function
         return weight[:, :, rows, columns]
     cropped: Tensor = _Crop.apply(weight, rows, columns)
     return cropped
@@ -90,17 +128,6 @@ class _Crop(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None, __: None) -> Tensor:
         return tangent[:, :, ctx.rows, ctx.columns].clone()
-
-
-def _list_products(rows: tuple[Window, ...], columns: tuple[Window, ...]) -> list[Product]:
-    """List the matrix products of a convolution: for each output, one for each row of pixels that it reads."""
-    return [
-        (output, (pixel_row, pixels), (tap_row, taps))
-        for output, ((pixel_rows, tap_rows), (pixels, taps)) in enumerate(itertools.product(rows, columns))
-        for pixel_row, tap_row in zip(
-            range(pixel_rows.start, pixel_rows.stop), range(tap_rows.start, tap_rows.stop), strict=True
-        )
-    ]
 
 
 def _add_products(input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
@@ -198,11 +225,11 @@ class CroppedConv2d(nn.Conv2d):
     plain_class = nn.Conv2d
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
-        padding: Any = self.padding
-        if rows is not None and columns is not None:
-            if self._products_are_faster(input, weight, rows, columns):
-                return self._multiply(input, weight, bias, rows, columns)
+        plan, padding = self._plan(input.shape), self.padding
+        if plan is not None:
+            if self._products_are_faster(input, weight, plan.count):
+                return self._multiply(input, weight, bias, plan)
+            rows, columns = plan.rows, plan.columns
             if (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start) != self.kernel_size:
                 weight = _crop(weight, rows.taps, columns.taps)
                 padding = (rows.padding, columns.padding)
@@ -212,43 +239,42 @@ class CroppedConv2d(nn.Conv2d):
             # layout, with fewer than 7 input channels. With many channels, a stride is faster for a single image.
             pixels = input[..., :: self.stride[0], :: self.stride[1]]
             return F.conv2d(pixels, weight, bias, groups=self.groups)
-        if padding is not self.padding:
+        if plan is not None:
             return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
         ordinary: Tensor = super()._conv_forward(input, weight, bias)
         return ordinary
 
-    def _products_are_faster(self, input: Tensor, weight: Tensor, rows: Span, columns: Span) -> bool:
-        """Tell whether matrix products can compute the outputs, and take less time than an ordinary convolution."""
-        count = sum(pixels.stop - pixels.start for pixels, _ in rows.windows) * len(columns.windows)
-        if not count or self.groups != 1 or input.dim() != 4 or not input.is_cpu:
-            return False
-        # convolutions in half precision are faster; compilers take long for many products
-        exact = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
-        if not exact or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
-            return False
-        return bool(len(input) * self.in_channels * self.out_channels >= count * _WORK_PER_PRODUCT)
-
-    def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
-        needs_gradient = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
-        add = _AddProducts.apply if needs_gradient else _add_products
-        output: Tensor = add(input, weight, _list_products(rows.windows, columns.windows))
-        if bias is not None:
-            output = output + bias
-        shape = (len(input), len(rows.windows), len(columns.windows), self.out_channels)
-        return output.view(shape).permute(0, 3, 1, 2)
-
-    def _span(self, dimension: int, size: int) -> Span | None:
-        """Return the span along rows (0) or columns (1); None if the convolution must not skip taps."""
-        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+    def _plan(self, shape: torch.Size) -> Plan | None:
+        """Return the plan for an input; None if the convolution must not skip taps."""
+        padding = self.padding
+        if self.padding_mode != "zeros" or isinstance(padding, str):
             return None
+        height, width = shape[-2:]
         # while tracing, sizes are not of type int; computing with them would restrict the traced program to one size
-        if type(size) is not int or torch.compiler.is_exporting():
+        if type(height) is not int or type(width) is not int or torch.compiler.is_exporting():
             return None
         # `torch.compile` can trace the function, but not its cache
-        find = find_span if torch.compiler.is_compiling() else _cached_span
-        return find(
-            size, self.kernel_size[dimension], self.stride[dimension], self.padding[dimension], self.dilation[dimension]
-        )
+        plan = make_plan if torch.compiler.is_compiling() else _cached_plan
+        return plan((height, width), self.kernel_size, self.stride, padding, self.dilation)
+
+    def _products_are_faster(self, input: Tensor, weight: Tensor, count: int) -> bool:
+        """Tell whether matrix products can compute the outputs, and take less time than an ordinary convolution."""
+        # compilers take long for many products; convolutions in half precision are faster
+        if not count or self.groups != 1 or input.dim() != 4 or not input.is_cpu or torch.compiler.is_compiling():
+            return False
+        if len(input) * self.in_channels * self.out_channels < count * _WORK_PER_PRODUCT:
+            return False
+        exact = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
+        return exact and not torch.is_autocast_enabled("cpu")
+
+    def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
+        needs_gradient = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
+        add = _AddProducts.apply if needs_gradient else _add_products
+        output: Tensor = add(input, weight, plan.products)
+        if bias is not None:
+            output = output + bias
+        shape = (len(input), len(plan.rows.windows), len(plan.columns.windows), self.out_channels)
+        return output.view(shape).permute(0, 3, 1, 2)
 
 
 def crop_convolutions(module: nn.Module) -> None:
