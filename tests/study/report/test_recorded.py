@@ -19,6 +19,7 @@ DOCUMENT = ROOT / "docs" / "results.md"
 STUDIES = {
     "reduced": ("lightning_logs/reduced", "docs/results.md", 31 * 3),
     "sparse-training": ("lightning_logs/sparse-training", "docs/sparse-training/results.md", 7 * 3),
+    "criteria": ("lightning_logs/criteria", "docs/criteria/results.md", 32 * 3),
 }
 every_study = pytest.mark.parametrize(("study", "document", "runs"), STUDIES.values(), ids=STUDIES)
 
@@ -58,7 +59,7 @@ def test_the_report_reproduces_the_document(again, study, document, runs):
     figures = Path(document).parent / "figures"
     drawn = {path.name for path in (again / figures).iterdir()}
     assert drawn == {path.name for path in (ROOT / figures).iterdir()}
-    assert len(drawn) >= {"reduced": 10, "sparse-training": 6}[Path(study).name]
+    assert len(drawn) >= {"reduced": 10, "sparse-training": 6, "criteria": 7}[Path(study).name]
 
 
 @every_study

@@ -33,6 +33,8 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     published = published_for(results.plan)
     kind = "test" if "test" in accuracy_measure(results) else "validation"
     ranges = _ranges(series)
+    lowest = min(float(_points(one)[0].min()) for one in series)
+    left = -2.0 if lowest < 50 else lowest // 10 * 10 - 10
     title = "Accuracy against sparsity"
     heights = [3.4, 1.2][: len(ranges)]
     legend = 0.2 * (max(len(series), len(published)) + 1)
@@ -40,8 +42,8 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     grid = canvas.add_gridspec(len(ranges), 1, height_ratios=heights)
     panels = [canvas.add_subplot(grid[index, 0]) for index in range(len(ranges))]
     for axes, limits in zip(panels, ranges, strict=True):
+        axes.set(xlim=(left, 102), ylim=limits)
         _draw(axes, series, published)
-        axes.set(xlim=(-2, 102), ylim=limits)
         axes.grid(visible=True, axis="x")
     panels[-1].set_xlabel(SPARSITY)
     panels[0].set_ylabel(f"{kind} accuracy minus dense accuracy\n(percentage points)")
@@ -102,9 +104,11 @@ def _draw(axes: Axes, series: Sequence[Series], published: Sequence[PublishedCur
     for curve, line in zip(published, _PUBLISHED_LINES, strict=False):
         axes.plot(curve.sparsity, curve.differences, color=GREY, lw=0.9, ls=line)
     axes.axhline(0, color=BLACK, lw=0.8)
+    left, right = axes.get_xlim()
+    shift = (right - left) / 115  # so that markers at the same sparsity do not hide each other
     for index, one in enumerate(series):
         sparsity, mean, low, high = _points(one)
-        aside = 0.9 * (index - (len(series) - 1) / 2)  # so that markers at the same sparsity do not hide each other
+        aside = shift * (index - (len(series) - 1) / 2)
         style: dict[str, Any] = {"lw": 1.2, "elinewidth": 1.0, "capsize": 2.5} | series_style(index)
         # a single seed has no interval, and gets no error bar
         bars = (mean - low, high - mean) if (high > low).any() else None
