@@ -47,6 +47,8 @@ MEASURES = {
     "final_test_loss": Measure("final test loss", "final test loss", "nats", 3),
     # fraction of weights that are zero after pruning and before the first training step
     "sparsity_start": Measure("sparsity at the start", "sparsity at start, %", "%", 2),
+    # fraction of weights that are zero after the epoch of the best validation accuracy
+    "sparsity_at_best": Measure("sparsity at the best validation accuracy", "sparsity at best val, %", "%", 2),
     # fraction of weights that are zero after the last epoch
     "sparsity_end": Measure("sparsity at the end", "sparsity at end, %", "%", 2),
     # highest sparsity at the end of any epoch, minus the lowest

@@ -46,19 +46,8 @@ def estimate(values: Iterable[float]) -> Estimate | None:
     mean = statistics.mean(numbers)  # free of rounding errors: the mean of equal values is that value
     if n == 1:
         return Estimate(mean, None, None, 1)
-    half = _half_width_per_spread(n) * statistics.stdev(numbers)
+    half = float(stdtrit(n - 1, _UPPER)) * statistics.stdev(numbers) / math.sqrt(n)
     return Estimate(mean, mean - half, mean + half, n)
-
-
-def half_width_with(found: Estimate, n: int) -> float | None:
-    """Estimate half the width of the interval over `n` seeds, if the spread stays the same; None without a spread."""
-    if found.half_width is None:
-        return None
-    return found.half_width * _half_width_per_spread(n) / _half_width_per_spread(found.n)
-
-
-def _half_width_per_spread(n: int) -> float:
-    return float(stdtrit(n - 1, _UPPER)) / math.sqrt(n)
 
 
 def seeds_to_exclude(found: Estimate, distance: float, most: int = 1000) -> int:
@@ -75,5 +64,6 @@ def seeds_to_exclude(found: Estimate, distance: float, most: int = 1000) -> int:
     """
     if found.half_width is None:
         return 3
-    widths = ((n, half_width_with(found, n)) for n in range(found.n + 1, most + 1))
-    return next((n for n, width in widths if width is not None and width < distance), most + 1)
+    spread = found.half_width * math.sqrt(found.n) / float(stdtrit(found.n - 1, _UPPER))
+    counts = range(found.n + 1, most + 1)
+    return next((n for n in counts if float(stdtrit(n - 1, _UPPER)) * spread / math.sqrt(n) < distance), most + 1)

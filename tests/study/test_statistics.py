@@ -1,14 +1,13 @@
 """Means over seeds."""
 
 import math
-import random
 import statistics
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from lit_prune.study.statistics import Estimate, estimate, half_width_with, seeds_to_exclude
+from lit_prune.study.statistics import Estimate, estimate, seeds_to_exclude
 
 # two-sided 95% quantiles of Student's t, from printed tables
 QUANTILES = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 5: 2.5706, 9: 2.2622, 10: 2.2281, 29: 2.0452, 120: 1.9799}
@@ -78,14 +77,3 @@ def test_the_number_of_seeds_that_decides_is_the_smallest():
     single = estimate([0.5])
     assert single is not None
     assert seeds_to_exclude(single, 0.1) == 3
-
-
-def test_five_seeds_halve_the_interval_of_three():
-    values = [random.gauss(0, 1) for _ in range(3)]
-    found = estimate(values)
-    assert found is not None
-    assert half_width_with(found, 3) == found.half_width
-    half = half_width_with(found, 5)
-    assert half is not None
-    assert half == pytest.approx(statistics.stdev(values) * 2.7764 / 5**0.5, rel=1e-4)
-    assert half_width_with(Estimate(1.0, None, None, 1), 5) is None

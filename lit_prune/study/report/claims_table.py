@@ -7,10 +7,6 @@ from lit_prune.study.plan.claims import Contrast
 from lit_prune.study.report.tables import markdown_table
 from lit_prune.study.results.results import format_seeds
 from lit_prune.study.results.verdicts import Finding, Judgement
-from lit_prune.study.statistics import half_width_with
-
-_COUNTS = (3, 5)  # numbers of seeds for which the table says how small a difference they decide
-DECIDABLE = f"decidable with {' / '.join(map(str, _COUNTS))} seeds"
 
 
 def claims_table(judgements: Iterable[Judgement]) -> str:
@@ -22,9 +18,8 @@ def claims_table(judgements: Iterable[Judgement]) -> str:
             claim = [judgement.claim.said, verdict] if index == 0 else ["", ""]
             own = finding.verdict + (f": {finding.note}" if finding.note else "")
             contrast = finding.contrast
-            result = [_measured(finding), describe_limits(contrast), own, _decidable(finding)]
-            rows.append([*claim, describe_contrast(contrast), *result])
-    header = ["claim", "verdict", "contrast", "measured", "holds if", "this contrast", DECIDABLE]
+            rows.append([*claim, describe_contrast(contrast), _measured(finding), describe_limits(contrast), own])
+    header = ["claim", "verdict", "contrast", "measured", "holds if", "this contrast"]
     return markdown_table(header, rows, left=len(header)) if rows else ""
 
 
@@ -59,15 +54,6 @@ def _measured(finding: Finding) -> str:
         return f"{each} {unit} ({format_seeds(finding.values)})"
     text = f"{format_estimate(measure, finding.estimate)} {unit}"
     return text if finding.estimate.n > 1 else f"{text} ({format_seeds(finding.values)})"
-
-
-def _decidable(finding: Finding) -> str:
-    """Format half the widths of the intervals that `_COUNTS` seeds would give; "-" if a contrast has no interval."""
-    measure, unit = _unit(finding.contrast)
-    if finding.contrast.exact or finding.estimate is None:
-        return "-"
-    widths = [width for n in _COUNTS if (width := half_width_with(finding.estimate, n)) is not None]
-    return f"{' / '.join(measure.format(width) for width in widths)} {unit}" if widths else "-"
 
 
 def _unit(contrast: Contrast) -> tuple[Measure, str]:

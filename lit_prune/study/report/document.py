@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from lit_prune.study.report.claims_table import DECIDABLE, claims_table
+from lit_prune.study.report.claims_table import claims_table
 from lit_prune.study.report.original import compare_with_original
 from lit_prune.study.report.overview import list_incomplete_runs, overview
 from lit_prune.study.report.summary import summary
@@ -26,9 +26,9 @@ _CLAIMS = (
     "sets limits. A contrast holds if its 95% confidence interval lies within the limits, does not hold if the "
     "interval and the limits do not overlap, and is inconclusive otherwise. If the limits are for each seed, the "
     "contrast holds if all values are within the limits, and does not hold if any value is outside. The unit "
-    f'"points" means percentage points. The last column, "{DECIDABLE}", is half the width of the intervals that so '
-    "many seeds would give, if values vary between seeds as they do here: these seeds can only decide a contrast if "
-    "its mean is at least so far from the limits."
+    '"points" means percentage points. A contrast can only be decided if its mean is at least half the width of the '
+    "interval, the number after ±, away from the limits. If values vary between seeds as they do here, the interval "
+    "over five seeds is half as wide as that over three. This is rough: three seeds hardly show how much values vary."
 )
 _PLATEAU = (
     "Pruned weights are zero. After their masks are removed, only a gradient can change them, and some weights never "

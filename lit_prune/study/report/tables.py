@@ -26,6 +26,7 @@ _TABLES = {
         "final_val_loss",
         "final_test_loss",
         "sparsity_start",
+        "sparsity_at_best",
         "sparsity_end",
         "epochs_to_99",
         "seconds_per_epoch",

@@ -37,8 +37,7 @@ def _measure_curves(logged: Logged, train: bool) -> dict[str, float]:
 
 def _measure_tests(logged: Logged, result: RunResult, metrics: Mapping[str, str]) -> dict[str, float]:
     last, best = result.tests.get("last", {}), result.tests.get("best")
-    accuracies = logged.curves.get("val_acc")
-    if best is None and accuracies and max(accuracies, key=lambda epoch: accuracies[epoch]) == logged.epochs[-1]:
+    if best is None and _best_epoch(logged) == logged.epochs[-1]:
         best = last  # the last epoch is the best one, so its checkpoint was tested only once
     found = {
         "final_test_acc": last.get(metrics.get("test_acc", "")),
@@ -46,6 +45,12 @@ def _measure_tests(logged: Logged, result: RunResult, metrics: Mapping[str, str]
         "test_acc_at_best": (best or {}).get(metrics.get("test_acc", "")),
     }
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _best_epoch(logged: Logged) -> int | None:
+    """Return the epoch of the best validation accuracy."""
+    accuracies = logged.curves.get("val_acc", {})
+    return max(accuracies, key=lambda epoch: accuracies[epoch], default=None)
 
 
 def _measure_sparsity(logged: Logged, train: bool) -> dict[str, float]:
@@ -63,6 +68,9 @@ def _measure_sparsity(logged: Logged, train: bool) -> dict[str, float]:
     found["sparsity_end"] = sparsity[-1]
     if train:
         found["sparsity_range"] = max(sparsity) - min(sparsity)
+        best = _best_epoch(logged)
+        if best is not None and best in logged.curves["sparsity"]:
+            found["sparsity_at_best"] = logged.curves["sparsity"][best]
         epochs = logged.epochs[-1] + 1
         if late := [value for epoch, value in logged.curves["sparsity"].items() if epoch + 1 >= 2 * epochs / 3]:
             found["sparsity_late_fall"] = late[0] - late[-1]

@@ -257,10 +257,6 @@ def test_the_claims_table_has_measurements_and_verdicts(tmp_path):
     assert found is not None
     assert fails["measured"] == f"{format_estimate(MEASURES['final_test_acc'], found)} points"
     assert fails["measured"].startswith("-")
-    three, five = re.findall(r"[\d.]+", fails["decidable with 3 / 5 seeds"])
-    assert fails["measured"].endswith(f"± {three} points")
-    assert float(five) == pytest.approx(float(three) / 2, abs=0.02)
-    assert constant["decidable with 3 / 5 seeds"] == "-"
     assert constant["measured"] == "0, 0, 0 % (seeds 0, 1, 2)"
     assert constant["this contrast"] == "holds"
 

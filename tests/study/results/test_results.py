@@ -80,6 +80,7 @@ def test_every_measure_equals_its_value_by_hand(tmp_path):
         "final_val_loss": 1.5,
         "final_test_loss": 1.6,
         "sparsity_start": 0.1,  # the pruned fraction; sparsity is 0.07 after the first epoch
+        "sparsity_at_best": 0.04,  # the last epoch is the best
         "sparsity_end": 0.04,
         "sparsity_range": 0.07 - 0.04,
         "sparsity_late_fall": 0.05 - 0.04,  # two of three epochs are two thirds
@@ -97,6 +98,14 @@ def test_masks_that_change_in_the_first_epoch_do_not_raise_the_sparsity_at_the_s
     row = "\n0,0,2.1,0.2,2.0,0.3,0.07,0.1,0.9,0.08,10.0,0.5,0.06\n"  # 0.1 were ever pruned
     one_run(tmp_path, metrics=HEADER + ",sparsity/masked" + row, result={**RESULT, "epochs": 1, "best_epoch": 0})
     assert read_one(tmp_path).measures["sparsity_start"] == 0.06
+
+
+def test_the_sparsity_of_the_best_epoch_is_not_that_of_the_end(tmp_path):
+    one_run(tmp_path, metrics=HEADER + ROWS.replace("0.595", "0.75"), result={**RESULT, "best_epoch": 1})
+    measures = read_one(tmp_path).measures
+    assert measures["best_val_acc"] == 0.75
+    assert measures["sparsity_at_best"] == 0.05
+    assert measures["sparsity_end"] == 0.04
 
 
 def test_a_run_without_training_has_no_measures_over_epochs(tmp_path):

@@ -52,13 +52,14 @@ def sparsity_figure(results: Results) -> Drawing | None:
         show_epoch_numbers(axes, last, 0)
         for number, (name, (x, y)) in enumerate(found.items()):
             every = max(min(2, len(x)), len(x) // 6)  # lines that coincide have markers at different epochs
-            style: dict[str, Any] = {"lw": 1.4, "markevery": (number % every, every)} | series_style(number)
+            style: dict[str, Any] = {"lw": 1.4, "markevery": (number % every, every), "drawstyle": "steps-pre"}
+            style |= series_style(number)
             axes.plot(x, y, label=f"{group}/{name}", mfc="white" if number % 2 else style["color"], **style)
-        _label(axes, {name: y[-1] for name, (_, y) in found.items()}, line * 1.08 * top / height)
+        _label(axes, {name: (x[-1], y[-1]) for name, (x, y) in found.items()}, line * 1.08 * top / height)
     caption = (
         "Fraction of the prunable weights that are exactly zero, before training (at 0 epochs) and after each epoch"
-        f"{', mean over seeds' if _several(results) else ''}. The name of an experiment is next to the end of its "
-        "line; names of lines that end close together are stacked."
+        f"{', mean over seeds' if _several(results) else ''}. A line leads from the last point of an experiment to its "
+        "name; names of experiments that end close together are stacked."
     )
     return Drawing("sparsity", "Sparsity over epochs", caption, None, canvas)
 
@@ -80,17 +81,20 @@ def _several(results: Results) -> bool:
     return len(results.plan.seeds) > 1
 
 
-def _label(axes: Axes, last: Mapping[str, float], height: float) -> None:
-    """Write the names of the lines to the right of a panel; each name needs `height` on the y axis."""
-    ends = sorted((y, name, SERIES[n % len(SERIES)]) for n, (name, y) in enumerate(last.items()))
-    places = separate_labels([y for y, _, _ in ends], height, *axes.get_ylim())
-    for (y, name, colour), place in zip(ends, places, strict=True):
+def _label(axes: Axes, last: Mapping[str, tuple[float, float]], height: float) -> None:
+    """Write the names of the lines to the right of a panel, for the last point of each line.
+
+    Each name needs `height` on the y axis.
+    """
+    ends = sorted((y, name, x, SERIES[n % len(SERIES)]) for n, (name, (x, y)) in enumerate(last.items()))
+    places = separate_labels([y for y, *_ in ends], height, *axes.get_ylim())
+    for (y, name, x, colour), place in zip(ends, places, strict=True):
         axes.annotate(
             name,
-            xy=(1.0, y),
-            xytext=(14, place),
-            xycoords=("axes fraction", "data"),
-            textcoords=("offset points", "data"),
+            xy=(x, y),
+            xytext=(1.06, place),
+            xycoords="data",
+            textcoords=("axes fraction", "data"),
             va="center",
             annotation_clip=False,
             arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.8, "shrinkA": 0, "shrinkB": 0, "relpos": (0, 0.5)},

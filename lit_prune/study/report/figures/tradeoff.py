@@ -105,7 +105,7 @@ def _draw(axes: Axes, series: Sequence[Series], published: Sequence[PublishedCur
         axes.plot(curve.sparsity, curve.differences, color=GREY, lw=0.9, ls=line)
     axes.axhline(0, color=BLACK, lw=0.8)
     left, right = axes.get_xlim()
-    shift = 0.9 * (right - left) / 104  # so that markers at the same sparsity do not hide each other
+    shift = 0.009 * (right - left)  # so that markers at the same sparsity do not hide each other
     for index, one in enumerate(series):
         sparsity, mean, low, high = _points(one)
         aside = shift * (index - (len(series) - 1) / 2)
