@@ -26,9 +26,12 @@ _CLAIMS = (
     "sets limits. A contrast holds if its 95% confidence interval lies within the limits, does not hold if the "
     "interval and the limits do not overlap, and is inconclusive otherwise. If the limits are for each seed, the "
     "contrast holds if all values are within the limits, and does not hold if any value is outside. The unit "
-    '"points" means percentage points. A contrast can only be decided if its mean is at least half the width of the '
-    "interval, the number after ±, away from the limits. If values vary between seeds as they do here, the interval "
-    "over five seeds is half as wide as that over three. This is rough: three seeds hardly show how much values vary."
+    '"points" means percentage points.'
+)
+_POWER = (
+    "A contrast can only be decided if its mean is at least half the width of the interval, the number after ±, away "
+    "from the limits. If values vary between seeds as they do here, the interval over five seeds is half as wide as "
+    "that over three. This is rough: three seeds hardly show how much values vary."
 )
 _PLATEAU = (
     "Pruned weights are zero. After their masks are removed, only a gradient can change them, and some weights never "
@@ -65,7 +68,8 @@ def report_text(whole: Results, judgements: Sequence[Judgement], figures: Sequen
         parts += group_tables(results, experiments) or ["No run has finished yet."]
         parts += _show(figure for figure in figures if figure.group == name)
     if judgements:
-        parts += ["## Claims", _CLAIMS, claims_table(judgements), *undecided_section(advices)]
+        power = "" if len(plan.seeds) == 1 else _POWER
+        parts += ["## Claims", _CLAIMS, power, claims_table(judgements), *undecided_section(advices)]
     if original := compare_with_original(results):
         parts += ["## Next to the original study", *original]
     if experiments_with_removal(plan):
