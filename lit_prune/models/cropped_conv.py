@@ -7,7 +7,7 @@ saves most of the time of these layers.
 
 import itertools
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -35,11 +35,13 @@ class Span:
         padding: Zeros to add on each side of the input if only these taps are used.
         windows: For each output, the pixels that it reads and the taps that read them. Empty if the kernel is dilated,
             if an output reads only padding, or if there are no outputs.
+        reads: Number of pixels in all windows.
     """
 
     taps: slice
     padding: int
     windows: tuple[Window, ...]
+    reads: int
 
 
 def find_span(size: int, kernel: int, stride: int, padding: int, dilation: int) -> Span:
@@ -50,53 +52,22 @@ def find_span(size: int, kernel: int, stride: int, padding: int, dilation: int) 
     for left in range(-padding, outputs * stride - padding, stride):  # position of the first tap, in pixels
         first, stop = max(0, left), min(size, left + kernel)
         windows.append((slice(first, stop), slice(first - left, stop - left)))
-    usable = dilation == 1 and all(pixels.start < pixels.stop for pixels, _ in windows)
-    return Span(taps, padding - taps.start * dilation, tuple(windows) if usable else ())
+    if dilation != 1 or any(pixels.start >= pixels.stop for pixels, _ in windows):
+        windows = []
+    reads = sum(pixels.stop - pixels.start for pixels, _ in windows)
+    return Span(taps, padding - taps.start * dilation, tuple(windows), reads)
 
 
-@dataclass(frozen=True)
-class Plan:
-    """How a convolution can skip dead taps at one size of its input.
-
-    Attributes:
-        rows: The parts that it uses along rows.
-        columns: The parts that it uses along columns.
-        count: Number of matrix products that can compute its outputs; 0 if a span has no windows.
-    """
-
-    rows: Span
-    columns: Span
-    count: int
-
-    @cached_property
-    def products(self) -> list[Product]:
-        """The matrix products: for each output, one for each row of pixels that it reads."""
-        return [
-            (output, (pixel_row, pixels), (tap_row, taps))
-            for output, ((pixel_rows, tap_rows), (pixels, taps)) in enumerate(
-                itertools.product(self.rows.windows, self.columns.windows)
-            )
-            for pixel_row, tap_row in zip(
-                range(pixel_rows.start, pixel_rows.stop), range(tap_rows.start, tap_rows.stop), strict=True
-            )
-        ]
+_cached_span = lru_cache(maxsize=1024)(find_span)
 
 
-Sizes = tuple[int, ...]  # of rows and columns
+def _needs_gradient(input: Tensor, weight: Tensor) -> bool:
+    return torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
 
 
-def make_plan(input: Sizes, kernel: Sizes, stride: Sizes, padding: Sizes, dilation: Sizes) -> Plan:
-    """Plan a convolution; arguments as in `find_live_taps`, for rows and columns."""
-    rows, columns = (find_span(*sizes) for sizes in zip(input, kernel, stride, padding, dilation, strict=True))
-    return Plan(rows, columns, sum(pixels.stop - pixels.start for pixels, _ in rows.windows) * len(columns.windows))
-
-
-_cached_plan = lru_cache(maxsize=1024)(make_plan)
-
-
-def _crop(weight: Tensor, rows: slice, columns: slice) -> Tensor:
-    needs_gradient = torch.is_grad_enabled() and weight.requires_grad
-    if not needs_gradient or torch.compiler.is_compiling():  # compilers optimize slices better than a custom function
+def _crop(input: Tensor, weight: Tensor, rows: slice, columns: slice) -> Tensor:
+    if torch.compiler.is_compiling() or not _needs_gradient(input, weight):
+        # faster: compilers optimize slices, and without a gradient the convolution makes the only copy
         return weight[:, :, rows, columns]
     cropped: Tensor = _Crop.apply(weight, rows, columns)
     return cropped
@@ -128,6 +99,17 @@ class _Crop(torch.autograd.Function):
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, _: None, __: None) -> Tensor:
         return tangent[:, :, ctx.rows, ctx.columns].clone()
+
+
+def _list_products(rows: tuple[Window, ...], columns: tuple[Window, ...]) -> list[Product]:
+    """List the matrix products of a convolution: for each output, one for each row of pixels that it reads."""
+    return [
+        (output, (pixel_row, pixels), (tap_row, taps))
+        for output, ((pixel_rows, tap_rows), (pixels, taps)) in enumerate(itertools.product(rows, columns))
+        for pixel_row, tap_row in zip(
+            range(pixel_rows.start, pixel_rows.stop), range(tap_rows.start, tap_rows.stop), strict=True
+        )
+    ]
 
 
 def _add_products(input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
@@ -225,13 +207,13 @@ class CroppedConv2d(nn.Conv2d):
     plain_class = nn.Conv2d
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        plan, padding = self._plan(input.shape), self.padding
-        if plan is not None:
-            if self._products_are_faster(input, weight, plan.count):
-                return self._multiply(input, weight, bias, plan)
-            rows, columns = plan.rows, plan.columns
+        rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
+        padding: Any = self.padding
+        if rows is not None and columns is not None:
+            if self._products_are_faster(input, weight, rows.reads * len(columns.windows)):
+                return self._multiply(input, weight, bias, rows, columns)
             if (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start) != self.kernel_size:
-                weight = _crop(weight, rows.taps, columns.taps)
+                weight = _crop(input, weight, rows.taps, columns.taps)
                 padding = (rows.padding, columns.padding)
         if weight.shape[2:] == (1, 1) and padding == (0, 0) and weight.shape[1] < 16:
             # Slicing the input gives the same result as a stride, and avoids a bug: without AVX-512, oneDNN 3.12
@@ -239,42 +221,41 @@ class CroppedConv2d(nn.Conv2d):
             # layout, with fewer than 7 input channels. With many channels, a stride is faster for a single image.
             pixels = input[..., :: self.stride[0], :: self.stride[1]]
             return F.conv2d(pixels, weight, bias, groups=self.groups)
-        if plan is not None:
+        if padding is not self.padding:
             return F.conv2d(input, weight, bias, self.stride, padding, self.dilation, self.groups)
         ordinary: Tensor = super()._conv_forward(input, weight, bias)
         return ordinary
-
-    def _plan(self, shape: torch.Size) -> Plan | None:
-        """Return the plan for an input; None if the convolution must not skip taps."""
-        padding = self.padding
-        if self.padding_mode != "zeros" or isinstance(padding, str):
-            return None
-        height, width = shape[-2:]
-        # while tracing, sizes are not of type int; computing with them would restrict the traced program to one size
-        if type(height) is not int or type(width) is not int or torch.compiler.is_exporting():
-            return None
-        # `torch.compile` can trace the function, but not its cache
-        plan = make_plan if torch.compiler.is_compiling() else _cached_plan
-        return plan((height, width), self.kernel_size, self.stride, padding, self.dilation)
 
     def _products_are_faster(self, input: Tensor, weight: Tensor, count: int) -> bool:
         """Tell whether matrix products can compute the outputs, and take less time than an ordinary convolution."""
         # compilers take long for many products; convolutions in half precision are faster
         if not count or self.groups != 1 or input.dim() != 4 or not input.is_cpu or torch.compiler.is_compiling():
             return False
-        if len(input) * self.in_channels * self.out_channels < count * _WORK_PER_PRODUCT:
-            return False
         exact = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
-        return exact and not torch.is_autocast_enabled("cpu")
+        if not exact or torch.is_autocast_enabled("cpu"):
+            return False
+        return bool(len(input) * self.in_channels * self.out_channels >= count * _WORK_PER_PRODUCT)
 
-    def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, plan: Plan) -> Tensor:
-        needs_gradient = torch.is_grad_enabled() and (input.requires_grad or weight.requires_grad)
-        add = _AddProducts.apply if needs_gradient else _add_products
-        output: Tensor = add(input, weight, plan.products)
+    def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
+        add = _AddProducts.apply if _needs_gradient(input, weight) else _add_products
+        output: Tensor = add(input, weight, _list_products(rows.windows, columns.windows))
         if bias is not None:
             output = output + bias
-        shape = (len(input), len(plan.rows.windows), len(plan.columns.windows), self.out_channels)
+        shape = (len(input), len(rows.windows), len(columns.windows), self.out_channels)
         return output.view(shape).permute(0, 3, 1, 2)
+
+    def _span(self, dimension: int, size: int) -> Span | None:
+        """Return the span along rows (0) or columns (1); None if the convolution must not skip taps."""
+        if self.padding_mode != "zeros" or isinstance(self.padding, str):
+            return None
+        # while tracing, sizes are not of type int; computing with them would restrict the traced program to one size
+        if type(size) is not int or torch.compiler.is_exporting():
+            return None
+        # `torch.compile` can trace the function, but not its cache
+        find = find_span if torch.compiler.is_compiling() else _cached_span
+        return find(
+            size, self.kernel_size[dimension], self.stride[dimension], self.padding[dimension], self.dilation[dimension]
+        )
 
 
 def crop_convolutions(module: nn.Module) -> None:

@@ -13,6 +13,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import prune
 from torch.utils.checkpoint import checkpoint, create_selective_checkpoint_contexts
 from torchvision.models import resnet18
@@ -388,3 +389,23 @@ def test_a_strided_1x1_convolution_is_exact(size, stride, groups, bias):
         torch.autograd.grad(output, [images, *layer.parameters()], gradient), theirs, strict=True
     ):
         assert torch.allclose(ours, reference, rtol=1e-12)
+
+
+def test_settings_may_be_lists():
+    layer = CroppedConv2d(3, 4, 3, padding=1)
+    images = torch.randn(2, 3, 2, 2)
+    expected = layer(images)
+    layer.padding = [1, 1]  # type: ignore[assignment]  # as from JSON
+    assert torch.equal(layer(images), expected)
+
+
+def test_a_trace_in_half_precision_takes_any_number_of_images():
+    layer = CroppedConv2d(256, 256, 3, padding=1).requires_grad_(False).bfloat16()
+
+    def call(images: Tensor) -> Tensor:
+        outputs: Tensor = layer(images)
+        return outputs.flatten(1).view(images.shape[0], -1)
+
+    traced = make_fx(call, tracing_mode="symbolic", _allow_non_fake_inputs=True)(torch.randn(64, 256, 1, 1).bfloat16())
+    images = torch.randn(7, 256, 1, 1).bfloat16()
+    torch.testing.assert_close(traced(images), call(images))
