@@ -14,6 +14,7 @@ _MEASURES = ("final_test_acc", "final_val_acc")
 # a network counts as pruned if at least this fraction of its weights is zero; far fewer weights are zero by chance
 _DENSE = 1e-3
 _REMOVAL = "PruningRemoval"
+_LENGTH = ("max_epochs", "max_steps", "max_time", "limit_train_batches")  # settings that limit the training
 _PARTS = ("criterion", "structure", "allocation")  # arguments of `Pruning` that define the pruning method
 _SHORT = {
     "GlobalL1Pruning": ("l1", "L1 pruning"),
@@ -92,15 +93,16 @@ def accuracy_measure(results: Results) -> str:
 def find_baseline(results: Results, experiment: Experiment) -> str | None:
     """Return the name of the dense experiment to compare an experiment with.
 
-    An experiment that trains is compared with one that starts from the same weights, trains as long with the study's
-    settings without overrides, and prunes nothing; None if the plan has no such experiment. An experiment that
-    does not train is compared with its parent; None if it has no parent.
+    An experiment that trains is compared with one that starts from the same weights, trains as long, overrides no
+    settings but those that limit the training, and prunes nothing; None if the plan has no such experiment. An
+    experiment that does not train is compared with its parent; None if it has no parent.
     """
     if experiment.train:
         for other in results.plan.experiments:
             alike = (other.parent, other.checkpoint, other.train) == (experiment.parent, experiment.checkpoint, True)
             alike &= _length(results.plan, other) == _length(results.plan, experiment)
-            if alike and other.name != experiment.name and not other.overrides and not prunes(results, other.name):
+            alike &= other.name != experiment.name and _overrides_only_length(other)
+            if alike and not prunes(results, other.name):
                 return other.name
         return None
     return experiment.parent
@@ -109,7 +111,12 @@ def find_baseline(results: Results, experiment: Experiment) -> str | None:
 def _length(plan: Plan, experiment: Experiment) -> list[Any]:
     """Return the settings that limit the training of an experiment."""
     trainer = merge(plan.settings, experiment.overrides).get("trainer") or {}
-    return [trainer.get(name) for name in ("max_epochs", "max_steps", "max_time", "limit_train_batches")]
+    return [trainer.get(name) for name in _LENGTH]
+
+
+def _overrides_only_length(experiment: Experiment) -> bool:
+    others = {name: value for name, value in experiment.overrides.items() if name != "trainer"}
+    return not others and set(experiment.overrides.get("trainer") or {}) <= set(_LENGTH)
 
 
 def prunes(results: Results, experiment: str) -> bool:

@@ -245,6 +245,7 @@ def test_sparsity_is_drawn_only_for_experiments_that_prune(full, pictures):
     assert start.mean == pytest.approx(0.2, abs=1e-6)
     values = [100 * start.mean, *(100 * value for value in curve.values())]
     assert lines(axes, "task5/initial-20") == [([0, 1, 2, 3, 4, 5], values)]
+    assert {line.get_drawstyle() for line in axes.get_lines()} == {"steps-pre"}  # the change of an epoch is no ramp
 
 
 def test_accuracy_differences_are_paired_by_seed(full, pictures):
@@ -280,6 +281,12 @@ def test_accuracy_differences_are_paired_by_seed(full, pictures):
     assert (low, high) == pytest.approx((100 * (first.low or 0), 100 * (first.high or 0)))
 
 
+@pytest.mark.parametrize(("amounts", "left"), [((0.3, 0.9), -2), ((0.8, 0.9, 0.95), 70)])
+def test_the_sparsity_axis_starts_below_the_lowest_sparsity(tmp_path, amounts, left):
+    drawing = built(study(tmp_path, pruned_by(*amounts)))["accuracy-against-sparsity"]
+    assert {axes.get_xlim() for axes in drawing.canvas.axes} == {(left, 102)}
+
+
 def test_published_curves_are_the_papers_minus_dense_accuracy(pictures):
     table = {("ResNet-20", "one-shot, fine-tuned"): [0, -0.26, -1.49, -4.74]}
     found = {(curve.network, curve.method): curve for curve in PUBLISHED}
@@ -311,6 +318,15 @@ def test_the_dense_experiment_is_found_in_custom_studies(tmp_path):
     assert find_baseline(results, plan["mine"]) is None
     assert find_baseline(results, plan["tested"]) == "task1/softmax"
     assert find_baseline(results, plan["longer"]) is None  # no dense experiment trains as long
+
+
+def test_a_dense_experiment_may_train_longer_than_the_others(tmp_path):
+    longer = {"name": "longer", "overrides": {"trainer": {"max_epochs": 99}}}
+    pruning = {"class_path": "GlobalL1Pruning", "init_args": {"amount": 0.3}}
+    pruned = {"name": "pruned", "overrides": {"trainer": {"max_epochs": 99, "callbacks+": [pruning]}}}
+    slower = {"name": "slower", "overrides": {"trainer": {"max_epochs": 99}, "model": {"optimizer": {"lr": 0.1}}}}
+    results = study(tmp_path, with_experiments(slower, longer, pruned))
+    assert find_baseline(results, results.plan["pruned"]) == "longer"
 
 
 def test_custom_callbacks_get_their_own_series(tmp_path):

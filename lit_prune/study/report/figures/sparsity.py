@@ -44,12 +44,11 @@ def sparsity_figure(results: Results) -> Drawing | None:
     rows = math.ceil(len(curves) / columns)
     canvas = new_figure(WIDTH, 0.4 + (1.0 + height) * rows, "Sparsity over epochs")
     top = max(max(y) for found in curves.values() for _, y in found.values())
-    last = max(x[-1] for found in curves.values() for x, _ in found.values())
     panels = make_panels(canvas, len(curves), columns)
     for index, (axes, (group, found)) in enumerate(zip(panels, curves.items(), strict=True)):
         axes.set(title=group, xlabel=EPOCHS, ylabel=SPARSITY if index % columns == 0 else "")
         axes.set_ylim(-0.02 * top, 1.06 * top)
-        show_epoch_numbers(axes, last, 0)
+        show_epoch_numbers(axes, max(x[-1] for x, _ in found.values()), 0)
         for number, (name, (x, y)) in enumerate(found.items()):
             every = max(min(2, len(x)), len(x) // 6)  # lines that coincide have markers at different epochs
             style: dict[str, Any] = {"lw": 1.4, "markevery": (number % every, every), "drawstyle": "steps-pre"}

@@ -34,7 +34,7 @@ def tradeoff_figure(results: Results) -> Drawing | None:
     kind = "test" if "test" in accuracy_measure(results) else "validation"
     ranges = _ranges(series)
     lowest = min(float(_points(one)[0].min()) for one in series)
-    left = -2.0 if lowest < 50 else lowest // 10 * 10 - 10
+    left = -2.0 if lowest < 50 else (lowest - 5) // 10 * 10
     title = "Accuracy against sparsity"
     heights = [3.4, 1.2][: len(ranges)]
     legend = 0.2 * (max(len(series), len(published)) + 1)
