@@ -9,7 +9,7 @@ import pytest
 
 from lit_prune.main import main
 from tests.training.conftest import NARROW, TINY, Run
-from tests.training.small import Scored, SmallNet
+from tests.training.small import OtherNames, Scored, SmallNet
 
 # an epoch has four batches
 SHOWN = [*(word for word in TINY if not word.startswith("--trainer.enable")), NARROW, "--name=x"]
@@ -47,6 +47,18 @@ def test_a_line_has_no_metrics_of_an_earlier_validation(run: Run) -> None:
     assert answer.status == 0, answer.err
     lines = [line for line in answer.out.splitlines() if line.startswith("epoch ")]
     assert ["val/acc" in line for line in lines] == [False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("names", "line"),
+    [(["f1", "loss", "lr", "f1/dog"], "epoch 0: f1 0.2500, loss 0.2500"), ([], "epoch 0")],
+)
+def test_a_line_shows_metrics_of_other_names_without_their_details(run: Run, names: list[str], line: str) -> None:
+    network = [f"--model={OtherNames.__module__}.OtherNames", f"--model.names={names}"]
+    options = [word for option in SHOWN for word in (network if option == NARROW else [option])]
+    answer = run("fit", *options, "--trainer.max_epochs=1")
+    assert answer.status == 0, answer.err
+    assert line in answer.out.splitlines()
 
 
 def test_on_a_terminal_one_bar_covers_all_epochs(

@@ -1,6 +1,7 @@
 """What a command shows while it runs: in training, one bar for all epochs, and a line after each epoch."""
 
 import math
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from tqdm import tqdm
 
-# starts of the names of the metrics in an epoch's line, in the order of the line
-_SHOWN = ("train", "val", "sparsity/global")
+# patterns for the names of the metrics in an epoch's line, in the order of the line; the third is for names in the
+# user's own module, such as "loss"
+_SHOWN = ("train", "val", "(?!train|val|lr)[^/]*$", "sparsity/global$")
 # shortest time between two changes of the bar; showing a loss waits for the GPU, which would slow down every step
 _SECONDS = 0.1
 
@@ -103,10 +105,11 @@ class Progress:
     def _print_epoch(self) -> None:
         if self._has_ended:
             names = [name for name in self.trainer.callback_metrics if not name.endswith("_step")]
-            shown = [name for start in _SHOWN for name in sorted(names) if name.startswith(start)]
+            shown = [name for pattern in _SHOWN for name in sorted(names) if re.match(pattern, name)]
             shown = [name for name in shown if self._was_validated or not name.startswith("val")]
             texts = [f"{name} {float(self.trainer.callback_metrics[name]):.4f}" for name in shown]
-            self._print(f"epoch {self.trainer.current_epoch - 1}: {', '.join([*texts, *self._time_left()])}")
+            line = ", ".join([*texts, *self._time_left()])
+            self._print(f"epoch {self.trainer.current_epoch - 1}" + (f": {line}" if line else ""))
         self._has_ended = self._was_validated = False
 
     def _time_left(self) -> list[str]:
