@@ -158,11 +158,11 @@ def _make_slug(part: str) -> str:
 
 
 def _describe(part: Any) -> str:
-    """Return a criterion, structure or allocation as text; of an object, its class and arguments."""
+    """Return a criterion, structure or allocation as text; of an object, its class and arguments but the seed."""
     if not isinstance(part, dict):
         return str(part)
     arguments = part.get("init_args") or {} if "class_path" in part else part
-    text = ", ".join(f"{name} {value}" for name, value in arguments.items())
+    text = ", ".join(f"{name} {value}" for name, value in arguments.items() if name != "seed")
     return " ".join(filter(None, (str(part.get("class_path", "")).rsplit(".", 1)[-1], text)))
 
 

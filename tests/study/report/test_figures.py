@@ -338,7 +338,7 @@ def test_custom_callbacks_get_their_own_series(tmp_path):
     assert [point.experiment for point in series["MyPruning, fine-tuned"].points] == ["x/mine"]
     assert [point.experiment for point in series["L1 pruning, fine-tuned"].points] == ["task4/finetuned-10"]
     # and so does each criterion and allocation
-    made = {"class_path": "my.code.Score", "init_args": {"batches": 4}}
+    made = {"class_path": "my.code.Score", "init_args": {"batches": 4, "seed": 3}}
     layers = {f"backbone.layer{n}.0.conv1": 0.5 for n in range(30)}
     long = ", ".join(f"{name} {fraction}" for name, fraction in layers.items())
     parts: list[dict[str, Any]] = [{"criterion": made}, {"criterion": made | {"init_args": {"batches": 8}}}]
