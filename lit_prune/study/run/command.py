@@ -54,6 +54,7 @@ def main(argv: Sequence[str]) -> int:
 def _run(options: Namespace) -> int:
     plan, out = _make_plan(options)
     chosen = select(plan, options.only or ["*"])
+    check_folder(plan, out)
     todo = list_jobs(plan, chosen, out)
     if not options.dry_run:
         print(_headline(plan, chosen, out), flush=True)  # before torch is imported, which takes seconds
@@ -65,7 +66,6 @@ def _run(options: Namespace) -> int:
         if options.dry_run:
             print(_overview(plan, chosen, out, pool.jobs))
             return 0
-        check_folder(plan, out)  # before the lock file is written to the folder
         out.mkdir(parents=True, exist_ok=True)
         try:
             with FileLock(out / LOCK, timeout=0):

@@ -65,9 +65,10 @@ def test_a_mistake_is_refused_in_one_sentence_and_leaves_no_file(run, write, arg
     assert {path for path in tree() - before if path.name != ".lock"} == set()
 
 
-def test_a_folder_of_another_plan_is_refused_with_the_difference(run, write):
+@pytest.mark.parametrize("dry_run", [[], ["--dry_run"]])
+def test_a_folder_of_another_plan_is_refused_with_the_difference(run, write, dry_run):
     store_plan(load_plan("tiny.yaml"), Path("out"))
-    answer = run("study", "tiny.yaml", "--out", "out", "--max_epochs", "7")
+    answer = run("study", "tiny.yaml", "--out", "out", "--max_epochs", "7", *dry_run)
     assert answer.status == 2
     changed = "`settings.trainer.max_epochs`"
     assert f"no {changed}, as in the plan of the study in `out`, but got {changed} 7." in answer.complaint
@@ -109,10 +110,11 @@ def test_a_dry_run_prints_the_runs_and_does_nothing(run, write):
 
 
 def test_a_dry_run_counts_selected_runs_that_are_not_complete(run, write):
+    store_plan(load_plan("tiny.yaml"), Path("out"))
     folder = Path("out/a/base/seed=0")
     folder.mkdir(parents=True)
     (folder / "result.json").write_text("{}")
-    answer = run("study", "tiny.yaml", "--out", "out", "--only", "a/child", "--max_epochs", "5", "--dry_run")
+    answer = run("study", "tiny.yaml", "--out", "out", "--only", "a/child", "--dry_run")
     assert answer.out.splitlines()[0] == "tiny: 2 experiments, seeds 0, in out"
     assert answer.out.splitlines()[-1].startswith("1 run to do, 0 epochs, about ")
 
