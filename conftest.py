@@ -16,6 +16,15 @@ from tests.docs.blocks import SYBIL
 
 # the code blocks of README.md and docs/ are tests, too
 pytest_collect_file = SYBIL.pytest()
+_QUICK = {"README.md", "tutorial.md"}  # documents whose blocks do not wait for the gate
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest selects tests by their marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the blocks of most documents to the gate: they take a third of the time of all tests."""
+    for item in items:
+        if item.path.suffix == ".md" and item.path.name not in _QUICK:
+            item.add_marker("gate")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -3,8 +3,9 @@
 A new block of these languages needs no change here: `python` is executed; the commands in `bash` and `console` run
 one by one on synthetic images, and must print what a console block shows below them; `yaml` is passed to `lit-prune
 study` or `lit-prune fit`. The blocks of a document run in order, in one folder, because later blocks use files of
-earlier ones, so run all blocks of a document, with `pytest docs/cli.md`. Write `<!-- skip: next "reason" -->` above a
-block that no test can run.
+earlier ones, so run all blocks of a document: `pytest README.md`, `pytest docs/tutorial.md`, and for other documents,
+whose blocks are marked `gate`, `pytest -m gate docs/cli.md`. Write `<!-- skip: next "reason" -->` above a block that no
+test can run.
 """
 
 import re

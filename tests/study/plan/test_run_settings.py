@@ -187,6 +187,7 @@ def test_an_error_of_the_parser_names_the_experiment(settings, found, hint):
     assert hint is None or f"did you mean `{hint}`" in str(error.value)
 
 
+@pytest.mark.gate
 @pytest.mark.parametrize("name", shipped_plans())
 def test_every_experiment_that_ships_parses(name, capsys):
     plan = load_plan(name).with_seeds([7])

@@ -21,6 +21,7 @@ STUDIES = {
     "sparse-training": ("lightning_logs/sparse-training", "docs/sparse-training/results.md", 7 * 3),
     "criteria": ("lightning_logs/criteria", "docs/criteria/results.md", 40 * 3),
 }
+pytestmark = pytest.mark.gate
 every_study = pytest.mark.parametrize(("study", "document", "runs"), STUDIES.values(), ids=STUDIES)
 
 
