@@ -21,7 +21,7 @@ _QUICK = {"README.md", "tutorial.md"}  # documents whose blocks do not wait for 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest selects tests by their marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the blocks of most documents to the gate: they take a third of the time of all tests."""
+    """Leave the blocks of most documents to the gate: they take about a quarter of the time of all tests."""
     for item in items:
         if item.path.suffix == ".md" and item.path.name not in _QUICK:
             item.add_marker("gate")

@@ -161,8 +161,10 @@ def _describe(part: Any) -> str:
     """Return a criterion, structure or allocation as text; of an object, its class and arguments but the seed."""
     if not isinstance(part, dict):
         return str(part)
-    arguments = part.get("init_args") or {} if "class_path" in part else part
-    text = ", ".join(f"{name} {value}" for name, value in arguments.items() if name != "seed")
+    arguments = part
+    if "class_path" in part:
+        arguments = {name: value for name, value in (part.get("init_args") or {}).items() if name != "seed"}
+    text = ", ".join(f"{name} {value}" for name, value in arguments.items())
     return " ".join(filter(None, (str(part.get("class_path", "")).rsplit(".", 1)[-1], text)))
 
 
