@@ -15,6 +15,7 @@ from lit_prune.callbacks._wrapping import Wrapped
 from lit_prune.functional.averages import find_averages
 from lit_prune.functional.masking import copy_masks, mask_gradients, mask_weights
 from lit_prune.functional.optimizer_state import keeps_zeros
+from lit_prune.functional.sharding import local
 from lit_prune.functional.step_hooks import before_step, hookable
 
 
@@ -108,6 +109,19 @@ class MaskHolder(Callback):
         for undo in self._undo:
             undo()
         self._undo = []
+
+
+def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float | None:
+    """Return the factor that a gradient scaler (float16) leaves in gradients; None if it will skip the step."""
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None:
+        return 1.0
+    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
+    if not all(local(it.grad).isfinite().all() for it in parameters if it.grad is not None):
+        return None
+    # fused optimizers undo the scaling themselves, later
+    scale: float = scaler.get_scale() if getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0
+    return scale
 
 
 def mask_averages(trainer: Trainer, pl_module: LightningModule) -> None:

@@ -20,7 +20,7 @@ from lit_prune.callbacks._checks import (
     overrides,
     refuse_sharded_parameters,
 )
-from lit_prune.callbacks._holding import MaskHolder, mask_averages, restart_averages
+from lit_prune.callbacks._holding import MaskHolder, gradient_scale, mask_averages, restart_averages
 from lit_prune.callbacks._messages import print_choice, print_unreached, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, check_integer, expected
@@ -284,8 +284,16 @@ class Pruning(Callback):
 
     def on_dense_gradients(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Show weights and gradients to a criterion that follows the training; `MaskHolder` calls this."""
-        if hasattr(self.criterion, "observe"):
-            self.criterion.observe([ref.name for ref in self._weights], [ref.tensor for ref in self._weights])
+        if not hasattr(self.criterion, "observe") or (scale := gradient_scale(trainer, optimizer)) is None:
+            return
+        weights = [ref.tensor for ref in self._weights]
+        scaled = [weight.grad for weight in weights]
+        if scale != 1:
+            for weight, gradient in zip(weights, scaled, strict=True):
+                weight.grad = None if gradient is None else gradient / scale
+        self.criterion.observe([ref.name for ref in self._weights], weights)
+        for weight, gradient in zip(weights, scaled, strict=True):
+            weight.grad = gradient
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if `Trainer.validate` loaded weights that are less sparse than this callback's masks."""

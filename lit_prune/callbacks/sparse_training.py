@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from lit_prune.callbacks._checks import base_names, callbacks_of, check_epoch
-from lit_prune.callbacks._holding import mask_averages
+from lit_prune.callbacks._holding import gradient_scale, mask_averages
 from lit_prune.callbacks._pruning import Pruning
 from lit_prune.errors import check_integer, expected
 from lit_prune.functional.allocation import Allocation
@@ -184,19 +184,15 @@ class RigL(SET):
         if next_change >= self._end or not weights:
             self._sums = {}
             return
-        found = [(ref.name, ref.tensor, ref.tensor.grad) for ref in weights]
-        gradients = [(name, weight, local(gradient)) for name, weight, gradient in found if gradient is not None]
-        scaler, scale = getattr(trainer.precision_plugin, "scaler", None), 1.0
-        if scaler is not None:
-            if not all(gradient.isfinite().all() for *_, gradient in gradients):
-                return  # the scaler skips this step
-            if getattr(optimizer, "_step_supports_amp_scaling", False):
-                scale = scaler.get_scale()  # fused optimizers undo the scaling themselves, later
-        for name, weight, gradient in gradients:
-            wide = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
-            past = self._sums.get(name)
-            total = torch.zeros_like(wide) if past is None else part_like(past.to(wide.device), weight)
-            self._sums[name] = like(total.add_(wide, alpha=1 / scale), weight)
+        if (scale := gradient_scale(trainer, optimizer)) is None:
+            return
+        for ref in weights:
+            if (gradient := ref.tensor.grad) is None:
+                continue
+            wide = local(gradient).to(torch.promote_types(gradient.dtype, torch.float32))
+            past = self._sums.get(ref.name)
+            total = torch.zeros_like(wide) if past is None else part_like(past.to(wide.device), ref.tensor)
+            self._sums[ref.name] = like(total.add_(wide, alpha=1 / scale), ref.tensor)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state of `SET`, and the sums of gradients."""

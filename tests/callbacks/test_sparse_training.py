@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.optim.swa_utils import get_ema_avg_fn
 from torch.utils.data import DataLoader, IterableDataset
 
-from lit_prune import ACDC, SET, LayerFreezing, PruningRemoval, RigL, SparsityMonitor
+from lit_prune import ACDC, SET, LayerFreezing, Pruning, PruningRemoval, RigL, SparsityMonitor
 from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
 from lit_prune.functional.allocation import erk
@@ -329,27 +329,57 @@ def test_a_training_of_unknown_length_needs_an_end_step(kind: str, reason: str) 
     assert changed == [step for step in range(1, 12) if step % callback.every_n_steps == 0]
 
 
+class Exact(MixedPrecision):
+    """Scales the loss as for float16, but computes in float32."""
+
+    def __init__(self, scaler: torch.amp.GradScaler) -> None:
+        super().__init__("16-mixed", "cpu", scaler=scaler)
+
+    def forward_context(self) -> Any:
+        return nullcontext()
+
+
 @pytest.mark.parametrize("fused", [False, True])
-def test_sums_are_those_without_a_scaler(fused: bool) -> None:
+@pytest.mark.parametrize("kind", ["rigl", "movement"])
+def test_sums_are_those_without_a_scaler(kind: str, fused: bool) -> None:
     class Scaled(Classifier):
         def configure_optimizers(self) -> Any:
             return torch.optim.Adam(self.parameters(), lr=0.01, fused=fused)
 
     def sums(**options: Any) -> dict[str, Tensor]:
         torch.manual_seed(5)
-        callback = RigL(0.6, every_n_steps=8)
+        callback = RigL(0.6, every_n_steps=8) if kind == "rigl" else Pruning(0.6, "movement", start_step=8)
         fit(Scaled(mlp()), callback, max_steps=6, limit_val_batches=0, **options)
-        return callback._sums
+        found: dict[str, Tensor] = callback._sums if isinstance(callback, RigL) else callback.criterion.state_dict()
+        return found
 
-    class Exact(MixedPrecision):  # scales the loss, but computes in float32
-        def forward_context(self) -> Any:
-            return nullcontext()
-
-    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**9, growth_interval=2)
-    # a scale that overflows at first, is halved until it does not, and grows again; these steps count for the trainer
-    plain, scaled = sums(), sums(plugins=Exact("16-mixed", "cpu", scaler=scaler))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**9, growth_interval=2)  # the scale doubles every two steps
+    plain, scaled = sums(), sums(plugins=Exact(scaler))
     assert scaler.get_scale() > 2**9
     assert_same(scaled, plain)
+
+
+def test_steps_that_a_scaler_skips_do_not_count() -> None:
+    class Sums(Callback):
+        """Adds up -weight x gradient over the steps that change weights."""
+
+        def __init__(self) -> None:
+            self.sums: dict[str, Tensor] = {}
+
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            if trainer.global_step != 1:
+                for ref in weight_layers(pl_module):
+                    past = self.sums.get(ref.name, torch.zeros_like(ref.tensor))
+                    self.sums[ref.name] = torch.addcmul(past, ref.tensor, ref.tensor.grad, value=-1).detach()
+
+    class Overflow(Callback):
+        def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.global_step == 1:
+                pl_module.net.fc.bias.grad[0] = float("inf")
+
+    pruner, sums = Pruning(0.6, "movement", start_step=8), Sums()
+    fit(build(), pruner, sums, Overflow(), max_steps=4, plugins=Exact(torch.amp.GradScaler("cpu", init_scale=16.0)))
+    assert_same(pruner.criterion.state_dict(), sums.sums)
 
 
 def test_gradients_that_overflow_do_not_count() -> None:
@@ -358,13 +388,9 @@ def test_gradients_that_overflow_do_not_count() -> None:
             if trainer.global_step == 1:
                 pl_module.net.fc.weight.grad[0, 0] = float("inf")
 
-    class Exact(MixedPrecision):
-        def forward_context(self) -> Any:
-            return nullcontext()
-
     model, watch = build(), Watch()
-    scaler = torch.amp.GradScaler("cpu", init_scale=16.0)
-    fit(model, KINDS["rigl"](), Overflow(), watch, plugins=Exact("16-mixed", "cpu", scaler=scaler))
+    plugin = Exact(torch.amp.GradScaler("cpu", init_scale=16.0))
+    fit(model, KINDS["rigl"](), Overflow(), watch, plugins=plugin)
     assert any(not torch.equal(watch.masks[4][name], mask) for name, mask in watch.masks[5].items())
 
 
