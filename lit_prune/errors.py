@@ -96,6 +96,12 @@ def shorten(text: str, limit: int = 100) -> str:
     return f"{text[: limit // 2]}...{text[-limit // 4 :]} ({len(text)} characters)"
 
 
+def first_few(names: Iterable[str]) -> str:
+    """List the first three names, and count the others: "a, b, c and 2 more"."""
+    names = list(names)
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Return the first paragraph of an error's message as one line, or the class of the error if the message is empty.
 

@@ -2,7 +2,7 @@
 
 The libraries are large, so the gate does not install them: tests of a missing library are skipped. To run all of them:
 
-    pip install transformers accelerate timm torch_geometric
+    pip install transformers accelerate peft timm torch_geometric
     pytest tests/test_real_modules.py
 """
 
@@ -32,6 +32,7 @@ from lit_prune.functional import (
     first_layers,
     global_l1_masks,
     hold_masks,
+    mask_weights,
     sparsity_report,
     weight_layers,
 )
@@ -226,7 +227,7 @@ class Classifier(LightningModule):
 
 
 def loss_of(net: nn.Module, batch: Mapping[str, Any]) -> Tensor:
-    if "transformers" in type(net).__module__:
+    if type(net).__module__.startswith(("transformers.", "peft.")):
         loss: Tensor = net(**batch).loss
         return loss
     inputs = {name: value for name, value in batch.items() if name != "labels"}
@@ -376,6 +377,28 @@ def test_the_documented_callback_holds_masks_in_the_trainer_of_transformers(tmp_
     # without masks that are held, the zeros of the checkpoint would move in the next steps
     again = train_with_transformers(start, tmp_path, prune_at_step(0.5, step=3), resume=True)
     assert all(torch.equal(again[name], value) for name, value in saved.items())
+
+
+def test_adapters_train_on_pruned_weights(tmp_path):
+    """LoRA: pruned weights stay zero, adapters stay dense; after merging, `mask_weights` makes them zero again."""
+    peft = library("peft")
+    settings = peft.LoraConfig(r=2, target_modules=["query", "value"], task_type="SEQ_CLS")
+    model: Any = Classifier(Network(lambda: peft.get_peft_model(bert(), settings), tokens, (), ""))
+    start = copy.deepcopy(model.state_dict())
+    base = weight_layers(model, exclude=["*lora_*", "*original_module"])
+    fit(model, tmp_path, GlobalL1Pruning(0.5, exclude=["*lora_*", "*original_module"]))
+    zeros = [ref.tensor == 0 for ref in base]
+    assert sum(int(zero.sum()) for zero in zeros) == round(0.5 * sum(map(torch.numel, zeros)))
+    for name, value in model.state_dict().items():
+        assert "lora_" not in name or (value != 0).all(), name
+        trains = "lora_" in name or "modules_to_save" in name
+        assert trains or torch.equal(value[value != 0], start[name][value != 0]), name
+    merged = model.net.merge_and_unload()
+    weights = [ref.tensor for ref in weight_layers(merged)]
+    assert len(weights) == len(base)
+    assert not all(torch.equal(weight == 0, zero) for weight, zero in zip(weights, zeros, strict=True))
+    mask_weights(merged)
+    assert all(torch.equal(weight == 0, zero) for weight, zero in zip(weights, zeros, strict=True))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gat", "efficientnet"])

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from lit_prune.errors import InputError, expected, shorten
+from lit_prune.errors import InputError, expected, first_few, shorten
 from lit_prune.files.trust import check_callback_states, check_settings_structure, malformed
 
 # the key of a checkpoint under which the command line stores the settings and results of the run
@@ -23,7 +23,6 @@ FORMAT = 1
 # settings by group: "model" and "data" hold arguments as in a `config.yaml`, "run" holds `seed_everything` and `name`
 Settings = dict[str, dict[str, Any]]
 
-_SHOWN = 3  # largest number of names listed in a message
 # Lightning 2 converts checkpoints of Lightning 1 when it loads them
 _LIGHTNING_VERSIONS = ("1", "2")
 _ARCHIVE = b"PK\x03\x04"  # first bytes of a zip archive
@@ -110,14 +109,14 @@ def check_state_dict(module: nn.Module, weights: Mapping[str, Tensor], path: str
         InputError: If a weight is missing, unexpected, or has another shape.
     """
     own = module.state_dict()
-    missing = [n for n in own if n not in weights and not n.endswith("num_batches_tracked")]
-    unexpected = [n for n in weights if n not in own]
+    missing = [f"`{n}`" for n in own if n not in weights and not n.endswith("num_batches_tracked")]
+    unexpected = [f"`{n}`" for n in weights if n not in own]
     reshaped = [n for n in own if n in weights and own[n].shape != weights[n].shape]
     faults = []
     if missing:
-        faults.append(f"without {_some(missing)}")
+        faults.append(f"without {first_few(missing)}")
     if unexpected:
-        faults.append(f"with the additional {_some(unexpected)}")
+        faults.append(f"with the additional {first_few(unexpected)}")
     if reshaped:
         name = reshaped[0]
         faults.append(f"with `{name}` of shape {tuple(weights[name].shape)} instead of {tuple(own[name].shape)}")
@@ -128,12 +127,6 @@ def check_state_dict(module: nn.Module, weights: Mapping[str, Tensor], path: str
             "the file belongs to another architecture, or its class does not call `save_hyperparameters()`; for "
             "`LitResNet18`, check the argument `stem`",
         )
-
-
-def _some(names: list[str]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
-    more = len(names) - _SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 def save(content: Any, path: Path) -> None:
@@ -226,11 +219,10 @@ def _refusal(path: Path) -> InputError:
     with suppress(Exception):  # raised for damaged files and for formats other than the zip archive of `torch.save`
         asked = sorted(get_unsafe_globals_in_checkpoint(path), key=lambda name: (name.startswith(_FAMILIAR), name))
     if asked:
-        names = ", ".join(shorten(name.encode("unicode_escape").decode()) for name in asked[:_SHOWN])
-        more = f" and {len(asked) - _SHOWN} more" if len(asked) > _SHOWN else ""
+        names = first_few(shorten(name.encode("unicode_escape").decode()) for name in asked)
         return expected(
             "a file with nothing but tensors and plain values",
-            f"`{path}`, which is unsafe: loading it also needs {names}{more}",
+            f"`{path}`, which is unsafe: loading it also needs {names}",
             "loading the file could run code; save only the `state_dict` of the model",
         )
     return expected(

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, expected, first_few
 from lit_prune.functional.channels import CoupledChannels
 from lit_prune.functional.criteria import RandomScore, Score, magnitude
 from lit_prune.functional.masking import current_mask
@@ -91,7 +91,7 @@ def compute_masks(
             few weights to prune.
 
     Warns:
-        UserWarning: If all weights of a layer are pruned; the message names the layer.
+        UserWarning: If all weights of a layer are pruned; the message names up to three such layers.
     """
     check_amount(amount)
     check_max_layer_sparsity(max_layer_sparsity)
@@ -129,7 +129,7 @@ def compute_masks(
     else:
         limits = [None if most == count else most for most, count in zip(room, left, strict=True)]
         marks = mark_lowest([*scores], limits, total, candidates.split)
-    hint = "leave the layer out with `exclude`"
+    hint = "leave such a layer out with `exclude`"
     return candidates.masks_without(marks, hint if fractions is not None else f"set a `max_layer_sparsity`, or {hint}")
 
 
@@ -241,11 +241,12 @@ class Candidates:
             keep = keep if mask is None else keep & mask
             left.append(int(keep.count_nonzero()))
             masks[ref.name] = like(keep, ref.tensor)
-        for ref, before, after in zip(self.weights, self.left, self.split.sums_by_weight(left), strict=True):
-            if before and not after:
-                warnings.warn(
-                    f"Layer `{ref.name}` is about to become entirely zero, so its outputs will not depend on its "
-                    f"inputs. HINT: {hint}.",
-                    stacklevel=4,  # past `torch.no_grad`, to the caller of `global_masks` or `local_masks`
-                )
+        counts = zip(self.weights, self.left, self.split.sums_by_weight(left), strict=True)
+        if emptied := [f"`{ref.name}`" for ref, before, after in counts if before and not after]:
+            layers, are, their = ("Layer", "is", "its") if len(emptied) == 1 else ("Layers", "are", "their")
+            warnings.warn(
+                f"{layers} {first_few(emptied)} {are} about to become entirely zero, so {their} outputs will not "
+                f"depend on {their} inputs. HINT: {hint}.",
+                stacklevel=4,  # past `torch.no_grad`, to the caller of `global_masks` or `local_masks`
+            )
         return masks

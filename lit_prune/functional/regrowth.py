@@ -47,7 +47,7 @@ def regrow_masks(
     sizes = candidates.split.sizes
     counts = [min(round(fraction * left), size - left) for size, left in zip(sizes, candidates.left, strict=True)]
     dropped = mark_lowest_of_each(candidates.scores(magnitude), counts, candidates.split)
-    kept = candidates.masks_without(dropped, "replace a smaller fraction of its weights")
+    kept = candidates.masks_without(dropped, "replace a smaller fraction of the weights")
     tensors = [ref.tensor for ref in weights]
     dtypes = [torch.promote_types(tensor.dtype, torch.float32) for tensor in tensors]
     values = [-part_like(score, w).to(dtype) for score, w, dtype in zip(grow(tensors), tensors, dtypes, strict=True)]

@@ -12,7 +12,7 @@ from torch.nn.parameter import is_lazy
 from torch.optim.swa_utils import AveragedModel
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from lit_prune.errors import InputError, expected
+from lit_prune.errors import InputError, expected, first_few
 from lit_prune.functional.sharding import reshard
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
@@ -20,7 +20,6 @@ WEIGHT_LAYERS = (*CONVOLUTIONS, nn.Linear)
 
 # "weight", "in_proj_weight", "weight_ih_l0", but not "weights_scale"
 SAYS_WEIGHT = re.compile(r"(^|_)weight(_|$)")
-_SHOWN = 3  # largest number of names listed in a message
 _NORM = re.compile(r"Norm(\dd)?$")
 _EMBEDDING = re.compile(r"(Embeddings?|EmbeddingBag)$")
 
@@ -147,7 +146,7 @@ def describe_passed_over(model: nn.Module) -> str | None:
         return None
     total = sum(value.numel() for value in parameters_outside_averages(model).values())
     share = sum(value.numel() for value in left.values()) / total
-    names = ", ".join(list(left)[:_SHOWN]) + (f" and {len(left) - _SHOWN} more" if len(left) > _SHOWN else "")
+    names = first_few(left)
     return f"{share:.1%} of the parameters, since they are in norms or embeddings or not called weight: {names}"
 
 

@@ -220,9 +220,19 @@ def test_a_warning_names_a_layer_that_is_about_to_become_zero() -> None:
         global_l1_masks(weight_layers(model), 0.6)
 
 
+def test_one_warning_names_all_layers_that_are_about_to_become_zero() -> None:
+    model: Any = nn.Sequential(*(nn.Linear(2, 2) for _ in range(5)), nn.Linear(10, 10))
+    for layer in model[:5]:
+        layer.weight.data.zero_()
+    named = "^Layers `0`, `1`, `2` and 2 more are about .* their outputs .* HINT: .* leave such a layer out"
+    with pytest.warns(UserWarning, match=named) as found:
+        global_l1_masks(weight_layers(model), 0.2)
+    assert len(found) == 1
+
+
 def test_local_masks_warn_of_a_layer_that_is_about_to_become_zero() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(4, 4))
-    with pytest.warns(UserWarning, match=r"^Layer `0` is about .* HINT: leave the layer out with `exclude`\.$"):
+    with pytest.warns(UserWarning, match=r"^Layer `0` is about .* HINT: leave such a layer out with `exclude`\.$"):
         local_l1_masks(weight_layers(model), 0.6)
 
 

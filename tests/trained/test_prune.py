@@ -129,7 +129,7 @@ def test_a_layer_that_loses_all_weights_is_reported(run, small):
     assert answer.status == 0
     assert answer.err == (
         "lit-prune: warning: Layer `head` is about to become entirely zero, so its outputs will not depend on its "
-        "inputs. HINT: set a `max_layer_sparsity`, or leave the layer out with `exclude`.\n"
+        "inputs. HINT: set a `max_layer_sparsity`, or leave such a layer out with `exclude`.\n"
     )
 
 
