@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from lit_prune.accelerated.candidates import make_alternatives, sparsity_of, watch, why_dense
-from lit_prune.accelerated.conversion import convert
+from lit_prune.accelerated.conversion import convert, using
 from lit_prune.accelerated.report import MARGIN, Acceleration, LayerTimes
 from lit_prune.accelerated.timing import compare_networks, time_layers
 from lit_prune.errors import InputError, UnfinishedError, check_integer, expected, one_line
@@ -19,6 +19,7 @@ from lit_prune.functional.plain import plain_copy
 Run = Callable[[nn.Module], Any]
 # if all winners together do not make the network faster, only those that win by more are kept
 _MARGINS = (MARGIN, 1.5, 2.5)
+_NEEDED = "the network reads attributes that a replacement lacks"
 
 
 def accelerate(model: nn.Module, example_input: Any, *, rounds: int = 7, tolerance: float | None = None) -> nn.Module:
@@ -68,6 +69,8 @@ def accelerate(model: nn.Module, example_input: Any, *, rounds: int = 7, toleran
         opened = {name: packed for name, packed in attentions.items() if _is_near(name, winners)}
         chosen = {name: choices[name][kind] for name, kind in winners.items()}
         network = convert(deepcopy(base), opened, chosen)
+        if not _works(network, run):
+            continue
         difference, allowed = _compare_outputs(wanted, _flatten(run(network)), tolerance)
         before, after = compare_networks(base, network, run, rounds)
         decided = tuple(_decide(layer, winners.get(layer.name)) for layer in layers)
@@ -147,10 +150,28 @@ def _find_attentions(network: nn.Module, run: Run) -> dict[str, bool]:
     reasons = why_dense(network, seen)
     found = {}
     for name, about in seen.items():
-        layer = network.get_submodule(name)
-        if isinstance(layer, nn.MultiheadAttention) and not reasons[name]:
-            found[name] = about.same and layer.in_proj_weight is not None
-    return found
+        if _is_attention(network, name) and not reasons[name]:
+            found[name] = about.same and network.get_submodule(name).in_proj_weight is not None
+
+    def works(attentions: dict[str, bool]) -> bool:
+        return _works(convert(deepcopy(network), attentions, {}), run)
+
+    return found if works(found) else {name: packed for name, packed in found.items() if works({name: packed})}
+
+
+def _is_attention(network: nn.Module, name: str) -> bool:
+    return isinstance(network.get_submodule(name), nn.MultiheadAttention)
+
+
+def _works(network: nn.Module, run: Run) -> bool:
+    """Return whether a network runs, and does not read what only the replaced layers have, such as `kernel_size`."""
+    try:
+        run(network)
+    except (InputError, UnfinishedError, MemoryError):
+        raise
+    except Exception:  # a custom `forward` may raise anything
+        return False
+    return True
 
 
 def _measure_layers(
@@ -159,17 +180,34 @@ def _measure_layers(
     """Return the times of each layer, and the possible replacements of each layer that has some, by kind."""
     seen = watch(network, run)
     reasons = why_dense(network, seen)
+    reasons |= {n: _NEEDED for n, why in reasons.items() if not why and _is_attention(network, n)}
     choices = {
         name: made
         for name, reason in reasons.items()
         if not reason and (made := make_alternatives(network.get_submodule(name), seen[name]))
     }
+    needed = _find_needed(network, run, choices)
+    choices = {name: made for name, made in choices.items() if name not in needed}
+    reasons |= dict.fromkeys(needed, _NEEDED)
     seconds = time_layers(network, run, choices, rounds)
     layers = []
     for name, reason in reasons.items():
         sparsity = sparsity_of(network.get_submodule(name))
         layers.append(LayerTimes(name, sparsity, seconds.get(name, {}), reason=reason))
     return layers, choices
+
+
+def _find_needed(network: nn.Module, run: Run, choices: Mapping[str, Mapping[str, nn.Module]]) -> list[str]:
+    """Return the layers without which the network does not run, because it reads what their replacements lack."""
+
+    def works(layers: Mapping[str, nn.Module]) -> bool:
+        with using(network, layers) as changed:
+            return _works(changed, run)
+
+    kinds = {kind for made in choices.values() for kind in made}
+    if all(works({name: made[kind] for name, made in choices.items() if kind in made}) for kind in kinds):
+        return []
+    return [name for name, made in choices.items() if not all(works({name: layer}) for layer in made.values())]
 
 
 def _is_near(attention: str, layers: Mapping[str, str]) -> bool:

@@ -84,7 +84,7 @@ class OpenAttention(nn.Module):
             tensor = tensor[None]
         elif not self.batch_first:
             tensor = tensor.transpose(0, 1)
-        return tensor.view(*tensor.shape[:2], self.num_heads, -1).transpose(1, 2)
+        return tensor.view(*tensor.shape[:2], self.num_heads, self.embed_dim // self.num_heads).transpose(1, 2)
 
     def _merge_masks(self, attn_mask: Tensor | None, padding: Tensor | None, queries: Tensor) -> Tensor | None:
         """Return what to add to the scores (batch, heads, queries, keys)."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from lit_prune.accelerated.convolutions import ConvolutionMatrix, SparseConv2d
 from lit_prune.accelerated.linear import SparseLinear
@@ -61,7 +62,7 @@ def watch(network: nn.Module, run: Callable[[nn.Module], Any]) -> dict[str, Seen
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             result = func(*args, **(kwargs or {}))
             if isinstance(result, Tensor):  # reading the shape, dtype or device of a weight is not a use
-                for value in (*args, *(kwargs or {}).values()):
+                for value in tree_leaves((args, kwargs)):
                     name = owners.get(id(value)) if isinstance(value, Tensor) else None
                     if name is not None and name not in running:
                         seen[name].outside = True

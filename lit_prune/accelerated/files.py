@@ -92,7 +92,7 @@ def load_accelerated(path: str | Path, model: nn.Module) -> nn.Module:
         network = convert(network, {}, layers)
         report = content["report"]
         report = Acceleration(**report | {"layers": tuple(LayerTimes(**layer) for layer in report["layers"])})
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, ArithmeticError) as error:
         hint = "give a model of the class and size that was accelerated"
         raise expected(f"`model` to be like the network in `{path}`", type(model).__name__, hint) from error
     check_state_dict(network, tensors, path)
@@ -115,9 +115,11 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 hint = "if a newer lit-prune wrote the file, run `pip install --upgrade lit-prune`"
                 raise expected("a file that `lit_prune.save_accelerated` wrote", found, hint)
             return content, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except InputError:
+        raise
     except OSError as error:
         raise expected("a file that can be read", f"`{path}` ({error.strerror})", "check its permissions") from error
-    except (SafetensorError, AttributeError, json.JSONDecodeError) as error:
+    except (SafetensorError, AttributeError, ValueError, RecursionError) as error:
         found = f"`{path}`, which is something else, truncated or damaged"
         raise expected("a file that `lit_prune.save_accelerated` wrote", found, "save the network again") from error
 

@@ -34,7 +34,6 @@ class SparseLinear(nn.Module):
 
     crow_indices: Tensor
     col_indices: Tensor
-    values: Tensor
     bias: Tensor | None
 
     def __init__(self, in_features: int, out_features: int, nonzero: int, bias: bool = True) -> None:
@@ -43,7 +42,8 @@ class SparseLinear(nn.Module):
         # compressed sparse rows; with 64-bit indices, torch's kernels would convert them at each call
         self.register_buffer("crow_indices", torch.zeros(out_features + 1, dtype=torch.int32))
         self.register_buffer("col_indices", torch.zeros(nonzero, dtype=torch.int32))
-        self.register_buffer("values", torch.zeros(nonzero))
+        # a parameter, because networks look for their dtype and device in `parameters()`
+        self.values = nn.Parameter(torch.zeros(nonzero), requires_grad=False)
         self.register_buffer("bias", torch.zeros(out_features) if bias else None)
 
     @classmethod
@@ -54,7 +54,7 @@ class SparseLinear(nn.Module):
         layer = cls(weight.shape[1], weight.shape[0], int(kept.sum()), bias is not None)
         layer.crow_indices[1:] = kept.sum(1).cumsum(0)
         layer.col_indices.copy_(kept.nonzero()[:, 1])
-        layer.values = weight[kept]
+        layer.values = nn.Parameter(weight[kept], requires_grad=False)
         layer.bias = None if bias is None else bias.detach().clone()
         return layer
 

@@ -190,6 +190,37 @@ def test_other_weights_stay_dense(set_speeds, make):
     assert type(fast) is type(model)
 
 
+class Reads(nn.Module):
+    """Reads attributes of its layers, besides calling them."""
+
+    def __init__(self):
+        super().__init__()
+        self.patch = nn.Conv2d(3, 6, 1)
+        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
+        self.mixed = nn.Linear(6, 6)
+        self.inner = nn.Sequential(nn.Linear(6, 6))
+        self.head = nn.Linear(6, 2)
+
+    def forward(self, images):
+        x = self.patch(images.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2)
+        x = self.attention(x, x, x)[0] / self.attention.head_dim
+        x = self.mixed(x) + torch.stack([self.mixed.weight]).mean()
+        return self.head(self.inner(x.to(next(self.inner.parameters()).dtype)))
+
+
+def test_layers_whose_attributes_are_read_stay(set_speeds):
+    set_speeds(_fast)
+    model, example = prune(Reads()), torch.randn(2, 3, 3, 3)
+    fast: Any = accelerate(model, example)
+    assert kinds_of(fast) == {"inner.0": SparseLinear, "head": SparseLinear}
+    with torch.no_grad():
+        torch.testing.assert_close(fast(example), model(example))
+    reasons = {layer.name: layer.reason for layer in fast.acceleration.layers}
+    assert "reads attributes" in reasons["patch"]
+    assert "reads attributes" in reasons["attention"]
+    assert "also used outside" in reasons["mixed"]
+
+
 def test_a_network_of_one_layer(set_speeds):
     set_speeds(_fast)
     model, example = prune(nn.Linear(6, 5)), torch.randn(3, 6)

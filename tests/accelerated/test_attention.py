@@ -54,6 +54,14 @@ def test_keys_and_values_of_other_widths_and_inputs_without_a_batch():
         torch.testing.assert_close(OpenAttention(layer, packed=False)(*inputs), layer(*inputs))
 
 
+def test_an_empty_batch():
+    layer, inputs = prune(nn.MultiheadAttention(12, 2, batch_first=True)), torch.randn(0, 4, 12)
+    with torch.no_grad():
+        found, weights = OpenAttention(layer, packed=True)(inputs, inputs, inputs)
+    assert weights is not None
+    assert (found.shape, weights.shape) == ((0, 4, 12), (0, 4, 4))
+
+
 def test_a_causal_hint_needs_its_mask():
     inputs = torch.randn(1, 4, 12)
     with pytest.raises(InputError, match="attn_mask"):

@@ -116,6 +116,10 @@ def test_files_of_other_kinds_are_refused(tmp_path):
         path.write_bytes(content)
         with pytest.raises(InputError, match="something else, truncated or damaged"):
             load_accelerated(path, nn.Linear(1, 1))
+    for text in ("[" * 100_000, '{"format": ' + "1" * 5000 + "}", "[]"):
+        save_file({"weight": torch.zeros(1)}, path, {"lit_prune.accelerated": text})
+        with pytest.raises(InputError, match="something else, truncated or damaged"):
+            load_accelerated(path, nn.Linear(1, 1))
     save_file({"weight": torch.zeros(1)}, path)
     with pytest.raises(InputError, match="another format"):
         load_accelerated(path, nn.Linear(1, 1))
