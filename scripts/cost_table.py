@@ -101,7 +101,7 @@ def _summary(comparison: Comparison, scores: dict[str, Score]) -> str:
             name,
             f"{scores[name].accuracy:.2%}",
             f"{sparsity:.1%}",
-            f"{variant.flops.nominal / 1e6:.1f} ({variant.flops.nonzero / 1e6:.1f})",
+            f"{variant.flops.nominal / 1e6:.1f} ({variant.flops.nonzero / 1e6:.1f})" if variant.flops else "?",
             f"{variant.bytes / 1e6:.2f}",
             "" if variant.compressed is None else f"{variant.compressed / 1e6:.2f}",
         ]

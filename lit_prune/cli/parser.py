@@ -188,6 +188,8 @@ def check_output(path: str, *inputs: str, option: str = "--output") -> Path:
     if not path or output.is_dir():
         found = f"the folder `{path}`" if path else "an empty value"
         raise expected(f"`{option}` to be a file", found, f"for example `{output / 'model.out'}`")
+    if output.exists() and not output.is_file():  # writing would replace it, even `/dev/null`
+        raise expected(f"`{option}` to be a file", f"the device `{path}`", "give the name of a file")
     if not output.parent.is_dir():
         raise expected(f"`{option}` in an existing folder", f"`{path}`", f"create `{output.parent}` first")
     if any(output.resolve() == Path(given).resolve() for given in inputs):

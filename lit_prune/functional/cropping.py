@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lit_prune.errors import expected, one_line
+from lit_prune.errors import InputError, UnfinishedError, expected, one_line
 from lit_prune.functional.live_taps import find_live_taps
 from lit_prune.functional.plain import plain_copy
 
@@ -40,18 +40,20 @@ def crop_kernels(model: nn.Module, input_size: int | tuple[int, int], channels: 
     images = torch.zeros(1, channels, height, width, dtype=example.dtype, device=example.device)
     sizes: dict[nn.Conv2d, list[tuple[int, int]]] = {}  # input sizes of each convolution
 
-    def record(layer: Any, inputs: tuple[Any, ...]) -> None:
-        sizes.setdefault(layer, []).append(tuple(inputs[0].shape[-2:]))
+    def record(layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        sizes.setdefault(layer, []).append(tuple([*args, *kwargs.values()][0].shape[-2:]))
 
     hooks = [
-        layer.register_forward_pre_hook(record)
+        layer.register_forward_pre_hook(record, with_kwargs=True)
         for layer in copied.modules()
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     ]
     try:
         with torch.no_grad():
             copied(images)
-    except RuntimeError as error:
+    except (InputError, UnfinishedError, MemoryError):
+        raise
+    except Exception as error:  # a custom `forward` may raise anything
         what = f"a network that takes images of {channels}x{height}x{width}"
         raise expected(what, one_line(error), "give the image size that the network was trained at") from error
     for hook in hooks:

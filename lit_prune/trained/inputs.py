@@ -37,8 +37,9 @@ class Inputs:
         example: Any = getattr(model, "example_input_array", None)
         if isinstance(input_size, list):
             return cls({"images" if len(input_size) == 3 else "inputs": torch.zeros(2, *input_size)})
-        if isinstance(example, Tensor) and example.dim() == 4:
-            return image_inputs(example.shape[1], *([input_size] * 2 if input_size else example.shape[2:]))
+        if isinstance(example, Tensor) and example.dim() == 4 and example.is_floating_point():
+            height, width = [input_size] * 2 if input_size else example.shape[2:]
+            return image_inputs(example.shape[1], height, width, example.dtype)
         if input_size is not None or example is None:
             first = next((layer.in_channels for layer in model.modules() if isinstance(layer, nn.Conv2d)), 3)
             return image_inputs(first, input_size or SIZE, input_size or SIZE)
@@ -153,9 +154,9 @@ def defines_forward(model: nn.Module) -> bool:
     return type(model).forward.__qualname__ not in ("LightningModule.forward", nn.Module.forward.__qualname__)
 
 
-def image_inputs(channels: int, height: int, width: int) -> Inputs:
+def image_inputs(channels: int, height: int, width: int, dtype: torch.dtype = torch.float32) -> Inputs:
     """Return the inputs of a network that takes images."""
-    return Inputs({"images": torch.zeros(2, channels, height, width)})
+    return Inputs({"images": torch.zeros(2, channels, height, width, dtype=dtype)})
 
 
 def _name(model: nn.Module, example: Any) -> dict[str, Any]:

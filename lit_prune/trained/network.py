@@ -23,6 +23,8 @@ from lit_prune.functional.packing import unpack_masks
 from lit_prune.functional.selection import SAYS_WEIGHT
 from lit_prune.models.resnet18 import LitResNet18
 
+# keys of a checkpoint with the state of its training, and with other weights of the network (`WeightAveraging`)
+_TRAINING = {"optimizer_states", "lr_schedulers", "current_model_state", "averaging_state"}
 # prefix that `torch.compile` adds to parameter names
 _COMPILED = "_orig_mod."
 
@@ -114,19 +116,32 @@ def save_network(network: Network, model: nn.Module, path: str | Path, **changes
         "pytorch-lightning_version": old.get("pytorch-lightning_version", lightning.__version__),
         "epoch": old.get("epoch", 0),
         "global_step": old.get("global_step", 0),
-        "state_dict": {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()},
+        "state_dict": in_stored_types(network, model.state_dict()),
         "loops": None,
         "callbacks": {},
         "hyper_parameters": hyper_parameters | changes,
     }
-    for key in ("hparams_name", "datamodule_hyper_parameters", "datamodule_hparams_name"):
-        if key in old:
-            content[key] = old[key]
+    # the class may have stored values of its own in `on_save_checkpoint`
+    content |= {key: value for key, value in old.items() if key not in content and key not in _TRAINING}
     if KEY in old:
         settings = network.settings | {"model": network.settings.get("model", {}) | changes}
         content[KEY] = {"format": FORMAT, "settings": settings}
     with replacing(path) as part:
         save(content, part)
+
+
+def in_stored_types(network: Network, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Copy a state dict to the CPU, with the data types of the network's file; unchanged values keep all their bits."""
+    copied = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+    for name, value in copied.items():
+        stored = network.state_dict.get(name)
+        if stored is None or stored.dtype == value.dtype:
+            continue
+        copied[name] = value.to(stored.dtype)
+        if stored.shape == value.shape:
+            unchanged = stored.to(value.dtype) == value
+            copied[name][unchanged] = stored[unchanged]
+    return copied
 
 
 def fit_options(network: Network, path: str | Path) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lit_prune.cli.parser import check_output, make_checkpoint_parser, parse_checkpoint_command
 from lit_prune.cli.run_command import run_command
 from lit_prune.cli.tables import table
-from lit_prune.errors import check_integer, expected
+from lit_prune.errors import check_integer, expected, one_line
 from lit_prune.functional import sparsity_report, weight_layers
 from lit_prune.functional.channels import couple_channels
 from lit_prune.functional.cropping import crop_kernels
@@ -19,7 +19,7 @@ from lit_prune.functional.extras import import_extra
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.models.resnet18_channels import channels_of
-from lit_prune.trained.flops import count_flops
+from lit_prune.trained.flops import count_flops, input_shape
 from lit_prune.trained.network import Network, fit_options, load_network, save_network
 from lit_prune.trained.scoring import find_data_class, score_split, wants_scores
 
@@ -55,7 +55,8 @@ def _shrink(argv: Sequence[str]) -> None:
         help="Round each layer's number of channels to a multiple of this; 16 suits processors with AVX-512.",
     )
     options = parse_checkpoint_command(parser, argv)
-    _check_removal(options.ratio, options.round_to, options.input_size)
+    _check_removal(options.ratio, options.round_to)
+    check_integer("--input_size", options.input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     output = check_output(options.output, options.checkpoint)
     network = load_network(options.checkpoint, options.model)
     smaller = shrink_network(network, options.ratio, options.input_size, options.round_to)
@@ -92,7 +93,7 @@ def shrink_network(
 
 
 def remove_channels(
-    model: nn.Module, ratio: float | None, input_size: int, keep: Sequence[str], round_to: int = 1
+    model: nn.Module, ratio: float | None, input_size: int | Sequence[int], keep: Sequence[str], round_to: int = 1
 ) -> nn.Module:
     """Copy a model without its channels of smallest magnitude, or without those that are zero.
 
@@ -110,50 +111,64 @@ def remove_channels(
         ratio: Fraction of the channels to remove, in (0, 1). Of n channels, round((1 - ratio) n) stay, at least one.
             None removes the channels whose weights, biases and norms are zero in all layers that compute them, as
             `Pruning(structure="channel")` leaves them. The outputs stay the same, up to rounding.
-        input_size: Height and width of the images, in pixels.
+        input_size: Height and width of images in pixels, or the shape of one input, such as (784,).
         keep: Names of the layers that keep all output channels, such as the classifier.
         round_to: Round each layer's number of channels to a multiple of this; layers with fewer channels keep all.
 
     Returns:
-        A copy made of torch's own layers (see `lit_prune.functional.plain`), with fewer channels.
+        A copy made of torch's own layers (see `lit_prune.functional.plain`), with fewer channels, in evaluation mode.
 
     Raises:
         InputError: If `ratio` or `round_to` is invalid, no channel is zero and `ratio` is None, `keep` names an unknown
-            layer, the forward pass fails for images of this size, or torch-pruning is not installed.
+            layer, the forward pass fails for inputs of this size, torch-pruning cannot follow it, or is not installed.
     """
-    pruning = _check_removal(ratio, round_to, input_size)
+    pruning = _check_removal(ratio, round_to)
+    shape = input_shape(model, input_size)
     smaller = plain_copy(model)
+    trains = {name: parameter.requires_grad for name, parameter in smaller.named_parameters()}
     layers = dict(smaller.named_modules())
     if unknown := [name for name in keep if name not in layers]:
         raise expected("`keep` to name layers", f"`{unknown[0]}`", "`named_modules()` lists them")
-    images = torch.zeros(2, 3, input_size, input_size)
-    # torch-pruning finds the graph by following gradients
-    graph = pruning.DependencyGraph().build_dependency(smaller.requires_grad_(True), images)
+    dtype = next((parameter.dtype for parameter in model.parameters()), torch.float32)
+    inputs = torch.zeros(2, *shape, dtype=dtype)
+    graph = _follow_channels(pruning, smaller, inputs)
     if ratio is None:
-        chosen = _zero_channels(model, images, keep, round_to)
+        chosen = _zero_channels(model, inputs, keep, round_to)
     else:
-        ranked = crop_kernels(model, input_size).requires_grad_(True)
-        chosen = _rank_channels(pruning, ranked, images, keep, ratio, round_to)
+        ranked = crop_kernels(model, shape[1:], shape[0]) if len(shape) == 3 else plain_copy(model)
+        chosen = _rank_channels(pruning, ranked, inputs, keep, ratio, round_to)
     for name, channels in chosen:
         if channels:
             handler = graph.get_pruner_of_module(layers[name]).prune_out_channels
             graph.get_pruning_group(layers[name], handler, channels).prune()
+    for name, parameter in smaller.named_parameters():
+        parameter.requires_grad_(trains[name])
     return smaller
 
 
-def _check_removal(ratio: float | None, round_to: int, input_size: int) -> Any:
+def _follow_channels(pruning: Any, model: nn.Module, inputs: Tensor) -> Any:
+    """Return torch-pruning's graph of the channels of a model; parameters will require gradients, which it follows."""
+    try:
+        with torch.enable_grad():
+            return pruning.DependencyGraph().build_dependency(model.requires_grad_(True), inputs)
+    except Exception as error:  # whatever the forward pass of a third-party network raises
+        size = "x".join(map(str, inputs.shape[1:]))
+        what = f"a network that takes inputs of {size}, and that torch-pruning can follow"
+        raise expected(what, one_line(error), "check `input_size`") from error
+
+
+def _check_removal(ratio: float | None, round_to: int) -> Any:
     """Check the arguments of `remove_channels`; import and return the library torch-pruning."""
     if ratio is not None and not 0 < ratio < 1:
         raise expected("`ratio` in (0, 1)", ratio, "0.5 removes half of the channels")
     check_integer("round_to", round_to, 1, hint="8 suits many processors, 1 does not round")
-    check_integer("input_size", input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     return import_extra("torch_pruning", "structured")
 
 
-def _zero_channels(model: nn.Module, images: Tensor, keep: Sequence[str], round_to: int) -> list[tuple[str, list[int]]]:
+def _zero_channels(model: nn.Module, inputs: Tensor, keep: Sequence[str], round_to: int) -> list[tuple[str, list[int]]]:
     """Return what `_rank_channels` returns, for the channels that are zero; some stay for a multiple of `round_to`."""
     plain = plain_copy(model)
-    coupled = couple_channels(plain, images, [name for name, _ in plain.named_modules() if name not in keep])
+    coupled = couple_channels(plain, inputs, [name for name, _ in plain.named_modules() if name not in keep])
     chosen = []
     for number, (root, zeros) in enumerate(coupled.zero_channels(plain)):
         size = int((coupled.groups == number).sum())
@@ -166,12 +181,12 @@ def _zero_channels(model: nn.Module, images: Tensor, keep: Sequence[str], round_
 
 
 def _rank_channels(
-    pruning: Any, model: nn.Module, images: Tensor, keep: Sequence[str], ratio: float, round_to: int
+    pruning: Any, model: nn.Module, inputs: Tensor, keep: Sequence[str], ratio: float, round_to: int
 ) -> list[tuple[str, list[int]]]:
     """Return, for each group of layers pruned together, its first layer's name and the channels to remove there."""
     layers = dict(model.named_modules())
     names = {layer: name for name, layer in layers.items()}
-    graph = pruning.DependencyGraph().build_dependency(model, images)
+    graph = _follow_channels(pruning, model, inputs)
     importance = pruning.importance.GroupMagnitudeImportance(p=1, normalizer=None, target_types=[nn.Conv2d, nn.Linear])
     groups = graph.get_all_groups(
         ignored_layers=[layers[name] for name in keep], root_module_types=[nn.Conv2d, nn.Linear]

@@ -110,6 +110,7 @@ def test_an_output_is_checked_before_any_work(tmp_path, monkeypatch):
     for path, phrase in [
         ("", "`--output` to be a file, but got an empty value"),
         (".", "`--output` to be a file, but got the folder `.`"),
+        (os.devnull, f"`--output` to be a file, but got the device `{os.devnull}`"),
         ("a.ckpt", "`--output` to differ from the checkpoint, but got `a.ckpt`"),
         ("link", "`--output` to differ from the checkpoint, but got `link`"),
         ("no/out.ckpt", "`--output` in an existing folder, but got `no/out.ckpt`"),

@@ -1,6 +1,7 @@
 """Cropped networks give the same outputs with fewer weights."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -135,6 +136,24 @@ def test_layers_that_might_not_be_exact_stay_whole(model):
     smaller = crop_kernels(model, 1, channels=1)
     same(model, smaller, 1, 1, 1)
     assert {w.shape for w in smaller.state_dict().values()} == {w.shape for w in model.state_dict().values()}
+
+
+def test_a_layer_called_by_keyword_is_cropped():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Conv2d(3, 4, 3, padding=1)
+
+        def forward(self, images):
+            assert images.shape[-1] == 1, "only single pixels"
+            return self.layer(input=images)
+
+    model, images = Named(), torch.randn(2, 3, 1, 1)
+    cropped: Any = crop_kernels(model, 1)
+    assert cropped.layer.kernel_size == (1, 1)
+    torch.testing.assert_close(cropped(images), model(images))
+    with pytest.raises(InputError, match=r"a network that takes images of 3x2x2, but got only single pixels"):
+        crop_kernels(model, 2)
 
 
 def test_a_size_that_does_not_fit_is_refused():

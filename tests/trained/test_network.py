@@ -160,6 +160,33 @@ def test_a_saved_network_can_be_loaded_tested_and_trained(checkpoint, run):
     assert "`--model.init_from`" in run("fit", "--ckpt_path=new.ckpt").complaint
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_a_saved_network_keeps_the_types_of_its_file(tmp_path, dtype):
+    state = {name: value.to(dtype) for name, value in SmallNet().state_dict().items()}
+    state["head.weight"][0] = 1e-60 if dtype == torch.float64 else 1e-30
+    torch.save(state, "typed.pt")
+    network = load_network("typed.pt", "tests.training.small.SmallNet")
+    model: Any = network.require_model()
+    model.head.weight.data[1] = 0
+    save_network(network, model, "again.ckpt")
+    again = read_checkpoint("again.ckpt")["state_dict"]
+    state["head.weight"][1] = 0
+    assert {name: value.dtype for name, value in again.items()} == dict.fromkeys(state, dtype)
+    assert all(torch.equal(value, state[name]) for name, value in again.items())
+
+
+def test_a_saved_network_keeps_what_its_class_stored_but_not_its_training(tmp_path, foreign):
+    content = read_checkpoint(foreign)
+    extra = {"vocabulary": ["a", "b"], "averaging_state": {"n": 1}, "optimizer_states": [{}]}
+    torch.save(content | extra, "extra.ckpt")
+    network = load_network("extra.ckpt", "tests.training.small.SmallNet")
+    save_network(network, network.require_model(), "again.ckpt")
+    again = read_checkpoint("again.ckpt")
+    assert again["vocabulary"] == ["a", "b"]
+    assert not {"averaging_state", "optimizer_states"} & again.keys()
+    assert (again["callbacks"], again["loops"]) == ({}, None)
+
+
 def test_a_state_dict_is_saved_as_a_checkpoint(tmp_path, run):
     torch.save(LitResNet18(stem="cifar").state_dict(), "bare.pt")
     network = load_network("bare.pt")

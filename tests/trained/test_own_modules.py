@@ -470,6 +470,58 @@ def test_the_shape_of_one_input_can_be_given(run):
     assert "`--input_size` 32" in run(*argv, "--input_size=[5]", "--limit=2").complaint
 
 
+class Squeezed(Flat):
+    """Returns one number for each input."""
+
+    def forward(self, *args: Tensor) -> Any:
+        return super().forward(*args)[:, 0]
+
+
+class Two(Flat):
+    def forward(self, *args: Tensor) -> Any:
+        return super().forward(*args), 1
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torchexport", "accelerated", "safetensors"])
+def test_a_network_of_one_number_for_each_input_is_exported(run, kind):
+    torch.save(Squeezed().state_dict(), "one.pt")
+    argv = [f"--model={__name__}.Squeezed", f"--format={kind}", "--output=net.out", "--input_size=[5]"]
+    answer = run("export", "one.pt", *argv)
+    assert answer.status == 0, answer.err
+    assert run("cost", "one.pt", *argv[:1], "--input_size=[5]", "--batches=[2]", "--rounds=1").status == 0
+
+
+def test_a_network_of_two_outputs_is_not_accelerated(run):
+    torch.save(Two().state_dict(), "two.pt")
+    argv = [f"--model={__name__}.Two", "--format=accelerated", "--output=net.out", "--input_size=[5]"]
+    answer = run("export", "two.pt", *argv)
+    assert answer.status == 2
+    assert answer.complaint.startswith("Expected Two to return a tensor of logits for `inputs` [5] float32, but got")
+
+
+class Bytes(LightningModule):
+    """Takes images as bytes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(1, 2, 4)
+        self.example_input_array = torch.randint(256, (2, 1, 4, 4), dtype=torch.uint8)
+
+    def forward(self, pixels: Tensor) -> Any:
+        return self.layer(pixels.float() / 255).flatten(1)
+
+
+def test_images_keep_the_type_of_the_example(run):
+    model = Bytes()
+    torch.save(model.state_dict(), "bytes.pt")
+    answer = run("export", "bytes.pt", f"--model={__name__}.Bytes", "--format=onnx", "--output=net.onnx")
+    assert answer.status == 0, answer.err
+    pixels = torch.randint(256, (3, 1, 4, 4), dtype=torch.uint8)
+    (found,) = onnxruntime.InferenceSession("net.onnx").run(None, {"pixels": pixels.numpy()})
+    with torch.no_grad():
+        np.testing.assert_allclose(found, model(pixels).numpy(), atol=1e-5)
+
+
 @pytest.mark.parametrize("kind", ["onnx", "torchexport"])
 def test_weights_without_a_forward_have_no_graph(run, checkpoint, kind):
     answer = run("export", checkpoint, "--model=tests.trained.own.Steps", f"--format={kind}", "--output=net.out")

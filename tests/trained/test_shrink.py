@@ -213,6 +213,25 @@ def test_a_custom_network_is_shrunk_in_python_only(run, foreign):
     assert (found.first.out_channels, found.second.out_channels, found.head.in_features) == (4, 8, 8)
 
 
+def test_inputs_of_any_shape_and_type():
+    """One channel, vectors, float64; parameters that do not train stay so."""
+    images = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.Flatten(), nn.Linear(24, 3)).double()
+    vectors: Any = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Linear(8, 3))
+    images[0].weight.requires_grad_(False)
+    small: Any = remove_channels(images, 0.5, 6, ["4"])
+    assert (small[0].out_channels, small[2].out_channels, small[4].in_features) == (4, 3, 12)
+    assert small(torch.zeros(2, 1, 6, 6, dtype=torch.float64)).shape == (2, 3)
+    assert [name for name, parameter in small.named_parameters() if not parameter.requires_grad] == ["0.weight"]
+    small = remove_channels(vectors, 0.5, [5], ["2"])
+    assert [layer.weight.shape for layer in (small[0], small[2])] == [(4, 5), (3, 4)]
+    with torch.no_grad():
+        vectors[0].weight[:2], vectors[0].bias[:2] = 0, 0
+        small = remove_channels(vectors, None, [5], ["2"])
+    assert len(small[0].weight) == 6
+    with pytest.raises(InputError, match=r"^Expected a network that takes inputs of 4, and that torch-pruning"):
+        remove_channels(vectors, 0.5, [4], ["2"])
+
+
 @pytest.mark.gate
 def test_it_loads_where_lit_prune_is_not_installed(tmp_path, small):
     text = (Path(__file__).parents[2] / "docs" / "how-to" / "export.md").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from lit_prune.cli.tables import pluralize, table
 from lit_prune.trained.cost.latency import Latency
 from lit_prune.trained.cost.measure import Comparison, Cost
-from lit_prune.trained.cost.variants import MEANINGS, Kind
+from lit_prune.trained.cost.variants import MEANINGS, Kind, Variant
 from lit_prune.trained.scoring import Score
 
 
@@ -15,7 +15,8 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
     sizes, times = [], []
     for cost in comparison.costs:
         variant = cost.variant
-        score = None if cost.difference is None else scores.get(variant.network)
+        # "dense" with random weights and "int8" compute other outputs than the network
+        score = None if cost.difference is None or variant.kind == "int8" else scores.get(variant.network)
         sizes.append(
             [
                 variant.network,
@@ -23,8 +24,7 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
                 *([f"{score.accuracy:.4f}" if score else ""] if scores else []),
                 f"{variant.parameters:,}",
                 f"{variant.nonzero:,}",
-                f"{variant.flops.nominal / 1e6:.1f}",
-                f"{variant.flops.nonzero / 1e6:.1f}",
+                *(f"{count / 1e6:.1f}" if count is not None else "?" for count in _flops(variant)),
                 f"{variant.bytes:,}",
                 "" if variant.compressed is None else f"{variant.compressed:,}",
             ]
@@ -35,6 +35,8 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
     head += ["parameters", "nonzero", "MFLOPs", "nonzero", "bytes", "compressed"]
     columns = [(f"batch {batch}: ms (lowest to highest)", "speed") for batch in comparison.batches]
     reference, machine = comparison.costs[0].variant, comparison.machine
+    counted = all(cost.variant.flops is not None for cost in comparison.costs)
+    unknown = "" if counted else "; `?` if some layers, such as LSTMs and attention, cannot be counted"
     meanings = {cost.variant.kind: MEANINGS[cost.variant.kind] for cost in comparison.costs}
     return "\n".join(
         [
@@ -44,7 +46,7 @@ def format_table(comparison: Comparison, scores: Mapping[str, Score]) -> str:
             "",
             *(f"{kind:12s}  {meaning}" for kind, meaning in meanings.items()),
             "",
-            f"One input: {comparison.inputs}. A multiply-add is 2 FLOPs. "
+            f"One input: {comparison.inputs}. A multiply-add is 2 FLOPs{unknown}. "
             f"Times: medians of {pluralize(comparison.rounds, 'round')} with "
             f"{pluralize(comparison.threads, 'thread')} on {machine['processor']} ({machine['instructions']}), "
             f"Python {machine['python']}, torch "
@@ -99,8 +101,7 @@ def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
                 "kind": cost.variant.kind,
                 "parameters": cost.variant.parameters,
                 "nonzero_parameters": cost.variant.nonzero,
-                "flops": cost.variant.flops.nominal,
-                "nonzero_flops": cost.variant.flops.nonzero,
+                **dict(zip(("flops", "nonzero_flops"), _flops(cost.variant), strict=True)),
                 "bytes": cost.variant.bytes,
                 "compressed_bytes": cost.variant.compressed,
                 "largest_difference": cost.difference,
@@ -125,6 +126,11 @@ def format_json(comparison: Comparison, scores: Mapping[str, Score]) -> str:
 def format_ratios(ratios: Mapping[int, float]) -> str:
     """Format ratios by batch size: "1.20 (batch 1) and 1.50 (batch 128)"."""
     return " and ".join(f"{ratio:.2f} (batch {batch})" for batch, ratio in ratios.items())
+
+
+def _flops(variant: Variant) -> tuple[int | None, int | None]:
+    """Return the FLOPs of all weights, and of the non-zero ones."""
+    return (None, None) if variant.flops is None else (variant.flops.nominal, variant.flops.nonzero)
 
 
 def _milliseconds(latency: Latency) -> str:

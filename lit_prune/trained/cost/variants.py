@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from lit_prune.accelerated.accelerate import accelerate
 from lit_prune.accelerated.files import save_accelerated
+from lit_prune.errors import InputError
 from lit_prune.files.compressed import compressed_size
 from lit_prune.functional import weight_layers
 from lit_prune.functional.cropping import crop_kernels
@@ -50,7 +51,7 @@ class Variant:
         layout: Memory format of images with which `forward` is fastest.
         parameters: Number of values in weights, biases and norms.
         nonzero: Number of these values that are not zero.
-        flops: FLOPs for one input.
+        flops: FLOPs for one input; None if the network has weights whose FLOPs `count_flops` does not count.
         bytes: Size in bytes of the ONNX or accelerated file, or of the state dict written by `torch.save`.
         compressed: Size in bytes of the state dict as `export --compress` stores it, without the header; None for ONNX
             and accelerated files, and for "int8".
@@ -62,7 +63,7 @@ class Variant:
     layout: torch.memory_format
     parameters: int
     nonzero: int
-    flops: LayerFlops
+    flops: LayerFlops | None
     bytes: int
     compressed: int | None
 
@@ -90,7 +91,7 @@ def make_variants(
     Yields:
         The variants, in the order of `MEANINGS`. "zeros" exists only if the network has zeros, "lit-prune" only for a
         LitResNet18, the "cropped" ones only if the inputs are images, "accelerated" only if there are batches, and
-        "int8" only if the network has linear or LSTM layers.
+        "int8" only if the network has linear or LSTM layers and can be run with them in 8 bits.
     """
     layout = torch.contiguous_format if inputs.image_size is None else torch.channels_last
     base = _channels_last(plain_copy(model))
@@ -117,7 +118,7 @@ def make_variants(
         forwards = {batch: inputs.feed(accelerated) for batch, accelerated in networks.items()}
         run = partial(_run_batch, forwards)
         yield Variant(network, "accelerated", run, torch.contiguous_format, **(counts | sizes))
-    quantized = _quantize(base)
+    quantized = _quantize(base, inputs)
     if quantized is not None:
         sizes = {"bytes": _state_bytes(quantized), "compressed": None}
         yield Variant(network, "int8", inputs.feed(quantized), layout, **(counts | sizes))
@@ -133,10 +134,12 @@ def make_variants(
 def _count(module: nn.Module, inputs: Inputs) -> dict[str, Any]:
     """Count the parameters, FLOPs and bytes of a variant."""
     parameters = list(module.parameters())
+    flops = count_flops(module, SIZE, inputs.one())
+    known = all(ref.name in flops for ref in weight_layers(module))
     return {
         "parameters": sum(p.numel() for p in parameters),
         "nonzero": sum(int(p.count_nonzero()) for p in parameters),
-        "flops": sum(count_flops(module, SIZE, inputs.one()).values(), LayerFlops(0, 0)),
+        "flops": sum(flops.values(), LayerFlops(0, 0)) if known else None,
         "bytes": _state_bytes(module),
         "compressed": compressed_size(module.state_dict()),
     }
@@ -160,22 +163,26 @@ def _run_batch(forwards: Mapping[int, Run], *inputs: Tensor) -> Tensor:
     return forwards[len(inputs[0])](*inputs)
 
 
-def _quantize(module: nn.Module) -> nn.Module | None:
-    """Return a copy with linear and LSTM layers in 8 bits, or None if there are none or this torch cannot make it."""
+def _quantize(module: nn.Module, inputs: Inputs) -> nn.Module | None:
+    """Return a copy with linear and LSTM layers in 8 bits; None if there are none, or torch cannot make or run it."""
     layers = {nn.Linear, nn.LSTM}
     if not any(type(layer) in layers for layer in module.modules()):
         return None
     try:
         with silence_libraries():  # torch warns that another package will replace `torch.ao.quantization`
             quantized: nn.Module = torch.ao.quantization.quantize_dynamic(plain_copy(module), layers)  # type: ignore[no-untyped-call]
-    except (AttributeError, RuntimeError):
+        inputs.check_accepted_by(quantized)  # a `forward` that reads a weight, as in torch's encoder layers, fails
+    except (AttributeError, RuntimeError, InputError):
         return None
     return quantized
 
 
 def _channels_last(module: nn.Module) -> nn.Module:
     """Convert a module to `channels_last`, the memory format with the fastest convolutions, which `fit` also uses."""
-    return module.to(memory_format=torch.channels_last)
+    for tensor in (*module.parameters(), *module.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return module
 
 
 def _replace_zeros(module: nn.Module) -> nn.Module:

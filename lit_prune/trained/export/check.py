@@ -60,8 +60,7 @@ def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor | tuple[Te
     with torch.inference_mode():
         for batch, labels in batches:
             inputs = batch if isinstance(batch, tuple) else (batch,)
-            wanted = network(*inputs).flatten(1)
-            found = _run(exported, inputs).flatten(1)
+            wanted, found = _rows(network(*inputs)), _rows(_run(exported, inputs))
             if found.shape != wanted.shape:
                 raise _failed(f"computes logits of shape {tuple(found.shape)} instead of {tuple(wanted.shape)}")
             images += len(wanted)
@@ -75,6 +74,11 @@ def check(network: Run, exported: Run, batches: Iterable[tuple[Tensor | tuple[Te
                 right = [so_far + int((c == labels).sum()) for so_far, c in zip(right, classes, strict=True)]
     scores = (Score(right[0], labelled), Score(right[1], labelled)) if labelled else None
     return Check(images, difference, largest, changed, scores)
+
+
+def _rows(logits: Tensor) -> Tensor:
+    """Return logits (N, ...) as a matrix with one row for each input."""
+    return logits.flatten(1) if logits.dim() > 1 else logits[:, None]
 
 
 def _run(exported: Run, inputs: tuple[Tensor, ...]) -> Tensor:

@@ -16,7 +16,7 @@ from lit_prune.functional.plain import plain_copy
 from lit_prune.models.resnet18 import LitResNet18
 from lit_prune.trained.inputs import SIZE, Inputs, defines_forward
 from lit_prune.trained.layers import weight_tensors
-from lit_prune.trained.network import Network
+from lit_prune.trained.network import Network, in_stored_types
 from lit_prune.trained.scoring import make_data, wants_data, wants_scores
 
 # formats that store the network's operations, not only its weights
@@ -74,16 +74,17 @@ def prepare(network: Network, options: Namespace) -> Export:
     needs_model = options.format in NETWORKS or options.crop or wants_scores(options)
     model = network.require_model() if needs_model else network.model
     inputs = None if model is None else _find_inputs(model, options)
+    weights_only = options.format not in NETWORKS
     module, state, crops = None, network.state_dict, {}
     if model is not None:
         module = plain_copy(model).to(memory_format=torch.contiguous_format)
-        state = module.state_dict()
+        state = in_stored_types(network, module.state_dict()) if weights_only else module.state_dict()
     before = state
     if module is not None and options.crop and inputs is not None and inputs.image_size is not None:
         layers = dict(module.named_modules())
         channels, size, _ = inputs.image_size
         module = crop_kernels(module, size, channels)
-        state = module.state_dict()
+        state = in_stored_types(network, module.state_dict()) if weights_only else module.state_dict()
         # kernel size and padding, to rebuild cropped convolutions: the shape of a weight does not show the padding
         crops = {
             name: {"kernel_size": list(layer.kernel_size), "padding": [int(zeros) for zeros in layer.padding]}
@@ -112,6 +113,8 @@ def _find_inputs(model: nn.Module, options: Namespace) -> Inputs | None:
         raise expected(what, f"{type(model).__name__}, which defines none", hint)
     inputs = Inputs.of(model, options.input_size)
     _check_options(inputs, options)
+    if options.format == "accelerated":  # the other formats are traced, which checks the same
+        inputs.check_accepted_by(model)
     if options.format in NETWORKS or options.crop or inputs.are_accepted_by(model):
         return inputs
     if wants_scores(options):

@@ -46,7 +46,7 @@ class Measurements:
         self.path = path
         self._header = {"lit_prune_sensitivity": _FORMAT, **conditions}
         self._scores: dict[tuple[str | None, float], Score] = {}
-        lines = _read_lines(path) if path.exists() else []
+        lines, incomplete = _read_lines(path) if path.exists() else ([], False)
         self._has_header = bool(lines)
         if lines:
             header = lines[0]
@@ -62,6 +62,8 @@ class Measurements:
                 self._scores[line["layer"], float(line["amount"])] = score
             except (KeyError, TypeError, ValueError) as error:
                 raise _not_scores(path, f"the line {shorten(json.dumps(line))}") from error
+        if incomplete:  # a power failure may have left a part of the last line
+            write_text(path, "".join(f"{json.dumps(line)}\n" for line in lines))
 
     def get(self, layer: str | None, amount: float) -> Score | None:
         """Return the score with `layer` (None: no layer) pruned to `amount`, or None if it was not measured."""
@@ -79,8 +81,8 @@ class Measurements:
         self._scores[layer, amount] = score
 
 
-def _read_lines(path: Path) -> list[Any]:
-    """Read all complete lines, and remove an incomplete last line, which a power failure may have left."""
+def _read_lines(path: Path) -> tuple[list[Any], bool]:
+    """Read all complete lines; also return whether an incomplete one follows."""
     with path.open("rb") as file:
         content = file.read(_MAX_BYTES + 1)
     complete = content.rfind(b"\n") + 1
@@ -92,9 +94,7 @@ def _read_lines(path: Path) -> list[Any]:
         raise _not_scores(path) from error
     if content and not lines:
         raise _not_scores(path)
-    if complete < len(content):
-        write_text(path, content[:complete].decode())
-    return lines
+    return lines, complete < len(content)
 
 
 def _not_scores(path: Path, found: str = "something else") -> InputError:

@@ -1,6 +1,7 @@
 """`lit-prune cost`: exact counts, fair comparisons of time, and conclusions that follow from them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -160,6 +161,13 @@ def comparison():
     return Comparison(costs, IMAGE, 2, machine, {"net": 0.9, "half": 0.0})
 
 
+def test_accuracy_is_not_claimed_for_networks_with_other_outputs(comparison):
+    costs = (*comparison.costs, make_cost("int8", "net", 1.0, 4.0))
+    text = format_table(replace(comparison, costs=costs), {"net": Score(75, 100)})
+    (row,) = (" ".join(line.split()) for line in text.splitlines() if line.split()[1:3] == ["int8", "1,000"])
+    assert row == "net int8 1,000 100 4.0 0.4 4,096 512"
+
+
 def test_conclusions_follow_from_the_measurement(comparison):
     assert conclusions(comparison) == [
         "Zeros make files smaller (with `lit-prune export --compress`), but dense layers no faster. Compared with a "
@@ -244,7 +252,7 @@ def test_the_command(run, foreign, monkeypatch):
 def test_a_network_without_images_is_measured():
     found = compare({"net": nn.Linear(8, 2)}, [8], [1, 4], rounds=1, turn=0.001, onnx=has_onnx())
     assert [cost.variant.kind for cost in found.costs] == ["dense", "accelerated", "int8", *["onnx"] * has_onnx()]
-    assert found.costs[0].variant.flops.nominal == 2 * 8 * 2
+    assert found.costs[0].variant.flops == LayerFlops(2 * 8 * 2, 2 * 8 * 2)
     differences = {cost.variant.kind: cost.difference or 0.0 for cost in found.costs}
     assert differences.pop("int8") < 0.1
     assert max(differences.values()) < 1e-5
@@ -270,10 +278,27 @@ def test_a_network_of_token_ids_is_measured_with_inputs_like_its_example():
     found = compare({"net": pruned(TokenNet()), "other": TokenNet().eval()}, None, [1, 4], 1, has_onnx(), turn=0.001)
     kinds = [cost.variant.kind for cost in found.costs if cost.variant.network == "net"]
     assert kinds == ["dense", "zeros", "accelerated", "int8", *["onnx"] * has_onnx()]
-    assert found.costs[0].variant.flops.nominal == 2 * 16 * 3
+    assert found.costs[0].variant.flops == LayerFlops(2 * 16 * 3, 2 * 16 * 3)
     for cost in found.costs:
         assert cost.difference is None or cost.difference < (0.1 if cost.variant.kind == "int8" else 1e-5)
     assert "One input: `tokens` [7] int64, `mask` [7] float32." in format_table(found, {})
+
+
+def test_flops_that_cannot_be_counted_are_unknown_and_networks_that_cannot_run_in_8_bits_are_left_out():
+    encoder = nn.TransformerEncoderLayer(16, 2, 32, batch_first=True).eval()
+    found = compare({"net": encoder}, [5, 16], [1], 1, onnx=False, turn=0.001)
+    assert [cost.variant.kind for cost in found.costs] == ["dense", "accelerated"]
+    assert {cost.variant.flops for cost in found.costs} == {None}
+    text = format_table(found, {})
+    assert "`?` if some layers, such as LSTMs and attention, cannot be counted" in text
+    assert next(line.split()[4:6] for line in text.splitlines() if line.startswith("net ")) == ["?", "?"]
+    assert json.loads(format_json(found, {}))["costs"][0]["flops"] is None
+
+
+def test_volumes_are_measured():
+    net = nn.Sequential(nn.Conv3d(1, 4, 3), nn.Flatten(), nn.Linear(4 * 3 * 4 * 5, 2)).eval()
+    found = compare({"net": net}, [1, 5, 6, 7], [1], 1, onnx=False, turn=0.001)
+    assert found.costs[0].variant.flops == LayerFlops(flops := 2 * (4 * 27 * 60 + 240 * 2), flops)
 
 
 class DictNet(TokenNet):

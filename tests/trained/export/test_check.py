@@ -25,6 +25,11 @@ def test_equal_logits_pass():
     assert found.require("them") is found
 
 
+def test_a_network_may_return_one_number_for_each_input():
+    found = check(lambda images: images.sum((1, 2, 3)), lambda images: images.sum((1, 2, 3)) + 2, [(IMAGES, None)])
+    assert (found.images, found.difference) == (4, 2.0)
+
+
 def test_the_largest_difference_of_all_batches_counts():
     def other(images):
         wrong = logits(images).clone()

@@ -181,7 +181,9 @@ def test_lines_without_a_score_are_refused(tmp_path, line):
         Measurements(known.path, ABOUT)
 
 
-@pytest.mark.parametrize("content", [b"hello", b"hello\n", b"\xff\n", b"[" * 100_000 + b"\n", b"{}\n", b"[1]\n"])
+@pytest.mark.parametrize(
+    "content", [b"hello", b"hello\n", b"\xff\n", b"[" * 100_000 + b"\n", b"{}\n", b"[1]\n", b'{"epoch": 0}\n{"ep']
+)
 def test_other_files_are_refused_and_not_changed(tmp_path, content):
     path = tmp_path / "m.jsonl"
     path.write_bytes(content)
