@@ -80,7 +80,8 @@ def make_loss_function(module: Any) -> Callable[[Any, int], Tensor | None]:
     From now on, the module drops what it logs with `self.log` and `self.log_dict`.
     """
     module.log = module.log_dict = lambda *_, **__: None
-    numbered = len(signature(module.training_step).parameters) > 1
+    parameters = signature(module.training_step).parameters.values()
+    numbered = len(parameters) > 1 or any(one.kind is one.VAR_POSITIONAL for one in parameters)
 
     def loss(batch: Any, index: int) -> Tensor | None:
         output = module.training_step(batch, index) if numbered else module.training_step(batch)

@@ -27,6 +27,7 @@ from lit_prune.errors import InputError, check_integer, expected
 from lit_prune.functional.allocation import Allocation, allocate, make_allocation
 from lit_prune.functional.channels import CoupledChannels, couple_channels
 from lit_prune.functional.criteria import Score, make_criterion
+from lit_prune.functional.freezing import is_frozen
 from lit_prune.functional.masking import adopt_masks, apply_masks, current_mask, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
 from lit_prune.functional.packing import pack_masks, unpack_masks
@@ -272,11 +273,13 @@ class Pruning(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if the schedule sets a higher sparsity for this epoch than has been reached."""
+        self._restore_masks(trainer, pl_module)
         self._rewinding.remember(pl_module, trainer.current_epoch, True, self.amount, type(self).__name__)
         self.catch_up(trainer, pl_module)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Prune if pruning is due: with times in steps, or if a resumed run has skipped the start of its epoch."""
+        self._restore_masks(trainer, pl_module)
         self._rewinding.remember(pl_module, trainer.current_epoch, batch_idx == 0, self.amount, type(self).__name__)
         if self._waits:
             self._couple(pl_module, batch[0] if isinstance(batch, list | tuple) else batch)
@@ -287,12 +290,12 @@ class Pruning(Callback):
         if not hasattr(self.criterion, "observe") or (scale := gradient_scale(trainer, optimizer)) is None:
             return
         weights = [ref.tensor for ref in self._weights]
-        scaled = [weight.grad for weight in weights]
-        if scale != 1:
-            for weight, gradient in zip(weights, scaled, strict=True):
-                weight.grad = None if gradient is None else gradient / scale
+        found = [weight.grad for weight in weights]
+        for weight, gradient in zip(weights, found, strict=True):
+            if gradient is not None:
+                weight.grad = None if is_frozen(weight) else gradient if scale == 1 else gradient / scale
         self.criterion.observe([ref.name for ref in self._weights], weights)
-        for weight, gradient in zip(weights, scaled, strict=True):
+        for weight, gradient in zip(weights, found, strict=True):
             weight.grad = gradient
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -406,6 +409,7 @@ class Pruning(Callback):
         self._reached = 0.0  # the sparsity that the schedule asked for at the last pruning
         self._pruned = 0  # the number of pruned weights right after that pruning
         self._ever_pruned = {}
+        self._loaded = None
         self._rewinding.reset()
         if hasattr(self.criterion, "observe"):
             self.criterion.load_state_dict({})
@@ -426,11 +430,11 @@ class Pruning(Callback):
                 raise expected("a criterion that needs no data", type(self.criterion).__name__, hint)
             score = measure(trainer, model, self.criterion, self._weights, self.seed)
         shares = self._allocate()
-        # if all layers have the same share, the quotient is exactly 1
-        fractions = None if shares is None else [target * (share / self.amount) for share in shares]
+        if shares is not None and target < self.amount:  # if all layers have the same share, the quotient is exactly 1
+            shares = [target * (share / self.amount) for share in shares]
         structure = self._coupled or self.structure
-        masks = compute_masks(self._weights, target, score, fractions, structure, self.max_layer_sparsity)
-        if hasattr(self.criterion, "redraw"):
+        masks = compute_masks(self._weights, target, score, shares, structure, self.max_layer_sparsity)
+        if hasattr(self.criterion, "redraw") and all(current_mask(ref) is None for ref in self._weights):
             self.criterion.redraw([ref.tensor for ref in self._weights])
         self._apply(model, masks)
 
@@ -478,6 +482,11 @@ class Pruning(Callback):
                     f"`rewind_to` {self.rewind_to} and {other.rewind_to}",
                     "rewinding resets the whole model; give both callbacks the same epoch, or only one of them",
                 )
+
+    def _restore_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Apply the masks of a checkpoint that was loaded within `fit`, as `LearningRateFinder` does at milestones."""
+        if self._loaded is not None:
+            self._update_masks(trainer, pl_module)
 
     def _update_masks(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Apply the masks of a checkpoint; without one, unmask weights that were loaded as non-zero values."""

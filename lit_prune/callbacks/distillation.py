@@ -84,7 +84,7 @@ class Distillation(Callback):
         if {*map(id, teacher.parameters())} & {*map(id, pl_module.parameters())}:
             hint = "give a `deepcopy` of the model, made before `fit`, or the path of a checkpoint"
             raise expected("a `teacher` with parameters of its own", "one that shares some with the model", hint)
-        self._teacher = teacher.to(pl_module.device).eval()
+        self._teacher = trainer.precision_plugin.convert_module(teacher.to(pl_module.device)).eval()
         self._undo = [
             student.register_forward_hook(self._calls, with_kwargs=True),
             Wrapped(trainer.strategy, "training_step", partial(self._step, trainer, pl_module)),

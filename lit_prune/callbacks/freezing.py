@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Sequence
 from functools import update_wrapper
-from math import inf
+from math import inf, isnan
 from typing import Any, TypedDict, cast
 
 from lightning.pytorch import LightningModule, Trainer
@@ -282,7 +282,7 @@ class LayerFreezing(Callback):
         if progress["counted"] != started:
             progress |= {"counted": started, "best": None, "waited": 0}
         best = progress["best"]
-        if best is None or (value < best if self.mode == "min" else value > best):
+        if best is None or isnan(best) or (value < best if self.mode == "min" else value > best):
             progress |= {"best": value, "waited": 0}
         else:
             progress["waited"] += 1

@@ -16,6 +16,7 @@ from lit_prune.callbacks._pruning import Pruning
 from lit_prune.errors import check_integer, expected
 from lit_prune.functional.allocation import Allocation
 from lit_prune.functional.criteria import RandomScore, Score
+from lit_prune.functional.freezing import is_frozen
 from lit_prune.functional.masking import apply_masks, current_mask, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 from lit_prune.functional.regrowth import drop_fraction_at, regrow_masks
@@ -136,7 +137,7 @@ class SET(Pruning):
 
     def _changing(self) -> list[WeightRef]:
         """Return the weights whose masks change: those that train, unless a `PruningRemoval` has removed the masks."""
-        return [ref for ref in self._weights if ref.tensor.requires_grad and current_mask(ref) is not None]
+        return [ref for ref in self._weights if not is_frozen(ref.tensor) and current_mask(ref) is not None]
 
 
 class RigL(SET):
@@ -300,6 +301,8 @@ class ACDC(Pruning):
         super().catch_up(trainer, pl_module)
 
     def _target(self, trainer: Trainer) -> float:
+        if self._waits:
+            return self._reached
         last: Any = trainer.max_epochs
         if trainer.max_steps != -1:  # rounding up, without converting an infinite number of batches to an integer
             last = min(last, trainer.max_steps // -(-trainer.num_training_batches // trainer.accumulate_grad_batches))

@@ -21,8 +21,9 @@ from lit_prune.functional.step_hooks import hookable
 
 # class names of dropouts in any library: "Dropout", "DropPath", "DropBlock2d"; `RReLU` draws random slopes in training
 _DROPOUT = re.compile("Drop|StochasticDepth|RReLU")
-# frozen parameters, and how many `Frozen` objects keep each of them frozen
+# how many `Frozen` objects keep each parameter frozen, and how many of them have switched its gradients off
 _FREEZES: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
+_TAKEN: MutableMapping[Tensor, int] = WeakTensorKeyDictionary()
 
 
 def check_selection(fraction: Any = None, layers: Any = None, by: Any = "layers") -> None:
@@ -246,9 +247,12 @@ class Frozen:
         self._holds = [_EvalHold(module) for module in whole]
         taken = (p for module in modules if module not in kept for p in module.parameters(recurse=False))
         # parameters that the user has frozen must stay frozen after `thaw`
-        self._taken = [parameter for parameter in taken if parameter.requires_grad or parameter in _FREEZES]
+        self._taken = [parameter for parameter in taken if parameter.requires_grad or parameter in _TAKEN]
+        self._held = list(self.parameters)
+        for counts, chosen in ((_FREEZES, self._held), (_TAKEN, self._taken)):
+            for parameter in chosen:
+                counts[parameter] = counts.get(parameter, 0) + 1
         for parameter in self._taken:
-            _FREEZES[parameter] = _FREEZES.get(parameter, 0) + 1
             parameter.requires_grad_(False)
         self.drop_gradients()
         _reset_compiler()
@@ -261,15 +265,22 @@ class Frozen:
     def thaw(self) -> None:
         """Undo the freeze: gradients are computed as before, and modules obey their `training` flag again."""
         self.drop_gradients()
+        for counts, chosen in ((_FREEZES, self._held), (_TAKEN, self._taken)):
+            for parameter in chosen:
+                counts[parameter] = counts.get(parameter, 1) - 1
+                if not counts[parameter]:
+                    del counts[parameter]
         for parameter in self._taken:
-            _FREEZES[parameter] = _FREEZES.get(parameter, 1) - 1
-            if not _FREEZES[parameter]:
-                del _FREEZES[parameter]
-                parameter.requires_grad_(True)
+            parameter.requires_grad_(parameter not in _TAKEN)
         for hold in self._holds:
             hold.remove()
-        self._taken, self._holds = [], []
+        self._held, self._taken, self._holds = [], [], []
         _reset_compiler()
+
+
+def is_frozen(parameter: nn.Parameter) -> bool:
+    """Return whether a parameter does not train: it has no gradients, or a `Frozen` object drops them."""
+    return not parameter.requires_grad or parameter in _FREEZES
 
 
 def freeze(

@@ -48,9 +48,8 @@ def clear_pruned_state(optimizer: Optimizer, model: nn.Module) -> None:
 def clear_state(optimizer: Optimizer) -> None:
     """Clear gradients and all state, as if the optimizer were new; learning rates and other settings stay.
 
-    For LBFGS and torch's elementwise optimizers except ASGD and SparseAdam, the state is exactly that of a new one,
-    step counts included. In other optimizers, including subclasses of these, floating-point tensors of the parameter's
-    shape become zero, and other state is kept, because its meaning is unknown.
+    The state of parameters is that of a new optimizer, step counts and copies of weights included. What an optimizer
+    keeps in its parameter groups, such as the step count of a schedule-free one, stays.
     """
     optimizer.zero_grad(set_to_none=False)  # None would make the next step skip parameters
     for inner in with_inner(optimizer):
@@ -58,16 +57,13 @@ def clear_state(optimizer: Optimizer) -> None:
 
 
 def _clear_state(optimizer: Optimizer) -> None:
-    if type(optimizer) in {*_ELEMENTWISE, optim.LBFGS} - {optim.Adagrad}:
+    if not isinstance(optimizer, optim.Adagrad):
         optimizer.state.clear()  # recreated in the next step
         return
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for key, value in optimizer.state.get(parameter, {}).items():
-                if type(optimizer) is optim.Adagrad:
-                    value.fill_(group["initial_accumulator_value"] if key == "sum" else 0)
-                elif _has_elements(value, parameter):
-                    value.zero_()
+                value.fill_(group["initial_accumulator_value"] if key == "sum" else 0)
 
 
 def _has_elements(value: Any, parameter: nn.Parameter) -> bool:

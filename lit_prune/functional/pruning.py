@@ -99,7 +99,7 @@ def compute_masks(
     sizes, left = candidates.split.sizes, candidates.left
     pruned = [size - count for size, count in zip(sizes, left, strict=True)]
     limit = 1 if max_layer_sparsity is None else max_layer_sparsity
-    room = [max(0, math.floor(limit * size) - gone) for size, gone in zip(sizes, pruned, strict=True)]
+    room = [max(0, _at_most(limit, size) - gone) for size, gone in zip(sizes, pruned, strict=True)]
     total = round(amount * sum(sizes)) - sum(pruned)
     if fractions is not None:
         wanted = [round(part * size) - gone for part, size, gone in zip(fractions, sizes, pruned, strict=True)]
@@ -150,9 +150,14 @@ def check_max_layer_sparsity(max_layer_sparsity: Any) -> None:
 def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: float | None) -> None:
     """Raise an `InputError` if `amount` cannot be reached although every layer is pruned to its limit."""
     sizes = [ref.tensor.numel() for ref in weights]
-    room = [size if max_layer_sparsity is None else math.floor(max_layer_sparsity * size) for size in sizes]
+    room = [size if max_layer_sparsity is None else _at_most(max_layer_sparsity, size) for size in sizes]
     if round(amount * sum(sizes)) > sum(room):
         raise _no_room(amount, max_layer_sparsity)
+
+
+def _at_most(fraction: float, size: int) -> int:
+    """Return the number of weights in a fraction, rounded down; 0.29 of 100 is 29, although 0.29 * 100 < 29."""
+    return math.floor(fraction * size + 1e-6)
 
 
 def _no_room(amount: float, max_layer_sparsity: float | None, structure: Structure | None = None) -> InputError:

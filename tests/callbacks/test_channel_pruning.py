@@ -103,6 +103,15 @@ def test_dense_phases_have_no_masks_of_biases_and_norms():
     assert masked == [set(), {True, False}, set(), {True, False}, {True, False}]
 
 
+def test_dense_phases_without_an_example_resume_with_the_same_bits(tmp_path):
+    model = classifier(example=False)
+    expected = final(fit(model, [ACDC(0.5, structure="channel"), Saver(tmp_path)]), model)
+    for name in ("epoch-0", "epoch-1", "step-6"):
+        resumed = classifier(example=False)
+        trainer = fit(resumed, [ACDC(0.5, structure="channel")], tmp_path / f"{name}.ckpt")
+        assert_same(final(trainer, resumed), expected)
+
+
 def test_without_a_trainer():
     model = classifier(True)
     pruning(amount=0.5).prune(model)

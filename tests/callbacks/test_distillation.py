@@ -50,6 +50,13 @@ def fit(model: Any, *callbacks: Callback, **options: Any) -> Any:
     return trainer
 
 
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_a_teacher_gets_the_precision_of_the_trainer(precision: Any) -> None:
+    teacher, seen = student(0), Losses()
+    fit(student(), Distillation(teacher), seen, max_steps=1, precision=precision)
+    assert len(seen.losses) == 1
+
+
 def save(model: nn.Module, path: Path) -> str:
     torch.save(model.state_dict(), path)
     return str(path)

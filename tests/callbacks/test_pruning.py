@@ -12,8 +12,11 @@ import pytest
 import pytorch_lightning
 import torch
 import torch.nn.functional as F
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import LearningRateFinder, ModelCheckpoint
+from lightning.pytorch.demos.boring_classes import BoringModel
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
@@ -28,6 +31,7 @@ from lit_prune.callbacks import (
 from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
 from lit_prune.functional.masking import masked_parameters
+from lit_prune.functional.packing import unpack_masks
 from tests.callbacks.criteria import CRITERIA, DYNAMIC, PRUNERS, pruned_at
 from tests.callbacks.models import (
     Batches,
@@ -508,6 +512,65 @@ def test_masks_are_right_after_a_learning_rate_finder(tmp_path: Path) -> None:
         warnings.filterwarnings("ignore", category=FutureWarning)
         fit(model, GlobalL1Pruning(0.5, start_epoch=1), finder, watch, default_root_dir=tmp_path, max_epochs=3)
     assert set(watch.training) == {(0, 0), (1, round(0.5 * count(model))), (2, round(0.5 * count(model)))}
+
+
+def test_masks_are_right_after_a_learning_rate_finder_in_a_later_epoch(tmp_path: Path) -> None:
+    """`lr_find` restores a checkpoint within `fit`."""
+
+    class Milestones(LearningRateFinder):
+        def on_fit_start(self, *_: Any) -> None:
+            pass
+
+        def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+            if trainer.current_epoch == 2:
+                self.lr_find(trainer, pl_module)
+
+    class Tunable(Classifier):
+        lr = 0.01
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.parameters(), lr=self.lr)
+
+    model, pruner = Tunable(mlp()), GlobalL1Pruning(0.8, end_epoch=4, schedule="linear")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=FutureWarning)
+        fit(model, pruner, Milestones(num_training_steps=5), default_root_dir=tmp_path, max_epochs=6)
+    assert zeros(model) == round(0.8 * count(model))
+    saved = unpack_masks(pruner.state_dict()["masks"])
+    assert sum(int((~mask).sum()) for mask in saved.values()) == zeros(model)
+
+
+def test_masks_of_a_failed_resume_are_forgotten(tmp_path: Path) -> None:
+    class Fails(Callback):
+        def on_fit_start(self, *_: Any) -> None:
+            raise KeyError
+
+    def trainer(pruner: Any, *callbacks: Any) -> Any:
+        return quiet_trainer(callbacks=[*callbacks, pruner], max_epochs=1)
+
+    first = trainer(GlobalL1Pruning(0.5))
+    first.fit(Classifier(mlp()), Batches(), Batches(seed=1))
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    pruner, model = GlobalL1Pruning(0.5, start_epoch=3), Classifier(mlp())
+    with pytest.raises(KeyError):
+        trainer(pruner, Fails()).fit(
+            Classifier(mlp()), Batches(), Batches(seed=1), ckpt_path=tmp_path / "last.ckpt", weights_only=True
+        )
+    trainer(pruner).fit(model, Batches(), Batches(seed=1))
+    assert zeros(model) == 0
+
+
+@given(st.integers(1, 60), st.integers(0, 99), st.integers(1, 99))
+@example(30, 35, 30)
+@settings(max_examples=200, deadline=None)
+def test_a_fraction_of_a_layer_is_exact(size: int, share: int, amount: int) -> None:
+    pruner = Pruning(amount / 100, allocation={"layer": share / 100})
+    model: Any = BoringModel()
+    model.layer = torch.nn.Linear(size, 1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Layer .* entirely zero")
+        pruner.prune(model)
+    assert pruner.report().masked == round(share / 100 * size)
 
 
 @pytest.mark.parametrize(("arguments", "said"), [({}, False), ({"start_epoch": 2}, True), ({"end_epoch": 2}, True)])

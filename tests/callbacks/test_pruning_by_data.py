@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from lit_prune import GlobalL1Pruning, Pruning
+from lit_prune import GlobalL1Pruning, LayerFreezing, Pruning
 from lit_prune.errors import InputError
 from lit_prune.functional import Fisher, Movement, Reinitialised, Shuffled, Taylor, global_masks, masking, weight_layers
 from tests.callbacks.models import Batches, Classifier, TwoOptimizers, conv_net, mlp, moved, quiet_trainer, snapshot
@@ -146,6 +146,46 @@ def test_reinitialised_weights_are_those_of_the_layer() -> None:
         assert torch.equal(new != 0, plain != 0)  # the same masks
         assert not torch.equal(new, plain)
         assert {*new[new != 0].tolist()} <= {*old.flatten().tolist()}
+
+
+def test_weights_are_drawn_again_only_once() -> None:
+    """A second training of a pruned network keeps its weights."""
+    model = build()
+    fit(model, Pruning(0.5, Reinitialised("magnitude")), max_steps=2)
+    masks = [ref.tensor != 0 for ref in weight_layers(model)]
+    kept: list[bool] = []
+
+    class First(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            pairs = zip(before, weight_layers(pl_module), strict=True)
+            kept.append(all(torch.equal(old, ref.tensor) for old, ref in pairs))
+
+    before = [ref.tensor.detach().clone() for ref in weight_layers(model)]
+    fit(model, Pruning(0.5, Reinitialised("magnitude")), First(), max_steps=1)
+    assert kept == [True]
+    assert all(torch.equal(ref.tensor != 0, mask) for ref, mask in zip(weight_layers(model), masks, strict=True))
+
+
+def test_movement_ignores_gradients_of_frozen_layers() -> None:
+    for thaw in (None, 2):
+        pruner = Pruning(0.5, "movement", start_step=100)
+        fit(build(), pruner, LayerFreezing(layers="net.conv1", unfreeze_epoch=thaw), max_epochs=2)
+        sums = pruner.criterion.state_dict()
+        assert not sums["net.conv1"].any()
+        assert sums["net.conv2"].all()
+
+
+def test_a_training_step_may_take_any_arguments() -> None:
+    class Starred(Classifier):
+        def training_step(self, *args: Any) -> Any:
+            return super().training_step(*args)
+
+    models: list[Any] = []
+    for kind in (Classifier, Starred):
+        torch.manual_seed(5)
+        models.append(kind(mlp()))
+        fit(models[-1], Pruning(0.5, "taylor"), max_steps=2)
+    assert not moved(snapshot(models[0]), snapshot(models[1]))
 
 
 def test_recalibration_follows_pruning() -> None:

@@ -278,7 +278,8 @@ def test_any_network_keeps_its_sparsity(kind: str, net: Any) -> None:
 
 
 @dynamic
-def test_frozen_layers_and_dense_layers_keep_their_weights(kind: str) -> None:
+@pytest.mark.parametrize("thaw", [None, 3])
+def test_frozen_layers_and_dense_layers_keep_their_weights(kind: str, thaw: int | None) -> None:
     seen: dict[str, list[Tensor]] = {}
 
     class Keep(Callback):
@@ -289,10 +290,12 @@ def test_frozen_layers_and_dense_layers_keep_their_weights(kind: str) -> None:
     model = build()
     callback = KINDS[kind]()
     sparse = type(callback)(0.6, every_n_steps=3, drop_fraction=0.5, allocation={"net.fc": 0})
-    fit(model, sparse, LayerFreezing(layers="net.conv1"), Keep())
+    fit(model, sparse, LayerFreezing(layers="net.conv1", unfreeze_epoch=thaw), Keep())
     first = seen["net.conv1"][0]
     assert (first == 0).any()
-    assert all(torch.equal(first, later) for later in seen["net.conv1"])
+    frozen = EPOCHS * BATCHES if thaw is None else thaw * BATCHES
+    assert all(torch.equal(first, later) for later in seen["net.conv1"][:frozen])
+    assert all(not torch.equal(first, later) for later in seen["net.conv1"][frozen:][1:])
     assert all((later != 0).all() for later in seen["net.fc"])
     masks = [later != 0 for later in seen["net.conv2"]]
     assert any(not torch.equal(masks[0], later) for later in masks)

@@ -263,6 +263,13 @@ def test_a_phase_starts_early_if_the_metric_does_not_improve(mode):
     assert watch.changes() == PATIENTLY
 
 
+def test_any_number_improves_a_metric_that_was_nan():
+    module, watch = Trained(metric=[nan, nan, 1, 2, 3, 4, 5]), Watch()
+    phases: Any = [{"patience": 2, "layers": "net.5"}]
+    fit(module, thawing(phases=phases, monitor="score", mode="max"), watch, max_epochs=7)
+    assert watch.changes() == [LAST] * 7
+
+
 def test_a_phase_starts_at_its_epoch_if_the_metric_improves():
     module, watch = Trained(metric=range(9, 0, -1)), Watch()
     phases: Any = [{"patience": 1, "epoch": 2, "layers": "net.5"}, {"patience": 1, "layers": "net.3"}]

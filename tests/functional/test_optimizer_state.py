@@ -142,6 +142,30 @@ def test_state_of_an_optimizer_inside_another_is_cleared() -> None:
     assert not optimizer.inner.state
 
 
+class Averages(optim.Optimizer):
+    """Keeps a copy of the weights in its state, as schedule-free optimizers do."""
+
+    def step(self, closure: Any = None) -> Any:
+        for parameter in self.param_groups[0]["params"]:
+            state = self.state[parameter]
+            if "z" not in state:
+                state["z"] = parameter.detach().clone()
+            state["z"].sub_(parameter.grad, alpha=0.1)
+            parameter.data.lerp_(state["z"], 0.5)
+
+
+def test_copies_of_weights_in_the_state_start_at_the_weights() -> None:
+    weight = nn.Parameter(torch.rand(3) + 1)
+    optimizer = Averages([weight], {})
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    weight.data.fill_(5.0)  # rewound
+    clear_state(optimizer)
+    weight.grad = torch.ones(3)
+    optimizer.step()
+    torch.testing.assert_close(weight.detach(), torch.full((3,), 4.95))
+
+
 def test_codes_of_an_8_bit_optimizer_are_left_alone() -> None:
     model: Any = nn.Linear(6, 5)
     optimizer = optim.SGD(model.parameters(), 0.1)

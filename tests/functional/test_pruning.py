@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -16,6 +16,7 @@ from lit_prune.functional import masking, selection
 from lit_prune.functional.criteria import RandomScore
 from lit_prune.functional.masking import apply_masks
 from lit_prune.functional.pruning import (
+    check_room,
     global_l1_masks,
     global_masks,
     global_random_masks,
@@ -201,6 +202,17 @@ def test_an_empty_selection_is_refused(make: Any) -> None:
 def test_bad_amounts_are_refused(amount: Any, make: Any) -> None:
     with pytest.raises(InputError, match=rf"`amount` in \[0, 1\), but got {amount}\."):
         make(weight_layers(nn.Linear(3, 4)), amount)
+
+
+@given(st.integers(1, 400), st.integers(1, 100))
+@example(100, 29)
+@settings(max_examples=200, deadline=None)
+def test_a_layer_can_be_pruned_to_its_limit(size: int, percent: int) -> None:
+    """0.29 * 100 is slightly less than 29."""
+    weights, most = weight_layers(nn.Linear(size, 1)), percent * size // 100
+    check_room(weights, most / size, percent / 100)
+    if most < size:
+        assert int((~global_l1_masks(weights, most / size, percent / 100)[""]).sum()) == most
 
 
 @pytest.mark.parametrize("cap", [0, -1, 1.1, float("nan"), "a", True])
