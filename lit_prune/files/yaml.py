@@ -31,7 +31,8 @@ def load_yaml(path: str | Path) -> Any:
 
     Raises:
         InputError: If the file is larger than 10 MB, has more than 100,000 values once its aliases are expanded, is
-            nested more than 100 levels deep, has a value that contains itself, or has tags that build Python objects.
+            nested more than 100 levels deep, has a value that contains itself, has tags that build Python objects, or
+            has the same key twice in one mapping.
         OSError: If the file cannot be read.
         ValueError: If the file is not UTF-8, or contains an impossible date.
         yaml.YAMLError: If the file is not YAML, or has unknown tags.
@@ -42,7 +43,24 @@ def load_yaml(path: str | Path) -> Any:
 def load_yaml_text(text: str, source: str) -> Any:
     """Load YAML text as plain values, with the limits of `load_yaml` on its content; an `InputError` names `source`."""
     _check(text, source)
+    _check_keys(yaml.compose(text, Loader=_LOADER), source, set())
     return yaml.safe_load(text)
+
+
+def _check_keys(node: Any, source: str, checked: set[int]) -> None:
+    """Raise an `InputError` if a mapping has the same key twice, of which YAML would drop the first."""
+    if id(node) in checked or not isinstance(node, yaml.CollectionNode):
+        return
+    checked.add(id(node))
+    keys = set()
+    for item in node.value:
+        key, value = item if isinstance(node, yaml.MappingNode) else (None, item)
+        if isinstance(key, yaml.ScalarNode):
+            if (key.tag, key.value) in keys:
+                found = f"`{shorten(key.value)}` twice (line {key.start_mark.line + 1})"
+                raise expected(f"different keys in each mapping of {source}", found, "remove or rename one of them")
+            keys.add((key.tag, key.value))
+        _check_keys(value, source, checked)
 
 
 def _read(path: str | Path) -> str:

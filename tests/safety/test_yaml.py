@@ -96,6 +96,15 @@ def test_a_configuration_named_in_the_environment_is_checked(run, tmp_path, monk
     assert phrase("billion laughs", "`evil.yaml`") in run("fit", *TINY).complaint
 
 
+def test_a_key_that_is_there_twice_is_refused(tmp_path):
+    path = tmp_path / "twice.yaml"
+    path.write_text("a: {x: 1, y: [{z: 2}]}\nb:\n  - callbacks+: 1\n    other: 2\n    callbacks+: 3\n")
+    with pytest.raises(InputError, match=r"different keys in each mapping of .* `callbacks\+` twice \(line 5\)"):
+        load_yaml(path)
+    path.write_text('a: &a {x: 1}\nb: {<<: *a, x: 2}\nc: {1: a, "1": b}\nd: [*a, *a]\n')
+    assert load_yaml(path)["b"] == {"x": 2}
+
+
 def test_a_huge_file_is_not_read(tmp_path):
     path = tmp_path / "huge.yaml"
     with path.open("wb") as file:

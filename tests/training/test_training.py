@@ -12,7 +12,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
+from lit_prune import LitResNet18
 from lit_prune.cli.configs import shipped_configs
+from lit_prune.files.checkpoint import KEY
 from lit_prune.training.hyperparameters import _describe_callbacks
 from tests.training.conftest import NARROW, TINY, Run
 
@@ -203,6 +205,25 @@ def test_the_last_checkpoint_is_that_of_the_last_epoch_even_if_another_was_the_b
     checkpoints = fit(run, "flat", *argv) / "checkpoints"
     epochs = {path.name[:4]: torch.load(path, weights_only=True)["epoch"] for path in checkpoints.iterdir()}
     assert epochs == {"best": 0, "last": 2}
+
+
+def test_with_several_validations_per_epoch_the_last_one_counts(run, monkeypatch):
+    """As for `ModelCheckpoint`: the best epoch is the first, with 0.5."""
+    accuracies = iter([0.3, 0.5, 0.6, 0.4])
+
+    def log(self, *_):
+        self.log("val/acc", self.forced)
+        self.log("val/loss", 1.0)
+
+    monkeypatch.setattr(LitResNet18, "validation_step", log)
+    monkeypatch.setattr(
+        LitResNet18, "on_validation_epoch_start", lambda self: setattr(self, "forced", next(accuracies))
+    )
+    argv = ["--trainer.max_epochs=2", "--trainer.val_check_interval=0.5", "--trainer.num_sanity_val_steps=0", NARROW]
+    checkpoints = fit(run, "often", *argv) / "checkpoints"
+    assert [path.name for path in checkpoints.glob("best*")] == ["best-epoch=000-val_acc=0.5000.ckpt"]
+    best = torch.load(checkpoints / "last.ckpt", weights_only=True)[KEY]["best"]
+    assert (best["epoch"], best["val_acc"]) == (0, 0.5)
 
 
 def test_a_run_can_be_repeated_from_its_own_config(run):

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from lit_prune.study.report.figures import Figure
 
 _INTERVAL = (
-    "Numbers are means over seeds ± half the width of the 95% confidence interval (Student's t distribution). "
+    "Numbers are means over seeds ± half the width of the 95% confidence interval (Student's t distribution), which "
+    "covers other random seeds, but not other images or other initial weights from a file. "
     "Accuracies and sparsities are percentages."
 )
 _ONE_SEED = "One seed gives no interval. Accuracies and sparsities are percentages."
@@ -35,7 +36,7 @@ _POWER = (
 )
 _PLATEAU = (
     "Pruned weights are zero. After their masks are removed, only a gradient can change them, and some weights never "
-    "receive one. For images of 32x32 pixels, these are weights of ResNet-18's last convolutions, at kernel positions "
+    "receive one: in a ResNet-18 for images of 32x32 pixels, weights of the last convolutions, at kernel positions "
     "that only ever see padding. So sparsity falls until the only zeros are pruned weights that never received a "
     'gradient ("pruned and untouched"). If all runs of an experiment reach this point, the last two columns are zero.'
 )

@@ -6,7 +6,7 @@ from lit_prune.study.measures import MEASURES, format_estimate
 from lit_prune.study.report.tables import markdown_table
 from lit_prune.study.report.undecided import Advice
 from lit_prune.study.results.results import Results
-from lit_prune.study.results.tradeoff import accuracy_measure, find_baseline
+from lit_prune.study.results.tradeoff import accuracy_measure, baseline_values, find_baseline
 from lit_prune.study.results.verdicts import Judgement
 from lit_prune.study.statistics import Estimate, estimate
 
@@ -29,7 +29,9 @@ def summary(results: Results, judgements: Sequence[Judgement], advices: Sequence
 def _best(results: Results, measure: str) -> str:
     """Describe the experiment with the best validation accuracy; the best test accuracy would be biased upwards."""
     means = {e.name: estimate(results.values(e.name, "final_val_acc").values()) for e in results.plan.experiments}
-    known = {name: mean for name, mean in means.items() if mean is not None}
+    # a mean over some of the seeds cannot be compared with one over all of them
+    most = max((mean.n for mean in means.values() if mean is not None), default=0)
+    known = {name: mean for name, mean in means.items() if mean is not None and mean.n == most}
     if not known:
         return ""
     best = max(known, key=lambda name: known[name].mean)
@@ -47,22 +49,19 @@ def _best(results: Results, measure: str) -> str:
 def _contrasts(results: Results, measure: str) -> list[str]:
     plan = results.plan
     baselines = {e.name: find_baseline(results, e) for e in plan.experiments}
-    rows, clear, several = [], 0, False
+    rows, clear, several = [], 0, 0
     for experiment in plan.experiments:
         name, dense = experiment.name, baselines[experiment.name]
-        values, others = results.values(name, measure), results.values(dense, measure) if dense else {}
+        values, others = results.values(name, measure), baseline_values(results, experiment, measure)
         mean = estimate(values.values())
         difference = estimate(value - others[seed] for seed, value in values.items() if seed in others)
-        several |= difference is not None and difference.low is not None
+        several += difference is not None and difference.low is not None
         excludes = difference is not None and _excludes_zero(difference)
         clear += excludes
         role = "baseline" if name in baselines.values() else _CONTROL if name.startswith(f"{_CONTROL}/") else ""
         sparsity = estimate(results.values(name, "sparsity_end").values())
-        cells = [
-            _NONE if mean is None else format_estimate(MEASURES[measure], mean),
-            _NONE if difference is None else format_estimate(MEASURES[measure], difference),
-            _NONE if sparsity is None else format_estimate(MEASURES["sparsity_end"], sparsity),
-        ]
+        found = ((measure, mean), (measure, difference), ("sparsity_end", sparsity))
+        cells = [_NONE if value is None else _format(results, of, value) for of, value in found]
         if excludes:
             cells[1] = f"**{cells[1]}**"
         rows.append([name, role, dense or _NONE, *cells])
@@ -75,10 +74,16 @@ def _contrasts(results: Results, measure: str) -> list[str]:
     )
     if several:
         text += (
-            f" Bold: the interval excludes zero ({clear} of {sum(row[2] != _NONE for row in rows)} differences; about "
-            "one in twenty would do so by chance)."
+            f" Bold: the interval excludes zero ({clear} of {several} differences; if no experiment made a difference, "
+            "about one in twenty intervals would)."
         )
     return [text, markdown_table(header, rows, left=3)]
+
+
+def _format(results: Results, measure: str, value: Estimate) -> str:
+    """Format a mean, with the number of its seeds if some are missing."""
+    text = format_estimate(MEASURES[measure], value)
+    return text if value.n == len(results.plan.seeds) else f"{text} (n = {value.n})"
 
 
 def _excludes_zero(difference: Estimate) -> bool:

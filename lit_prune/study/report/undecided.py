@@ -87,26 +87,33 @@ def _advise(results: Results, judgement: Judgement, number: int) -> Advice:
 
 
 def _count_seeds(findings: Sequence[Finding]) -> int:
-    """Estimate how many seeds decide a claim; 0 if unknown.
+    """Estimate how many seeds decide a claim; 0 if no number does, because values are missing.
 
     A claim is decided as soon as a contrast fails, or else when all contrasts hold.
     """
-    holding, failing = [0], list[int]()
+    holding, failing, missing = [0], list[int](), False
     for finding in findings:
-        if finding.verdict != INCONCLUSIVE or finding.estimate is None:
+        if finding.verdict != INCONCLUSIVE:
+            continue
+        if finding.estimate is None:
+            missing = True
             continue
         mean, (low, high) = finding.estimate.mean, finding.contrast.between
         inside = (low is None or low <= mean) and (high is None or mean <= high)
         distance = min(abs(mean - limit) for limit in (low, high) if limit is not None)
         (holding if inside else failing).append(seeds_to_exclude(finding.estimate, distance))
-    return min(failing) if failing else max(holding)
+    return min(failing) if failing else 0 if missing else max(holding)
 
 
 def _hours(results: Results, names: Sequence[str], seeds: int) -> str:
     """Return ", about 2 h 30 min", for one run per seed of each experiment; "" if the time of a run is unknown."""
     means = []
     for name in names:
-        known = [run.seconds for run in results.with_status(name, "complete") if math.isfinite(run.seconds)]
+        complete = results.with_status(name, "complete")
+        # `seconds` counts only since the run was last resumed
+        epochs = [run.measures.get("epochs", 0) * run.measures.get("seconds_per_epoch", 0) for run in complete]
+        known = [max(run.seconds, least) for run, least in zip(complete, epochs, strict=True)]
+        known = [seconds for seconds in known if math.isfinite(seconds)]
         if not known:
             return ""
         means.append(math.fsum(known) / len(known))

@@ -20,14 +20,16 @@ def compute_measures(logged: Logged, result: RunResult, metrics: Mapping[str, st
 def _measure_curves(logged: Logged, train: bool) -> dict[str, float]:
     found = {}
     for role in ROLES:
-        if values := list(logged.curves.get(role, {}).values()):
-            found[f"final_{role}"] = values[-1]
-            if role.endswith("_acc"):
-                found[f"best_{role}"] = max(values)
+        curve = logged.curves.get(role, {})
+        if curve and logged.epochs[-1] in curve:  # it may be validated in some epochs only
+            found[f"final_{role}"] = curve[logged.epochs[-1]]
+        if curve and role.endswith("_acc"):
+            found[f"best_{role}"] = max(curve.values())
     if losses := logged.curves.get("val_loss"):
         found["lowest_val_loss"] = min(losses.values())
     if train and (accuracies := logged.curves.get("val_acc")):
-        found["first_val_acc"] = next(iter(accuracies.values()))
+        if 0 in accuracies:
+            found["first_val_acc"] = accuracies[0]
         enough = 0.99 * found["best_val_acc"]
         reached = [epoch for epoch, value in accuracies.items() if value >= enough]
         if reached:  # empty if the best accuracy is NaN
@@ -67,11 +69,13 @@ def _measure_sparsity(logged: Logged, train: bool) -> dict[str, float]:
     found["sparsity_start"] = next((value for value in first if value > 0), sparsity[0])
     found["sparsity_end"] = sparsity[-1]
     if train:
-        found["sparsity_range"] = max(sparsity) - min(sparsity)
+        if len(sparsity) > 1:
+            found["sparsity_range"] = max(sparsity) - min(sparsity)
         best = _best_epoch(logged)
         if best is not None and best in logged.curves["sparsity"]:
             found["sparsity_at_best"] = logged.curves["sparsity"][best]
         epochs = logged.epochs[-1] + 1
-        if late := [value for epoch, value in logged.curves["sparsity"].items() if epoch + 1 >= 2 * epochs / 3]:
+        late = [value for epoch, value in logged.curves["sparsity"].items() if epoch + 1 >= 2 * epochs / 3]
+        if len(late) > 1:
             found["sparsity_late_fall"] = late[0] - late[-1]
     return found

@@ -11,11 +11,14 @@ from lit_prune.study.results.results import Results
 from lit_prune.study.statistics import Estimate, estimate
 
 _MEASURES = ("final_test_acc", "final_val_acc")
+_AT_BEST = {"final_test_acc": "test_acc_at_best", "final_val_acc": "best_val_acc"}
 # a network counts as pruned if at least this fraction of its weights is zero; far fewer weights are zero by chance
 _DENSE = 1e-3
 _REMOVAL = "PruningRemoval"
 _LENGTH = ("max_epochs", "max_steps", "max_time", "limit_train_batches")  # settings that limit the training
-_PARTS = ("criterion", "structure", "allocation")  # arguments of `Pruning` that define the pruning method
+# arguments of pruning callbacks that define the method; in labels, the second ones follow their names
+_PARTS = ("criterion", "structure", "allocation", "schedule")
+_NAMED = ("rewind_to", "layers", "exclude", "parameters")
 _SHORT = {
     "GlobalL1Pruning": ("l1", "L1 pruning"),
     "GlobalRandomPruning": ("random", "random pruning"),
@@ -74,8 +77,7 @@ def tradeoff(results: Results) -> tuple[Series, ...]:
         accuracy = estimate(values.values())
         if sparsity is None or accuracy is None:
             continue
-        dense = find_baseline(results, experiment)
-        others = results.values(dense, measure) if dense is not None else {}
+        dense, others = find_baseline(results, experiment), baseline_values(results, experiment, measure)
         pairs = [value - others[seed] for seed, value in values.items() if seed in others]
         point = Point(experiment.name, sparsity.mean, accuracy, dense, estimate(pairs))
         series.setdefault(_name(results.plan, experiment), []).append(point)
@@ -106,6 +108,19 @@ def find_baseline(results: Results, experiment: Experiment) -> str | None:
                 return other.name
         return None
     return experiment.parent
+
+
+def baseline_values(results: Results, experiment: Experiment, measure: str) -> dict[int, float]:
+    """Return the accuracies, by seed, of the network that `find_baseline` names: `measure`, "final_test_acc" or such.
+
+    For an experiment that does not train and starts from the best checkpoint of its parent, they are those at the best
+    epoch.
+    """
+    baseline = find_baseline(results, experiment)
+    if baseline is None:
+        return {}
+    at_best = not experiment.train and experiment.checkpoint == "best"
+    return results.values(baseline, _AT_BEST[measure] if at_best else measure)
 
 
 def _length(plan: Plan, experiment: Experiment) -> list[Any]:
@@ -145,8 +160,11 @@ def _name(plan: Plan, experiment: Experiment) -> tuple[str, str]:
 
 
 def _method(name: str, arguments: dict[str, Any]) -> tuple[str, str]:
-    """Return the slug and label of a callback: its class, with its criterion, structure and allocation if given."""
+    """Return the slug and label of a callback: its class, with the arguments that define its method."""
     parts = [_describe(arguments[part]) for part in _PARTS if arguments.get(part)]
+    parts += [f"{part} {arguments[part]}" for part in _NAMED if arguments.get(part) is not None]
+    if "prun" in name.lower() and {"end_epoch", "end_step"} & arguments.keys():
+        parts.append("gradual")
     slug, label = _SHORT.get(name, (name, name))
     return "-".join((slug, *map(_make_slug, parts))), f"{label} ({', '.join(parts)})" if parts else label
 

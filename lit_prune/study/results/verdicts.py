@@ -12,6 +12,9 @@ HOLDS = "holds"
 FAILS = "does not hold"
 INCONCLUSIVE = "inconclusive"
 
+# runs log float32, so that an accuracy of 82% is stored as 0.81999999; so much rounding does not cross a limit
+_ROUNDING = 2e-7
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -81,8 +84,9 @@ def _find(contrast: Contrast, results: Results) -> Finding:
 
 
 def _decide(contrast: Contrast, values: Mapping[int, float], mean: Estimate | None, gap: str) -> tuple[str, str]:
-    low = -math.inf if contrast.between[0] is None else contrast.between[0]
-    high = math.inf if contrast.between[1] is None else contrast.between[1]
+    slack = 0.0 if all(limit == 0 for limit in contrast.between) else _ROUNDING  # equal values differ by exactly zero
+    low = -math.inf if contrast.between[0] is None else contrast.between[0] - slack
+    high = math.inf if contrast.between[1] is None else contrast.between[1] + slack
     if contrast.exact and not all(low <= value <= high for value in values.values()):
         return FAILS, ""  # values of missing seeds could not change this verdict
     if gap or mean is None:

@@ -106,4 +106,4 @@ def _logged_epochs(job: Job) -> int:
             rows = sum(1 for _ in file) - 1
     except OSError:
         return 0
-    return max(rows, 0) // 2  # an epoch has a row of validation metrics and a row of training metrics
+    return max(rows, 0)

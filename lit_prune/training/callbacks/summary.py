@@ -114,14 +114,14 @@ class RunSummary(Callback):
         self._is_between_epochs = False
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log the time that the epoch took."""
+        """Log the time that the epoch took; record its results if its last validation accuracy is the highest so far.
+
+        `ModelCheckpoint` compares the same accuracies, even if there are several validations in an epoch.
+        """
         self._is_between_epochs = True
         pl_module.log(EPOCH_TIME, time.monotonic() - self._epoch_start, reduce_fx="max", sync_dist=True)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Record the epoch's results if its validation accuracy is the highest so far."""
         metrics = trainer.callback_metrics
-        if trainer.sanity_checking or "val/acc" not in metrics:
+        if "val/acc" not in metrics:
             return
         accuracy = float(metrics["val/acc"])
         if not self._best or accuracy > self._best["val_acc"]:

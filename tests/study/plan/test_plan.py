@@ -224,6 +224,14 @@ def test_a_bad_plan_is_refused_in_one_sentence(content, wanted, found):
     assert_sentence(error.value, wanted, found)
 
 
+def test_a_group_without_a_value_changes_nothing():
+    settings = {"trainer": {"max_epochs": 4}, "model": {"output": "softmax"}}
+    empty = {"name": "a", "overrides": {"trainer": None, "data": None}}
+    plan = read_plan({"settings": settings | {"data": None}, "experiments": [empty]}, "p")
+    assert plan.settings == settings
+    assert plan["a"].overrides == {}
+
+
 def test_odd_but_valid_names_are_accepted():
     odd = ["a-b/c_d.e+f", "1", "reports/a", "a/report", "a1/b", "a10/b", "figures2"]
     assert sorted(names(plan_of(*({"name": name} for name in odd)))) == sorted(odd)

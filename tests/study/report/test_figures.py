@@ -337,6 +337,15 @@ def test_custom_callbacks_get_their_own_series(tmp_path):
     series = {one.label: one for one in tradeoff(study(tmp_path, content))}
     assert [point.experiment for point in series["MyPruning, fine-tuned"].points] == ["x/mine"]
     assert [point.experiment for point in series["L1 pruning, fine-tuned"].points] == ["task4/finetuned-10"]
+    # and so does each method of pruning
+    ways: list[dict[str, Any]] = [{}, {"end_epoch": 2}, {"rewind_to": 0}, {"exclude": ["head"]}, {"schedule": "once"}]
+    own = [PRUNED | {"init_args": {"amount": 0.4} | way} for way in ways]
+    content = with_experiments(
+        *({"name": f"y/{n}", "overrides": {"trainer": {"callbacks+": [one]}}} for n, one in enumerate(own))
+    )
+    labels = {one.label for one in tradeoff(study(tmp_path / "ways", content))}
+    ways_said = ("", " (gradual)", " (rewind_to 0)", " (exclude ['head'])", " (once)")
+    assert {f"L1 pruning{way}, from initial weights" for way in ways_said} <= labels
     # and so does each criterion and allocation
     made = {"class_path": "my.code.Score", "init_args": {"batches": 4, "seed": 3}}
     layers = {f"backbone.layer{n}.0.conv1": 0.5 for n in range(30)}

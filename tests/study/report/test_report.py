@@ -17,6 +17,7 @@ from lit_prune.main import main as cli
 from lit_prune.study.report import command as report
 from lit_prune.study.report.command import main, write_report
 from lit_prune.study.results.results import read_results
+from lit_prune.study.results.tradeoff import baseline_values
 from lit_prune.study.statistics import estimate
 from tests.study.folders import SMALL, make_study, run_folder
 
@@ -174,6 +175,34 @@ def test_the_summary_names_the_best_experiment_and_what_each_is_compared_with(tm
     assert difference.high is not None
     assert difference.high < 0
     assert rows["task1/softmax"][3].startswith(f"**{100 * difference.mean:.2f} ")
+
+
+def test_means_over_some_of_the_seeds_are_marked_and_are_never_the_highest(tmp_path):
+    make_study(tmp_path, unfinished={("task5/finetuned-10", 0), ("task5/finetuned-10", 1)})
+    result = tmp_path / "task5/finetuned-10/seed=2/metrics.csv"
+    result.write_text(re.sub(r"(?<=,)0\.\d+$", "0.99", result.read_text(), flags=re.MULTILINE))
+    section = text_of(tmp_path).split("## Summary")[1].split("\n## ")[0]
+    assert "they trained: **task5/finetuned-10**" not in section
+    (row,) = (line for line in section.splitlines() if line.startswith("| task5/finetuned-10"))
+    assert row.count("(n = 1)") == 2  # accuracy and sparsity; it has no baseline
+    differences = [row for row in section.splitlines() if row.count("|") == 7 and " ± " in row.split("|")[5]]
+    assert f"of {len(differences)} differences" in section
+
+
+def test_a_pruned_best_checkpoint_is_compared_with_the_parent_at_its_best_epoch(tmp_path):
+    best = {"name": "task3/best", "parent": "task1/logits", "train": False, "checkpoint": "best"}
+    make_study(tmp_path, SMALL | {"experiments": [*SMALL["experiments"], best]})
+    results = read_results(tmp_path)
+    parent = results.values("task1/logits", "test_acc_at_best")
+    assert parent != results.values("task1/logits", "final_test_acc")
+    assert baseline_values(results, results.plan["task3/best"], "final_test_acc") == parent
+    assert baseline_values(results, results.plan["task3/prune-10"], "final_test_acc") != parent
+    own = results.values("task3/best", "final_test_acc")
+    difference = estimate(own[seed] - parent[seed] for seed in own)
+    assert difference is not None
+    section = text_of(tmp_path).split("## Summary")[1].split("\n## ")[0]
+    (row,) = (line for line in section.splitlines() if line.startswith("| task3/best "))
+    assert f"{100 * difference.mean:.2f}".replace("-0.00", "0.00") in row
 
 
 def test_experiments_that_have_not_been_started_are_counted_and_left_out(tmp_path, capsys):

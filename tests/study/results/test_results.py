@@ -222,6 +222,23 @@ def test_sparsity_that_was_not_counted_in_the_last_third_has_no_late_fall(tmp_pa
     assert "sparsity_late_fall" not in run.measures
 
 
+def test_values_of_another_epoch_are_neither_first_nor_final(tmp_path):
+    """Validated in the second of three epochs only."""
+    rows = ROWS.replace("0,0,,,2.0,0.3,,,,,,\n", "").replace("2,2,,,1.5,0.6,,,,,,\n", "")
+    one_run(tmp_path, HEADER + rows)
+    measures = read_one(tmp_path).measures
+    assert measures["best_val_acc"] == 0.595
+    assert measures["final_train_acc"] == 0.7
+    assert not {"first_val_acc", "final_val_acc", "final_val_loss"} & measures.keys()
+
+
+def test_one_epoch_shows_no_change_of_sparsity(tmp_path):
+    one_run(tmp_path, HEADER + ROWS[: ROWS.index("1,1")], result={**RESULT, "epochs": 1, "best_epoch": 0})
+    measures = read_one(tmp_path).measures
+    assert measures["sparsity_end"] == 0.07
+    assert not {"sparsity_range", "sparsity_late_fall"} & measures.keys()
+
+
 def test_a_nan_test_loss_is_diverged(tmp_path):
     one_run(tmp_path, result=RESULT | {"test": {"last": {"test/loss": math.nan, "test/acc": 0.1}}})
     run = read_one(tmp_path)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from lit_prune.study.plan.claims import Claim, Contrast
@@ -74,6 +75,18 @@ def test_limits_are_included(tmp_path):
     same = {"a": {"best_val_acc": (0.5,) * 3}}
     for between, expected in (((0.5, 0.5), HOLDS), ((None, 0.5), HOLDS), ((0.5, None), HOLDS), ((0.51, 1), FAILS)):
         assert verdict(results_of(tmp_path, same), contrast(minus=None, between=between))[0] == expected
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_rounding_to_float32_does_not_cross_a_limit(tmp_path, exact):
+    """Accuracies of exactly 82 and 81% are stored as float32, a little below or above."""
+    stored = {name: {"best_val_acc": (float(np.float32(value)),) * 3} for name, value in (("a", 0.82), ("b", 0.81))}
+    results = results_of(tmp_path, stored)
+    for minus, limit in ((None, 0.82), ("b", 0.01)):
+        for between in ((limit, None), (None, limit), (limit, limit)):
+            assert verdict(results, contrast(minus=minus, between=between, exact=exact))[0] == HOLDS
+        for between in ((limit + 1e-6, None), (None, limit - 1e-6)):
+            assert verdict(results, contrast(minus=minus, between=between, exact=exact))[0] == FAILS
 
 
 def test_an_exact_contrast_judges_each_seed(tmp_path):

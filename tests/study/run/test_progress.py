@@ -7,7 +7,8 @@ import pytest
 from lit_prune.study.plan.validation import read_plan
 from lit_prune.study.run.pool import Job, Pool
 from lit_prune.study.run.progress import Progress
-from lit_prune.study.run.scheduler import count_work, list_jobs, run_jobs
+from lit_prune.study.run.scheduler import _logged_epochs, count_work, list_jobs, run_jobs
+from tests.docs import ROOT
 
 PLAN = read_plan(
     {
@@ -26,7 +27,7 @@ class SlowTests(Pool):
 
     def start(self, job: Job) -> None:
         job.folder.mkdir(parents=True)
-        (job.folder / "metrics.csv").write_text("epoch\n" + "0\n" * 8)
+        (job.folder / "metrics.csv").write_text("epoch\n" + "0\n" * 4)
         self._running[job] = job
 
     def collect(self) -> list[tuple[Job, int]]:
@@ -40,6 +41,15 @@ class SlowTests(Pool):
 
     def close(self) -> None:
         pass
+
+
+def test_finished_epochs_of_a_running_run_are_counted(tmp_path):
+    job = Job(tmp_path, "a", 0, 1)
+    assert _logged_epochs(job) == 0
+    job.folder.mkdir(parents=True)
+    recorded = ROOT / "lightning_logs" / "criteria" / "dense" / "first" / "seed=0" / "metrics.csv"
+    (job.folder / "metrics.csv").write_text(recorded.read_text())
+    assert _logged_epochs(job) == 4
 
 
 def test_tests_are_work_that_remains_after_the_last_epoch(tmp_path):

@@ -8,7 +8,7 @@ from lit_prune.cli.figures import BLACK, BLUE, GREY, LINES, legend_below, make_p
 from lit_prune.study.plan.plan import Experiment
 from lit_prune.study.report.figures.drawing import WIDTH, Drawing
 from lit_prune.study.results.results import Results
-from lit_prune.study.results.tradeoff import accuracy_measure
+from lit_prune.study.results.tradeoff import accuracy_measure, baseline_values
 from lit_prune.study.statistics import estimate
 
 
@@ -29,7 +29,9 @@ def score_figures(results: Results) -> Iterator[Drawing]:
 def _figure(results: Results, group: str, experiments: Sequence[Experiment], measure: str) -> Drawing:
     title = results.plan.groups.get(group, group)
     names = [experiment.name for experiment in experiments]
-    parents = sorted({e.parent for e in experiments if e.parent and results.values(e.parent, measure)})
+    # the network before pruning, of the last or of the best epoch of the parent
+    before = {f"{e.parent}{', best epoch' * (e.checkpoint == 'best')}": e for e in experiments if e.parent}
+    parents = {name: found for name, e in sorted(before.items()) if (found := baseline_values(results, e, measure))}
     canvas = new_figure(WIDTH, 1.2 + 0.34 * len(names) + 0.18 * (len(parents) // 2 + 1), title)
     (axes,) = make_panels(canvas, 1, 1)
     for row, name in enumerate(names):
@@ -50,7 +52,7 @@ def _figure(results: Results, group: str, experiments: Sequence[Experiment], mea
     else:
         handles = [Line2D([], [], color=BLUE, marker="o", ms=6, ls="", label="one seed")]
     for number, parent in enumerate(parents, start=1):
-        if (mean := estimate(results.values(parent, measure).values())) is not None:
+        if (mean := estimate(parents[parent].values())) is not None:
             style = LINES[number % len(LINES)]
             handles.append(
                 axes.axvline(100 * mean.mean, color=BLACK, lw=1.1, ls=style, label=parent + ", mean" * several)
