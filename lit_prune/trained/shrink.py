@@ -56,7 +56,7 @@ def _shrink(argv: Sequence[str]) -> None:
     )
     options = parse_checkpoint_command(parser, argv)
     _check_removal(options.ratio, options.round_to)
-    check_integer("--input_size", options.input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
+    check_integer("input_size", options.input_size, 1, hint="images of CIFAR-10 have 32 pixels a side")
     output = check_output(options.output, options.checkpoint)
     network = load_network(options.checkpoint, options.model)
     smaller = shrink_network(network, options.ratio, options.input_size, options.round_to)

@@ -129,7 +129,7 @@ class Watch(Callback):
         self.masked.setdefault(trainer.global_step, set()).add(masked)
 
 
-@pytest.mark.filterwarnings("ignore:Layer .* entirely zero")
+@pytest.mark.filterwarnings("ignore:Layers? .* entirely zero")
 @every_combination
 def test_sparsity_follows_the_schedule_and_a_resumed_run_is_bit_identical(
     tmp_path: Path, combination: dict[str, Any]
@@ -170,7 +170,7 @@ def test_sparsity_follows_the_schedule_and_a_resumed_run_is_bit_identical(
         assert again.report() == report
 
 
-@pytest.mark.filterwarnings("ignore:Layer .* entirely zero", "ignore:You're using the WeightAveraging callback")
+@pytest.mark.filterwarnings("ignore:Layers? .* entirely zero", "ignore:You're using the WeightAveraging callback")
 @few_combinations
 def test_averages_are_as_sparse_as_the_model(combination: dict[str, Any]) -> None:
     model, pruner = build(combination), pruning(combination)

@@ -18,7 +18,7 @@ from tests.processes import run_ddp
 
 current_mask: Any = masking.current_mask
 
-pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step`", "ignore:Layer .* entirely zero")
+pytestmark = pytest.mark.filterwarnings("ignore:You defined a `validation_step`", "ignore:Layers? .* entirely zero")
 
 GRADUAL: dict[str, Any] = {"start_epoch": 1, "end_epoch": 3}
 KINDS: dict[str, Any] = {

@@ -54,7 +54,7 @@ AMOUNTS = st.floats(0, 1, exclude_max=True)
 def quietly(function: Callable[..., dict[str, Tensor]], *args: Any) -> dict[str, Tensor]:
     """Call without the warning about layers that become zero, which is frequent in small random models."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Layer .* is about to become entirely zero")
+        warnings.filterwarnings("ignore", message="Layers? .* about to become entirely zero")
         return function(*args)
 
 

@@ -29,7 +29,7 @@ def sparse_network(seed: int, amount: float) -> nn.Module:
 
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 0.95), st.floats(0, 0.6), st.integers(1, 4))
-@pytest.mark.filterwarnings("ignore:Layer .* entirely zero")
+@pytest.mark.filterwarnings("ignore:Layers? .* entirely zero")
 def test_the_smallest_are_dropped_and_the_highest_scores_grow(seed: int, amount: float, part: float, ties: int) -> None:
     model = sparse_network(seed, amount)
     weights = weight_layers(model)

@@ -73,7 +73,7 @@ def test_groups_are_those_of_the_description() -> None:
     assert torch.equal(NM(2, 4).fold(linear), linear.view(6, 4))
 
 
-@pytest.mark.filterwarnings("ignore:Layer .* entirely zero")
+@pytest.mark.filterwarnings("ignore:Layers? .* entirely zero")
 @settings(deadline=None)
 @given(st.integers(0, 10**6), st.floats(0, 0.9), st.sampled_from([*GROUPED, "columns"]), st.booleans())
 def test_whole_groups_of_the_lowest_means_are_pruned(seed: int, amount: float, kind: str, uniform: bool) -> None:

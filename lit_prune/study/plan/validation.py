@@ -75,7 +75,7 @@ def _read_experiment(item: Any, where: str) -> Experiment:
 def _read_settings(content: Mapping[str, Any], key: str, where: str) -> dict[str, Any]:
     """Return the settings under a key. Only their form is checked; the classes that they name are not imported."""
     groups = ("model", "data", "trainer")
-    # a group without a value, perhaps because its lines are comments, changes nothing
+    # a group without a value, for example because its lines are comments, changes nothing
     settings = {k: v for k, v in get_mapping(content, key, where).items() if not (k in groups and v is None)}
     for group in groups:
         # `model` and `data` may be the name of a class
