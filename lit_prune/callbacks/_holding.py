@@ -116,8 +116,8 @@ def gradient_scale(trainer: Trainer, optimizer: Optimizer) -> float | None:
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     if scaler is None:
         return 1.0
-    parameters = (parameter for group in optimizer.param_groups for parameter in group["params"])
-    if not all(local(it.grad).isfinite().all() for it in parameters if it.grad is not None):
+    gradients = [parameter.grad for group in optimizer.param_groups for parameter in group["params"]]
+    if not all(local(gradient).isfinite().all() for gradient in gradients if gradient is not None):
         return None
     # fused optimizers undo the scaling themselves, later
     scale: float = scaler.get_scale() if getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0

@@ -61,6 +61,8 @@ class Block:
 class NM:
     """N:M sparsity: in each group of `m` adjacent input channels, at least `n` weights are kept.
 
+    Of transposed convolutions, whose weights have the other order of dimensions, these are output channels.
+
     Unlike in other structures, weights are pruned one by one. At an `amount` of `1 - n / m`, all groups have exactly
     `n` weights, as `torch.sparse.to_sparse_semi_structured` needs for 2:4 (Mishra et al., "Accelerating sparse deep
     neural networks", 2021).
