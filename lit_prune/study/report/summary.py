@@ -49,13 +49,13 @@ def _best(results: Results, measure: str) -> str:
 def _contrasts(results: Results, measure: str) -> list[str]:
     plan = results.plan
     baselines = {e.name: find_baseline(results, e) for e in plan.experiments}
-    rows, clear, several = [], 0, 0
+    rows, clear, intervals = [], 0, 0
     for experiment in plan.experiments:
         name, dense = experiment.name, baselines[experiment.name]
         values, others = results.values(name, measure), baseline_values(results, experiment, measure)
         mean = estimate(values.values())
         difference = estimate(value - others[seed] for seed, value in values.items() if seed in others)
-        several += difference is not None and difference.low is not None
+        intervals += difference is not None and difference.low is not None
         excludes = difference is not None and _excludes_zero(difference)
         clear += excludes
         role = "baseline" if name in baselines.values() else _CONTROL if name.startswith(f"{_CONTROL}/") else ""
@@ -72,10 +72,10 @@ def _contrasts(results: Results, measure: str) -> list[str]:
         "names, paired by seed. The baseline starts from the same weights and trains as long, without changes; for an "
         "experiment that does not train, it is the network before pruning."
     )
-    if several:
+    if intervals:
         text += (
-            f" Bold: the interval excludes zero ({clear} of {several} differences; if no experiment made a difference, "
-            "about one in twenty intervals would)."
+            f" Bold: the interval excludes zero ({clear} of {intervals} differences; if no experiment made a "
+            "difference, about one in twenty intervals would)."
         )
     return [text, markdown_table(header, rows, left=3)]
 

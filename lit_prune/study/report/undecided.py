@@ -87,7 +87,7 @@ def _advise(results: Results, judgement: Judgement, number: int) -> Advice:
 
 
 def _count_seeds(findings: Sequence[Finding]) -> int:
-    """Estimate how many seeds decide a claim; 0 if no number does, because values are missing.
+    """Estimate how many seeds decide a claim; 0 if more seeds cannot, because a measure was not logged.
 
     A claim is decided as soon as a contrast fails, or else when all contrasts hold.
     """

@@ -74,17 +74,21 @@ def prepare(network: Network, options: Namespace) -> Export:
     needs_model = options.format in NETWORKS or options.crop or wants_scores(options)
     model = network.require_model() if needs_model else network.model
     inputs = None if model is None else _find_inputs(model, options)
-    weights_only = options.format not in NETWORKS
+
+    def stored_state(module: nn.Module) -> dict[str, Tensor]:
+        state = module.state_dict()
+        return state if options.format in NETWORKS else in_stored_types(network, state)
+
     module, state, crops = None, network.state_dict, {}
     if model is not None:
         module = plain_copy(model).to(memory_format=torch.contiguous_format)
-        state = in_stored_types(network, module.state_dict()) if weights_only else module.state_dict()
+        state = stored_state(module)
     before = state
     if module is not None and options.crop and inputs is not None and inputs.image_size is not None:
         layers = dict(module.named_modules())
         channels, size, _ = inputs.image_size
         module = crop_kernels(module, size, channels)
-        state = in_stored_types(network, module.state_dict()) if weights_only else module.state_dict()
+        state = stored_state(module)
         # kernel size and padding, to rebuild cropped convolutions: the shape of a weight does not show the padding
         crops = {
             name: {"kernel_size": list(layer.kernel_size), "padding": [int(zeros) for zeros in layer.padding]}
