@@ -200,7 +200,7 @@ PAGES = {
     "study": Page(
         "(--preset NAME | PLAN.yaml) [options]",
         {
-            "--preset NAME": "quick (minutes), sparse-training, reduced and criteria (an hour),\n"
+            "--preset NAME": "quick (minutes), sparse-training and criteria (an hour),\n"
             "medium (hours), original and full (days)",
             "--dry_run": "only print the experiments and an estimate of the time",
             "--only GLOB ...": "run only experiments with these names, and the experiments they start from",

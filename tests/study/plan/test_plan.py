@@ -273,7 +273,7 @@ def test_a_missing_plan_is_refused_with_the_plans_that_ship(tmp_path, monkeypatc
     for source in ("nowhere.yaml", "folder"):
         with pytest.raises(
             InputError,
-            match=f"a plan that ships with lit-prune, but got `{source}`.*criteria, full, medium, original, quick, reduced, sparse-training",
+            match=f"a plan that ships with lit-prune, but got `{source}`.*criteria, full, medium, original, quick, sparse-training",
         ):
             load_plan(source)
 
@@ -375,7 +375,7 @@ def test_a_file_named_like_a_shipped_plan_does_not_hide_it(tmp_path, monkeypatch
 def test_the_plans_that_ship():
     counts = {name: len(load_plan(name).experiments) for name in shipped_plans()}
     assert counts == {
-        "criteria": 40, "full": 31, "medium": 30, "original": 21, "quick": 11, "reduced": 31, "sparse-training": 7
+        "criteria": 40, "full": 31, "medium": 30, "original": 21, "quick": 11, "sparse-training": 7
     }  # fmt: skip
 
 

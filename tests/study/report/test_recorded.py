@@ -13,11 +13,11 @@ from lit_prune.study.results.results import Results, read_results
 from lit_prune.study.results.tradeoff import tradeoff
 
 ROOT = Path(__file__).parents[3]
-RECORDED = ROOT / "lightning_logs" / "reduced"
+RECORDED = ROOT / "lightning_logs" / "medium"
 DOCUMENT = ROOT / "docs" / "results.md"
 # the folder of each study, its document, and the number of its runs
 STUDIES = {
-    "reduced": ("lightning_logs/reduced", "docs/results.md", 31 * 3),
+    "medium": ("lightning_logs/medium", "docs/results.md", 30 * 3),
     "sparse-training": ("lightning_logs/sparse-training", "docs/sparse-training/results.md", 7 * 3),
     "criteria": ("lightning_logs/criteria", "docs/criteria/results.md", 40 * 3),
 }
@@ -60,7 +60,7 @@ def test_the_report_reproduces_the_document(again, study, document, runs):
     figures = Path(document).parent / "figures"
     drawn = {path.name for path in (again / figures).iterdir()}
     assert drawn == {path.name for path in (ROOT / figures).iterdir()}
-    assert len(drawn) >= {"reduced": 10, "sparse-training": 6, "criteria": 7}[Path(study).name]
+    assert len(drawn) >= {"medium": 10, "sparse-training": 6, "criteria": 7}[Path(study).name]
 
 
 @every_study
@@ -79,11 +79,11 @@ def test_every_number_in_the_readme_is_in_the_document():
 
 
 def test_sparsity_stops_at_the_pruned_weights_without_a_gradient(results):
-    """Pruned by 10, 20 and 30% and unfrozen, a Task 1 model keeps about 7, 14 and 21% zeros."""
-    for amount, plateau in ((10, 0.07), (20, 0.14), (30, 0.21)):
+    """Pruned by 10, 20 and 30% and unfrozen, a Task 1 model keeps about 8, 16 and 24% zeros."""
+    for amount, plateau in ((10, 0.0806), (20, 0.1609), (30, 0.2404)):
         for run in results.of(f"task5/finetuned-{amount}"):
             assert run.measures["sparsity_start"] == pytest.approx(amount / 100, abs=1e-6)
-            assert run.measures["sparsity_end"] == pytest.approx(plateau, abs=0.01)
+            assert run.measures["sparsity_end"] == pytest.approx(plateau, abs=0.001)
             assert run.measures["sparsity_end"] == pytest.approx(run.measures["untouched_pruned"], abs=1e-3)
 
 
@@ -93,9 +93,10 @@ def test_one_low_accuracy_does_not_flatten_the_others(results):
     assert drawing is not None
     upper, lower = (axes.get_ylim() for axes in drawing.canvas.axes)
     means = [100 * point.difference.mean for one in tradeoff(results) for point in one.points if point.difference]
-    assert sorted(means)[0] < -20 < -5 < sorted(means)[1]
-    assert lower[0] < min(means) < lower[1] <= upper[0]
-    assert upper[0] < sorted(means)[1] < max(means) < upper[1]
+    far, near = [mean for mean in means if mean < -5], [mean for mean in means if mean > -5]
+    assert len(far) == 3  # random pruning of 80, 90 and 95%
+    assert lower[0] < min(far) < max(far) < lower[1] <= upper[0]
+    assert upper[0] < min(near) < max(near) < upper[1]
     assert upper[1] - upper[0] < 25  # percentage points
     assert "broken" in drawing.caption
 
@@ -109,7 +110,7 @@ def test_the_original_study_stands_next_to_this_one():
         if "|" in line
     }
     assert rows["task5/initial-10: original"][-1] == "6.8637"
-    assert rows["task5/initial-10: here"][:2] == ["6.8625", "6.8625"]
+    assert rows["task5/initial-10: here"][:3] == ["7.3523", "7.3423", "7.3410"]
     assert rows["task1/logits"][:3:2] == ["97.0", "81.0"]
     assert rows["task3/prune-10"][0] == "-"  # the original study reported no accuracy
 

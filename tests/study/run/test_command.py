@@ -39,7 +39,7 @@ def tree() -> set[Path]:
 @pytest.mark.parametrize(
     ("argv", "phrase"),
     [
-        ([], "but got neither. HINT: write `lit-prune study PLAN.yaml`, with the plan before the options, or `--preset` with criteria, full, medium, original, quick, reduced, sparse-training."),
+        ([], "but got neither. HINT: write `lit-prune study PLAN.yaml`, with the plan before the options, or `--preset` with criteria, full, medium, original, quick, sparse-training."),
         (["nowhere.yaml"], "a plan that ships with lit-prune, but got `nowhere.yaml`."),
         (["--preset=quik"], "`quik`. HINT: did you mean `quick`."),
         (["tiny.yaml", "--only", "c*"], "`--only` to match an experiment, but got `c*`."),

@@ -12,7 +12,7 @@ from lit_prune.errors import InputError
 from lit_prune.files.nested import merge
 from lit_prune.study.run.options import parse
 
-PRESETS = "criteria, full, medium, original, quick, reduced, sparse-training"
+PRESETS = "criteria, full, medium, original, quick, sparse-training"
 NONE = dict.fromkeys(("preset", "out", "seeds", "only", "max_epochs", "weights", "jobs", "threads", "ray"))
 
 
