@@ -2,6 +2,7 @@
 
 import math
 import shlex
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -107,7 +108,7 @@ def _count_seeds(findings: Sequence[Finding]) -> int:
 
 def _hours(results: Results, names: Sequence[str], seeds: int) -> str:
     """Return ", about 2 h 30 min", for one run per seed of each experiment; "" if the time of a run is unknown."""
-    means = []
+    total = 0.0
     for name in names:
         complete = results.with_status(name, "complete")
         # `seconds` counts only since the run was last resumed
@@ -116,5 +117,5 @@ def _hours(results: Results, names: Sequence[str], seeds: int) -> str:
         known = [seconds for seconds in known if math.isfinite(seconds)]
         if not known:
             return ""
-        means.append(math.fsum(known) / len(known))
-    return f", {format_duration(math.fsum(means) * seeds)}"
+        total += statistics.median(known)  # hardly depends on a run that was paused
+    return f", {format_duration(total * seeds)}"
