@@ -2,6 +2,7 @@
 
 import base64
 import errno
+import json
 import os
 import re
 import shlex
@@ -236,6 +237,18 @@ def test_an_undecided_claim_has_a_command_that_decides_it(tmp_path, monkeypatch,
     capsys.readouterr()
     assert cli([*shlex.split(command)[1:], "--dry_run"]) == 0
     assert "6 runs to do, 24 epochs" in capsys.readouterr().out
+
+
+def test_a_run_that_was_paused_does_not_change_the_time_that_a_claim_needs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    claim = SMALL["claims"][0]["contrasts"][0]
+    near = {"said": "Nearly as good", "contrasts": [claim | {"of": "task4/finetuned-10", "between": [0.03, None]}]}
+    make_study(tmp_path / "small", SMALL | {"seeds": [0, 1, 2], "claims": [near]})
+    before = [line for line in text_of(Path("small")).splitlines() if line.startswith("**Nearly as good**: about")]
+    assert before
+    path = Path("small/task1/logits/seed=1/result.json")
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"seconds": 36000.0}), encoding="utf-8")
+    assert before[0] in text_of(Path("small"))
 
 
 def test_the_page_embeds_everything_and_shows_html_as_text(tmp_path):
