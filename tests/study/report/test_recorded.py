@@ -11,6 +11,7 @@ from lit_prune.study.report.command import write_report
 from lit_prune.study.report.figures.tradeoff import tradeoff_figure
 from lit_prune.study.results.results import Results, read_results
 from lit_prune.study.results.tradeoff import tradeoff
+from lit_prune.study.statistics import estimate
 
 ROOT = Path(__file__).parents[3]
 RECORDED = ROOT / "lightning_logs" / "medium"
@@ -85,6 +86,37 @@ def test_sparsity_stops_at_the_pruned_weights_without_a_gradient(results):
             assert run.measures["sparsity_start"] == pytest.approx(amount / 100, abs=1e-6)
             assert run.measures["sparsity_end"] == pytest.approx(plateau, abs=0.001)
             assert run.measures["sparsity_end"] == pytest.approx(run.measures["untouched_pruned"], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("measure", "of", "minus", "said"),
+    [
+        ("first_val_acc", "task1/logits", "control/frozen-batch-norm", "8.17 ± 5.02"),
+        ("test_acc_at_best", "task5/finetuned-10", "task4/finetuned-10", "0.26 ± 1.78"),
+        ("test_acc_at_best", "task5/finetuned-20", "task4/finetuned-20", "-0.90 ± 0.54"),
+        ("test_acc_at_best", "task5/finetuned-30", "task4/finetuned-30", "-0.08 ± 2.13"),
+        ("final_test_acc", "task4/finetuned-30", "control/random-30", "0.10 ± 0.47"),
+        ("final_test_acc", "control/l1-80", "control/random-80", "7.23 ± 2.11"),
+        ("final_test_acc", "control/l1-90", "control/random-90", "13.54 ± 1.26"),
+        ("final_test_acc", "control/l1-95", "control/random-95", "15.71 ± 1.97"),
+        ("final_test_acc", "control/l1-95", "control/random-80", "6.68 ± 2.56"),
+    ],
+)
+def test_differences_in_the_notes_are_those_of_the_runs(results, measure, of, minus, said):
+    others = results.values(minus, measure)
+    found = estimate(value - others[seed] for seed, value in results.values(of, measure).items())
+    assert found is not None
+    assert found.half_width is not None
+    assert f"{100 * found.mean:.2f} ± {100 * found.half_width:.2f}" == said
+    assert said in " ".join(DOCUMENT.read_text(encoding="utf-8").split())
+
+
+@pytest.mark.parametrize(("of", "said"), [("l1-80", "16.8%"), ("random-80", "7.6%"), ("l1-95", "5.0%")])
+def test_shares_in_the_notes_are_those_of_the_runs(results, of, said):
+    found = estimate(results.values(f"control/{of}", "untouched").values())
+    assert found is not None
+    assert f"{100 * (1 - found.mean):.1f}%" == said
+    assert said in DOCUMENT.read_text(encoding="utf-8")
 
 
 def test_one_low_accuracy_does_not_flatten_the_others(results):
