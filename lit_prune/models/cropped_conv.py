@@ -7,7 +7,7 @@ saves most of the time of these layers.
 
 import itertools
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -20,10 +20,18 @@ Window = tuple[slice, slice]  # along one dimension, the pixels that an output r
 Part = tuple[int, slice]  # a row, and columns in it
 Product = tuple[int, Part, Part]  # number of an output, pixels that it reads, and the taps that read them
 
-# A layer that needs P matrix products is computed by them if images * input channels * output channels is at least P
-# times this number. Below that, an ordinary convolution was faster (measured with 1 to 128 images, 64 to 512 channels,
-# 1 and 2 threads, AVX2 instructions).
+# When matrix products take less time than an ordinary convolution (measured with 1 to 128 images, 64 to 512 channels, 1
+# and 2 threads, AVX2 instructions, and weights that are in no cache).
+#
+# P products, in place of a convolution that skips dead taps: images * input channels * output channels is at least P
+# times this number.
 _WORK_PER_PRODUCT = 2**16
+# A single product, without gradients: this many output pixels at most. oneDNN copies weights before it computes; torch
+# uses it for several images, and for one if the kernel is larger than 3x3. Without it, only large weights gain.
+_MAX_PIXELS = 128
+_MAX_PIXELS_LARGE_KERNEL = 256
+_MAX_PIXELS_ONE_IMAGE = 4
+_MIN_WEIGHTS_ONE_IMAGE = 2**17
 
 
 @dataclass(frozen=True)
@@ -58,7 +66,67 @@ def find_span(size: int, kernel: int, stride: int, padding: int, dilation: int) 
     return Span(taps, padding - taps.start * dilation, tuple(windows), reads)
 
 
-_cached_span = lru_cache(maxsize=1024)(find_span)
+@dataclass(frozen=True)
+class Plan:
+    """The parts of the kernel and of the input that a convolution uses, for images of one size.
+
+    Attributes:
+        rows: These parts along rows.
+        columns: These parts along columns.
+        kernel: Rows and columns of the kernel.
+        stride: Its steps along rows and columns.
+        padding: Padding of rows and columns for the whole kernel.
+        live: Rows and columns of the kernel without dead taps.
+        shape: Rows and columns of output pixels; 0 if matrix products cannot compute them.
+        outputs: Number of output pixels.
+        reads: Number of `products`.
+    """
+
+    rows: Span
+    columns: Span
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    live: tuple[int, int]
+    shape: tuple[int, int]
+    outputs: int
+    reads: int
+
+    @property
+    def is_linear(self) -> bool:
+        """Whether there is one output pixel, and it reads one pixel."""
+        return self.outputs == 1 and self.live == (1, 1)
+
+    @cached_property
+    def products(self) -> list[Product]:
+        """Matrix products of the convolution: for each output, one for each row of pixels that it reads."""
+        return [
+            (output, (pixel_row, pixels), (tap_row, taps))
+            for output, ((pixel_rows, tap_rows), (pixels, taps)) in enumerate(
+                itertools.product(self.rows.windows, self.columns.windows)
+            )
+            for pixel_row, tap_row in zip(
+                range(pixel_rows.start, pixel_rows.stop), range(tap_rows.start, tap_rows.stop), strict=True
+            )
+        ]
+
+
+def make_plan(height: int, width: int, *settings: int) -> Plan:
+    """Make the plan of a convolution.
+
+    Args:
+        height: Height of the input in pixels.
+        width: Width of the input in pixels.
+        settings: Kernel size, stride, padding and dilation, each for rows and for columns.
+    """
+    rows, columns = find_span(height, *settings[::2]), find_span(width, *settings[1::2])
+    kernel, stride, padding = zip(settings[:6:2], settings[1:6:2], strict=True)
+    live = (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start)
+    shape = (len(rows.windows), len(columns.windows))
+    return Plan(rows, columns, kernel, stride, padding, live, shape, shape[0] * shape[1], reads=rows.reads * shape[1])
+
+
+_cached_plan = lru_cache(maxsize=1024)(make_plan)
 
 
 def _needs_gradient(input: Tensor, weight: Tensor) -> bool:
@@ -101,15 +169,28 @@ class _Crop(torch.autograd.Function):
         return tangent[:, :, ctx.rows, ctx.columns].clone()
 
 
-def _list_products(rows: tuple[Window, ...], columns: tuple[Window, ...]) -> list[Product]:
-    """List the matrix products of a convolution: for each output, one for each row of pixels that it reads."""
-    return [
-        (output, (pixel_row, pixels), (tap_row, taps))
-        for output, ((pixel_rows, tap_rows), (pixels, taps)) in enumerate(itertools.product(rows, columns))
-        for pixel_row, tap_row in zip(
-            range(pixel_rows.start, pixel_rows.stop), range(tap_rows.start, tap_rows.stop), strict=True
-        )
-    ]
+def _multiply_patches(input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
+    """Compute the outputs of a convolution by one matrix product, of the kernels and all patches that they see.
+
+    The weights are read in place if they are channels_last, or have a single tap; otherwise they are copied.
+    """
+    if plan.is_linear:
+        _, (row, column), (tap_row, tap) = plan.products[0]
+        return F.linear(input[:, :, row, column.start], weight[:, :, tap_row, tap.start])[:, :, None, None]
+    count, channels, height, width = input.shape
+    (stride, step), (above, left) = plan.stride, plan.padding
+    kernels = weight.permute(0, 2, 3, 1).flatten(1)
+    # takes half the time of `torch.nn.functional.pad`
+    pixels = input.new_zeros(count, height + 2 * above, width + 2 * left, channels)
+    pixels[:, above : above + height, left : left + width] = input.permute(0, 2, 3, 1)
+    strides = pixels.stride()
+    shape = (count, *plan.shape, plan.kernel[0], plan.kernel[1] * channels)
+    patches = pixels.as_strided(shape, (strides[0], stride * strides[1], step * strides[2], strides[1], 1))
+    patches = patches.reshape(-1, kernels.shape[1])
+    # of the same product, torch copies the right matrix if it is large
+    few = len(patches) <= 32
+    outputs = (kernels @ patches.t()).t().contiguous() if few else patches @ kernels.t()
+    return outputs.view(count, *plan.shape, len(weight)).permute(0, 3, 1, 2)
 
 
 def _add_products(input: Tensor, weight: Tensor, products: list[Product]) -> Tensor:
@@ -200,22 +281,24 @@ class CroppedConv2d(nn.Conv2d):
 
     On the CPU, layers with few output pixels and many channels are computed as matrix products: in a ResNet-18 for
     32x32 images, those whose outputs are single pixels and, in batches of at least 8 to 20 images, those whose outputs
-    have 2x2 pixels. Weights should be channels_last then; other layouts are copied. Not with groups, dilation, half
-    precision, autocast or `torch.compile`.
+    have 2x2 pixels. Without gradients, one matrix product computes a layer for a few images. Weights should be
+    channels_last then; other layouts are copied. Not with groups, dilation, half precision, autocast or
+    `torch.compile`.
     """
 
     plain_class = nn.Conv2d
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        rows, columns = self._span(0, input.shape[-2]), self._span(1, input.shape[-1])
+        plan = self._plan(input)
         padding: Any = self.padding
-        if rows is not None and columns is not None:
-            if self._products_are_faster(input, weight, rows.reads * len(columns.windows)):
-                return self._multiply(input, weight, bias, rows, columns)
-            if (rows.taps.stop - rows.taps.start, columns.taps.stop - columns.taps.start) != self.kernel_size:
-                weight = _crop(input, weight, rows.taps, columns.taps)
-                padding = (rows.padding, columns.padding)
-        if weight.shape[2:] == (1, 1) and padding == (0, 0) and weight.shape[1] < 16:
+        if plan is not None:
+            output = self._multiply(input, weight, plan) if plan.outputs else None
+            if output is not None:
+                return output if bias is None else output + bias.view(-1, 1, 1)
+            if plan.live != plan.kernel:
+                weight = _crop(input, weight, plan.rows.taps, plan.columns.taps)
+                padding = (plan.rows.padding, plan.columns.padding)
+        if self.in_channels < 16 * self.groups and weight.shape[2:] == (1, 1) and padding == (0, 0):
             # Slicing the input gives the same result as a stride, and avoids a bug: without AVX-512, oneDNN 3.12
             # corrupts memory in the backward pass of a 1x1 convolution with a stride above 1, in the channels_last
             # layout, with fewer than 7 input channels. With many channels, a stride is faster for a single image.
@@ -226,36 +309,49 @@ class CroppedConv2d(nn.Conv2d):
         ordinary: Tensor = super()._conv_forward(input, weight, bias)
         return ordinary
 
-    def _products_are_faster(self, input: Tensor, weight: Tensor, count: int) -> bool:
-        """Tell whether matrix products can compute the outputs, and take less time than an ordinary convolution."""
-        # compilers take long for many products; convolutions in half precision are faster
-        if not count or self.groups != 1 or input.dim() != 4 or not input.is_cpu or torch.compiler.is_compiling():
-            return False
-        exact = input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
+    def _multiply(self, input: Tensor, weight: Tensor, plan: Plan) -> Tensor | None:
+        """Compute the outputs by matrix products, without the bias; return None if a convolution takes less time."""
+        count = input.shape[0]
+        if self.groups != 1 or input.dim() != 4 or type(count) is not int or torch.compiler.is_compiling():
+            return None  # compilers take long for many products
+        needs_gradient = _needs_gradient(input, weight)
+        use_one = not needs_gradient and self._is_small(count, plan)
+        if not use_one and count * self.in_channels * self.out_channels < plan.reads * _WORK_PER_PRODUCT:
+            return None
+        # convolutions in half precision are faster
+        exact = input.is_cpu and input.dtype == weight.dtype and input.dtype in (torch.float32, torch.float64)
         if not exact or torch.is_autocast_enabled("cpu"):
-            return False
-        return bool(len(input) * self.in_channels * self.out_channels >= count * _WORK_PER_PRODUCT)
+            return None
+        if use_one:
+            return _multiply_patches(input, weight, plan)
+        add = _AddProducts.apply if needs_gradient else _add_products
+        output: Tensor = add(input, weight, plan.products)
+        return output.view(count, *plan.shape, self.out_channels).permute(0, 3, 1, 2)
 
-    def _multiply(self, input: Tensor, weight: Tensor, bias: Tensor | None, rows: Span, columns: Span) -> Tensor:
-        add = _AddProducts.apply if _needs_gradient(input, weight) else _add_products
-        output: Tensor = add(input, weight, _list_products(rows.windows, columns.windows))
-        if bias is not None:
-            output = output + bias
-        shape = (len(input), len(rows.windows), len(columns.windows), self.out_channels)
-        return output.view(shape).permute(0, 3, 1, 2)
+    def _is_small(self, count: int, plan: Plan) -> bool:
+        """Tell whether a single matrix product takes less time than a convolution, and than several products."""
+        if plan.is_linear:
+            return True
+        pixels = count * plan.outputs
+        height, width = plan.kernel
+        if height > 3 or width > 3:
+            return pixels <= _MAX_PIXELS_LARGE_KERNEL
+        if count == 1:
+            weights = self.in_channels * self.out_channels * height * width
+            return pixels <= _MAX_PIXELS_ONE_IMAGE and weights >= _MIN_WEIGHTS_ONE_IMAGE
+        return pixels <= _MAX_PIXELS and plan.live == plan.kernel
 
-    def _span(self, dimension: int, size: int) -> Span | None:
-        """Return the span along rows (0) or columns (1); None if the convolution must not skip taps."""
+    def _plan(self, input: Tensor) -> Plan | None:
+        """Return the plan of the convolution; None if it must not skip taps."""
         if self.padding_mode != "zeros" or isinstance(self.padding, str):
             return None
+        height, width = input.shape[-2:]
         # while tracing, sizes are not of type int; computing with them would restrict the traced program to one size
-        if type(size) is not int or torch.compiler.is_exporting():
+        if type(height) is not int or type(width) is not int or torch.compiler.is_exporting():
             return None
         # `torch.compile` can trace the function, but not its cache
-        find = find_span if torch.compiler.is_compiling() else _cached_span
-        return find(
-            size, self.kernel_size[dimension], self.stride[dimension], self.padding[dimension], self.dilation[dimension]
-        )
+        make = make_plan if torch.compiler.is_compiling() else _cached_plan
+        return make(height, width, *self.kernel_size, *self.stride, *self.padding, *self.dilation)
 
 
 def crop_convolutions(module: nn.Module) -> None:
