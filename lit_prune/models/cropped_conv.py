@@ -174,10 +174,11 @@ def _multiply_patches(input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
 
     The weights are read in place if they are channels_last, or have a single tap; otherwise they are copied.
     """
+    count, channels, height, width = input.shape
     if plan.is_linear:
         _, (row, column), (tap_row, tap) = plan.products[0]
-        return F.linear(input[:, :, row, column.start], weight[:, :, tap_row, tap.start])[:, :, None, None]
-    count, channels, height, width = input.shape
+        outputs = F.linear(input[:, :, row, column.start], weight[:, :, tap_row, tap.start])
+        return outputs.view(count, len(weight), 1, 1)
     (stride, step), (above, left) = plan.stride, plan.padding
     kernels = weight.permute(0, 2, 3, 1).flatten(1)
     # takes half the time of `torch.nn.functional.pad`
@@ -189,7 +190,7 @@ def _multiply_patches(input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
     patches = patches.reshape(-1, kernels.shape[1])
     # of the same product, torch copies the right matrix if it is large
     few = len(patches) <= 32
-    outputs = (kernels @ patches.t()).t().contiguous() if few else patches @ kernels.t()
+    outputs = torch.mm(kernels, patches.t()).t().contiguous() if few else torch.mm(patches, kernels.t())
     return outputs.view(count, *plan.shape, len(weight)).permute(0, 3, 1, 2)
 
 

@@ -21,6 +21,7 @@ from torchvision.models import ResNet18_Weights, resnet18
 
 from lit_prune.errors import InputError
 from lit_prune.functional import apply_masks, global_l1_masks, mask_gradients, remove_masks, weight_layers
+from lit_prune.functional.plain import plain_copy
 from lit_prune.models.cropped_conv import CroppedConv2d
 from lit_prune.models.resnet18 import LitResNet18
 
@@ -87,6 +88,21 @@ def test_the_network_of_the_original_study():
     convolutions = [m for m in model.modules() if isinstance(m, nn.Conv2d)]
     assert {type(layer) for layer in convolutions} == {CroppedConv2d}
     assert all(layer.weight.is_contiguous(memory_format=torch.channels_last) for layer in convolutions)
+
+
+# the number of the 20 convolutions that matrix products do not compute
+@pytest.mark.parametrize(("images", "convolutions"), [(1, 10), (2, 1), (16, 10), (128, 9)])
+def test_evaluation_agrees_with_torchs_own_layers(images, convolutions, monkeypatch):
+    model = LitResNet18().eval()
+    plain = plain_copy(model).to(memory_format=torch.contiguous_format)
+    batch = torch.randn(images, 3, 32, 32)
+    convolve, calls = F.conv2d, []
+    with torch.no_grad():
+        wanted = plain(batch)
+        monkeypatch.setattr(F, "conv2d", lambda *args, **kwargs: calls.append(1) or convolve(*args, **kwargs))
+        found = model(batch)
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+    assert len(calls) == convolutions
 
 
 @pytest.mark.parametrize("size", [32, 50])
