@@ -312,9 +312,12 @@ class CroppedConv2d(nn.Conv2d):
 
     def _multiply(self, input: Tensor, weight: Tensor, plan: Plan) -> Tensor | None:
         """Compute the outputs by matrix products, without the bias; return None if a convolution takes less time."""
-        count = input.shape[0]
-        if self.groups != 1 or input.dim() != 4 or type(count) is not int or torch.compiler.is_compiling():
-            return None  # compilers take long for many products
+        # compilers take long for many products
+        if self.groups != 1 or input.dim() != 4 or torch.compiler.is_compiling():
+            return None
+        count, channels = input.shape[:2]
+        if type(count) is not int or channels != self.in_channels:
+            return None  # torch tells what is wrong with the channels
         needs_gradient = _needs_gradient(input, weight)
         use_one = not needs_gradient and self._is_small(count, plan)
         if not use_one and count * self.in_channels * self.out_channels < plan.reads * _WORK_PER_PRODUCT:

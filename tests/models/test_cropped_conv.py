@@ -181,6 +181,14 @@ def test_an_input_smaller_than_the_kernel_fails_like_an_ordinary_one():
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("grad", [torch.enable_grad, torch.no_grad])
+def test_wrong_channels_get_the_message_of_torch(size, grad):
+    _, cropped = pair(3, 5, 3, padding=1)
+    with grad(), pytest.raises(RuntimeError, match="to have 3 channels, but got 1 channels"):
+        cropped(random(2, 1, size, size))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
 def test_empty_batches_and_single_images(size):
     plain, cropped = pair(2, 3, 3, padding=1)
     assert cropped(random(0, 2, size, size)).shape == (0, 3, size, size)
