@@ -20,14 +20,15 @@ Window = tuple[slice, slice]  # along one dimension, the pixels that an output r
 Part = tuple[int, slice]  # a row, and columns in it
 Product = tuple[int, Part, Part]  # number of an output, pixels that it reads, and the taps that read them
 
-# When matrix products take less time than an ordinary convolution (measured with 1 to 128 images, 64 to 512 channels, 1
-# and 2 threads, AVX2 instructions, and weights that are in no cache).
-#
-# P products, in place of a convolution that skips dead taps: images * input channels * output channels is at least P
-# times this number.
+# A layer that needs P matrix products is computed by them if images * input channels * output channels is at least P
+# times this number. Below that, an ordinary convolution was faster (measured with 1 to 128 images, 64 to 512 channels,
+# 1 and 2 threads, AVX2 instructions).
 _WORK_PER_PRODUCT = 2**16
-# A single product, without gradients: this many output pixels at most. oneDNN copies weights before it computes; torch
-# uses it for several images, and for one if the kernel is larger than 3x3. Without it, only large weights gain.
+
+# Without gradients, a single product computes a layer with at most this many output pixels in a batch. An ordinary
+# convolution would be slower because oneDNN copies the weights first. torch uses oneDNN for several images, and for one
+# image if the kernel is larger than 3x3; otherwise, only layers with many weights gain (measured with 1 to 8 images, 3
+# to 512 channels, 1 and 2 threads, AVX2 instructions, and weights that are not in the processor's cache).
 _MAX_PIXELS = 128
 _MAX_PIXELS_LARGE_KERNEL = 256
 _MAX_PIXELS_ONE_IMAGE = 4
@@ -78,7 +79,7 @@ class Plan:
         padding: Padding of rows and columns for the whole kernel.
         live: Rows and columns of the kernel without dead taps.
         shape: Rows and columns of output pixels; 0 if matrix products cannot compute them.
-        outputs: Number of output pixels.
+        outputs: Number of output pixels of an image; 0 if matrix products cannot compute them.
         reads: Number of `products`.
     """
 
@@ -188,7 +189,7 @@ def _multiply_patches(input: Tensor, weight: Tensor, plan: Plan) -> Tensor:
     shape = (count, *plan.shape, plan.kernel[0], plan.kernel[1] * channels)
     patches = pixels.as_strided(shape, (strides[0], stride * strides[1], step * strides[2], strides[1], 1))
     patches = patches.reshape(-1, kernels.shape[1])
-    # of the same product, torch copies the right matrix if it is large
+    # with few patches, it is faster to have the large matrix, that of the kernels, on the left (measured as above)
     few = len(patches) <= 32
     outputs = torch.mm(kernels, patches.t()).t().contiguous() if few else torch.mm(patches, kernels.t())
     return outputs.view(count, *plan.shape, len(weight)).permute(0, 3, 1, 2)
