@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from lit_prune.functional import (
     apply_masks,
-    global_l1_masks,
+    compute_masks,
     hold_masks,
     mask_gradients,
     sparsity_report,
@@ -47,7 +47,7 @@ def train(first: int, last: int, file: Path) -> None:
             apply_masks(model, {ref.name: ref.tensor != 0 for ref in weight_layers(model)})
     for epoch in range(first, last):
         if epoch == PRUNED:
-            apply_masks(model, global_l1_masks(weight_layers(model), amount=0.8))
+            apply_masks(model, compute_masks(weight_layers(model), amount=0.8))
         for points, labels in loader:
             optimizer.zero_grad()
             fabric.backward(F.cross_entropy(model(points), labels))

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lit_prune.functional import (
     apply_masks,
-    global_l1_masks,
+    compute_masks,
     hold_masks,
     mask_gradients,
     sparsity_report,
@@ -33,7 +33,7 @@ def main() -> None:
     hold_masks(model, optimizer)  # from now on, pruned weights are zero after each step
     for epoch in range(EPOCHS):
         amount = sparsity_at(epoch, amount=0.8, end=15)  # 80% of all weights, by epoch 15
-        apply_masks(model, global_l1_masks(weight_layers(model), amount))
+        apply_masks(model, compute_masks(weight_layers(model), amount))
         for points, labels in data.train_dataloader():
             optimizer.zero_grad()
             F.cross_entropy(model(points), labels).backward()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from transformers import BertConfig, BertForSequenceClassification, Trainer, TrainerCallback, TrainingArguments
 
-from lit_prune.functional import apply_masks, global_l1_masks, hold_masks, sparsity_report, weight_layers
+from lit_prune.functional import apply_masks, compute_masks, hold_masks, sparsity_report, weight_layers
 
 
 class PruneAtStep(TrainerCallback):
@@ -26,7 +26,7 @@ class PruneAtStep(TrainerCallback):
 
     def on_step_begin(self, args, state, control, model, **kwargs):
         if state.global_step == self.step:
-            apply_masks(model, global_l1_masks(weight_layers(model), self.amount))
+            apply_masks(model, compute_masks(weight_layers(model), self.amount))
 
     def on_train_end(self, args, state, control, **kwargs):
         self.held.remove()

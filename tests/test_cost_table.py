@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lit_prune import LitResNet18
-from lit_prune.functional import apply_masks, global_l1_masks, remove_masks, weight_layers
+from lit_prune.functional import apply_masks, compute_masks, remove_masks, weight_layers
 from lit_prune.models.resnet18_channels import FULL_CHANNELS
 
 WIDE, NARROW = ({name: max(4, number // part) for name, number in FULL_CHANNELS.items()} for part in (4, 16))
@@ -21,7 +21,7 @@ def networks(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     sparse = LitResNet18(channels=WIDE)
     torch.save(sparse.state_dict(), "dense.pt")
-    apply_masks(sparse, global_l1_masks(weight_layers(sparse), 0.9))
+    apply_masks(sparse, compute_masks(weight_layers(sparse), 0.9))
     remove_masks(sparse)
     torch.save(sparse.state_dict(), "sparse.pt")
     torch.save(LitResNet18(channels=NARROW).state_dict(), "small.pt")

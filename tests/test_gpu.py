@@ -20,9 +20,8 @@ from lit_prune.data.loader import Images, TrainLoader
 from lit_prune.errors import InputError
 from lit_prune.functional import (
     apply_masks,
-    global_l1_masks,
+    compute_masks,
     hold_masks,
-    local_l1_masks,
     sparsity_report,
     weight_layers,
 )
@@ -33,14 +32,14 @@ CHANNELS = dict.fromkeys(FULL_CHANNELS, 8)
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("find", [global_l1_masks, local_l1_masks])
-def test_masks_are_those_of_the_cpu(device: str, find: Any) -> None:
+@pytest.mark.parametrize("allocation", ["global", "uniform"])
+def test_masks_are_those_of_the_cpu(device: str, allocation: str) -> None:
     amount = float(np.random.default_rng().uniform(0.05, 0.95))
     model = LitResNet18(channels=CHANNELS)
     with torch.no_grad():
         model.get_parameter("head.0.weight").round_(decimals=1)  # ties
-    wanted = find(weight_layers(model), amount)
-    found = find(weight_layers(model.to(device)), amount)
+    wanted = compute_masks(weight_layers(model), amount, allocation=allocation)
+    found = compute_masks(weight_layers(model.to(device)), amount, allocation=allocation)
     assert found.keys() == wanted.keys()
     for name, mask in found.items():
         assert torch.equal(mask.cpu(), wanted[name]), name
@@ -49,7 +48,7 @@ def test_masks_are_those_of_the_cpu(device: str, find: Any) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_masked_weights_stay_zero_and_the_others_move(device: str) -> None:
     model = LitResNet18(channels=CHANNELS)
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.6))
+    apply_masks(model, compute_masks(weight_layers(model), 0.6))
     model.to(device)  # masks follow their weights
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=0.1)
     hold_masks(model, optimizer)

@@ -29,8 +29,8 @@ from torch.utils.data import DataLoader
 from lit_prune.callbacks import GlobalL1Pruning, LayerFreezing, SparsityMonitor
 from lit_prune.functional import (
     apply_masks,
+    compute_masks,
     first_layers,
-    global_l1_masks,
     hold_masks,
     mask_weights,
     sparsity_report,
@@ -408,7 +408,7 @@ def test_fabric_holds_masks(name):
     net = network.build()
     model, optimizer = fabric.setup(net, torch.optim.AdamW(net.parameters(), lr=0.01, weight_decay=0.1))
     held = hold_masks(model, optimizer)
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
+    apply_masks(model, compute_masks(weight_layers(model), 0.5))
     chosen, _ = matrices(net, network)
     zeros = {name: value == 0 for name, value in chosen.items()}
 

@@ -24,7 +24,7 @@ from lit_prune.callbacks._holding import MaskHolder, gradient_scale, mask_averag
 from lit_prune.callbacks._messages import print_choice, print_unreached, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, check_integer, expected
-from lit_prune.functional.allocation import Allocation, allocate, make_allocation
+from lit_prune.functional.allocation import Allocation, allocate, in_proportion, make_allocation
 from lit_prune.functional.channels import CoupledChannels, couple_channels
 from lit_prune.functional.criteria import Score, make_criterion
 from lit_prune.functional.freezing import is_frozen
@@ -257,7 +257,8 @@ class Pruning(Callback):
         if (example := getattr(pl_module, "example_input_array", None)) is not None:
             self._couple(pl_module, example)
         check_room(self._weights, self.amount, self.max_layer_sparsity)
-        self._allocate()  # raises its errors before training starts
+        if self.allocation is not None:  # raises its errors before training starts
+            allocate(self.allocation, {ref.name: tuple(ref.tensor.shape) for ref in self._weights}, self.amount)
         self._update_masks(trainer, pl_module)
         if self.layers is None and self.parameters is None:
             print_choice(type(self).__name__, pl_module, self._weights)
@@ -417,11 +418,6 @@ class Pruning(Callback):
     def _target(self, trainer: Trainer) -> float:
         return 0.0 if self._waits else self.times.sparsity(self.times.now(trainer), self.amount, self.schedule)
 
-    def _allocate(self) -> list[float] | None:
-        """Return the final fraction of each layer to prune; None if the scores of all layers are compared."""
-        shapes = {ref.name: tuple(ref.tensor.shape) for ref in self._weights}
-        return None if self.allocation is None else allocate(self.allocation, shapes, self.amount)
-
     def _prune(self, model: LightningModule, target: float, trainer: Trainer | None = None) -> None:
         score: Score = self.score
         if hasattr(self.criterion, "measure"):
@@ -429,11 +425,9 @@ class Pruning(Callback):
                 hint = "train with this callback, or call `measure` of the criterion and `compute_masks`"
                 raise expected("a criterion that needs no data", type(self.criterion).__name__, hint)
             score = measure(trainer, model, self.criterion, self._weights, self.seed)
-        shares = self._allocate()
-        if shares is not None and target < self.amount:  # if all layers have the same share, the quotient is exactly 1
-            shares = [target * (share / self.amount) for share in shares]
+        allocation = None if self.allocation is None else in_proportion(self.allocation, self.amount)
         structure = self._coupled or self.structure
-        masks = compute_masks(self._weights, target, score, shares, structure, self.max_layer_sparsity)
+        masks = compute_masks(self._weights, target, score, structure, allocation, self.max_layer_sparsity)
         if hasattr(self.criterion, "redraw") and all(current_mask(ref) is None for ref in self._weights):
             self.criterion.redraw([ref.tensor for ref in self._weights])
         self._apply(model, masks)

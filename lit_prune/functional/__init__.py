@@ -31,14 +31,7 @@ from lit_prune.functional.freezing import (
 )
 from lit_prune.functional.masking import apply_masks, hold_masks, mask_gradients, mask_weights, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state
-from lit_prune.functional.pruning import (
-    compute_masks,
-    global_l1_masks,
-    global_masks,
-    global_random_masks,
-    local_l1_masks,
-    local_masks,
-)
+from lit_prune.functional.pruning import compute_masks
 from lit_prune.functional.rewinding import rewind, stored_values
 from lit_prune.functional.schedule import Schedule, sparsity_at
 from lit_prune.functional.selection import WeightRef, weight_layers
@@ -80,14 +73,9 @@ __all__ = [
     "erk",
     "first_layers",
     "freeze",
-    "global_l1_masks",
-    "global_masks",
-    "global_random_masks",
     "hold_masks",
     "l2",
     "lamp",
-    "local_l1_masks",
-    "local_masks",
     "magnitude",
     "make_criterion",
     "mask_gradients",

@@ -2,7 +2,7 @@
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -11,56 +11,23 @@ import torch
 from torch import Tensor
 
 from lit_prune.errors import InputError, expected, first_few
+from lit_prune.functional.allocation import Allocation, allocate, make_allocation
 from lit_prune.functional.channels import CoupledChannels
-from lit_prune.functional.criteria import RandomScore, Score, magnitude
+from lit_prune.functional.criteria import Score, make_criterion
 from lit_prune.functional.masking import current_mask
 from lit_prune.functional.selection import WeightRef
 from lit_prune.functional.sharding import Split, like, local, part_like
-from lit_prune.functional.structure import NM, Structure, mark_lowest_groups
+from lit_prune.functional.structure import NM, Structure, make_structure, mark_lowest_groups
 from lit_prune.functional.threshold import count_finite, mark_lowest, mark_lowest_of_each
-
-
-def global_l1_masks(
-    weights: Sequence[WeightRef], amount: float, max_layer_sparsity: float | None = None
-) -> dict[str, Tensor]:
-    """Compute masks that prune the weights of smallest magnitude over all layers; see `compute_masks`."""
-    return global_masks(weights, amount, magnitude, max_layer_sparsity)
-
-
-def global_random_masks(
-    weights: Sequence[WeightRef], amount: float, seed: int = 0, max_layer_sparsity: float | None = None
-) -> dict[str, Tensor]:
-    """Compute masks that prune random weights over all layers, as a baseline; see `compute_masks`."""
-    return global_masks(weights, amount, RandomScore(seed), max_layer_sparsity)
-
-
-def global_masks(
-    weights: Sequence[WeightRef], amount: float, score: Score = magnitude, max_layer_sparsity: float | None = None
-) -> dict[str, Tensor]:
-    """Compute masks that prune the lowest scores over all layers; see `compute_masks`."""
-    return compute_masks(weights, amount, score, max_layer_sparsity=max_layer_sparsity)
-
-
-def local_l1_masks(weights: Sequence[WeightRef], amount: float) -> dict[str, Tensor]:
-    """Compute masks that prune the same fraction of each layer by magnitude; see `compute_masks`."""
-    return local_masks(weights, amount, magnitude)
-
-
-def local_masks(weights: Sequence[WeightRef], amount: float, score: Score = magnitude) -> dict[str, Tensor]:
-    """Compute masks that prune the lowest scores of each layer, the same fraction in all layers; see `compute_masks`.
-
-    Scores of different layers are not compared.
-    """
-    return compute_masks(weights, amount, score, [amount] * len(weights))
 
 
 @torch.no_grad()
 def compute_masks(
     weights: Sequence[WeightRef],
     amount: float,
-    score: Score = magnitude,
-    fractions: Sequence[float] | None = None,
-    structure: Structure | CoupledChannels | None = None,
+    criterion: str | Score = "magnitude",
+    structure: str | Structure | CoupledChannels | None = "weight",
+    allocation: str | Mapping[str, float] | Allocation | None = "global",
     max_layer_sparsity: float | None = None,
 ) -> dict[str, Tensor]:
     """Compute masks that prune the lowest scores; `apply_masks` applies them.
@@ -73,15 +40,17 @@ def compute_masks(
         weights: Weights to choose from, for example from `weight_layers`.
         amount: Fraction of all these weights to be pruned in total, in [0, 1): exactly `round(amount * N)` of N
             weights. Whole groups of a structure are pruned as long as they fit into that number.
-        score: Function that scores weights.
-        fractions: Fraction of each layer to prune, instead of `amount`: exactly `round(fraction * n)` of n weights.
-            None compares the scores of all layers.
-        structure: Which weights are pruned together. None prunes single weights. With `CoupledChannels`, masks of
-            biases and norms are returned too; `amount` is an upper limit, since every group keeps at least one channel;
-            and `fractions`, averaged over the layers of a group, are fractions of its channels.
+        criterion: Which weights are least important: a name in `CRITERIA` of a criterion that needs no data, or a
+            function that scores weights.
+        structure: Which weights are pruned together, as in `Pruning`; None means "weight". `CoupledChannels`, not
+            "channel", prune channels in all layers that compute them: masks of biases and norms are returned too;
+            `amount` is an upper limit, since every group keeps at least one channel; and the fractions of `allocation`,
+            averaged over the layers of a group, are fractions of its channels.
+        allocation: How much of each layer to prune, as in `Pruning`: exactly `round(fraction * n)` of n weights. None
+            means "global".
         max_layer_sparsity: Largest fraction of a single layer to prune, in (0, 1], rounded down to a number of weights;
-            more weights of other layers are pruned instead. None sets no limit. With `fractions`, it only caps each
-            fraction, and has no effect with `CoupledChannels`.
+            more weights of other layers are pruned instead. None sets no limit. With a function as `allocation`, it
+            only caps each fraction, and has no effect with `CoupledChannels`.
 
     Returns:
         For each layer, by name, a bool tensor of the shape of its weight, true where the weight is kept.
@@ -95,13 +64,20 @@ def compute_masks(
     """
     check_amount(amount)
     check_max_layer_sparsity(max_layer_sparsity)
+    score = make_criterion(criterion)
+    if not isinstance(structure, CoupledChannels):
+        structure = make_structure(structure, amount)
+    if not callable(allocation):
+        allocation = make_allocation(allocation, amount, max_layer_sparsity)
     candidates = Candidates.of(weights)
     sizes, left = candidates.split.sizes, candidates.left
     pruned = [size - count for size, count in zip(sizes, left, strict=True)]
     limit = 1 if max_layer_sparsity is None else max_layer_sparsity
     room = [max(0, _at_most(limit, size) - gone) for size, gone in zip(sizes, pruned, strict=True)]
     total = round(amount * sum(sizes)) - sum(pruned)
-    if fractions is not None:
+    fractions = None
+    if allocation is not None:
+        fractions = allocate(allocation, {ref.name: tuple(ref.tensor.shape) for ref in weights}, amount)
         wanted = [round(part * size) - gone for part, size, gone in zip(fractions, sizes, pruned, strict=True)]
         room = [max(0, min(pair)) for pair in zip(wanted, room, strict=True)]
         total = sum(room)
@@ -252,6 +228,6 @@ class Candidates:
             warnings.warn(
                 f"{layers} {first_few(emptied)} {are} about to become entirely zero, so {their} outputs will not "
                 f"depend on {their} inputs. HINT: {hint}.",
-                stacklevel=4,  # past `torch.no_grad`, to the caller of `global_masks` or `local_masks`
+                stacklevel=4,  # past `torch.no_grad`, to the caller of `compute_masks`
             )
         return masks

@@ -13,7 +13,7 @@ from torch.nn.utils import prune
 from torchvision.models import resnet18
 
 from lit_prune import LitResNet18, RigL, SparsityMonitor
-from lit_prune.functional import ScaledUpdates, apply_masks, freeze, global_l1_masks, weight_layers
+from lit_prune.functional import ScaledUpdates, apply_masks, compute_masks, freeze, weight_layers
 from lit_prune.functional.sharding import Split
 from lit_prune.functional.threshold import mark_lowest
 from measurements.common import BareStep, Measurement, Settings, take_turns, time_trainer, wait_for
@@ -25,10 +25,10 @@ def measure_masks(settings: Settings) -> Measurement:
     """Compare steps with 30% of the weights masked to steps without masks; compare our masks to `ModelPruning`'s."""
     masked, clipped = LitResNet18().train(), LitResNet18().train()
     for model in (masked, clipped):
-        apply_masks(model, global_l1_masks(weight_layers(model), AMOUNT))
+        apply_masks(model, compute_masks(weight_layers(model), AMOUNT))
     # ModelPruning cannot prune channels_last weights, so the comparison with it uses torchvision's ResNet-18
     ours, theirs = resnet18(num_classes=10), resnet18(num_classes=10)
-    apply_masks(ours, global_l1_masks(weight_layers(ours), AMOUNT))
+    apply_masks(ours, compute_masks(weight_layers(ours), AMOUNT))
     prune_as_lightning_does(theirs)
     measurement = Measurement(
         take_turns(
@@ -63,7 +63,7 @@ def measure_threshold(settings: Settings, device: str = "cpu", network: nn.Modul
 
     def masks(steps: int) -> None:
         for _ in range(steps):
-            global_l1_masks(weights, AMOUNT)
+            compute_masks(weights, AMOUNT)
         wait_for(device)
 
     def torchs(steps: int) -> None:

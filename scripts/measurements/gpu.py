@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from lit_prune import CIFAR10DataModule, LitResNet18
 from lit_prune.data import cifar10
 from lit_prune.errors import one_line
-from lit_prune.functional import apply_masks, global_l1_masks, weight_layers
+from lit_prune.functional import apply_masks, compute_masks, weight_layers
 from lit_prune.models.resnet18_channels import FULL_CHANNELS
 from lit_prune.trained.cost.measure import describe_machine
 from lit_prune.training.callbacks import CompiledTraining
@@ -190,7 +190,7 @@ def measure_masks(setup: Setup) -> Result:
     """Compare steps with 30% of the weights masked to steps without masks, at two sizes."""
 
     def masked(model: LitResNet18) -> LitResNet18:
-        apply_masks(model, global_l1_masks(weight_layers(model), 0.3))
+        apply_masks(model, compute_masks(weight_layers(model), 0.3))
         return model
 
     results: Result = {}

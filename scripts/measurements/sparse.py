@@ -9,7 +9,7 @@ from torchvision.models import resnet18
 from lit_prune import accelerate
 from lit_prune.accelerated.linear import SparseLinear, dense_linear
 from lit_prune.accelerated.report import Acceleration
-from lit_prune.functional import apply_masks, global_l1_masks, remove_masks, weight_layers
+from lit_prune.functional import apply_masks, compute_masks, remove_masks, weight_layers
 from lit_prune.trained.cost.latency import measure
 
 
@@ -66,7 +66,7 @@ def measure_network(network: nn.Module, shape: Sequence[int], rounds: int) -> Ac
 
 def _prune(network: nn.Module, sparsity: float, exclude: Sequence[str] = ()) -> nn.Module:
     weights = [ref for ref in weight_layers(network) if ref.name not in exclude]
-    apply_masks(network, global_l1_masks(weights, sparsity))
+    apply_masks(network, compute_masks(weights, sparsity))
     remove_masks(network)
     return network.eval()
 

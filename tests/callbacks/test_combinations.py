@@ -14,6 +14,7 @@ from torch.optim.swa_utils import get_ema_avg_fn
 
 from lit_prune import Pruning
 from lit_prune.functional import masking, selection
+from lit_prune.functional.allocation import allocate
 from lit_prune.functional.criteria import CRITERIA
 from lit_prune.functional.schedule import SCHEDULES
 from lit_prune.functional.structure import NM
@@ -146,7 +147,9 @@ def test_sparsity_follows_the_schedule_and_a_resumed_run_is_bit_identical(
     grouped = structure is not None and not isinstance(structure, NM)
     largest = max(structure.fold(ref.tensor).shape[1] for ref in pruner.weights) if grouped else 1
     sizes = {ref.name: ref.tensor.numel() for ref in pruner.weights}
-    shares = pruner._allocate() or [AMOUNT] * len(sizes)
+    shapes = {ref.name: tuple(ref.tensor.shape) for ref in pruner.weights}
+    uniform = [AMOUNT] * len(sizes)
+    shares = uniform if pruner.allocation is None else allocate(pruner.allocation, shapes, AMOUNT)
     asked = sum(share * size for share, size in zip(shares, sizes.values(), strict=True))
     report = pruner.report()
     assert {layer.name: layer.weights for layer in report.layers} == sizes

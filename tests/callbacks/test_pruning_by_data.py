@@ -11,7 +11,16 @@ from torch import Tensor, nn
 
 from lit_prune import GlobalL1Pruning, LayerFreezing, Pruning
 from lit_prune.errors import InputError
-from lit_prune.functional import Fisher, Movement, Reinitialised, Shuffled, Taylor, global_masks, masking, weight_layers
+from lit_prune.functional import (
+    Fisher,
+    Movement,
+    Reinitialised,
+    Shuffled,
+    Taylor,
+    compute_masks,
+    masking,
+    weight_layers,
+)
 from tests.callbacks.models import Batches, Classifier, TwoOptimizers, conv_net, mlp, moved, quiet_trainer, snapshot
 from tests.callbacks.test_pruning_resume import Saver, assert_same, final
 from tests.processes import run_ddp
@@ -89,7 +98,7 @@ def test_movement_prunes_what_moves_towards_zero() -> None:
 
     model, sums = build(), Sums()
     fit(model, Pruning(0.5, "movement", start_step=4), sums, max_epochs=2)
-    wanted = global_masks(weight_layers(build()), 0.5, lambda _: sums.sums.values())
+    wanted = compute_masks(weight_layers(build()), 0.5, lambda _: sums.sums.values())
     assert wanted.keys() == sums.masks.keys()
     assert all(torch.equal(mask, sums.masks[name]) for name, mask in wanted.items())
 

@@ -17,7 +17,7 @@ from lit_prune.callbacks import (
     PruningRemoval,
 )
 from lit_prune.errors import InputError
-from lit_prune.functional import global_l1_masks, selection
+from lit_prune.functional import compute_masks, selection
 from tests.callbacks.criteria import REWINDING, pruned_at
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, conv_net, mlp, moved, quiet_trainer, snapshot
 from tests.callbacks.test_pruning import Watch, zeros
@@ -77,7 +77,7 @@ def test_kept_weights_are_rewound_and_trained_weights_decide(pruner: Any, epoch:
     # the smallest of the trained weights, not of the rewound ones
     dense.load_state_dict(dense_starts.models[2])
     if pruning.allocation is None:
-        for name, mask in global_l1_masks(weight_layers(dense), 0.5).items():
+        for name, mask in compute_masks(weight_layers(dense), 0.5).items():
             assert torch.equal(starts.models[2][f"{name}.weight"] != 0, mask)
     assert starts.known == [0, starts.known[1], 0, starts.known[1]]
     assert starts.known[1] > 0
@@ -132,7 +132,7 @@ def test_all_pruners_of_an_epoch_choose_before_the_model_is_rewound(order: int) 
     assert_ticket(starts.models[2], starts.models[0], 81 + 216 + 8)
     dense.load_state_dict(dense_starts.models[2])
     for layer in ("*.conv1", "*.conv2"):
-        ((name, mask),) = global_l1_masks(weight_layers(dense, layer), 0.5).items()
+        ((name, mask),) = compute_masks(weight_layers(dense, layer), 0.5).items()
         assert torch.equal(starts.models[2][f"{name}.weight"] != 0, mask)
 
 

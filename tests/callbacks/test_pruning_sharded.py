@@ -17,7 +17,7 @@ from lit_prune.callbacks import GlobalL1Pruning, LayerFreezing, PruningRemoval, 
 from lit_prune.errors import InputError
 from lit_prune.functional.masking import apply_masks, current_mask
 from lit_prune.functional.packing import unpack_masks
-from lit_prune.functional.pruning import global_l1_masks
+from lit_prune.functional.pruning import compute_masks
 from lit_prune.functional.selection import weight_layers
 from lit_prune.functional.sharding import local, reshard
 from lit_prune.functional.sparsity import sparsity_report
@@ -86,7 +86,7 @@ class Watch(Callback):
             for ref, values in zip(weight_layers(plain), weights, strict=True):
                 ref.tensor.data.copy_(values)
             apply_masks(plain, masks)
-            expected = global_l1_masks(weight_layers(plain), reached)
+            expected = compute_masks(weight_layers(plain), reached)
             for ours, theirs in zip(gathered(masks_of(pl_module).values()), expected.values(), strict=True):
                 assert torch.equal(ours, theirs)
             self.compared += 1

@@ -12,7 +12,7 @@ from torch.nn import utils
 
 from lit_prune.callbacks import GlobalL1Pruning, PruningRemoval
 from lit_prune.errors import InputError
-from lit_prune.functional import apply_masks, global_l1_masks, selection
+from lit_prune.functional import apply_masks, compute_masks, selection
 from tests.callbacks.criteria import PRUNERS, pruned_at
 from tests.callbacks.models import OPTIMIZERS, Batches, Classifier, mlp, quiet_trainer
 
@@ -138,7 +138,7 @@ def test_end_leaves_an_unmasked_model_with_zeros(tmp_path: Path) -> None:
 
 def test_end_leaves_an_unmasked_model_with_weight_averaging() -> None:
     model: Any = Classifier(mlp())
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.4))
+    apply_masks(model, compute_masks(weight_layers(model), 0.4))
     fit(model, PruningRemoval("end"), StochasticWeightAveraging(0.01, swa_epoch_start=1), max_epochs=4)
     assert not prune.is_pruned(model)
     assert zeros(model) == round(0.4 * count(model))

@@ -52,11 +52,11 @@ def trained(model: nn.Module) -> nn.Module:
     return model
 
 
-def prune(model: nn.Module, amount: float, example, fractions: bool = False, most: float | None = None):
+def prune(model: nn.Module, amount: float, example, uniform: bool = False, most: float | None = None):
     coupled = couple_channels(model, example)
     weights = [ref for ref in weight_layers(model) if ref.name in coupled.weights]
-    each = [amount] * len(weights) if fractions else None
-    masks = compute_masks(weights, amount, fractions=each, structure=coupled, max_layer_sparsity=most)
+    allocation = "uniform" if uniform else "global"
+    masks = compute_masks(weights, amount, structure=coupled, allocation=allocation, max_layer_sparsity=most)
     apply_masks(model, masks)
     return coupled, masks
 
@@ -76,7 +76,7 @@ def networks():
 def test_pruned_channels_are_removed_without_changing_outputs(make, keep, uniform):
     model = trained(make()).eval()
     coupled, masks = prune(
-        model, 0.5, torch.zeros(2, 3, 32, 32), uniform, 0.7
+        model, 0.5, torch.zeros(2, 3, 32, 32), uniform, None if uniform else 0.7
     )  # a layer with one channel may give zeros alone
     assert not set(keep) & set(masks)
     images = torch.randn(4, 3, 32, 32)
@@ -188,7 +188,7 @@ def test_what_cannot_be_done_is_refused(monkeypatch):
 
 def test_rounding_keeps_some_zero_channels():
     model = Residual()
-    prune(model, 0.5, torch.zeros(2, 3, 32, 32), fractions=True)
+    prune(model, 0.5, torch.zeros(2, 3, 32, 32), uniform=True)
     smaller = remove_channels(model, None, 32, ["head"], 3)
     assert [len(smaller.get_parameter(f"{name}.weight")) for name in ("stem", "side", "hidden")] == [6, 3, 3]
     images = torch.randn(4, 3, 32, 32)

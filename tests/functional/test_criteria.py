@@ -32,7 +32,7 @@ from lit_prune.functional.criteria import (
     make_criterion,
 )
 from lit_prune.functional.masking import apply_masks
-from lit_prune.functional.pruning import global_masks
+from lit_prune.functional.pruning import compute_masks
 
 MEASURED = [name for name in CRITERIA if hasattr(make_criterion(name), "measure")]
 
@@ -251,7 +251,7 @@ def test_one_measurement_of_synflow_gives_the_masks_of_the_paper(density: float)
     density = 0.001 ** (rounds / 150)
     reference = synflow_reference(net, torch.ones(1, 2, 5, 5, dtype=torch.float64), density, rounds)
     amount = 1 - round(density * total) / total
-    masks = global_masks(weight_layers(net), amount, criterion)
+    masks = compute_masks(weight_layers(net), amount, criterion)
     assert masks.keys() == reference.keys()
     for name, mask in masks.items():
         assert torch.equal(mask, reference[name])
@@ -263,7 +263,7 @@ def test_synflow_continues_from_masks_and_survives_large_values() -> None:
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.mul_(20)
-    masks = global_masks(weight_layers(net), 0.3)
+    masks = compute_masks(weight_layers(net), 0.3)
     apply_masks(net, masks)
     scores = measured(SynFlow(rounds=5), net, [(torch.randn(2, 64), torch.zeros(2, dtype=torch.int64))])
     left = torch.cat([scores[name][mask] for name, mask in masks.items()])
@@ -313,7 +313,7 @@ def test_no_loss_at_all(name: str, net: Net) -> None:
 @pytest.mark.parametrize("name", MEASURED)
 def test_scores_have_to_be_measured_first(name: str, net: Net) -> None:
     with pytest.raises(InputError, match="no scores yet"):
-        global_masks(weight_layers(net), 0.5, make_criterion(name))
+        compute_masks(weight_layers(net), 0.5, make_criterion(name))
 
 
 def test_movement() -> None:

@@ -26,7 +26,7 @@ from lit_prune.functional.masking import (
     masked_parameters,
     remove_masks,
 )
-from lit_prune.functional.pruning import global_l1_masks
+from lit_prune.functional.pruning import compute_masks
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
@@ -43,7 +43,7 @@ def images() -> Tensor:
 
 def masked(amount: float = 0.5) -> Any:
     model = net()
-    apply_masks(model, global_l1_masks(weight_layers(model), amount))
+    apply_masks(model, compute_masks(weight_layers(model), amount))
     return model
 
 
@@ -58,7 +58,7 @@ def zeros(model: Any) -> int:
 def test_masked_layers_agree_with_those_of_torch() -> None:
     model, plain = net(), net()
     plain.load_state_dict(model.state_dict())
-    masks = global_l1_masks(weight_layers(model), 0.5)
+    masks = compute_masks(weight_layers(model), 0.5)
     apply_masks(model, masks)
     assert prune.is_pruned(model)
     for index in (0, 3):
@@ -94,7 +94,7 @@ def test_masks_change_no_name_type_order_or_buffer(by_torch: bool) -> None:
         assert not list(model.buffers())
         assert list(model.state_dict()) == list(net().state_dict())
 
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
+    apply_masks(model, compute_masks(weight_layers(model), 0.5))
     check()
     before = {name: value.detach().clone() for name, value in parameters.items()}
     if by_torch:
@@ -149,7 +149,7 @@ def test_masks_of_torch_are_made_permanent() -> None:
     model = net()
     prune.global_unstructured([(model[0], "weight"), (model[3], "weight")], prune.L1Unstructured, amount=0.3)
     model(images())
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.6))
+    apply_masks(model, compute_masks(weight_layers(model), 0.6))
     total = sum(ref.tensor.numel() for ref in weight_layers(model))
     assert zeros(model) == round(0.6 * total)
     copy.deepcopy(model)
@@ -222,7 +222,7 @@ def test_a_weight_that_is_read_without_calling_its_layer_gets_gradients() -> Non
     attention = nn.MultiheadAttention(8, 2, batch_first=True)
     weights = weight_layers(attention)
     assert [ref.name for ref in weights] == ["in_proj_weight", "out_proj"]
-    apply_masks(attention, global_l1_masks(weights, 0.5))
+    apply_masks(attention, compute_masks(weights, 0.5))
     tokens = torch.randn(3, 5, 8)
     optimizer = torch.optim.SGD(attention.parameters(), lr=1.0)
     hold_masks(attention, optimizer)
@@ -237,7 +237,7 @@ def test_tied_weights_are_masked_in_every_layer() -> None:
     model: Any = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
     assert [ref.name for ref in weight_layers(model)] == ["0"]
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
+    apply_masks(model, compute_masks(weight_layers(model), 0.5))
     assert torch.equal(model[0].weight, model[1].weight)
     assert model[0].weight is model[1].weight
     assert prune.is_pruned(model[1])
@@ -250,7 +250,7 @@ def test_tied_weights_are_masked_in_every_layer() -> None:
 
 def test_channels_last_is_kept() -> None:
     model = net().to(memory_format=torch.channels_last)
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
+    apply_masks(model, compute_masks(weight_layers(model), 0.5))
     (mask,) = (hook for hook in model[0]._forward_pre_hooks.values() if isinstance(hook, Mask))
     for tensor in (model[0].weight, mask.bits, model.state_dict()["0.weight"]):
         assert tensor.is_contiguous(memory_format=torch.channels_last)
@@ -277,10 +277,10 @@ def test_masking_again_and_again_takes_no_more_memory() -> None:
         gc.collect()
         return sum(tensor.numel() for tensor in gc.get_objects() if type(tensor) in (Tensor, nn.Parameter))
 
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.01))
+    apply_masks(model, compute_masks(weight_layers(model), 0.01))
     before = tensors()
     for event in range(2, 42):
-        apply_masks(model, global_l1_masks(weight_layers(model), event / 100))
+        apply_masks(model, compute_masks(weight_layers(model), event / 100))
     assert tensors() == before
     assert len(pickle.dumps(model)) < 2 * 64 * 64 * 4 + 4000
     assert len(model[0]._forward_pre_hooks) == 1
@@ -293,10 +293,10 @@ def test_compiled_models_agree_with_eager_ones(backend: str) -> None:
         torch._dynamo.reset()
         model = net()
         if not compile_first:
-            apply_masks(model, global_l1_masks(weight_layers(model), 0.2))
+            apply_masks(model, compute_masks(weight_layers(model), 0.2))
         compiled = torch.compile(model, backend=backend)
         for amount in (0.0, 0.3, 0.7):
-            apply_masks(model, global_l1_masks(weight_layers(model), amount))
+            apply_masks(model, compute_masks(weight_layers(model), amount))
             model.zero_grad()
             expected = model(batch)
             assert zeros(model) == round(max(amount, 0.0 if compile_first else 0.2) * 258)
@@ -349,7 +349,7 @@ def test_plain_loops_hold_masks_with_any_optimizer(optimizer: Any, clip: bool) -
     masks: dict[str, Tensor] = {}
     for step in range(6):
         if step in (2, 4):  # masks that come later are held too
-            masks = global_l1_masks(weight_layers(model), step / 6)
+            masks = compute_masks(weight_layers(model), step / 6)
             apply_masks(model, masks)
         used.zero_grad()
         # a penalty that pulls every weight to where it began, as L2-SP

@@ -13,7 +13,7 @@ from torch.nn.utils import parametrizations, prune
 from lit_prune.errors import InputError
 from lit_prune.functional import selection
 from lit_prune.functional.masking import apply_masks, hold_masks, mask_weights, masked_parameters, remove_masks
-from lit_prune.functional.pruning import global_l1_masks
+from lit_prune.functional.pruning import compute_masks
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
@@ -25,7 +25,7 @@ def net() -> Any:
 
 def masked(model: Any = None, amount: float = 0.5) -> Any:
     model = net() if model is None else model
-    apply_masks(model, global_l1_masks(weight_layers(model), amount))
+    apply_masks(model, compute_masks(weight_layers(model), amount))
     return model
 
 

@@ -11,7 +11,7 @@ from lit_prune.functional import masking, selection
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.masking import apply_masks, mask_gradients, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state, clear_state, keeps_zeros
-from lit_prune.functional.pruning import global_l1_masks
+from lit_prune.functional.pruning import compute_masks
 from lit_prune.functional.selection import WeightRef
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
@@ -52,7 +52,7 @@ def test_pruned_weights_stay_zero_and_grow_only_by_new_gradients(name: str) -> N
             optimizer.step()
 
     train(4)
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
+    apply_masks(model, compute_masks(weight_layers(model), 0.5))
     clear_pruned_state(optimizer, model)
     pruned = ~current_mask(selection.WeightRef("", model, "weight"))
     before = model.weight.detach().clone()
@@ -75,7 +75,7 @@ def test_momentum_that_is_not_cleared_moves_unmasked_weights() -> None:
     optimizer = optim.SGD(model.parameters(), 0.1, momentum=0.9)
     model(torch.randn(8, 6)).square().sum().backward()
     optimizer.step()
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.5))
+    apply_masks(model, compute_masks(weight_layers(model), 0.5))
     pruned = ~current_mask(selection.WeightRef("", model, "weight"))
     remove_masks(model)
     optimizer.zero_grad(set_to_none=False)

@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,14 +16,7 @@ from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
 from lit_prune.functional.criteria import RandomScore
 from lit_prune.functional.masking import apply_masks
-from lit_prune.functional.pruning import (
-    check_room,
-    global_l1_masks,
-    global_masks,
-    global_random_masks,
-    local_l1_masks,
-    local_masks,
-)
+from lit_prune.functional.pruning import check_room, compute_masks
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
@@ -48,14 +42,17 @@ def models(draw: st.DrawFn, dtypes: list[torch.dtype] = DTYPES) -> nn.Sequential
     return model
 
 
+random_masks = partial(compute_masks, criterion="random")
+uniform_masks = partial(compute_masks, allocation="uniform")
+
 AMOUNTS = st.floats(0, 1, exclude_max=True)
 
 
-def quietly(function: Callable[..., dict[str, Tensor]], *args: Any) -> dict[str, Tensor]:
+def quietly(function: Callable[..., dict[str, Tensor]], *args: Any, **options: Any) -> dict[str, Tensor]:
     """Call without the warning about layers that become zero, which is frequent in small random models."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Layers? .* about to become entirely zero")
-        return function(*args)
+        return function(*args, **options)
 
 
 def flat(tensors: list[Tensor]) -> Tensor:
@@ -67,7 +64,7 @@ def flat(tensors: list[Tensor]) -> Tensor:
 def test_counts_are_exact_and_kept_magnitudes_are_at_least_the_pruned_ones(model: nn.Sequential, amount: float) -> None:
     weights = weight_layers(model)
     before = [ref.tensor.detach().clone() for ref in weights]
-    masks = quietly(global_l1_masks, weights, amount)
+    masks = quietly(compute_masks, weights, amount)
     kept = flat([masks[ref.name] for ref in weights])
     magnitudes = flat([tensor.double().abs() for tensor in before])
     assert int((~kept).sum()) == round(amount * len(kept))
@@ -88,7 +85,7 @@ def test_masks_only_shrink(model: nn.Sequential, amounts: list[float], at_random
     kept = torch.ones(total, dtype=torch.bool)
     most = 0
     for amount in amounts:
-        masks = quietly(global_random_masks if at_random else global_l1_masks, weights, amount)
+        masks = quietly(random_masks if at_random else compute_masks, weights, amount)
         apply_masks(model, masks)
         now = flat([masks[ref.name] for ref in weights])
         assert not (now & ~kept).any()
@@ -105,10 +102,10 @@ def test_local_masks_prune_the_exact_fraction_of_each_layer(model: nn.Sequential
     weights = weight_layers(model)
     left = {ref.name: torch.ones_like(ref.tensor, dtype=torch.bool) for ref in weights}
     if again:  # weights that are pruned already count
-        left = quietly(global_random_masks, weights, amount / 2)
+        left = quietly(random_masks, weights, amount / 2)
         apply_masks(model, left)
     before = {ref.name: ref.tensor.detach().clone() for ref in weights}
-    masks = quietly(local_l1_masks, weights, amount)
+    masks = quietly(uniform_masks, weights, amount)
     for ref in weights:
         assert torch.equal(ref.tensor, before[ref.name])
         kept, pruned = masks[ref.name], left[ref.name] & ~masks[ref.name]
@@ -129,7 +126,7 @@ def test_local_masks_are_those_of_torch(model: nn.Sequential, amount: float) -> 
     weights = weight_layers(model)
     for ref in weights:  # distinct magnitudes and a layout that torch can flatten
         ref.tensor.data = torch.randn_like(ref.tensor).contiguous()
-    masks = quietly(local_l1_masks, weights, amount)
+    masks = quietly(uniform_masks, weights, amount)
     for ref in weights:
         prune.l1_unstructured(ref.module, "weight", amount)
         assert torch.equal(masks[ref.name], current_mask(ref))
@@ -141,7 +138,7 @@ def test_global_masks_are_those_of_torch(model: nn.Sequential, amount: float) ->
     weights = weight_layers(model)
     for ref in weights:  # distinct magnitudes and a layout that torch can flatten
         ref.tensor.data = torch.randn_like(ref.tensor).contiguous()
-    masks = quietly(global_l1_masks, weights, amount)
+    masks = quietly(compute_masks, weights, amount)
     layers = [(ref.module, "weight") for ref in weights]
     prune.global_unstructured(layers, pruning_method=prune.L1Unstructured, amount=amount)
     for ref in weights:
@@ -159,9 +156,9 @@ def test_max_layer_sparsity_limits_each_layer_and_prunes_the_rest_elsewhere(
     room = [int(cap * size) for size in sizes]
     if wanted > sum(room):
         with pytest.raises(InputError, match="Expected `max_layer_sparsity` to leave room for an `amount` of"):
-            global_l1_masks(weights, amount, cap)
+            compute_masks(weights, amount, max_layer_sparsity=cap)
         return
-    masks = quietly(global_l1_masks, weights, amount, cap)
+    masks = quietly(compute_masks, weights, amount, max_layer_sparsity=cap)
     gone = [int((~masks[ref.name]).sum()) for ref in weights]
     assert sum(gone) == wanted
     assert all(count <= most for count, most in zip(gone, room, strict=True))
@@ -183,7 +180,7 @@ def test_max_layer_sparsity_limits_each_layer_and_prunes_the_rest_elsewhere(
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("make", [global_l1_masks, global_random_masks, local_l1_masks])
+@pytest.mark.parametrize("make", [compute_masks, random_masks, uniform_masks])
 def test_nan_and_inf_weights_are_refused_by_name(bad: float, dtype: torch.dtype, make: Any) -> None:
     model: Any = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).to(dtype)
     model[1].weight.data[1, 2] = bad
@@ -191,13 +188,13 @@ def test_nan_and_inf_weights_are_refused_by_name(bad: float, dtype: torch.dtype,
         make(weight_layers(model), 0.5)
 
 
-@pytest.mark.parametrize("make", [global_l1_masks, local_l1_masks])
+@pytest.mark.parametrize("make", [compute_masks, uniform_masks])
 def test_an_empty_selection_is_refused(make: Any) -> None:
     with pytest.raises(InputError, match="at least one weight to prune, but got none"):
         make([], 0.5)
 
 
-@pytest.mark.parametrize("make", [global_l1_masks, local_l1_masks])
+@pytest.mark.parametrize("make", [compute_masks, uniform_masks])
 @pytest.mark.parametrize("amount", [-0.1, 1.0, 1.5, float("nan"), "a", True, None])
 def test_bad_amounts_are_refused(amount: Any, make: Any) -> None:
     with pytest.raises(InputError, match=rf"`amount` in \[0, 1\), but got {amount}\."):
@@ -212,24 +209,24 @@ def test_a_layer_can_be_pruned_to_its_limit(size: int, percent: int) -> None:
     weights, most = weight_layers(nn.Linear(size, 1)), percent * size // 100
     check_room(weights, most / size, percent / 100)
     if most < size:
-        assert int((~global_l1_masks(weights, most / size, percent / 100)[""]).sum()) == most
+        assert int((~compute_masks(weights, most / size, max_layer_sparsity=percent / 100)[""]).sum()) == most
 
 
 @pytest.mark.parametrize("cap", [0, -1, 1.1, float("nan"), "a", True])
 def test_bad_limits_are_refused(cap: Any) -> None:
     with pytest.raises(InputError, match=r"^Expected `max_layer_sparsity` in \(0, 1\], but got "):
-        global_l1_masks(weight_layers(nn.Linear(3, 4)), 0.1, cap)
+        compute_masks(weight_layers(nn.Linear(3, 4)), 0.1, max_layer_sparsity=cap)
 
 
 def test_a_warning_names_a_layer_that_is_about_to_become_zero() -> None:
     model: Any = nn.Sequential(nn.Linear(2, 2), nn.Linear(4, 4))
     model[0].weight.data.fill_(1e-6)
     with pytest.warns(UserWarning, match=r"^Layer `0` is about to become entirely zero"):
-        masks = global_l1_masks(weight_layers(model), 0.5)
+        masks = compute_masks(weight_layers(model), 0.5)
     apply_masks(model, masks)
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # it is zero already
-        global_l1_masks(weight_layers(model), 0.6)
+        compute_masks(weight_layers(model), 0.6)
 
 
 def test_one_warning_names_all_layers_that_are_about_to_become_zero() -> None:
@@ -238,38 +235,38 @@ def test_one_warning_names_all_layers_that_are_about_to_become_zero() -> None:
         layer.weight.data.zero_()
     named = "^Layers `0`, `1`, `2` and 2 more are about .* their outputs .* HINT: .* leave such a layer out"
     with pytest.warns(UserWarning, match=named) as found:
-        global_l1_masks(weight_layers(model), 0.2)
+        compute_masks(weight_layers(model), 0.2)
     assert len(found) == 1
 
 
 def test_local_masks_warn_of_a_layer_that_is_about_to_become_zero() -> None:
     model = nn.Sequential(nn.Linear(1, 1), nn.Linear(4, 4))
     with pytest.warns(UserWarning, match=r"^Layer `0` is about .* HINT: leave such a layer out with `exclude`\.$"):
-        local_l1_masks(weight_layers(model), 0.6)
+        uniform_masks(weight_layers(model), 0.6)
 
 
 def test_random_masks_depend_only_on_the_seed_and_keep_the_random_state() -> None:
     weights = weight_layers(nn.Sequential(nn.Linear(20, 30), nn.Linear(30, 20)))
     state = torch.get_rng_state()
-    first = global_random_masks(weights, 0.5, seed=1)
+    first = compute_masks(weights, 0.5, RandomScore(1))
     assert torch.equal(state, torch.get_rng_state())
     torch.rand(3)
-    again = global_random_masks(weights, 0.5, seed=1)
+    again = compute_masks(weights, 0.5, RandomScore(1))
     torch.set_default_dtype(torch.float64)
     try:
         with torch.device("meta"):
-            elsewhere = global_random_masks(weights, 0.5, seed=1)
+            elsewhere = compute_masks(weights, 0.5, RandomScore(1))
     finally:
         torch.set_default_dtype(torch.float32)
-    other = global_random_masks(weights, 0.5, seed=2)
+    other = compute_masks(weights, 0.5, RandomScore(2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert all(torch.equal(first[name], elsewhere[name]) for name in first)
     assert not any(torch.equal(first[name], other[name]) for name in first)
     # not by magnitude
-    assert not torch.equal(first["0"], global_l1_masks(weights, 0.5)["0"])
+    assert not torch.equal(first["0"], compute_masks(weights, 0.5)["0"])
 
 
-@pytest.mark.parametrize("make", [global_masks, local_masks])
+@pytest.mark.parametrize("make", [compute_masks, uniform_masks])
 def test_scores_are_checked(make: Any) -> None:
     weights = weight_layers(nn.Linear(2, 2))
     with pytest.raises(InputError, match=r"^Expected finite scores for layer ``, but got NaN or infinity."):
@@ -284,7 +281,7 @@ def test_scores_are_checked(make: Any) -> None:
         make(weights, 0.5, lambda tensors: None)
 
 
-@pytest.mark.parametrize("make", [global_masks, local_masks])
+@pytest.mark.parametrize("make", [compute_masks, uniform_masks])
 @pytest.mark.parametrize("score", [RandomScore(0), lambda tensors: tensors])
 def test_custom_scores_do_not_change_the_weights(score: Any, make: Any) -> None:
     model = nn.Linear(30, 30)
@@ -294,7 +291,7 @@ def test_custom_scores_do_not_change_the_weights(score: Any, make: Any) -> None:
     assert int((~masks[""]).sum()) == 225
 
 
-@pytest.mark.parametrize("make", [global_masks, local_masks])
+@pytest.mark.parametrize("make", [compute_masks, uniform_masks])
 def test_scores_may_read_the_gradient(make: Any) -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.Linear(5, 4))
     model(torch.randn(3, 6)).square().sum().backward()
@@ -302,7 +299,7 @@ def test_scores_may_read_the_gradient(make: Any) -> None:
     salience = [(ref.tensor * ref.tensor.grad).abs().detach() for ref in weights]
     masks = make(weights, 0.5, lambda tensors: ((tensor * tensor.grad).abs() for tensor in tensors))
     pairs = [(values, masks[ref.name]) for ref, values in zip(weights, salience, strict=True)]
-    if make is global_masks:
+    if make is compute_masks:
         pairs = [(flat(salience), flat([masks[ref.name] for ref in weights]))]
     for values, kept in pairs:
         assert int((~kept).sum()) == kept.numel() // 2
@@ -313,5 +310,5 @@ def test_scores_may_read_the_gradient(make: Any) -> None:
 def test_counts_are_exact_for_many_weights() -> None:
     weights = weight_layers(nn.Linear(700, 900))
     for amount in (1e-6, 0.01, 0.5, 0.99, 0.999999):
-        masks = global_l1_masks(weights, amount)
+        masks = compute_masks(weights, amount)
         assert int((~masks[""]).sum()) == round(amount * 630_000)

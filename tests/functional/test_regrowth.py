@@ -12,7 +12,7 @@ from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
 from lit_prune.functional.criteria import RandomScore
 from lit_prune.functional.masking import apply_masks
-from lit_prune.functional.pruning import local_masks
+from lit_prune.functional.pruning import compute_masks
 from lit_prune.functional.regrowth import drop_fraction_at, regrow_masks
 
 # typed as Any, because mypy does not know which modules a model contains
@@ -23,7 +23,7 @@ current_mask: Any = masking.current_mask
 def sparse_network(seed: int, amount: float) -> nn.Module:
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(20, 7), nn.Linear(3, 2))
-    apply_masks(model, local_masks(weight_layers(model), amount, RandomScore(seed)))
+    apply_masks(model, compute_masks(weight_layers(model), amount, RandomScore(seed), allocation="uniform"))
     return model
 
 

@@ -11,7 +11,7 @@ from lit_prune.errors import InputError
 from lit_prune.functional import (
     apply_masks,
     clear_state,
-    global_l1_masks,
+    compute_masks,
     remove_masks,
     rewind,
     selection,
@@ -42,12 +42,12 @@ def test_unmasked_values_are_the_earlier_ones(make: Any, masked_before: bool) ->
     torch.manual_seed(0)
     net = make()
     if masked_before:
-        apply_masks(net, global_l1_masks(weight_layers(net), 0.2))
+        apply_masks(net, compute_masks(weight_layers(net), 0.2))
     then, values = snapshot(net), stored_values(net)
     parameters = list(net.parameters())
     train(net, optim.SGD(net.parameters(), lr=0.01))
     assert moved(then, snapshot(net))
-    masks = global_l1_masks(weight_layers(net), 0.5)
+    masks = compute_masks(weight_layers(net), 0.5)
     apply_masks(net, masks)
     rewind(net, values)
     assert all(a is b for a, b in zip(parameters, net.parameters(), strict=True))

@@ -23,7 +23,7 @@ from lit_prune.functional.criteria import Movement, RandomScore, Score, Shuffled
 from lit_prune.functional.masking import apply_masks, current_mask, hold_masks, remove_masks
 from lit_prune.functional.optimizer_state import clear_pruned_state
 from lit_prune.functional.packing import pack_masks, unpack_masks
-from lit_prune.functional.pruning import global_l1_masks, global_masks, local_masks
+from lit_prune.functional.pruning import compute_masks
 from lit_prune.functional.regrowth import regrow_masks
 from lit_prune.functional.selection import weight_layers
 from lit_prune.functional.sharding import local, part_like
@@ -103,9 +103,9 @@ def compare(rank: int, seed: int) -> None:
         score = pick(magnitude, signed, RandomScore(seed), lamp, Shuffled(l2, seed))
         limit = pick(None, 0.8)
         for amount in torch.rand(2).mul(0.98).sort().values.tolist():
-            for compute in (partial(global_masks, max_layer_sparsity=limit), local_masks):
+            for options in ({"max_layer_sparsity": limit}, {"allocation": "uniform"}):
                 (expected, said), (masks, also_said) = (
-                    outcome(compute, model, amount, score) for model in (whole, split)
+                    outcome(partial(compute_masks, **options), model, amount, score) for model in (whole, split)
                 )
                 check_equal(expected, masks)
                 assert said == also_said
@@ -129,8 +129,8 @@ def parallelize(rank: int, seed: int) -> None:
     for module in (*split, split):
         fully_shard(module, mesh=grid["data_parallel"])
     for amount in (0.3, 0.6):
-        masks = global_l1_masks(weight_layers(split), amount)
-        check_equal(global_l1_masks(weight_layers(whole), amount), masks)
+        masks = compute_masks(weight_layers(split), amount)
+        check_equal(compute_masks(weight_layers(whole), amount), masks)
         apply_masks(split, masks)
     assert sparsity_report(weight_layers(split)).zeros >= round(0.6 * (96 + 96 + 40))
     assert [name for name, mask in masks.items() if local(mask).numel() < mask.numel()] == ["0", "1", "2"]
@@ -181,7 +181,7 @@ def regrow(rank: int, seed: int) -> None:
     whole = layers(values)
     split = layers(distribute_tensor(value, mesh, [Shard(0)]) for value in values)
     for model in (whole, split):
-        apply_masks(model, local_masks(weight_layers(model), 0.6, RandomScore(seed)))
+        apply_masks(model, compute_masks(weight_layers(model), 0.6, RandomScore(seed), allocation="uniform"))
     expected = regrow_masks(weight_layers(whole), 0.5, lambda _: scores)
     for found in (
         regrow_masks(weight_layers(split), 0.5, lambda _: scores),
@@ -207,7 +207,7 @@ def add_up(rank: int, seed: int) -> None:
         callbacks.append(RigL(0.5, end_step=1000))
         callbacks[-1]._weights = weight_layers(network)
         callbacks[-1]._end = 1000
-        apply_masks(network, local_masks(callbacks[-1]._weights, 0.5, RandomScore(seed)))
+        apply_masks(network, compute_masks(callbacks[-1]._weights, 0.5, RandomScore(seed), allocation="uniform"))
     for step in range(3):
         for weight, part in zip(model.parameters(), [layer.weight for layer in split], strict=True):
             weight.grad = torch.randn_like(weight)
@@ -230,17 +230,17 @@ def refuse(rank: int) -> None:
     values = torch.full((4, 4), torch.nan if rank else 1.0)
     model = layers([distribute_tensor(values, mesh, [Shard(0)], src_data_rank=None)])
     with pytest.raises(InputError, match="weight of layer `0` to be finite"):
-        global_l1_masks(weight_layers(model), 0.5)
+        compute_masks(weight_layers(model), 0.5)
     model = layers([distribute_tensor(torch.ones(4, 4), mesh, [Shard(0)])])
     with pytest.raises(InputError, match="finite scores"):
-        global_masks(weight_layers(model), 0.5, lambda weights: (weight / (1 - rank) for weight in weights))
+        compute_masks(weight_layers(model), 0.5, lambda weights: (weight / (1 - rank) for weight in weights))
 
 
 def train(rank: int, seed: int, folder: Path) -> None:
     """Prune, train, evaluate, prune again and unmask a model under FSDP2; each process has other data."""
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Linear(300, 500), nn.ReLU(), nn.Linear(500, 10))
-    whole = global_l1_masks(weight_layers(model), 0.2)
+    whole = compute_masks(weight_layers(model), 0.2)
     apply_masks(model, whole)
     unseen = [~mask for mask in whole.values()]
     unseen[0][:, :30] = True
@@ -273,10 +273,10 @@ def train(rank: int, seed: int, folder: Path) -> None:
         reference = layers(ref.tensor.full_tensor() for ref in refs)  # type: ignore[attr-defined]
         apply_masks(reference, {str(index): mask for index, mask in enumerate(whole.values())})
         with Communicated() as sent:
-            masks = global_l1_masks(refs, amount)
+            masks = compute_masks(refs, amount)
         largest["prune"] = max(sent.sizes)
         whole = {name: mask.full_tensor() for name, mask in masks.items()}  # type: ignore[attr-defined]
-        expected = global_l1_masks(weight_layers(reference), amount)
+        expected = compute_masks(weight_layers(reference), amount)
         for got, mask in zip(whole.values(), expected.values(), strict=True):
             assert torch.equal(got, mask)
         apply_masks(model, whole if amount == 0.5 else masks)  # either form

@@ -13,7 +13,7 @@ from lit_prune.functional import selection
 from lit_prune.functional.coverage import GradientCoverage
 from lit_prune.functional.masking import apply_masks, remove_masks
 from lit_prune.functional.packing import pack_masks, unpack_masks
-from lit_prune.functional.pruning import global_l1_masks
+from lit_prune.functional.pruning import compute_masks
 from lit_prune.functional.sparsity import LayerSparsity, SparsityReport, sparsity_report
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
@@ -22,7 +22,7 @@ weight_layers: Any = selection.weight_layers
 
 def test_a_report_counts_zeros_and_masks() -> None:
     model: Any = nn.Sequential(nn.Linear(10, 20), nn.Linear(20, 5))
-    apply_masks(model, global_l1_masks(weight_layers(model), 0.25))
+    apply_masks(model, compute_masks(weight_layers(model), 0.25))
     report = sparsity_report(weight_layers(model))
     assert (report.weights, report.zeros, report.masked, report.sparsity) == (300, 75, 75, 0.25)
     assert [layer.name for layer in report.layers] == ["0", "1"]

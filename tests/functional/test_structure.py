@@ -79,8 +79,7 @@ def test_groups_are_those_of_the_description() -> None:
 def test_whole_groups_of_the_lowest_means_are_pruned(seed: int, amount: float, kind: str, uniform: bool) -> None:
     structure = STRUCTURES.get(kind, Columns())
     weights = fitting(network(seed), structure)
-    fractions = [amount] * len(weights) if uniform else None
-    masks = compute_masks(weights, amount, fractions=fractions, structure=structure)
+    masks = compute_masks(weights, amount, structure=structure, allocation="uniform" if uniform else "global")
     means, kept, sizes = [], [], []
     for ref in weights:
         mask = structure.fold(masks[ref.name])
@@ -109,7 +108,7 @@ def test_n_of_m_hold_in_every_group(seed: int, n: int, m: int, part: float, unif
     model = network(seed)
     weights = fitting(model, structure)
     for amount in [part * most] * twice + [part * most, most]:
-        masks = compute_masks(weights, amount, fractions=[amount] * 3 if uniform else None, structure=structure)
+        masks = compute_masks(weights, amount, structure=structure, allocation="uniform" if uniform else "global")
         apply_masks(model, masks)
         counts = [structure.fold(mask).sum(1) for mask in masks.values()]
         assert all((count >= n).all() for count in counts)

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchvision.models import ResNet18_Weights, resnet18
 
 from lit_prune.errors import InputError
-from lit_prune.functional import apply_masks, global_l1_masks, mask_gradients, remove_masks, weight_layers
+from lit_prune.functional import apply_masks, compute_masks, mask_gradients, remove_masks, weight_layers
 from lit_prune.functional.plain import plain_copy
 from lit_prune.models.cropped_conv import CroppedConv2d
 from lit_prune.models.resnet18 import LitResNet18
@@ -426,7 +426,7 @@ def test_bad_arguments_are_refused(arguments, phrase):
 
 def test_masks_zero_weights_and_their_gradients_and_change_no_other_output():
     model = LitResNet18().eval()
-    masks = global_l1_masks(weight_layers(model), 0.3)
+    masks = compute_masks(weight_layers(model), 0.3)
     apply_masks(model, masks)
     plain = copy.deepcopy(model)
     remove_masks(plain)

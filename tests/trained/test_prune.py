@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from lit_prune.functional import global_l1_masks, global_random_masks, weight_layers
+from lit_prune.functional import RandomScore, compute_masks, weight_layers
 from lit_prune.trained.choice import mask_zeros
 from lit_prune.trained.network import load_network
 from tests.training.conftest import TINY
@@ -54,7 +54,7 @@ def test_only_the_smallest_weights_become_zero(run, small):
     assert changed(small, "out.ckpt") == {"first.weight", "second.weight", "head.weight"}
     net = SmallNet()
     net.load_state_dict(state(small))
-    masks = global_l1_masks(weight_layers(net), 0.4)
+    masks = compute_masks(weight_layers(net), 0.4)
     assert all(torch.equal(state("out.ckpt")[f"{name}.weight"] != 0, mask) for name, mask in masks.items())
     assert sum(zeros("out.ckpt").values()) == round(0.4 * 1528)
     (total,) = [line.split() for line in answer.out.splitlines() if line.startswith("all ")]
@@ -91,7 +91,7 @@ def test_random_pruning_depends_only_on_its_seed(run, small):
     assert 0.4 < float((kept["a"] == kept["c"]).float().mean()) < 0.6
     net = SmallNet()
     net.load_state_dict(state(small))
-    masks = global_random_masks(weight_layers(net), 0.5, seed=1)
+    masks = compute_masks(weight_layers(net), 0.5, RandomScore(1))
     assert all(torch.equal(state("c.ckpt")[f"{name}.weight"] != 0, mask) for name, mask in masks.items())
 
 
@@ -227,6 +227,6 @@ def test_masking_zeros_does_not_change_weights():
     mask_zeros(model, weight_layers(model))
     refs = weight_layers(model)
     assert all(torch.equal(ref.tensor, weight) for ref, weight in zip(refs, before, strict=True))
-    masks = global_random_masks(refs, 0.5, seed=3)
+    masks = compute_masks(refs, 0.5, RandomScore(3))
     assert not masks["0"][0].any()
     assert sum(int((~mask).sum()) for mask in masks.values()) == 12

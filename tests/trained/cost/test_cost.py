@@ -11,7 +11,7 @@ from torch.nn.utils import prune
 
 from lit_prune import LitResNet18
 from lit_prune.errors import InputError
-from lit_prune.functional import apply_masks, global_l1_masks, weight_layers
+from lit_prune.functional import apply_masks, compute_masks, weight_layers
 from lit_prune.functional.masking import masked_parameters
 from lit_prune.models.resnet18_channels import FULL_CHANNELS
 from lit_prune.trained.cost.latency import Latency
@@ -30,7 +30,7 @@ IMAGES = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 def pruned(model, amount=0.5):
-    apply_masks(model, global_l1_masks(weight_layers(model), amount))
+    apply_masks(model, compute_masks(weight_layers(model), amount))
     return model.eval()
 
 
