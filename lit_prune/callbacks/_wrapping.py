@@ -1,4 +1,4 @@
-"""Wrap methods of a strategy for as long as `fit` runs."""
+"""Wrap methods of a strategy or a model for as long as `fit` runs."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +21,7 @@ class Wrapped:
         self._around: Callable[..., Any] | None = around
         self._before = vars(owner).get(name)
         self._original = getattr(owner, name)
+        self.__wrapped__ = getattr(self._original, "__wrapped__", self._original)  # Lightning reads the code of hooks
         setattr(owner, name, self)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

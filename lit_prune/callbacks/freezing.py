@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Sequence
-from functools import update_wrapper
+from functools import partial
 from math import inf, isnan
 from typing import Any, TypedDict, cast
 
@@ -22,6 +22,7 @@ from lit_prune.callbacks._checks import (
     refuse_sharded_parameters,
 )
 from lit_prune.callbacks._holding import MaskHolder
+from lit_prune.callbacks._wrapping import Wrapped
 from lit_prune.errors import check_choice, check_integer, closest_hint, expected
 from lit_prune.functional.averages import find_untrained_copies
 from lit_prune.functional.freezing import (
@@ -135,7 +136,7 @@ class LayerFreezing(Callback):
         self._frozen: Frozen | None = None
         self._scaled: list[ScaledUpdates] = []
         self._handles: list[RemovableHandle] = []
-        self._unhook: Callable[[], None] | None = None
+        self._hook: Wrapped | None = None
         self._progress: dict[str, Any] = {}
         self._forget()
 
@@ -169,7 +170,7 @@ class LayerFreezing(Callback):
         if hook is None:
             self._freeze(trainer, pl_module)
         else:
-            self._unhook = _HookThenActions.add(pl_module, hook, lambda: self._freeze(trainer, pl_module))
+            self._hook = Wrapped(pl_module, hook, partial(self._freeze_after, trainer, pl_module))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze again, because a strategy may have replaced modules by synchronised batch norms."""
@@ -232,6 +233,12 @@ class LayerFreezing(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Unfreeze the module."""
         self._release()
+
+    def _freeze_after(
+        self, trainer: Trainer, pl_module: LightningModule, hook: Callable[..., None], *args: Any, **kwargs: Any
+    ) -> None:
+        hook(*args, **kwargs)
+        self._freeze(trainer, pl_module)
 
     def _freeze(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stages = [modules_to_freeze(pl_module, self.fraction, self.layers, self.by, self.freeze_norm)]
@@ -321,12 +328,12 @@ class LayerFreezing(Callback):
         self._frozen, self._scaled = None, []
 
     def _release(self) -> None:
-        if self._unhook is not None:
-            self._unhook()
+        if self._hook is not None:
+            self._hook.remove()
         for handle in self._handles:
             handle.remove()
         self._thaw()
-        self._unhook, self._handles = None, []
+        self._hook, self._handles = None, []
 
 
 def _warn_of_copies(model: nn.Module) -> None:
@@ -377,33 +384,3 @@ def _check_phases(phases: Any, monitor: Any) -> None:
         raise expected(
             "a phase with `patience`, as `monitor` is set", "none", "give a phase a `patience`, or leave `monitor` out"
         )
-
-
-class _HookThenActions:
-    """Replacement for a module's hook: calls the hook, then runs actions of callbacks."""
-
-    def __init__(self, module: nn.Module, hook: str) -> None:
-        self.actions: list[Callable[[], None]] = []
-        self._module, self._hook = module, hook
-        self._original = getattr(module, hook)
-        update_wrapper(self, self._original)
-
-    @classmethod
-    def add(cls, module: nn.Module, hook: str, action: Callable[[], None]) -> Callable[[], None]:
-        """Run an action after each call of a hook, until the returned function is called."""
-        replacement = vars(module).get(hook)
-        if not isinstance(replacement, cls):
-            replacement = cls(module, hook)
-            setattr(module, hook, replacement)
-        replacement.actions.append(action)
-        return lambda: replacement.remove(action)
-
-    def __call__(self, *args: Any, **kwargs: Any) -> None:
-        self._original(*args, **kwargs)
-        for action in self.actions:
-            action()
-
-    def remove(self, action: Callable[[], None]) -> None:
-        self.actions.remove(action)
-        if not self.actions:
-            delattr(self._module, self._hook)
