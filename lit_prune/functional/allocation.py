@@ -94,13 +94,13 @@ def in_proportion(allocation: Allocation, amount: float) -> Allocation:
 
 
 def make_allocation(allocation: Any, amount: float, max_layer_sparsity: float | None = None) -> Allocation | None:
-    """Return the function for the `allocation` argument of `Pruning`; None for "global" and None.
+    """Return the function for the `allocation` argument of `Pruning`; None for "global".
 
     Raises:
         InputError: If the argument is not a name, mapping or function, if a fraction is not in [0, 1), if `amount` is 0
             with a mapping, or if `max_layer_sparsity` is given for an allocation other than "global" and "erk".
     """
-    if max_layer_sparsity is not None and allocation not in (None, "global", "erk"):
+    if max_layer_sparsity is not None and allocation not in ("global", "erk"):
         what = 'no `max_layer_sparsity`, except with `allocation` "global" or "erk"'
         raise expected(what, max_layer_sparsity, "this allocation sets the fraction of each layer; leave the limit out")
     if isinstance(allocation, Mapping):
@@ -114,7 +114,5 @@ def make_allocation(allocation: Any, amount: float, max_layer_sparsity: float | 
     if callable(allocation):
         result: Allocation = allocation
         return result
-    if allocation is None:
-        return None
     check_choice("allocation", allocation, ALLOCATIONS)
     return {"global": None, "uniform": uniform, "erk": partial(erk, max_layer_sparsity=max_layer_sparsity)}[allocation]

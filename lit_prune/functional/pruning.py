@@ -65,9 +65,9 @@ def compute_masks(
     check_amount(amount)
     check_max_layer_sparsity(max_layer_sparsity)
     score = make_criterion(criterion)
-    if not isinstance(structure, CoupledChannels):
+    if structure is not None and not isinstance(structure, CoupledChannels):
         structure = make_structure(structure, amount)
-    if not callable(allocation):
+    if allocation is not None and not callable(allocation):
         allocation = make_allocation(allocation, amount, max_layer_sparsity)
     candidates = Candidates.of(weights)
     sizes, left = candidates.split.sizes, candidates.left

@@ -146,13 +146,11 @@ def mark_lowest_groups(
 
 
 def make_structure(structure: Any, amount: float) -> Structure | None:
-    """Return the object for the `structure` argument of `Pruning`; None for "weight" and None.
+    """Return the object for the `structure` argument of `Pruning`; None for "weight".
 
     Raises:
         InputError: If it is not a structure, or if `amount` is more than an N:M structure allows.
     """
-    if structure is None:
-        return None
     found: Any = structure
     if isinstance(structure, str):
         numbers = [int(number) for number in re.findall(r"\d+", structure)]
