@@ -13,7 +13,7 @@ _VERSIONS = {"lit_prune": "lit-prune", "lightning": "Lightning", "torch": "torch
 
 
 def overview(results: Results, started: Results) -> str:
-    """Return a paragraph about experiments, initial weights, data, epochs, machine, and the number of complete runs.
+    """Return a paragraph about experiments, initial weights, data, epochs, optimizer, machine, and complete runs.
 
     Args:
         results: Results of the study.
@@ -28,6 +28,7 @@ def overview(results: Results, started: Results) -> str:
         _weights(results),
         _data(plan),
         _epochs(results),
+        _optimizer(plan),
         _machine(results),
         describe_runs(started) + ("; all numbers are from complete runs." if 0 < complete < len(started.runs) else "."),
         describe_not_started(results, started),
@@ -97,7 +98,9 @@ def _data(plan: Plan) -> str:
     left = _CIFAR10_TRAIN - val if source == "cifar10" and isinstance(val, int) else None
     train = _number(limit or left or "all") + (f" of {_number(left)}" if limit and left else "")
     batch = _number(data.get("batch_size", _BATCH_SIZE))
-    return f"The data are {name}: {train} training images, {_number(val)} for validation, batches of {batch}{but}."
+    augment = f", augmentation: {data['augment']}" if "augment" in data else ""
+    images = f"{train} training images, {_number(val)} for validation"
+    return f"The data are {name}: {images}, batches of {batch}{augment}{but}."
 
 
 def _epochs(results: Results) -> str:
@@ -106,6 +109,30 @@ def _epochs(results: Results) -> str:
         return ""
     low, high = min(counts), max(counts)
     return f"Each training took {pluralize(low, 'epoch') if low == high else f'{low} to {high} epochs'}."
+
+
+def _optimizer(plan: Plan) -> str:
+    """Return what the plan says about optimizer and learning rate schedule; "" if it leaves them to the model class."""
+    model = _arguments(plan.settings.get("model"))
+    sentences = []
+    for key, title in (("optimizer", "Optimizer"), ("lr_scheduler", "Learning rate schedule")):
+        if key in model:
+            others = [one.name for one in plan.experiments if key in _arguments(one.overrides.get("model"))]
+            but = f" (another in {', '.join(others)})" if others else ""
+            sentences.append(f"{title}: {_describe_object(model[key])}{but}.")
+    return " ".join(sentences)
+
+
+def _arguments(settings: Any) -> dict[str, Any]:
+    """Return the arguments that settings give to a class."""
+    found: dict[str, Any] = settings if isinstance(settings, dict) else {}
+    return found | (found.get("init_args") or {})
+
+
+def _describe_object(settings: Any) -> str:
+    settings = settings if isinstance(settings, dict) else {"class_path": settings}
+    arguments = ", ".join(f"{key}={value}" for key, value in (settings.get("init_args") or {}).items())
+    return f"`{str(settings.get('class_path')).rsplit('.', 1)[-1]}({arguments})`"
 
 
 def _machine(results: Results) -> str:

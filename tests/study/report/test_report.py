@@ -138,6 +138,10 @@ def test_the_weights_of_the_runs_count_not_those_of_the_plan(tmp_path):
             {"limit_train": 10_000, "val_size": 2000, "batch_size": 64},
             "The data are CIFAR-10: 10,000 of 48,000 training images, 2,000 for validation, batches of 64.",
         ),
+        (
+            {"augment": "standard"},
+            "45,000 training images, 5,000 for validation, batches of 128, augmentation: standard.",
+        ),
         ({"class_path": "their.module.Digits"}, "The data come from `Digits`."),
         ("Digits", "The data come from `Digits`."),
         ({"val_size": "many", "source": ["x"]}, "The data are ['x']: all training images, many for validation"),
@@ -152,6 +156,36 @@ def test_the_overview_names_experiments_with_other_data_settings(tmp_path):
     own = {"name": "task1/small-batch", "overrides": {"data": {"batch_size": 8}}}
     make_study(tmp_path, SMALL | {"experiments": [*SMALL["experiments"], own]})
     assert "batches of 32 (other data settings in task1/small-batch)." in paragraph(text_of(tmp_path))
+
+
+ADAM = {"class_path": "torch.optim.Adam", "init_args": {"lr": 0.01, "fused": True}}
+DECAY = {"class_path": "torch.optim.lr_scheduler.StepLR", "init_args": {"step_size": 3}}
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        ({"optimizer": ADAM, "lr_scheduler": DECAY}, "Optimizer: `Adam(lr=0.01, fused=True)`. "
+         "Learning rate schedule: `StepLR(step_size=3)`. Device"),
+        ({"class_path": "their.Net", "init_args": {"optimizer": "torch.optim.SGD"}}, "Optimizer: `SGD()`. Device"),
+    ],
+)  # fmt: skip
+def test_the_overview_names_the_optimizer(tmp_path, model, said):
+    make_study(tmp_path, SMALL | {"settings": {"model": model}})
+    assert said in paragraph(text_of(tmp_path))
+
+
+@pytest.mark.parametrize("model", [{}, None, "their.Net", {"class_path": "their.Net", "init_args": None}])
+def test_a_plan_that_leaves_the_optimizer_to_the_model_does_not_guess_it(tmp_path, model):
+    make_study(tmp_path, SMALL | {"settings": {"model": model}})
+    assert "ptimizer" not in paragraph(text_of(tmp_path))
+
+
+def test_the_overview_names_experiments_with_another_optimizer(tmp_path):
+    own = {"name": "task1/sgd", "overrides": {"model": {"optimizer": {"class_path": "torch.optim.SGD"}}}}
+    settings = {"settings": {"model": {"optimizer": ADAM}}}
+    make_study(tmp_path, SMALL | settings | {"experiments": [*SMALL["experiments"], own]})
+    assert "`Adam(lr=0.01, fused=True)` (another in task1/sgd)." in paragraph(text_of(tmp_path))
 
 
 def test_the_summary_names_the_best_experiment_and_what_each_is_compared_with(tmp_path):
