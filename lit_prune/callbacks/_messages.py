@@ -1,6 +1,6 @@
 """Messages of pruning callbacks, for example about parameters that they leave out."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -23,28 +23,21 @@ def print_choice(owner: str, model: nn.Module, weights: Sequence[WeightRef]) -> 
     """
     if (left := describe_passed_over(model)) is not None:
         rank_zero_info(f"{owner} leaves out {left}. Choose parameters by name with `parameters`.")
-    chosen = {ref.module for ref in weights}
-    for copy, source in find_untrained_copies(model):
-        if any(module in chosen for module in model.get_submodule(copy).modules()):
-            rank_zero_warn(
-                f"`{copy}` is not trained and seems to be a copy of `{source}`. Its weights are pruned too, and count "
-                f"towards `amount`. HINT: leave it out with `exclude={copy!r}`."
-            )
+    advice = "Its weights are pruned too, and count towards `amount`. HINT: leave it out with `exclude={!r}`."
+    warn_of_copies(model, {ref.module for ref in weights}, advice)
 
 
-def print_unreached(owner: str, last: int, unit: str, end: float) -> None:
-    """Print a message if training ends before a callback reaches its `amount`.
+def warn_of_copies(model: nn.Module, chosen: Collection[nn.Module], advice: str) -> None:
+    """Warn if chosen modules are in an untrained copy of another part of the model.
 
     Args:
-        owner: Name of the callback.
-        last: Time, counted from 0, at which the callback prunes for the last time.
-        unit: Unit of the times, "epoch" or "step".
-        end: Length of the training.
+        model: The model.
+        chosen: Modules that a callback freezes, prunes or counts.
+        advice: What this means and what to do; `{!r}` stands for the name of the copy.
     """
-    if end <= last:
-        rank_zero_info(
-            f"{owner} reaches `amount` in {unit} {last}, counted from 0, but training ends after {end:.0f} {unit}s."
-        )
+    for copy, source in find_untrained_copies(model):
+        if any(module in chosen for module in model.get_submodule(copy).modules()):
+            rank_zero_warn(f"`{copy}` is not trained and seems to be a copy of `{source}`. {advice.format(copy)}")
 
 
 def warn_of_lost_zeros(owner: str, weights: Sequence[WeightRef]) -> None:

@@ -1,10 +1,10 @@
 """`Pruning`, of which all other pruning callbacks are special cases."""
 
 from collections.abc import Iterable, Sequence
-from math import inf
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,7 +21,7 @@ from lit_prune.callbacks._checks import (
     refuse_sharded_parameters,
 )
 from lit_prune.callbacks._holding import MaskHolder, gradient_scale, mask_averages, restart_averages
-from lit_prune.callbacks._messages import print_choice, print_unreached, warn_of_lost_zeros
+from lit_prune.callbacks._messages import print_choice, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, check_integer, expected
 from lit_prune.functional.allocation import Allocation, allocate, in_proportion, make_allocation
@@ -270,7 +270,10 @@ class Pruning(Callback):
         if self.amount:
             end = trainer.estimated_stepping_batches if self.times.unit == "step" else trainer.max_epochs
             last = self.times.start if self.times.end is None else self.times.end
-            print_unreached(type(self).__name__, last, self.times.unit, inf if end in (None, -1) else end)
+            if end not in (None, -1) and end <= last:
+                unit = self.times.unit
+                reached = f"{type(self).__name__} reaches `amount` in {unit} {last}, counted from 0"
+                rank_zero_info(f"{reached}, but training ends after {end:.0f} {unit}s.")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune if the schedule sets a higher sparsity for this epoch than has been reached."""
@@ -302,18 +305,14 @@ class Pruning(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if `Trainer.validate` loaded weights that are less sparse than this callback's masks."""
         if trainer.state.fn == "validate":
-            reshard(pl_module)
-            warn_of_lost_zeros(type(self).__name__, self._weights)
+            Pruning.on_test_start(self, trainer, pl_module)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warn if the loaded weights are less sparse than this callback's masks."""
         reshard(pl_module)
         warn_of_lost_zeros(type(self).__name__, self._weights)
 
-    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Warn if the loaded weights are less sparse than this callback's masks."""
-        reshard(pl_module)
-        warn_of_lost_zeros(type(self).__name__, self._weights)
+    on_predict_start = on_test_start
 
     def catch_up(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Prune to the sparsity that the schedule sets for the current epoch or step, unless it is reached already.

@@ -1,6 +1,5 @@
 """Freeze parts of a model during training."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf, isnan
@@ -22,9 +21,9 @@ from lit_prune.callbacks._checks import (
     refuse_sharded_parameters,
 )
 from lit_prune.callbacks._holding import MaskHolder
+from lit_prune.callbacks._messages import warn_of_copies
 from lit_prune.callbacks._wrapping import Wrapped
 from lit_prune.errors import check_choice, check_integer, closest_hint, expected
-from lit_prune.functional.averages import find_untrained_copies
 from lit_prune.functional.freezing import (
     Frozen,
     ScaledUpdates,
@@ -175,8 +174,9 @@ class LayerFreezing(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze again, because a strategy may have replaced modules by synchronised batch norms."""
         self._release()
-        if self.fraction is not None and trainer.is_global_zero:
-            _warn_of_copies(pl_module)
+        if self.fraction is not None:
+            advice = "Its layers count towards `fraction`. HINT: freeze by name, with `layers`."
+            warn_of_copies(pl_module, {refs[0].module for refs in group_weights_by_layer(pl_module)}, advice)
         self._freeze(trainer, pl_module)
         # in manual optimization, an optimizer without Lightning's wrapper does not call `on_before_optimizer_step`
         self._handles = [before_step(optimizer, self._drop_gradients) for optimizer in trainer.optimizers]
@@ -334,17 +334,6 @@ class LayerFreezing(Callback):
             handle.remove()
         self._thaw()
         self._hook, self._handles = None, []
-
-
-def _warn_of_copies(model: nn.Module) -> None:
-    counted = {refs[0].module for refs in group_weights_by_layer(model)}
-    for copy, source in find_untrained_copies(model):
-        if any(module in counted for module in model.get_submodule(copy).modules()):
-            warnings.warn(
-                f"`{copy}` is not trained and seems to be a copy of `{source}`. Its layers count towards `fraction`. "
-                "HINT: freeze by name, with `layers`.",
-                stacklevel=2,
-            )
 
 
 def _check_phases(phases: Any, monitor: Any) -> None:
