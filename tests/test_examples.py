@@ -6,10 +6,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import nbformat
 import pytest
 import torch
-from nbclient import NotebookClient
 from torchvision.models import resnet18
 
 from lit_prune.main import main
@@ -126,6 +124,9 @@ def _weights(folder: Path) -> dict[str, Any]:
 
 def execute(folder: Path, settings: str | None) -> list[str]:
     """Execute the notebook, optionally with other settings, and return what its cells print."""
+    import nbformat  # here, because this takes seconds
+    from nbclient import NotebookClient
+
     notebook = nbformat.read(folder / "tasks_1_to_5.ipynb", as_version=4)
     if settings is not None:
         (cell,) = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]

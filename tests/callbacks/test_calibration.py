@@ -185,6 +185,7 @@ def test_a_training_is_the_same_to_the_bit(data: Callable[[], Any]) -> None:
 
 
 @pytest.mark.parametrize("name", ["shuffled", "persistent workers"])
+@pytest.mark.gate
 def test_the_seed_decides_about_batches(name: str) -> None:
     measures = [Measures(seed) for seed in (0, 0, 1)]
     for one in measures:

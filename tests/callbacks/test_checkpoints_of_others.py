@@ -234,6 +234,7 @@ class Penalised(Classifier):
         (hoyer, "adamw", {}, torch.float32),
     ],
 )
+@pytest.mark.gate
 def test_penalties_move_nothing_behind_masks_and_runs_resume(
     tmp_path: Path, penalty: Any, optimizer: str, kwargs: Any, dtype: torch.dtype, first: str
 ) -> None:

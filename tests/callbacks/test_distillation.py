@@ -241,6 +241,7 @@ def test_an_average_may_teach() -> None:
     assert all((value != 0).all() for name, value in teacher.named_parameters() if name.endswith("weight"))
 
 
+@pytest.mark.gate
 def test_a_compiled_network_is_distilled_too() -> None:
     teacher, losses = student(0), []
     for callbacks in ([], [CompiledTraining(backend="aot_eager")]):

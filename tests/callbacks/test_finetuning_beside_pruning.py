@@ -119,6 +119,7 @@ def test_backbone_finetuning(package: Any, optimizer: str, order: int, start: in
 @quiet
 @PACKAGES
 @pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.gate
 def test_a_run_with_a_thawed_backbone_resumes(tmp_path: Path, package: Any, order: int) -> None:
     def callbacks(start: int) -> list[Any]:
         return [backbone(package, 2), GlobalL1Pruning(0.5, start_epoch=start)][::order]
@@ -157,6 +158,7 @@ class Phases(BaseFinetuning):
         lambda: GlobalRandomPruning(0.5, start_epoch=1, end_epoch=4),
     ],
 )
+@pytest.mark.gate
 def test_layers_that_thaw_one_by_one_while_they_are_pruned(tmp_path: Path, pruning: Any, order: int) -> None:
     def callbacks(watch: Watch) -> list[Any]:
         return [*[Phases(), pruning()][::order], watch]

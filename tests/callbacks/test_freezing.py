@@ -563,6 +563,7 @@ class Halves:
             yield tuple(torch.cat(parts) for parts in zip(*both, strict=True))
 
 
+@pytest.mark.gate
 def test_two_processes_agree_with_each_other_and_with_one(tmp_path):
     run_ddp(_ddp_worker, str(tmp_path / "results.pt"))
     results = torch.load(tmp_path / "results.pt")

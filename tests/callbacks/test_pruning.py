@@ -323,6 +323,7 @@ def test_masked_values_stay_zero_with_an_optimizer_that_moves_zeros(pruner: Any)
         assert not ref.tensor[~current_mask(ref)].any()
 
 
+@pytest.mark.gate
 def test_a_compiled_module_trains_like_an_eager_one() -> None:
     def run(compiled: bool) -> dict[str, Tensor]:
         torch._dynamo.reset()

@@ -241,6 +241,7 @@ def train(rank: int, folder: Path, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fisher", "synflow", "shuffled movement"])
+@pytest.mark.gate
 def test_processes_have_equal_weights(tmp_path: Path, kind: str) -> None:
     run_ddp(train, tmp_path, kind)
     ours, theirs = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))

@@ -94,6 +94,7 @@ def train(rank: int, folder: Path, case: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
+@pytest.mark.gate
 def test_processes_have_identical_weights_and_masks(tmp_path: Path, case: str) -> None:
     run_ddp(train, tmp_path, case)
     for epoch, expected in zip(range(EPOCHS), CASES[case][1], strict=True):

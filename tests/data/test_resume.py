@@ -88,6 +88,7 @@ def same_weights(left, right):
     ],
     ids=["validation", "no validation", "validation in between", "max_steps"],
 )
+@pytest.mark.gate
 def test_resuming_after_any_step_changes_nothing(fit, tmp_path, workers, arguments):
     whole = fit(data={"num_workers": workers}, **arguments)
     assert [size for _, size, _ in whole.batches] == [8, 8, 8, 9] * 2
@@ -98,6 +99,7 @@ def test_resuming_after_any_step_changes_nothing(fit, tmp_path, workers, argumen
         assert same_weights(resumed, whole), step
 
 
+@pytest.mark.gate
 def test_workers_read_the_same_batches(fit):
     assert fit(data={"num_workers": 0}, max_epochs=2).batches == fit(data={"num_workers": 2}, max_epochs=2).batches
 

@@ -83,6 +83,7 @@ def one_thread():
 
 
 @pytest.mark.usefixtures("one_thread")
+@pytest.mark.gate
 def test_a_small_convolutional_network_learns_the_classes(drawn):
     torch.manual_seed(0)
     net = torch.nn.Sequential(

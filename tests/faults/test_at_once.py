@@ -29,6 +29,7 @@ def fit(rank, folder, number):
 
 
 @pytest.mark.parametrize("number", [2, 4])
+@pytest.mark.gate
 def test_runs_that_start_at_once_have_their_own_folders_and_logs(tmp_path, number):
     start_processes(fit, (tmp_path, number), nprocs=number, start_method="forkserver")
     folders = sorted(tmp_path.glob("lightning_logs/Line/*"))

@@ -18,6 +18,7 @@ def removal(**arguments):
 
 @pytest.mark.parametrize("arguments", [{"epoch": 2}, {"epoch": 2, "validating": True}, {"epoch": 3, "above": 2}])
 @pytest.mark.parametrize("checkpoints", [True, False], ids=["with checkpoints", "logs alone"])
+@pytest.mark.gate
 def test_a_run_whose_folder_is_removed_stops_and_creates_no_other(run, tmp_path, arguments, checkpoints):
     bystander = tmp_path / "bystander"
     bystander.touch()

@@ -63,6 +63,7 @@ def test_fraction_of_layers(fraction, layers, count):
 
 @settings(deadline=None)  # a thousand layers, on a busy machine
 @given(st.integers(1, 1000), st.integers(1, 1000))
+@pytest.mark.gate
 def test_rounding_errors_do_not_add_a_layer(count, total):
     count = min(count, total)
     for fraction in (count / total, 1 / total * count, 1 - (total - count) / total):
@@ -226,6 +227,7 @@ def test_frozen_models_can_be_copied_and_pickled(duplicate):
 
 @pytest.mark.parametrize("keep_backward", [True, False])
 @pytest.mark.parametrize("compile_first", [True, False])
+@pytest.mark.gate
 def test_compiled_models_agree_with_eager_ones(compile_first, keep_backward):
     model = net()
     model[2] = parametrizations.spectral_norm(nn.Linear(4, 4))

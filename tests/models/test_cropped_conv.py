@@ -208,6 +208,7 @@ def test_masked_weights(shape):
 
 
 @pytest.mark.parametrize("dynamic", [None, True])
+@pytest.mark.gate
 def test_compiled(dynamic):
     plain, cropped = pair(3, 5, 3, padding=1)
     torch.compiler.reset()

@@ -135,6 +135,7 @@ def test_weights_of_other_channels_are_refused(narrow, tmp_path):
         LitResNet18(init_from=str(path))
 
 
+@pytest.mark.gate
 def test_a_run_from_narrow_weights_is_tested_and_resumed(narrow, run, tmp_path):
     torch.save(narrow.state_dict(), tmp_path / "narrow.pt")
     argv = [*TINY, "--name=narrow", "--model.init_from=narrow.pt"]

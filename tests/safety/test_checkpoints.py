@@ -91,6 +91,7 @@ def test_a_trainer_reads_checkpoints_as_safely(armed, name, full_powers, monkeyp
     assert not canary.exists()
 
 
+@pytest.mark.gate
 def test_the_gadgets_are_real(tmp_path):
     """Loaded unsafely, every gadget makes its canary; otherwise the test above could not fail."""
     files = {}
@@ -137,6 +138,7 @@ def _as_key(checkpoint: dict[str, Any], gadget: Any) -> None:
 
 @pytest.mark.parametrize("hide", [_in_callback, _in_optimizer, _in_settings, _in_hyperparameters, _as_key])
 @pytest.mark.parametrize("option", ["--ckpt_path", "--model.weights", "--model.init_from"])
+@pytest.mark.gate
 def test_a_gadget_in_a_genuine_checkpoint_does_not_run(run, tmp_path, genuine, hide, option):
     checkpoint = read_checkpoint(genuine)
     hide(checkpoint, shell(tmp_path / "canary"))

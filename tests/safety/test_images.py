@@ -90,6 +90,7 @@ BAD: dict[str, tuple[Callable[[], bytes], str]] = {
 
 @pytest.mark.parametrize("name", BAD)
 @pytest.mark.parametrize("in_folder", [False, True], ids=["file", "folder"])
+@pytest.mark.gate
 def test_bad_images_are_refused_in_one_sentence(tmp_path, monkeypatch, name, in_folder):
     monkeypatch.chdir(tmp_path)
     content, sentence = BAD[name][0](), BAD[name][1]

@@ -351,6 +351,7 @@ def refused(run: Run, *argv: str) -> str:
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.gate
 def test_a_checkpoint_cannot_choose_what_is_imported(run, genuine, name):
     settings, where, found = SETTINGS[name]
     tampered(genuine, lambda checkpoint: checkpoint["lit_prune"]["settings"]["model"].update(copy.deepcopy(settings)))

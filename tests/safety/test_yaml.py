@@ -138,6 +138,7 @@ def test_harmless_yaml_is_loaded_as_by_yaml(tmp_path, text):
     assert load_yaml(path) == yaml.safe_load(text)
 
 
+@pytest.mark.gate
 def test_a_large_harmless_file_is_accepted(tmp_path):
     path = tmp_path / "fine.yaml"
     path.write_text("- 1\n" * 99_998)

@@ -142,6 +142,7 @@ def test_a_mask_of_the_wrong_shape_is_ignored(checkpoint, tmp_path):
     assert "head.2" in network.masks
 
 
+@pytest.mark.gate
 def test_a_saved_network_can_be_loaded_tested_and_trained(checkpoint, run):
     network = load_network(str(checkpoint))
     model = network.require_model()

@@ -407,6 +407,7 @@ def test_onnx_takes_the_inputs_of_the_example(run, checkpoint, kind, batch):
     assert f"{COUNT:,}, {round(0.25 * COUNT):,} of them zero (25.00%)" in answer.out
 
 
+@pytest.mark.gate
 def test_torchexport_takes_several_inputs(run, checkpoint):
     answer = run("export", checkpoint, "--model=tests.trained.own.Explicit", "--format=torchexport", "--output=net.pt2")
     assert answer.status == 0, answer.err
@@ -483,6 +484,7 @@ class Two(Flat):
 
 
 @pytest.mark.parametrize("kind", ["onnx", "torchexport", "accelerated", "safetensors"])
+@pytest.mark.gate
 def test_a_network_of_one_number_for_each_input_is_exported(run, kind):
     torch.save(Squeezed().state_dict(), "one.pt")
     argv = [f"--model={__name__}.Squeezed", f"--format={kind}", "--output=net.out", "--input_size=[5]"]

@@ -174,6 +174,7 @@ def test_remaining_channels_keep_their_zeros(checkpoint):
     assert {kernel.numpy().tobytes() for kernel in left} < kernels
 
 
+@pytest.mark.gate
 def test_the_file_can_be_tested_fine_tuned_and_shrunk_again(run, checkpoint):
     done = run("shrink", str(checkpoint), "--ratio=0.75", "--output=small.ckpt", "--limit=20", "--data.val_size=20")
     assert done.status == 0, done.err

@@ -85,6 +85,7 @@ def fit(
 
 
 @pytest.mark.parametrize("make", [narrow, SmallNet, Inner])
+@pytest.mark.gate
 def test_the_network_is_compiled_in_training_steps_alone(make: Callable[[], LightningModule]) -> None:
     counting = Counting()
     module = fit(make, counting, max_epochs=2)
@@ -116,6 +117,7 @@ def test_frozen_layers_stay_and_the_others_move() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty:UserWarning")
+@pytest.mark.gate
 def test_checkpoints_are_plain_and_resume_to_the_same_bits(tmp_path: Path) -> None:
     def run(**options: Any) -> LightningModule:
         saved = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, every_n_train_steps=1)

@@ -87,6 +87,7 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[int]]:
     [[], ["--data.augment=standard", "--trainer.gradient_clip_val=1"], ["--trainer.precision=bf16-mixed"]],
     ids=["plain", "clipped", "bf16"],
 )
+@pytest.mark.gate
 def test_no_step_waits(run: Run, watched: Callable[[str], list[int]], device: str, options: list[str]) -> None:
     seen = watched(device)
     tiny = [option.replace("accelerator=cpu", f"accelerator={device}") for option in TINY]

@@ -35,6 +35,7 @@ def logged(folder: Path) -> dict[str, float]:
         (["--trainer.logger=true"], "lightning_logs/x/version_0"),
     ],
 )
+@pytest.mark.gate
 def test_a_logger_gets_the_name_of_the_run(run: Run, options: list[str], folder: str) -> None:
     answer = run(*FIT, *options)
     assert answer.status == 0, answer.err

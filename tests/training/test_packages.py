@@ -107,6 +107,7 @@ def add(callback: str, arguments: dict[str, Any]) -> list[str]:
     return [f"--trainer.callbacks+={callback}", *options]
 
 
+@pytest.mark.gate
 def test_a_model_of_the_other_package_trains_and_resumes_to_the_same_bits(run):
     callbacks: dict[str, dict[str, Any]] = {
         "EarlyStopping": {"monitor": "val/loss", "patience": 9},

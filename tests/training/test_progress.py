@@ -21,6 +21,7 @@ PRUNE = [
 METRICS = r"train/acc 0\.\d{4}, train/loss \d\.\d{4}, val/acc 0\.\d{4}, val/loss \d\.\d{4}"
 
 
+@pytest.mark.gate
 def test_without_a_terminal_there_is_a_line_for_each_epoch(
     run: Run, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

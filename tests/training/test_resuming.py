@@ -75,6 +75,7 @@ def interrupting(hook: str, step: int, marker: str = "sent", number: int = signa
         ("on_train_epoch_start", 8, signal.SIGINT, "after 2 of 3 epochs"),
     ],
 )
+@pytest.mark.gate
 def test_a_signal_saves_a_checkpoint_and_prints_the_command_that_resumes(run, whole, hook, step, number, when):
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     argv = [*OPTIONS, *interrupting(hook, step, number=number)]
@@ -115,6 +116,7 @@ def test_the_same_command_starts_resumes_and_then_reports_a_finished_run(run, wh
     assert [path.name for path in FOLDER.parent.iterdir()] == ["version_0"]
 
 
+@pytest.mark.gate
 def test_our_model_resumes_with_its_best_epoch(run, tmp_path):
     argv = [NARROW, *(word for word in OPTIONS if not word.startswith("--model"))]
     assert run("fit", *argv).status == 0

@@ -236,6 +236,7 @@ def test_a_run_can_be_repeated_from_its_own_config(run):
 
 # the additional checkpoints are not requested again
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.gate
 def test_resuming_is_bit_identical(run):
     """A run resumes from the end of an epoch, from the middle of one, and from the last batch of one."""
     argv = ["--seed_everything=11", NARROW, "--model.lr_scheduler=StepLR", "--model.lr_scheduler.step_size=1"]
@@ -274,6 +275,7 @@ def test_a_checkpoint_is_scored_on_validation_and_test_images(run):
 
 
 @pytest.mark.parametrize("command", ["validate", "test", "predict"])
+@pytest.mark.gate
 def test_an_untrained_network_is_not_evaluated(run, command):
     without = run(command, *TINY, NARROW)
     assert without.status == 2

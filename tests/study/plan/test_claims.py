@@ -44,6 +44,7 @@ CLAIMS = st.lists(
 # the first draw takes seconds on a busy machine
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
 @given(CLAIMS)
+@pytest.mark.gate
 def test_claims_survive_a_round_trip(claims):
     assert read_claims([claim.as_dict() for claim in claims], EXPERIMENTS, "p") == tuple(claims)
 

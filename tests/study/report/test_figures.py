@@ -453,6 +453,7 @@ def test_a_large_group_is_split_into_several_figures(tmp_path):
     assert [len(found[name].canvas.axes) for name in ("curves-many-1", "curves-many-2")] == [40, 10]
 
 
+@pytest.mark.gate
 def test_matplotlibrc_changes_nothing(tmp_path):
     results = study(tmp_path / "study")
     plain = [figure.path.read_bytes() for figure in draw(results, tmp_path / "plain")]

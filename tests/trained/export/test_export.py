@@ -159,6 +159,7 @@ def test_compressed_weights_are_read_back_bit_for_bit(run, checkpoint, tmp_path)
     assert json.loads(read_compressed("net.small")[1]["sparsity"]) == AMOUNT
 
 
+@pytest.mark.gate
 def test_accelerated_networks_are_loaded_with_the_class_of_the_network(run, checkpoint):
     said = exported(run, checkpoint, "accelerated", "net.fast", "--batch=4")
     assert "on 4 random images" in said
