@@ -14,9 +14,11 @@ from torch.nn.utils import prune
 
 from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
-from lit_prune.functional.criteria import RandomScore
+from lit_prune.functional.allocation import erk
+from lit_prune.functional.criteria import RandomScore, lamp
 from lit_prune.functional.masking import apply_masks
 from lit_prune.functional.pruning import check_room, compute_masks
+from lit_prune.functional.structure import NM
 
 # typed as Any, because mypy does not know which modules and tensors a model contains
 weight_layers: Any = selection.weight_layers
@@ -312,3 +314,22 @@ def test_counts_are_exact_for_many_weights() -> None:
     for amount in (1e-6, 0.01, 0.5, 0.99, 0.999999):
         masks = compute_masks(weights, amount)
         assert int((~masks[""]).sum()) == round(amount * 630_000)
+
+
+@given(st.integers(0, 2**31), st.floats(0.1, 0.4))
+@settings(deadline=None, max_examples=20)
+def test_parts_can_be_given_by_name(seed: int, amount: float) -> None:
+    torch.manual_seed(seed)
+    weights = weight_layers(nn.Sequential(nn.Conv2d(8, 16, 3), nn.Linear(12, 7)))
+    named = quietly(compute_masks, weights, amount, "lamp", "2:4", "erk")
+    built = quietly(compute_masks, weights, amount, lamp, NM(2, 4), erk)
+    plain = quietly(compute_masks, weights, amount, lamp, None, None)
+    assert all(torch.equal(mask, built[name]) for name, mask in named.items())
+    assert not all(torch.equal(mask, plain[name]) for name, mask in named.items())
+    assert all((NM(2, 4).fold(mask).sum(1) >= 2).all() for mask in named.values())
+
+
+@pytest.mark.parametrize("parts", [("fisher",), ("none",), ("l2", "3:2"), ("l2", "2:4", "even")])
+def test_unknown_parts_and_criteria_that_need_data_are_refused(parts: Any) -> None:
+    with pytest.raises(InputError, match=r"call its `measure`|^Expected `(criterion|structure|allocation)` to be"):
+        compute_masks(weight_layers(nn.Linear(4, 4)), 0.5, *parts)
