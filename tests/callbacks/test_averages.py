@@ -198,6 +198,7 @@ def outcome(trainer: Any, model: nn.Module) -> Any:
 
 
 @pytest.mark.parametrize(("name", "pruning"), RESUMED)
+@pytest.mark.gate
 def test_resuming_from_any_checkpoint_is_bit_identical(tmp_path: Path, name: str, pruning: str) -> None:
     model = build()
     expected = outcome(fit(model, [AVERAGING[name](), *PRUNING[pruning](), Saver(tmp_path)]), model)

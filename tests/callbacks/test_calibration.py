@@ -172,6 +172,7 @@ def train(data: Any, *callbacks: Callback) -> tuple[Any, Metered]:
 
 
 @pytest.mark.parametrize("data", DATA.values(), ids=DATA)
+@pytest.mark.gate
 def test_a_training_is_the_same_to_the_bit(data: Callable[[], Any]) -> None:
     plain, measures = train(data()), Measures()
     measured = train(data(), measures)

@@ -81,6 +81,7 @@ def test_channels_are_zero_at_every_step_and_can_be_removed(optimizer, example):
 
 @pytest.mark.parametrize("example", [False, True])
 @pytest.mark.parametrize("allocation", ["global", "uniform"])
+@pytest.mark.gate
 def test_a_resumed_run_gives_the_same_bits(tmp_path, allocation, example):
     model = classifier(example)
     whole = final(fit(model, [pruning(allocation=allocation), Saver(tmp_path)]), model)

@@ -206,6 +206,7 @@ class Interrupt(Callback):
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used:UserWarning")
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.gate
 def test_a_resumed_run_is_bit_identical_from_any_step(tmp_path, optimizer):
     module = Trained(optimizer, "onecycle")
     start = deepcopy(module)
@@ -299,6 +300,7 @@ def test_a_metric_of_training_without_validation():
 
 
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`, callbacks used:UserWarning")
+@pytest.mark.gate
 def test_a_run_with_early_phases_resumes_bit_identically(tmp_path):
     # Lightning does not update ReduceLROnPlateau at the end of the epoch in which it resumes
     module = Trained("adam", "onecycle", SCORES)

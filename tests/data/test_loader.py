@@ -119,6 +119,7 @@ def test_batches_have_matching_images_labels_and_keys():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.gate
 def test_a_loader_resumes_where_its_state_was_taken(workers):
     loader = TrainLoader(numbered(41), 8, seed=3, num_workers=workers)
     loader.set_epoch(6)

@@ -73,6 +73,7 @@ def networks():
 
 @pytest.mark.parametrize(("make", "keep"), [*networks()])
 @pytest.mark.parametrize("uniform", [False, True])
+@pytest.mark.gate
 def test_pruned_channels_are_removed_without_changing_outputs(make, keep, uniform):
     model = trained(make()).eval()
     coupled, masks = prune(

@@ -176,6 +176,7 @@ def test_masked_models_can_be_copied_and_pickled_after_a_backward() -> None:
     assert prune.is_pruned(model)
 
 
+@pytest.mark.gate
 def test_a_pickled_model_opens_in_another_process(tmp_path: Any) -> None:
     model = masked()
     torch.save(model, tmp_path / "model.pt")

@@ -244,6 +244,7 @@ def rates(tmp_path, scheduler):
     return seen
 
 
+@pytest.mark.gate
 def test_schedulers_step_at_the_right_times(tmp_path):
     halving = rates(tmp_path, lambda optimizer: LambdaLR(optimizer, lambda epoch: 0.5**epoch))
     assert halving == pytest.approx([0.1, 0.1, 0.05, 0.05, 0.025, 0.025])

@@ -188,6 +188,7 @@ def truncate(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, lambda path: path.write_bytes(b"")])
+@pytest.mark.gate
 def test_a_damaged_checkpoint_is_reported_and_skipped(run, whole, cut, damage):
     times = LAST.stat().st_atime_ns, LAST.stat().st_mtime_ns
     damage(LAST)

@@ -488,6 +488,7 @@ def test_a_full_disk_loses_nothing(small_disk, capsys, room):
     assert main(["report", str(small_disk), *OPTIONS]) == 0
 
 
+@pytest.mark.gate
 def test_a_report_imports_no_framework(tmp_path):
     make_study(tmp_path)
     code = (

@@ -20,6 +20,8 @@ from lit_prune.study.results.tradeoff import tradeoff
 from lit_prune.study.statistics import estimate
 from tests.study.folders import SMALL, full_content, make_study
 
+pytestmark = pytest.mark.gate  # a full study takes seconds to draw
+
 REPORT = "# Results\n\n| a | b |\n|---|---|\n| 1 | **2** |\n"
 ALL = {"scalars": 0, "histograms": 0, "images": 0, "tensors": 0}
 

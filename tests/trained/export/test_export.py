@@ -144,6 +144,7 @@ def test_files_open_where_lit_prune_is_not_installed(run, checkpoint, tmp_path):
     assert b"site-packages" not in (tmp_path / "net.pt2").read_bytes()
 
 
+@pytest.mark.gate
 def test_compressed_weights_are_read_back_bit_for_bit(run, checkpoint, tmp_path):
     said = exported(run, checkpoint, "safetensors", "net.small", "--compress")
     found = lit_prune.load_compressed("net.small")
