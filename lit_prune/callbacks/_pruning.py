@@ -25,7 +25,7 @@ from lit_prune.callbacks._holding import MaskHolder, gradient_scale, mask_averag
 from lit_prune.callbacks._messages import print_choice, warn_of_lost_zeros
 from lit_prune.callbacks._rewinding import Rewinding
 from lit_prune.errors import InputError, check_integer, expected
-from lit_prune.functional.allocation import Allocation, allocate, in_proportion, make_allocation
+from lit_prune.functional.allocation import Allocation, in_proportion, make_allocation
 from lit_prune.functional.channels import CoupledChannels, couple_channels
 from lit_prune.functional.criteria import Score, make_criterion
 from lit_prune.functional.freezing import is_frozen
@@ -260,9 +260,7 @@ class Pruning(Callback):
         self._choose(trainer, pl_module)
         if (example := getattr(pl_module, "example_input_array", None)) is not None:
             self._couple(pl_module, example)
-        check_room(self._weights, self.amount, self.max_layer_sparsity)
-        if self.allocation is not None:  # raises its errors before training starts
-            allocate(self.allocation, {ref.name: tuple(ref.tensor.shape) for ref in self._weights}, self.amount)
+        check_room(self._weights, self.amount, self.max_layer_sparsity, self.structure, self.allocation)
         self._update_masks(trainer, pl_module)
         if self.layers is None and self.parameters is None:
             print_choice(type(self).__name__, pl_module, self._weights)
@@ -362,7 +360,7 @@ class Pruning(Callback):
                 weights to prune, if a weight is NaN or infinite, or if the criterion needs data.
         """
         self.select(model)
-        check_room(self._weights, self.amount, self.max_layer_sparsity)
+        check_room(self._weights, self.amount, self.max_layer_sparsity, self.structure, self.allocation)
         self._ever_pruned = {}
         self._prune(model, self.amount)
 

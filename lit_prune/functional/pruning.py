@@ -77,7 +77,7 @@ def compute_masks(
     total = round(amount * sum(sizes)) - sum(pruned)
     fractions = None
     if allocation is not None:
-        fractions = allocate(allocation, {ref.name: tuple(ref.tensor.shape) for ref in weights}, amount)
+        fractions = allocate(allocation, _shapes(weights), amount)
         wanted = [round(part * size) - gone for part, size, gone in zip(fractions, sizes, pruned, strict=True)]
         room = [max(0, min(pair)) for pair in zip(wanted, room, strict=True)]
         total = sum(room)
@@ -123,12 +123,29 @@ def check_max_layer_sparsity(max_layer_sparsity: Any) -> None:
         raise expected("`max_layer_sparsity` in (0, 1]", max_layer_sparsity, hint)
 
 
-def check_room(weights: Sequence[WeightRef], amount: float, max_layer_sparsity: float | None) -> None:
-    """Raise an `InputError` if `amount` cannot be reached although every layer is pruned to its limit."""
+def check_room(
+    weights: Sequence[WeightRef],
+    amount: float,
+    max_layer_sparsity: float | None = None,
+    structure: Structure | CoupledChannels | None = None,
+    allocation: Allocation | None = None,
+) -> None:
+    """Raise an `InputError` if the limits of the layers leave too few weights to prune; see `compute_masks`."""
     sizes = [ref.tensor.numel() for ref in weights]
     room = [size if max_layer_sparsity is None else _at_most(max_layer_sparsity, size) for size in sizes]
     if round(amount * sum(sizes)) > sum(room):
         raise _no_room(amount, max_layer_sparsity)
+    if allocation is not None:
+        fractions = allocate(allocation, _shapes(weights), amount)
+        wanted = [min(round(part * size), most) for part, size, most in zip(fractions, sizes, room, strict=True)]
+        if isinstance(structure, NM) and any(
+            count * structure.m > size * (structure.m - structure.n) for count, size in zip(wanted, sizes, strict=True)
+        ):
+            raise _no_room(amount, None, structure)
+
+
+def _shapes(weights: Sequence[WeightRef]) -> dict[str, tuple[int, ...]]:
+    return {ref.name: tuple(ref.tensor.shape) for ref in weights}
 
 
 def _at_most(fraction: float, size: int) -> int:

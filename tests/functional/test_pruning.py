@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch.nn.utils import prune
 
 from lit_prune.errors import InputError
 from lit_prune.functional import masking, selection
-from lit_prune.functional.allocation import erk
+from lit_prune.functional.allocation import by_glob, erk, uniform
 from lit_prune.functional.criteria import RandomScore, lamp
 from lit_prune.functional.masking import apply_masks
 from lit_prune.functional.pruning import check_room, compute_masks
@@ -212,6 +213,21 @@ def test_a_layer_can_be_pruned_to_its_limit(size: int, percent: int) -> None:
     check_room(weights, most / size, percent / 100)
     if most < size:
         assert int((~compute_masks(weights, most / size, max_layer_sparsity=percent / 100)[""]).sum()) == most
+
+
+@given(st.floats(0, 0.9), st.integers(1, 3), st.sampled_from([erk, uniform, partial(by_glob, {"1": 0.7})]))
+@example(0.4, 2, erk)
+@settings(deadline=None, max_examples=60)
+def test_what_n_of_m_leave_no_room_for_is_refused_before_training(amount: float, n: int, allocation: Any) -> None:
+    """It is refused exactly if computing the masks would raise the error."""
+    weights = weight_layers(nn.Sequential(nn.Linear(12, 7), nn.Conv2d(8, 16, 3), nn.Linear(64, 64)))
+    structure, possible = NM(n, 4), True
+    try:
+        quietly(compute_masks, weights, amount, "l2", structure, allocation)
+    except InputError:
+        possible = False
+    with nullcontext() if possible else pytest.raises(InputError, match="no layer with more than"):
+        check_room(weights, amount, None, structure, allocation)
 
 
 @pytest.mark.parametrize("cap", [0, -1, 1.1, float("nan"), "a", True])
