@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils import prune
@@ -157,6 +157,8 @@ def test_max_layer_sparsity_limits_each_layer_and_prunes_the_rest_elsewhere(
     sizes = [ref.tensor.numel() for ref in weights]
     wanted = round(amount * sum(sizes))
     room = [int(cap * size) for size in sizes]
+    # `test_a_layer_can_be_pruned_to_its_limit` is about limits that miss a number of weights by a rounding error
+    assume(all(cap * size == round(cap * size) or abs(cap * size - round(cap * size)) > 1e-5 for size in sizes))
     if wanted > sum(room):
         with pytest.raises(InputError, match="Expected `max_layer_sparsity` to leave room for an `amount` of"):
             compute_masks(weights, amount, max_layer_sparsity=cap)
