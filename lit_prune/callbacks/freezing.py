@@ -1,7 +1,6 @@
 """Freeze parts of a model during training."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from math import inf, isnan
 from typing import Any, TypedDict, cast
 
@@ -169,7 +168,13 @@ class LayerFreezing(Callback):
         if hook is None:
             self._freeze(trainer, pl_module)
         else:
-            self._hook = Wrapped(pl_module, hook, partial(self._freeze_after, trainer, pl_module))
+
+            def freeze_after(original: Callable[..., None], *args: Any, **kwargs: Any) -> None:
+                original(*args, **kwargs)
+                self._freeze(trainer, pl_module)
+
+            # a closure, because `deepcopy` of the module would copy what a `partial` holds, the trainer and its data
+            self._hook = Wrapped(pl_module, hook, freeze_after)
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Freeze again, because a strategy may have replaced modules by synchronised batch norms."""
@@ -233,12 +238,6 @@ class LayerFreezing(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Unfreeze the module."""
         self._release()
-
-    def _freeze_after(
-        self, trainer: Trainer, pl_module: LightningModule, hook: Callable[..., None], *args: Any, **kwargs: Any
-    ) -> None:
-        hook(*args, **kwargs)
-        self._freeze(trainer, pl_module)
 
     def _freeze(self, trainer: Trainer, pl_module: LightningModule) -> None:
         stages = [modules_to_freeze(pl_module, self.fraction, self.layers, self.by, self.freeze_norm)]

@@ -88,7 +88,11 @@ def in_proportion(allocation: Allocation, amount: float) -> Allocation:
     def fractions(shapes: Mapping[str, tuple[int, ...]], target: float) -> dict[str, float]:
         final = allocation(shapes, amount)
         # if all layers have the same fraction, the quotient is exactly 1
-        return {name: target * (share / amount) if target < amount else share for name, share in final.items()}
+        return {
+            name: target * (share / amount) if target < amount else share
+            for name, share in final.items()
+            if name in shapes
+        }
 
     return fractions
 

@@ -138,8 +138,13 @@ def check_room(
     if allocation is not None:
         fractions = allocate(allocation, _shapes(weights), amount)
         wanted = [min(round(part * size), most) for part, size, most in zip(fractions, sizes, room, strict=True)]
-        if isinstance(structure, NM) and any(
-            count * structure.m > size * (structure.m - structure.n) for count, size in zip(wanted, sizes, strict=True)
+        if (
+            isinstance(structure, NM)
+            and all(current_mask(ref) is None for ref in weights)
+            and any(
+                count * structure.m > size * (structure.m - structure.n)
+                for count, size in zip(wanted, sizes, strict=True)
+            )
         ):
             raise _no_room(amount, None, structure)
 

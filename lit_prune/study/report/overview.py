@@ -98,7 +98,7 @@ def _data(plan: Plan) -> str:
     left = _CIFAR10_TRAIN - val if source == "cifar10" and isinstance(val, int) else None
     train = _number(limit or left or "all") + (f" of {_number(left)}" if limit and left else "")
     batch = _number(data.get("batch_size", _BATCH_SIZE))
-    augment = f", augmentation: {data['augment']}" if "augment" in data else ""
+    augment = f", augmentation: {data['augment']}" if data.get("augment") else ""
     images = f"{train} training images, {_number(val)} for validation"
     return f"The data are {name}: {images}, batches of {batch}{augment}{but}."
 
@@ -116,7 +116,7 @@ def _optimizer(plan: Plan) -> str:
     model = _arguments(plan.settings.get("model"))
     sentences = []
     for key, title in (("optimizer", "Optimizer"), ("lr_scheduler", "Learning rate schedule")):
-        if key in model:
+        if model.get(key):
             others = [one.name for one in plan.experiments if key in _arguments(one.overrides.get("model"))]
             but = f" (another in {', '.join(others)})" if others else ""
             sentences.append(f"{title}: {_describe_object(model[key])}{but}.")
