@@ -1,7 +1,6 @@
 """`Pruning`, of which all other pruning callbacks are special cases."""
 
 from collections.abc import Iterable, Sequence
-from copy import deepcopy
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -55,8 +54,7 @@ class Pruning(Callback):
             whole groups of the structure as fit into that number.
         criterion: Which weights are least important: "magnitude", "l2" (squared weight), "random", or another name in
             `lit_prune.functional.criteria.CRITERIA`; or a function that takes a list of weights and returns their
-            scores. The weights with the lowest scores are pruned first. Of an object that follows the training, a copy
-            is used.
+            scores. The weights with the lowest scores are pruned first.
         structure: Which weights are pruned together, by the mean of their scores: "weight", "kernel", "channel",
             "block:RxC", or a `Structure`. "N:M", for example "2:4", prunes single weights, and keeps at least N weights
             in each group of M adjacent input channels. Layers that do not consist of whole groups are left dense.
@@ -146,8 +144,6 @@ class Pruning(Callback):
             self.times.check_rewinding(rewind_to, schedule)
         self.amount = amount
         self.criterion: Any = make_criterion(criterion, seed)  # may have more methods than a `Score`
-        if hasattr(self.criterion, "observe"):
-            self.criterion = deepcopy(self.criterion)  # its state belongs to one callback
         self.structure = make_structure(structure, amount)
         self.allocation = make_allocation(allocation, amount, max_layer_sparsity)
         self.schedule = schedule

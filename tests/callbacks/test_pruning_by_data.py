@@ -128,17 +128,6 @@ def test_movement_starts_again_with_another_model() -> None:
     assert not moved(snapshot(models[0]), snapshot(models[1]))
 
 
-def test_callbacks_may_get_the_same_criterion_that_follows_the_training() -> None:
-    shared, masks = Movement(), []
-    for first, second in ((shared, shared), ("movement", "movement")):
-        model = build()
-        pruners = Pruning(0.5, first, layers="net.conv1", start_step=3), Pruning(0.3, second, exclude="net.conv1")
-        fit(model, *pruners, max_epochs=2)
-        masks.append({ref.name: current_mask(ref) for ref in weight_layers(model)})
-    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
-    assert not shared.state_dict(), "each callback has a copy"
-
-
 def test_measuring_changes_masks_alone() -> None:
     """A run that prunes nothing visible, by data, is the run without it."""
     plain, measured = build(), build()
