@@ -3,6 +3,7 @@ from collections import OrderedDict
 from copy import deepcopy
 from math import nan
 from operator import attrgetter
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -256,6 +257,18 @@ def test_layers_created_in_hooks(module, unfreeze_epoch):
     assert epochs == [everything - FROZEN, everything if unfreeze_epoch else everything - FROZEN]
     assert asked == [[unfreeze_epoch is not None] * 3 + [True] * 6], "before DDP and optimizers look"
     assert not {"setup", "configure_model"} & vars(module).keys()
+
+
+def test_a_module_can_be_copied_before_its_hooks_run():
+    """Averages are copies that are made in `setup`; they must not copy the trainer with its data."""
+
+    class Copies(Callback):
+        def setup(self, trainer, pl_module, stage: str) -> None:
+            trainer.lock = Lock()  # cannot be copied
+            copied = deepcopy(pl_module)
+            assert not {id(trainer), id(pl_module)} & set(map(id, vars(copied).values()))
+
+    fit_and_watch(InSetup(conv_net()), LayerFreezing(0.3), Copies())
 
 
 class StopAt(Callback):
