@@ -38,16 +38,18 @@ def compute_masks(
 
     Args:
         weights: Weights to choose from, for example from `weight_layers`.
-        amount: Fraction of all these weights to be pruned in total, in [0, 1): exactly `round(amount * N)` of N
-            weights. Whole groups of a structure are pruned as long as they fit into that number.
+        amount: Fraction of all these weights to be pruned in total, in [0, 1). With a "global" `allocation`, exactly
+            `round(amount * N)` of N weights are pruned. Whole groups of a structure are pruned as long as they fit into
+            that number.
         criterion: Which weights are least important: a name in `CRITERIA` of a criterion that needs no data, or a
-            function that scores weights.
-        structure: Which weights are pruned together, as in `Pruning`; None means "weight". `CoupledChannels`, not
-            "channel", prune channels in all layers that compute them: masks of biases and norms are returned too;
-            `amount` is an upper limit, since every group keeps at least one channel; and the fractions of `allocation`,
-            averaged over the layers of a group, are fractions of its channels.
-        allocation: How much of each layer to prune, as in `Pruning`: exactly `round(fraction * n)` of n weights. None
-            means "global".
+            function that scores weights. "random" has the seed 0; use `RandomScore(seed)` for another one.
+        structure: Which weights are pruned together, by the names of `Pruning`; None means "weight". "channel" prunes
+            rows of single layers; `CoupledChannels` prunes channels in all layers that compute them. With it, masks of
+            biases and norms are returned, too; `amount` is an upper limit, since every group keeps at least one
+            channel; and the fractions of `allocation`, averaged over the layers of a group, are fractions of its
+            channels.
+        allocation: How much of each layer to prune, by the names of `Pruning`, or its mapping or function: exactly
+            `round(fraction * n)` of n weights. None means "global".
         max_layer_sparsity: Largest fraction of a single layer to prune, in (0, 1], rounded down to a number of weights;
             more weights of other layers are pruned instead. None sets no limit. With a function as `allocation`, it
             only caps each fraction, and has no effect with `CoupledChannels`.
@@ -69,6 +71,8 @@ def compute_masks(
         structure = make_structure(structure, amount)
     if allocation is not None and not callable(allocation):
         allocation = make_allocation(allocation, amount, max_layer_sparsity)
+        if allocation is not None:
+            check_room(weights, amount, max_layer_sparsity)
     candidates = Candidates.of(weights)
     sizes, left = candidates.split.sizes, candidates.left
     pruned = [size - count for size, count in zip(sizes, left, strict=True)]

@@ -11,6 +11,7 @@ from torch import nn
 
 from lit_prune import LitResNet18
 from lit_prune.errors import InputError
+from lit_prune.functional import allocation as allocations
 from lit_prune.functional import apply_masks, weight_layers
 from lit_prune.functional.channels import couple_channels
 from lit_prune.functional.pruning import compute_masks
@@ -55,7 +56,7 @@ def trained(model: nn.Module) -> nn.Module:
 def prune(model: nn.Module, amount: float, example, uniform: bool = False, most: float | None = None):
     coupled = couple_channels(model, example)
     weights = [ref for ref in weight_layers(model) if ref.name in coupled.weights]
-    allocation = "uniform" if uniform else "global"
+    allocation = allocations.uniform if uniform else None  # a function, beside which a limit has no effect
     masks = compute_masks(weights, amount, structure=coupled, allocation=allocation, max_layer_sparsity=most)
     apply_masks(model, masks)
     return coupled, masks
@@ -77,7 +78,7 @@ def networks():
 def test_pruned_channels_are_removed_without_changing_outputs(make, keep, uniform):
     model = trained(make()).eval()
     coupled, masks = prune(
-        model, 0.5, torch.zeros(2, 3, 32, 32), uniform, None if uniform else 0.7
+        model, 0.5, torch.zeros(2, 3, 32, 32), uniform, 0.7
     )  # a layer with one channel may give zeros alone
     assert not set(keep) & set(masks)
     images = torch.randn(4, 3, 32, 32)

@@ -351,3 +351,10 @@ def test_parts_can_be_given_by_name(seed: int, amount: float) -> None:
 def test_unknown_parts_and_criteria_that_need_data_are_refused(parts: Any) -> None:
     with pytest.raises(InputError, match=r"call its `measure`|^Expected `(criterion|structure|allocation)` to be"):
         compute_masks(weight_layers(nn.Linear(4, 4)), 0.5, *parts)
+
+
+def test_a_limit_that_leaves_no_room_is_refused_with_any_allocation() -> None:
+    weights = weight_layers(nn.Sequential(nn.Linear(8, 16), nn.Linear(16, 6)))
+    for allocation in ("global", "erk"):
+        with pytest.raises(InputError, match="`max_layer_sparsity` to leave room for an `amount`"):
+            compute_masks(weights, 0.9, allocation=allocation, max_layer_sparsity=0.6)
